@@ -1,0 +1,51 @@
+"""Elastic Agent: thinking and solution budgets for agents built on reasoning models.
+
+    from elastic_agent import Budget, Caps
+    from elastic_agent.scheduler import BudgetScheduler, task_budget
+    from elastic_agent.integrations.langchain import ChatElasticReasoning
+
+Importing this package loads none of torch, transformers, vllm, trl or langchain; names are loaded when
+first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Budget": "elastic_agent.budget",
+    "Caps": "elastic_agent.budget",
+    "Usage": "elastic_agent.usage",
+    "ElasticError": "elastic_agent.errors",
+    "Generation": "elastic_agent.generate",
+    "generate": "elastic_agent.generate",
+    "stream": "elastic_agent.generate",
+    "load_backend": "elastic_agent.backends.load",
+    "ScriptedBackend": "elastic_agent.backends.scripted",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+if TYPE_CHECKING:
+    from elastic_agent.backends.load import load_backend
+    from elastic_agent.backends.scripted import ScriptedBackend
+    from elastic_agent.budget import Budget, Caps
+    from elastic_agent.errors import ElasticError
+    from elastic_agent.generate import Generation, generate, stream
+    from elastic_agent.usage import Usage
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,151 @@
+"""The one seam to a model: token ids in, a stream of token ids out.
+
+A backend knows nothing of thinking, budgets or money. It is asked for one pass at a time (`TokenRequest`)
+and streams `TokenChunk`s; the two-phase machine (`elastic_agent.phases`) decides what the passes are.
+Whoever writes a backend runs `tests/backends/contract.py` over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from elastic_agent.markers import Markers
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. Temperature 0 is greedy. The paper uses T=0.6, top_p=0.95."""
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    seed: int | None = None
+    logprobs: bool = False
+
+
+GREEDY = Sampling(temperature=0.0, top_p=1.0)
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What a pass served in all, told by the backend when its stream ends, however it ends.
+
+    Attributes:
+        output: tokens sampled, including those that nobody read; None when the backend can't know (a
+            connection that broke): then the whole rest of the pass is charged.
+    """
+
+    output: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """One pass.
+
+    Attributes:
+        prompt_ids: what the model has read, spliced by id; at least one token.
+        max_tokens: at most this many tokens are sampled; at least 1.
+        stop_ids: sampling ends with the first of these; that token is part of the stream.
+        sampling: how tokens are drawn.
+        priority: lower goes first where the engine can choose.
+        extra: fields passed to the engine unchanged (guided decoding and the like).
+        receipt: filled in by the backend.
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    stop_ids: frozenset[int] = frozenset()
+    sampling: Sampling = Sampling()
+    priority: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    receipt: Receipt = field(default_factory=Receipt, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """Some tokens of a pass.
+
+    Attributes:
+        ids: the sampled tokens, in order; may be empty on the last chunk.
+        logprobs: one a token when asked for, else None.
+        finish: None while more follows; "stop" (a stop id or end of text, included in `ids`) or
+            "length" on the last chunk.
+        cached: input tokens that the engine's prefix cache held, told at most once a pass.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None = None
+    finish: Finish | None = None
+    cached: int = 0
+
+
+@dataclass(slots=True)
+class Meter:
+    """An upstream's own count of what it served: the ground truth that our books are held against.
+
+    A token counts when the backend has produced it, whether or not anybody read it.
+    """
+
+    requests: int = 0
+    input: int = 0
+    output: int = 0
+
+
+class Codec(Protocol):
+    """Text to ids and back, for one model.
+
+    `encode_chat` renders the model's own chat template, generation prompt included. Whatever stands in a
+    message's content stays text: no control token can come out of it (law 7).
+    """
+
+    @property
+    def markers(self) -> Markers: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text as ids; control strings in it stay text."""
+        ...
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """A conversation (OpenAI-style dicts with role and content) as prompt ids."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids as text, control tokens left out."""
+        ...
+
+
+class Backend(Protocol):
+    """A model that can be asked for tokens.
+
+    `stream` is an async generator: closing it (or cancelling the task that reads it) stops the sampling
+    before the next token and frees what the pass held. It raises `BackendError` and its kinds, and
+    nothing else.
+    """
+
+    @property
+    def model(self) -> str:
+        """The model's name, for prices, curves and logs."""
+        ...
+
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens, prompt included, that one sequence may have."""
+        ...
+
+    @property
+    def meter(self) -> Meter: ...
+
+    def stream(self, request: TokenRequest) -> AsyncIterator[TokenChunk]: ...
+
+    async def aclose(self) -> None:
+        """Free everything; running streams end with `BackendUnavailableError`."""
+        ...

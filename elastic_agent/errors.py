@@ -1,0 +1,99 @@
+"""Everything that this library raises.
+
+    ElasticError
+    ├── InvalidBudgetError (ValueError)   a Budget that can't be obeyed
+    ├── InvalidCapsError (ValueError)     Caps that can't be kept
+    ├── UnknownModelError                 no such model: names what there is
+    ├── NoMarkersError                    the model has no end-of-thinking marker
+    ├── UnknownPriceError                 a money cap, but no price for the model
+    ├── ContextLengthError                the prompt does not fit
+    ├── CapExceededError                  refused before a token was spent: what was needed, what is left
+    │   └── DeadlineError                 the same for time
+    ├── TaskClosedError                   a call on a task that has ended
+    └── BackendError                      the upstream failed
+        ├── BackendUnavailableError       it could not be reached, or ended the stream in the middle
+        └── BackendProtocolError          it answered with something that can't be trusted
+
+A message says what to do. Errors that carry numbers carry them as attributes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class ElasticError(Exception):
+    """Base of every error of this library."""
+
+
+class InvalidBudgetError(ElasticError, ValueError):
+    """A Budget that no call can obey."""
+
+
+class InvalidCapsError(ElasticError, ValueError):
+    """Caps that no task can keep."""
+
+
+class UnknownModelError(ElasticError):
+    """No model of this name, path or hub id."""
+
+
+class NoMarkersError(ElasticError):
+    """The model has no end-of-thinking marker, so its thinking can't be budgeted."""
+
+
+class UnknownPriceError(ElasticError):
+    """A money cap is set and nothing says what the model costs."""
+
+
+class ContextLengthError(ElasticError):
+    """Prompt, close and solution do not fit into the model's context."""
+
+
+class CapExceededError(ElasticError):
+    """Refused before a token was spent: the cap can't hold it.
+
+    Attributes:
+        needed: the least that would have been needed, by unit ("tokens", "usd", "seconds").
+        available: what is left, by the same units.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        needed: Mapping[str, float] | None = None,
+        available: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.needed = dict(needed or {})
+        self.available = dict(available or {})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args[0], self.needed, self.available)
+
+
+def _rebuild(
+    kind: type[CapExceededError], message: str, needed: dict[str, float], available: dict[str, float]
+) -> CapExceededError:
+    return kind(message, needed=needed, available=available)
+
+
+class DeadlineError(CapExceededError):
+    """Refused, or ended without an answer, because the deadline can't hold it."""
+
+
+class TaskClosedError(ElasticError):
+    """The task has ended; it takes no more calls."""
+
+
+class BackendError(ElasticError):
+    """The upstream failed."""
+
+
+class BackendUnavailableError(BackendError):
+    """The upstream could not be reached, or its stream broke off."""
+
+
+class BackendProtocolError(BackendError):
+    """The upstream's answer can't be trusted: malformed, or not what was asked for."""

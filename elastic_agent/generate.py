@@ -1,0 +1,345 @@
+"""One call, driven: the machine says what to ask, the backend answers, text comes out.
+
+    result = await generate(backend, [{"role": "user", "content": "..."}], Budget(thinking=256, solution=128))
+
+    call = Call(backend, prompt, Budget(thinking=256, solution=128))
+    async for event in call:          # thinking deltas, the close, solution deltas
+        print(event.segment, event.text)
+    call.result()                     # the Generation; after a cancel too: what is known so far
+
+A `Control` lets somebody else steer the call while it runs: the moments at which thinking and solution must
+end, and the thinking limit. Time is the event loop's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from elastic_agent.backends.base import Backend, Sampling, TokenChunk
+from elastic_agent.budget import Budget
+from elastic_agent.errors import BackendProtocolError, ContextLengthError
+from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
+from elastic_agent.text import IncrementalText
+from elastic_agent.usage import Usage
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+"""A user's message, prompt ids, or a conversation as OpenAI-style dicts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A piece of a running call. `text` may be "" while a character or a stop string is incomplete."""
+
+    segment: Segment
+    text: str
+    ids: tuple[int, ...]
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PassTiming:
+    """How long one pass took: what a latency model learns from.
+
+    Attributes:
+        segment: the segment that the pass was asked for.
+        prompt: its input, in tokens.
+        tokens: what it brought.
+        first: seconds to its first token; None when none came.
+        seconds: seconds in all.
+    """
+
+    segment: Segment
+    prompt: int
+    tokens: int
+    first: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a call brought.
+
+    `output_ids`, `sampled` (False = forced by us) and `logprobs` (None where forced or not asked for) are
+    aligned, over thinking, close and solution.
+    """
+
+    thinking: str
+    solution: str
+    budget: Budget
+    usage: Usage
+    thinking_end: ThinkingEnd | None
+    solution_end: SolutionEnd | None
+    prompt_ids: tuple[int, ...]
+    thinking_ids: tuple[int, ...]
+    close_ids: tuple[int, ...]
+    solution_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+    sampled: tuple[bool, ...]
+    logprobs: tuple[float | None, ...]
+    timings: tuple[PassTiming, ...]
+    stop: str | None = None
+
+
+class Control:
+    """Steers one running call from outside. Times are the event loop's clock, in seconds.
+
+    Attributes:
+        think_until: thinking is cut at this moment.
+        answer_until: the solution ends at this moment.
+        on_tokens: called after each chunk with (segment, tokens, now); may move the two moments.
+    """
+
+    def __init__(
+        self,
+        think_until: float | None = None,
+        answer_until: float | None = None,
+        on_tokens: Callable[[Segment, int, float], None] | None = None,
+    ) -> None:
+        self.think_until = think_until
+        self.answer_until = answer_until
+        self.on_tokens = on_tokens
+        self._limit: int | None = None
+        self._cut: ThinkingEnd | None = None
+        self._machine: TwoPhase | None = None
+        self._wait: asyncio.Timeout | None = None
+
+    def set_limit(self, thinking: int) -> None:
+        """Move the thinking limit, down or up; a running pass is interrupted only if it is past it."""
+        self._limit = thinking
+        if self._machine is not None and self._machine.usage.thinking >= thinking:
+            self._interrupt()
+
+    def cut(self, reason: ThinkingEnd = ThinkingEnd.PREEMPTED) -> None:
+        """End thinking now; the solution follows."""
+        self._cut = reason
+        if self._machine is not None and self._machine.thinking_end is None:
+            self._interrupt()
+
+    def move(self, think_until: float | None, answer_until: float | None) -> None:
+        """Move both moments, and have a waiting call mind them at once."""
+        self.think_until, self.answer_until = think_until, answer_until
+        if self._machine is not None and self._wait is not None and not self._wait.expired():
+            self._wait.reschedule(self._until())
+
+    def _interrupt(self) -> None:
+        if self._wait is not None and not self._wait.expired():
+            self._wait.reschedule(0)
+
+    def _apply(self, now: float) -> list[Delta]:
+        """Bring what was asked for into the machine."""
+        assert self._machine is not None
+        machine, deltas = self._machine, []
+        if self._limit is not None and self._limit != machine.limit:
+            deltas += machine.set_limit(self._limit)
+        if self._cut is not None:
+            deltas += machine.cut(self._cut)
+        if self.think_until is not None and now >= self.think_until:
+            deltas += machine.cut(ThinkingEnd.DEADLINE)
+        if self.answer_until is not None and now >= self.answer_until:
+            machine.end_solution(SolutionEnd.DEADLINE)
+        return deltas
+
+    def _until(self) -> float | None:
+        """The moment at which the running pass has to be interrupted."""
+        assert self._machine is not None
+        moments = [self.answer_until]
+        if self._machine.thinking_end is None:
+            moments.append(self.think_until)
+        return min((m for m in moments if m is not None), default=None)
+
+
+def prompt_ids(backend: Backend, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+    """A prompt of any kind as ids, through the model's chat template unless it is ids already."""
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if prompt and all(isinstance(item, int) for item in prompt):
+        return list(cast("Sequence[int]", prompt))
+    return backend.codec.encode_chat(cast("Sequence[Mapping[str, Any]]", prompt), tools=tools)
+
+
+class Call:
+    """One call of a model under a Budget; iterate over it once.
+
+    Args:
+        backend: the model.
+        prompt: text, ids, or a conversation.
+        budget: the two limits. `thinking=None` is bounded by the model's context.
+        sampling: how tokens are drawn.
+        stop: strings that end the solution; never looked for in thinking.
+        control: steers the call while it runs.
+        solution_extra: fields for the engine in the solution's pass only (guided decoding).
+        priority: lower goes first where the engine can choose.
+
+    Raises:
+        ContextLengthError: the prompt leaves no room (when made, before anything is sent).
+        BackendError: while iterating.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        prompt: Prompt,
+        budget: Budget,
+        *,
+        sampling: Sampling = Sampling(),
+        stop: Sequence[str] = (),
+        control: Control | None = None,
+        solution_extra: Mapping[str, Any] | None = None,
+        priority: int = 0,
+    ) -> None:
+        ids = prompt_ids(backend, prompt)
+        markers = backend.codec.markers
+        opening = markers.opening(ids)
+        self.backend = backend
+        self.budget = bounded(backend, len(ids), budget)
+        self.machine = TwoPhase(ids, self.budget, markers, opening)
+        self.control = control or Control()
+        self.control._machine = self.machine
+        self.timings: list[PassTiming] = []
+        self._sampling = sampling
+        self._extra = dict(solution_extra or {})
+        self._priority = priority
+        self._thinking = IncrementalText(backend.codec.decode)
+        self._solution = IncrementalText(backend.codec.decode, stop)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; final when the call is over, however it ended."""
+        return self.machine.usage
+
+    def result(self) -> Generation:
+        """What is known; the whole answer once the iteration has ended."""
+        m = self.machine
+        return Generation(
+            thinking=self._thinking.text.strip(),
+            solution=self._solution.text.strip(),
+            budget=self.budget,
+            usage=m.usage,
+            thinking_end=m.thinking_end,
+            solution_end=m.solution_end,
+            prompt_ids=m.prompt_ids,
+            thinking_ids=m.thinking_ids,
+            close_ids=m.close_ids,
+            solution_ids=m.solution_ids,
+            output_ids=tuple(m.output_ids),
+            sampled=tuple(m.sampled),
+            logprobs=tuple(m.logprobs),
+            timings=tuple(self.timings),
+            stop=self._solution.stopped,
+        )
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self.stream()
+
+    async def stream(self) -> AsyncGenerator[Event]:
+        """Run the call. Closing or cancelling it stops the backend; `usage` then says what is known."""
+        machine = self.machine
+        try:
+            while not machine.done:
+                for delta in self.control._apply(asyncio.get_running_loop().time()):
+                    yield self._event(delta)
+                if machine.phase is Phase.CLOSING:
+                    yield self._event(machine.close())
+                elif not machine.done:
+                    async with aclosing(self._run_pass()) as events:
+                        async for event in events:
+                            yield event
+            for last in self._flush():
+                yield last
+        finally:
+            machine.abort()
+
+    async def _run_pass(self) -> AsyncGenerator[Event]:
+        machine, control, loop = self.machine, self.control, asyncio.get_running_loop()
+        solving = machine.phase is Phase.SOLUTION
+        request = machine.next_pass(self._sampling)
+        request = replace(request, priority=self._priority, extra=self._extra if solving else {})
+        started, first, tokens = loop.time(), None, 0
+        source = cast("AsyncGenerator[TokenChunk]", self.backend.stream(request))
+        try:
+            while not machine.over:
+                try:
+                    async with asyncio.timeout_at(control._until()) as control._wait:
+                        chunk = await anext(source)
+                except StopAsyncIteration:
+                    raise BackendProtocolError(f"{self.backend.model}: the stream ended without a finish") from None
+                except TimeoutError:
+                    if not control._wait.expired():
+                        raise
+                    # The clock's grain may fire a moment early: what the wait was for is then still due.
+                    for delta in control._apply(loop.time()) or machine.cut(ThinkingEnd.DEADLINE):
+                        yield self._event(delta)
+                    machine.end_solution(SolutionEnd.DEADLINE)
+                    break
+                finally:
+                    control._wait = None
+                now = loop.time()
+                if chunk.ids and first is None:
+                    first = now - started
+                tokens += len(chunk.ids)
+                for delta in machine.feed(chunk.ids, chunk.logprobs, chunk.cached):
+                    yield self._event(delta)
+                if self._solution.stopped is not None:
+                    machine.end_solution(SolutionEnd.STOP)
+                if control.on_tokens is not None and chunk.ids:
+                    control.on_tokens(Segment.SOLUTION if solving else Segment.THINKING, len(chunk.ids), now)
+                for delta in control._apply(now):
+                    yield self._event(delta)
+                if chunk.finish is not None and not machine.over:
+                    for delta in machine.pass_ended(chunk.finish):
+                        yield self._event(delta)
+                    break
+        finally:
+            await source.aclose()
+            machine.served(tokens, request.receipt.output, request.max_tokens)
+            segment = Segment.SOLUTION if solving else Segment.THINKING
+            self.timings.append(PassTiming(segment, len(request.prompt_ids), tokens, first, loop.time() - started))
+
+    def _event(self, delta: Delta) -> Event:
+        text = ""
+        if delta.segment is Segment.THINKING:
+            text = self._thinking.feed(delta.ids)
+        elif delta.segment is Segment.SOLUTION:
+            text = self._solution.feed(delta.ids)
+        return Event(delta.segment, text, delta.ids, delta.forced)
+
+    def _flush(self) -> list[Event]:
+        parts = ((Segment.THINKING, self._thinking.flush()), (Segment.SOLUTION, self._solution.flush()))
+        return [Event(segment, text, ()) for segment, text in parts if text]
+
+
+def bounded(backend: Backend, prompt_tokens: int, budget: Budget) -> Budget:
+    """The Budget as it can be obeyed on this model: thinking a number that fits into the context.
+
+    Raises:
+        ContextLengthError: the prompt leaves no room for the close and the solution.
+    """
+    markers = backend.codec.markers
+    room = backend.context_length - prompt_tokens
+    close = len(markers.open_ids) + len(markers.close_ids)
+    if room - close - budget.solution < 0:
+        raise ContextLengthError(
+            f"{backend.model} has a context of {backend.context_length} tokens; the prompt has {prompt_tokens}, "
+            f"the close {close} and the solution {budget.solution}: shorten the prompt or lower the solution budget"
+        )
+    return budget.bounded(room, close)
+
+
+async def generate(backend: Backend, prompt: Prompt, budget: Budget, **options: Any) -> Generation:
+    """Run one call to its end; options are those of `Call`."""
+    call = Call(backend, prompt, budget, **options)
+    async with aclosing(call.stream()) as events:
+        async for _ in events:
+            pass
+    return call.result()
+
+
+async def stream(backend: Backend, prompt: Prompt, budget: Budget, **options: Any) -> AsyncGenerator[Event]:
+    """Run one call, event by event; options are those of `Call`."""
+    async with aclosing(Call(backend, prompt, budget, **options).stream()) as events:
+        async for event in events:
+            yield event

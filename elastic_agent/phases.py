@@ -1,0 +1,385 @@
+"""One call as a two-phase state machine, without IO, clock or text.
+
+Rules (Elastic Reasoning, arXiv 2505.05315, section 3; the laws are DESIGN.md's):
+
+1. Thinking is at most `limit` sampled tokens. The limit starts as the Budget's and may be moved while the
+   model thinks.
+2. Thinking always ends in the close. Sampled by the model it is natural; in every other case the machine
+   forces it: its tokens are spliced in by id, marked as not sampled, and carry no log-prob.
+3. After the close come at most `solution` sampled tokens, the end-of-text token included.
+4. An end-of-text token while thinking is stripped (counted as discarded) and the close is forced: the
+   model still gets to answer.
+5. When the prompt opens no thinking block, the model may open one itself. If its first tokens are not the
+   start marker it is not thinking: those tokens are the solution.
+
+             token              limit, cut, end of text          close()
+    OPENING ------> THINKING --------------------------> CLOSING -------> SOLUTION ----> DONE
+       |                |  sampled close                                    ^  |  eos, stop string,
+       |                +---------------------------------------------------+  |  limit, deadline
+       |  not the start marker                                              |
+       +--------------------------------------------------------------------+
+
+The driver (`elastic_agent.generate`, or a batched one in training) asks `next_pass()` what to request, feeds
+what comes back, and tells `pass_ended()` when the stream is over. `over` says that the rest of a running
+pass is of no use. Training reads `output_ids`, `sampled` and `logprobs`, which stay aligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from elastic_agent.backends.base import Finish, Sampling, TokenRequest
+from elastic_agent.budget import Budget
+from elastic_agent.markers import Markers, Opening
+from elastic_agent.usage import Usage
+
+
+class Phase(StrEnum):
+    """Where the machine stands."""
+
+    OPENING = "opening"
+    THINKING = "thinking"
+    CLOSING = "closing"
+    SOLUTION = "solution"
+    DONE = "done"
+
+
+class Segment(StrEnum):
+    """What a token belongs to."""
+
+    THINKING = "thinking"
+    CLOSE = "close"
+    SOLUTION = "solution"
+
+
+class ThinkingEnd(StrEnum):
+    """Why thinking ended."""
+
+    NATURAL = "natural"
+    """The model closed it."""
+    BUDGET = "budget"
+    """It reached its limit; also t=0."""
+    DEADLINE = "deadline"
+    """The time was needed for the solution."""
+    PREEMPTED = "preempted"
+    """Its limit was lowered below what it had used, or the scheduler took the rest."""
+    END_OF_TEXT = "end_of_text"
+    """The model ended its turn while thinking."""
+    EMPTY = "empty"
+    """The first pass brought nothing at all."""
+    NEVER_OPENED = "never_opened"
+    """The model answered without thinking."""
+    OFF = "off"
+    """The prompt had closed the thinking block already."""
+    ABORTED = "aborted"
+    """The call was cancelled or failed."""
+
+
+class SolutionEnd(StrEnum):
+    """Why the solution ended."""
+
+    EOS = "eos"
+    STOP = "stop"
+    """A stop string."""
+    LENGTH = "length"
+    """It reached its limit."""
+    DEADLINE = "deadline"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Some new tokens of one segment; `forced` ones were not sampled."""
+
+    segment: Segment
+    ids: tuple[int, ...]
+    forced: bool = False
+
+
+class TwoPhase:
+    """The machine of one call.
+
+    Args:
+        prompt_ids: the prompt, generation prompt included.
+        budget: the two limits; `thinking` must be a number (`Budget.bounded`).
+        markers: the model's markers.
+        opening: how thinking stands at the end of the prompt (`markers.opening(prompt_ids)`).
+    """
+
+    def __init__(self, prompt_ids: Sequence[int], budget: Budget, markers: Markers, opening: Opening) -> None:
+        if budget.thinking is None:
+            raise ValueError("thinking must be a number here: call budget.bounded(room, close) first")
+        self.prompt_ids = tuple(prompt_ids)
+        self.markers = markers
+        self.budget = budget
+        self.limit = budget.thinking
+        self.output_ids: list[int] = []
+        self.sampled: list[bool] = []
+        self.logprobs: list[float | None] = []
+        self.thinking_end: ThinkingEnd | None = None
+        self.solution_end: SolutionEnd | None = None
+        self._thinking = self._close = self._forced = self._discarded = self._unknown = 0
+        self._input = self._cached = self._passes = 0
+        self._emitted = 0
+        self._pass_start = 0
+        self._pass_phase = Phase.DONE
+        self._opened = opening is not Opening.SELF
+        if opening is Opening.CLOSED:
+            self.thinking_end = ThinkingEnd.OFF
+            self.phase = Phase.SOLUTION
+        elif self.limit == 0:
+            self.thinking_end = ThinkingEnd.BUDGET
+            self.phase = Phase.CLOSING
+        elif self._opened or not markers.open_ids:
+            self._opened = True
+            self.phase = Phase.THINKING
+        else:
+            self.phase = Phase.OPENING
+
+    # What the driver asks
+
+    @property
+    def done(self) -> bool:
+        return self.phase is Phase.DONE
+
+    @property
+    def over(self) -> bool:
+        """The running pass has given what it can: stop reading it."""
+        if self._pass_phase is Phase.OPENING:
+            return self.phase in (Phase.CLOSING, Phase.DONE) or self._close > 0
+        return self.phase is not self._pass_phase
+
+    def next_pass(self, sampling: Sampling = Sampling()) -> TokenRequest:
+        """The next request: the spliced ids and how many tokens may follow them."""
+        if self.phase in (Phase.OPENING, Phase.THINKING):
+            room = self.limit - self._thinking
+            stops = self.markers.eos_ids
+            if len(self.markers.close_ids) == 1:
+                stops = stops | {self.markers.close_ids[0]}
+        elif self.phase is Phase.SOLUTION:
+            room = self.budget.solution - self._solution
+            stops = self.markers.eos_ids
+        else:
+            raise RuntimeError(f"no pass to run while {self.phase}")
+        self._pass_phase = self.phase
+        self._pass_start = len(self.output_ids) + self._discarded
+        self._passes += 1
+        prompt = (*self.prompt_ids, *self.output_ids)
+        self._input += len(prompt)
+        return TokenRequest(prompt_ids=prompt, max_tokens=room, stop_ids=stops, sampling=sampling)
+
+    # What the driver tells
+
+    def feed(self, ids: Sequence[int], logprobs: Sequence[float] | None = None, cached: int = 0) -> list[Delta]:
+        """Take sampled tokens of the running pass, in order; returns what became certain.
+
+        Tokens that may turn out to be the beginning of the close are kept back until they are not.
+        Tokens past the end of a phase are discarded, and counted.
+        """
+        self._cached += cached
+        deltas: list[Delta] = []
+        for i, token in enumerate(ids):
+            if self.over:
+                self._discarded += len(ids) - i
+                break
+            self._take(token, None if logprobs is None else logprobs[i], deltas)
+        return _merge(deltas)
+
+    def pass_ended(self, finish: Finish) -> list[Delta]:
+        """The running pass's stream is over, and the last feed did not end its phase."""
+        deltas: list[Delta] = []
+        nothing = len(self.output_ids) + self._discarded == self._pass_start
+        if self.phase in (Phase.OPENING, Phase.THINKING):
+            if nothing:
+                self._end_thinking(ThinkingEnd.EMPTY if not self._thinking else ThinkingEnd.END_OF_TEXT, deltas)
+            elif finish == "stop":
+                self._end_thinking(ThinkingEnd.END_OF_TEXT, deltas)
+            elif self._thinking >= self.limit:
+                self._end_thinking(ThinkingEnd.BUDGET, deltas)
+        elif self.phase is Phase.SOLUTION and (nothing or self._pass_phase is Phase.SOLUTION):
+            # A pass that began in OPENING asked for thinking's room: the solution may need another one.
+            self._end(SolutionEnd.EOS if finish == "stop" else SolutionEnd.LENGTH)
+        return _merge(deltas)
+
+    def cut(self, reason: ThinkingEnd) -> list[Delta]:
+        """End thinking now; nothing happens when it has ended already."""
+        deltas: list[Delta] = []
+        if self.phase in (Phase.OPENING, Phase.THINKING):
+            self._end_thinking(reason, deltas)
+        return _merge(deltas)
+
+    def set_limit(self, limit: int) -> list[Delta]:
+        """Move the thinking limit, down or up; below what is used it preempts."""
+        self.limit = max(0, limit)
+        return self.cut(ThinkingEnd.PREEMPTED) if self._thinking >= self.limit else []
+
+    def close(self) -> Delta:
+        """Force the close: splice its ids in."""
+        if self.phase is not Phase.CLOSING:
+            raise RuntimeError(f"nothing to close while {self.phase}")
+        ids = self.forced_close
+        self.output_ids += ids
+        self.sampled += [False] * len(ids)
+        self.logprobs += [None] * len(ids)
+        self._close = self._forced = len(ids)
+        self._emitted = len(self.output_ids)
+        self.phase = Phase.SOLUTION
+        return Delta(Segment.CLOSE, ids, forced=True)
+
+    def end_solution(self, reason: SolutionEnd) -> None:
+        """End the solution from outside: a stop string (which only text shows), or the deadline."""
+        if self.phase is Phase.SOLUTION:
+            self._end(reason)
+
+    def served(self, read: int, output: int | None, asked: int) -> None:
+        """A pass is over: `read` tokens were fed, the backend says it served `output`, of `asked` at most.
+
+        What it served and nobody read is discarded; where it can't say, all that it may have served is
+        counted as unknown. A pass that ended in the ordinary way has nothing of either.
+        """
+        if output is None:
+            self._unknown += asked - read
+        else:
+            self._discarded += max(0, output - read)
+
+    def abort(self) -> None:
+        """The call was cancelled or failed; what is known stays counted."""
+        if self.phase is Phase.DONE:
+            return
+        if self.thinking_end is None:
+            self.thinking_end = ThinkingEnd.ABORTED
+        self._end(SolutionEnd.ABORTED)
+
+    # What is known
+
+    @property
+    def forced_close(self) -> tuple[int, ...]:
+        """What a forced close appends: the marker, and the start marker before it if none was opened."""
+        return self.markers.close_ids if self._opened else (*self.markers.open_ids, *self.markers.close_ids)
+
+    @property
+    def thinking_ids(self) -> tuple[int, ...]:
+        return tuple(self.output_ids[: self._thinking])
+
+    @property
+    def close_ids(self) -> tuple[int, ...]:
+        return tuple(self.output_ids[self._thinking : self._thinking + self._close])
+
+    @property
+    def solution_ids(self) -> tuple[int, ...]:
+        return tuple(self.output_ids[self._thinking + self._close :])
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        return Usage(
+            prompt=len(self.prompt_ids),
+            thinking=self._thinking,
+            close=self._close,
+            forced=self._forced,
+            solution=self._solution,
+            discarded=self._discarded,
+            unknown=self._unknown,
+            input=self._input,
+            cached=self._cached,
+            passes=self._passes,
+        )
+
+    # Inside
+
+    @property
+    def _solution(self) -> int:
+        return len(self.output_ids) - self._thinking - self._close
+
+    def _take(self, token: int, logprob: float | None, deltas: list[Delta]) -> None:
+        thinking = self.phase in (Phase.OPENING, Phase.THINKING)
+        if thinking and token in self.markers.eos_ids:
+            self._discarded += 1
+            if self.phase is Phase.OPENING and self.output_ids:
+                self._never_opened(deltas)  # half a start marker, then the end: an odd, short answer
+                self._end(SolutionEnd.EOS)
+                return
+            self._end_thinking(ThinkingEnd.END_OF_TEXT if self._thinking else ThinkingEnd.EMPTY, deltas)
+            return
+        self.output_ids.append(token)
+        self.sampled.append(True)
+        self.logprobs.append(logprob)
+        if thinking:
+            self._thinking += 1
+            if self.phase is Phase.OPENING:
+                self._watch_opening(deltas)
+            else:
+                self._watch_close(deltas)
+        else:
+            self._emit(Segment.SOLUTION, len(self.output_ids), deltas)
+            self._check_solution(token)
+
+    def _check_solution(self, token: int) -> None:
+        if token in self.markers.eos_ids:
+            self._end(SolutionEnd.EOS)
+        elif self._solution >= self.budget.solution:
+            self._end(SolutionEnd.LENGTH)
+
+    def _watch_opening(self, deltas: list[Delta]) -> None:
+        opens = self.markers.open_ids
+        if tuple(self.output_ids) == opens:
+            self._opened = True
+            self.phase = Phase.THINKING
+            self._watch_close(deltas)
+        elif tuple(self.output_ids) != opens[: len(self.output_ids)]:
+            self._never_opened(deltas)
+            self._check_solution(self.output_ids[-1])
+        elif self._thinking >= self.limit:
+            self._end_thinking(ThinkingEnd.BUDGET, deltas)
+
+    def _never_opened(self, deltas: list[Delta]) -> None:
+        self._thinking = 0
+        self.thinking_end = ThinkingEnd.NEVER_OPENED
+        self.phase = Phase.SOLUTION
+        self._emit(Segment.SOLUTION, len(self.output_ids), deltas)
+
+    def _watch_close(self, deltas: list[Delta]) -> None:
+        close = self.markers.close_ids
+        if self._thinking >= len(close) and tuple(self.output_ids[-len(close) :]) == close:
+            self._thinking -= len(close)
+            self._close = len(close)
+            self._emit(Segment.THINKING, self._thinking, deltas)
+            self._emit(Segment.CLOSE, len(self.output_ids), deltas)
+            self.thinking_end = ThinkingEnd.NATURAL
+            self.phase = Phase.SOLUTION
+            return
+        if self._thinking >= self.limit:
+            self._end_thinking(ThinkingEnd.BUDGET, deltas)
+            return
+        keep = next(n for n in range(min(len(close) - 1, self._thinking), -1, -1) if self._ends_with(close[:n]))
+        self._emit(Segment.THINKING, self._thinking - keep, deltas)
+
+    def _ends_with(self, ids: tuple[int, ...]) -> bool:
+        return not ids or tuple(self.output_ids[-len(ids) :]) == ids
+
+    def _end_thinking(self, reason: ThinkingEnd, deltas: list[Delta]) -> None:
+        self._emit(Segment.THINKING, self._thinking, deltas)
+        self.thinking_end = reason
+        self.phase = Phase.CLOSING
+
+    def _end(self, reason: SolutionEnd) -> None:
+        self.solution_end = reason
+        self.phase = Phase.DONE
+
+    def _emit(self, segment: Segment, upto: int, deltas: list[Delta]) -> None:
+        if upto > self._emitted:
+            deltas.append(Delta(segment, tuple(self.output_ids[self._emitted : upto])))
+            self._emitted = upto
+
+
+def _merge(deltas: list[Delta]) -> list[Delta]:
+    """Neighbours of one segment as one delta."""
+    merged: list[Delta] = []
+    for delta in deltas:
+        if merged and merged[-1].segment is delta.segment and merged[-1].forced == delta.forced:
+            merged[-1] = Delta(delta.segment, merged[-1].ids + delta.ids, delta.forced)
+        else:
+            merged.append(delta)
+    return merged

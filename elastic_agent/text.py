@@ -1,0 +1,69 @@
+"""Token ids as text while they stream, and stop strings in it.
+
+Decoding token by token breaks characters that span tokens and loses the spaces that tokenizers put between
+words, so the decoder looks at a short window and gives out only what later tokens can't change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+class IncrementalText:
+    """Ids in, the text that has become certain out.
+
+    Args:
+        decode: ids to text (`Codec.decode`).
+        stops: strings that end the text; nothing from the first of them on is given out. Text that may
+            turn out to be the beginning of one is kept back.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+        if any(not stop for stop in stops):
+            raise ValueError("a stop string must not be empty")
+        self._decode = decode
+        self._stops = tuple(stops)
+        self._ids: list[int] = []
+        self._window = 0  # ids before it are decoded for good
+        self._read = 0  # ids up to here have been given to `_held`
+        self._held = ""  # decoded, kept back as a possible beginning of a stop string
+        self.text = ""
+        self.stopped: str | None = None
+
+    def feed(self, ids: Sequence[int]) -> str:
+        """Take ids; returns the new certain text, "" when there is none."""
+        if self.stopped is not None:
+            return ""
+        self._ids += ids
+        before = self._decode(self._ids[self._window : self._read])
+        after = self._decode(self._ids[self._window :])
+        if after.endswith("\ufffd") or not after.startswith(before):
+            return ""  # a character is still incomplete
+        self._window, self._read = self._read, len(self._ids)
+        return self._give(after[len(before) :], last=False)
+
+    def flush(self) -> str:
+        """No more ids: what was kept back."""
+        if self.stopped is not None:
+            return ""
+        before = self._decode(self._ids[self._window : self._read])
+        after = self._decode(self._ids[self._window :])
+        self._window = self._read = len(self._ids)
+        return self._give(after[len(before) :], last=True)
+
+    def _give(self, new: str, *, last: bool) -> str:
+        held = self._held + new
+        hits = [(at, stop) for stop in self._stops if (at := held.find(stop)) >= 0]
+        if hits:
+            at, self.stopped = min(hits)
+            out, self._held = held[:at], ""
+        else:
+            keep = 0 if last else max((_overlap(held, stop) for stop in self._stops), default=0)
+            out, self._held = held[: len(held) - keep], held[len(held) - keep :]
+        self.text += out
+        return out
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

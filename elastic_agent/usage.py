@@ -1,0 +1,86 @@
+"""The only token arithmetic of the project: what a call used, in buckets.
+
+A call is one or two passes over the upstream. The buckets say what the tokens were; the two `metered_*`
+properties say what the upstream's own meter counts for them, which is what it bills:
+
+    pass 1   input  prompt                           output  thinking + natural close + discarded
+    pass 2   input  prompt + thinking + close        output  solution
+
+A forced close is written by us into the second pass's input: the upstream never counts it as output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, or of several added up.
+
+    Attributes:
+        prompt: the caller's prompt, once.
+        thinking: sampled thinking tokens kept; the close is not among them.
+        close: tokens of the close, sampled or forced.
+        forced: the part of `close` that we forced.
+        solution: sampled solution tokens, an end-of-text token included.
+        discarded: tokens that the upstream served and that are in no segment, such as the end-of-text
+            token stripped from thinking.
+        unknown: tokens that the upstream may have served when a pass was cut off; charged, since nobody
+            can know.
+        input: input tokens of all passes, as sent.
+        cached: the part of `input` that the upstream said it had in its prefix cache.
+        passes: how often the upstream was asked.
+    """
+
+    prompt: int = 0
+    thinking: int = 0
+    close: int = 0
+    forced: int = 0
+    solution: int = 0
+    discarded: int = 0
+    unknown: int = 0
+    input: int = 0
+    cached: int = 0
+    passes: int = 0
+
+    @property
+    def generated(self) -> int:
+        """Tokens that count against `Caps.tokens`: all that was generated, forced, or may have been."""
+        return self.thinking + self.close + self.solution + self.discarded + self.unknown
+
+    @property
+    def output(self) -> int:
+        """Tokens of the answer as the caller sees it: thinking, close and solution."""
+        return self.thinking + self.close + self.solution
+
+    @property
+    def metered_input(self) -> int:
+        """What the upstream's meter counts as input."""
+        return self.input
+
+    @property
+    def metered_output(self) -> int:
+        """The most that the upstream's meter counts as output; exact when `unknown` is 0."""
+        return self.generated - self.forced
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def worst_case(prompt: int, thinking: int, close: int, solution: int) -> Usage:
+    """The most that a call of this Budget can use: what a hold has to cover.
+
+    Thinking runs to its limit, the close is forced, the solution runs to its limit, and the second pass
+    reads everything again. With `thinking=0` there is one pass.
+    """
+    first = prompt if thinking else 0
+    return Usage(
+        prompt=prompt,
+        thinking=thinking,
+        close=close,
+        forced=close,
+        solution=solution,
+        input=first + prompt + thinking + close,
+        passes=2 if thinking else 1,
+    )
