@@ -27,7 +27,18 @@ _HOME = {
     "ScriptedBackend": "elastic_agent.backends.scripted",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = [
+    "Budget",
+    "Caps",
+    "ElasticError",
+    "Generation",
+    "ScriptedBackend",
+    "Usage",
+    "__version__",
+    "generate",
+    "load_backend",
+    "stream",
+]
 
 if TYPE_CHECKING:
     from elastic_agent.backends.load import load_backend

@@ -66,7 +66,9 @@ class Budget:
                 raise InvalidBudgetError(f"thinking must be 0 or more tokens, or None; got {self.thinking}")
         _whole("solution", self.solution)
         if self.solution < 1:
-            raise InvalidBudgetError(f"solution must be at least 1 token, or there is no answer; got {self.solution}")
+            raise InvalidBudgetError(
+                f"solution must be at least 1 token, or there is no answer; got {self.solution}"
+            )
 
     def bounded(self, room: int, close: int) -> Budget:
         """This budget with thinking as a number that fits into `room` tokens together with the close.
@@ -108,7 +110,9 @@ class Caps:
 
     def __post_init__(self) -> None:
         if self.usd is None and self.seconds is None and self.tokens is None:
-            raise InvalidCapsError("set at least one of usd=, seconds=, tokens=: a task without a cap is not capped")
+            raise InvalidCapsError(
+                "set at least one of usd=, seconds=, tokens=: a task without a cap is not capped"
+            )
         if self.usd is not None and to_nanodollars(self.usd) <= 0:
             raise InvalidCapsError(f"usd must be more than 0, got {self.usd}")
         if self.seconds is not None:

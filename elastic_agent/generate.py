@@ -19,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from elastic_agent.backends.base import Backend, Sampling, TokenChunk
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendProtocolError, ContextLengthError
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
@@ -152,7 +152,9 @@ class Control:
         return min((m for m in moments if m is not None), default=None)
 
 
-def prompt_ids(backend: Backend, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+def prompt_ids(
+    backend: Backend, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None = None
+) -> list[int]:
     """A prompt of any kind as ids, through the model's chat template unless it is ids already."""
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
@@ -185,7 +187,7 @@ class Call:
         prompt: Prompt,
         budget: Budget,
         *,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = DEFAULT_SAMPLING,
         stop: Sequence[str] = (),
         control: Control | None = None,
         solution_extra: Mapping[str, Any] | None = None,
@@ -263,12 +265,15 @@ class Call:
         try:
             while not machine.over:
                 try:
-                    async with asyncio.timeout_at(control._until()) as control._wait:
+                    async with asyncio.timeout_at(control._until()) as wait:
+                        control._wait = wait
                         chunk = await anext(source)
                 except StopAsyncIteration:
-                    raise BackendProtocolError(f"{self.backend.model}: the stream ended without a finish") from None
+                    raise BackendProtocolError(
+                        f"{self.backend.model}: the stream ended without a finish"
+                    ) from None
                 except TimeoutError:
-                    if not control._wait.expired():
+                    if not wait.expired():
                         raise
                     # The clock's grain may fire a moment early: what the wait was for is then still due.
                     for delta in control._apply(loop.time()) or machine.cut(ThinkingEnd.DEADLINE):
@@ -297,7 +302,9 @@ class Call:
             await source.aclose()
             machine.served(tokens, request.receipt.output, request.max_tokens)
             segment = Segment.SOLUTION if solving else Segment.THINKING
-            self.timings.append(PassTiming(segment, len(request.prompt_ids), tokens, first, loop.time() - started))
+            self.timings.append(
+                PassTiming(segment, len(request.prompt_ids), tokens, first, loop.time() - started)
+            )
 
     def _event(self, delta: Delta) -> Event:
         text = ""
@@ -323,14 +330,16 @@ def bounded(backend: Backend, prompt_tokens: int, budget: Budget) -> Budget:
     close = len(markers.open_ids) + len(markers.close_ids)
     if room - close - budget.solution < 0:
         raise ContextLengthError(
-            f"{backend.model} has a context of {backend.context_length} tokens; the prompt has {prompt_tokens}, "
-            f"the close {close} and the solution {budget.solution}: shorten the prompt or lower the solution budget"
+            f"{backend.model} has a context of {backend.context_length} tokens; the prompt has "
+            f"{prompt_tokens}, the close {close} and the solution {budget.solution}: shorten the prompt or "
+            f"lower the solution budget"
         )
     return budget.bounded(room, close)
 
 
 async def generate(backend: Backend, prompt: Prompt, budget: Budget, **options: Any) -> Generation:
     """Run one call to its end; options are those of `Call`."""
+    await backend.ready()
     call = Call(backend, prompt, budget, **options)
     async with aclosing(call.stream()) as events:
         async for _ in events:
@@ -340,6 +349,7 @@ async def generate(backend: Backend, prompt: Prompt, budget: Budget, **options: 
 
 async def stream(backend: Backend, prompt: Prompt, budget: Budget, **options: Any) -> AsyncGenerator[Event]:
     """Run one call, event by event; options are those of `Call`."""
+    await backend.ready()
     async with aclosing(Call(backend, prompt, budget, **options).stream()) as events:
         async for event in events:
             yield event

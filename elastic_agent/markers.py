@@ -24,7 +24,9 @@ class MarkerText:
 
 
 KNOWN_MARKERS: tuple[MarkerText, ...] = (
-    MarkerText("<think>", "</think>", "E1, DeepSeek-R1 and its distills, DeepScaleR, DeepCoder, Qwen3, QwQ, GLM"),
+    MarkerText(
+        "<think>", "</think>", "E1, DeepSeek-R1 and its distills, DeepScaleR, DeepCoder, Qwen3, QwQ, GLM"
+    ),
     MarkerText("[THINK]", "[/THINK]", "Magistral"),
     MarkerText("<seed:think>", "</seed:think>", "Seed-OSS"),
     MarkerText("<reasoning>", "</reasoning>", "models trained on reasoning tags"),

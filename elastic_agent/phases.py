@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from elastic_agent.backends.base import Finish, Sampling, TokenRequest
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Finish, Sampling, TokenRequest
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, Opening
 from elastic_agent.usage import Usage
@@ -151,7 +151,7 @@ class TwoPhase:
             return self.phase in (Phase.CLOSING, Phase.DONE) or self._close > 0
         return self.phase is not self._pass_phase
 
-    def next_pass(self, sampling: Sampling = Sampling()) -> TokenRequest:
+    def next_pass(self, sampling: Sampling = DEFAULT_SAMPLING) -> TokenRequest:
         """The next request: the spliced ids and how many tokens may follow them."""
         if self.phase in (Phase.OPENING, Phase.THINKING):
             room = self.limit - self._thinking
@@ -172,7 +172,9 @@ class TwoPhase:
 
     # What the driver tells
 
-    def feed(self, ids: Sequence[int], logprobs: Sequence[float] | None = None, cached: int = 0) -> list[Delta]:
+    def feed(
+        self, ids: Sequence[int], logprobs: Sequence[float] | None = None, cached: int = 0
+    ) -> list[Delta]:
         """Take sampled tokens of the running pass, in order; returns what became certain.
 
         Tokens that may turn out to be the beginning of the close are kept back until they are not.
@@ -193,7 +195,9 @@ class TwoPhase:
         nothing = len(self.output_ids) + self._discarded == self._pass_start
         if self.phase in (Phase.OPENING, Phase.THINKING):
             if nothing:
-                self._end_thinking(ThinkingEnd.EMPTY if not self._thinking else ThinkingEnd.END_OF_TEXT, deltas)
+                self._end_thinking(
+                    ThinkingEnd.EMPTY if not self._thinking else ThinkingEnd.END_OF_TEXT, deltas
+                )
             elif finish == "stop":
                 self._end_thinking(ThinkingEnd.END_OF_TEXT, deltas)
             elif self._thinking >= self.limit:
@@ -353,7 +357,9 @@ class TwoPhase:
         if self._thinking >= self.limit:
             self._end_thinking(ThinkingEnd.BUDGET, deltas)
             return
-        keep = next(n for n in range(min(len(close) - 1, self._thinking), -1, -1) if self._ends_with(close[:n]))
+        keep = next(
+            n for n in range(min(len(close) - 1, self._thinking), -1, -1) if self._ends_with(close[:n])
+        )
         self._emit(Segment.THINKING, self._thinking - keep, deltas)
 
     def _ends_with(self, ids: tuple[int, ...]) -> bool:

@@ -27,6 +27,7 @@ class Sampling:
     logprobs: bool = False
 
 
+DEFAULT_SAMPLING = Sampling()
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 
 
@@ -59,7 +60,7 @@ class TokenRequest:
     prompt_ids: tuple[int, ...]
     max_tokens: int
     stop_ids: frozenset[int] = frozenset()
-    sampling: Sampling = Sampling()
+    sampling: Sampling = DEFAULT_SAMPLING
     priority: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     receipt: Receipt = field(default_factory=Receipt, compare=False)
@@ -143,6 +144,10 @@ class Backend(Protocol):
 
     @property
     def meter(self) -> Meter: ...
+
+    async def ready(self) -> None:
+        """Make sure that the model can be reached, and know its context length; cheap when called again."""
+        ...
 
     def stream(self, request: TokenRequest) -> AsyncIterator[TokenChunk]: ...
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from elastic_agent.backends.base import Sampling
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
 from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.phases import Phase, TwoPhase
 
 
-def run_batch(decoder: BatchDecoder, machines: Sequence[TwoPhase], sampling: Sampling = Sampling()) -> None:
+def run_batch(
+    decoder: BatchDecoder, machines: Sequence[TwoPhase], sampling: Sampling = DEFAULT_SAMPLING
+) -> None:
     """Drive every machine to its end.
 
     A `sampling.seed` gives machine number i the seeds `seed + 2i` and `seed + 2i + 1`, one a pass.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ _PREFILL_TOKENS = 8192  # most tokens of one prefill forward, padding included
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One token of one row. `cached` is told with the row's first token: prompt ids it did not have to read."""
+    """One token of one row. `cached`, told with its first token: prompt ids that it had read already."""
 
     key: int
     token: int
@@ -49,7 +49,7 @@ class _Row:
 
 @dataclass(slots=True)
 class _Slots:
-    """Keys and values, [slots, heads, room, dim] a layer; stands in for transformers' `Cache` in a forward."""
+    """Keys and values, [slots, heads, room, dim] a layer; transformers' `Cache` for a forward."""
 
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
@@ -105,7 +105,9 @@ class BatchDecoder:
     def __init__(self, model: Any, *, max_rows: int = 64, generator: torch.Generator | None = None) -> None:
         layers = set(getattr(model.config, "layer_types", None) or {"full_attention"})
         if layers != {"full_attention"}:
-            raise NotImplementedError(f"only full attention is supported in process, this model has {sorted(layers)}")
+            raise NotImplementedError(
+                f"only full attention is supported in process, this model has {sorted(layers)}"
+            )
         self.model = model
         self.max_rows = max_rows
         self._device = next(model.parameters()).device
@@ -161,7 +163,7 @@ class BatchDecoder:
         return sampled
 
     def _admit(self, key: int, request: TokenRequest) -> None:
-        """Give a request the slot after the active ones: a parked row it continues, a new or the oldest one."""
+        """Move a parked row that it continues, a new or the oldest one behind the active ones."""
         slot = self._continued(request.prompt_ids)
         if slot is None:
             if len(self._rows) < self.max_rows:
@@ -202,7 +204,7 @@ class BatchDecoder:
         for i, row in enumerate(rows):
             ids[i, : new[i]] = torch.tensor(row.ids[row.read :])
         read = torch.tensor([row.read for row in rows])
-        # Padding lies right of a row's tokens: it is written past the row's end, seen by nobody, overwritten later
+        # Padding is written past the row's end, where nobody looks before it is overwritten
         positions = read[:, None] + torch.arange(width)
         span = int(positions.max()) + 1
         seen = torch.arange(span)[None, None, None, :] <= positions[:, None, :, None]
@@ -271,7 +273,7 @@ def sample(logits: Tensor, rows: Sequence[_Row], generator: torch.Generator | No
     drawn = drawn.clamp(max=logits.shape[-1] - 1).minimum(keep.sum(dim=-1, keepdim=True) - 1)
     tokens = order.gather(1, drawn)[:, 0]
     greedy = torch.tensor([s.temperature <= 0 for s in settings])
-    return cast("Tensor", torch.where(greedy, best, tokens))
+    return torch.where(greedy, best, tokens)
 
 
 def _power_of_two(n: int) -> int:

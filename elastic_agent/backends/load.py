@@ -1,0 +1,80 @@
+"""A backend by name: what `model=` and `base_url=` mean everywhere in this project.
+
+load_backend("e1-tiny")                                   the embedded model, in process
+load_backend("path/to/folder")                            a local model, in process
+load_backend("Salesforce/E1-Math-1.5B")                   from the hub, in process
+load_backend("NAME", base_url="http://host:8000/v1")      a vLLM server
+"""
+
+from __future__ import annotations
+
+import threading
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from elastic_agent.backends.base import Backend
+from elastic_agent.errors import UnknownModelError
+
+_MODELS = Path(__file__).parent.parent / "models"
+_loaded: dict[tuple[Any, ...], Backend] = {}
+_lock = threading.Lock()
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that ship inside this package."""
+    return sorted(p.parent.name for p in _MODELS.glob("*/config.json"))
+
+
+def model_path(model: str) -> str:
+    """Where a model's files are: the package's own folder for an embedded one, else the name unchanged."""
+    return str(_MODELS / model) if model in embedded_models() else model
+
+
+def load_backend(
+    model: str = "e1-tiny",
+    *,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    tokenizer: str | None = None,
+    **options: Any,
+) -> Backend:
+    """The backend of a model, made once per process and shared.
+
+    Args:
+        model: an embedded model's name, a folder, a hub id, or the name that the server at `base_url` serves.
+        base_url: an OpenAI-compatible vLLM server, such as "http://localhost:8000/v1".
+        api_key: the server's key, if it wants one.
+        tokenizer: where the served model's tokenizer is, when that is not `model`.
+        options: passed to `TransformersBackend.load` or `VllmServerBackend`.
+
+    Raises:
+        UnknownModelError: there is no such model here, or what it needs is not installed.
+        NoMarkersError: the model has no end-of-thinking marker.
+    """
+    key = (model, base_url, api_key, tokenizer, tuple(sorted((k, repr(v)) for k, v in options.items())))
+    with _lock:
+        found = _loaded.get(key)
+        if found is None or getattr(found, "closed", False):
+            found = _loaded[key] = _load(model, base_url, api_key, tokenizer, options)
+        return found
+
+
+def _load(
+    model: str, base_url: str | None, api_key: str | None, tokenizer: str | None, options: dict[str, Any]
+) -> Backend:
+    if base_url is not None:
+        from elastic_agent.backends.vllm_server import VllmServerBackend
+
+        return VllmServerBackend(model, base_url, api_key=api_key, tokenizer=tokenizer, **options)
+    path = Path(model_path(model))
+    if not path.is_dir() and ("/" not in model or model.startswith((".", "/", "~"))):
+        raise UnknownModelError(
+            f"no model called {model!r}: embedded are {', '.join(embedded_models()) or 'none'}; otherwise "
+            f"give a folder, a Hugging Face id (owner/name), or base_url= of a server that has it"
+        )
+    if find_spec("torch") is None:
+        raise UnknownModelError("running a model in process needs torch: pip install 'elastic-agent[local]'")
+    from elastic_agent.backends.transformers import TransformersBackend
+
+    return TransformersBackend.load(path if path.is_dir() else model, name=model, **options)

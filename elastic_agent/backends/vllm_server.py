@@ -1,0 +1,258 @@
+"""A vLLM server, over `/v1/completions` with token ids in both directions.
+
+Completions and not chat completions: the prompt is ours, spliced by id, in both passes. The request asks for
+`return_token_ids`; a server that sends none is an error, since text can't be counted. Closing a stream
+closes its connection, at which vLLM aborts the request.
+
+The meter counts what arrived, or what the server's own usage says if that is more. When a stream is cut off,
+nobody here knows how far the engine had come: the receipt then says so, and the call is charged in full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, cast
+
+import aiohttp
+
+from elastic_agent.backends.base import Codec, Finish, Meter, TokenChunk, TokenRequest
+from elastic_agent.errors import (
+    BackendError,
+    BackendProtocolError,
+    BackendUnavailableError,
+    UnknownModelError,
+)
+from elastic_agent.tokenizer import load_codec
+
+
+class VllmServerBackend:
+    """One model on one vLLM server.
+
+    Args:
+        model: the name that the server serves it under.
+        base_url: up to and with `/v1`.
+        api_key: sent as a bearer token.
+        tokenizer: folder or hub id of the tokenizer, when `model` is not one.
+        codec: instead of `tokenizer`.
+        context_length: when the server doesn't tell (`ready` asks it).
+        connect_timeout: seconds to reach the server.
+        idle_timeout: seconds without a byte after which a stream counts as broken.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        tokenizer: str | None = None,
+        codec: Codec | None = None,
+        context_length: int | None = None,
+        connect_timeout: float = 10.0,
+        idle_timeout: float = 300.0,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise UnknownModelError(
+                f"base_url must begin with http(s)://, like http://localhost:8000/v1; got {base_url!r}"
+            )
+        self.model = model
+        self.base_url = base_url.rstrip("/")
+        if codec is None:
+            from elastic_agent.backends.load import model_path
+
+            codec = load_codec(model_path(tokenizer or model), name=tokenizer or model)
+        self.codec = codec
+        self.context_length = context_length or 32_768
+        self.meter = Meter()
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout, sock_read=idle_timeout
+        )
+        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession]
+        self._sessions = weakref.WeakKeyDictionary()
+        self._checked = False
+        self.closed = False
+
+    async def ready(self) -> None:
+        """Ask the server, once, whether it has the model and how long its context is.
+
+        Raises:
+            UnknownModelError: it serves other models.
+            BackendUnavailableError: it can't be reached.
+        """
+        if self._checked:
+            return
+        try:
+            async with self._session().get(f"{self.base_url}/models") as response:
+                await _raise_for_status(response, self.model)
+                listed = (await response.json())["data"]
+                served = {str(entry["id"]): entry for entry in listed}
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unreachable(error) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise BackendProtocolError(
+                f"{self.base_url}/models did not answer like an OpenAI server: {error!r}"
+            ) from error
+        if self.model not in served:
+            raise UnknownModelError(
+                f"{self.base_url} does not serve {self.model!r}; it serves {', '.join(sorted(served))}"
+            )
+        self.context_length = int(served[self.model].get("max_model_len") or self.context_length)
+        self._checked = True
+
+    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
+        """Sample one pass; see `Backend.stream`."""
+        if self.closed:
+            raise BackendUnavailableError(f"{self.model} has been closed")
+        receipt, served = request.receipt, 0
+        receipt.output = 0
+        try:
+            async with self._session().post(
+                f"{self.base_url}/completions", json=self._body(request)
+            ) as response:
+                await _raise_for_status(response, self.model)
+                self.meter.requests += 1
+                self.meter.input += len(request.prompt_ids)
+                receipt.output = None  # from here on the engine may be ahead of what has arrived
+                last: TokenChunk | None = None
+                async for data in _events(response):
+                    usage = data.get("usage") or {}
+                    details = usage.get("prompt_tokens_details") or {}
+                    if last is not None and usage:
+                        extra = max(0, int(usage.get("completion_tokens") or 0) - served)
+                        self.meter.output += extra
+                        receipt.output = served + extra
+                        last = TokenChunk(
+                            last.ids, last.logprobs, last.finish, int(details.get("cached_tokens") or 0)
+                        )
+                    chunk = _chunk(data, request)
+                    if chunk is None:
+                        continue
+                    if last is not None:
+                        raise BackendProtocolError(f"{self.model}: more tokens after the finish")
+                    served += len(chunk.ids)
+                    self.meter.output += len(chunk.ids)
+                    if served > request.max_tokens:
+                        raise BackendProtocolError(
+                            f"{self.model}: {served} tokens came, {request.max_tokens} were asked for"
+                        )
+                    if chunk.finish is None:
+                        yield chunk
+                    else:
+                        last, receipt.output = chunk, served  # the usage comes after it
+                if last is None:
+                    raise BackendUnavailableError(f"{self.model}: the stream broke off after {served} tokens")
+                yield last
+        except aiohttp.ClientConnectorError as error:
+            raise self._unreachable(error) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise BackendUnavailableError(
+                f"{self.model}: the stream broke off after {served} tokens: {error!r}"
+            ) from error
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop; other loops' die with them."""
+        self.closed = True
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.closed:
+            # No limit of our own: a queue in the client would hide the engine's priorities
+            connector = aiohttp.TCPConnector(limit=0)
+            session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
+            self._sessions[loop] = session
+        return session
+
+    def _unreachable(self, error: BaseException) -> BackendUnavailableError:
+        return BackendUnavailableError(
+            f"{self.base_url} can't be reached ({error}): is the vLLM server running?"
+        )
+
+    def _body(self, request: TokenRequest) -> dict[str, Any]:
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": self.model,
+            "prompt": list(request.prompt_ids),
+            "max_tokens": request.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stop_token_ids": sorted(request.stop_ids),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_ids": True,
+            "skip_special_tokens": False,
+            **request.extra,
+        }
+        if sampling.top_k > 0:
+            body["top_k"] = sampling.top_k
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if sampling.logprobs:
+            body["logprobs"] = 0
+        if request.priority:
+            body["priority"] = request.priority
+        return body
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """The JSON objects of a server-sent event stream, up to [DONE]."""
+    async for raw in response.content:
+        line = raw.strip()
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            return
+        try:
+            event = json.loads(data)
+        except ValueError as error:
+            raise BackendProtocolError(f"a malformed event from the server: {data[:80]!r}") from error
+        if not isinstance(event, dict):
+            raise BackendProtocolError(f"an unexpected event from the server: {data[:80]!r}")
+        if "error" in event:
+            raise BackendError(f"the server failed in the middle of the stream: {str(event['error'])[:500]}")
+        yield event
+
+
+def _chunk(data: dict[str, Any], request: TokenRequest) -> TokenChunk | None:
+    """One event's choice as a chunk; None when it has none."""
+    choices = data.get("choices")
+    if not choices:
+        return None
+    try:
+        choice = choices[0]
+        ids, finish = choice.get("token_ids"), choice.get("finish_reason")
+        if ids is None:
+            if finish is None and not choice.get("text"):
+                return None
+            raise BackendProtocolError(
+                "the server sent no token ids: it must be a vLLM that knows return_token_ids (0.10.2)"
+            )
+        ids = tuple(int(i) for i in ids)
+        stopped_by = choice.get("stop_reason")
+        if finish == "stop" and isinstance(stopped_by, int) and ids[-1:] != (stopped_by,):
+            ids = (*ids, stopped_by)  # some versions leave the stop token out
+        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") if request.sampling.logprobs else None
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        raise BackendProtocolError(f"an unexpected choice from the server: {error!r}") from error
+    if finish not in (None, "stop", "length"):
+        raise BackendUnavailableError(f"the server ended the stream with {finish!r}")
+    values = tuple(float(p) for p in logprobs) if logprobs and len(logprobs) == len(ids) else None
+    return TokenChunk(ids, values, cast("Finish | None", finish))
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse, model: str) -> None:
+    if response.status < 400:
+        return
+    text = (await response.text())[:500]
+    message = f"{model}: the server answered {response.status}: {text}"
+    if response.status == 429 or response.status >= 500:
+        raise BackendUnavailableError(message)
+    raise BackendError(message)

@@ -1,0 +1,187 @@
+"""Text to ids for Hugging Face models: chat template, markers, and user text that stays text.
+
+The adapter for `transformers`' tokenizers (no torch needed). Law 7, user text is data: the control strings of
+the model (`</think>`, `<|im_end|>`, every added token) are broken up inside message contents before the
+template is rendered: a separator goes in after their first character, and the rendered prompt is encoded in
+pieces split at the separators. The text that the model reads is the same; no control token comes out of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+from elastic_agent.errors import UnknownModelError
+from elastic_agent.markers import Markers, MarkerText, resolve_markers
+
+_SEPARATORS = (
+    "\ue0f0\ue0f1\ue0f2\ue0f3\ue0f4\ue0f5\ue0f6\ue0f7"  # private use; one that the prompt lacks is taken
+)
+
+
+class HFCodec:
+    """A Hugging Face fast tokenizer as a `Codec`.
+
+    Args:
+        tokenizer: a `PreTrainedTokenizerBase`.
+        model: the model's name, for messages.
+        markers: the thinking markers, when they can't be found in the tokenizer.
+        template_options: further variables for the chat template (`enable_thinking=True`, say).
+
+    Raises:
+        NoMarkersError: the model has no end-of-thinking marker.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        model: str = "this model",
+        markers: MarkerText | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+        self._options = dict(template_options or {})
+        self.markers: Markers = resolve_markers(
+            vocabulary=tokenizer.get_vocab(),
+            encode=self._encode_piece,
+            chat_template=self._template,
+            eos_ids=_eos_ids(tokenizer),
+            turn_ids=_turn_ids(tokenizer),
+            wanted=markers,
+            model=model,
+        )
+        self._dropped = set(tokenizer.all_special_ids) | set(self.markers.eos_ids)
+        if len(self.markers.close_ids) == 1:
+            self._dropped |= {*self.markers.open_ids, *self.markers.close_ids}
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text as ids; control strings in it stay text."""
+        separator = self._separator(text)
+        return self._encode_split(self._defuse(text, separator), separator)
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
+        """A conversation as prompt ids, generation prompt included.
+
+        Raises:
+            UnknownModelError: the model has no chat template.
+        """
+        if self._template is None:
+            raise UnknownModelError(
+                f"{self.model} has no chat template: pass prompt ids, or use a chat model"
+            )
+        separator = self._separator(repr(messages) + repr(tools))
+        safe = [cast("dict[str, Any]", self._defuse_all(dict(m), separator)) for m in messages]
+        text = self.tokenizer.apply_chat_template(
+            safe,
+            tools=[self._defuse_all(dict(t), separator) for t in tools] if tools else None,
+            tokenize=False,
+            add_generation_prompt=True,
+            **self._options,
+        )
+        return self._encode_split(text, separator)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids as text, control tokens left out."""
+        kept = [i for i in ids if i not in self._dropped]
+        return cast(
+            "str", self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+    @property
+    def _template(self) -> str | None:
+        template = getattr(self.tokenizer, "chat_template", None)
+        return cast("str | None", template.get("default") if isinstance(template, dict) else template)
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """Matches, without consuming, where a control string begins."""
+        added = {t for t in self.tokenizer.get_added_vocab() if len(t) > 1}
+        added |= {
+            m
+            for m in (self._spelled(self.markers.open_ids), self._spelled(self.markers.close_ids))
+            if len(m) > 1
+        }
+        return re.compile("|".join(f"(?={re.escape(t)})" for t in sorted(added)) or r"(?!)")
+
+    def _spelled(self, ids: Sequence[int]) -> str:
+        return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False)) if ids else ""
+
+    @staticmethod
+    def _separator(text: str) -> str:
+        return next(c for c in (*_SEPARATORS, *map(chr, range(0xF0000, 0xF1000))) if c not in text)
+
+    def _defuse(self, text: str, separator: str) -> str:
+        starts = [m.start() + 1 for m in self._control.finditer(text)]
+        pieces = [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]
+        return separator.join(pieces)
+
+    def _defuse_all(self, value: Any, separator: str) -> Any:
+        """The same for every string inside a message or a tool, keys and the role aside."""
+        if isinstance(value, str):
+            return self._defuse(value, separator)
+        if isinstance(value, Mapping):
+            return {
+                k: v if k in ("role", "type") else self._defuse_all(v, separator) for k, v in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self._defuse_all(v, separator) for v in value]
+        return value
+
+    def _encode_split(self, text: str, separator: str) -> list[int]:
+        return [i for piece in text.split(separator) if piece for i in self._encode_piece(piece)]
+
+    def _encode_piece(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def load_codec(
+    model: str | Path, *, markers: MarkerText | None = None, name: str | None = None, **template_options: Any
+) -> HFCodec:
+    """The codec of a model folder or hub id.
+
+    Raises:
+        UnknownModelError: there is no tokenizer there.
+        NoMarkersError: the model has no end-of-thinking marker.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(model))
+    except (OSError, ValueError, KeyError) as error:
+        raise UnknownModelError(
+            f"no tokenizer for {name or model}: give a folder that holds one, a Hugging Face id that can be "
+            f"reached, or tokenizer=... ({str(error).splitlines()[0]})"
+        ) from error
+    return HFCodec(tokenizer, model=name or str(model), markers=markers, template_options=template_options)
+
+
+def _eos_ids(tokenizer: Any) -> set[int]:
+    """Tokens that end a turn: the tokenizer's own, and the well-known ones that its vocabulary has."""
+    ids = {tokenizer.eos_token_id} - {None}
+    added = tokenizer.get_added_vocab()
+    return ids | {
+        added[t]
+        for t in ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
+        if t in added
+    }
+
+
+def _turn_ids(tokenizer: Any) -> set[int]:
+    """Tokens that start a turn, where the vocabulary has them."""
+    added = tokenizer.get_added_vocab()
+    starts = (
+        "<|im_start|>",
+        "<\uff5cUser\uff5c>",
+        "<\uff5cAssistant\uff5c>",
+        "<|start_header_id|>",
+        "[INST]",
+        "<|assistant|>",
+    )
+    return {added[t] for t in starts if t in added}
