@@ -21,8 +21,6 @@ _HOME = {
     "Usage": "elastic_agent.usage",
     "ElasticError": "elastic_agent.errors",
     "Generation": "elastic_agent.generate",
-    "generate": "elastic_agent.generate",
-    "stream": "elastic_agent.generate",
     "load_backend": "elastic_agent.backends.load",
     "ScriptedBackend": "elastic_agent.backends.scripted",
 }
@@ -35,9 +33,7 @@ __all__ = [
     "ScriptedBackend",
     "Usage",
     "__version__",
-    "generate",
     "load_backend",
-    "stream",
 ]
 
 if TYPE_CHECKING:
@@ -45,7 +41,7 @@ if TYPE_CHECKING:
     from elastic_agent.backends.scripted import ScriptedBackend
     from elastic_agent.budget import Budget, Caps
     from elastic_agent.errors import ElasticError
-    from elastic_agent.generate import Generation, generate, stream
+    from elastic_agent.generate import Generation
     from elastic_agent.usage import Usage
 
 
