@@ -1,0 +1,57 @@
+# Everything anyone needs; `make` alone lists it. Each target sets itself up first.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PARTS  := scheduler training integrations
+# One worker for each of up to two cores: more only adds imports of torch.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 2 ] && n=2; echo $$n)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup links demo test lint format bench pins clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with everything at pinned versions (nothing to do when it is up to date)
+
+links:
+	@for part in $(PARTS); do \
+	  test -d elastic_agent/$$part || { echo "elastic_agent/$$part should be a symbolic link but is not: this clone was made without symlink support; run \`git config core.symlinks true && git checkout -- elastic_agent\` (on Windows: enable Developer Mode first, or use WSL)" >&2; exit 1; }; \
+	done
+
+# The stamp is written last: an interrupted set-up is gone on with. A venv whose Python doesn't start is made anew.
+$(READY): pyproject.toml constraints.txt tools/setup_env.py | links
+	@python=$$(tools/find-python.sh) || exit 1; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  echo "Setting up $(VENV) with $$python (once; a few minutes at most)"; $$python -m venv --clear $(VENV) || exit 1; \
+	fi
+	@$(BIN)/python tools/setup_env.py
+	@touch $@
+
+demo: links $(READY) ## an agent solves word problems under a money cap and a deadline (no GPU, key or server)
+	@$(BIN)/elastic-agent demo $(ARGS)
+
+test: links $(READY) ## all tests; ARGS="-k ledger" for some
+	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: links $(READY) ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: links $(READY) ## let ruff fix and format what it can
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: links $(READY) ## every benchmark, in its quick form; one JSON line each
+	@status=0; for script in benchmarks/*.py; do \
+	  echo "== $$script"; $(BIN)/python $$script --quick --json || status=1; \
+	done; exit $$status
+
+pins: links $(READY) ## write the versions that are installed now into constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m uv pip freeze --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > $(VENV)/pins && mv $(VENV)/pins constraints.txt && touch $(READY)
+
+clean: ## remove caches and build results; .venv stays
+	@rm -rf .cache .hypothesis .benchmarks dist build
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

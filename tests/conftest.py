@@ -1,0 +1,40 @@
+"""What every test gets: no network, one torch thread, and hypothesis set up the same way everywhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before anything imports torch or transformers. Two workers with two threads each would fight for two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LANGSMITH_TRACING"] = "false"
+
+# `make test` uses ci: the same examples in every run, so that a failure is about the change at hand. A bare
+# `pytest` uses dev: new random examples each time. No deadline: other work on the machine is no bug.
+_shared = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("ci", derandomize=True, print_blob=True, **_shared)
+settings.register_profile("dev", **_shared)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that need a GPU run when asked for (`-m gpu`), never by themselves."""
+    if "gpu" in config.getoption("-m"):
+        return
+    skip = pytest.mark.skip(reason="needs a GPU: run with -m gpu")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def root() -> Path:
+    """The repository's root."""
+    return ROOT

@@ -1,0 +1,175 @@
+"""The house of DESIGN: who may import whom, and where heavy libraries may be imported at module level.
+
+Read from the sources (AST), so a broken rule fails here even when nothing runs the line.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("scheduler", "training", "integrations")
+
+# integrations -> scheduler -> core <- training; integrations may use all.
+MAY_IMPORT = {
+    "core": {"core"},
+    "scheduler": {"core", "scheduler"},
+    "training": {"core", "training"},
+    "integrations": {"core", "scheduler", "training", "integrations"},
+}
+
+HEAVY = ("torch", "vllm", "trl", "transformers", "accelerate", "datasets", "peft", "langchain*", "langgraph*")
+
+# The adapters: the only files in which a heavy library may be imported at module level, and which one.
+# tests/test_import_cost.py sees to it that nothing light imports an adapter.
+ADAPTERS: dict[str, tuple[str, ...]] = {
+    "elastic_agent/backends/decode.py": ("torch", "transformers"),
+    "elastic_agent/backends/transformers.py": ("torch", "transformers"),
+    "elastic_agent/backends/vllm_engine.py": ("vllm",),
+    "integrations/langchain/*": ("langchain*", "langgraph*"),
+    "integrations/demo/*": ("langchain*", "langgraph*"),
+    "training/*": ("torch", "transformers", "trl", "datasets", "peft", "accelerate"),
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    file: str
+    line: int
+    module: str
+    relative: bool
+    at_module_level: bool
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.module}"
+
+
+def sources() -> list[Path]:
+    core = [path for path in (ROOT / "elastic_agent").rglob("*.py") if not _through_a_link(path)]
+    return sorted([*core, *(path for part in PARTS for path in (ROOT / part).rglob("*.py"))])
+
+
+def _through_a_link(path: Path) -> bool:
+    return path.relative_to(ROOT / "elastic_agent").parts[0] in PARTS
+
+
+def part_of(file: str) -> str:
+    first = file.split("/", 1)[0]
+    return "core" if first == "elastic_agent" else first
+
+
+def part_of_module(module: str) -> str | None:
+    """The part that a module belongs to; None if it is not ours."""
+    names = module.split(".")
+    if names[0] != "elastic_agent":
+        return None
+    return names[1] if len(names) > 1 and names[1] in PARTS else "core"
+
+
+def imports_in(path: Path) -> list[Import]:
+    file = path.relative_to(ROOT).as_posix()
+    return list(_walk(ast.parse(path.read_text(encoding="utf-8"), file), file, at_module_level=True))
+
+
+def _walk(node: ast.AST, file: str, *, at_module_level: bool) -> Iterator[Import]:
+    """Every import; the branch of `if TYPE_CHECKING:` never runs, so it does not count as module level."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for name in child.names:
+                yield Import(file, child.lineno, name.name, False, at_module_level)
+        elif isinstance(child, ast.ImportFrom):
+            for name in child.names:
+                module = f"{child.module or ''}.{name.name}"
+                yield Import(file, child.lineno, module, child.level > 0, at_module_level)
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _walk(child, file, at_module_level=False)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for statement in child.body:
+                yield from _walk(ast.Module([statement], []), file, at_module_level=False)
+            for statement in child.orelse:
+                yield from _walk(ast.Module([statement], []), file, at_module_level=at_module_level)
+        else:
+            yield from _walk(child, file, at_module_level=at_module_level)
+
+
+IMPORTS = [found for path in sources() for found in imports_in(path)]
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_a_part_imports_only_what_it_may(part: str) -> None:
+    """integrations -> scheduler -> core <- training, at any depth of the code."""
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if part_of(found.file) == part
+        and (target := part_of_module(found.module)) is not None
+        and target not in MAY_IMPORT[part]
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_imports_are_absolute_and_name_the_package() -> None:
+    """One module has one name: elastic_agent.scheduler, never scheduler, never a relative import."""
+    wrong = [str(found) for found in IMPORTS if found.relative or found.module.split(".")[0] in PARTS]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_heavy_libraries_only_in_their_adapters() -> None:
+    """torch, vllm, trl, transformers, langchain and langgraph at module level only where the table says."""
+    wrong = [
+        str(found)
+        for found in IMPORTS
+        if found.at_module_level
+        and _matches(found.module, HEAVY)
+        and not _matches(found.module, _allowed(found.file))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def _allowed(file: str) -> tuple[str, ...]:
+    return tuple(name for pattern, names in ADAPTERS.items() if fnmatch(file, pattern) for name in names)
+
+
+def _matches(module: str, names: tuple[str, ...]) -> bool:
+    return any(fnmatch(module.split(".")[0], name) for name in names)
+
+
+def test_the_links_are_relative_links(root: Path) -> None:
+    """A clone works wherever it lies, and every part has exactly one home."""
+    for part in PARTS:
+        link = root / "elastic_agent" / part
+        assert link.is_symlink(), f"{link} is not a link"
+        assert link.readlink().as_posix() == f"../{part}"
+
+
+def test_the_rules_catch_a_breach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test itself is tested: each kind of import is seen, with the right level."""
+    monkeypatch.setattr("tests.test_house.ROOT", tmp_path)
+    module = tmp_path / "scheduler" / "wrong.py"
+    module.parent.mkdir()
+    module.write_text(
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "import torch\n"
+        "from elastic_agent.training import sft\n"
+        "from . import near\n"
+        "class Here:\n    import vllm\n"
+        "if TYPE_CHECKING:\n    import trl\n"
+        "def later():\n    import transformers\n"
+    )
+    seen = {(found.module, found.relative, found.at_module_level) for found in imports_in(module)}
+    assert {
+        ("torch", False, True),
+        ("elastic_agent.training.sft", False, True),
+        (".near", True, True),
+        ("vllm", False, True),
+        ("trl", False, False),
+        ("transformers", False, False),
+    } <= seen
+    assert part_of_module("elastic_agent.training.sft") not in MAY_IMPORT["scheduler"]
