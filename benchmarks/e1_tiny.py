@@ -1,0 +1,54 @@
+"""Accuracy versus budget of the embedded model, base beside E1, on held-out problems.
+
+    python benchmarks/e1_tiny.py [--quick] [--json]
+
+Separate budgeting (at most t thinking tokens, the close, at most s solution tokens), s=96, T=0.6, top_p=0.95,
+bf16 weights computed in float32, problems of the test split that no training run ever drew. The full run
+takes about 15 minutes on one core; --quick measures fewer points on fewer problems in under a minute.
+With --json the last line of stdout is one JSON object: {"points": [...]}; t is null for unconstrained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+import elastic_agent
+from elastic_agent.training.evaluate import SEEDS, Evaluator, Point, table
+from elastic_agent.training.stock_problems import make_problems
+
+MODELS = Path(elastic_agent.__file__).parent / "models"
+BUDGETS: tuple[int | None, ...] = (0, 8, 16, 32, 48, 64, 96, 128, 256, None)
+QUICK_BUDGETS: tuple[int | None, ...] = (0, 32, 64)
+SOLUTION = 96
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="under 60 s: t in 0, 32, 64 on 70 problems")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    parser.add_argument("--problems", type=int, default=504, help="problems a point (full run)")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder with e1-tiny-base and e1-tiny")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    problems = make_problems(SEEDS["test"], 70 if args.quick else args.problems, split="test")
+    points: list[Point] = []
+    for name in ("e1-tiny-base", "e1-tiny"):
+        evaluator = Evaluator(args.models / name)
+        for t in QUICK_BUDGETS if args.quick else BUDGETS:
+            points.append(evaluator.point(problems, t, SOLUTION))
+            shown = "unconstrained" if t is None else f"t={t}"
+            print(f"{name} {shown}: {points[-1].accuracy:.3f}", flush=True)
+    print(table(points))
+    if args.json:
+        print(json.dumps({"points": [point.as_json() for point in points]}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Stage (a): the base of e1-tiny, trained from nothing on overthinking traces.
+
+    python -m elastic_agent.training.sft --output DIR [--seed N]
+
+Fresh problems all the time, never the same batch twice; the loss is on the assistant's part alone. Batches
+hold rows of like length, up to a fixed number of tokens. Matrices are trained with Muon, the rest with
+AdamW; the rate warms up, stays, and falls to zero. Arithmetic emerges late: do not stop early.
+A checkpoint is written every few hundred steps, so a crash loses little (--resume goes on from it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elastic_agent.training.model import new_model, save_model
+from elastic_agent.training.stock_problems import DIFFICULTIES, make_problem
+from elastic_agent.training.tokenizer import CLOSE, END, PAD, START, THINK, vocabulary
+from elastic_agent.training.traces import render_trace, words
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class SftConfig:
+    """Everything that decides a run."""
+
+    output: Path
+    """Where the model folder is written."""
+    seed: int = 0
+    """Seeds the weights and the data."""
+    minutes: float = 25.0
+    """Length of the run; the schedule is laid over this time, so a slow machine takes fewer steps."""
+    max_steps: int = 0
+    """Stop after this many steps and lay the schedule over them instead of time; 0: by time."""
+    batch_tokens: int = 4096
+    """Padded tokens in a batch."""
+    muon_lr: float = 0.02
+    adam_lr: float = 3e-3
+    warmup: float = 0.02
+    """Share of the run in which the rate rises."""
+    decay: float = 0.45
+    """Share of the run, at its end, in which the rate falls to zero."""
+    easy: float = 0.12
+    """Share of the run, at its start, with problems of 1 to 4 lines only: arithmetic comes sooner."""
+    checkpoint_every: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of one conversation; the loss counts from index `answer_from` on."""
+
+    ids: tuple[int, ...]
+    answer_from: int
+
+
+def make_example(rng: random.Random, *, easy: bool, vocab: dict[str, int]) -> Example:
+    """One training conversation: sometimes a system turn or an earlier turn, then a problem and its trace."""
+    problem = make_problem(rng, rng.randint(1, 4) if easy else rng.choice(DIFFICULTIES), split="train")
+    trace = render_trace(problem, rng)
+    turns: list[str] = []
+    if rng.random() < 0.06:
+        names = list(vocab)[len(vocab) // 4 :]
+        turns += [START, "system", *rng.choices([*names, "<unk>"], k=rng.randint(2, 12)), END]
+    if rng.random() < 0.04:
+        before = make_problem(rng, rng.randint(1, 3), split="train")
+        turns += [START, "user", *words(before.text), END, START, "assistant"]
+        turns += [*words(f"Answer : {before.answer} ."), END]
+    turns += [START, "user", *words(problem.text), END, START, "assistant", THINK]
+    spoken = [*trace.thinking, CLOSE, *trace.solution, END]
+    return Example(tuple(vocab[word] for word in (*turns, *spoken)), len(turns))
+
+
+def batches(rng: random.Random, config: SftConfig, *, easy: bool) -> Iterator[list[Example]]:
+    """Batches of like length from one pool of fresh examples, in random order."""
+    vocab = vocabulary()
+    pool = sorted((make_example(rng, easy=easy, vocab=vocab) for _ in range(300)), key=lambda e: len(e.ids))
+    groups: list[list[Example]] = []
+    group: list[Example] = []
+    for example in pool:
+        if group and (len(group) + 1) * len(example.ids) > config.batch_tokens:
+            groups.append(group)
+            group = []
+        group.append(example)
+    if easy or not groups:
+        groups.append(group)
+    rng.shuffle(groups)
+    yield from groups
+
+
+def collate(group: list[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids, and labels that are -100 on the prompt and the padding."""
+    import torch
+
+    width = max(len(example.ids) for example in group)
+    ids = torch.full((len(group), width), pad)
+    labels = torch.full((len(group), width), -100)
+    for row, example in enumerate(group):
+        full = torch.tensor(example.ids)
+        ids[row, : len(full)] = full
+        labels[row, example.answer_from : len(full)] = full[example.answer_from :]
+    return ids, labels
+
+
+def rate(progress: float, config: SftConfig) -> float:
+    """The learning-rate factor at `progress` (0 to 1) of the run."""
+    if progress < config.warmup:
+        return max(progress / config.warmup, 0.02)
+    return min(1.0, (1.0 - progress) / config.decay)
+
+
+def optimizers(model: Any, config: SftConfig) -> list[Any]:
+    """Muon for the matrices of the layers, AdamW for the embedding and the norms."""
+    import torch
+
+    from elastic_agent.training.muon import Muon
+
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        Muon(matrices, lr=config.muon_lr),
+        torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def train(config: SftConfig, *, model: Any = None, resume: bool = False) -> Any:
+    """Run stage (a) and save the model. Returns the trained model in float32."""
+    import torch
+
+    torch.manual_seed(config.seed)
+    rng = random.Random(config.seed)
+    model = model or new_model()
+    opts = optimizers(model, config)
+    step, spent, tokens = 0, 0.0, 0
+    checkpoint = config.output / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=False)
+        model.load_state_dict(state["model"])
+        for opt, saved in zip(opts, state["opts"], strict=True):
+            opt.load_state_dict(saved)
+        step, spent = state["step"], state["spent"]
+        rng = random.Random(config.seed + 7919 * step)
+    base_rates = [[g["lr"] for g in opt.param_groups] for opt in opts]
+    pad = vocabulary()[PAD]
+    queue: Iterator[list[Example]] = iter(())
+    model.train()
+    config.output.mkdir(parents=True, exist_ok=True)
+    losses: list[float] = []
+    while True:
+        began = time.perf_counter()
+        progress = step / config.max_steps if config.max_steps else spent / (config.minutes * 60)
+        if progress >= 1:
+            break
+        group = next(queue, None)
+        if group is None:
+            queue = batches(rng, config, easy=progress < config.easy)
+            group = next(queue)
+        ids, labels = collate(group, pad)
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        wanted = labels[:, 1:] != -100
+        logits = model.lm_head(hidden[:, :-1][wanted])
+        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt, rates in zip(opts, base_rates, strict=True):
+            for param_group, base in zip(opt.param_groups, rates, strict=True):
+                param_group["lr"] = base * rate(progress, config)
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        step += 1
+        tokens += ids.numel()
+        losses.append(float(loss.detach()))
+        spent += time.perf_counter() - began
+        if step % 20 == 0:
+            mean = sum(losses[-20:]) / 20
+            print(
+                f"step {step} progress {progress:.3f} loss {mean:.4f} tok/s {tokens / spent:.0f}", flush=True
+            )
+        if not math.isfinite(losses[-1]):
+            raise RuntimeError(f"the loss is {losses[-1]} at step {step}; lower muon_lr or adam_lr")
+        if config.checkpoint_every and step % config.checkpoint_every == 0:
+            kept = {
+                "model": model.state_dict(),
+                "opts": [o.state_dict() for o in opts],
+                "step": step,
+                "spent": spent,
+            }
+            torch.save(kept, checkpoint)
+    save_model(model, config.output)
+    checkpoint.unlink(missing_ok=True)
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=25.0, help="length of the run")
+    parser.add_argument("--max-steps", type=int, default=0, help="a fixed number of steps instead of minutes")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    args = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(args.threads)
+    train(
+        SftConfig(output=args.output, seed=args.seed, minutes=args.minutes, max_steps=args.max_steps),
+        resume=args.resume,
+    )
+
+
+if __name__ == "__main__":
+    main()
