@@ -1,0 +1,93 @@
+"""The demo's agent: a LangGraph that runs every chain of every day as a parallel branch, then combines each day.
+
+    START ==Send==> chain (one branch a chain, its steps in turn) ==barrier, Send==> combine (one a day) --> END
+
+It knows nothing of budgets: the model that it is given does, and the task that it runs in. `answer_of` reads
+the number out of a solution, here and in the practice that it is compared with.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
+
+from elastic_agent.integrations.demo.problems import Day, kind_of
+
+Ask = Callable[[str, str, str], Awaitable[str]]
+"""Asks a model: (label, problem, kind) to the solution's text, "" when there is none."""
+
+ChainKey = tuple[int, int]
+"""Day and chain, by their numbers."""
+
+
+class State(TypedDict):
+    """What the graph's branches have found: answers by chain, totals by day."""
+
+    chains: Annotated[dict[ChainKey, int | None], operator.or_]
+    totals: Annotated[dict[int, int | None], operator.or_]
+
+
+class _Where(TypedDict):
+    day: int
+    chain: int
+
+
+def answer_of(solution: str) -> int | None:
+    """The number after the last "Answer:", else the last number of the solution, else None."""
+    found = re.findall(r"Answer\s*:\s*\$?(\d+)", solution) or re.findall(r"\d+", solution)
+    return int(found[-1]) if found else None
+
+
+def build_agent(days: Sequence[Day], ask: Ask) -> Any:
+    """The compiled graph; `await graph.ainvoke(EMPTY)` returns a `State`."""
+
+    async def chain(where: _Where) -> dict[str, Any]:
+        day, part = days[where["day"]], days[where["day"]].chains[where["chain"]]
+        answer: int | None = None
+        for i, step in enumerate(part.steps, 1):
+            text = step if i == 1 else step.replace("{previous}", str(answer))
+            answer = answer_of(await ask(f"{day.name} / {part.name} {i}", text, kind_of(step)))
+            if answer is None:
+                break  # the next problem starts from an answer that does not exist
+        return {"chains": {(where["day"], where["chain"]): answer}}
+
+    async def combine(where: dict[str, Any]) -> dict[str, Any]:
+        day, found = days[where["day"]], where["found"]
+        text = day.combine
+        for i, answer in enumerate(found):
+            text = text.replace(f"{{{i}}}", str(answer))
+        total = answer_of(await ask(f"{day.name} / total", text, kind_of(text)))
+        return {"totals": {where["day"]: total}}
+
+    def fan_out(_: State) -> list[Send]:
+        return [
+            Send("chain", _Where(day=d, chain=c))
+            for d, day in enumerate(days)
+            for c in range(len(day.chains))
+        ]
+
+    def gather(state: State) -> list[Send] | str:
+        ready = []
+        for d, day in enumerate(days):
+            found = [state["chains"].get((d, c)) for c in range(len(day.chains))]
+            if None not in found:
+                ready.append(Send("combine", {"day": d, "found": found}))
+        return ready or END
+
+    graph = StateGraph(State)
+    graph.add_node("chain", chain)  # type: ignore[type-var]
+    graph.add_node("wait", lambda _: {})
+    graph.add_node("combine", combine)  # type: ignore[type-var]
+    graph.add_conditional_edges(START, fan_out, ["chain"])
+    graph.add_edge("chain", "wait")
+    graph.add_conditional_edges("wait", gather, ["combine", END])
+    graph.add_edge("combine", END)
+    return graph.compile()
+
+
+EMPTY: State = {"chains": {}, "totals": {}}

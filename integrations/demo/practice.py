@@ -1,0 +1,80 @@
+"""The practice that the demo is compared with: one fixed `max_tokens` for every call, thinking and solution in one.
+
+The only way to keep a total cap with it is to divide the cap by the number of calls beforehand: what one call
+leaves over is lost to the others, and a call that thinks too long never gets to its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import cast
+
+from elastic_agent.backends.base import Backend, Sampling, TokenRequest
+from elastic_agent.budget import Caps
+from elastic_agent.generate import prompt_ids
+from elastic_agent.scheduler import Price
+from elastic_agent.usage import Usage
+
+
+@dataclass(slots=True)
+class FixedCap:
+    """Asks with one `max_tokens`, the largest with which all calls together are sure to keep the caps.
+
+    Args:
+        backend: the model.
+        caps: of all calls together.
+        calls: how many there will be.
+        longest: the longest prompt, in tokens.
+        price: what the model costs.
+        sampling: how tokens are drawn.
+    """
+
+    backend: Backend
+    caps: Caps
+    calls: int
+    longest: int
+    price: Price
+    sampling: Sampling
+    usage: Usage = field(default_factory=Usage)
+    made: int = 0
+
+    @property
+    def max_tokens(self) -> int:
+        """The same for every call; at least 1."""
+        limits = [self.backend.context_length - self.longest]
+        if self.caps.tokens is not None:
+            limits.append(self.caps.tokens // self.calls)
+        if self.caps.nanodollars is not None:
+            share = self.caps.nanodollars // self.calls
+            low, high = 0, limits[0]
+            while low < high:
+                middle = (low + high + 1) // 2
+                worst = Usage(prompt=self.longest, input=self.longest, solution=middle, passes=1)
+                low, high = (middle, high) if self.price.worst(worst) <= share else (low, middle - 1)
+            limits.append(low)
+        return max(1, min(limits))
+
+    async def ask(self, label: str, text: str, kind: str) -> str:
+        """The text after the model's own end of thinking; "" when it never came to one."""
+        ids = tuple(prompt_ids(self.backend, text))
+        seed = None if self.sampling.seed is None else self.sampling.seed + self.made
+        self.made += 1
+        markers = self.backend.codec.markers
+        sampling = Sampling(self.sampling.temperature, self.sampling.top_p, seed=seed)
+        request = TokenRequest(ids, self.max_tokens, markers.eos_ids, sampling)
+        output: list[int] = []
+        async with aclosing(self.backend.stream(request)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                output += chunk.ids
+        self.usage += Usage(prompt=len(ids), input=len(ids), solution=len(output), passes=1)
+        end = _after(output, markers.close_ids)
+        return "" if end is None else self.backend.codec.decode(output[end:])
+
+
+def _after(ids: Sequence[int], marker: tuple[int, ...]) -> int | None:
+    """Where the text after the first `marker` begins, or None."""
+    n = len(marker)
+    return next((i + n for i in range(len(ids) - n + 1) if tuple(ids[i : i + n]) == marker), None)
