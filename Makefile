@@ -33,7 +33,7 @@ demo: links $(READY) ## an agent solves word problems under a money cap and a de
 	@$(BIN)/elastic-agent demo $(ARGS)
 
 test: links $(READY) ## all tests; ARGS="-k ledger" for some
-	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
+	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: links $(READY) ## ruff and mypy --strict
 	@$(BIN)/ruff check .
