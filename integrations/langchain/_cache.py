@@ -1,0 +1,76 @@
+"""LangChain's answer cache, made safe for budgets.
+
+Answers are stored under the Budget that was *asked* for (`CallOptions.key`). A task may grant less than that,
+so two rules keep a poor answer from being replayed where a better one was affordable:
+
+- an answer that a tighter grant or a deadline cut short is not stored (`as_asked` in its metadata);
+- looking up stays allowed under a task: what is stored was never cut below what is asked for now.
+
+A replayed answer cost nothing, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
+from langchain_core.globals import get_llm_cache
+from langchain_core.outputs import ChatGeneration, Generation
+
+
+class BudgetCache(BaseCache):
+    """Another cache, behind the two rules."""
+
+    def __init__(self, inner: BaseCache) -> None:
+        self._inner = inner
+
+    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        return _free(self._inner.lookup(prompt, llm_string))
+
+    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        return _free(await self._inner.alookup(prompt, llm_string))
+
+    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        if _storable(return_val):
+            self._inner.update(prompt, llm_string, return_val)
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        if _storable(return_val):
+            await self._inner.aupdate(prompt, llm_string, return_val)
+
+    def clear(self, **kwargs: Any) -> None:
+        self._inner.clear(**kwargs)
+
+    async def aclear(self, **kwargs: Any) -> None:
+        await self._inner.aclear(**kwargs)
+
+
+def budget_cache(cache: BaseCache | bool | None) -> BudgetCache | None:
+    """The cache that a model with this `cache` field uses, behind the rules; None when it uses none."""
+    if cache is False:
+        return None
+    found = cache if isinstance(cache, BaseCache) else get_llm_cache()
+    return None if found is None else found if isinstance(found, BudgetCache) else BudgetCache(found)
+
+
+def _metadata(generation: Generation) -> dict[str, Any]:
+    if isinstance(generation, ChatGeneration):
+        return dict(generation.message.response_metadata)
+    return dict(generation.generation_info or {})
+
+
+def _storable(generations: Sequence[Generation]) -> bool:
+    return all(_metadata(g).get("budget", {}).get("as_asked", False) for g in generations)
+
+
+def _free(found: RETURN_VAL_TYPE | None) -> RETURN_VAL_TYPE | None:
+    return found if not isinstance(found, list) else [_replayed(g) for g in found]
+
+
+def _replayed(generation: Generation) -> Generation:
+    told = {**_metadata(generation), "cost": {"usd": "0"}, "cached": True}
+    if isinstance(generation, ChatGeneration):
+        message = generation.message.model_copy(update={"response_metadata": told})
+        return generation.model_copy(update={"message": message})
+    return generation.model_copy(update={"generation_info": told})

@@ -1,0 +1,228 @@
+"""What the chat model and the text model share: their fields, and how a call is opened from them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.load.serializable import Serializable
+from langchain_core.utils.utils import secret_from_env
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PrivateAttr,
+    SecretStr,
+    SkipValidation,
+    model_validator,
+)
+
+from elastic_agent.backends.base import Backend, Sampling
+from elastic_agent.backends.load import load_backend
+from elastic_agent.integrations.langchain._options import (
+    NULLABLE,
+    PER_CALL,
+    CallOptions,
+    check_names,
+    chosen_tools,
+)
+from elastic_agent.integrations.langchain._run import Terms
+from elastic_agent.integrations.langchain.errors import langchain_errors
+from elastic_agent.scheduler import Price
+
+_SAMPLING = Sampling()
+
+
+def _as_price(value: object) -> object:
+    return Price(**value) if isinstance(value, Mapping) else value
+
+
+class ElasticFields(Serializable):
+    """Fields of `ChatElasticReasoning` and `ElasticReasoningLLM`.
+
+    Those from `thinking_budget` to `on_exhausted`, and `model`, can be given per call as well.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", use_attribute_docstrings=True)
+
+    model: str = "e1-tiny"
+    """An embedded model ("e1-tiny"), a folder, a Hugging Face id, or what the server at `base_url` serves."""
+    base_url: str | None = None
+    """A vLLM server ("http://localhost:8000/v1"); None runs the model in this process."""
+    api_key: SecretStr | None = Field(
+        default_factory=secret_from_env("ELASTIC_AGENT_API_KEY", default=None), repr=False
+    )
+    """The server's key, if it wants one; read from ELASTIC_AGENT_API_KEY by default."""
+    thinking_budget: int | None = None
+    """Most thinking tokens of a call. None leaves it to the task that the call is in, or, without a task, to
+    the model's context. Under a task it is an upper bound: the task may grant less."""
+    solution_budget: int = 512
+    """Most solution tokens of a call."""
+    max_tokens: int | None = None
+    """Most tokens of a whole answer, close included. The solution keeps its part; thinking gives way."""
+    temperature: float = _SAMPLING.temperature
+    """0 is greedy. The paper's value by default."""
+    top_p: float = _SAMPLING.top_p
+    """Nucleus sampling, in (0, 1]."""
+    top_k: int = _SAMPLING.top_k
+    """Sample from this many tokens only; 0 is all."""
+    seed: int | None = None
+    """Seed of the sampling, where the backend can be seeded."""
+    kind: str = "call"
+    """What kind of call this is; a task learns one success curve per kind."""
+    final: bool = False
+    """The call gives its task's answer: it may use what the task keeps for that."""
+    weight: float = 1.0
+    """Worth of the call relative to the other calls of its task."""
+    priority: int = 0
+    """Lower goes first where the engine can choose."""
+    on_exhausted: str | None = None
+    """What to do when the task's caps can't hold the call; None is the task's own way."""
+    stop: list[str] | None = None
+    """Strings that end the solution. They are not looked for in the thinking."""
+    price: Annotated[InstanceOf[Price] | None, BeforeValidator(_as_price)] = None
+    """What the model costs; by default what the price list says."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds after which a call fails. For "answer within ..." use `task_budget(seconds=...)`."""
+    max_retries: int = Field(default=0, ge=0)
+    """How often a call is tried again when the server broke it off before its first token."""
+    backend: SkipValidation[Backend | None] = Field(default=None, exclude=True, repr=False)
+    """A backend of your own, such as `ScriptedBackend` in tests; not serialised."""
+
+    _loaded: set[str] = PrivateAttr(default_factory=set)
+
+    @model_validator(mode="after")
+    def _obeyable(self) -> Self:
+        """Refuse, now, what every call would be refused for."""
+        if self.backend is not None and "model" not in self.model_fields_set:
+            self.__dict__["model"] = self.backend.model
+        self._options(None, {})
+        return self
+
+    # Serialisation
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        return True
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        return ["elastic_agent", "integrations", "langchain"]  # the public import, stable when files move
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        return {"api_key": "ELASTIC_AGENT_API_KEY"}
+
+    @property
+    def lc_attributes(self) -> dict[str, Any]:
+        if self.price is None:
+            return {}
+        given = {name: getattr(self.price, name) for name in ("input", "output", "cached_input")}
+        return {"price": {name: None if value is None else str(value) for name, value in given.items()}}
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """What every call's answer depends on."""
+        return {**self._options(None, {}).key(), "base_url": self.base_url}
+
+    def _tracing(
+        self, kind: Literal["chat", "llm"], stop: Sequence[str] | None, given: Mapping[str, Any]
+    ) -> LangSmithParams:
+        """What LangSmith is told: the call's own model, budget and sampling, not the constructor's."""
+        options = self._options(stop, {name: value for name, value in given.items() if name in PER_CALL})
+        told = LangSmithParams(
+            ls_provider="elastic_agent",
+            ls_model_name=options.model,
+            ls_model_type=kind,
+            ls_temperature=options.sampling.temperature,
+        )
+        if options.max_tokens is not None:
+            told["ls_max_tokens"] = options.max_tokens
+        elif options.thinking is not None:
+            told["ls_max_tokens"] = options.thinking + options.solution
+        if options.stop:
+            told["ls_stop"] = list(options.stop)
+        return told
+
+    # Calls
+
+    def with_budget(self, **options: Any) -> Self:
+        """A copy of this model with other per-call options as its own.
+
+        Unlike `bind`, it is a model: it can be handed to anything that wants one, `create_agent` included.
+
+        Args:
+            options: `thinking_budget=`, `solution_budget=`, `stop=`, and what else may be given per call.
+
+        Raises:
+            TypeError: an unknown option.
+            InvalidBudgetError: a Budget that can't be obeyed.
+        """
+        check_names({name: value for name, value in options.items() if name != "stop"}, tools=False)
+        options = {
+            name: value
+            for name, value in options.items()
+            if name in PER_CALL | {"stop"} and (value is not None or name in NULLABLE)
+        }
+        copy = self.model_copy(update=options)
+        copy.__dict__.pop("_serialized", None)  # LangChain's cached property: it describes the original
+        with langchain_errors():
+            copy._options(None, {})
+        return copy
+
+    def _options(self, stop: Sequence[str] | None, given: Mapping[str, Any]) -> CallOptions:
+        """This model's options with a call's own over them.
+
+        Raises:
+            TypeError: an unknown option.
+            InvalidBudgetError: a Budget that can't be obeyed.
+            ValueError: sampling that makes no sense, or a tool choice that is not among the tools.
+        """
+        check_names(given, tools=True)
+
+        def value(name: str) -> Any:
+            own = given.get(name)
+            return own if name in given and (own is not None or name in NULLABLE) else getattr(self, name)
+
+        return CallOptions(
+            model=value("model"),
+            thinking=value("thinking_budget"),
+            solution=value("solution_budget"),
+            max_tokens=value("max_tokens"),
+            sampling=Sampling(value("temperature"), value("top_p"), value("top_k"), value("seed")),
+            stop=tuple(self.stop or ()) if stop is None else tuple(stop),
+            tools=chosen_tools(given.get("tools") or (), given.get("tool_choice")),
+            kind=value("kind"),
+            final=value("final"),
+            weight=value("weight"),
+            priority=value("priority"),
+            on_exhausted=value("on_exhausted"),
+        )
+
+    @property
+    def _terms(self) -> Terms:
+        return Terms(self.price, self.timeout, self.max_retries)
+
+    def _backend(self, model: str | None = None) -> Backend:
+        """The backend of a model; loads it on first use, which may take seconds.
+
+        Raises:
+            UnknownModelError: there is no such model.
+            NoMarkersError: its thinking can't be budgeted.
+        """
+        if self.backend is not None:
+            return self.backend
+        key = self.api_key.get_secret_value() if self.api_key is not None else None
+        backend = load_backend(model or self.model, base_url=self.base_url, api_key=key)
+        self._loaded.add(model or self.model)
+        return backend
+
+    async def _ready_backend(self, model: str) -> Backend:
+        """The same without blocking the event loop, and reachable."""
+        known = self.backend is not None or model in self._loaded
+        backend = self._backend(model) if known else await asyncio.to_thread(self._backend, model)
+        await backend.ready()
+        return backend

@@ -1,0 +1,151 @@
+"""What one call was asked to do: the model's fields, with the call's own keyword arguments over them.
+
+Everything that changes an answer is in `CallOptions`, and its `key()` is what LangChain's cache looks answers
+up by: an answer thought under a small budget is never replayed under a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from elastic_agent.backends.base import Sampling
+from elastic_agent.budget import Budget
+from elastic_agent.errors import InvalidBudgetError
+
+PER_CALL = frozenset(
+    {
+        "thinking_budget",
+        "solution_budget",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "model",
+        "kind",
+        "final",
+        "weight",
+        "priority",
+        "on_exhausted",
+    }
+)
+"""Keyword arguments of `invoke`, `bind` and the like that say how a call is made; fields of the model too."""
+
+NULLABLE = frozenset({"thinking_budget", "max_tokens", "seed", "on_exhausted"})
+"""Those of them for which None says something; for the others it means "as the model has it"."""
+
+TOOLS = frozenset({"tools", "tool_choice"})
+IGNORED = frozenset({"stream", "strict", "parallel_tool_calls", "ls_structured_output_format"})
+"""LangChain's own; nothing to obey in them (`strict` needs guided decoding, which comes with the engines)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """One call.
+
+    Attributes:
+        model: name of the model.
+        thinking: most thinking tokens; None leaves it to the task, or to the model's context.
+        solution: most solution tokens.
+        max_tokens: most tokens of the whole answer, or None; the solution keeps its part, thinking gives way.
+        sampling: how tokens are drawn.
+        stop: strings that end the solution.
+        tools: OpenAI-style tool schemas for the chat template.
+        kind: what kind of call this is, for curves.
+        final: the task's answer.
+        weight: worth relative to the task's other calls.
+        priority: lower goes first where the engine can choose.
+        on_exhausted: what to do when the task's caps can't hold the call; None is the task's own way.
+
+    Raises:
+        InvalidBudgetError: a limit that no call can obey.
+        ValueError: sampling that makes no sense.
+    """
+
+    model: str
+    thinking: int | None
+    solution: int
+    max_tokens: int | None
+    sampling: Sampling
+    stop: tuple[str, ...]
+    tools: tuple[Mapping[str, Any], ...]
+    kind: str
+    final: bool
+    weight: float
+    priority: int
+    on_exhausted: str | None
+
+    def __post_init__(self) -> None:
+        Budget(thinking=self.thinking, solution=self.solution)
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InvalidBudgetError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.sampling.temperature < 0:
+            raise ValueError(f"temperature must be 0 or more, got {self.sampling.temperature}")
+        if not 0 < self.sampling.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.sampling.top_p}")
+
+    def budget(self, close: int) -> Budget:
+        """The Budget asked for.
+
+        Args:
+            close: length of the longest forced close, in tokens; it counts against `max_tokens`.
+
+        Raises:
+            InvalidBudgetError: a limit that can't be obeyed.
+        """
+        asked = Budget(thinking=self.thinking, solution=self.solution)
+        if self.max_tokens is None:
+            return asked
+        room = self.max_tokens - close
+        if room < 1:
+            raise InvalidBudgetError(f"max_tokens={self.max_tokens} holds no answer: the close takes {close}")
+        solution = min(asked.solution, room)
+        return Budget(
+            thinking=min(room - solution, room if asked.thinking is None else asked.thinking),
+            solution=solution,
+        )
+
+    def key(self) -> dict[str, Any]:
+        """What the answer depends on. Kind, weight and the like only matter to a task: see `_cache`."""
+        return {
+            "model": self.model,
+            "thinking_budget": self.thinking,
+            "solution_budget": self.solution,
+            "max_tokens": self.max_tokens,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            "top_k": self.sampling.top_k,
+            "seed": self.sampling.seed,
+            "stop": list(self.stop),
+            "tools": [dict(tool) for tool in self.tools],
+        }
+
+
+def check_names(given: Mapping[str, Any], *, tools: bool) -> None:
+    """Refuse keyword arguments that nobody would obey: a misspelt budget must not be ignored.
+
+    Raises:
+        TypeError: names them, and what there is.
+    """
+    known = PER_CALL | IGNORED | (TOOLS if tools else frozenset())
+    if unknown := sorted(set(given) - known):
+        raise TypeError(f"unknown call options {', '.join(unknown)}; there are {', '.join(sorted(PER_CALL))}")
+
+
+def chosen_tools(tools: Sequence[Mapping[str, Any]], choice: object) -> tuple[Mapping[str, Any], ...]:
+    """The tools that the model is shown: none, all, or the one that was chosen.
+
+    Raises:
+        ValueError: the chosen tool is not among them.
+    """
+    if choice in (None, "auto", "any", "required", True):
+        return tuple(tools)
+    if choice in ("none", False):
+        return ()
+    name = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else choice
+    found = tuple(tool for tool in tools if tool["function"]["name"] == name)
+    if not found:
+        raise ValueError(f"tool_choice {name!r} is not among the tools")
+    return found

@@ -1,0 +1,105 @@
+"""Sync calls over async code: one background event loop for the whole process.
+
+The integration is written once, async. A sync caller (`invoke`, `stream`, a sync LangGraph) hands its
+coroutine to the portal's loop and waits. Two things must not get lost on the way:
+
+- the caller's contextvars, `task_budget` among them: every step runs in one copy of the caller's context;
+- an interruption: when the waiting caller is interrupted (Ctrl-C), the coroutine is cancelled, and the caller
+  goes on only when its `finally` blocks have run, so that backends stop and holds are settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Portal:
+    """An event loop in a daemon thread, started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, work: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> T:
+        """Run a coroutine on the portal's loop, in the caller's context, and wait for it.
+
+        Raises:
+            RuntimeError: called from the portal's own thread, where waiting would never end.
+        """
+        loop = self._running(work)
+        done: Future[T] = Future()
+        running: list[asyncio.Task[T]] = []
+        context = context or contextvars.copy_context()
+
+        def finish(task: asyncio.Task[T]) -> None:
+            if task.cancelled():
+                done.set_exception(asyncio.CancelledError())
+            elif (error := task.exception()) is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(task.result())
+
+        def start() -> None:
+            running.append(loop.create_task(work, context=context))
+            running[0].add_done_callback(finish)
+
+        loop.call_soon_threadsafe(start)
+        try:
+            return done.result()
+        except BaseException:
+            if not done.done():
+                loop.call_soon_threadsafe(lambda: running[0].cancel())
+                done.exception()
+            raise
+
+    def iterate(self, work: AsyncGenerator[T]) -> Iterator[T]:
+        """The items of an async generator, pulled one by one; closing the iterator closes the generator."""
+        context = contextvars.copy_context()
+        try:
+            while True:
+                try:
+                    item = self.run(_next(work), context)
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            self.run(work.aclose(), context)
+
+    def _running(self, work: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="elastic-agent-portal", daemon=True
+                )
+                self._thread.start()
+            if threading.current_thread() is self._thread:
+                work.close()
+                raise RuntimeError(
+                    "a sync call from inside the portal's loop would wait for itself: use await"
+                )
+            return self._loop
+
+
+async def _next(work: AsyncGenerator[T]) -> T:
+    return await anext(work)
+
+
+portal = Portal()
+"""The process's portal."""
+
+
+def _after_fork() -> None:
+    portal.__init__()  # type: ignore[misc]  # threads do not survive a fork: the child starts its own
+
+
+os.register_at_fork(after_in_child=_after_fork)

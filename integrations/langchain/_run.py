@@ -1,0 +1,144 @@
+"""One call, under the task that the caller is in, or under the model's own Budget when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, cast
+
+from elastic_agent.backends.base import Backend
+from elastic_agent.budget import Budget, to_usd
+from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.generate import Call, Event, Generation, bounded
+from elastic_agent.integrations.langchain._options import CallOptions
+from elastic_agent.integrations.langchain.errors import CallTimeoutError
+from elastic_agent.scheduler import Price, TaskCall, current_task
+from elastic_agent.scheduler.cost import find_price
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a model says of all its calls.
+
+    Attributes:
+        price: what it costs; None asks the price list.
+        timeout: seconds after which a call fails; None waits.
+        max_retries: how often a call that brought nothing is tried again.
+    """
+
+    price: Price | None
+    timeout: float | None
+    max_retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A call that has ended: what it brought, and on what terms.
+
+    Attributes:
+        result: what it brought.
+        asked: the Budget that the caller asked for, as the context can hold it.
+        granted: the Budget that the call got.
+        reason: why it got that.
+        cost: what it cost in USD; None when nothing says what the model costs.
+        model: the model's name.
+    """
+
+    result: Generation
+    asked: Budget
+    granted: Budget
+    reason: str
+    cost: Decimal | None
+    model: str
+
+
+async def run_call(
+    backend: Backend,
+    prompt: Sequence[int],
+    options: CallOptions,
+    terms: Terms,
+) -> AsyncGenerator[Event | Outcome]:
+    """The call's events, and its Outcome last.
+
+    A try that the upstream broke off before its first token is repeated, at most `max_retries` times; each
+    try is a call of its own, held and charged like any other.
+
+    Raises:
+        ElasticError: as the scheduler and the backend raise them.
+        CallTimeoutError: `timeout` seconds have passed.
+    """
+    clock = asyncio.get_running_loop().time
+    deadline = None if terms.timeout is None else clock() + terms.timeout
+    for attempt in range(terms.max_retries + 1):
+        begun = False
+        try:
+            async with aclosing(_once(backend, prompt, options, terms.price, deadline)) as events:
+                async for event in events:
+                    begun = True
+                    yield event
+            return
+        except BackendUnavailableError:
+            if begun or attempt == terms.max_retries:
+                raise
+            await asyncio.sleep(min(0.5 * 2**attempt, 8.0))
+
+
+async def _once(
+    backend: Backend, prompt: Sequence[int], options: CallOptions, price: Price | None, deadline: float | None
+) -> AsyncGenerator[Event | Outcome]:
+    markers = backend.codec.markers
+    asked = options.budget(len(markers.open_ids) + len(markers.close_ids))
+    call = _start(backend, prompt, options, asked, price)
+    async with aclosing(_generator(call)) as events:
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline) as limit:
+                    event = await anext(events)
+            except StopAsyncIteration:
+                break
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                raise CallTimeoutError("the call took longer than the model's timeout") from error
+            yield event
+    result = call.result()
+    if isinstance(call, TaskCall):
+        granted, reason, cost = call.grant.budget, call.grant.reason, call.cost
+    else:
+        known = find_price(backend.model, own=price)
+        granted, reason = result.budget, "no task: the model's own budget"
+        cost = None if known is None else to_usd(known.charge(result.usage))
+    yield Outcome(result, bounded(backend, len(prompt), asked), granted, reason, cost, backend.model)
+
+
+def _start(
+    backend: Backend, prompt: Sequence[int], options: CallOptions, asked: Budget, price: Price | None
+) -> Call | TaskCall:
+    how: dict[str, Any] = {
+        "sampling": options.sampling,
+        "stop": options.stop,
+        "priority": options.priority,
+    }
+    task = current_task()
+    if task is None:
+        return Call(backend, prompt, asked, **how)
+    return task.call(
+        prompt,
+        backend=backend,
+        kind=options.kind,
+        thinking=asked.thinking,
+        solution=asked.solution,
+        final=options.final,
+        weight=options.weight,
+        price=price,
+        on_exhausted=options.on_exhausted,
+        **how,
+    )
+
+
+def _generator(call: Call | TaskCall) -> AsyncGenerator[Event]:
+    events: AsyncIterator[Event] = aiter(call)
+    return cast("AsyncGenerator[Event]", events)

@@ -1,0 +1,212 @@
+"""`ChatElasticReasoning`: a chat model whose thinking and solution are budgeted apart.
+
+    llm = ChatElasticReasoning(thinking_budget=256, solution_budget=128)      # embedded e1-tiny
+    message = await llm.ainvoke("...", thinking_budget=64)
+    message.text; message.content_blocks; message.response_metadata["budget"]
+
+Everything is written once, async, in `_pieces`; the sync methods go through the portal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
+from elastic_agent.integrations.langchain._binding import BudgetBinding
+from elastic_agent.integrations.langchain._cache import budget_cache
+from elastic_agent.integrations.langchain._messages import to_chat
+from elastic_agent.integrations.langchain._metadata import response_metadata, usage_metadata
+from elastic_agent.integrations.langchain._model import ElasticFields
+from elastic_agent.integrations.langchain._pieces import Piece, Pieces
+from elastic_agent.integrations.langchain._portal import portal
+from elastic_agent.integrations.langchain._run import Outcome, run_call
+from elastic_agent.integrations.langchain.errors import langchain_errors
+
+
+class ChatElasticReasoning(ElasticFields, BaseChatModel):
+    """A reasoning model as a LangChain chat model, with a thinking and a solution budget for every call.
+
+    Inside `task_budget(...)` each call gets its Budget from the task, and settles with it.
+
+    Raises:
+        BudgetExceededError: the task's caps can't hold the call; nothing was spent.
+        ClosedTaskError: the task has ended.
+        PromptTooLongError: the prompt leaves no room for the solution.
+        NoSuchModelError, UnbudgetableModelError: when the model is first used.
+        UpstreamError, UpstreamUnavailableError: its server failed.
+    """
+
+    streaming: bool = False
+    """Stream in `invoke` too, for callbacks."""
+
+    # Generating
+
+    async def _pieces(
+        self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, given: dict[str, Any]
+    ) -> AsyncGenerator[Piece | Outcome]:
+        """What the call brings, and its Outcome last."""
+        with langchain_errors():
+            options = self._options(stop, given)
+            prompt = to_chat(messages)
+            backend = await self._ready_backend(options.model)
+            ids = backend.codec.encode_chat(prompt, tools=options.tools or None)
+            pieces = Pieces(tools=bool(options.tools))
+            async with aclosing(run_call(backend, ids, options, self._terms)) as events:
+                async for event in events:
+                    piece = pieces.flush() if isinstance(event, Outcome) else pieces.feed(event)
+                    if piece:
+                        yield piece
+                    if isinstance(event, Outcome):
+                        yield event
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        pieces: list[Piece] = []
+        async with aclosing(self._pieces(messages, stop, kwargs)) as parts:
+            async for part in parts:
+                if isinstance(part, Piece):
+                    pieces.append(part)
+                else:
+                    whole = Piece(
+                        "".join(p.reasoning for p in pieces),
+                        "".join(p.text for p in pieces),
+                        [call for p in pieces for call in p.tool_calls],
+                    )
+                    message = message_chunk_to_message(_last(whole, part, whole.tool_calls))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[ChatGenerationChunk]:
+        calls = False
+        async with aclosing(self._pieces(messages, stop, kwargs)) as parts:
+            async for part in parts:
+                if isinstance(part, Piece):
+                    calls = calls or bool(part.tool_calls)
+                    yield ChatGenerationChunk(message=_chunk(part))
+                else:
+                    yield ChatGenerationChunk(message=_last(Piece(), part, calls))
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return portal.run(self._agenerate(messages, stop, **kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        return portal.iterate(self._astream(messages, stop, **kwargs))
+
+    # Tools and options
+
+    def bind(self, **kwargs: Any) -> BudgetBinding:
+        """This model with call options; they survive a later `bind_tools`."""
+        return BudgetBinding(bound=self, kwargs=kwargs, config={})
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Show tools to the model, through its chat template.
+
+        Args:
+            tools: schemas, functions, pydantic classes or LangChain tools.
+            tool_choice: "none", or the one tool to show. "any" is not enforced: the model may answer in text.
+            kwargs: further call options, such as `thinking_budget=`.
+        """
+        schemas = [convert_to_openai_tool(tool) for tool in tools]
+        chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
+        return self.bind(tools=schemas, **chosen, **kwargs)
+
+    # The cache
+
+    def generate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """See `BaseChatModel.generate`; answers are looked up and stored by budget."""
+        return BaseChatModel.generate(self._behind_cache(), messages, *args, **kwargs)
+
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """See `BaseChatModel.agenerate`; answers are looked up and stored by budget."""
+        return await BaseChatModel.agenerate(self._behind_cache(), messages, *args, **kwargs)
+
+    def _behind_cache(self) -> ChatElasticReasoning:
+        cache = budget_cache(self.cache)
+        return self if cache is None else self.model_copy(update={"cache": cache})
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        key = {
+            **self._options(stop, kwargs).key(),
+            "base_url": self.base_url,
+            "output_version": self.output_version,
+        }
+        return json.dumps({"_type": self._llm_type, **key}, sort_keys=True, default=str)
+
+    # About the model
+
+    @property
+    def _llm_type(self) -> str:
+        return "elastic-reasoning-chat"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return self._tracing("chat", stop, kwargs)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The text's ids under the model's own tokenizer, control strings as text."""
+        with langchain_errors():
+            return self._backend().codec.encode(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Length of the prompt that the model would read, template and tools included."""
+        schemas = [convert_to_openai_tool(tool) for tool in tools or ()]
+        with langchain_errors():
+            return len(self._backend().codec.encode_chat(to_chat(messages), tools=schemas or None))
+
+
+def _chunk(piece: Piece) -> AIMessageChunk:
+    return AIMessageChunk(
+        content=piece.text,
+        additional_kwargs={"reasoning_content": piece.reasoning} if piece.reasoning else {},
+        tool_call_chunks=piece.tool_calls,
+    )
+
+
+def _last(piece: Piece, outcome: Outcome, tool_calls: object) -> AIMessageChunk:
+    """The chunk that ends a message: what it cost is on no other."""
+    chunk = _chunk(piece)
+    chunk.usage_metadata = usage_metadata(outcome.result.usage)
+    chunk.response_metadata = response_metadata(outcome, tool_calls=bool(tool_calls))
+    chunk.chunk_position = "last"
+    return chunk

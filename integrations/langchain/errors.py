@@ -1,0 +1,133 @@
+"""Our errors as LangChain's: the same classes, with LangChain's model errors as further parents.
+
+Code that catches `CapExceededError` still does. LangChain sees a `ModelError` that is not retryable, so
+`ModelRetryMiddleware` and `with_retry` hand a budget error on at once. LangGraph's `RetryPolicy` does not
+know `ModelError` (1.2) and retries everything but the built-in programming errors; hence `RuntimeError`.
+
+    CapExceededError         BudgetExceededError      ModelError, RuntimeError    never retried
+    └── DeadlineError        └── BudgetDeadlineError                              never retried
+    TaskClosedError          ClosedTaskError          ModelError, RuntimeError    never retried
+    BackendUnavailableError  UpstreamUnavailableError ModelConnectionError        may be retried
+    BackendError             UpstreamError            ModelAPIError               may be retried
+    ContextLengthError       PromptTooLongError       ContextOverflowError, ValueError
+    UnknownModelError        NoSuchModelError         ModelNotFoundError, ValueError
+    InvalidBudgetError       BadBudgetError           ModelInvalidRequestError (ValueError already)
+    NoMarkersError           UnbudgetableModelError   ModelInvalidRequestError, ValueError
+    UnknownPriceError        UnpricedModelError       ModelInvalidRequestError, ValueError
+    any other                RefusedRequestError      ModelInvalidRequestError, ValueError
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from langchain_core.exceptions import (
+    ContextOverflowError,
+    ModelAPIError,
+    ModelConnectionError,
+    ModelError,
+    ModelInvalidRequestError,
+    ModelNotFoundError,
+    ModelTimeoutError,
+)
+
+from elastic_agent.errors import (
+    BackendError,
+    BackendUnavailableError,
+    CapExceededError,
+    ContextLengthError,
+    DeadlineError,
+    ElasticError,
+    InvalidBudgetError,
+    NoMarkersError,
+    TaskClosedError,
+    UnknownModelError,
+    UnknownPriceError,
+)
+
+
+class BudgetExceededError(CapExceededError, ModelError, RuntimeError):
+    """A cap can't hold the call; nothing was spent on it. `needed` and `available` have the numbers."""
+
+
+class BudgetDeadlineError(DeadlineError, BudgetExceededError):
+    """The same for time."""
+
+
+class ClosedTaskError(TaskClosedError, ModelError, RuntimeError):
+    """The task has ended."""
+
+
+class UpstreamError(BackendError, ModelAPIError):
+    """The model's server failed."""
+
+
+class UpstreamUnavailableError(BackendUnavailableError, ModelConnectionError):
+    """The model's server could not be reached, or its stream broke off."""
+
+
+class PromptTooLongError(ContextLengthError, ContextOverflowError, ValueError):
+    """The prompt does not fit."""
+
+
+class NoSuchModelError(UnknownModelError, ModelNotFoundError, ValueError):
+    """No model of this name."""
+
+
+class BadBudgetError(InvalidBudgetError, ModelInvalidRequestError):
+    """A Budget that no call can obey."""
+
+
+class UnbudgetableModelError(NoMarkersError, ModelInvalidRequestError, ValueError):
+    """The model has no end-of-thinking marker."""
+
+
+class UnpricedModelError(UnknownPriceError, ModelInvalidRequestError, ValueError):
+    """A money cap is set, and nothing says what the model costs."""
+
+
+class RefusedRequestError(ElasticError, ModelInvalidRequestError, ValueError):
+    """A request that can't be obeyed; the cause says which of our errors it was."""
+
+
+class CallTimeoutError(ElasticError, ModelTimeoutError, TimeoutError):
+    """The call took longer than the model's `timeout`; what it used was charged."""
+
+
+_ADAPTED: tuple[tuple[type[ElasticError], type[ElasticError]], ...] = (
+    (DeadlineError, BudgetDeadlineError),
+    (CapExceededError, BudgetExceededError),
+    (TaskClosedError, ClosedTaskError),
+    (BackendUnavailableError, UpstreamUnavailableError),
+    (BackendError, UpstreamError),
+    (ContextLengthError, PromptTooLongError),
+    (UnknownModelError, NoSuchModelError),
+    (InvalidBudgetError, BadBudgetError),
+    (NoMarkersError, UnbudgetableModelError),
+    (UnknownPriceError, UnpricedModelError),
+    (ElasticError, RefusedRequestError),
+)
+
+
+def adapted(error: ElasticError) -> ElasticError:
+    """The same error as LangChain understands it; unchanged when it is one already."""
+    if isinstance(error, ModelError):
+        return error
+    kind = next(mine for core, mine in _ADAPTED if isinstance(error, core))
+    message = str(error)
+    if isinstance(error, CapExceededError) and issubclass(kind, CapExceededError):
+        return kind(message, needed=error.needed, available=error.available)
+    return kind(message)
+
+
+@contextmanager
+def langchain_errors() -> Iterator[None]:
+    """Raise our errors as LangChain's."""
+    try:
+        yield
+    except ElasticError as error:
+        told = adapted(error)
+        if told is error:
+            raise
+        raise told from error
