@@ -3,9 +3,10 @@
     python -m elastic_agent.training.evaluate --model DIR [--split dev] [--thinking 0,32,none]
     python -m elastic_agent.training.evaluate --model DIR --curves FILE
 
-The second writes success curves by kind, which the scheduler reads. Every point samples each problem once at T=0.6, top_p=0.95 and reports accuracy with a bootstrap interval over
-problems, by difficulty too, and the thinking and solution tokens that were really used. An answer counts
-when the solution ended within its limit and states the right number.
+The second writes success curves by kind, which the scheduler reads. Every point samples each problem once
+at T=0.6, top_p=0.95 and reports accuracy with a bootstrap interval over problems, by difficulty too, and the
+thinking and solution tokens that were really used. An answer counts when the solution ended within its
+limit and states the right number.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import random
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,7 @@ class Point:
     by_kind: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        keys = ("model", "t", "s", "accuracy", "low", "high", "thinking_tokens", "solution_tokens", "n")
-        return {key: getattr(self, key) for key in keys}
+        return asdict(self)
 
 
 class Evaluator:
@@ -232,7 +232,8 @@ def main() -> None:
         if args.curves is not None:
             command = (
                 f"python -m elastic_agent.training.evaluate --model {folder.name} "
-                f"--curves {args.curves.name} --split {args.split} --problems {args.problems} --solution {args.solution}"
+                f"--curves {args.curves.name} --split {args.split} --problems {args.problems} "
+                f"--solution {args.solution}"
             )
             found = measure_curves(
                 evaluator,
