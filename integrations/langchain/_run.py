@@ -18,6 +18,9 @@ from elastic_agent.integrations.langchain.errors import CallTimeoutError
 from elastic_agent.scheduler import Price, TaskCall, current_task
 from elastic_agent.scheduler.cost import find_price
 
+BACKOFF = 0.5
+"""Seconds before the first retry; doubled for each further one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -83,7 +86,7 @@ async def run_call(
         except BackendUnavailableError:
             if begun or attempt == terms.max_retries:
                 raise
-            await asyncio.sleep(min(0.5 * 2**attempt, 8.0))
+            await asyncio.sleep(min(BACKOFF * 2**attempt, 8.0))
 
 
 async def _once(

@@ -48,6 +48,8 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         UpstreamError, UpstreamUnavailableError: its server failed.
     """
 
+    model_config = ElasticFields.model_config  # LangChain's would let a misspelt field pass
+
     streaming: bool = False
     """Stream in `invoke` too, for callbacks."""
 

@@ -32,6 +32,8 @@ from elastic_agent.integrations.langchain.errors import langchain_errors
 class ElasticReasoningLLM(ElasticFields, BaseLLM):
     """A reasoning model as a LangChain text model; budgets, tasks and errors as in `ChatElasticReasoning`."""
 
+    model_config = ElasticFields.model_config  # LangChain's would let a misspelt field pass
+
     # Generating
 
     async def _pieces(
