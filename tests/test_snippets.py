@@ -68,7 +68,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
     make.write_text(MAKE.format(make=shutil.which("make"), root=ROOT))
     make.chmod(0o755)
     path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "COLUMNS": "120"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return {**inherited, "PATH": path, "COLUMNS": "120"}
 
 
 @pytest.mark.timeout(300)
