@@ -11,26 +11,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
 from elastic_agent.errors import InvalidBudgetError, InvalidCapsError
 
 NANO = 1_000_000_000
+_MOST_DIGITS = 15
 
 
 def to_nanodollars(usd: Decimal | float | int | str) -> int:
     """Dollars as whole nano-dollars, rounded down (a cap is never loosened by rounding).
 
     Raises:
-        InvalidCapsError: `usd` is not a finite number.
+        InvalidCapsError: `usd` is not a number, not finite, or absurdly large.
     """
     try:
         amount = Decimal(str(usd))
     except InvalidOperation:
         raise InvalidCapsError(f"usd must be a number, not {usd!r}") from None
-    if not amount.is_finite():
-        raise InvalidCapsError(f"usd must be finite, not {usd!r}")
-    return int((amount * NANO).to_integral_value(rounding=ROUND_FLOOR))
+    if not amount.is_finite() or amount.adjusted() > _MOST_DIGITS:
+        raise InvalidCapsError(f"usd must be finite and below 10^{_MOST_DIGITS}, not {usd!r}")
+    # Not in Decimal: its context rounds to 28 digits, and may round up
+    return math.floor(Fraction(amount) * NANO)
 
 
 def to_usd(nanodollars: int) -> Decimal:

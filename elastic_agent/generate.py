@@ -103,14 +103,19 @@ class Control:
         self.answer_until = answer_until
         self.on_tokens = on_tokens
         self._limit: int | None = None
+        self._most = 0  # thinking tokens that the context has room for
         self._cut: ThinkingEnd | None = None
         self._machine: TwoPhase | None = None
         self._wait: asyncio.Timeout | None = None
 
     def set_limit(self, thinking: int) -> None:
-        """Move the thinking limit, down or up; a running pass is interrupted only if it is past it."""
+        """Move the thinking limit, down or up; a running pass is interrupted only if it is past it.
+
+        The context stays a limit. A limit raised past what the running pass asked for costs another pass.
+        """
         self._limit = thinking
-        if self._machine is not None and self._machine.usage.thinking >= thinking:
+        machine = self._machine
+        if machine is not None and machine.thinking_end is None and machine.usage.thinking >= thinking:
             self._interrupt()
 
     def cut(self, reason: ThinkingEnd = ThinkingEnd.PREEMPTED) -> None:
@@ -133,11 +138,12 @@ class Control:
         """Bring what was asked for into the machine."""
         assert self._machine is not None
         machine, deltas = self._machine, []
-        if self._limit is not None and self._limit != machine.limit:
-            deltas += machine.set_limit(self._limit)
+        if self._limit is not None:
+            limit, self._limit = min(self._limit, self._most), None
+            deltas += machine.set_limit(limit)
         if self._cut is not None:
             deltas += machine.cut(self._cut)
-        if self.think_until is not None and now >= self.think_until:
+        if any(moment is not None and now >= moment for moment in (self.think_until, self.answer_until)):
             deltas += machine.cut(ThinkingEnd.DEADLINE)
         if self.answer_until is not None and now >= self.answer_until:
             machine.end_solution(SolutionEnd.DEADLINE)
@@ -201,8 +207,10 @@ class Call:
         self.machine = TwoPhase(ids, self.budget, markers, opening)
         self.control = control or Control()
         self.control._machine = self.machine
+        self.control._most = bounded(backend, len(ids), replace(budget, thinking=None)).thinking or 0
         self.timings: list[PassTiming] = []
         self._sampling = sampling
+        self._stops = tuple(stop)
         self._extra = dict(solution_extra or {})
         self._priority = priority
         self._thinking = IncrementalText(backend.codec.decode)
@@ -242,28 +250,40 @@ class Call:
         machine = self.machine
         try:
             while not machine.done:
-                for delta in self.control._apply(asyncio.get_running_loop().time()):
-                    yield self._event(delta)
+                for event in self._events(self.control._apply(asyncio.get_running_loop().time())):
+                    yield event
                 if machine.phase is Phase.CLOSING:
-                    yield self._event(machine.close())
+                    for event in self._events([machine.close()]):
+                        yield event
                 elif not machine.done:
                     async with aclosing(self._run_pass()) as events:
                         async for event in events:
                             yield event
-            for last in self._flush():
-                yield last
+            for event in self._flushed(Segment.THINKING) + self._flushed(Segment.SOLUTION):
+                yield event
+            if self._solution.stopped is not None:  # found in what had been kept back
+                machine.end_solution(SolutionEnd.STOP)
         finally:
             machine.abort()
 
     async def _run_pass(self) -> AsyncGenerator[Event]:
         machine, control, loop = self.machine, self.control, asyncio.get_running_loop()
         solving = machine.phase is Phase.SOLUTION
-        request = machine.next_pass(self._sampling)
+        sampling = self._sampling
+        if sampling.seed is not None:  # the passes' draws must not repeat each other
+            sampling = replace(sampling, seed=sampling.seed + machine.usage.passes)
+        request = machine.next_pass(sampling)
         request = replace(request, priority=self._priority, extra=self._extra if solving else {})
         started, first, tokens = loop.time(), None, 0
         source = cast("AsyncGenerator[TokenChunk]", self.backend.stream(request))
         try:
-            while not machine.over:
+            while True:
+                for event in self._events(
+                    control._apply(loop.time())
+                ):  # whoever reads us may have steered in between
+                    yield event
+                if machine.over:
+                    break
                 try:
                     async with asyncio.timeout_at(control._until()) as wait:
                         control._wait = wait
@@ -276,8 +296,10 @@ class Call:
                     if not wait.expired():
                         raise
                     # The clock's grain may fire a moment early: what the wait was for is then still due.
-                    for delta in control._apply(loop.time()) or machine.cut(ThinkingEnd.DEADLINE):
-                        yield self._event(delta)
+                    for event in self._events(
+                        control._apply(loop.time()) or machine.cut(ThinkingEnd.DEADLINE)
+                    ):
+                        yield event
                     machine.end_solution(SolutionEnd.DEADLINE)
                     break
                 finally:
@@ -286,17 +308,15 @@ class Call:
                 if chunk.ids and first is None:
                     first = now - started
                 tokens += len(chunk.ids)
-                for delta in machine.feed(chunk.ids, chunk.logprobs, chunk.cached):
-                    yield self._event(delta)
-                if self._solution.stopped is not None:
-                    machine.end_solution(SolutionEnd.STOP)
+                for event in self._feed(chunk):
+                    yield event
                 if control.on_tokens is not None and chunk.ids:
                     control.on_tokens(Segment.SOLUTION if solving else Segment.THINKING, len(chunk.ids), now)
-                for delta in control._apply(now):
-                    yield self._event(delta)
+                for event in self._events(control._apply(now)):
+                    yield event
                 if chunk.finish is not None and not machine.over:
-                    for delta in machine.pass_ended(chunk.finish):
-                        yield self._event(delta)
+                    for event in self._events(machine.pass_ended(chunk.finish)):
+                        yield event
                     break
         finally:
             await source.aclose()
@@ -306,17 +326,34 @@ class Call:
                 PassTiming(segment, len(request.prompt_ids), tokens, first, loop.time() - started)
             )
 
-    def _event(self, delta: Delta) -> Event:
-        text = ""
-        if delta.segment is Segment.THINKING:
-            text = self._thinking.feed(delta.ids)
-        elif delta.segment is Segment.SOLUTION:
-            text = self._solution.feed(delta.ids)
-        return Event(delta.segment, text, delta.ids, delta.forced)
+    def _feed(self, chunk: TokenChunk) -> list[Event]:
+        """A chunk as events. One token at a time where a stop string may end the solution between two."""
+        events: list[Event] = []
+        size = 1 if self._stops else max(1, len(chunk.ids))
+        for i in range(0, len(chunk.ids), size):
+            logprobs = None if chunk.logprobs is None else chunk.logprobs[i : i + size]
+            events += self._events(self.machine.feed(chunk.ids[i : i + size], logprobs))
+            if self._solution.stopped is not None:
+                self.machine.end_solution(SolutionEnd.STOP)
+        self.machine.feed((), cached=chunk.cached)
+        return events
 
-    def _flush(self) -> list[Event]:
-        parts = ((Segment.THINKING, self._thinking.flush()), (Segment.SOLUTION, self._solution.flush()))
-        return [Event(segment, text, ()) for segment, text in parts if text]
+    def _events(self, deltas: Sequence[Delta]) -> list[Event]:
+        events: list[Event] = []
+        for delta in deltas:
+            text = ""
+            if delta.segment is Segment.THINKING:
+                text = self._thinking.feed(delta.ids)
+            elif delta.segment is Segment.SOLUTION:
+                text = self._solution.feed(delta.ids)
+            else:
+                events += self._flushed(Segment.THINKING)
+            events.append(Event(delta.segment, text, delta.ids, delta.forced))
+        return events
+
+    def _flushed(self, segment: Segment) -> list[Event]:
+        text = (self._thinking if segment is Segment.THINKING else self._solution).flush()
+        return [Event(segment, text, ())] if text else []
 
 
 def bounded(backend: Backend, prompt_tokens: int, budget: Budget) -> Budget:

@@ -52,7 +52,8 @@ class Markers:
         open_ids: the start-of-thinking marker; empty when the model has none.
         close_ids: the end-of-thinking marker, at least one id; this is what a forced close appends.
         eos_ids: every token that ends a turn.
-        turn_ids: tokens that start a turn; `opening` looks no further back than the last of them.
+        turn_ids: tokens that start a turn; `opening` looks no further back than the last of them, or than
+            the last turn's end.
     """
 
     open_ids: tuple[int, ...]
@@ -70,7 +71,7 @@ class Markers:
         """How thinking stands at the end of this prompt (looking at the last turn only)."""
         start = 0
         for i in range(len(prompt_ids) - 1, -1, -1):
-            if prompt_ids[i] in self.turn_ids:
+            if prompt_ids[i] in self.turn_ids or prompt_ids[i] in self.eos_ids:
                 start = i
                 break
         opened = _last(prompt_ids, self.open_ids, start)

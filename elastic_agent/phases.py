@@ -173,7 +173,7 @@ class TwoPhase:
     # What the driver tells
 
     def feed(
-        self, ids: Sequence[int], logprobs: Sequence[float] | None = None, cached: int = 0
+        self, ids: Sequence[int], logprobs: Sequence[float | None] | None = None, cached: int = 0
     ) -> list[Delta]:
         """Take sampled tokens of the running pass, in order; returns what became certain.
 
@@ -202,9 +202,13 @@ class TwoPhase:
                 self._end_thinking(ThinkingEnd.END_OF_TEXT, deltas)
             elif self._thinking >= self.limit:
                 self._end_thinking(ThinkingEnd.BUDGET, deltas)
-        elif self.phase is Phase.SOLUTION and (nothing or self._pass_phase is Phase.SOLUTION):
-            # A pass that began in OPENING asked for thinking's room: the solution may need another one.
-            self._end(SolutionEnd.EOS if finish == "stop" else SolutionEnd.LENGTH)
+        elif self.phase is Phase.SOLUTION:
+            # A pass that began in OPENING asked for thinking's room and stopped at the close, neither of
+            # which ends a solution: it goes on in another pass.
+            close = self.markers.close_ids
+            unended = finish == "length" or (len(close) == 1 and tuple(self.output_ids[-1:]) == close)
+            if nothing or self._pass_phase is Phase.SOLUTION or not unended:
+                self._end(SolutionEnd.EOS if finish == "stop" else SolutionEnd.LENGTH)
         return _merge(deltas)
 
     def cut(self, reason: ThinkingEnd) -> list[Delta]:
@@ -215,7 +219,12 @@ class TwoPhase:
         return _merge(deltas)
 
     def set_limit(self, limit: int) -> list[Delta]:
-        """Move the thinking limit, down or up; below what is used it preempts."""
+        """Move the thinking limit, down or up; below what is used it preempts.
+
+        Raised past what the running pass was asked for, it costs one more pass, and that pass's input.
+        """
+        if self.thinking_end is not None:
+            return []
         self.limit = max(0, limit)
         return self.cut(ThinkingEnd.PREEMPTED) if self._thinking >= self.limit else []
 
@@ -233,8 +242,13 @@ class TwoPhase:
         return Delta(Segment.CLOSE, ids, forced=True)
 
     def end_solution(self, reason: SolutionEnd) -> None:
-        """End the solution from outside: a stop string (which only text shows), or the deadline."""
-        if self.phase is Phase.SOLUTION:
+        """End the solution from outside: a stop string (which only text shows), or the deadline.
+
+        A stop string may be completed by the very token that reached the limit: then it was the stop.
+        """
+        if self.phase is Phase.SOLUTION or (
+            reason is SolutionEnd.STOP and self.solution_end is SolutionEnd.LENGTH
+        ):
             self._end(reason)
 
     def served(self, read: int, output: int | None, asked: int) -> None:
@@ -244,7 +258,7 @@ class TwoPhase:
         counted as unknown. A pass that ended in the ordinary way has nothing of either.
         """
         if output is None:
-            self._unknown += asked - read
+            self._unknown += max(0, asked - read)
         else:
             self._discarded += max(0, output - read)
 
@@ -299,12 +313,9 @@ class TwoPhase:
 
     def _take(self, token: int, logprob: float | None, deltas: list[Delta]) -> None:
         thinking = self.phase in (Phase.OPENING, Phase.THINKING)
-        if thinking and token in self.markers.eos_ids:
+        half_opened = self.phase is Phase.OPENING and self._thinking > 0
+        if thinking and token in self.markers.eos_ids and not half_opened:
             self._discarded += 1
-            if self.phase is Phase.OPENING and self.output_ids:
-                self._never_opened(deltas)  # half a start marker, then the end: an odd, short answer
-                self._end(SolutionEnd.EOS)
-                return
             self._end_thinking(ThinkingEnd.END_OF_TEXT if self._thinking else ThinkingEnd.EMPTY, deltas)
             return
         self.output_ids.append(token)
@@ -334,15 +345,20 @@ class TwoPhase:
             self._watch_close(deltas)
         elif tuple(self.output_ids) != opens[: len(self.output_ids)]:
             self._never_opened(deltas)
-            self._check_solution(self.output_ids[-1])
         elif self._thinking >= self.limit:
             self._end_thinking(ThinkingEnd.BUDGET, deltas)
 
     def _never_opened(self, deltas: list[Delta]) -> None:
+        """What looked like a start marker is the solution, as far as that may go."""
         self._thinking = 0
         self.thinking_end = ThinkingEnd.NEVER_OPENED
         self.phase = Phase.SOLUTION
+        most = self.budget.solution
+        self._discarded += max(0, len(self.output_ids) - most)
+        for aligned in (self.output_ids, self.sampled, self.logprobs):
+            del aligned[most:]
         self._emit(Segment.SOLUTION, len(self.output_ids), deltas)
+        self._check_solution(self.output_ids[-1])
 
     def _watch_close(self, deltas: list[Delta]) -> None:
         close = self.markers.close_ids

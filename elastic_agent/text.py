@@ -54,8 +54,8 @@ class IncrementalText:
     def _give(self, new: str, *, last: bool) -> str:
         held = self._held + new
         hits = [(at, stop) for stop in self._stops if (at := held.find(stop)) >= 0]
-        if hits:
-            at, self.stopped = min(hits)
+        if hits:  # the one that is complete first, as if the text had come letter by letter
+            at, self.stopped = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
             out, self._held = held[:at], ""
         else:
             keep = 0 if last else max((_overlap(held, stop) for stop in self._stops), default=0)

@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer: hours pass in microseconds, in the same order every time.
+"""An event loop whose clock jumps to the next timer: hours pass in microseconds, always in the same order.
 
     def test_deadline() -> None:
         async def main() -> None:

@@ -72,14 +72,14 @@ class TokenChunk:
 
     Attributes:
         ids: the sampled tokens, in order; may be empty on the last chunk.
-        logprobs: one a token when asked for, else None.
+        logprobs: one a token when asked for (None where the engine tells none), else None.
         finish: None while more follows; "stop" (a stop id or end of text, included in `ids`) or
             "length" on the last chunk.
         cached: input tokens that the engine's prefix cache held, told at most once a pass.
     """
 
     ids: tuple[int, ...]
-    logprobs: tuple[float, ...] | None = None
+    logprobs: tuple[float | None, ...] | None = None
     finish: Finish | None = None
     cached: int = 0
 
