@@ -1,0 +1,76 @@
+"""How a task's caps become grants.
+
+    from elastic_agent.scheduler import BudgetScheduler, task_budget
+
+The centre is plain synchronous code that is told the time: `ledger` (accounts and holds), `cost` (prices),
+`latency` (speeds), `curves` and `forecast` (what thinking is worth and what is still to come), `policies`
+(who gets how much), `plan` and `decide` (one decision), `desk` (the queue). `task`, `call` and `scheduler`
+drive it on an event loop. Names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "AllocationPolicy": "policies",
+    "BudgetScheduler": "scheduler",
+    "CallReport": "report",
+    "Curve": "curves",
+    "CurveSet": "curves",
+    "FixedCap": "policies",
+    "Grant": "grant",
+    "Latency": "latency",
+    "Ledger": "ledger",
+    "Marginal": "policies",
+    "Price": "cost",
+    "Task": "task",
+    "TaskCall": "call",
+    "TaskReport": "report",
+    "Timing": "timing",
+    "Uniform": "policies",
+    "Units": "report",
+    "current_task": "task",
+    "default_scheduler": "scheduler",
+    "task_budget": "scope",
+}
+_ERRORS = ("CapExceededError", "DeadlineError", "InvalidCapsError", "TaskClosedError", "UnknownPriceError")
+
+__all__ = sorted([*_HOME, *_ERRORS])
+
+if TYPE_CHECKING:
+    from elastic_agent.errors import (
+        CapExceededError,
+        DeadlineError,
+        InvalidCapsError,
+        TaskClosedError,
+        UnknownPriceError,
+    )
+    from elastic_agent.scheduler.call import TaskCall
+    from elastic_agent.scheduler.cost import Price
+    from elastic_agent.scheduler.curves import Curve, CurveSet
+    from elastic_agent.scheduler.grant import Grant
+    from elastic_agent.scheduler.latency import Latency
+    from elastic_agent.scheduler.ledger import Ledger
+    from elastic_agent.scheduler.policies import AllocationPolicy, FixedCap, Marginal, Uniform
+    from elastic_agent.scheduler.report import CallReport, TaskReport, Units
+    from elastic_agent.scheduler.scheduler import BudgetScheduler, default_scheduler
+    from elastic_agent.scheduler.scope import task_budget
+    from elastic_agent.scheduler.task import Task, current_task
+    from elastic_agent.scheduler.timing import Timing
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ERRORS:
+        value = getattr(import_module("elastic_agent.errors"), name)
+    elif name in _HOME:
+        value = getattr(import_module(f"elastic_agent.scheduler.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

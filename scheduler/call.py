@@ -1,0 +1,334 @@
+"""One call inside a task: admitted, run, steered, and settled whatever happens.
+
+    call = task.call(prompt, kind="steps-3")
+    async for event in call:          # the first step waits for the grant
+        ...
+    call.grant, call.usage, call.cost, call.result()
+
+The order of things is the promise: a hold is taken before the first token is asked for, the budget on the wire
+is the hold's, and the hold ends in a `finally` that no cancellation, exception or closed generator gets
+around. What the upstream may have served and nobody saw is charged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import math
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from contextvars import ContextVar
+from dataclasses import asdict
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from elastic_agent.backends.base import Backend, Sampling
+from elastic_agent.budget import Budget, to_usd
+from elastic_agent.errors import TaskClosedError
+from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, prompt_ids
+from elastic_agent.markers import Opening
+from elastic_agent.phases import SolutionEnd
+from elastic_agent.scheduler.cost import Price
+from elastic_agent.scheduler.grant import Grant
+from elastic_agent.scheduler.ledger import Amount
+from elastic_agent.scheduler.plan import FINAL
+from elastic_agent.scheduler.report import CallReport
+from elastic_agent.scheduler.request import OnExhausted, Request, Running
+from elastic_agent.scheduler.timing import Pilot
+from elastic_agent.usage import Usage
+
+if TYPE_CHECKING:
+    from elastic_agent.scheduler.task import Task
+
+_around: ContextVar[frozenset[str]] = ContextVar("elastic_agent_open_calls", default=frozenset())
+"""Holds of the calls whose stream is open around this point: they can't end before what is awaited in them."""
+
+
+class TaskCall:
+    """A call of `task`; made by `Task.call`, which documents the arguments. Iterate over it once."""
+
+    def __init__(
+        self,
+        task: Task,
+        prompt: Prompt,
+        backend: Backend,
+        *,
+        kind: str,
+        thinking: int | None,
+        solution: int | None,
+        final: bool,
+        weight: float,
+        sampling: Sampling,
+        stop: Sequence[str],
+        solution_extra: Mapping[str, Any] | None,
+        priority: int,
+        price: Price | None,
+        on_exhausted: OnExhausted | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> None:
+        self.task = task
+        self.backend = backend
+        self.kind = kind
+        self.final = final or kind == FINAL
+        self.price = price
+        self._prompt, self._tools = prompt, tools
+        self._wish = Budget(thinking, solution if solution is not None else task.scheduler.solution_for(backend))
+        self._weight, self._priority = weight, priority
+        self._sampling, self._stop_strings, self._extra = sampling, tuple(stop), solution_extra
+        self._on_exhausted: OnExhausted = on_exhausted or task.on_exhausted
+        self._call: Call | None = None
+        self._pilot: Pilot | None = None
+        self._running: Running | None = None
+        self._request: Request | None = None
+        self._stopped = False
+        self._seconds = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stream: weakref.ref[AsyncGenerator[Event]] | None = None
+        self._refused: Exception | None = None
+        self.settled: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    # What callers see
+
+    @property
+    def grant(self) -> Grant | None:
+        """What it was given; None before."""
+        return None if self._running is None else self._running.grant
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; final when it is over, however it ended."""
+        return Usage() if self._call is None else self._call.usage
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Dollars so far; None without a price."""
+        return None if self.price is None else to_usd(self.price.charge(self.usage))
+
+    def result(self) -> Generation:
+        """What is known so far; the whole answer after the iteration.
+
+        Raises:
+            RuntimeError: it was never granted.
+        """
+        if self._call is None:
+            raise RuntimeError("the call has not been granted: iterate over it first")
+        return self._call.result()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self.stream()
+
+    def stream(self) -> AsyncGenerator[Event]:
+        """Admit and run it.
+
+        Raises:
+            RuntimeError: it was iterated over before.
+            CapExceededError, DeadlineError, TaskClosedError, UnknownPriceError, ContextLengthError: refused
+                before a token was spent (while iterating).
+            BackendError: the upstream failed (while iterating).
+        """
+        if self._stream is not None:
+            raise RuntimeError("a call can be iterated over once")
+        stream = self._run()
+        # Weakly: a stream that its consumer drops has to be collected, for its `finally` to settle.
+        self._stream = weakref.ref(stream)
+        return stream
+
+    async def run(self) -> Generation:
+        """Run it to its end."""
+        async with aclosing(self.stream()) as events:
+            async for _ in events:
+                pass
+        return self.result()
+
+    async def aclose(self) -> None:
+        """Stop it, if it runs; what it has used is charged."""
+        stream = None if self._stream is None else self._stream()
+        if stream is not None:
+            if stream.ag_running:
+                self.stop()
+            else:
+                await stream.aclose()
+
+    def report(self) -> CallReport:
+        """Its line in the task's report."""
+        number = self._request.number if self._request else 0
+        base: dict[str, Any] = {
+            "task": self.task.name,
+            "number": number,
+            "kind": self.kind,
+            "model": self.backend.model,
+        }
+        if self._running is None or self._call is None:
+            if self._refused is None:
+                return CallReport(**base, outcome="waiting")
+            return CallReport(**base, outcome="refused", reason=str(self._refused))
+        machine, grant = self._call.machine, self._running.grant
+        outcome = "answered" if self._answered() else "stopped" if self._running.done else "running"
+        return CallReport(
+            **base,
+            outcome=outcome,
+            grant=grant,
+            usage=self.usage,
+            refund=self._running.hold.refund.tokens,
+            cost=self.cost,
+            seconds=self._seconds,
+            thinking_end=machine.thinking_end.value if machine.thinking_end else None,
+            solution_end=machine.solution_end.value if machine.solution_end else None,
+            reason=grant.reason,
+        )
+
+    # How it runs
+
+    async def _run(self) -> AsyncGenerator[Event]:
+        task, self._loop = self.task, asyncio.get_running_loop()
+        try:
+            await self.backend.ready()
+            ids = prompt_ids(self.backend, self._prompt, self._tools)
+            running = await self._admit(ids)
+        except Exception as error:
+            self._refused = error
+            raise
+        hold = running.hold.id
+        try:
+            if self._stopped:  # its task ended in the very moment in which it was granted
+                raise TaskClosedError(f"task {task.name!r} has ended: it takes no more calls")
+            _around.set(_around.get() | {hold})
+            self._pilot = Pilot(
+                running.request.latency, task.desk.timing, running.rest, task.end(), self._loop.time()
+            )
+            self._call = Call(
+                self.backend,
+                ids,
+                running.grant.budget,
+                sampling=self._sampling,
+                stop=self._stop_strings,
+                control=self._pilot.control,
+                solution_extra=self._extra,
+                priority=self._priority,
+            )
+            async with aclosing(self._call.stream()) as events:
+                async for event in events:
+                    if self._stopped:
+                        break
+                    yield event
+            if self._stopped:
+                raise TaskClosedError(f"task {task.name!r} has ended: its call {running.request.number} was stopped")
+        finally:
+            _around.set(_around.get() - {hold})
+            self._settle(running)
+
+    async def _admit(self, ids: Sequence[int]) -> Running:
+        """Queue up, and wait for the desk's word."""
+        assert self._loop is not None
+        desk, clock = self.task.desk, self._loop.time
+        request = self._request = self._make_request(ids)
+        told = self._loop.create_future()
+        request.wake = lambda: _tell(told)
+        desk.submit(request, clock())
+        self.task.track(self)
+        try:
+            await asyncio.sleep(0)  # whoever arrives in this same moment is queued, too, before anything is decided
+            desk.pump(request.book.account, clock())
+            while request.outcome is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(_moment(request.ask_again)):
+                        await asyncio.shield(told)
+                if request.outcome is None:
+                    desk.pump(request.book.account, clock())
+        except BaseException:
+            desk.withdraw(request, clock())
+            self._finish()
+            raise
+        if isinstance(request.outcome, Exception):
+            self._finish()
+            raise request.outcome
+        self._running = request.outcome
+        return request.outcome
+
+    def _make_request(self, ids: Sequence[int]) -> Request:
+        task, backend, scheduler = self.task, self.backend, self.task.scheduler
+        markers = backend.codec.markers
+        opening = markers.opening(ids)
+        budget = bounded(backend, len(ids), self._wish)
+        assert budget.thinking is not None
+        close = len(markers.close_ids) + (len(markers.open_ids) if opening is Opening.SELF else 0)
+        thinking = budget.thinking
+        if opening is Opening.CLOSED:  # the prompt has switched thinking off: there is nothing to force or to think
+            close = thinking = 0
+        self.price = task.price_for(backend.model, self.price)
+        curves = scheduler.curves_for(backend)
+        return Request(
+            book=task.book,
+            kind=self.kind,
+            prompt=len(ids),
+            close=close,
+            solution=budget.solution,
+            thinking=thinking,
+            curves=curves,
+            curve=curves.curve(self.kind),
+            price=self.price,
+            latency=scheduler.latency_for(backend),
+            habits=scheduler.habits_for(backend),
+            wake=lambda: None,
+            final=self.final,
+            weight=self._weight,
+            priority=self._priority,
+            on_exhausted=self._on_exhausted,
+            around=_around.get(),
+            model=backend.model,
+        )
+
+    def _settle(self, running: Running) -> None:
+        assert self._loop is not None
+        call, now = self._call, self._loop.time()
+        usage = self.usage
+        self._seconds = now - running.started
+        actual = None
+        used: dict[str, Any] = {}
+        if call is not None and usage.passes:
+            actual = Amount(usage.generated, 0 if self.price is None else self.price.charge(usage))
+            ends = {"thinking_end": call.machine.thinking_end, "solution_end": call.machine.solution_end}
+            used = asdict(usage) | {name: end.value if end else None for name, end in ends.items()}
+            if call.machine.solution_end is SolutionEnd.EOS:
+                running.request.habits.seen(self.kind, running.request.prompt, usage.solution)
+        self.task.desk.settle(running, actual, now, answered=self._answered(), used=used)
+        self._finish()
+
+    def _answered(self) -> bool:
+        """It brought an answer, be it a cut one."""
+        end = None if self._call is None else self._call.machine.solution_end
+        return end is not None and end is not SolutionEnd.ABORTED and not self._stopped
+
+    def _finish(self) -> None:
+        if not self.settled.done():
+            self.settled.set_result(None)
+
+    # How its task stops it
+
+    def stop(self) -> None:
+        """End it at once, from any thread; its consumer gets TaskClosedError."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # its loop is closed: nothing of it runs any more
+                self._loop.call_soon_threadsafe(self._stop_here)
+
+    def _stop_here(self) -> None:
+        if not self.settled.done():
+            self._stopped = True
+            if self._pilot is not None:
+                self._pilot.stop()
+
+
+def _moment(when: float | None) -> float | None:
+    return None if when is None or math.isinf(when) else when
+
+
+def _tell(told: asyncio.Future[None]) -> None:
+    """Wake a waiting call, on its own loop; it may have gone, and its loop too."""
+
+    def done() -> None:
+        if not told.done():
+            told.set_result(None)
+
+    with suppress(RuntimeError):
+        told.get_loop().call_soon_threadsafe(done)

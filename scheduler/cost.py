@@ -1,0 +1,139 @@
+"""What tokens cost: prices in dollars per million tokens, charges in whole nano-dollars, rounded up.
+
+A price is looked up in this order: the call's own, the scheduler's own, the scheduler's mapping by model name,
+the notional prices of the embedded models, and the `genai-prices` list (its bundled copy: no network). Where
+none of them knows the model and a money cap is set, that is an error: an unpriced call would make the cap a
+wish (law 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from functools import cache
+
+from elastic_agent.errors import UnknownPriceError
+from elastic_agent.usage import Usage
+
+Money = Decimal | str | int | float
+_SCALE = 1_000_000  # prices are kept as integers of a millionth of a nano-dollar per token
+
+
+def _rate(name: str, usd_per_million: Money) -> int:
+    """USD per million tokens -> 1e-15 USD per token, rounded up."""
+    try:
+        price = Decimal(str(usd_per_million))
+    except InvalidOperation:
+        raise ValueError(f"{name} must be USD per million tokens, not {usd_per_million!r}") from None
+    if not price.is_finite() or price < 0:
+        raise ValueError(f"{name} must be 0 or more USD per million tokens, got {usd_per_million!r}")
+    return int((price * 1_000_000_000).to_integral_value(rounding=ROUND_CEILING))
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in USD per million tokens (Decimal or str; a float is read as it prints).
+
+    Args:
+        input: input tokens of every pass; the second pass reads prompt, thinking and close again.
+        output: sampled tokens; a forced close is input, never output.
+        cached_input: input that the upstream had in its prefix cache; None bills it like other input. A hold
+            never counts on it.
+        source: where the price comes from, for people.
+    """
+
+    input: Money
+    output: Money
+    cached_input: Money | None = None
+    source: str = field(default="given", compare=False)
+    _in: int = field(init=False, repr=False, compare=False)
+    _out: int = field(init=False, repr=False, compare=False)
+    _cached: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        into = _rate("input", self.input)
+        object.__setattr__(self, "_in", into)
+        object.__setattr__(self, "_out", _rate("output", self.output))
+        cached = into if self.cached_input is None else _rate("cached_input", self.cached_input)
+        object.__setattr__(self, "_cached", cached)
+
+    def charge(self, usage: Usage) -> int:
+        """Nano-dollars for what was used, rounded up."""
+        cached = min(usage.cached, usage.metered_input)
+        fresh = usage.metered_input - cached
+        return _up(fresh * self._in + cached * self._cached + usage.metered_output * self._out)
+
+    def worst(self, usage: Usage) -> int:
+        """Nano-dollars for it if nothing is cached: what a hold takes."""
+        dearest = max(self._in, self._cached)  # a cache that costs more than a miss would break the bound
+        return _up(usage.metered_input * dearest + usage.metered_output * self._out)
+
+    @property
+    def per_thinking_token(self) -> float:
+        """Nano-dollars of one more thinking token: sampled in the first pass, read again in the second."""
+        return (self._in + self._out) / _SCALE
+
+
+def _up(amount: int) -> int:
+    return -(-amount // _SCALE)
+
+
+NOTIONAL: Mapping[str, Price] = {
+    name: Price("0.50", "2.00", source="notional")
+    for name in ("e1-tiny", "e1-tiny-base")
+}
+"""Nobody bills for the embedded models. So that a money cap means something in a demo or a test, they cost
+what a small hosted model of 2025 costs; set `price=` to change it."""
+
+
+@cache
+def listed(model: str) -> Price | None:
+    """The `genai-prices` entry of a model, or None. The dearest tier counts: a cap must hold in all of them."""
+    from genai_prices import data_snapshot
+    from genai_prices.types import TieredPrices
+
+    try:
+        provider, info = data_snapshot.get_snapshot().find_provider_model(model, None, None, None)
+    except LookupError:
+        return None
+    prices = info.get_prices(datetime.now(UTC))
+
+    def dearest(value: Decimal | TieredPrices | None) -> Decimal | None:
+        if isinstance(value, TieredPrices):
+            return max([value.base, *(tier.price for tier in value.tiers)])
+        return value
+
+    into, out = dearest(prices.input_mtok), dearest(prices.output_mtok)
+    if into is None or out is None:
+        return None
+    return Price(into, out, dearest(prices.cache_read_mtok), source=f"genai-prices: {provider.id}/{info.id}")
+
+
+def find_price(
+    model: str, *, own: Price | None = None, default: Price | None = None, prices: Mapping[str, Price] | None = None
+) -> Price | None:
+    """The price of a model, in the order of the module's docstring; None when nobody knows it."""
+    if own is not None:
+        return own
+    if default is not None:
+        return default
+    if prices and model in prices:
+        return prices[model]
+    return NOTIONAL.get(model) or listed(model)
+
+
+def require_price(price: Price | None, model: str) -> Price:
+    """The price, for a task with a money cap.
+
+    Raises:
+        UnknownPriceError: there is none.
+    """
+    if price is None:
+        raise UnknownPriceError(
+            f"the task has a usd cap and nothing says what {model!r} costs: pass price=Price(input=, output=) in "
+            f"USD per million tokens to the scheduler or the call, or prices={{{model!r}: Price(...)}}; or cap "
+            f"tokens= and seconds= instead"
+        )
+    return price

@@ -1,0 +1,273 @@
+"""Success curves: how likely a call is to succeed, by its thinking tokens, per kind of call.
+
+    curves = load("e1-tiny")            # measured, or the generic prior for a model nobody measured
+    curve = curves.curve("steps-3")
+    curve.p(32), curve.used(32)         # success with at most 32; tokens that such a call uses on average
+
+A curve is made of measured points (t, p, n) and is linear between them. Measured curves are neither concave
+nor monotone (a cut in mid-step can be worse than no thinking), so nobody may assume it: `envelopes` holds
+the vertices of the upper concave envelope over *expected use*, which is what an allocation pays, and `best(limit)`
+the best point of the real curve up to a limit.
+
+Success is smoothed with half a success and half a failure, since log p is what is added up and p=0 out of 500
+is not impossible. A kind that was not measured gets the average of those that were; a model that was not
+measured gets a generic saturating prior whose scale is a share of its context length.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+PRIOR_SCALE = 256.0
+"""Thinking tokens after which the generic prior has gained 63% of what thinking can gain."""
+
+
+class CurveFileError(ValueError):
+    """A curves file that can't be used; says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long something is when nobody cuts it, as a piecewise linear distribution of tokens.
+
+    Attributes:
+        knots: (tokens, share that is longer), falling from 1 to 0.
+    """
+
+    knots: tuple[tuple[float, float], ...]
+
+    @classmethod
+    def of(cls, p50: float, p90: float, p99: float) -> Lengths:
+        """From three percentiles; the last hundredth ends at 1.25 times the third."""
+        p90 = max(p90, p50)
+        p99 = max(p99, p90, 1.0)
+        return cls(((0.0, 1.0), (p50, 0.5), (p90, 0.1), (p99, 0.01), (1.25 * p99, 0.0)))
+
+    def used(self, limit: float) -> float:
+        """Expected tokens when cut at `limit`: E[min(length, limit)]."""
+        total = 0.0
+        for (x0, s0), (x1, s1) in zip(self.knots, self.knots[1:], strict=False):
+            if limit <= x0:
+                break
+            right = min(limit, x1)
+            at = s1 if x1 == x0 else s0 + (s1 - s0) * (right - x0) / (x1 - x0)
+            total += (right - x0) * (s0 + at) / 2
+        return total
+
+    @property
+    def longest(self) -> int:
+        """Nothing is longer."""
+        return math.ceil(self.knots[-1][0])
+
+
+Objective = Literal["chain", "each"]
+"""What an allocation maximises: the chance that all calls succeed (sum of log p), or how many do (sum of p)."""
+
+
+class Vertex(NamedTuple):
+    """A corner of an envelope: thinking tokens, what they are expected to cost, and what they are worth."""
+
+    thinking: int
+    use: float
+    worth: float
+
+    def slope(self, other: Vertex) -> float:
+        """Worth gained per expected token on the way to `other`."""
+        return (other.worth - self.worth) / (other.use - self.use)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One kind's success by thinking tokens.
+
+    Attributes:
+        kind: the kind that it is for.
+        points: (thinking tokens, success), by rising tokens, the first at 0.
+        lengths: natural thinking lengths, if known; else a call is expected to use all that it gets.
+        solution: average solution tokens, if known.
+        measured: False for the prior.
+    """
+
+    kind: str
+    points: tuple[tuple[int, float], ...]
+    lengths: Lengths | None = None
+    solution: float | None = None
+    measured: bool = True
+    envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        hulls = {"chain": self._hull(math.log), "each": self._hull(float)}
+        object.__setattr__(self, "envelopes", hulls)
+
+    def p(self, thinking: int) -> float:
+        """Success with at most so many thinking tokens."""
+        at = bisect_right(self.points, (thinking, math.inf)) - 1
+        t0, p0 = self.points[at]
+        if at + 1 == len(self.points) or thinking == t0:
+            return p0
+        t1, p1 = self.points[at + 1]
+        return p0 + (p1 - p0) * (thinking - t0) / (t1 - t0)
+
+    def used(self, thinking: float) -> float:
+        """Thinking tokens that a call with this limit uses on average."""
+        return float(thinking) if self.lengths is None else self.lengths.used(thinking)
+
+    def best(self, limit: int) -> int:
+        """The limit, at most this, under which success is likeliest; the smallest of equals."""
+        candidates = [t for t, _ in self.points if t < limit]
+        return max([*candidates, limit], key=lambda t: (self.p(t), -t))
+
+    def _hull(self, worth: Callable[[float], float]) -> tuple[Vertex, ...]:
+        """Vertices of the upper concave envelope of worth(p) over expected use, as far as it rises."""
+        hull: list[Vertex] = []
+        for t, p in self.points:
+            new = Vertex(t, self.used(t), worth(p))
+            if hull and new.worth <= hull[-1].worth:
+                continue  # not better than a cheaper point
+            while hull and new.use <= hull[-1].use:
+                hull.pop()  # as cheap, and better
+            while len(hull) >= 2 and hull[-2].slope(new) >= hull[-2].slope(hull[-1]):
+                hull.pop()
+            hull.append(new)
+        return tuple(hull)
+
+
+@cache
+def prior(kind: str = "", scale: float = PRIOR_SCALE) -> Curve:
+    """The generic curve: .2 without thinking, rising to .8, with most of the gain within `scale` tokens."""
+    shares = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+    return Curve(
+        kind,
+        tuple((round(x * scale), 0.2 + 0.6 * (1 - math.exp(-x))) for x in shares),
+        measured=False,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CurveSet:
+    """The curves of one model.
+
+    Attributes:
+        model: its name.
+        kinds: the measured curves.
+        solution: the solution tokens (s) that they were measured with; None for a prior.
+        scale: of the prior, where nothing was measured.
+    """
+
+    model: str
+    kinds: Mapping[str, Curve] = field(default_factory=dict)
+    solution: int | None = None
+    scale: float = PRIOR_SCALE
+    _average: Curve | None = field(init=False, default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kinds:
+            object.__setattr__(self, "_average", _average(list(self.kinds.values())))
+
+    def curve(self, kind: str) -> Curve:
+        """The curve of a kind; the average of the measured ones, or the prior, for a kind not measured."""
+        return self.kinds.get(kind) or self._average or prior(kind, self.scale)
+
+
+def _average(curves: Sequence[Curve]) -> Curve:
+    at = sorted({t for curve in curves for t, _ in curve.points})
+    points = tuple((t, math.fsum(curve.p(t) for curve in curves) / len(curves)) for t in at)
+    lengths = [curve.lengths for curve in curves if curve.lengths is not None]
+    middle: Lengths | None = None
+    if lengths:  # the mixture, read off at its own percentiles by averaging theirs
+        knots = zip(*(one.knots for one in lengths), strict=True)
+        middle = Lengths(tuple((math.fsum(x for x, _ in k) / len(k), k[0][1]) for k in map(list, knots)))
+    solutions = [curve.solution for curve in curves if curve.solution is not None]
+    return Curve("", points, middle, math.fsum(solutions) / len(solutions) if solutions else None)
+
+
+def load(model: str, *, scale: float = PRIOR_SCALE) -> CurveSet:
+    """The curves that ship with an embedded model; the prior for every other."""
+    if re.fullmatch(r"[A-Za-z0-9_.-]+", model) and not model.startswith("."):
+        packaged = files("elastic_agent").joinpath("models", model, "curves.json")
+        if packaged.is_file():
+            return parse(json.loads(packaged.read_text(encoding="utf-8")), where=f"{model}/curves.json")
+    return CurveSet(model, scale=scale)
+
+
+def load_file(path: str | Path) -> CurveSet:
+    """Curves from a file, as `elastic-agent eval` writes them.
+
+    Raises:
+        CurveFileError: not JSON, or not of the schema.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CurveFileError(f"{path}: not JSON: {error}") from None
+    return parse(data, where=str(path))
+
+
+def parse(data: Any, *, where: str = "curves") -> CurveSet:
+    """Curves from decoded JSON.
+
+    The schema: `{"model": str, "s": int, "kinds": {kind: [[t, p, n], ...]}}`, t null for unconstrained
+    thinking, and optionally `"natural_thinking": {kind: {"mean", "p50", "p90", "p99"}}` and
+    `"solution_tokens"` with the same.
+
+    Raises:
+        CurveFileError: it is something else.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("kinds"), dict) or not data["kinds"]:
+        raise CurveFileError(f"{where}: expected an object with 'model', 's' and a non-empty 'kinds'")
+    model, solution = data.get("model"), data.get("s")
+    if not isinstance(model, str) or not isinstance(solution, int) or solution < 1:
+        raise CurveFileError(f"{where}: 'model' must be a string and 's' a whole number of tokens")
+    curves = {}
+    for kind, rows in data["kinds"].items():
+        natural = _percentiles(data.get("natural_thinking"), kind, f"{where}: natural_thinking[{kind!r}]")
+        answers = _percentiles(data.get("solution_tokens"), kind, f"{where}: solution_tokens[{kind!r}]")
+        lengths = Lengths.of(natural["p50"], natural["p90"], natural["p99"]) if natural else None
+        points = _points(rows, lengths, f"{where}: kinds[{kind!r}]")
+        curves[kind] = Curve(kind, points, lengths, answers["mean"] if answers else None)
+    return CurveSet(model, curves, solution)
+
+
+def _points(rows: Any, lengths: Lengths | None, where: str) -> tuple[tuple[int, float], ...]:
+    found: dict[int, float] = {}
+    unlimited: float | None = None
+    if not isinstance(rows, list) or not rows:
+        raise CurveFileError(f"{where}: expected a list of [t, p, n]")
+    for row in rows:
+        if not (isinstance(row, list) and len(row) == 3):
+            raise CurveFileError(f"{where}: expected [t, p, n], got {row!r}")
+        t, p, n = row
+        if not (t is None or (isinstance(t, int) and t >= 0)) or t in found:
+            raise CurveFileError(f"{where}: t must be null or a whole number, each once; got {t!r}")
+        if not isinstance(p, int | float) or not 0 <= p <= 1 or not isinstance(n, int) or n < 1:
+            raise CurveFileError(f"{where}: p must lie in 0..1 and n be at least 1; got {row!r}")
+        smooth = (p * n + 0.5) / (n + 1)
+        if t is None:
+            unlimited = smooth
+        else:
+            found[t] = smooth
+    if unlimited is not None:
+        found[max([lengths.longest if lengths else 0, *(2 * t for t in found)])] = unlimited
+    if 0 not in found:
+        found[0] = min(found.values())  # nobody measured it: no better than the worst that was
+    return tuple(sorted(found.items()))
+
+
+def _percentiles(table: Any, kind: str, where: str) -> dict[str, float] | None:
+    if table is None or kind not in table:
+        return None
+    row = table[kind]
+    if not isinstance(row, dict) or not all(
+        isinstance(row.get(key), int | float) and row[key] >= 0 for key in ("mean", "p50", "p90", "p99")
+    ):
+        raise CurveFileError(f"{where}: expected mean, p50, p90 and p99, got {row!r}")
+    return {key: float(row[key]) for key in ("mean", "p50", "p90", "p99")}

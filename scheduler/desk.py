@@ -1,0 +1,330 @@
+"""The desk: calls ask here for tokens, and are granted, made to wait, or refused. No clock, no asyncio.
+
+A call that arrives is queued (`submit`); `pump` looks at the head of each task's queue, in the order of
+arrival, and decides (`elastic_agent.scheduler.decide`). It runs when a call arrives and whenever something
+comes back. Calls that arrive in the same moment are all queued before the first decision, so a fan-out is
+weighed as a whole.
+
+A call waits only while a running call could free what it lacks, and every running call ends. Calls whose own
+consumer waits for a queued call (a stream that is open around it) can't end before that one: nobody waits for
+them, and the inner call goes first. So nothing waits for ever. Where the head of one task waits for tokens of
+an account, later calls on that account wait behind it: a large call is not overtaken for ever by small ones.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from elastic_agent.budget import Budget, to_usd
+from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
+from elastic_agent.scheduler.decide import Decided, Decider, Wait
+from elastic_agent.scheduler.grant import Grant, amounts, left, left_text
+from elastic_agent.scheduler.latency import Speed
+from elastic_agent.scheduler.ledger import INFINITY, NOTHING, Account, Amount, Ledger, Shortage
+from elastic_agent.scheduler.plan import expected
+from elastic_agent.scheduler.request import Book, Outcome, Request, Running
+from elastic_agent.scheduler.timing import After, Timing
+
+Entry = tuple[int, int, Request]
+"""(rank, order of arrival, call)"""
+
+
+class Desk:
+    """Grants, for all tasks of one ledger. Thread-safe through the ledger's lock."""
+
+    def __init__(self, ledger: Ledger | None = None, timing: Timing | None = None) -> None:
+        self.ledger = ledger or Ledger()
+        self.timing = timing or Timing()
+        self._stuck: Counter[str] = Counter()
+        self._decider = Decider(self.ledger, self.timing, self._stuck)
+        self._queues: dict[str, dict[str, list[Entry]]] = {}  # by root account, then account
+        self._running: dict[str, Running] = {}
+        self._orders = count(1)
+
+    # Calls
+
+    def submit(self, request: Request, now: float) -> None:
+        """Queue a call; decide with `pump`.
+
+        Raises:
+            TaskClosedError: its task has ended.
+        """
+        with self.ledger.lock:
+            book = request.book
+            if book.closing or book.account.closed:
+                raise _ended(book)
+            book.calls += 1
+            request.number, request.order, request.arrived = book.calls, next(self._orders), now
+            book.forecast.arrived(request.kind)
+            self._stuck.update(request.around)
+            # The final call's tokens are set aside, and what is open around a call waits for it: these go first.
+            rank = request.priority if not (request.final or request.around) else -1_000_000
+            queues = self._queues.setdefault(_root(book.account).id, {})
+            heapq.heappush(queues.setdefault(book.account.id, []), (rank, request.order, request))
+
+    def pump(self, account: Account, now: float) -> None:
+        """Decide what can be decided in the tree of this account."""
+        with self.ledger.lock:
+            root = _root(account).id
+            heads = [head for key in list(self._queues.get(root, ())) if (head := self._head(root, key))]
+            heapq.heapify(heads)
+            blocked: set[str] = set()
+            while heads:
+                _, _, request = heapq.heappop(heads)
+                path = [a.id for a in request.book.account.path()]
+                first = request.final or bool(request.around)
+                if not first and not blocked.isdisjoint(path):
+                    continue
+                outcome = self._try(request, now)
+                if isinstance(outcome, Wait):
+                    blocked.add(outcome.account.id)
+                    if not first:
+                        continue
+                    blocked.add(request.book.account.id)
+                    continue
+                self._leave(request, outcome)
+                if head := self._head(root, request.book.account.id):
+                    heapq.heappush(heads, head)
+
+    def withdraw(self, request: Request, now: float) -> None:
+        """The caller has gone: a waiting call leaves, a granted one that was not sent is refunded."""
+        with self.ledger.lock:
+            if isinstance(request.outcome, Running):
+                self.settle(request.outcome, None, now)
+            elif request.outcome is None:
+                self._leave(request, _ended(request.book), tell=False)
+                self._event(request, "withdrawn", now)
+                self.pump(request.book.account, now)
+
+    def settle(
+        self,
+        running: Running,
+        actual: Amount | None,
+        now: float,
+        *,
+        answered: bool = True,
+        used: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A granted call is over. Later calls change nothing.
+
+        Args:
+            actual: what it used; None: it was never sent.
+            answered: it brought an answer. A final call that did not puts the reserve back, as far as it goes.
+            used: for the log.
+        """
+        with self.ledger.lock:
+            if running.done:
+                return
+            running.done = True
+            request, hold = running.request, running.hold
+            book = request.book
+            del self._running[hold.id]
+            book.forecast.ended()
+            for level in book.levels():
+                level.back -= hold.amount - running.expected
+            if actual is None:
+                self.ledger.refund(hold)
+            else:
+                self.ledger.settle(hold, actual)
+            if running.grant.last and not answered:
+                book.answered = False
+            self._event(
+                request,
+                "settled",
+                now,
+                used=dict(used or {}),
+                seconds=round(now - running.started, 6),
+                charged=_amount(hold.charged),
+                refund=_amount(hold.refund),
+                outcome=hold.state.value,
+                answered=answered and actual is not None,
+                left=self.left(book, now),
+            )
+            self.pump(book.account, now)
+
+    # Tasks
+
+    def open(self, book: Book, now: float, speed: Speed | None, close: int = 1) -> None:
+        """A task opens: keep its reserve, or refuse if its caps alone show that they can't hold one answer.
+
+        Raises:
+            CapExceededError, DeadlineError: with the least that would have been needed.
+        """
+        with self.ledger.lock:
+            account, size = book.account, book.final_size
+            least = Amount(close + size)
+            if account.tokens is not None and account.tokens < least.tokens:
+                raise CapExceededError(
+                    f"task {book.name!r}: {account.tokens} tokens can't hold one answer: the close ({close}) and a "
+                    f"solution of {size} need {least.tokens}; raise tokens= or lower final_solution=",
+                    needed={"tokens": least.tokens},
+                    available={"tokens": account.tokens},
+                )
+            seconds = self.ledger.deadline(account, final=True) - now
+            if speed is not None and seconds < speed.answer(size):
+                raise DeadlineError(
+                    f"task {book.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the present "
+                    f"speed it takes {speed.answer(size):.3f} s; raise seconds= or lower final_solution=",
+                    needed={"seconds": speed.answer(size)},
+                    available={"seconds": seconds},
+                )
+            if book.final_solution is not None:  # a parent that has no room for it now may have later
+                self.ledger.reserve(account, least, self.timing.tail(speed, size))
+
+    def close(self, book: Book, now: float) -> None:
+        """A task ends: waiting calls are refused, running ones expire, nothing stays held."""
+        with self.ledger.lock:
+            book.closing = True
+            self.dismiss(book)
+            for running in [r for r in self._running.values() if r.request.book is book]:
+                self.ledger.expire(running.hold)
+                self.settle(running, running.hold.amount, now, answered=False)
+            book.forecast.close()
+            self.ledger.close(book.account)
+            self.pump(book.account, now)
+
+    def dismiss(self, book: Book) -> None:
+        """A task is about to end: calls that wait are refused."""
+        with self.ledger.lock:
+            for _, _, request in self._queues.get(_root(book.account).id, {}).get(book.account.id, []):
+                if request.outcome is None:
+                    self._leave(request, _ended(book))
+
+    def left(self, book: Book, now: float) -> dict[str, float]:
+        """What can still be spent on this task, its reserve included, by unit."""
+        return left(self.ledger.room(book.account, final=True), now)
+
+    # Inside
+
+    def _try(self, request: Request, now: float) -> Outcome | Wait:
+        try:
+            return self._grant(request, self._decider.decide(request, now), now)
+        except Wait as wait:
+            if request.ask_again is None:
+                self._event(request, "waiting", now, reason=str(wait), left=self.left(request.book, now))
+            request.ask_again = wait.until
+            return wait
+        except Exception as error:  # a policy's mistake belongs to the call it was made for, too
+            numbers = {}
+            if isinstance(error, CapExceededError):
+                numbers = {"needed": error.needed, "available": error.available}
+            self._event(request, "refused", now, reason=str(error), error=type(error).__name__, **numbers)
+            return error
+
+    def _grant(self, request: Request, decided: Decided, now: float) -> Running:
+        """Take the hold, for exactly what goes on the wire."""
+        book, account, ledger = request.book, request.book.account, self.ledger
+        thinking, solution, speed = decided.thinking, decided.solution, decided.speed
+        before = ledger.room(account, final=True)
+        if decided.reserve != NOTHING:
+            ledger.reserve(account, account.reserve + decided.reserve)
+        amount = request.cost(request.worst(thinking, solution))
+        until = hard = ledger.deadline(account, final=decided.last)
+        if hard < INFINITY and speed is not None:
+            until = min(hard, now + speed.answer(thinking + solution, 2 if thinking else 1))
+        hold = ledger.hold(account, amount, until=until, now=now, final=decided.last)
+        if isinstance(hold, Shortage):
+            raise CapExceededError(
+                f"task {book.name!r}: no room for {hold.needed} {hold.unit} on {hold.account.id}",
+                needed={hold.unit: hold.needed},
+                available={hold.unit: hold.available},
+            )
+        if decided.last:  # what it did not need of the reserve is free now
+            ledger.reserve(account, NOTHING, 0.0)
+            book.answered = True
+        book.admitted = True
+        likely = expected(request, thinking, solution)
+        for level in book.levels():
+            level.back += amount - likely
+        book.forecast.started()
+        money = before.nano is not None
+        kept = "" if book.answered else f", beside {amounts(account.reserve, nano=money)} kept for the final answer"
+        reason = (
+            f"thinks up to {thinking} tokens and answers in up to {solution}: {decided.why}. Of {left_text(before, now)} "
+            f"left it holds {amounts(amount, nano=money)}{kept}"
+        )
+        why = {
+            "prompt": request.prompt,
+            "left": left(before, now),
+            "reserve": _amount(account.reserve),
+            "waited": round(now - request.arrived, 6),
+            "speed": None if speed is None else {"ttft": speed.ttft, "tpot": speed.tpot, "typical": speed.typical},
+            **decided.numbers,
+        }
+        deadline = decided.end if decided.end < INFINITY else None
+        policy = book.policy.name
+        budget = Budget(thinking, solution)
+        grant = Grant(
+            budget, deadline, hold.id, reason, why, request.kind, policy, request.number, amount, decided.last
+        )
+        rest = After(solution) if decided.last else decided.rest
+        running = Running(request, grant, hold, likely, rest, now)
+        self._running[hold.id] = running
+        self._event(
+            request,
+            "grant",
+            now,
+            granted={"thinking": thinking, "solution": solution},
+            hold=_amount(amount),
+            policy=policy,
+            last=decided.last,
+            deadline=None if deadline is None else round(deadline - book.zero, 6),
+            left=self.left(book, now),
+            reason=reason,
+            why=why,
+        )
+        return running
+
+    def _head(self, root: str, key: str) -> Entry | None:
+        """The first call of an account's queue that is still waiting."""
+        queues = self._queues.get(root, {})
+        queue = queues.get(key)
+        while queue and queue[0][2].outcome is not None:
+            heapq.heappop(queue)
+        if queue:
+            return queue[0]
+        queues.pop(key, None)
+        if not queues:
+            self._queues.pop(root, None)
+        return None
+
+    def _leave(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
+        request.outcome = outcome
+        request.book.forecast.left(request.kind)
+        self._stuck.subtract(request.around)
+        for hold in request.around:
+            if self._stuck[hold] <= 0:
+                del self._stuck[hold]
+        if tell:
+            request.wake()
+
+    def _event(self, request: Request, name: str, now: float, **fields: Any) -> None:
+        book = request.book
+        book.emit(
+            {
+                "event": name,
+                "task": book.name,
+                "at": round(now - book.zero, 6),
+                "call": request.number,
+                "kind": request.kind,
+                "model": request.model,
+                **fields,
+            }
+        )
+
+
+def _root(account: Account) -> Account:
+    *_, last = account.path()
+    return last
+
+
+def _ended(book: Book) -> TaskClosedError:
+    return TaskClosedError(f"task {book.name!r} has ended: it takes no more calls")
+
+
+def _amount(amount: Amount) -> dict[str, float]:
+    return {"tokens": amount.tokens, "usd": float(to_usd(amount.nano))}

@@ -1,0 +1,143 @@
+"""What is still to come: how many calls of which kind, and what each will need besides thinking.
+
+A task that knows its plan says so (`expect={"steps-3": 4, "final": 1}`); every call of a kind that is still
+expected takes one off. Nested tasks declare for themselves: a level counts what it declared or what the levels
+below it did, whichever is more, per kind.
+
+A task that says nothing is assumed to make at least three calls after its first, and later as many more as it
+has finished, 32 at most. So a long run is never starved (what is left shrinks like 1/n, not like 2^-n), and a
+short one leaves a part unspent. Calls that wait already are counted among the assumed ones.
+
+`Habits` remembers what calls of a kind looked like: prompts and solutions of the next ones are taken to be
+like the latest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+FIRST_GUESS, LAST_GUESS = 3, 32
+
+
+@dataclass(slots=True, eq=False)
+class Forecast:
+    """The calls that one task still expects, and those that wait."""
+
+    parent: Forecast | None = None
+    own: Counter[str] = field(default_factory=Counter)
+    below: Counter[str] = field(default_factory=Counter)
+    pending: Counter[str] = field(default_factory=Counter)
+    running: int = 0
+    finished: int = 0
+    declared: bool = False
+
+    def expect(self, kinds: Mapping[str, int]) -> None:
+        """More calls to come, by kind.
+
+        Raises:
+            ValueError: a count is not a whole number of at least 0.
+        """
+        for kind, more in kinds.items():
+            if isinstance(more, bool) or not isinstance(more, int) or more < 0:
+                raise ValueError(f"expect: {kind!r} must be a whole number of calls, got {more!r}")
+        for kind, more in kinds.items():
+            self._change(kind, own=more)
+        level: Forecast | None = self
+        while level is not None:
+            level.declared = True
+            level = level.parent
+
+    def arrived(self, kind: str) -> None:
+        """A call of this kind is here and waits."""
+        level: Forecast | None = self
+        while level is not None:
+            if level.own[kind] > 0:
+                level._change(kind, own=-1)
+            level.pending[kind] += 1
+            level = level.parent
+
+    def left(self, kind: str) -> None:
+        """A waiting call was granted, refused or withdrawn."""
+        level: Forecast | None = self
+        while level is not None:
+            level.pending[kind] -= 1
+            if not level.pending[kind]:
+                del level.pending[kind]
+            level = level.parent
+
+    def started(self) -> None:
+        """A call runs."""
+        level: Forecast | None = self
+        while level is not None:
+            level.running += 1
+            level = level.parent
+
+    def ended(self) -> None:
+        """A call is over."""
+        level: Forecast | None = self
+        while level is not None:
+            level.running -= 1
+            level.finished += 1
+            level = level.parent
+
+    def close(self) -> None:
+        """The task has ended: what it still expected will not come."""
+        for kind in list(self.own):
+            self._change(kind, own=-self.own[kind])
+
+    def to_come(self, kind: str) -> Counter[str]:
+        """Calls still to come besides one waiting call of this kind, the other waiting ones included."""
+        found = Counter(self.pending)
+        found[kind] -= 1
+        if self.declared:
+            for name in self.own.keys() | self.below.keys():
+                found[name] += max(self.own[name], self.below[name])
+        else:
+            assumed = max(FIRST_GUESS - self.finished, min(self.finished, LAST_GUESS))
+            found[kind] += max(0, assumed - sum(found.values()))
+        return +found
+
+    def _change(self, kind: str, *, own: int = 0, below: int = 0) -> None:
+        before = max(self.own[kind], self.below[kind])
+        self.own[kind] += own
+        self.below[kind] += below
+        after = max(self.own[kind], self.below[kind])
+        for counter in (self.own, self.below):
+            if not counter[kind]:
+                del counter[kind]
+        if self.parent is not None and after != before:
+            self.parent._change(kind, below=after - before)
+
+
+@dataclass(slots=True)
+class Habit:
+    """What the latest calls of a kind looked like, in tokens (moving averages)."""
+
+    prompt: float
+    solution: float
+    weight: float = 0.25
+
+    def seen(self, prompt: float, solution: float) -> None:
+        """One more."""
+        self.prompt += self.weight * (prompt - self.prompt)
+        self.solution += self.weight * (solution - self.solution)
+
+
+class Habits:
+    """The habits of every kind of call on one model."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Habit] = {}
+
+    def get(self, kind: str) -> Habit | None:
+        """What is known of a kind."""
+        return self._kinds.get(kind)
+
+    def seen(self, kind: str, prompt: int, solution: int) -> None:
+        """A call of this kind was answered."""
+        if (habit := self._kinds.get(kind)) is not None:
+            habit.seen(prompt, solution)
+        else:
+            self._kinds[kind] = Habit(prompt, solution)

@@ -1,0 +1,77 @@
+"""What the scheduler gives a call, and the words in which it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from elastic_agent.budget import Budget, to_usd
+from elastic_agent.scheduler.ledger import INFINITY, Amount, Room
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one call may use, and why.
+
+    Attributes:
+        budget: the two limits that go on the wire.
+        deadline: when its answer has to be over, on the event loop's clock; None without a time cap.
+        hold: id of its hold on the ledger.
+        reason: a sentence with the numbers.
+        why: the same for programs: the inputs of the decision.
+        kind: the kind of call.
+        policy: the policy that chose.
+        call: the call's number in its task, from 1.
+        held: what the hold takes (tokens and nano-dollars): the worst case of exactly this budget.
+        last: it draws on the final answer's reserve: the task's answer is this one.
+    """
+
+    budget: Budget
+    deadline: float | None
+    hold: str
+    reason: str
+    why: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "call"
+    policy: str = ""
+    call: int = 0
+    held: Amount = field(default_factory=Amount)
+    last: bool = False
+
+
+def dollars(nano: float) -> str:
+    """Nano-dollars for people: six digits after the point, more for what is smaller."""
+    usd = to_usd(int(nano))
+    return f"${usd:.6f}" if usd == 0 or abs(usd) >= to_usd(1000) else f"${usd:.9f}"
+
+
+def amounts(amount: Amount, *, tokens: bool = True, nano: bool = True) -> str:
+    """An amount as "163 tokens and $0.000326", in the units that matter."""
+    parts = [f"{amount.tokens:,} tokens"] if tokens or not nano else []
+    if nano:
+        parts.append(dollars(amount.nano))
+    return " and ".join(parts)
+
+
+def left(room: Room, now: float) -> dict[str, float]:
+    """What a room is, by unit, for errors and logs: tokens, usd, seconds."""
+    found: dict[str, float] = {}
+    if room.tokens is not None:
+        found["tokens"] = max(0, room.tokens)
+    if room.nano is not None:
+        found["usd"] = float(to_usd(max(0, room.nano)))
+    if room.deadline < INFINITY:
+        found["seconds"] = max(0.0, round(room.deadline - now, 6))
+    return found
+
+
+def left_text(room: Room, now: float) -> str:
+    """The same in words."""
+    parts = []
+    if room.tokens is not None:
+        parts.append(f"{max(0, room.tokens):,} tokens")
+    if room.nano is not None:
+        parts.append(dollars(max(0, room.nano)))
+    if room.deadline < INFINITY:
+        parts.append(f"{max(0.0, room.deadline - now):.2f} s")
+    return ", ".join(parts)

@@ -1,0 +1,195 @@
+"""From a request and the books to numbers: what fits now, and how much thinking the policy would give.
+
+Everything here is arithmetic on the present state; `desk` decides with it. Two views are kept apart:
+
+- *held*: what can be taken this instant. The worst case of exactly what will be sent must fit above the final
+  answer's reserve.
+- *expected*: what will come to be used. Running calls give back what they don't use, calls to come use their
+  average. The policy shares out this one, in thinking tokens, for the tightest of tokens, money and time, on
+  every level of nested tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from elastic_agent.scheduler.latency import Speed
+from elastic_agent.scheduler.ledger import INFINITY, NOTHING, Amount, Ledger, Room
+from elastic_agent.scheduler.policies import Choice, Need, State
+from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
+from elastic_agent.scheduler.timing import After
+from elastic_agent.usage import worst_case
+
+FINAL = "final"
+"""The kind of a task's final answer; its floor is the reserve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the policy would give, on the level where it gives least.
+
+    Attributes:
+        choice: the policy's.
+        level: the task whose caps bind.
+        unit: the cap that binds there.
+        room: thinking tokens for this call and the others, by that cap.
+        others: calls still to come on that level.
+    """
+
+    choice: Choice
+    level: str
+    unit: str
+    room: float
+    others: int
+
+    def numbers(self) -> dict[str, Any]:
+        """For the log."""
+        return {
+            "level": self.level,
+            "binds": self.unit,
+            "room": self.room,
+            "others": self.others,
+            **self.choice.numbers,
+        }
+
+
+def reserve_for(request: Request) -> Amount:
+    """What the final answer needs: no thinking, and a prompt as large as the largest seen plus one solution."""
+    book = request.book
+    tokens_cap = book.account.tokens
+    if book.final_solution is None:
+        quarter = INFINITY if tokens_cap is None else max(MIN_SOLUTION, tokens_cap // 4)
+        book.final_solution = int(min(request.solution, quarter))
+    size = book.final_solution
+    prompt = max(book.largest_prompt, request.prompt) + size
+    return request.cost(worst_case(prompt, 0, request.close, size))
+
+
+def largest_solution(request: Request, room: Room) -> int:
+    """The largest solution, at most what was asked for, that a call without thinking can hold; 0 or less: none."""
+    most = request.solution
+    if room.tokens is not None:
+        most = min(most, room.tokens - request.close)
+    return _search(most, lambda s: _affordable(request, 0, s, room)) if most > 0 else most
+
+
+def largest_thinking(request: Request, solution: int, room: Room) -> int:
+    """The most thinking that can be held beside this solution; -1 when not even none can."""
+    most = request.thinking
+    if room.tokens is not None:
+        most = min(most, room.tokens - request.close - solution)
+    if most < 0 or not _affordable(request, 0, solution, room):
+        return -1
+    return _search(most, lambda t: _affordable(request, t, solution, room))
+
+
+def _affordable(request: Request, thinking: int, solution: int, room: Room) -> bool:
+    if room.nano is None:
+        return True
+    return request.cost(request.worst(thinking, solution)).nano <= room.nano
+
+
+def _search(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that fits (what fits is downward closed); 0 if none does."""
+    if fits(most):
+        return most
+    low, high = 0, most - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def after(request: Request, solution: int) -> After:
+    """What has to happen in time once this call has thought, on its own task's level."""
+    forecast = request.book.forecast
+    others = forecast.to_come(request.kind)
+    others.pop(FINAL, None)
+    lanes = max(1, forecast.running + sum(forecast.pending.values()))
+    waves = math.ceil((forecast.running + 1 + sum(others.values())) / lanes) - 1
+    size = 0.0
+    if others:
+        size = sum(_solution(request, kind) * n for kind, n in others.items()) / sum(others.values())
+    final = 0 if request.final or request.book.answered else request.book.final_size
+    return After(solution, waves, math.ceil(size), final)
+
+
+def plan(request: Request, ledger: Ledger, now: float, speed: Speed | None, most: int, rest: After) -> Plan | None:
+    """Ask the policy on every level that has a cap; the level that gives least counts."""
+    found: Plan | None = None
+    this = Need(request.curve, 1, request.weight)
+    for level in request.book.levels():
+        others = level.forecast.to_come(request.kind)
+        room, unit = _room(request, level, others, ledger, now, speed, rest)
+        if unit is None:
+            continue
+        needs = tuple(Need(request.curves.curve(kind), n) for kind, n in sorted(others.items()))
+        choice = request.book.policy.choose(State(this, needs, room, most))
+        if found is None or choice.thinking < found.choice.thinking:
+            found = Plan(choice, level.name, unit, round(room, 1), sum(others.values()))
+    return found
+
+
+def _room(
+    request: Request,
+    level: Book,
+    others: dict[str, int],
+    ledger: Ledger,
+    now: float,
+    speed: Speed | None,
+    rest: After,
+) -> tuple[float, str | None]:
+    """Thinking tokens for this call and the others, by the tightest cap of one level."""
+    account, own = level.account, level is request.book
+    back = level.back + (account.reserve if own and request.final else NOTHING)
+    floors = _floors(request, level, others)
+    rooms: dict[str, float] = {}
+    if account.tokens is not None:
+        rooms["tokens"] = account.tokens - account.spent.tokens - account.held.tokens + back.tokens - floors.tokens
+    if account.nano is not None and request.price is not None:
+        nano = account.nano - account.spent.nano - account.held.nano + back.nano - floors.nano
+        rooms["usd"] = nano / max(request.price.per_thinking_token, 1e-9)
+    end = ledger.deadline(account, final=own and request.final)
+    if account.seconds is not None and speed is not None:
+        lanes = max(1, level.forecast.running + sum(level.forecast.pending.values()))
+        waves = rest.others if own else math.ceil((lanes + sum(others.values())) / lanes) - 1
+        floor = speed.answer(rest.solution, 2) + waves * speed.answer(rest.other_solution, 2)
+        rooms["seconds"] = (end - now - floor) / max(speed.tpot, 1e-9) * lanes
+    if not rooms:
+        return INFINITY, None
+    unit = min(rooms, key=lambda name: rooms[name])
+    return rooms[unit], unit
+
+
+def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
+    """What this call and the others are expected to use if none of them thinks."""
+    kinds = dict(others)
+    if not level.answered and not request.final and kinds.get(FINAL):
+        kinds[FINAL] -= 1  # the reserve is there for it
+    kinds[request.kind] = kinds.get(request.kind, 0) + 1
+    total = NOTHING
+    for kind, count in kinds.items():
+        habit = request.habits.get(kind)
+        prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
+        each = request.cost(worst_case(prompt, 0, request.close, _solution(request, kind)))
+        total += Amount(each.tokens * count, each.nano * count)
+    return total
+
+
+def _solution(request: Request, kind: str) -> int:
+    """Solution tokens that a call of a kind is expected to use."""
+    habit, measured = request.habits.get(kind), request.curves.curve(kind).solution
+    size = habit.solution if habit else measured if measured is not None else request.solution
+    return max(1, math.ceil(min(size, request.solution)))
+
+
+def expected(request: Request, thinking: int, solution: int) -> Amount:
+    """What a call with this budget is expected to use."""
+    used = math.ceil(request.curve.used(thinking))
+    return request.cost(request.worst(min(used, thinking), min(_solution(request, request.kind), solution)))

@@ -1,0 +1,138 @@
+"""A task's page at the desk, and a call that asks there for tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from elastic_agent.scheduler.cost import Price
+from elastic_agent.scheduler.curves import Curve, CurveSet
+from elastic_agent.scheduler.forecast import Forecast, Habits
+from elastic_agent.scheduler.grant import Grant
+from elastic_agent.scheduler.latency import Latency
+from elastic_agent.scheduler.ledger import NOTHING, Account, Amount, Hold
+from elastic_agent.scheduler.policies import AllocationPolicy
+from elastic_agent.scheduler.timing import After
+from elastic_agent.usage import Usage, worst_case
+
+OnExhausted = Literal["shrink", "wait", "raise"]
+"""What a call does that the caps can't hold whole: `shrink` waits for refunds while any may come, then takes
+less, at last the final answer's reserve; `wait` only waits; `raise` is refused at once."""
+
+MIN_SOLUTION = 16
+"""A solution is never shrunk below this many tokens (or what was asked for, if that is less)."""
+
+
+@dataclass(slots=True, eq=False)
+class Book:
+    """What the desk knows of one task.
+
+    Attributes:
+        final_solution: solution tokens of the final answer; None takes those of the first call, up to a
+            quarter of the token cap.
+        largest_prompt: the largest prompt seen, in tokens: the final one is taken to be that plus one solution.
+        answered: the reserve has been used, by a final call or by the last one that fitted.
+        admitted: a call has been granted: from here on the task must get its answer.
+        closing: it takes no more calls.
+        zero: when the outermost task of the tree was opened; events count from there.
+        back: what the running calls of this subtree are expected to give back.
+    """
+
+    name: str
+    account: Account
+    forecast: Forecast
+    policy: AllocationPolicy
+    final_solution: int | None = None
+    parent: Book | None = None
+    largest_prompt: int = 0
+    answered: bool = False
+    admitted: bool = False
+    back: Amount = NOTHING
+    calls: int = 0
+    closing: bool = False
+    zero: float = 0.0
+    emit: Callable[[dict[str, Any]], None] = lambda event: None
+
+    @property
+    def final_size(self) -> int:
+        """Solution tokens of the final answer, as far as known."""
+        return MIN_SOLUTION if self.final_solution is None else self.final_solution
+
+    def levels(self) -> list[Book]:
+        """This task and those around it."""
+        found, book = [], self
+        while True:
+            found.append(book)
+            if book.parent is None:
+                return found
+            book = book.parent
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A call that asks for tokens.
+
+    Attributes:
+        thinking: most thinking tokens it may have: its own limit and the context's.
+        around: hold ids of calls that can't end before this one does (their consumer waits for it).
+        wake: called when `outcome` is there, under the ledger's lock: it must only pass it on.
+        ask_again: while it waits: when to pump again if nothing else happens.
+    """
+
+    book: Book
+    kind: str
+    prompt: int
+    close: int
+    solution: int
+    thinking: int
+    curves: CurveSet
+    curve: Curve
+    price: Price | None
+    latency: Latency
+    habits: Habits
+    wake: Callable[[], None]
+    final: bool = False
+    weight: float = 1.0
+    priority: int = 0
+    on_exhausted: OnExhausted = "shrink"
+    around: frozenset[str] = frozenset()
+    model: str = ""
+    number: int = 0
+    order: int = 0
+    arrived: float = 0.0
+    ask_again: float | None = None
+    outcome: Outcome | None = None
+
+    def worst(self, thinking: int, solution: int) -> Usage:
+        """The most that a call with this budget can use."""
+        return worst_case(self.prompt, thinking, self.close, solution)
+
+    def cost(self, usage: Usage) -> Amount:
+        """What a hold for this usage takes."""
+        return Amount(usage.generated, 0 if self.price is None else self.price.worst(usage))
+
+    def least_solution(self) -> int:
+        """The smallest solution that is worth a call."""
+        return min(self.solution, MIN_SOLUTION)
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A granted call until it is settled.
+
+    Attributes:
+        expected: what it will probably use of its hold.
+        rest: what happens in time after its thinking.
+    """
+
+    request: Request
+    grant: Grant
+    hold: Hold
+    expected: Amount
+    rest: After
+    started: float
+    done: bool = False
+
+
+Outcome = Running | Exception

@@ -1,0 +1,59 @@
+"""`task_budget`: a task without ceremony.
+
+    async with task_budget(usd=0.05, seconds=20) as task:
+        out = await graph.ainvoke(inputs)        # every model call in here is granted by the task
+    print(task.report())
+
+The scope is a context variable: it reaches whatever is awaited inside, parallel branches, tools and sub-graphs.
+A raw `ThreadPoolExecutor` loses it: submit `contextvars.copy_context().run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+from elastic_agent.budget import Caps
+from elastic_agent.scheduler.events import Log
+from elastic_agent.scheduler.policies import AllocationPolicy
+from elastic_agent.scheduler.request import OnExhausted
+from elastic_agent.scheduler.scheduler import BudgetScheduler
+from elastic_agent.scheduler.task import Task, current_task
+
+__all__ = ["current_task", "task_budget"]
+
+
+def task_budget(
+    usd: Decimal | float | int | str | None = None,
+    seconds: float | None = None,
+    tokens: int | None = None,
+    *,
+    scheduler: BudgetScheduler | None = None,
+    name: str | None = None,
+    expect: Mapping[str, int] | None = None,
+    final_solution: int | None = None,
+    on_exhausted: OnExhausted = "shrink",
+    policy: AllocationPolicy | None = None,
+    log: Log = None,
+) -> Task:
+    """A task for the code inside `async with` or `with`; see `BudgetScheduler.task` for the arguments.
+
+    Inside another task it is that one's child: the tighter cap wins.
+
+    Args:
+        usd, seconds, tokens: the caps, any subset; see `Caps`.
+        scheduler: None is the outer task's, or one that the process shares.
+
+    Raises:
+        InvalidCapsError: no cap, or an impossible one.
+    """
+    return Task(
+        scheduler,
+        Caps(usd=usd, seconds=seconds, tokens=tokens),
+        name=name,
+        expect=expect,
+        final_solution=final_solution,
+        on_exhausted=on_exhausted,
+        policy=policy,
+        log=log,
+    )

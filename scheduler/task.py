@@ -1,0 +1,420 @@
+"""A task: a scope with caps, in which calls are granted tokens.
+
+    async with scheduler.task(Caps(tokens=8000, seconds=20)) as task:
+        a, b = await asyncio.gather(task.generate(p1), task.generate(p2))
+    print(task.report())
+
+Entering opens it (and its account) and makes it the current task of this context; whatever is awaited, spawned
+or run in a copied context inside belongs to it. A task opened inside another is its child and can never spend
+more than it, whatever its own caps say. Leaving it is structured: calls that still run are stopped and settled,
+calls that wait are refused, nothing stays held, and later calls raise TaskClosedError.
+
+A plain `with` works too, for synchronous code. It can't wait for calls that still run on other threads: it
+stops them and charges their holds whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from datetime import UTC, datetime
+from itertools import count
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
+from elastic_agent.budget import Budget, Caps, to_usd
+from elastic_agent.errors import TaskClosedError
+from elastic_agent.generate import Generation, Prompt
+from elastic_agent.scheduler.call import TaskCall
+from elastic_agent.scheduler.cost import Price, find_price, require_price
+from elastic_agent.scheduler.desk import Desk
+from elastic_agent.scheduler.events import Event, Log, RunLog, sink
+from elastic_agent.scheduler.forecast import Forecast
+from elastic_agent.scheduler.ledger import INFINITY, Account
+from elastic_agent.scheduler.policies import AllocationPolicy
+from elastic_agent.scheduler.report import CallReport, TaskReport, Units
+from elastic_agent.scheduler.request import Book, OnExhausted
+
+if TYPE_CHECKING:
+    from elastic_agent.scheduler.scheduler import BudgetScheduler
+
+_current: ContextVar[Task | None] = ContextVar("elastic_agent_task", default=None)
+_names = count(1)
+
+
+def current_task() -> Task | None:
+    """The task of this context; one that has ended already refuses calls. None outside of any."""
+    return _current.get()
+
+
+def _now() -> float:
+    """The event loop's clock, or the one it is made of."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
+
+
+class Task:
+    """See the module. Made by `BudgetScheduler.task`, `Task.task` or `task_budget`, which say what the arguments
+    mean."""
+
+    def __init__(
+        self,
+        scheduler: BudgetScheduler | None,
+        caps: Caps,
+        *,
+        parent: Task | None = None,
+        name: str | None = None,
+        expect: Mapping[str, int] | None = None,
+        final_solution: int | None = None,
+        on_exhausted: OnExhausted = "shrink",
+        policy: AllocationPolicy | None = None,
+        log: Log = None,
+    ) -> None:
+        if final_solution is not None:
+            Budget(0, final_solution)
+        if on_exhausted not in ("shrink", "wait", "raise"):
+            raise ValueError(f"on_exhausted must be 'shrink', 'wait' or 'raise', not {on_exhausted!r}")
+        self.caps = caps
+        self.name = name or f"task-{next(_names)}"
+        self.on_exhausted: OnExhausted = on_exhausted
+        self.parent = parent
+        self._scheduler, self._policy, self._log = scheduler, policy, log
+        self._expect, self._final_solution = dict(expect or {}), final_solution
+        self._book: Book | None = None
+        self._sinks: list[Callable[[Event], None]] = []
+        self._own_log: RunLog | None = None
+        self._tokens: list[Token[Task | None]] = []
+        self._children: list[Task] = []
+        self._live: set[TaskCall] = set()
+        self._calls: list[TaskCall | CallReport] = []
+        self._closed_at: float | None = None
+
+    # The scope
+
+    def open(self) -> Self:
+        """Open its account; entering the scope does it.
+
+        Raises:
+            CapExceededError, DeadlineError: the caps can't hold even one answer.
+            TaskClosedError: the task around it has ended.
+            RuntimeError: it was opened before.
+        """
+        if self._book is not None:
+            raise RuntimeError(f"task {self.name!r} was opened before: make a new one")
+        parent = self.parent = self.parent or current_task()
+        self._scheduler = self._scheduler or (parent.scheduler if parent else _default_scheduler())
+        self.desk: Desk = parent.desk if parent else self._scheduler.desk
+        desk, now = self.desk, _now()
+        with desk.ledger.lock:
+            if parent is not None and parent.closed:
+                raise TaskClosedError(f"task {parent.name!r} has ended: {self.name!r} can't be opened in it")
+            account = desk.ledger.open(
+                self.name,
+                parent=parent.book.account if parent else None,
+                tokens=self.caps.tokens,
+                nano=self.caps.nanodollars,
+                seconds=self.caps.seconds,
+                now=now,
+            )
+            book = Book(
+                self.name,
+                account,
+                Forecast(parent.book.forecast if parent else None),
+                self._policy or (parent.book.policy if parent else None) or self._scheduler.policy,
+                final_solution=self._final_solution,
+                parent=parent.book if parent else None,
+                zero=parent.book.zero if parent else now,
+                emit=self._emit,
+            )
+            backend = self._scheduler.backend
+            speed = self._scheduler.latency_for(backend).speed() if backend else None
+            try:
+                book.forecast.expect(self._expect)
+                desk.open(book, now, speed, len(backend.codec.markers.close_ids) if backend else 1)
+            except BaseException:
+                book.forecast.close()
+                desk.ledger.close(account)
+                raise
+            self._book = book
+            own = sink(self._log)
+            self._own_log = own if isinstance(own, RunLog) else None
+            above = parent._sinks if parent else [s for s in (self._scheduler.sink,) if s is not None]
+            self._sinks = [*above, *([own] if own is not None else [])]
+            if parent is not None:
+                parent._children.append(self)
+            self._scheduler.opened(self)
+            self._emit(
+                {
+                    "event": "task_opened",
+                    "task": self.name,
+                    "at": round(now - book.zero, 6),
+                    "parent": parent.name if parent else None,
+                    "caps": Units(self.caps.tokens, _usd(self.caps), self.caps.seconds).to_dict(),
+                    "expect": self._expect,
+                    "final_solution": self._final_solution,
+                    "policy": book.policy.name,
+                    "started": datetime.now(UTC).isoformat(),
+                }
+            )
+        return self
+
+    async def aclose(self, error: BaseException | None = None) -> None:
+        """Leave: stop what still runs, wait until it is settled, close the books."""
+        if self._book is None or self.closed:
+            return
+        self._book.closing = True
+        try:
+            for child in list(self._children):
+                await child.aclose(error)
+            self.desk.dismiss(self.book)
+            for call in list(self._live):
+                await call.aclose()
+            waiting = [asyncio.wrap_future(call.settled) for call in list(self._live)]
+            if waiting:
+                await asyncio.wait(waiting)
+        finally:
+            self.close(error)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave without waiting: running calls are stopped, and charged whole."""
+        if self._book is None or self.closed:
+            return
+        book, now = self._book, _now()
+        book.closing = True
+        for child in list(self._children):
+            child.close(error)
+        for call in list(self._live):
+            call.stop()
+        with self.desk.ledger.lock:
+            self.desk.close(book, now)
+            self._closed_at = now
+            if self.parent is not None:
+                self.parent._children.remove(self)
+            self.scheduler.closed(self)
+            self._emit(
+                {
+                    "event": "task_closed",
+                    "task": self.name,
+                    "at": round(now - book.zero, 6),
+                    "spent": self.spent.to_dict(),
+                    "calls": book.calls,
+                    "error": type(error).__name__ if error else None,
+                }
+            )
+        if self._own_log is not None:
+            self._own_log.close()
+
+    def __enter__(self) -> Self:
+        self.open()
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave_context()
+        self.close(error)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave_context()
+        await self.aclose(error)
+
+    def _leave_context(self) -> None:
+        token = self._tokens.pop()
+        try:
+            _current.reset(token)
+        except ValueError:  # entered in another context (a fixture, a generator): there is nothing to restore here
+            with suppress(LookupError):
+                if _current.get() is self:
+                    _current.set(self.parent)
+
+    # Calls
+
+    def call(
+        self,
+        prompt: Prompt,
+        *,
+        backend: Backend | None = None,
+        kind: str = "call",
+        thinking: int | None = None,
+        solution: int | None = None,
+        final: bool = False,
+        weight: float = 1.0,
+        sampling: Sampling = DEFAULT_SAMPLING,
+        stop: Sequence[str] = (),
+        solution_extra: Mapping[str, Any] | None = None,
+        priority: int = 0,
+        price: Price | None = None,
+        on_exhausted: OnExhausted | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> TaskCall:
+        """A call of this task; iterate over it, or `await call.run()`.
+
+        Args:
+            prompt: text, ids, or a conversation.
+            backend: the model; None is the scheduler's.
+            kind: what kind of call it is: its curve, its place in the forecast. "final" is the final answer.
+            thinking: at most this many thinking tokens; the policy may give less. None: the context's limit.
+            solution: at most this many solution tokens; None: what the model's curves were measured with.
+            final: it is the task's final answer and may use what is reserved for it.
+            weight: how much its success counts against that of other calls.
+            sampling, stop, solution_extra: see `elastic_agent.generate.Call`.
+            priority: lower goes first, in the engine and among the calls of this task that wait.
+            price: what this model costs; else the scheduler's.
+            on_exhausted: see `OnExhausted`; None: the task's.
+            tools: rendered into the prompt by the chat template.
+
+        Raises:
+            ValueError: no backend here and none on the scheduler.
+            InvalidBudgetError: negative thinking or an empty solution.
+        """
+        backend = backend or self.scheduler.backend
+        if backend is None:
+            raise ValueError("which model? pass backend= to the call, or make the BudgetScheduler with one")
+        if not weight > 0:
+            raise ValueError(f"weight must be more than 0, got {weight}")
+        return TaskCall(
+            self,
+            prompt,
+            backend,
+            kind=kind,
+            thinking=thinking,
+            solution=solution,
+            final=final,
+            weight=weight,
+            sampling=sampling,
+            stop=stop,
+            solution_extra=solution_extra,
+            priority=priority,
+            price=price,
+            on_exhausted=on_exhausted,
+            tools=tools,
+        )
+
+    async def generate(self, prompt: Prompt, **options: Any) -> Generation:
+        """Make a call and run it to its end; options are those of `call`."""
+        return await self.call(prompt, **options).run()
+
+    def expect(self, kinds: Mapping[str, int]) -> None:
+        """Declare calls that are still to come, by kind; each call of a kind takes one off."""
+        with self.desk.ledger.lock:
+            self.book.forecast.expect(kinds)
+            self.desk.pump(self.book.account, _now())
+
+    def task(self, caps: Caps, **options: Any) -> Task:
+        """A sub-task with caps of its own inside these; options are those of `BudgetScheduler.task`."""
+        return Task(options.pop("scheduler", None) or self.scheduler, caps, parent=self, **options)
+
+    # What it knows
+
+    @property
+    def closed(self) -> bool:
+        """It takes no more calls."""
+        return self._book is not None and (self._book.closing or self._book.account.closed)
+
+    @property
+    def scheduler(self) -> BudgetScheduler:
+        """The scheduler that supplies prices, curves, speeds and the default model."""
+        if self._scheduler is None:
+            raise RuntimeError(f"task {self.name!r} has not been entered: use `async with` or `with`")
+        return self._scheduler
+
+    @property
+    def book(self) -> Book:
+        """Its page at the desk."""
+        if self._book is None:
+            raise RuntimeError(f"task {self.name!r} has not been entered: use `async with` or `with`")
+        return self._book
+
+    @property
+    def left(self) -> Units:
+        """What can still be held, the final answer's reserve included; None in a unit without a cap."""
+        room = self.desk.ledger.room(self.book.account, final=True)
+        return Units(
+            None if room.tokens is None else max(0, room.tokens),
+            None if room.nano is None else to_usd(max(0, room.nano)),
+            None if room.deadline == INFINITY else max(0.0, room.deadline - (self._closed_at or _now())),
+        )
+
+    @property
+    def spent(self) -> Units:
+        """What it has used, sub-tasks included; dollars are of calls with a known price."""
+        account = self.book.account
+        elapsed = (_now() if self._closed_at is None else self._closed_at) - account.opened
+        return Units(account.spent.tokens, to_usd(account.spent.nano), round(elapsed, 6))
+
+    def report(self) -> TaskReport:
+        """Every call, sub-tasks included: granted, used, refunded, why."""
+        caps = Units(self.caps.tokens, _usd(self.caps), self.caps.seconds)
+        calls = [call if isinstance(call, CallReport) else call.report() for call in self._calls]
+        return TaskReport(self.name, caps, self.spent, tuple(calls))
+
+    # For the calls
+
+    def track(self, call: TaskCall) -> None:
+        """A call of this task has queued up."""
+        index = []
+        for task in self._line():
+            index.append((task, len(task._calls)))
+            task._calls.append(call)
+        self._live.add(call)
+
+        def over(_: object) -> None:
+            self._live.discard(call)
+            report = call.report()  # the call itself, with all its text, need not be kept
+            for task, at in index:
+                task._calls[at] = report
+
+        call.settled.add_done_callback(over)
+
+    def end(self) -> Callable[[], float] | None:
+        """The moment at which a call has to be over, as a function: it moves. None without a deadline."""
+        account: Account = self.book.account
+        ledger = self.desk.ledger
+        if ledger.deadline(account, final=True) == INFINITY:
+            return None
+        return lambda: ledger.deadline(account, final=True)
+
+    def price_for(self, model: str, own: Price | None) -> Price | None:
+        """What a model costs here.
+
+        Raises:
+            UnknownPriceError: nobody knows, and a cap on money is set on this task or around it.
+        """
+        price = find_price(model, own=own, default=self.scheduler.price, prices=self.scheduler.prices)
+        if any(account.nano is not None for account in self.book.account.path()):
+            return require_price(price, model)
+        return price
+
+    def _line(self) -> list[Task]:
+        found: list[Task] = []
+        task: Task | None = self
+        while task is not None:
+            found.append(task)
+            task = task.parent
+        return found
+
+    def _emit(self, event: Event) -> None:
+        for write in self._sinks:
+            write(event)
+
+
+def _usd(caps: Caps) -> Any:
+    return None if caps.nanodollars is None else to_usd(caps.nanodollars)
+
+
+def _default_scheduler() -> BudgetScheduler:
+    from elastic_agent.scheduler.scheduler import default_scheduler
+
+    return default_scheduler()

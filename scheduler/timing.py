@@ -1,0 +1,138 @@
+"""Deadlines as moments: until when a call may think, and when its answer has to be over.
+
+    now |---- thinking ----|-- this solution --|-- other calls' floors --|-- final answer --| deadline
+                     think_until          answer_until (a call that is not the final one)
+
+All that follows thinking is planned at the upper quantiles of the endpoint's speed. Speed changes: a call that
+was granted when tokens took 10 ms may have to answer when they take 100. So beyond the plain plan a cushion is
+kept for an upstream that becomes `slowdown` times slower than its typical pace, as far as `share` of the
+call's window allows; what has slowed down already is in the plan and no longer in the cushion. Both moments
+are computed again after every few tokens (`Pilot`), so thinking pays for a slow-down, not the solution.
+
+While the speed is unknown, thinking may take half of the window; the first tokens put an end to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from elastic_agent.generate import Control
+from elastic_agent.phases import Segment
+from elastic_agent.scheduler.latency import Latency, Speed
+
+SAFETY = 0.01
+"""Seconds kept free at the end of everything: timers and cancelled streams take a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """What has to happen after the thinking of a call.
+
+    Attributes:
+        solution: solution tokens of this call.
+        others: calls that will follow one after the other, the final one not counted.
+        other_solution: solution tokens of each of them.
+        final: solution tokens of the final answer; 0 when this call is the final one.
+    """
+
+    solution: int
+    others: int = 0
+    other_solution: int = 0
+    final: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All solution tokens."""
+        return self.solution + self.others * self.other_solution + self.final
+
+    @property
+    def passes(self) -> int:
+        """All passes."""
+        return 1 + self.others + (1 if self.final else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How careful to be with time.
+
+    Attributes:
+        slowdown: a fall in speed that should not cost an answer.
+        share: part of a call's window that may be kept for it.
+    """
+
+    slowdown: float = 10.0
+    share: float = 1 / 3
+
+    def tail(self, speed: Speed | None, final: int) -> float:
+        """Seconds to keep at a task's end for a final answer of so many tokens."""
+        return 0.0 if speed is None else speed.answer(final) + SAFETY
+
+    def think_until(self, started: float, end: float, after: After, speed: Speed | None) -> float:
+        """When thinking has to stop, for a call that started then and whose task ends at `end`."""
+        window = end - started
+        if speed is None:
+            return started + window / (2 + after.others)
+        plan = speed.answer(after.tokens, after.passes) + SAFETY
+        worst = after.passes * speed.ttft + after.tokens * max(speed.tpot, self.slowdown * speed.typical)
+        return end - max(plan, min(worst, self.share * window))
+
+    def answer_until(self, end: float, after: After, speed: Speed | None) -> float:
+        """When this call's solution has to be over: the task's end, or the last moment for the final answer."""
+        return end - (self.tail(speed, after.final) if after.final else SAFETY)
+
+
+class Pilot:
+    """Steers one running call: learns the speed from its tokens and moves its moments.
+
+    Args:
+        latency: the endpoint's; updated here.
+        timing: how careful to be.
+        after: what follows this call's thinking.
+        end: the moment at which the task has to be over, now (it is asked again at every move); None = no
+            deadline, the pilot only learns.
+        started: when the call was sent.
+    """
+
+    def __init__(
+        self, latency: Latency, timing: Timing, after: After, end: Callable[[], float] | None, started: float
+    ) -> None:
+        self._latency, self._timing, self._after, self._end = latency, timing, after, end
+        self._started = self._last = started
+        self._segment: Segment | None = None
+        self._stopped = False
+        self.control = Control(on_tokens=self.on_tokens)
+        self._steer()
+
+    def on_tokens(self, segment: Segment, count: int, now: float) -> None:
+        """A chunk came: learn from it, steer by it."""
+        gap = now - self._last
+        if segment is not self._segment:
+            self._latency.first(gap)
+            self._segment = segment
+            if count > 1:  # a backend that sends its tokens in lumps: all we know is the whole
+                self._latency.tokens(count, gap)
+        else:
+            self._latency.tokens(count, gap)
+        self._last = now
+        self._steer()
+
+    def stop(self) -> None:
+        """End the call now: thinking and solution."""
+        self._stopped = True
+        self.control.move(self._started, self._started)
+
+    def _steer(self) -> None:
+        if self._end is None or self._stopped:
+            return
+        end, speed = self._end(), self._latency.speed()
+        think = self._timing.think_until(self._started, end, self._after, speed)
+        answer = self._timing.answer_until(end, self._after, speed)
+        old_think, old_answer = self.control.think_until, self.control.answer_until
+        if (
+            old_think is None
+            or old_answer is None
+            or abs(think - old_think) > 1e-3
+            or abs(answer - old_answer) > 1e-3
+        ):
+            self.control.move(min(think, answer), answer)
