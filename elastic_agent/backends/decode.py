@@ -128,6 +128,7 @@ class BatchDecoder:
         self._waiting[key] = request
         return key
 
+    @torch.inference_mode()
     def cancel(self, key: int) -> None:
         """Forget a request; unknown keys and finished ones are ignored."""
         if self._waiting.pop(key, None) is None:
