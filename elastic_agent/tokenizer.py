@@ -4,17 +4,20 @@ The adapter for `transformers`' tokenizers (no torch needed). Law 7, user text i
 the model (`</think>`, `<|im_end|>`, every added token) are broken up inside message contents before the
 template is rendered: a separator goes in after their first character, and the rendered prompt is encoded in
 pieces split at the separators. The text that the model reads is the same; no control token comes out of it.
+Half a control string at the end of a content is broken up as well, since a template may write another content
+behind it.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from elastic_agent.errors import UnknownModelError
+from elastic_agent.errors import NoMarkersError, UnknownModelError
 from elastic_agent.markers import Markers, MarkerText, resolve_markers
 
 _SEPARATORS = (
@@ -55,6 +58,8 @@ class HFCodec:
             wanted=markers,
             model=model,
         )
+        if tokenizer.unk_token_id in {*self.markers.open_ids, *self.markers.close_ids}:
+            raise NoMarkersError(f"{model} can't spell its thinking markers: they hold unknown tokens")
         self._dropped = set(tokenizer.all_special_ids) | set(self.markers.eos_ids)
         if len(self.markers.close_ids) == 1:
             self._dropped |= {*self.markers.open_ids, *self.markers.close_ids}
@@ -76,7 +81,7 @@ class HFCodec:
             raise UnknownModelError(
                 f"{self.model} has no chat template: pass prompt ids, or use a chat model"
             )
-        separator = self._separator(repr(messages) + repr(tools))
+        separator = self._separator("".join(_strings([messages, tools])))
         safe = [cast("dict[str, Any]", self._defuse_all(dict(m), separator)) for m in messages]
         text = self.tokenizer.apply_chat_template(
             safe,
@@ -100,35 +105,65 @@ class HFCodec:
         return cast("str | None", template.get("default") if isinstance(template, dict) else template)
 
     @cached_property
-    def _control(self) -> re.Pattern[str]:
+    def _control(self) -> frozenset[str]:
+        """Every control string: added tokens, and markers of several tokens."""
+        added = set(self.tokenizer.get_added_vocab())
+        added |= {self._spelled(self.markers.open_ids), self._spelled(self.markers.close_ids)}
+        # Some vocabularies add runs of spaces, which control nothing
+        return frozenset(text for text in added if len(text.strip()) > 1)
+
+    @cached_property
+    def _begin(self) -> re.Pattern[str]:
         """Matches, without consuming, where a control string begins."""
-        added = {t for t in self.tokenizer.get_added_vocab() if len(t) > 1}
-        added |= {
-            m
-            for m in (self._spelled(self.markers.open_ids), self._spelled(self.markers.close_ids))
-            if len(m) > 1
-        }
-        return re.compile("|".join(f"(?={re.escape(t)})" for t in sorted(added)) or r"(?!)")
+        return re.compile(
+            f"(?={'|'.join(map(re.escape, sorted(self._control)))})" if self._control else "(?!)"
+        )
+
+    @cached_property
+    def _halves(self) -> frozenset[str]:
+        return frozenset(text[:n] for text in self._control for n in range(1, len(text)))
 
     def _spelled(self, ids: Sequence[int]) -> str:
         return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False)) if ids else ""
 
     @staticmethod
     def _separator(text: str) -> str:
-        return next(c for c in (*_SEPARATORS, *map(chr, range(0xF0000, 0xF1000))) if c not in text)
+        candidates = itertools.chain(_SEPARATORS, map(chr, range(0xF0000, 0xF1000)))
+        return next(c for c in candidates if c not in text)
 
     def _defuse(self, text: str, separator: str) -> str:
-        starts = [m.start() + 1 for m in self._control.finditer(text)]
-        pieces = [text[a:b] for a, b in zip([0, *starts], [*starts, len(text)], strict=True)]
-        return separator.join(pieces)
+        starts = {m.start() + 1 for m in self._begin.finditer(text)}
+        longest = max(map(len, self._halves), default=0)
+        starts |= {i + 1 for i in range(max(0, len(text) - longest), len(text)) if text[i:] in self._halves}
+        cuts = [0, *sorted(starts), len(text)]
+        pieces = [text[a:b] for a, b in itertools.pairwise(cuts)]
+        return separator.join(self._checked(piece, separator) for piece in pieces)
+
+    def _checked(self, piece: str, separator: str) -> str:
+        """A tokenizer that normalises may read a control string out of look-alikes: those are spelled."""
+        if self._normalizes and not self._added.isdisjoint(self._encode_piece(piece)):
+            return separator.join(piece)
+        return piece
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        return frozenset(i for t, i in self.tokenizer.get_added_vocab().items() if t in self._control)
+
+    @cached_property
+    def _normalizes(self) -> bool:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return backend is None or backend.normalizer is not None
 
     def _defuse_all(self, value: Any, separator: str) -> Any:
-        """The same for every string inside a message or a tool, keys and the role aside."""
+        """The same for every string inside a message or a tool; names of roles and types stay as they are."""
         if isinstance(value, str):
             return self._defuse(value, separator)
         if isinstance(value, Mapping):
             return {
-                k: v if k in ("role", "type") else self._defuse_all(v, separator) for k, v in value.items()
+                self._defuse_all(k, separator): v
+                if k in ("role", "type") and isinstance(v, str) and v.isidentifier()
+                else self._defuse_all(v, separator)
+                for k, v in value.items()
             }
         if isinstance(value, list | tuple):
             return [self._defuse_all(v, separator) for v in value]
@@ -139,6 +174,17 @@ class HFCodec:
 
     def _encode_piece(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in a nested value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
 
 
 def load_codec(
@@ -178,6 +224,9 @@ def _turn_ids(tokenizer: Any) -> set[int]:
     added = tokenizer.get_added_vocab()
     starts = (
         "<|im_start|>",
+        "<|start_of_role|>",
+        "<start_of_turn>",
+        "<seed:bos>",
         "<\uff5cUser\uff5c>",
         "<\uff5cAssistant\uff5c>",
         "<|start_header_id|>",

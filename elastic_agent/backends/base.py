@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from elastic_agent.errors import BackendError
 from elastic_agent.markers import Markers
 
 Finish = Literal["stop", "length"]
@@ -64,6 +65,21 @@ class TokenRequest:
     priority: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     receipt: Receipt = field(default_factory=Receipt, compare=False)
+
+
+def check_request(request: TokenRequest, context_length: int) -> None:
+    """What every backend refuses before a token is sampled.
+
+    Raises:
+        BackendError: an empty prompt, no tokens asked for, or more than the context holds.
+    """
+    prompt, asked = len(request.prompt_ids), request.max_tokens
+    if not prompt or asked < 1:
+        raise BackendError("a pass needs at least one prompt token and max_tokens of at least 1")
+    if prompt + asked > context_length:
+        raise BackendError(
+            f"{prompt} prompt tokens and max_tokens={asked} exceed the context of {context_length}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

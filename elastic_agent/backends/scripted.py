@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elastic_agent.backends.base import Meter, TokenChunk, TokenRequest
+from elastic_agent.backends.base import Meter, TokenChunk, TokenRequest, check_request
 from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.markers import Markers, Opening
 
@@ -130,6 +130,7 @@ class ScriptedBackend:
         """Play one pass; see `Backend.stream`."""
         if self._closed:
             raise BackendUnavailableError(f"{self.model} has been closed")
+        check_request(request, self.context_length)
         self.meter.requests += 1
         self.meter.input += len(request.prompt_ids)
         self.running += 1
@@ -163,7 +164,9 @@ class ScriptedBackend:
         markers = self.codec.markers
         opening = markers.opening(prompt)
         turn = max((i for i, token in enumerate(prompt) if token in markers.turn_ids), default=-1)
-        start = next((i for i in range(turn + 1, len(prompt)) if prompt[i] == _OPEN), len(prompt))
+        # Behind "assistant", where a turn has begun; a prompt of bare ids is all text
+        said = min(turn + 2, len(prompt)) if turn >= 0 else len(prompt)
+        start = next((i for i in range(turn + 1, len(prompt)) if prompt[i] == _OPEN), said)
         text = self.codec.decode(prompt[:start])
         reply = self._reply(text) if callable(self._reply) else self._reply
         thinking = self.codec.encode(reply.thinking)
@@ -175,7 +178,7 @@ class ScriptedBackend:
         rest = [*self.codec.encode(reply.solution), _EOS]
         if opening is Opening.PREFILLED:
             return reply, [*thinking[len(prompt) - start - 1 :], *end, *rest]
-        return reply, [_OPEN, *thinking, *end, *rest] if thinking else rest
+        return reply, [_OPEN, *thinking, *end, *rest] if thinking else rest[len(prompt) - said :]
 
 
 def _logprobs(request: TokenRequest) -> tuple[float, ...] | None:
