@@ -31,7 +31,8 @@ from elastic_agent.integrations.langchain._options import (
 )
 from elastic_agent.integrations.langchain._run import Terms
 from elastic_agent.integrations.langchain.errors import langchain_errors
-from elastic_agent.scheduler import Price
+from elastic_agent.scheduler.cost import Price
+from elastic_agent.scheduler.request import OnExhausted
 
 _SAMPLING = Sampling()
 
@@ -79,7 +80,7 @@ class ElasticFields(Serializable):
     """Worth of the call relative to the other calls of its task."""
     priority: int = 0
     """Lower goes first where the engine can choose."""
-    on_exhausted: str | None = None
+    on_exhausted: OnExhausted | None = None
     """What to do when the task's caps can't hold the call; None is the task's own way."""
     stop: list[str] | None = None
     """Strings that end the solution. They are not looked for in the thinking."""
@@ -173,7 +174,9 @@ class ElasticFields(Serializable):
             copy._options(None, {})
         return copy
 
-    def _options(self, stop: Sequence[str] | None, given: Mapping[str, Any]) -> CallOptions:
+    def _options(
+        self, stop: Sequence[str] | None, given: Mapping[str, Any], *, tools: bool = False
+    ) -> CallOptions:
         """This model's options with a call's own over them.
 
         Raises:
@@ -181,7 +184,7 @@ class ElasticFields(Serializable):
             InvalidBudgetError: a Budget that can't be obeyed.
             ValueError: sampling that makes no sense, or a tool choice that is not among the tools.
         """
-        check_names(given, tools=True)
+        check_names(given, tools=tools)
 
         def value(name: str) -> Any:
             own = given.get(name)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
+from elastic_agent.scheduler.request import OnExhausted
 
 PER_CALL = frozenset(
     {
@@ -75,7 +76,7 @@ class CallOptions:
     final: bool
     weight: float
     priority: int
-    on_exhausted: str | None
+    on_exhausted: OnExhausted | None
 
     def __post_init__(self) -> None:
         Budget(thinking=self.thinking, solution=self.solution)
@@ -85,6 +86,9 @@ class CallOptions:
             raise ValueError(f"temperature must be 0 or more, got {self.sampling.temperature}")
         if not 0 < self.sampling.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.sampling.top_p}")
+        if self.on_exhausted not in (None, *get_args(OnExhausted)):
+            ways = ", ".join(get_args(OnExhausted))
+            raise ValueError(f"on_exhausted must be one of {ways}, not {self.on_exhausted!r}")
 
     def budget(self, close: int) -> Budget:
         """The Budget asked for.

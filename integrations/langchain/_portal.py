@@ -3,7 +3,9 @@
 The integration is written once, async. A sync caller (`invoke`, `stream`, a sync LangGraph) hands its
 coroutine to the portal's loop and waits. Two things must not get lost on the way:
 
-- the caller's contextvars, `task_budget` among them: every step runs in one copy of the caller's context;
+- the caller's contextvars, `task_budget` among them: every step runs in a copy of the caller's context, and
+  what a step of a stream sets there is set in the caller's, as if it had been awaited (the scheduler knows by
+  such a variable that a call is made while a stream is open around it);
 - an interruption: when the waiting caller is interrupted (Ctrl-C), the coroutine is cancelled, and the caller
   goes on only when its `finally` blocks have run, so that backends stop and holds are settled.
 """
@@ -30,7 +32,10 @@ class Portal:
         self._thread: threading.Thread | None = None
 
     def run(self, work: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> T:
-        """Run a coroutine on the portal's loop, in the caller's context, and wait for it.
+        """Run a coroutine on the portal's loop and wait for it.
+
+        Args:
+            context: what it runs in; by default a copy of the caller's.
 
         Raises:
             RuntimeError: called from the portal's own thread, where waiting would never end.
@@ -63,16 +68,25 @@ class Portal:
 
     def iterate(self, work: AsyncGenerator[T]) -> Iterator[T]:
         """The items of an async generator, pulled one by one; closing the iterator closes the generator."""
-        context = contextvars.copy_context()
         try:
             while True:
                 try:
-                    item = self.run(_next(work), context)
+                    item = self._step(_next(work))
                 except StopAsyncIteration:
                     return
                 yield item
         finally:
-            self.run(work.aclose(), context)
+            self._step(work.aclose())
+
+    def _step(self, work: Coroutine[Any, Any, T]) -> T:
+        before = contextvars.copy_context()
+        context = before.copy()
+        try:
+            return self.run(work, context)
+        finally:
+            for variable, value in context.items():
+                if variable not in before or before[variable] is not value:
+                    variable.set(value)
 
     def _running(self, work: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
         with self._lock:

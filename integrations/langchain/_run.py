@@ -15,8 +15,9 @@ from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.generate import Call, Event, Generation, bounded
 from elastic_agent.integrations.langchain._options import CallOptions
 from elastic_agent.integrations.langchain.errors import CallTimeoutError
-from elastic_agent.scheduler import Price, TaskCall, current_task
-from elastic_agent.scheduler.cost import find_price
+from elastic_agent.scheduler import current_task
+from elastic_agent.scheduler.call import TaskCall
+from elastic_agent.scheduler.cost import Price, find_price
 
 BACKOFF = 0.5
 """Seconds before the first retry; doubled for each further one."""
@@ -109,6 +110,7 @@ async def _once(
             yield event
     result = call.result()
     if isinstance(call, TaskCall):
+        assert call.grant is not None  # it ran
         granted, reason, cost = call.grant.budget, call.grant.reason, call.cost
     else:
         known = find_price(backend.model, own=price)

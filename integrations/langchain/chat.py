@@ -60,7 +60,7 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
     ) -> AsyncGenerator[Piece | Outcome]:
         """What the call brings, and its Outcome last."""
         with langchain_errors():
-            options = self._options(stop, given)
+            options = self._options(stop, given, tools=True)
             prompt = to_chat(messages)
             backend = await self._ready_backend(options.model)
             ids = backend.codec.encode_chat(prompt, tools=options.tools or None)
@@ -168,7 +168,7 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
         key = {
-            **self._options(stop, kwargs).key(),
+            **self._options(stop, kwargs, tools=True).key(),
             "base_url": self.base_url,
             "output_version": self.output_version,
         }

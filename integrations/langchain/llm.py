@@ -122,14 +122,14 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
     ) -> LLMResult:
         """See `BaseLLM.generate`; answers are looked up and stored by budget."""
         model, rest = self._configured(stop, kwargs)
-        return BaseLLM.generate(model, prompts, stop, *args, **rest)
+        return BaseLLM.generate(model, prompts, model.stop, *args, **rest)
 
     async def agenerate(
         self, prompts: list[str], stop: list[str] | None = None, *args: Any, **kwargs: Any
     ) -> LLMResult:
         """See `BaseLLM.agenerate`; answers are looked up and stored by budget."""
         model, rest = self._configured(stop, kwargs)
-        return await BaseLLM.agenerate(model, prompts, stop, *args, **rest)
+        return await BaseLLM.agenerate(model, prompts, model.stop, *args, **rest)
 
     def _configured(
         self, stop: list[str] | None, given: dict[str, Any]

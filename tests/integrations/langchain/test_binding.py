@@ -164,13 +164,11 @@ async def test_tool_choice_shows_all_one_or_none(chat: Make) -> None:
         return a - b
 
     model = chat()
-    names = [
-        [
-            t["function"]["name"]
-            for t in model._options(None, model.bind_tools([add, sub], tool_choice=c).kwargs).tools
-        ]  # type: ignore[attr-defined]
-        for c in (None, "auto", "any", "none", "sub", {"type": "function", "function": {"name": "add"}})
-    ]
+    names = []
+    for choice in (None, "auto", "any", "none", "sub", {"type": "function", "function": {"name": "add"}}):
+        bound: Any = model.bind_tools([add, sub], tool_choice=choice)
+        shown = model._options(None, bound.kwargs, tools=True).tools
+        names.append([tool["function"]["name"] for tool in shown])
     assert names == [["add", "sub"]] * 3 + [[], ["sub"], ["add"]]
     with pytest.raises(ValueError, match="not among the tools"):
         await model.bind_tools([add], tool_choice="mul").ainvoke("hi")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 from langchain_core.messages import AIMessageChunk
@@ -143,6 +143,23 @@ def test_the_portal_carries_the_callers_context() -> None:
     finally:
         name.reset(token)
     assert portal.run(who()) == "nobody"
+
+
+def test_what_a_stream_sets_is_set_in_its_reader() -> None:
+    """As if it had been awaited: the scheduler knows by it which streams are open around a call."""
+
+    async def naming() -> AsyncGenerator[str]:
+        name.set("open")
+        yield name.get()
+        name.set("closed")
+
+    def read() -> list[str]:
+        seen = []
+        for item in portal.iterate(naming()):
+            seen += [item, name.get()]
+        return [*seen, name.get()]
+
+    assert contextvars.copy_context().run(read) == ["open", "open", "closed"]
 
 
 def test_the_portal_serves_many_threads_at_once() -> None:
