@@ -60,7 +60,8 @@ class HFCodec:
         )
         if tokenizer.unk_token_id in {*self.markers.open_ids, *self.markers.close_ids}:
             raise NoMarkersError(f"{model} can't spell its thinking markers: they hold unknown tokens")
-        self._dropped = set(tokenizer.all_special_ids) | set(self.markers.eos_ids)
+        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._dropped = {*tokenizer.all_special_ids, *special, *self.markers.eos_ids, *self.markers.turn_ids}
         if len(self.markers.close_ids) == 1:
             self._dropped |= {*self.markers.open_ids, *self.markers.close_ids}
 
