@@ -1,0 +1,71 @@
+"""A LangGraph whose branches run in parallel under one ceiling, and a last call that combines their answers.
+
+    python examples/langgraph_parallel.py [MODEL]
+
+Nothing in the graph knows of budgets: `task_budget` around it is enough. Branches that find the cap taken
+wait for what others give back, or think less; the last call's tokens are kept for it from the start.
+"""
+
+import asyncio
+import operator
+import re
+import sys
+from typing import Annotated, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
+
+from elastic_agent.integrations.langchain import ChatElasticReasoning
+from elastic_agent.scheduler import task_budget
+
+SHELVES = [
+    "A shop has 36 cakes . #1 It makes 6 boxes of 4 . #2 It ships 14 . How many cakes are left ?",
+    "A shop has 11 pears . #1 It gets 3 crates of 4 . #2 It makes 5 . How many pears are left ?",
+    "A shop has 20 hats . #1 It sells 7 hats . #2 It buys 2 . How many hats are left ?",
+]
+MODEL = sys.argv[1] if len(sys.argv) > 1 else "e1-tiny"
+
+llm = ChatElasticReasoning(model=MODEL, solution_budget=96)
+
+
+class State(TypedDict, total=False):
+    problem: str
+    counts: Annotated[list[int], operator.add]
+    total: str
+
+
+def number(text: str) -> int:
+    found = re.findall(r"\d+", text)
+    return int(found[-1]) if found else 0
+
+
+async def count(state: State) -> State:
+    return {"counts": [number((await llm.ainvoke(state["problem"], kind="steps-2")).text)]}
+
+
+async def combine(state: State) -> State:
+    first, *others = state["counts"]
+    steps = " ".join(f"#{n} It gets {more} ." for n, more in enumerate(others, 1))
+    problem = f"A shop has {first} items . {steps} How many items are left ?"
+    return {"total": (await llm.ainvoke(problem, final=True)).text}
+
+
+builder = StateGraph(State)
+builder.add_node(count)
+builder.add_node(combine)
+builder.add_conditional_edges(START, lambda _: [Send("count", {"problem": shelf}) for shelf in SHELVES])
+builder.add_edge("count", "combine")
+builder.add_edge("combine", END)
+graph = builder.compile()
+
+
+async def main() -> None:
+    async with task_budget(tokens=600, seconds=120, final_solution=96) as task:
+        out = await graph.ainvoke({})
+    print("counts:", out["counts"])
+    print("total: ", out["total"])
+    print(task.report())
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
