@@ -6,8 +6,8 @@ for each. Rows join and leave between steps, so a slow row holds nobody back, an
 run together.
 
 A finished row is parked, not dropped: the two-phase machine comes back at once with the same ids and the
-close behind them, and a request that begins with a parked row's ids takes that row over and reads only
-what is new. Parked rows give way, oldest first, when a slot is needed.
+close behind them, and a request that begins as a parked row does takes that row over and reads only what is
+new. Parked rows give way, oldest first, when a slot is needed.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class _Row:
     read: int = 0  # ids whose keys and values are in the cache
     cached: int = 0
     produced: int = 0
+    parked: int = 0  # when it was parked, counted in parkings
     generator: torch.Generator | None = None
 
 
@@ -68,8 +69,11 @@ class _Slots:
             if layer not in store or store[layer].shape[0] < self.slots or store[layer].shape[2] < self.room:
                 store[layer] = self._grown(store.get(layer), new)
             rows = store[layer][self.first : self.first + new.shape[0]]
-            index = self.positions[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
-            rows.scatter_(2, index, new)
+            if len(self.positions) == 1:
+                rows[:, :, self.span - new.shape[2] : self.span] = new
+            else:
+                index = self.positions[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
+                rows.scatter_(2, index, new)
             found.append(rows[:, :, : self.span])
         return found[0], found[1]
 
@@ -81,10 +85,11 @@ class _Slots:
 
     def swap(self, a: int, b: int, span: int) -> None:
         """Exchange two slots' first `span` tokens."""
-        if a == b:
-            return
-        for tensor in (*self.keys.values(), *self.values.values()):
-            if max(a, b) < tensor.shape[0]:
+        self.slots = max(self.slots, _power_of_two(max(a, b) + 1))
+        for store in (self.keys, self.values):
+            for layer, tensor in store.items():
+                if tensor.shape[0] < self.slots:
+                    tensor = store[layer] = self._grown(tensor, tensor)
                 kept = tensor[a, :, :span].clone()
                 tensor[a, :, :span] = tensor[b, :, :span]
                 tensor[b, :, :span] = kept
@@ -113,10 +118,11 @@ class BatchDecoder:
         self._device = next(model.parameters()).device
         self._generator = generator
         self._waiting: dict[int, TokenRequest] = {}
-        self._rows: list[_Row] = []  # by slot; the first `_active` are active, the others parked, oldest last
+        self._rows: list[_Row] = []  # by slot; the first `_active` are active, the others parked
         self._active = 0
         self._slots = _Slots()
         self._keys = itertools.count()
+        self._parkings = itertools.count()
 
     def __len__(self) -> int:
         """Requests that wait or run."""
@@ -165,13 +171,14 @@ class BatchDecoder:
 
     def _admit(self, key: int, request: TokenRequest) -> None:
         """Move a parked row that it continues, a new or the oldest one behind the active ones."""
-        slot = self._continued(request.prompt_ids)
-        if slot is None:
-            if len(self._rows) < self.max_rows:
-                self._rows.append(_Row(-1, [], request))
-            slot = len(self._rows) - 1
-            self._rows[slot].read = 0
+        slot, read = self._continued(request.prompt_ids)
+        if slot is None and len(self._rows) < self.max_rows:
+            slot = len(self._rows)
+            self._rows.append(_Row(-1, [], request))
+        elif slot is None:
+            slot = min(range(self._active, len(self._rows)), key=lambda i: self._rows[i].parked)
         row = self._rows[slot]
+        row.read = read
         seed = request.sampling.seed
         row.key, row.request, row.ids = key, request, list(request.prompt_ids)
         row.cached, row.produced = row.read, 0
@@ -179,17 +186,23 @@ class BatchDecoder:
         self._swap(slot, self._active)
         self._active += 1
 
-    def _continued(self, prompt: tuple[int, ...]) -> int | None:
-        """The parked row of which this prompt keeps the most."""
+    def _continued(self, prompt: tuple[int, ...]) -> tuple[int | None, int]:
+        """The parked row with which this prompt shares the most, and how many ids that is.
+
+        Not all that the row has read need be shared: a row that was cut off has run ahead a little. But at
+        least half, since it may be about to be continued by its own call.
+        """
         best, most = None, 0
         for slot in range(self._active, len(self._rows)):
             row = self._rows[slot]
-            if most < row.read < len(prompt) and tuple(row.ids[: row.read]) == prompt[: row.read]:
-                best, most = slot, row.read
-        return best
+            shared = _shared(row.ids[: row.read], prompt[:-1])
+            if shared > most and 2 * shared >= row.read:
+                best, most = slot, shared
+        return best, most
 
     def _park(self, slot: int) -> None:
         self._active -= 1
+        self._rows[slot].parked = next(self._parkings)
         self._swap(slot, self._active)
 
     def _swap(self, a: int, b: int) -> None:
@@ -200,31 +213,34 @@ class BatchDecoder:
     def _forward(self, first: int, upto: int) -> list[Sampled]:
         rows = self._rows[first:upto]
         new = [len(row.ids) - row.read for row in rows]
-        width = max(new)
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : new[i]] = torch.tensor(row.ids[row.read :])
-        read = torch.tensor([row.read for row in rows])
-        # Padding is written past the row's end, where nobody looks before it is overwritten
-        positions = read[:, None] + torch.arange(width)
-        span = int(positions.max()) + 1
-        seen = torch.arange(span)[None, None, None, :] <= positions[:, None, :, None]
+        width, device = max(new), self._device
+        # Padding is written past a row's end, where nobody looks before it is overwritten
+        padded = [row.ids[row.read :] + [0] * (width - n) for row, n in zip(rows, new, strict=True)]
+        ids = torch.tensor(padded, device=device)
+        span = max(row.read for row in rows) + width
+        positions = torch.tensor([[row.read] for row in rows], device=device) + torch.arange(
+            width, device=device
+        )
+        if len(rows) == width == 1:  # sees everything
+            seen = torch.ones(1, 1, 1, span, dtype=torch.bool, device=device)
+        else:
+            seen = torch.arange(span, device=device)[None, None, None, :] <= positions[:, None, :, None]
         slots = self._slots
         slots.slots = max(slots.slots, min(self.max_rows, _power_of_two(upto)))
         slots.room = max(slots.room, _power_of_two(span))
-        slots.first, slots.positions, slots.span = first, positions.to(self._device), span
-        last = torch.tensor([n - 1 for n in new])
-        ends, which = torch.unique(last, return_inverse=True)
+        slots.first, slots.positions, slots.span = first, positions, span
+        ends = sorted(set(new))  # logits are asked for where some row ends
         output = self.model(
-            input_ids=ids.to(self._device),
-            attention_mask=seen.to(self._device),
-            position_ids=positions.to(self._device),
+            input_ids=ids,
+            attention_mask=seen,
+            position_ids=positions,
             past_key_values=slots,
             use_cache=True,
-            logits_to_keep=ends.to(self._device),
+            logits_to_keep=1 if ends == [width] else torch.tensor([n - 1 for n in ends], device=device),
         )
-        logits = output.logits[torch.arange(len(rows)), which].float().cpu()
-        return self._sample(rows, logits)
+        which = [ends.index(n) for n in new]
+        logits = output.logits[:, 0] if len(ends) == 1 else output.logits[torch.arange(len(rows)), which]
+        return self._sample(rows, logits.float().cpu())
 
     def _sample(self, rows: list[_Row], logits: Tensor) -> list[Sampled]:
         tokens = sample(logits, rows, self._generator).tolist()
@@ -259,11 +275,12 @@ def sample(logits: Tensor, rows: Sequence[_Row], generator: torch.Generator | No
         return best
     temperature = torch.tensor([s.temperature if s.temperature > 0 else 1.0 for s in settings])
     ordered, order = (logits / temperature[:, None]).sort(dim=-1, descending=True)
+    if any(s.top_k > 0 for s in settings):
+        top_k = torch.tensor([s.top_k if s.top_k > 0 else logits.shape[-1] for s in settings])
+        ordered = ordered.masked_fill(torch.arange(logits.shape[-1]) >= top_k[:, None], -torch.inf)
     probs = ordered.softmax(dim=-1)
     before = probs.cumsum(dim=-1) - probs
     keep = before < torch.tensor([s.top_p for s in settings])[:, None]
-    top_k = torch.tensor([s.top_k if s.top_k > 0 else logits.shape[-1] for s in settings])
-    keep &= torch.arange(logits.shape[-1])[None, :] < top_k[:, None]
     keep[:, 0] = True
     cumulated = (probs * keep).cumsum(dim=-1)
     shared = torch.rand(len(rows), generator=generator)
@@ -275,6 +292,13 @@ def sample(logits: Tensor, rows: Sequence[_Row], generator: torch.Generator | No
     tokens = order.gather(1, drawn)[:, 0]
     greedy = torch.tensor([s.temperature <= 0 for s in settings])
     return torch.where(greedy, best, tokens)
+
+
+def _shared(ids: Sequence[int], prompt: Sequence[int]) -> int:
+    """Length of their common beginning."""
+    if tuple(ids) == tuple(prompt[: len(ids)]):
+        return len(ids)
+    return next((i for i, (a, b) in enumerate(zip(ids, prompt, strict=False)) if a != b), len(prompt))
 
 
 def _power_of_two(n: int) -> int:

@@ -56,32 +56,10 @@ CODECS = {"as in Qwen3": PLAIN, "special": SPECIAL, "normalising": NFKC}
 each_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
 
 # Text made of control strings, their halves, look-alikes and separators of the defence itself
-pieces = st.sampled_from(
-    [
-        *CONTROL,
-        *[
-            "<",
-            "|",
-            ">",
-            "<|im_",
-            "end|>",
-            "think>",
-            "</think",
-            "<|x|>",
-            "<|y|>",
-            "＜think＞",
-            "<|ｉｍ_end|>",
-            "<THINK>",
-            "</tHink>",
-        ],
-        "\ue0f0",
-        "\ue0f1",
-        "\n",
-        " ",
-        "é",
-        "漢",
-    ]
-) | st.text(max_size=3)
+HALVES = ["<", "|", ">", "<|im_", "end|>", "think>", "</think", "<|x|>", "<|y|>"]
+LOOK_ALIKES = ["＜think＞", "<|ｉｍ_end|>", "<THINK>", "</tHink>"]
+OTHERS = ["\ue0f0", "\ue0f1", "\n", " ", "é", "漢"]
+pieces = st.sampled_from([*CONTROL, *HALVES, *LOOK_ALIKES, *OTHERS]) | st.text(max_size=3)
 texts = st.lists(pieces, max_size=8).map("".join)
 
 
