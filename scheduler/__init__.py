@@ -37,7 +37,33 @@ _HOME = {
 }
 _ERRORS = ("CapExceededError", "DeadlineError", "InvalidCapsError", "TaskClosedError", "UnknownPriceError")
 
-__all__ = sorted([*_HOME, *_ERRORS])
+__all__ = [
+    "AllocationPolicy",
+    "BudgetScheduler",
+    "CallReport",
+    "CapExceededError",
+    "Curve",
+    "CurveSet",
+    "DeadlineError",
+    "FixedCap",
+    "Grant",
+    "InvalidCapsError",
+    "Latency",
+    "Ledger",
+    "Marginal",
+    "Price",
+    "Task",
+    "TaskCall",
+    "TaskClosedError",
+    "TaskReport",
+    "Timing",
+    "Uniform",
+    "Units",
+    "UnknownPriceError",
+    "current_task",
+    "default_scheduler",
+    "task_budget",
+]
 
 if TYPE_CHECKING:
     from elastic_agent.errors import (

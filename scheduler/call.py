@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import math
+import types
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import asdict
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget, to_usd
@@ -66,14 +67,18 @@ class TaskCall:
         price: Price | None,
         on_exhausted: OnExhausted | None,
         tools: Sequence[Mapping[str, Any]] | None,
+        label: str | None,
     ) -> None:
         self.task = task
         self.backend = backend
         self.kind = kind
+        self.label = label
         self.final = final or kind == FINAL
         self.price = price
         self._prompt, self._tools = prompt, tools
-        self._wish = Budget(thinking, solution if solution is not None else task.scheduler.solution_for(backend))
+        self._wish = Budget(
+            thinking, solution if solution is not None else task.scheduler.solution_for(backend)
+        )
         self._weight, self._priority = weight, priority
         self._sampling, self._stop_strings, self._extra = sampling, tuple(stop), solution_extra
         self._on_exhausted: OnExhausted = on_exhausted or task.on_exhausted
@@ -143,7 +148,7 @@ class TaskCall:
 
     async def aclose(self) -> None:
         """Stop it, if it runs; what it has used is charged."""
-        stream = None if self._stream is None else self._stream()
+        stream = cast("types.AsyncGeneratorType[Event, None] | None", self._stream and self._stream())
         if stream is not None:
             if stream.ag_running:
                 self.stop()
@@ -157,6 +162,7 @@ class TaskCall:
             "task": self.task.name,
             "number": number,
             "kind": self.kind,
+            "label": self.label,
             "model": self.backend.model,
         }
         if self._running is None or self._call is None:
@@ -191,7 +197,7 @@ class TaskCall:
             raise
         hold = running.hold.id
         try:
-            if self._stopped:  # its task ended in the very moment in which it was granted
+            if self._ended():  # its task ended in the very moment in which it was granted
                 raise TaskClosedError(f"task {task.name!r} has ended: it takes no more calls")
             _around.set(_around.get() | {hold})
             self._pilot = Pilot(
@@ -209,11 +215,13 @@ class TaskCall:
             )
             async with aclosing(self._call.stream()) as events:
                 async for event in events:
-                    if self._stopped:
+                    if self._ended():
                         break
                     yield event
-            if self._stopped:
-                raise TaskClosedError(f"task {task.name!r} has ended: its call {running.request.number} was stopped")
+            if self._ended():
+                raise TaskClosedError(
+                    f"task {task.name!r} has ended: its call {running.request.number} was stopped"
+                )
         finally:
             _around.set(_around.get() - {hold})
             self._settle(running)
@@ -228,7 +236,8 @@ class TaskCall:
         desk.submit(request, clock())
         self.task.track(self)
         try:
-            await asyncio.sleep(0)  # whoever arrives in this same moment is queued, too, before anything is decided
+            # Whoever arrives in this same moment is queued, too, before anything is decided.
+            await asyncio.sleep(0)
             desk.pump(request.book.account, clock())
             while request.outcome is None:
                 with suppress(TimeoutError):
@@ -254,8 +263,8 @@ class TaskCall:
         assert budget.thinking is not None
         close = len(markers.close_ids) + (len(markers.open_ids) if opening is Opening.SELF else 0)
         thinking = budget.thinking
-        if opening is Opening.CLOSED:  # the prompt has switched thinking off: there is nothing to force or to think
-            close = thinking = 0
+        if opening is Opening.CLOSED:
+            close = thinking = 0  # the prompt has switched thinking off: nothing to think, nothing to force
         self.price = task.price_for(backend.model, self.price)
         curves = scheduler.curves_for(backend)
         return Request(
@@ -277,6 +286,7 @@ class TaskCall:
             on_exhausted=self._on_exhausted,
             around=_around.get(),
             model=backend.model,
+            label=self.label,
         )
 
     def _settle(self, running: Running) -> None:
@@ -299,6 +309,10 @@ class TaskCall:
         """It brought an answer, be it a cut one."""
         end = None if self._call is None else self._call.machine.solution_end
         return end is not None and end is not SolutionEnd.ABORTED and not self._stopped
+
+    def _ended(self) -> bool:
+        """Its task has told it to stop, maybe from another thread."""
+        return self._stopped
 
     def _finish(self) -> None:
         if not self.settled.done():

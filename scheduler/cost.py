@@ -81,8 +81,7 @@ def _up(amount: int) -> int:
 
 
 NOTIONAL: Mapping[str, Price] = {
-    name: Price("0.50", "2.00", source="notional")
-    for name in ("e1-tiny", "e1-tiny-base")
+    name: Price("0.50", "2.00", source="notional") for name in ("e1-tiny", "e1-tiny-base")
 }
 """Nobody bills for the embedded models. So that a money cap means something in a demo or a test, they cost
 what a small hosted model of 2025 costs; set `price=` to change it."""
@@ -112,7 +111,11 @@ def listed(model: str) -> Price | None:
 
 
 def find_price(
-    model: str, *, own: Price | None = None, default: Price | None = None, prices: Mapping[str, Price] | None = None
+    model: str,
+    *,
+    own: Price | None = None,
+    default: Price | None = None,
+    prices: Mapping[str, Price] | None = None,
 ) -> Price | None:
     """The price of a model, in the order of the module's docstring; None when nobody knows it."""
     if own is not None:

@@ -137,11 +137,23 @@ class Decider:
             why = f"the deadline allows no more than {most}; {chosen.choice.why}"
         else:
             why = chosen.choice.why
-        numbers = {"wanted": wanted, "most": most, "holdable": holdable, **(chosen.numbers() if chosen else {})}
+        numbers = {
+            "wanted": wanted,
+            "most": most,
+            "holdable": holdable,
+            **(chosen.numbers() if chosen else {}),
+        }
         return Decided(thinking, solution, request.final, NOTHING, end, rest, speed, why, numbers)
 
     def _maybe_wait(
-        self, request: Request, thinking: int, wanted: int, solution: int, now: float, speed: Speed | None, end: float
+        self,
+        request: Request,
+        thinking: int,
+        wanted: int,
+        solution: int,
+        now: float,
+        speed: Speed | None,
+        end: float,
     ) -> None:
         """Wait when refunds that are due would make this call clearly better, and time allows."""
         curve = request.curve
@@ -188,7 +200,9 @@ class Decider:
             if fits >= least:
                 why = "the last call that fits: it takes the final answer's reserve"
                 return Decided(0, fits, True, NOTHING, end, After(fits), speed, why)
-        smallest = request.cost(request.worst(0, least if request.on_exhausted == "shrink" else request.solution))
+        smallest = request.cost(
+            request.worst(0, least if request.on_exhausted == "shrink" else request.solution)
+        )
         there, needed = left(room, now), _needed(smallest, room, speed, least)
         short = [unit for unit in needed if needed[unit] > there[unit]]
         if late and not set(short) - {"seconds"}:
@@ -208,7 +222,9 @@ class Decider:
         for account in request.book.account.path():
             extra = account.reserve if request.final and account is request.book.account else NOTHING
             free = extra + Amount(
-                need.tokens if account.tokens is None else account.tokens - account.spent.tokens - account.held.tokens,
+                need.tokens
+                if account.tokens is None
+                else account.tokens - account.spent.tokens - account.held.tokens,
                 need.nano if account.nano is None else account.nano - account.spent.nano - account.held.nano,
             )
             if free.tokens >= need.tokens and free.nano >= need.nano:

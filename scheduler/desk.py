@@ -242,7 +242,11 @@ class Desk:
             level.back += amount - likely
         book.forecast.started()
         money = before.nano is not None
-        kept = "" if book.answered else f", beside {amounts(account.reserve, nano=money)} kept for the final answer"
+        kept = (
+            ""
+            if book.answered
+            else f", beside {amounts(account.reserve, nano=money)} kept for the final answer"
+        )
         reason = (
             f"thinks up to {thinking} tokens and answers in up to {solution}: {decided.why}. Of {left_text(before, now)} "
             f"left it holds {amounts(amount, nano=money)}{kept}"
@@ -252,7 +256,9 @@ class Desk:
             "left": left(before, now),
             "reserve": _amount(account.reserve),
             "waited": round(now - request.arrived, 6),
-            "speed": None if speed is None else {"ttft": speed.ttft, "tpot": speed.tpot, "typical": speed.typical},
+            "speed": None
+            if speed is None
+            else {"ttft": speed.ttft, "tpot": speed.tpot, "typical": speed.typical},
             **decided.numbers,
         }
         deadline = decided.end if decided.end < INFINITY else None
@@ -311,6 +317,7 @@ class Desk:
                 "at": round(now - book.zero, 6),
                 "call": request.number,
                 "kind": request.kind,
+                "label": request.label,
                 "model": request.model,
                 **fields,
             }

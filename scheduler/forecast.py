@@ -40,11 +40,11 @@ class Forecast:
             ValueError: a count is not a whole number of at least 0.
         """
         for kind, more in kinds.items():
-            if isinstance(more, bool) or not isinstance(more, int) or more < 0:
+            if more < 0 or int(more) != more:
                 raise ValueError(f"expect: {kind!r} must be a whole number of calls, got {more!r}")
         for kind, more in kinds.items():
             self._change(kind, own=more)
-        level: Forecast | None = self
+        level: Forecast | None = self if kinds else None
         while level is not None:
             level.declared = True
             level = level.parent

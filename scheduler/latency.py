@@ -1,9 +1,10 @@
 """How fast an upstream is: time to first token (TTFT) and time per output token (TPOT), learnt as it answers.
 
 One `Latency` per endpoint. It keeps a recent window of each, answers with an upper quantile, and forgets what
-is older. Two horizons are kept for TPOT: the window (blocks of tokens, so that the jitter of a single token
-does not count for a whole answer), and a fast average that follows a slow-down within a few tokens. The larger
-of the two is the answer: planning must not wait for statistics while a deadline nears.
+is older. Two horizons are kept for TPOT: the window, in blocks of tokens of one pass, so that the jitter of a
+single token does not count for a whole answer; and the present pace, the median of a call's latest tokens,
+which follows a slow-down within three tokens and ignores a single stall, however many calls stalled together.
+The larger of the two is the answer: planning must not wait for statistics while a deadline nears.
 
 Nothing is assumed before the first tokens: `known` is False, and whoever plans has to do so without numbers
 (`elastic_agent.scheduler.timing` then spends at most half of the time on thinking).
@@ -40,21 +41,13 @@ class Latency:
 
     Args:
         quantile: which upper quantile counts.
-        window: passes (for TTFT) and blocks of `block` tokens (for TPOT) that are remembered.
-        block: tokens that are averaged into one sample.
-        weight: share of the newest token in the fast average; 0.3 follows 90% of a change in 7 tokens.
+        window: passes (for TTFT) and blocks (for TPOT) that are remembered.
     """
 
-    def __init__(
-        self, *, quantile: float = 0.9, window: int = 64, block: int = 8, weight: float = 0.3
-    ) -> None:
+    def __init__(self, *, quantile: float = 0.9, window: int = 64) -> None:
         self._quantile = quantile
         self._ttft: deque[float] = deque(maxlen=window)
         self._blocks: deque[float] = deque(maxlen=window)
-        self._block = block
-        self._weight = weight
-        self._sum = 0.0
-        self._count = 0
         self._pace: float | None = None
         self._upper: tuple[float, float, float] | None = None
         self._lock = threading.Lock()  # calls of several event loops may share an endpoint
@@ -70,20 +63,16 @@ class Latency:
             self._ttft.append(max(0.0, seconds))
             self._upper = None
 
-    def tokens(self, count: int, seconds: float) -> None:
-        """`count` further tokens of one pass took this long."""
-        if count < 1:
-            return
+    def block(self, tokens: int, seconds: float) -> None:
+        """So many tokens of one pass took this long: a sample of the window."""
         with self._lock:
-            each = max(0.0, seconds) / count
-            keep = (1 - self._weight) ** count
-            self._pace = each if self._pace is None else keep * self._pace + (1 - keep) * each
-            self._sum += seconds
-            self._count += count
-            if self._count >= self._block:
-                self._blocks.append(self._sum / self._count)
-                self._sum, self._count = 0.0, 0
-                self._upper = None
+            self._blocks.append(max(0.0, seconds) / tokens)
+            self._upper = None
+
+    def pace(self, each: float) -> None:
+        """A call's latest tokens took this long each."""
+        with self._lock:
+            self._pace = max(0.0, each)
 
     def speed(self) -> Speed | None:
         """What to plan with, or None before anything is known."""
@@ -99,6 +88,35 @@ class Latency:
                 )
             ttft, upper, typical = self._upper
             return Speed(ttft, max(upper, self._pace), typical)
+
+
+class Pace:
+    """The tokens of one running call, on their way into a `Latency`."""
+
+    LATEST, BLOCK = 5, 8
+
+    def __init__(self, latency: Latency) -> None:
+        self._latency = latency
+        self._gaps: deque[float] = deque(maxlen=self.LATEST)
+        self._tokens, self._seconds = 0, 0.0
+
+    def first(self, tokens: int, seconds: float) -> None:
+        """The first chunk of a pass, after this long. One with many tokens tells their pace, too."""
+        self._latency.first(seconds)
+        self._tokens, self._seconds = 0, 0.0
+        if tokens >= self.LATEST:
+            self.more(tokens, seconds)
+
+    def more(self, tokens: int, seconds: float) -> None:
+        """A further chunk of the pass."""
+        self._gaps.extend([seconds / tokens] * min(tokens, self.LATEST))
+        if len(self._gaps) > self.LATEST // 2 or not self._latency.known:
+            self._latency.pace(sorted(self._gaps)[len(self._gaps) // 2])
+        self._tokens += tokens
+        self._seconds += seconds
+        if self._tokens >= self.BLOCK:
+            self._latency.block(self._tokens, self._seconds)
+            self._tokens, self._seconds = 0, 0.0
 
 
 def _quantile(values: deque[float] | list[float], q: float) -> float:

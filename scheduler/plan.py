@@ -23,6 +23,9 @@ from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 from elastic_agent.scheduler.timing import After
 from elastic_agent.usage import worst_case
 
+UNSEEN = 0.25
+"""Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
+
 FINAL = "final"
 """The kind of a task's final answer; its floor is the reserve."""
 
@@ -120,7 +123,9 @@ def after(request: Request, solution: int) -> After:
     return After(solution, waves, math.ceil(size), final)
 
 
-def plan(request: Request, ledger: Ledger, now: float, speed: Speed | None, most: int, rest: After) -> Plan | None:
+def plan(
+    request: Request, ledger: Ledger, now: float, speed: Speed | None, most: int, rest: After
+) -> Plan | None:
     """Ask the policy on every level that has a cap; the level that gives least counts."""
     found: Plan | None = None
     this = Need(request.curve, 1, request.weight)
@@ -151,7 +156,9 @@ def _room(
     floors = _floors(request, level, others)
     rooms: dict[str, float] = {}
     if account.tokens is not None:
-        rooms["tokens"] = account.tokens - account.spent.tokens - account.held.tokens + back.tokens - floors.tokens
+        rooms["tokens"] = (
+            account.tokens - account.spent.tokens - account.held.tokens + back.tokens - floors.tokens
+        )
     if account.nano is not None and request.price is not None:
         nano = account.nano - account.spent.nano - account.held.nano + back.nano - floors.nano
         rooms["usd"] = nano / max(request.price.per_thinking_token, 1e-9)
@@ -185,7 +192,7 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
 def _solution(request: Request, kind: str) -> int:
     """Solution tokens that a call of a kind is expected to use."""
     habit, measured = request.habits.get(kind), request.curves.curve(kind).solution
-    size = habit.solution if habit else measured if measured is not None else request.solution
+    size = habit.solution if habit else measured if measured is not None else request.solution * UNSEEN
     return max(1, math.ceil(min(size, request.solution)))
 
 

@@ -7,17 +7,19 @@ expected to use after everybody's floor (close and solution, no thinking) has be
 `Marginal`, the default, spends the room where a token gains most. Each call's success curve becomes a concave
 envelope over expected use; its segments, steepest first, fill the room, which is the multiplier search of the
 knapsack's relaxation without the bisection: the slope of the first segment that finds no more room is the
-multiplier. The gap to the best split is at most one call's segment. Where a segment is cut short, the real
-curve decides (a cut in mid-step can be worse than not starting). The desk asks again after every refund.
+multiplier. The gap to the best split is at most one call's segment. Calls that want the same segment share it
+evenly where the real curve allows; where a gain comes all at once, the first takes it whole. The desk asks again after every refund.
 
 `FixedCap` is what everybody does today; `Uniform` shares the room evenly. Both are here to be compared with.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 from elastic_agent.scheduler.curves import Curve, Objective, Vertex
 
@@ -102,7 +104,21 @@ class Uniform:
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
         share = max(0, int(state.room / (1 + state.calls)))
-        return Choice(min(share, state.most), f"an even share of {max(0, int(state.room)):,} among {1 + state.calls}")
+        return Choice(
+            min(share, state.most), f"an even share of {max(0, int(state.room)):,} among {1 + state.calls}"
+        )
+
+
+class _Segment(NamedTuple):
+    """A piece of an envelope: gain per expected token (weighted), expected tokens of one call, how many calls
+    want it, where it ends, whether it is this call's, and how many others want the same."""
+
+    slope: float
+    use: float
+    calls: int
+    end: Vertex
+    mine: bool = False
+    rivals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,44 +135,55 @@ class Marginal:
 
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
-        mine = state.this.curve.envelopes[self.objective]
-        if state.room <= 0:
+        curve = state.this.curve
+        at, left, price, rest = curve.envelopes[self.objective][0], state.room, 0.0, state.room
+        if left <= 0:
             return Choice(0, "after the floors of the calls to come nothing is left to think with")
-        at, left, price = mine[0], state.room, 0.0
-        open_ended = False
-        for slope, use, count, start, end in self._segments(state):
-            if count == 0:  # this call's
-                if use > left:
-                    at, price = self._part(state.this.curve, at, end, left), slope
-                    left = 0.0
-                    break
-                at, left = end, left - use
+        for segment in self._segments(state):
+            if not segment.mine:
+                left -= segment.use * segment.calls
+            elif segment.use * (1 + segment.rivals) <= left:
+                at, left = segment.end, left - segment.use
             else:
-                if use * count >= left:
-                    price, left = slope, 0.0
-                    break
-                left -= use * count
-        else:
-            open_ended = not state.this.curve.measured
+                at, left = self._part(curve, at, segment, left), 0.0
+            if left <= 0:
+                price = segment.slope
+                break
+            rest = left
         thinking = at.thinking
-        if open_ended:  # no curve says that more helps or that it doesn't: what is left over is shared
-            thinking += int(left / (1 + state.calls))
-        chosen = state.this.curve.best(min(thinking, state.most))
-        return Choice(chosen, self._why(state, chosen, price), {"token_price": price, "unlimited": float(thinking)})
+        if left > 0 and not curve.measured:
+            # No curve says that still more helps, or that it does not: what is left over is shared.
+            thinking += int(rest / (1 + state.calls))
+        chosen = curve.best(min(thinking, state.most))
+        return Choice(chosen, self._why(state, chosen, price), {"token_price": price, "ideal": thinking})
 
-    def _segments(self, state: State) -> list[tuple[float, float, int, Vertex, Vertex]]:
-        """(weighted slope, use of one call, calls or 0 for this one, from, to), steepest first, ours before equals."""
-        found = []
-        for count, need in ((0, state.this), *((other.count, other) for other in state.others)):
-            hull = need.curve.envelopes[self.objective]
-            for a, b in zip(hull, hull[1:], strict=False):
-                found.append((need.weight * a.slope(b), b.use - a.use, count, a, b))
-        found.sort(key=lambda segment: (-segment[0], segment[2] > 0))
+    def _segments(self, state: State) -> list[_Segment]:
+        """The pieces of all envelopes, steepest first, ours before equals."""
+        found: list[_Segment] = []
+        for other in state.others:
+            for a, b in pairwise(other.curve.envelopes[self.objective]):
+                found.append(_Segment(other.weight * a.slope(b), b.use - a.use, other.count, b))
+        for a, b in pairwise(state.this.curve.envelopes[self.objective]):
+            slope = state.this.weight * a.slope(b)
+            rivals = sum(s.calls for s in found if not s.mine and math.isclose(s.slope, slope))
+            found.append(_Segment(slope, b.use - a.use, 1, b, mine=True, rivals=rivals))
+        found.sort(key=lambda segment: (-segment.slope, not segment.mine))
         return found
 
-    @staticmethod
-    def _part(curve: Curve, at: Vertex, end: Vertex, left: float) -> Vertex:
-        """As far towards `end` as the tokens that are left carry, by expected use."""
+    def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
+        """How far into a segment that can't be had by all who want it equally.
+
+        An even share is best where the real curve lies on or above the segment. Below it (a gain that comes
+        all at once) an even share would be wasted on everybody: then the first takes it whole, if it can.
+        """
+        even = self._reach(curve, at, segment.end, left / (1 + segment.rivals))
+        chord = at.worth + (segment.end.worth - at.worth) / segment.use * (even.use - at.use)
+        if even.worth >= chord - 1e-9:
+            return even
+        return segment.end if segment.use <= left else self._reach(curve, at, segment.end, left)
+
+    def _reach(self, curve: Curve, at: Vertex, end: Vertex, left: float) -> Vertex:
+        """As far towards `end` as so many tokens carry, by expected use."""
         low, high = at.thinking, end.thinking
         while low < high:
             middle = (low + high + 1) // 2
@@ -164,7 +191,8 @@ class Marginal:
                 low = middle
             else:
                 high = middle - 1
-        return Vertex(low, curve.used(low), at.worth)
+        p = curve.p(low)
+        return Vertex(low, curve.used(low), math.log(p) if self.objective == "chain" else p)
 
     def _why(self, state: State, chosen: int, price: float) -> str:
         curve = state.this.curve

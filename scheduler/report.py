@@ -23,7 +23,9 @@ class Units:
         """By unit, for JSON; what is None is left out."""
         found = {"tokens": self.tokens, "usd": self.usd, "seconds": self.seconds}
         return {
-            name: value if isinstance(value, int) else float(value) for name, value in found.items() if value is not None
+            name: value if isinstance(value, int) else float(value)
+            for name, value in found.items()
+            if value is not None
         }
 
 
@@ -41,6 +43,7 @@ class CallReport:
     kind: str
     model: str
     outcome: str
+    label: str | None = None
     grant: Grant | None = None
     usage: Usage = field(default_factory=Usage)
     refund: int = 0
@@ -57,6 +60,7 @@ class CallReport:
             "task": self.task,
             "call": self.number,
             "kind": self.kind,
+            "label": self.label,
             "model": self.model,
             "outcome": self.outcome,
             "granted": {"thinking": budget.thinking, "solution": budget.solution} if budget else None,
@@ -103,14 +107,14 @@ class TaskReport:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table's cells: thinking and solution as used/granted."""
-        found = []
+        found: list[tuple[str, ...]] = []
         for call in self.calls:
             budget, used = (call.grant.budget if call.grant else None), call.usage
             name = str(call.number) if call.task == self.name else f"{call.task}#{call.number}"
             found.append(
                 (
                     name,
-                    call.kind,
+                    call.label or call.kind,
                     call.outcome,
                     f"{used.thinking}/{budget.thinking}" if budget else "-",
                     f"{used.solution}/{budget.solution}" if budget else "-",
@@ -125,7 +129,9 @@ class TaskReport:
     def __str__(self) -> str:
         rows = [_COLUMNS, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS) - 1)]
-        lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows]
+        lines = [
+            "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows
+        ]
         return "\n".join([self.title, *lines])
 
     def __rich__(self) -> Any:

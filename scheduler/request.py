@@ -98,6 +98,7 @@ class Request:
     on_exhausted: OnExhausted = "shrink"
     around: frozenset[str] = frozenset()
     model: str = ""
+    label: str | None = None
     number: int = 0
     order: int = 0
     arrived: float = 0.0

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from itertools import count
@@ -234,10 +233,10 @@ class Task:
         token = self._tokens.pop()
         try:
             _current.reset(token)
-        except ValueError:  # entered in another context (a fixture, a generator): there is nothing to restore here
-            with suppress(LookupError):
-                if _current.get() is self:
-                    _current.set(self.parent)
+        except ValueError:
+            # Entered in another context (a fixture, a generator's caller): there is nothing to restore here.
+            if _current.get() is self:
+                _current.set(self.parent)
 
     # Calls
 
@@ -258,6 +257,7 @@ class Task:
         price: Price | None = None,
         on_exhausted: OnExhausted | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        label: str | None = None,
     ) -> TaskCall:
         """A call of this task; iterate over it, or `await call.run()`.
 
@@ -274,6 +274,7 @@ class Task:
             price: what this model costs; else the scheduler's.
             on_exhausted: see `OnExhausted`; None: the task's.
             tools: rendered into the prompt by the chat template.
+            label: what to call it in logs and reports.
 
         Raises:
             ValueError: no backend here and none on the scheduler.
@@ -300,6 +301,7 @@ class Task:
             price=price,
             on_exhausted=on_exhausted,
             tools=tools,
+            label=label,
         )
 
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from elastic_agent.generate import Control
 from elastic_agent.phases import Segment
-from elastic_agent.scheduler.latency import Latency, Speed
+from elastic_agent.scheduler.latency import Latency, Pace, Speed
 
 SAFETY = 0.01
 """Seconds kept free at the end of everything: timers and cancelled streams take a moment."""
@@ -77,9 +77,14 @@ class Timing:
         worst = after.passes * speed.ttft + after.tokens * max(speed.tpot, self.slowdown * speed.typical)
         return end - max(plan, min(worst, self.share * window))
 
-    def answer_until(self, end: float, after: After, speed: Speed | None) -> float:
-        """When this call's solution has to be over: the task's end, or the last moment for the final answer."""
-        return end - (self.tail(speed, after.final) if after.final else SAFETY)
+    def answer_until(self, started: float, end: float, after: After, speed: Speed | None) -> float:
+        """When this call's solution has to be over: the task's end, or the last moment for the final answer.
+
+        However slow the upstream looks, a solution keeps two thirds (1 - `share`) of its call's window: an
+        estimate must not cut an answer while there is time.
+        """
+        tail = self.tail(speed, after.final) if after.final else SAFETY
+        return end - min(tail, max(SAFETY, self.share * (end - started)))
 
 
 class Pilot:
@@ -100,21 +105,19 @@ class Pilot:
         self._latency, self._timing, self._after, self._end = latency, timing, after, end
         self._started = self._last = started
         self._segment: Segment | None = None
+        self._pace = Pace(latency)
         self._stopped = False
         self.control = Control(on_tokens=self.on_tokens)
         self._steer()
 
     def on_tokens(self, segment: Segment, count: int, now: float) -> None:
         """A chunk came: learn from it, steer by it."""
-        gap = now - self._last
+        gap, self._last = now - self._last, now
         if segment is not self._segment:
-            self._latency.first(gap)
             self._segment = segment
-            if count > 1:  # a backend that sends its tokens in lumps: all we know is the whole
-                self._latency.tokens(count, gap)
+            self._pace.first(count, gap)
         else:
-            self._latency.tokens(count, gap)
-        self._last = now
+            self._pace.more(count, gap)
         self._steer()
 
     def stop(self) -> None:
@@ -127,7 +130,7 @@ class Pilot:
             return
         end, speed = self._end(), self._latency.speed()
         think = self._timing.think_until(self._started, end, self._after, speed)
-        answer = self._timing.answer_until(end, self._after, speed)
+        answer = self._timing.answer_until(self._started, end, self._after, speed)
         old_think, old_answer = self.control.think_until, self.control.answer_until
         if (
             old_think is None
