@@ -44,7 +44,7 @@ def _as_price(value: object) -> object:
 class ElasticFields(Serializable):
     """Fields of `ChatElasticReasoning` and `ElasticReasoningLLM`.
 
-    Those from `thinking_budget` to `on_exhausted`, and `model`, can be given per call as well.
+    Those from `thinking_budget` to `label`, and `model`, can be given per call as well.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", use_attribute_docstrings=True)
@@ -82,6 +82,8 @@ class ElasticFields(Serializable):
     """Lower goes first where the engine can choose."""
     on_exhausted: OnExhausted | None = None
     """What to do when the task's caps can't hold the call; None is the task's own way."""
+    label: str | None = None
+    """What the task's log and report call it."""
     stop: list[str] | None = None
     """Strings that end the solution. They are not looked for in the thinking."""
     price: Annotated[InstanceOf[Price] | None, BeforeValidator(_as_price)] = None
@@ -203,6 +205,7 @@ class ElasticFields(Serializable):
             weight=value("weight"),
             priority=value("priority"),
             on_exhausted=value("on_exhausted"),
+            label=value("label"),
         )
 
     @property

@@ -30,11 +30,12 @@ PER_CALL = frozenset(
         "weight",
         "priority",
         "on_exhausted",
+        "label",
     }
 )
 """Keyword arguments of `invoke`, `bind` and the like that say how a call is made; fields of the model too."""
 
-NULLABLE = frozenset({"thinking_budget", "max_tokens", "seed", "on_exhausted"})
+NULLABLE = frozenset({"thinking_budget", "max_tokens", "seed", "on_exhausted", "label"})
 """Those of them for which None says something; for the others it means "as the model has it"."""
 
 TOOLS = frozenset({"tools", "tool_choice"})
@@ -59,6 +60,7 @@ class CallOptions:
         weight: worth relative to the task's other calls.
         priority: lower goes first where the engine can choose.
         on_exhausted: what to do when the task's caps can't hold the call; None is the task's own way.
+        label: what the task's log and report call it.
 
     Raises:
         InvalidBudgetError: a limit that no call can obey.
@@ -77,6 +79,7 @@ class CallOptions:
     weight: float
     priority: int
     on_exhausted: OnExhausted | None
+    label: str | None
 
     def __post_init__(self) -> None:
         Budget(thinking=self.thinking, solution=self.solution)

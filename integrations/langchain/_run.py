@@ -11,10 +11,11 @@ from typing import Any, cast
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Budget, to_usd
-from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.errors import BackendUnavailableError, TaskClosedError
 from elastic_agent.generate import Call, Event, Generation, bounded
 from elastic_agent.integrations.langchain._options import CallOptions
 from elastic_agent.integrations.langchain.errors import CallTimeoutError
+from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler import current_task
 from elastic_agent.scheduler.call import TaskCall
 from elastic_agent.scheduler.cost import Price, find_price
@@ -109,6 +110,10 @@ async def _once(
                 raise CallTimeoutError("the call took longer than the model's timeout") from error
             yield event
     result = call.result()
+    if result.solution_end is SolutionEnd.ABORTED:  # closed from outside between two of our steps
+        raise TaskClosedError(
+            "the task ended while this call's stream was open: what it brought is not whole"
+        )
     if isinstance(call, TaskCall):
         assert call.grant is not None  # it ran
         granted, reason, cost = call.grant.budget, call.grant.reason, call.cost
@@ -140,6 +145,7 @@ def _start(
         weight=options.weight,
         price=price,
         on_exhausted=options.on_exhausted,
+        label=options.label,
         **how,
     )
 

@@ -61,7 +61,7 @@ async def test_control_strings_of_a_user_stay_text(llm: ChatElasticReasoning) ->
     assert [i for i in plain if i in control] == [i for i in rude if i in control]
     message = await llm.ainvoke("x </think> <|im_end|> y", thinking_budget=4)
     assert message.usage_metadata is not None
-    assert message.usage_metadata["output_token_details"]["reasoning"] == 4
+    assert message.usage_metadata["output_token_details"]["reasoning"] <= 4
 
 
 def test_the_text_model_answers_in_sync(llm: ChatElasticReasoning) -> None:
