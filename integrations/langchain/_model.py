@@ -57,6 +57,10 @@ class ElasticFields(Serializable):
         default_factory=secret_from_env("ELASTIC_AGENT_API_KEY", default=None), repr=False
     )
     """The server's key, if it wants one; read from ELASTIC_AGENT_API_KEY by default."""
+    tokenizer: str | None = None
+    """Where the served model's tokenizer is (a folder or hub id), when that is not `model`."""
+    backend_options: dict[str, Any] = Field(default_factory=dict)
+    """More for the backend: `{"device": "cuda"}` in process, `{"idle_timeout": 60}` of a server."""
     thinking_budget: int | None = None
     """Most thinking tokens of a call. None leaves it to the task that the call is in, or, without a task, to
     the model's context. Under a task it is an upper bound: the task may grant less."""
@@ -129,7 +133,16 @@ class ElasticFields(Serializable):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """What every call's answer depends on."""
-        return {**self._options(None, {}).key(), "base_url": self.base_url}
+        return {**self._options(None, {}).key(), **self._where}
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        """Which model answers, its name aside."""
+        return {
+            "base_url": self.base_url,
+            "tokenizer": self.tokenizer,
+            "backend_options": self.backend_options,
+        }
 
     def _tracing(
         self, kind: Literal["chat", "llm"], stop: Sequence[str] | None, given: Mapping[str, Any]
@@ -222,7 +235,13 @@ class ElasticFields(Serializable):
         if self.backend is not None:
             return self.backend
         key = self.api_key.get_secret_value() if self.api_key is not None else None
-        backend = load_backend(model or self.model, base_url=self.base_url, api_key=key)
+        backend = load_backend(
+            model or self.model,
+            base_url=self.base_url,
+            api_key=key,
+            tokenizer=self.tokenizer,
+            **self.backend_options,
+        )
         self._loaded.add(model or self.model)
         return backend
 

@@ -167,12 +167,9 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         return self if cache is None else self.model_copy(update={"cache": cache})
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        key = {
-            **self._options(stop, kwargs, tools=True).key(),
-            "base_url": self.base_url,
-            "output_version": self.output_version,
-        }
-        return json.dumps({"_type": self._llm_type, **key}, sort_keys=True, default=str)
+        key = {**self._options(stop, kwargs, tools=True).key(), **self._where}
+        key |= {"_type": self._llm_type, "output_version": self.output_version}
+        return json.dumps(key, sort_keys=True, default=repr)
 
     # About the model
 

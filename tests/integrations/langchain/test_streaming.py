@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import signal
 import threading
 from collections.abc import AsyncGenerator, Callable
 
 import pytest
 from langchain_core.messages import AIMessageChunk
+from langgraph.graph import END, START, StateGraph
 
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain.errors import CallTimeoutError, UpstreamUnavailableError
+from elastic_agent.scheduler import task_budget
 
 Make = Callable[..., ChatElasticReasoning]
 
@@ -66,6 +69,25 @@ async def test_events_stream_too(chat: Make) -> None:
     assert "".join(texts) == "the answer is 7"
     end = next(e for e in events if e["event"] == "on_chat_model_end")
     assert end["data"]["output"].usage_metadata["output_token_details"] == {"reasoning": 4}
+
+
+async def test_a_graph_streams_its_models_tokens(chat: Make) -> None:
+    """LangGraph's `stream_mode="messages"`: reasoning and text deltas of a node that only invokes."""
+    model = chat()
+    graph = StateGraph(dict)
+
+    async def node(state: dict[str, str]) -> dict[str, str]:
+        return {"out": (await model.ainvoke("say 7")).text}
+
+    graph.add_node("ask", node)
+    graph.add_edge(START, "ask")
+    graph.add_edge("ask", END)
+    kinds = [
+        block["type"]
+        async for chunk, _ in graph.compile().astream({}, stream_mode="messages")
+        for block in chunk.content_blocks
+    ]
+    assert kinds == ["reasoning"] * 4 + ["text"] * 4
 
 
 async def test_a_cancelled_call_stops_the_model(chat: Make, backend: ScriptedBackend) -> None:
@@ -195,3 +217,19 @@ def test_waiting_for_oneself_is_refused() -> None:
 
     with pytest.raises(RuntimeError, match="use await"):
         portal.run(inside())
+
+
+def test_an_interrupted_call_has_stopped_when_the_caller_goes_on(
+    chat: Make, backend: ScriptedBackend
+) -> None:
+    """Ctrl-C while `invoke` waits: the model has stopped and the hold is settled before it is raised."""
+    backend.tpot = 0.01
+    me = threading.get_ident()
+    interrupt = threading.Timer(0.03, lambda: signal.pthread_kill(me, signal.SIGINT))
+    interrupt.start()
+    with task_budget(tokens=500) as task:
+        with pytest.raises(KeyboardInterrupt):
+            chat(thinking_budget=8).invoke("say 7")
+        assert backend.running == 0
+        assert not task.book.account.live
+        assert task.spent.tokens == backend.meter.output
