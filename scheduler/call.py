@@ -167,7 +167,7 @@ class TaskCall:
         }
         if self._running is None or self._call is None:
             if self._refused is None:
-                return CallReport(**base, outcome="waiting")
+                return CallReport(**base, outcome="withdrawn" if self.settled.done() else "waiting")
             return CallReport(**base, outcome="refused", reason=str(self._refused))
         machine, grant = self._call.machine, self._running.grant
         outcome = "answered" if self._answered() else "stopped" if self._running.done else "running"
@@ -188,13 +188,8 @@ class TaskCall:
 
     async def _run(self) -> AsyncGenerator[Event]:
         task, self._loop = self.task, asyncio.get_running_loop()
-        try:
-            await self.backend.ready()
-            ids = prompt_ids(self.backend, self._prompt, self._tools)
-            running = await self._admit(ids)
-        except Exception as error:
-            self._refused = error
-            raise
+        await self.backend.ready()
+        running = await self._admit(ids := prompt_ids(self.backend, self._prompt, self._tools))
         hold = running.hold.id
         try:
             if self._ended():  # its task ended in the very moment in which it was granted
@@ -250,6 +245,7 @@ class TaskCall:
             self._finish()
             raise
         if isinstance(request.outcome, Exception):
+            self._refused = request.outcome
             self._finish()
             raise request.outcome
         self._running = request.outcome

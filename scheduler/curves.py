@@ -94,6 +94,8 @@ class Curve:
         points: (thinking tokens, success), by rising tokens, the first at 0.
         lengths: natural thinking lengths, if known; else a call is expected to use all that it gets.
         solution: average solution tokens, if known.
+        long_solution: those of a call that has to do its work in the solution, because its thinking was cut:
+            the 99th percentile of what was measured.
         measured: False for the prior.
     """
 
@@ -101,6 +103,7 @@ class Curve:
     points: tuple[tuple[int, float], ...]
     lengths: Lengths | None = None
     solution: float | None = None
+    long_solution: float | None = None
     measured: bool = True
     envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False, compare=False)
 
@@ -187,7 +190,12 @@ def _average(curves: Sequence[Curve]) -> Curve:
         knots = zip(*(one.knots for one in lengths), strict=True)
         middle = Lengths(tuple((math.fsum(x for x, _ in k) / len(k), k[0][1]) for k in map(list, knots)))
     solutions = [curve.solution for curve in curves if curve.solution is not None]
-    return Curve("", points, middle, math.fsum(solutions) / len(solutions) if solutions else None)
+    longest = [curve.long_solution for curve in curves if curve.long_solution is not None]
+    return Curve("", points, middle, _mean(solutions), _mean(longest))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def load(model: str, *, scale: float = PRIOR_SCALE) -> CurveSet:

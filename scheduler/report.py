@@ -34,7 +34,8 @@ class CallReport:
     """One call.
 
     Attributes:
-        outcome: "answered", "stopped" (cancelled, failed or cut off), "refused", or "running".
+        outcome: "answered", "stopped" (cancelled, failed or cut off), "refused", "withdrawn" (its caller went
+            before it was granted), "waiting" or "running".
         refund: tokens that came back from its hold.
     """
 

@@ -165,7 +165,7 @@ class Task:
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Leave: stop what still runs, wait until it is settled, close the books."""
-        if self._book is None or self.closed:
+        if self._book is None or self._closed_at is not None:
             return
         self._book.closing = True
         try:
@@ -182,7 +182,7 @@ class Task:
 
     def close(self, error: BaseException | None = None) -> None:
         """Leave without waiting: running calls are stopped, and charged whole."""
-        if self._book is None or self.closed:
+        if self._book is None or self._book.account.closed:
             return
         book, now = self._book, _now()
         book.closing = True
