@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from elastic_agent.backends.base import Codec, Meter, TokenChunk, TokenRequest
+from elastic_agent.backends.base import Codec, Meter, TokenChunk, TokenRequest, check_request
 from elastic_agent.backends.decode import BatchDecoder, Sampled
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 from elastic_agent.tokenizer import load_codec
@@ -127,6 +127,8 @@ class TransformersBackend:
                 for chunk in got:
                     if isinstance(chunk, BackendError):
                         raise chunk
+                    if self._closed:
+                        raise BackendUnavailableError(f"{self.model} has been closed")
                     finished = chunk.finish is not None
                     yield chunk
         finally:
@@ -144,13 +146,7 @@ class TransformersBackend:
             await asyncio.to_thread(self._worker.join)
 
     def _check(self, request: TokenRequest) -> None:
-        if not request.prompt_ids or request.max_tokens < 1:
-            raise BackendError("a pass needs at least one prompt token and max_tokens of at least 1")
-        if len(request.prompt_ids) + request.max_tokens > self.context_length:
-            raise BackendError(
-                f"{len(request.prompt_ids)} prompt tokens and max_tokens={request.max_tokens} exceed the "
-                f"context of {self.context_length}"
-            )
+        check_request(request, self.context_length)
         if not all(0 <= i < self._vocabulary for i in request.prompt_ids):
             raise BackendError(f"a prompt id lies outside the vocabulary of {self._vocabulary}")
         if request.extra:
@@ -169,7 +165,7 @@ class TransformersBackend:
     def _turn(self, running: dict[int, _Stream]) -> bool:
         """One round of the worker: take in, step, give out. False when it is time to stop."""
         with self._lock:
-            if not self._new and not running:
+            if not (self._new or running or self._closed):
                 self._lock.wait(timeout=1.0)
             if self._closed:
                 for stream in (*running.values(), *self._new):
@@ -192,6 +188,14 @@ class TransformersBackend:
                     self._hand_out(one, running)
         return True
 
+    def _failed(self, error: Exception, running: dict[int, _Stream]) -> None:
+        """The decoder failed: its streams end, a fresh one serves those to come."""
+        with self._lock:
+            for stream in running.values():
+                self._give(stream, BackendError(f"{self.model} failed while decoding: {error!r}"))
+            running.clear()
+            self._decoder = BatchDecoder(self._decoder.model, max_rows=self._decoder.max_rows)
+
     def _hand_out(self, one: Sampled, running: dict[int, _Stream]) -> None:
         stream = running[one.key] if one.finish is None else running.pop(one.key)
         if stream.closed:
@@ -203,8 +207,11 @@ class TransformersBackend:
 
     def _give(self, stream: _Stream, chunk: TokenChunk | BackendError) -> None:
         stream.chunks.append(chunk)
-        if not stream.loop.is_closed():
+        try:
             stream.loop.call_soon_threadsafe(stream.ready.set)
+        except RuntimeError:  # its event loop has been closed: nobody will read on
+            stream.closed = True
+            self._cancelled.append(stream)
 
 
 def _work(ref: weakref.ref[TransformersBackend]) -> None:
@@ -217,10 +224,6 @@ def _work(ref: weakref.ref[TransformersBackend]) -> None:
             if not backend._turn(running):
                 return
         except Exception as error:
-            with backend._lock:
-                for stream in running.values():
-                    backend._give(stream, BackendError(f"{backend.model} failed while decoding: {error!r}"))
-                running.clear()
-                backend._decoder = BatchDecoder(backend._decoder.model, max_rows=backend._decoder.max_rows)
+            backend._failed(error, running)
         backend = None
         backend = ref()

@@ -4,21 +4,21 @@ Completions and not chat completions: the prompt is ours, spliced by id, in both
 `return_token_ids`; a server that sends none is an error, since text can't be counted. Closing a stream
 closes its connection, at which vLLM aborts the request.
 
-The meter counts what arrived, or what the server's own usage says if that is more. When a stream is cut off,
-nobody here knows how far the engine had come: the receipt then says so, and the call is charged in full.
+The meter counts what arrived, or what the server's own usage says if that is more. From the moment a request
+is sent until its finish arrives nobody here knows how far the engine has come: when a stream is cut off in
+between, the receipt says so, and the call is charged in full.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
 import aiohttp
 
-from elastic_agent.backends.base import Codec, Finish, Meter, TokenChunk, TokenRequest
+from elastic_agent.backends.base import Codec, Finish, Meter, TokenChunk, TokenRequest, check_request
 from elastic_agent.errors import (
     BackendError,
     BackendProtocolError,
@@ -71,8 +71,8 @@ class VllmServerBackend:
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=idle_timeout
         )
-        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession]
-        self._sessions = weakref.WeakKeyDictionary()
+        self._sessions: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[Any]]]
+        self._sessions = {}
         self._checked = False
         self.closed = False
 
@@ -86,13 +86,15 @@ class VllmServerBackend:
         if self._checked:
             return
         try:
-            async with self._session().get(f"{self.base_url}/models") as response:
+            session = await self._session()
+            async with session.get(f"{self.base_url}/models") as response:
                 await _raise_for_status(response, self.model)
-                listed = (await response.json())["data"]
-                served = {str(entry["id"]): entry for entry in listed}
+                listed = json.loads(await response.text())["data"]
+                served = {str(entry["id"]): entry.get("max_model_len") for entry in listed}
+            length = int(served.get(self.model) or self.context_length)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BackendProtocolError(
                 f"{self.base_url}/models did not answer like an OpenAI server: {error!r}"
             ) from error
@@ -100,75 +102,87 @@ class VllmServerBackend:
             raise UnknownModelError(
                 f"{self.base_url} does not serve {self.model!r}; it serves {', '.join(sorted(served))}"
             )
-        self.context_length = int(served[self.model].get("max_model_len") or self.context_length)
+        self.context_length = length
         self._checked = True
 
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Sample one pass; see `Backend.stream`."""
         if self.closed:
             raise BackendUnavailableError(f"{self.model} has been closed")
+        check_request(request, self.context_length)
         receipt, served = request.receipt, 0
+        last: TokenChunk | None = None
         receipt.output = 0
         try:
-            async with self._session().post(
-                f"{self.base_url}/completions", json=self._body(request)
-            ) as response:
+            session = await self._session()
+            receipt.output = None  # from here on the engine may be ahead of what has arrived
+            async with session.post(f"{self.base_url}/completions", json=self._body(request)) as response:
+                if response.status < 500 or response.status == 503:
+                    receipt.output = 0 if response.status >= 400 else None  # refused
                 await _raise_for_status(response, self.model)
                 self.meter.requests += 1
                 self.meter.input += len(request.prompt_ids)
-                receipt.output = None  # from here on the engine may be ahead of what has arrived
-                last: TokenChunk | None = None
                 async for data in _events(response):
-                    usage = data.get("usage") or {}
-                    details = usage.get("prompt_tokens_details") or {}
-                    if last is not None and usage:
-                        extra = max(0, int(usage.get("completion_tokens") or 0) - served)
-                        self.meter.output += extra
-                        receipt.output = served + extra
-                        last = TokenChunk(
-                            last.ids, last.logprobs, last.finish, int(details.get("cached_tokens") or 0)
-                        )
+                    if self.closed:
+                        raise BackendUnavailableError(f"{self.model} has been closed")
                     chunk = _chunk(data, request)
-                    if chunk is None:
-                        continue
-                    if last is not None:
-                        raise BackendProtocolError(f"{self.model}: more tokens after the finish")
-                    served += len(chunk.ids)
-                    self.meter.output += len(chunk.ids)
-                    if served > request.max_tokens:
-                        raise BackendProtocolError(
-                            f"{self.model}: {served} tokens came, {request.max_tokens} were asked for"
-                        )
-                    if chunk.finish is None:
-                        yield chunk
-                    else:
-                        last, receipt.output = chunk, served  # the usage comes after it
-                if last is None:
-                    raise BackendUnavailableError(f"{self.model}: the stream broke off after {served} tokens")
-                yield last
+                    if chunk is not None:
+                        if last is not None:
+                            raise BackendProtocolError(f"{self.model}: more tokens after the finish")
+                        served += len(chunk.ids)
+                        self.meter.output += len(chunk.ids)
+                        if served > request.max_tokens:
+                            raise BackendProtocolError(
+                                f"{self.model}: {served} tokens came, {request.max_tokens} were asked for"
+                            )
+                        if chunk.finish is None:
+                            yield chunk
+                        else:
+                            last = chunk  # the usage comes with it or after it
+                    if last is not None and data.get("usage"):
+                        output, cached = _usage(data["usage"], request)
+                        self.meter.output += max(0, output - served)
+                        served = max(served, output)
+                        last = TokenChunk(last.ids, last.logprobs, last.finish, cached)
         except aiohttp.ClientConnectorError as error:
+            receipt.output = 0
             raise self._unreachable(error) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise BackendUnavailableError(
-                f"{self.model}: the stream broke off after {served} tokens: {error!r}"
-            ) from error
+            if last is None:
+                raise BackendUnavailableError(
+                    f"{self.model}: the stream broke off after {served} tokens: {error!r}"
+                ) from error
+        if last is None:
+            raise BackendUnavailableError(f"{self.model}: the stream broke off after {served} tokens")
+        receipt.output = served
+        yield last
 
     async def aclose(self) -> None:
-        """Close the connections of this event loop; other loops' die with them."""
+        """Close the connections of this event loop; other loops' close with them."""
         self.closed = True
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session is not None:
-            await session.close()
+        _, keeper = self._sessions.get(asyncio.get_running_loop(), (None, None))
+        if keeper is not None:
+            await keeper.aclose()
 
-    def _session(self) -> aiohttp.ClientSession:
+    async def _session(self) -> aiohttp.ClientSession:
+        """This event loop's session, with its open connections."""
         loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
-        if session is None or session.closed:
-            # No limit of our own: a queue in the client would hide the engine's priorities
-            connector = aiohttp.TCPConnector(limit=0)
-            session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
-            self._sessions[loop] = session
-        return session
+        if loop not in self._sessions:
+            keeper = self._keeper(loop)
+            self._sessions[loop] = (await anext(keeper), keeper)
+        return self._sessions[loop][0]
+
+    async def _keeper(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession]:
+        """Holds a session open as long as its event loop runs: `asyncio.run` closes, at its end, the
+        generators that are still open."""
+        # No limit of our own: a queue in the client would hide the engine's priorities
+        connector = aiohttp.TCPConnector(limit=0)
+        session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
+        try:
+            yield session
+        finally:
+            self._sessions.pop(loop, None)
+            await session.close()
 
     def _unreachable(self, error: BaseException) -> BackendUnavailableError:
         return BackendUnavailableError(
@@ -178,6 +192,7 @@ class VllmServerBackend:
     def _body(self, request: TokenRequest) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
+            **request.extra,
             "model": self.model,
             "prompt": list(request.prompt_ids),
             "max_tokens": request.max_tokens,
@@ -188,7 +203,6 @@ class VllmServerBackend:
             "stream_options": {"include_usage": True},
             "return_token_ids": True,
             "skip_special_tokens": False,
-            **request.extra,
         }
         if sampling.top_k > 0:
             body["top_k"] = sampling.top_k
@@ -203,7 +217,7 @@ class VllmServerBackend:
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
     """The JSON objects of a server-sent event stream, up to [DONE]."""
-    async for raw in response.content:
+    async for raw in _lines(response):
         line = raw.strip()
         if not line.startswith(b"data:"):
             continue
@@ -219,6 +233,30 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, A
         if "error" in event:
             raise BackendError(f"the server failed in the middle of the stream: {str(event['error'])[:500]}")
         yield event
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Lines of any length (aiohttp's own end at 128 KiB)."""
+    rest = b""
+    async for piece in response.content.iter_any():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+    yield rest
+
+
+def _usage(usage: Any, request: TokenRequest) -> tuple[int, int]:
+    """(output, cached) tokens of a usage, as the server says."""
+    try:
+        output = int(usage.get("completion_tokens") or 0)
+        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BackendProtocolError(f"an unexpected usage from the server: {error!r}") from error
+    if output > request.max_tokens:
+        raise BackendProtocolError(
+            f"the server says that it served {output} tokens, {request.max_tokens} were asked for"
+        )
+    return output, min(max(0, cached), len(request.prompt_ids))
 
 
 def _chunk(data: dict[str, Any], request: TokenRequest) -> TokenChunk | None:
@@ -239,12 +277,14 @@ def _chunk(data: dict[str, Any], request: TokenRequest) -> TokenChunk | None:
         stopped_by = choice.get("stop_reason")
         if finish == "stop" and isinstance(stopped_by, int) and ids[-1:] != (stopped_by,):
             ids = (*ids, stopped_by)  # some versions leave the stop token out
-        logprobs = (choice.get("logprobs") or {}).get("token_logprobs") if request.sampling.logprobs else None
+        values: tuple[float | None, ...] | None = None
+        if request.sampling.logprobs:
+            told = [None if p is None else float(p) for p in choice["logprobs"]["token_logprobs"]]
+            values = (*told, *[None] * (len(ids) - len(told)))[: len(ids)]
     except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise BackendProtocolError(f"an unexpected choice from the server: {error!r}") from error
     if finish not in (None, "stop", "length"):
         raise BackendUnavailableError(f"the server ended the stream with {finish!r}")
-    values = tuple(float(p) for p in logprobs) if logprobs and len(logprobs) == len(ids) else None
     return TokenChunk(ids, values, cast("Finish | None", finish))
 
 
