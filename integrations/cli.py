@@ -48,11 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"elastic-agent {options.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        print(
-            f"elastic-agent {options.command} needs {error.name}: pip install 'elastic-agent[demo]'",
-            file=sys.stderr,
-        )
-        return 2
+        return _missing(options.command, error, "demo")
 
 
 def _pass_on(command: str, arguments: list[str]) -> int:
@@ -64,13 +60,18 @@ def _pass_on(command: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        print(
-            f"elastic-agent {command} needs {error.name}: pip install 'elastic-agent[train]'", file=sys.stderr
-        )
-        return 2
+        return _missing(command, error, "train")
     except (ElasticError, ValueError, OSError) as error:
         print(f"elastic-agent {command}: {error}", file=sys.stderr)
         return 2
+
+
+def _missing(command: str, error: ModuleNotFoundError, extra: str) -> int:
+    """Name the extra that brings what is missing."""
+    print(
+        f"elastic-agent {command} needs {error.name}: pip install 'elastic-agent[{extra}]'", file=sys.stderr
+    )
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

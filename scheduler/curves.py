@@ -241,7 +241,8 @@ def parse(data: Any, *, where: str = "curves") -> CurveSet:
         answers = _percentiles(data.get("solution_tokens"), kind, f"{where}: solution_tokens[{kind!r}]")
         lengths = Lengths.of(natural["p50"], natural["p90"], natural["p99"]) if natural else None
         points = _points(rows, lengths, f"{where}: kinds[{kind!r}]")
-        curves[kind] = Curve(kind, points, lengths, answers["mean"] if answers else None)
+        mean, longest = (answers["mean"], answers["p99"]) if answers else (None, None)
+        curves[kind] = Curve(kind, points, lengths, mean, longest)
     return CurveSet(model, curves, solution)
 
 

@@ -205,7 +205,7 @@ class Decider:
         )
         there, needed = left(room, now), _needed(smallest, room, speed, least)
         short = [unit for unit in needed if needed[unit] > there[unit]]
-        if late and not set(short) - {"seconds"}:
+        if late and (set(short) <= {"seconds"} or self._may_come_back(request, smallest) is not None):
             raise _late(request, now, room.deadline, needed.get("seconds", 0.0))
         unspent = "" if book.admitted else " (no token of this task has been spent)"
         raise CapExceededError(

@@ -87,14 +87,17 @@ class Forecast:
         for kind in list(self.own):
             self._change(kind, own=-self.own[kind])
 
-    def to_come(self, kind: str) -> Counter[str]:
-        """Calls still to come besides one waiting call of this kind, the other waiting ones included."""
+    def to_come(self, kind: str, final: bool = False) -> Counter[str]:
+        """Calls still to come besides one waiting call of this kind, the other waiting ones included.
+
+        After the final answer nothing is assumed to come that was not declared.
+        """
         found = Counter(self.pending)
         found[kind] -= 1
         if self.declared:
             for name in self.own.keys() | self.below.keys():
                 found[name] += max(self.own[name], self.below[name])
-        else:
+        elif not final:
             assumed = max(FIRST_GUESS - self.finished, min(self.finished, LAST_GUESS))
             found[kind] += max(0, assumed - sum(found.values()))
         return +found

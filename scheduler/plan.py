@@ -112,7 +112,7 @@ def _search(most: int, fits: Callable[[int], bool]) -> int:
 def after(request: Request, solution: int) -> After:
     """What has to happen in time once this call has thought, on its own task's level."""
     forecast = request.book.forecast
-    others = forecast.to_come(request.kind)
+    others = forecast.to_come(request.kind, request.final)
     others.pop(FINAL, None)
     lanes = max(1, forecast.running + sum(forecast.pending.values()))
     waves = math.ceil((forecast.running + 1 + sum(others.values())) / lanes) - 1
@@ -130,7 +130,7 @@ def plan(
     found: Plan | None = None
     this = Need(request.curve, 1, request.weight)
     for level in request.book.levels():
-        others = level.forecast.to_come(request.kind)
+        others = level.forecast.to_come(request.kind, request.final and level is request.book)
         room, unit = _room(request, level, others, ledger, now, speed, rest)
         if unit is None:
             continue
@@ -175,7 +175,11 @@ def _room(
 
 
 def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
-    """What this call and the others are expected to use if none of them thinks."""
+    """What this call and the others may use if none of them thinks: what planning leaves untouched.
+
+    Solutions are taken to be long ones. A call whose thinking is cut does its work in the solution, and floors
+    that turn out too small end with calls that nothing is left for.
+    """
     kinds = dict(others)
     if not level.answered and not request.final and kinds.get(FINAL):
         kinds[FINAL] -= 1  # the reserve is there for it
@@ -184,7 +188,7 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     for kind, count in kinds.items():
         habit = request.habits.get(kind)
         prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-        each = request.cost(worst_case(prompt, 0, request.close, _solution(request, kind)))
+        each = request.cost(worst_case(prompt, 0, request.close, _long_solution(request, kind)))
         total += Amount(each.tokens * count, each.nano * count)
     return total
 
@@ -194,6 +198,12 @@ def _solution(request: Request, kind: str) -> int:
     habit, measured = request.habits.get(kind), request.curves.curve(kind).solution
     size = habit.solution if habit else measured if measured is not None else request.solution * UNSEEN
     return max(1, math.ceil(min(size, request.solution)))
+
+
+def _long_solution(request: Request, kind: str) -> int:
+    """Solution tokens of a call of a kind whose thinking was cut."""
+    longest, usual = request.curves.curve(kind).long_solution, _solution(request, kind)
+    return min(request.solution, max(usual, math.ceil(longest or 0)))
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:

@@ -1,6 +1,6 @@
-"""The demo's agent: a LangGraph that runs every chain of every day as a parallel branch, then combines each day.
+"""The demo's agent: a LangGraph with a parallel branch for every chain, and a last call for every day.
 
-    START ==Send==> chain (one branch a chain, its steps in turn) ==barrier, Send==> combine (one a day) --> END
+    START ==Send==> chain (its steps in turn) ==barrier, Send==> combine (one a day) --> END
 
 It knows nothing of budgets: the model that it is given does, and the task that it runs in. `answer_of` reads
 the number out of a solution, here and in the practice that it is compared with.
@@ -91,3 +91,9 @@ def build_agent(days: Sequence[Day], ask: Ask) -> Any:
 
 
 EMPTY: State = {"chains": {}, "totals": {}}
+
+
+def row_of(state: State, number: int, day: Day) -> list[int | None]:
+    """A day's answers: its chains', then its total."""
+    chains = [state["chains"].get((number, c)) for c in range(len(day.chains))]
+    return [*chains, state["totals"].get(number)]

@@ -50,7 +50,7 @@ class Bar:
     held: float
     unit: str
 
-    def render(self, width: int = 44) -> tuple[str, Text, Text]:
+    def render(self, width: int = 30) -> tuple[str, Text, Text]:
         """Name, bar and numbers."""
         spent = min(width, round(width * self.spent / self.cap))
         held = min(width - spent, round(width * self.held / self.cap))

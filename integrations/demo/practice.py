@@ -1,4 +1,4 @@
-"""The practice that the demo is compared with: one fixed `max_tokens` for every call, thinking and solution in one.
+"""What the demo is compared with: one fixed `max_tokens` a call, thinking and solution in one.
 
 The only way to keep a total cap with it is to divide the cap by the number of calls beforehand: what one call
 leaves over is lost to the others, and a call that thinks too long never gets to its answer.
@@ -6,11 +6,9 @@ leaves over is lost to the others, and a call that thinks too long never gets to
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import cast
 
 from elastic_agent.backends.base import Backend, Sampling, TokenRequest
 from elastic_agent.budget import Caps

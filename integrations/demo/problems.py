@@ -1,15 +1,17 @@
-"""The demo's work: a file of days, each with several chains of word problems and a question that combines them.
+"""The demo's work: days with chains of word problems, and a question that combines each day's.
 
 One JSON object a line:
 
     {"name": "Monday",
-     "chains": [{"name": "apples", "steps": ["A shop has 37 apples . ...", "A shop has {previous} apples . ..."],
+     "chains": [{"name": "apples",
+                 "steps": ["A shop has 37 apples . ...", "A shop has {previous} apples . ..."],
                  "answers": [25, 31]}, ...],
      "combine": "A shop has {0} apples . #1 It gets {1} pears . ... How many items are left ?",
      "answer": 80}
 
-`{previous}` stands for the answer to the step before, `{0}`, `{1}` for the chains' last answers. The shipped
-file was drawn from the test split that e1-tiny never saw (`python -m elastic_agent.integrations.demo.problems`).
+`{previous}` stands for the answer to the step before, `{0}`, `{1}` for the chains' last answers. The
+shipped file was drawn from the test split, which e1-tiny never saw
+(`python -m elastic_agent.integrations.demo.problems`, some minutes).
 """
 
 from __future__ import annotations
@@ -148,11 +150,10 @@ def _draw_chain(rng: random.Random, noun: str, links: int) -> Chain:
         start = answers[-1] if answers else None
         while True:
             problem = make_problem(rng, lines, split="test", start=start)
-            about_it = problem.text.startswith(f"A shop has {problem.start} {noun} ")
-            if about_it and problem.text.endswith(f"How many {noun} are left ?"):
-                # Small ends leave room for the day's sum
-                if link < links - 1 or problem.answer <= 45:
-                    break
+            one_story = problem.text.startswith(f"A shop has {problem.start} {noun} ")
+            one_story &= problem.text.endswith(f"How many {noun} are left ?")
+            if one_story and (link < links - 1 or problem.answer <= 45):  # small ends: the day's sum has room
+                break
         steps.append(
             problem.text if start is None else problem.text.replace(f"has {start} ", "has {previous} ", 1)
         )

@@ -1,0 +1,264 @@
+"""The demo from start to end: the agent under caps, then the same work under a fixed `max_tokens`, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from elastic_agent.backends.base import Backend, Sampling
+from elastic_agent.backends.load import embedded_models, load_backend
+from elastic_agent.budget import Caps, to_usd
+from elastic_agent.errors import CapExceededError
+from elastic_agent.generate import prompt_ids
+from elastic_agent.integrations.demo.agent import EMPTY, State, build_agent, row_of
+from elastic_agent.integrations.demo.display import Bar, CallRow, comparison, results, screen
+from elastic_agent.integrations.demo.practice import FixedCap
+from elastic_agent.integrations.demo.problems import SHOP_WEEK, Day, count_kinds, load_days
+from elastic_agent.integrations.langchain import ChatElasticReasoning
+from elastic_agent.scheduler import BudgetScheduler, Price
+from elastic_agent.scheduler.cost import find_price, require_price
+from elastic_agent.scheduler.events import RunLog
+
+DEFAULT_CAPS = Caps(usd="0.0035", seconds=60)
+_FRAMES = 8  # a second
+_WIDTH = 104  # where there is no terminal to ask
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """What the command line says; None is the default of each."""
+
+    caps: Caps | None = None
+    model: str = "e1-tiny"
+    base_url: str | None = None
+    api_key: str | None = None
+    tokenizer: str | None = None
+    problems: str | None = None
+    price: Price | None = None
+    seed: int = 0
+    log: str = "run.jsonl"
+    solution: int | None = None
+    json: bool = False
+    svg: str | None = None
+
+
+@dataclass(slots=True)
+class Board:
+    """What the screen shows: fed by the scheduler's events and the agent's answers."""
+
+    caps: Caps
+    total: int
+    log: RunLog
+    rows: dict[str, CallRow] = field(default_factory=dict)
+    left: dict[str, float] = field(default_factory=dict)
+    held: dict[str, dict[str, float]] = field(default_factory=dict)
+    ended: list[str] = field(default_factory=list)
+
+    def event(self, event: dict[str, Any]) -> None:
+        """One event of the scheduler: to the log, and onto the board."""
+        self.log(event)
+        label = event.get("label")
+        self.left = event.get("left", self.left)
+        if label is None:
+            return
+        row = self.rows.setdefault(label, CallRow(label, event["kind"]))
+        if event["event"] == "grant":
+            row.granted_thinking = event["granted"]["thinking"]
+            row.granted_solution = event["granted"]["solution"]
+            self.held[label] = event["hold"]
+        elif event["event"] == "settled":
+            used = event["used"]
+            row.used_thinking, row.used_solution = used.get("thinking", 0), used.get("solution", 0)
+            row.ended, row.refund, row.done = used.get("thinking_end"), event["refund"]["tokens"], True
+            self.held.pop(label, None)
+            self.ended.append(label)
+
+    def bars(self, elapsed: float) -> list[Bar]:
+        """The caps: what is spent, held and left of each."""
+        found = []
+        for unit, cap in (("usd", self.caps.usd), ("tokens", self.caps.tokens)):
+            if cap is not None:
+                held = sum(hold[unit] for hold in self.held.values())
+                spent = float(cap) - self.left.get(unit, float(cap)) - held
+                found.append(Bar({"usd": "money"}.get(unit, unit), float(cap), spent, held, unit))
+        if self.caps.seconds is not None:
+            found.insert(1, Bar("time", self.caps.seconds, min(elapsed, self.caps.seconds), 0.0, "s"))
+        return found
+
+    def order(self) -> list[CallRow]:
+        """Ended calls in the order in which they ended, then the others."""
+        ended = set(self.ended)
+        rest = [row for label, row in list(self.rows.items()) if label not in ended]
+        return [*(self.rows[label] for label in list(self.ended)), *rest]
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run it; returns the exit status: 0 when every problem was answered within the caps, else 1.
+
+    Raises:
+        ProblemsError, ElasticError: bad input, before anything is spent.
+    """
+    days = load_days(options.problems or SHOP_WEEK)
+    caps = options.caps or DEFAULT_CAPS
+    console = Console(stderr=options.json, record=options.svg is not None, highlight=False)
+    if not console.is_terminal or options.svg is not None:
+        console.width = _WIDTH
+    backend = load_backend(
+        options.model, base_url=options.base_url, api_key=options.api_key, tokenizer=options.tokenizer
+    )
+    summary = asyncio.run(_demo(options, days, caps, backend, console))
+    if options.svg is not None:
+        console.save_svg(options.svg, title="elastic-agent demo")
+    if options.json:
+        sys.stdout.write(json.dumps(summary) + "\n")
+    return 0 if summary["answered"] == summary["problems"] else 1
+
+
+async def _demo(
+    options: DemoOptions, days: list[Day], caps: Caps, backend: Backend, console: Console
+) -> dict[str, Any]:
+    kinds = count_kinds(days)
+    board = Board(caps, sum(kinds.values()), RunLog(options.log))
+    try:
+        await backend.ready()
+        price = find_price(backend.model, own=options.price)
+        if caps.usd is not None:
+            require_price(price, backend.model)
+        known = price or Price("0", "0")
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        ours, calls, forced, spent = await _elastic(options, days, caps, backend, board, console, price)
+        ours_seconds = clock() - start
+        prompts = [len(prompt_ids(backend, text)) for day in days for c in day.chains for text in c.steps]
+        fixed = FixedCap(backend, caps, board.total, max(prompts) + 8, known, _sampling(options))
+        console.print(
+            f"\nNow the practice it replaces: the same problems and caps, one max_tokens={fixed.max_tokens} for each "
+            f"call, thinking and solution in one …"
+        )
+        theirs: State = EMPTY
+        start = clock()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(caps.seconds):
+                theirs = await build_agent(days, fixed.ask).ainvoke(EMPTY, {"max_concurrency": 64})
+        theirs_seconds = clock() - start
+    finally:
+        board.log.close()
+        await backend.aclose()
+    rows = [_row(days, state) for state in (ours, theirs)]
+    truth = [[*(c.answers[-1] for c in day.chains), day.answer] for day in days]
+    right = [_count(row, truth) for row in rows]
+    answered = [sum(a is not None for day in row for a in day) for row in rows]
+    problems = sum(map(len, truth))
+    console.print(results(days, *rows))
+    fixed_usd = to_usd(known.charge(fixed.usage))
+    console.print(
+        comparison(
+            [
+                ("right answers", f"{right[0]} of {problems}", f"{right[1]} of {problems}"),
+                ("answered", f"{answered[0]} of {problems}", f"{answered[1]} of {problems}"),
+                ("spent", f"${spent['usd']:.6f}", f"${fixed_usd:.6f}"),
+                ("tokens generated", f"{spent['tokens']:,}", f"{fixed.usage.generated:,}"),
+                ("seconds", f"{ours_seconds:.1f}", f"{theirs_seconds:.1f}"),
+                ("calls", str(calls), str(fixed.made)),
+            ]
+        )
+    )
+    console.print(f"Every decision and its reason: elastic-agent report {options.log} --why", style="dim")
+    return {
+        "caps": {"usd": _float(caps.usd), "seconds": caps.seconds, "tokens": caps.tokens},
+        "spent": spent | {"seconds": round(ours_seconds, 3)},
+        "problems": problems,
+        "answered": answered[0],
+        "right": right[0],
+        "fixed_cap_right": right[1],
+        "calls": calls,
+        "forced_closes": forced,
+    }
+
+
+async def _elastic(
+    options: DemoOptions,
+    days: list[Day],
+    caps: Caps,
+    backend: Backend,
+    board: Board,
+    console: Console,
+    price: Price | None,
+) -> tuple[State, int, int, dict[str, Any]]:
+    """The agent under the scheduler: its answers, calls, forced closes, and what it spent."""
+    solution = options.solution or (96 if options.model in embedded_models() else 512)
+    llm = ChatElasticReasoning(backend=backend, solution_budget=solution, price=price)
+    sampling = _sampling(options)
+    last = f"{days[-1].name} / total"
+    seeds = iter(range(options.seed * 1_000_000, 1 << 62))
+
+    async def ask(label: str, text: str, kind: str) -> str:
+        options: dict[str, Any] = {"label": label, "kind": kind, "final": label == last, "seed": next(seeds)}
+        try:
+            message = await llm.ainvoke(text, temperature=sampling.temperature, **options)
+        except CapExceededError:
+            return ""  # the log says why; the other branches go on
+        return str(message.text)
+
+    graph = build_agent(days, ask)
+    chains = sum(len(day.chains) for day in days)
+    title = f"a shop's week: {chains} chains in {len(days)} days, {board.total} calls of {backend.model}"
+    scheduler = BudgetScheduler(backend, price=price, log=board.event)
+    state: State = {"chains": {}, "totals": {}}
+    async with (
+        scheduler,
+        scheduler.task(caps, name="shop week", expect=count_kinds(days), final_solution=solution) as task,
+    ):
+        opened = asyncio.get_running_loop().time()
+
+        def show() -> Any:
+            elapsed = asyncio.get_running_loop().time() - opened
+            return screen(title, board.bars(elapsed), board.order(), board.total)
+
+        if console.is_terminal and not options.json:
+            with Live(show(), console=console, refresh_per_second=_FRAMES, transient=False) as live:
+                async with asyncio.TaskGroup() as group:
+                    drawing = group.create_task(_draw(live, show))
+                    state = await graph.ainvoke(EMPTY, {"max_concurrency": 64})
+                    drawing.cancel()
+                live.update(show())
+        else:
+            state = await graph.ainvoke(EMPTY, {"max_concurrency": 64})
+            console.print(show())
+        report = task.report()
+    calls = [call for call in report.calls if call.outcome != "refused"]
+    spent = {"usd": float(report.spent.usd or 0), "tokens": report.spent.tokens or 0}
+    return state, len(calls), sum(call.usage.forced > 0 for call in calls), spent
+
+
+async def _draw(live: Live, show: Any) -> None:
+    while True:
+        live.update(show())
+        await asyncio.sleep(1 / _FRAMES)
+
+
+def _sampling(options: DemoOptions) -> Sampling:
+    return Sampling(temperature=0.6, top_p=0.95, seed=options.seed * 1_000_000)
+
+
+def _row(days: Sequence[Day], state: State) -> list[list[int | None]]:
+    return [row_of(state, d, day) for d, day in enumerate(days)]
+
+
+def _count(rows: Sequence[Sequence[int | None]], truth: Sequence[Sequence[int]]) -> int:
+    return sum(
+        got == want for row, day in zip(rows, truth, strict=True) for got, want in zip(row, day, strict=True)
+    )
+
+
+def _float(value: Decimal | float | int | str | None) -> float | None:
+    return None if value is None else float(value)

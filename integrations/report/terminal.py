@@ -1,0 +1,97 @@
+"""`elastic-agent report run.jsonl`: a recorded run as a table, with the reason of each grant when asked."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+class RunLogError(ValueError):
+    """A run log that can't be read; the message names the line."""
+
+
+def read_run(path: str | Path) -> list[dict[str, Any]]:
+    """The events of a run, in order. A last line cut short by a crash is left out.
+
+    Raises:
+        RunLogError: no such file, nothing in it, or a line in the middle that is not an event.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunLogError(f"can't read {path}: {error}") from error
+    events: list[dict[str, Any]] = []
+    for i, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict) or "event" not in event:
+                raise ValueError("not an event")
+        except ValueError as error:
+            if i == len(lines):
+                break
+            raise RunLogError(f"{path}, line {i}: {error}") from error
+        events.append(event)
+    if not events:
+        raise RunLogError(f"{path} holds no events: is it a run.jsonl?")
+    return events
+
+
+def render_run(path: str | Path, *, why: bool = False) -> RenderableType:
+    """A run as a table of its calls, with what was granted, used and refunded."""
+    events = read_run(path)
+    table = Table(box=box.SIMPLE_HEAD, title=f"{path}", title_justify="left")
+    for name in ("at", "task", "call", "kind", "thinking", "solution", "ended", "refund", "left"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("at", "call", "refund") else "left")
+    grants = {(e["task"], e["call"]): e for e in events if e["event"] == "grant"}
+    reasons: list[Text] = []
+    for event in events:
+        key = (event.get("task"), event.get("call"))
+        name = str(event.get("label") or event.get("kind", ""))
+        if event["event"] == "settled" and (grant := grants.get(key)) is not None:
+            used, granted = event.get("used", {}), grant["granted"]
+            table.add_row(
+                f"{event['at']:.2f} s",
+                str(event["task"]),
+                str(event["call"]),
+                name,
+                f"{used.get('thinking', '?')} of {granted['thinking']}",
+                f"{used.get('solution', '?')} of {granted['solution']}",
+                str(used.get("thinking_end") or ("answered" if event.get("answered") else "no answer")),
+                f"{event['refund']['tokens']:.0f}",
+                _left(event.get("left", {})),
+            )
+        elif event["event"] == "refused":
+            table.add_row(
+                f"{event['at']:.2f} s",
+                str(event["task"]),
+                str(event["call"]),
+                name,
+                "refused",
+                "",
+                "",
+                "",
+                "",
+            )
+        if why and event["event"] in ("grant", "refused"):
+            reasons.append(Text(f"{event['task']} {event['call']} {event['event']}: {event['reason']}"))
+    counts = Counter(event["event"] for event in events)
+    foot = Text(", ".join(f"{n} {name}" for name, n in counts.items()), style="dim")
+    return Group(table, *reasons, foot)
+
+
+def _left(left: dict[str, float]) -> str:
+    shown = []
+    if "usd" in left:
+        shown.append(f"${left['usd']:.6f}")
+    if "seconds" in left:
+        shown.append(f"{left['seconds']:.1f} s")
+    if "tokens" in left:
+        shown.append(f"{left['tokens']:,.0f} tokens")
+    return ", ".join(shown)
