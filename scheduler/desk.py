@@ -179,7 +179,7 @@ class Desk:
         """A task ends: waiting calls are refused, running ones expire, nothing stays held."""
         with self.ledger.lock:
             book.closing = True
-            self.dismiss(book)
+            self.dismiss(book, now)
             for running in [r for r in self._running.values() if r.request.book is book]:
                 self.ledger.expire(running.hold)
                 self.settle(running, running.hold.amount, now, answered=False)
@@ -187,12 +187,14 @@ class Desk:
             self.ledger.close(book.account)
             self.pump(book.account, now)
 
-    def dismiss(self, book: Book) -> None:
+    def dismiss(self, book: Book, now: float) -> None:
         """A task is about to end: calls that wait are refused."""
         with self.ledger.lock:
             for _, _, request in self._queues.get(_root(book.account).id, {}).get(book.account.id, []):
                 if request.outcome is None:
-                    self._leave(request, _ended(book))
+                    error = _ended(book)
+                    self._event(request, "refused", now, reason=str(error), error=type(error).__name__)
+                    self._leave(request, error)
 
     def left(self, book: Book, now: float) -> dict[str, float]:
         """What can still be spent on this task, its reserve included, by unit."""

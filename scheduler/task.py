@@ -171,7 +171,7 @@ class Task:
         try:
             for child in list(self._children):
                 await child.aclose(error)
-            self.desk.dismiss(self.book)
+            self.desk.dismiss(self.book, _now())
             for call in list(self._live):
                 await call.aclose()
             waiting = [asyncio.wrap_future(call.settled) for call in list(self._live)]
