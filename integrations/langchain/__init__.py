@@ -2,12 +2,26 @@
 
     from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticReasoningLLM
 
-`chat` and `llm` hold the two models, `errors` what they raise.
+`chat` and `llm` hold the two models, `errors` what they raise, `middleware` the caps on an agent's runs (the
+only part that needs the package `langchain`, so it is loaded when first used).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from elastic_agent.integrations.langchain.chat import ChatElasticReasoning
 from elastic_agent.integrations.langchain.llm import ElasticReasoningLLM
 
-__all__ = ["ChatElasticReasoning", "ElasticReasoningLLM"]
+if TYPE_CHECKING:
+    from elastic_agent.integrations.langchain.middleware import TaskBudgetMiddleware
+
+__all__ = ["ChatElasticReasoning", "ElasticReasoningLLM", "TaskBudgetMiddleware"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "TaskBudgetMiddleware":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from elastic_agent.integrations.langchain.middleware import TaskBudgetMiddleware
+
+    return TaskBudgetMiddleware

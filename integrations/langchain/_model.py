@@ -28,6 +28,7 @@ from elastic_agent.integrations.langchain._options import (
     CallOptions,
     check_names,
     chosen_tools,
+    tracing,
 )
 from elastic_agent.integrations.langchain._run import Terms
 from elastic_agent.integrations.langchain.errors import langchain_errors
@@ -147,21 +148,8 @@ class ElasticFields(Serializable):
     def _tracing(
         self, kind: Literal["chat", "llm"], stop: Sequence[str] | None, given: Mapping[str, Any]
     ) -> LangSmithParams:
-        """What LangSmith is told: the call's own model, budget and sampling, not the constructor's."""
         options = self._options(stop, {name: value for name, value in given.items() if name in PER_CALL})
-        told = LangSmithParams(
-            ls_provider="elastic_agent",
-            ls_model_name=options.model,
-            ls_model_type=kind,
-            ls_temperature=options.sampling.temperature,
-        )
-        if options.max_tokens is not None:
-            told["ls_max_tokens"] = options.max_tokens
-        elif options.thinking is not None:
-            told["ls_max_tokens"] = options.thinking + options.solution
-        if options.stop:
-            told["ls_stop"] = list(options.stop)
-        return told
+        return tracing(options, kind)
 
     # Calls
 

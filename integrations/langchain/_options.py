@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
+
+from langchain_core.language_models.base import LangSmithParams
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
@@ -156,3 +158,20 @@ def chosen_tools(tools: Sequence[Mapping[str, Any]], choice: object) -> tuple[Ma
     if not found:
         raise ValueError(f"tool_choice {name!r} is not among the tools")
     return found
+
+
+def tracing(options: CallOptions, kind: Literal["chat", "llm"]) -> LangSmithParams:
+    """What LangSmith is told: the call's own model, budget and sampling, not the constructor's."""
+    told = LangSmithParams(
+        ls_provider="elastic_agent",
+        ls_model_name=options.model,
+        ls_model_type=kind,
+        ls_temperature=options.sampling.temperature,
+    )
+    if options.max_tokens is not None:
+        told["ls_max_tokens"] = options.max_tokens
+    elif options.thinking is not None:
+        told["ls_max_tokens"] = options.thinking + options.solution
+    if options.stop:
+        told["ls_stop"] = list(options.stop)
+    return told
