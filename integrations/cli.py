@@ -77,7 +77,7 @@ def _missing(command: str, error: ModuleNotFoundError, extra: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="elastic-agent",
-        description="Hard caps on what an agent spends: every model call gets a thinking and a solution budget.",
+        description="Hard caps on what an agent spends: each call gets a thinking and a solution budget.",
     )
     parser.add_argument("--version", action="version", version=f"elastic-agent {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
@@ -85,9 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="an agent solves word problems under a money cap and a deadline",
-        description="A LangGraph agent works through a shop's week: chains of word problems as parallel branches, "
-        "each day combined by a last call, under a money cap and a deadline. Then the same under one fixed "
-        "max_tokens a call, at the same caps. Needs no key, GPU or server.",
+        description="A LangGraph agent works through a shop's week: chains of word problems as parallel "
+        "branches, each day combined by a last call, under a money cap and a deadline. Then the same under "
+        "one fixed max_tokens a call, at the same caps. Needs no key, GPU or server.",
     )
     _caps(demo)
     _model(demo)
@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     ask = commands.add_parser(
         "ask",
         help="one question, with a thinking and a solution budget",
-        description="Ask a model one question. Thinking is cut at its limit, the close is forced, and the solution "
-        "always has its own tokens.",
+        description="Ask a model one question. Thinking is cut at its limit, the close is forced, and the "
+        "solution always has its own tokens.",
     )
     ask.add_argument("question", help="the question; - reads it from standard input")
     _model(ask)
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="what a recorded run spent, and why",
-        description="Read a run.jsonl and print every call: granted, used, refunded, and the reason of each grant.",
+        description="Read a run.jsonl and print every call: granted, used, refunded, and why.",
     )
     report.add_argument("file", help="a run.jsonl")
     report.add_argument("--why", action="store_true", help="with the reason of each grant")
@@ -192,9 +192,17 @@ def _price(text: str) -> Price:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _quiet() -> None:
+    """No progress bars of transformers between our own lines: what we load takes a moment."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def _demo(options: argparse.Namespace) -> int:
     from elastic_agent.integrations.demo.run import DemoOptions, run_demo
 
+    _quiet()
     default = options.usd is None and options.seconds is None and options.tokens is None
     caps = None if default else Caps(usd=options.usd, seconds=options.seconds, tokens=options.tokens)
     return run_demo(
@@ -223,6 +231,7 @@ def _ask(options: argparse.Namespace) -> int:
     from elastic_agent.generate import Call
     from elastic_agent.phases import Segment
 
+    _quiet()
     question = sys.stdin.read() if options.question == "-" else options.question
     if not question.strip():
         raise ValueError("the question is empty")
@@ -241,7 +250,7 @@ def _ask(options: argparse.Namespace) -> int:
             async for event in call:
                 if event.segment is Segment.CLOSE:
                     console.print(
-                        f"\n── {'cut here: the close was forced' if event.forced else 'closed by the model'} ──",
+                        f"\n── {'cut here, the close was forced' if event.forced else 'closed by itself'} ──",
                         style="dim",
                     )
                 else:
@@ -251,8 +260,9 @@ def _ask(options: argparse.Namespace) -> int:
             await backend.aclose()
         usage, result = call.usage, call.result()
         console.print(
-            f"\n\nthinking {usage.thinking} of {result.budget.thinking} tokens ({result.thinking_end}), solution "
-            f"{usage.solution} of {result.budget.solution} ({result.solution_end}), prompt {usage.prompt}",
+            f"\n\nthinking {usage.thinking} of {result.budget.thinking} tokens ({result.thinking_end}), "
+            f"solution {usage.solution} of {result.budget.solution} ({result.solution_end}), "
+            f"prompt {usage.prompt}",
             style="dim",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +18,9 @@ THINKING, SOLUTION, UNUSED, HELD, BAD = "magenta", "green", "bright_black", "yel
 _ENDS = {
     "natural": ("closed itself", UNUSED),
     "budget": ("cut at its limit", THINKING),
-    "deadline": ("cut by the deadline", BAD),
-    "preempted": ("cut by the scheduler", BAD),
-    "end_of_text": ("stopped thinking", UNUSED),
+    "deadline": ("cut for the deadline", HELD),
+    "preempted": ("cut by the scheduler", HELD),
+    "end_of_text": ("broke off", UNUSED),
     "never_opened": ("did not think", UNUSED),
 }
 
@@ -29,7 +30,6 @@ class CallRow:
     """A call on the screen; `used` fields are 0 until it has ended."""
 
     label: str
-    kind: str
     granted_thinking: int | None = None
     granted_solution: int = 0
     used_thinking: int = 0
@@ -63,7 +63,10 @@ class Bar:
         return self.name, bar, numbers
 
     def _show(self, value: float) -> str:
-        return {"usd": f"${value:.6f}", "s": f"{value:.1f} s"}.get(self.unit, f"{value:,.0f}")
+        if self.unit == "usd":
+            digits = max(2, 3 - math.floor(math.log10(self.cap)))  # three or four figures of the cap
+            return f"${value:.{digits}f}"
+        return f"{value:.1f} s" if self.unit == "s" else f"{value:,.0f}"
 
 
 def screen(
@@ -75,11 +78,10 @@ def screen(
         caps.add_row(*bar.render())
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
     for name, options in (
-        ("call", {}),
-        ("kind", {"style": UNUSED}),
-        ("thinking: used of granted", {}),
+        ("call", {"min_width": 21}),
+        ("used of granted thinking", {"min_width": 24}),
         ("solution", {"justify": "right"}),
-        ("how thinking ended", {}),
+        ("thinking ended", {"min_width": 21}),
         ("refund", {"justify": "right"}),
         ("answer", {"justify": "right"}),
     ):
@@ -95,26 +97,18 @@ def screen(
     return Panel(Group(caps, table, Text(foot, style="bold")), title=title, box=box.ROUNDED, padding=(1, 2))
 
 
-def _cells(row: CallRow, most: int, width: int = 18) -> tuple[RenderableType, ...]:
+def _cells(row: CallRow, most: int, width: int = 13) -> tuple[RenderableType, ...]:
     granted = row.granted_thinking or 0
     full = round(width * granted / most)
     used = min(full, round(width * min(row.used_thinking, granted) / most))
     bar = Text("█" * used, style=THINKING) + Text("░" * (full - used), style=UNUSED)
-    bar += Text(" " * (width - full) + f" {row.used_thinking if row.done else '…':>3} of {granted}")
+    bar += Text(" " * (width - full) + f" {row.used_thinking if row.done else '…':>3} of {granted:<3}")
     if not row.done:
-        return (
-            row.label,
-            row.kind,
-            bar,
-            f"… of {row.granted_solution}",
-            Text("thinking", style="italic"),
-            "",
-            "",
-        )
+        return row.label, bar, f"… of {row.granted_solution}", Text("running", style="italic"), "", ""
     text, style = _ENDS.get(row.ended or "", (row.ended or "", UNUSED))
     answer = Text("none", style=BAD) if row.answer is None else Text(str(row.answer))
     solution = f"{row.used_solution} of {row.granted_solution}"
-    return row.label, row.kind, bar, solution, Text(text, style=style), f"+{row.refund}", answer
+    return row.label, bar, solution, Text(text, style=style), f"+{row.refund}", answer
 
 
 def results(

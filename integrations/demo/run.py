@@ -1,4 +1,4 @@
-"""The demo from start to end: the agent under caps, then the same work under a fixed `max_tokens`, side by side."""
+"""The demo from start to end: the agent under caps, then the same work under one fixed `max_tokens`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from elastic_agent.backends.load import embedded_models, load_backend
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import CapExceededError
 from elastic_agent.generate import prompt_ids
-from elastic_agent.integrations.demo.agent import EMPTY, State, build_agent, row_of
+from elastic_agent.integrations.demo.agent import EMPTY, State, answer_of, build_agent, row_of
 from elastic_agent.integrations.demo.display import Bar, CallRow, comparison, results, screen
 from elastic_agent.integrations.demo.practice import FixedCap
 from elastic_agent.integrations.demo.problems import SHOP_WEEK, Day, count_kinds, load_days
@@ -70,7 +70,7 @@ class Board:
         self.left = event.get("left", self.left)
         if label is None:
             return
-        row = self.rows.setdefault(label, CallRow(label, event["kind"]))
+        row = self.rows.setdefault(label, CallRow(label))
         if event["event"] == "grant":
             row.granted_thinking = event["granted"]["thinking"]
             row.granted_solution = event["granted"]["solution"]
@@ -141,8 +141,8 @@ async def _demo(
         prompts = [len(prompt_ids(backend, text)) for day in days for c in day.chains for text in c.steps]
         fixed = FixedCap(backend, caps, board.total, max(prompts) + 8, known, _sampling(options))
         console.print(
-            f"\nNow the practice it replaces: the same problems and caps, one max_tokens={fixed.max_tokens} for each "
-            f"call, thinking and solution in one …"
+            f"\nNow the practice it replaces: the same problems and caps, one max_tokens={fixed.max_tokens} "
+            f"for each call, thinking and solution in one …"
         )
         theirs: State = EMPTY
         start = clock()
@@ -207,6 +207,8 @@ async def _elastic(
             message = await llm.ainvoke(text, temperature=sampling.temperature, **options)
         except CapExceededError:
             return ""  # the log says why; the other branches go on
+        if label in board.rows:
+            board.rows[label].answer = answer_of(str(message.text))
         return str(message.text)
 
     graph = build_agent(days, ask)
