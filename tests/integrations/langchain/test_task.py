@@ -335,3 +335,26 @@ async def test_a_sync_stream_left_open_is_settled_when_its_task_ends(
     assert backend.running == 0
     with pytest.raises(ClosedTaskError, match="not whole"):
         list(stream)
+
+
+@pytest.mark.parametrize("served", range(0, 60, 4))
+async def test_a_graph_cancelled_anywhere_leaves_nothing_behind(
+    chat: Make, backend: ScriptedBackend, served: int
+) -> None:
+    """Cancelled after so many tokens: no hold, no running stream, and the known is charged."""
+    backend.tpot = backend.ttft = 0.0005
+    model = chat(thinking_budget=8)
+    async with task_budget(tokens=150) as task:
+        running = asyncio.create_task(fan(model, sync=False).ainvoke({"items": list(range(8))}))
+        while backend.meter.output < served and not running.done():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert backend.running == 0
+        assert not task.book.account.live
+        assert task.report().calls == () or {c.outcome for c in task.report().calls} <= ENDED
+    agree(task, backend)
+
+
+ENDED = {"answered", "stopped", "refused"}
