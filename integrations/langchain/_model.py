@@ -108,6 +108,9 @@ class ElasticFields(Serializable):
         if self.backend is not None and "model" not in self.model_fields_set:
             self.__dict__["model"] = self.backend.model
         self._options(None, {})
+        if self.backend is None and self.base_url is None:
+            # A model in this process is loaded now: later, its loading would count against a task's seconds
+            self._backend()
         return self
 
     # Serialisation

@@ -115,7 +115,7 @@ async def test_bad_input_is_refused_before_anything_is_spent(llm: Make, backend:
 def test_what_the_standard_suite_asks_of_chat_models(llm: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """`langchain-tests` has no suite for text models: environment, tracing, exact token counts, its type."""
     monkeypatch.setenv("ELASTIC_AGENT_API_KEY", "secret")
-    key = ElasticReasoningLLM(model="m").api_key
+    key = ElasticReasoningLLM(model="m", base_url="http://localhost:8000/v1").api_key
     assert key is not None
     assert key.get_secret_value() == "secret"
     told = llm()._get_ls_params(model="other")
