@@ -196,7 +196,7 @@ def _quiet() -> None:
     """No progress bars of transformers between our own lines: what we load takes a moment."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -37,6 +37,11 @@ class _Where(TypedDict):
     chain: int
 
 
+class _Found(TypedDict):
+    day: int
+    found: list[int | None]
+
+
 def answer_of(solution: str) -> int | None:
     """The number after the last "Answer:", else the last number of the solution, else None."""
     found = re.findall(r"Answer\s*:\s*\$?(\d+)", solution) or re.findall(r"\d+", solution)
@@ -46,23 +51,26 @@ def answer_of(solution: str) -> int | None:
 def build_agent(days: Sequence[Day], ask: Ask) -> Any:
     """The compiled graph; `await graph.ainvoke(EMPTY)` returns a `State`."""
 
-    async def chain(where: _Where) -> dict[str, Any]:
-        day, part = days[where["day"]], days[where["day"]].chains[where["chain"]]
+    async def chain(state: _Where) -> dict[str, Any]:
+        day, part = days[state["day"]], days[state["day"]].chains[state["chain"]]
         answer: int | None = None
         for i, step in enumerate(part.steps, 1):
             text = step if i == 1 else step.replace("{previous}", str(answer))
             answer = answer_of(await ask(f"{day.name} / {part.name} {i}", text, kind_of(step)))
             if answer is None:
                 break  # the next problem starts from an answer that does not exist
-        return {"chains": {(where["day"], where["chain"]): answer}}
+        return {"chains": {(state["day"], state["chain"]): answer}}
 
-    async def combine(where: dict[str, Any]) -> dict[str, Any]:
-        day, found = days[where["day"]], where["found"]
+    async def combine(state: _Found) -> dict[str, Any]:
+        day, found = days[state["day"]], state["found"]
         text = day.combine
         for i, answer in enumerate(found):
             text = text.replace(f"{{{i}}}", str(answer))
         total = answer_of(await ask(f"{day.name} / total", text, kind_of(text)))
-        return {"totals": {where["day"]: total}}
+        return {"totals": {state["day"]: total}}
+
+    def barrier(state: State) -> dict[str, Any]:
+        return {}
 
     def fan_out(_: State) -> list[Send]:
         return [
@@ -76,16 +84,16 @@ def build_agent(days: Sequence[Day], ask: Ask) -> Any:
         for d, day in enumerate(days):
             found = [state["chains"].get((d, c)) for c in range(len(day.chains))]
             if None not in found:
-                ready.append(Send("combine", {"day": d, "found": found}))
+                ready.append(Send("combine", _Found(day=d, found=found)))
         return ready or END
 
     graph = StateGraph(State)
-    graph.add_node("chain", chain)  # type: ignore[type-var]
-    graph.add_node("wait", lambda _: {})
-    graph.add_node("combine", combine)  # type: ignore[type-var]
+    graph.add_node("chain", chain)
+    graph.add_node("barrier", barrier)
+    graph.add_node("combine", combine)
     graph.add_conditional_edges(START, fan_out, ["chain"])
-    graph.add_edge("chain", "wait")
-    graph.add_conditional_edges("wait", gather, ["combine", END])
+    graph.add_edge("chain", "barrier")
+    graph.add_conditional_edges("barrier", gather, ["combine", END])
     graph.add_edge("combine", END)
     return graph.compile()
 

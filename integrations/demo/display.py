@@ -85,7 +85,7 @@ def screen(
         ("refund", {"justify": "right"}),
         ("answer", {"justify": "right"}),
     ):
-        table.add_column(name, no_wrap=True, **options)  # type: ignore[arg-type]
+        table.add_column(name, no_wrap=True, **options)
     most = max((row.granted_thinking or 0 for row in calls), default=1) or 1
     running = [row for row in calls if not row.done and row.granted_thinking is not None]
     waiting = sum(1 for row in calls if not row.done and row.granted_thinking is None)
