@@ -255,3 +255,17 @@ def serve_in_thread(
         loop, event = stop[0]
         loop.call_soon_threadsafe(event.set)
         thread.join()
+
+
+@contextmanager
+def serving(model: str = "e1-tiny") -> Iterator[str]:
+    """The embedded model behind the wire, served under a name of the caller's choice; yields the base URL."""
+    from elastic_agent.backends.load import model_path
+    from elastic_agent.backends.transformers import TransformersBackend
+
+    backend = TransformersBackend.load(model_path("e1-tiny"), name=model)
+    try:
+        with serve_in_thread(backend) as wire:
+            yield wire.base_url
+    finally:
+        asyncio.run(backend.aclose())

@@ -69,7 +69,7 @@ class Point:
 class Evaluator:
     """A model folder, ready to be measured at any budget."""
 
-    def __init__(self, folder: str | Path, *, rows: int = 128, name: str | None = None) -> None:
+    def __init__(self, folder: str | Path, *, rows: int = 256, name: str | None = None) -> None:
         from transformers import AutoTokenizer
 
         self.name = name or Path(folder).name
@@ -205,7 +205,7 @@ def table(points: Sequence[Point]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--solution", type=int, default=96)
     parser.add_argument("--curves", type=Path, help="write success curves by kind to this file instead")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     import torch
 
     torch.set_num_threads(args.threads)

@@ -62,6 +62,7 @@ class Board:
     left: dict[str, float] = field(default_factory=dict)
     held: dict[str, dict[str, float]] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
+    granted: int = 0
 
     def event(self, event: dict[str, Any]) -> None:
         """One event of the scheduler: to the log, and onto the board."""
@@ -72,6 +73,7 @@ class Board:
             return
         row = self.rows.setdefault(label, CallRow(label))
         if event["event"] == "grant":
+            self.granted += 1
             row.granted_thinking = event["granted"]["thinking"]
             row.granted_solution = event["granted"]["solution"]
             self.held[label] = event["hold"]
@@ -195,7 +197,9 @@ async def _elastic(
     price: Price | None,
 ) -> tuple[State, int, int, dict[str, Any]]:
     """The agent under the scheduler: its answers, calls, forced closes, and what it spent."""
-    solution = options.solution or (96 if options.model in embedded_models() else 512)
+    solution = options.solution
+    if solution is None:
+        solution = 96 if options.model in embedded_models() else 512
     llm = ChatElasticReasoning(backend=backend, solution_budget=solution, price=price)
     sampling = _sampling(options)
     last = f"{days[-1].name} / total"
@@ -206,6 +210,8 @@ async def _elastic(
         try:
             message = await llm.ainvoke(text, temperature=sampling.temperature, **options)
         except CapExceededError:
+            if not board.granted:
+                raise  # the caps hold not even one answer
             return ""  # the log says why; the other branches go on
         if label in board.rows:
             board.rows[label].answer = answer_of(str(message.text))

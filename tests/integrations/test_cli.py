@@ -1,0 +1,197 @@
+"""The command line: what a newcomer types, right and wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elastic_agent.integrations.cli import main
+from elastic_agent.integrations.demo.problems import SHOP_WEEK
+from tests import wire
+
+pytestmark = pytest.mark.skipif(
+    not (Path(__file__).parents[2] / "elastic_agent/models/e1-tiny/model.safetensors").exists(),
+    reason="the embedded model is not in this tree",
+)
+
+
+@pytest.fixture
+def one_day(tmp_path: Path) -> Path:
+    """The first day of the shipped week, with one chain left out: seven calls."""
+    day = json.loads(SHOP_WEEK.read_text().splitlines()[0])
+    path = tmp_path / "day.jsonl"
+    path.write_text(json.dumps(day) + "\n")
+    return path
+
+
+def _demo(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
+    status = main(["demo", "--json", *map(str, arguments)])
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    return status, json.loads(lines[-1]) if lines else {}, said.err
+
+
+def test_the_demo_keeps_its_caps_and_answers_everything(
+    one_day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Spent at or under each cap, every problem answered, and the log tells the same story."""
+    log = tmp_path / "run.jsonl"
+    status, found, err = _demo(
+        capsys, "--problems", one_day, "--log", log, "--usd", "0.003", "--seconds", 60, "--tokens", 1500
+    )
+    assert status == 0, err
+    assert set(found) == {
+        "caps",
+        "spent",
+        "problems",
+        "answered",
+        "right",
+        "fixed_cap_right",
+        "calls",
+        "forced_closes",
+    }
+    assert all(found["spent"][unit] <= found["caps"][unit] for unit in ("usd", "seconds", "tokens"))
+    assert found["answered"] == found["problems"] == 5
+    assert found["calls"] == 9
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    settled = [e for e in events if e["event"] == "settled"]
+    assert sum(e["charged"]["tokens"] for e in settled) == found["spent"]["tokens"]
+    assert len([e for e in events if e["event"] == "grant"]) == len(settled) == 9
+    assert all(e["reason"] and e["label"] for e in events if e["event"] == "grant")
+    assert "max_tokens=" in err
+    assert main(["report", str(log), "--why"]) == 0
+    assert "thinks up to" in capsys.readouterr().out
+
+
+def test_the_demo_runs_on_a_server(one_day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--base-url` runs the same agent over the vLLM wire."""
+    with wire.serving(model="e1-tiny") as base_url:
+        status, found, err = _demo(
+            capsys,
+            *("--problems", one_day, "--base-url", base_url, "--log", tmp_path / "run.jsonl"),
+            *("--usd", "0.003", "--seconds", 60),
+        )
+    assert status == 0, err
+    assert found["answered"] == found["problems"]
+
+
+def test_ctrl_c_settles_and_leaves_a_complete_log(one_day: Path, tmp_path: Path) -> None:
+    """Interrupted in mid-run: holds are settled, `run.jsonl` is complete so far, the status is 130."""
+    log = tmp_path / "run.jsonl"
+    week = SHOP_WEEK
+    process = subprocess.Popen(
+        [sys.executable, "-m", "elastic_agent.integrations.cli", "demo", "--problems", week, "--log", log],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while not (log.exists() and '"settled"' in log.read_text()):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    granted = {e["call"] for e in events if e["event"] == "grant"}
+    assert granted == {e["call"] for e in events if e["event"] == "settled"}
+    assert events[-1]["event"] == "task_closed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "nonesuch"], "no model called 'nonesuch': embedded are e1-tiny"),
+        (["--usd", "-1"], "usd must be more than 0"),
+        (["--seconds", "nan"], "seconds must be finite"),
+        (["--tokens", "0"], "tokens must be more than 0"),
+        (["--problems", "nowhere.jsonl"], "can't read the problems file"),
+        (["--base-url", "localhost:8000"], "base_url must begin with"),
+        (["--solution", "0"], "at least 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused with exit status 2 and what to do, before anything is spent."""
+    log = tmp_path / "run.jsonl"
+    assert main(["demo", "--log", str(log), *arguments]) == 2
+    said = capsys.readouterr()
+    assert says in said.err
+    assert "Traceback" not in said.err
+    assert '"grant"' not in (log.read_text() if log.exists() else "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"), [(["--tokens", "20"], "97"), (["--usd", "0.000001"], "$")], ids=["tokens", "usd"]
+)
+def test_caps_that_hold_no_answer_are_refused_with_the_numbers(
+    arguments: list[str], needed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cap too small for even one answer: refused before a token is spent, and it says what was needed."""
+    log = tmp_path / "run.jsonl"
+    assert main(["demo", "--log", str(log), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert "need" in err
+    assert needed in err
+    assert '"grant"' not in log.read_text()
+
+
+def test_a_price_that_nobody_knows_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A money cap on an unpriced model fails closed, and says how to set a price."""
+    with wire.serving(model="own-model") as base_url:
+        status = main(
+            [
+                *("demo", "--base-url", base_url, "--model", "own-model", "--tokenizer", "e1-tiny"),
+                *("--usd", "1", "--log", str(tmp_path / "run.jsonl")),
+            ]
+        )
+    assert status == 2
+    assert "price" in capsys.readouterr().err
+
+
+def test_ask_shows_thinking_the_close_and_the_solution(capsys: pytest.CaptureFixture[str]) -> None:
+    """One question, cut where the user said."""
+    question = "A shop has 37 pens . #1 It sells 12 . How many pens are left ?"
+    assert main(["ask", question, "--thinking", "8", "--solution", "64", "--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "the close was forced" in out
+    assert "thinking 8 of 8 tokens (budget)" in out
+    assert main(["ask", "  "]) == 2
+    assert main(["ask", "hi", "--thinking", "-1"]) == 2
+
+
+def test_report_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log that is none is named; one cut short by a crash is read as far as it goes."""
+    assert main(["report", str(tmp_path / "nowhere.jsonl")]) == 2
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"event": "task_opened"}\nnonsense\n{"event": "task_closed"}\n')
+    assert main(["report", str(bad)]) == 2
+    assert "line 2" in capsys.readouterr().err
+    bad.write_text('{"event": "task_opened"}\n{"event": "gr')
+    assert main(["report", str(bad)]) == 0
+
+
+def test_help_is_for_a_newcomer(capsys: pytest.CaptureFixture[str]) -> None:
+    """No command prints the commands; each has its own help."""
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("demo", "ask", "train", "eval", "report"))
+    for command in ("demo", "ask", "report", "train", "eval"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
