@@ -54,12 +54,14 @@ class Bar:
         """Name, bar and numbers."""
         spent = min(width, round(width * self.spent / self.cap))
         held = min(width - spent, round(width * self.held / self.cap))
-        bar = Text("█" * spent, style="cyan") + Text("▒" * held, style=HELD)
-        bar += Text("·" * (width - spent - held), style=UNUSED)
+        rest = width - spent - held
+        bar = Text.assemble(("█" * spent, "cyan"), ("▒" * held, HELD), ("·" * rest, UNUSED))
         left = max(0.0, self.cap - self.spent - self.held)
-        numbers = Text(f"{self._show(self.spent)} spent", style="cyan")
-        numbers += Text(f"  {self._show(self.held)} held", style=HELD)
-        numbers += Text(f"  {self._show(left)} left of {self._show(self.cap)}", style="default")
+        numbers = Text.assemble(
+            (f"{self._show(self.spent)} spent", "cyan"),
+            (f"  {self._show(self.held)} held", HELD),
+            f"  {self._show(left)} left of {self._show(self.cap)}",
+        )
         return self.name, bar, numbers
 
     def _show(self, value: float) -> str:
@@ -78,10 +80,10 @@ def screen(
         caps.add_row(*bar.render())
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
     for name, options in (
-        ("call", {"min_width": 21}),
+        ("call", {"min_width": 20}),
         ("used of granted thinking", {"min_width": 24}),
-        ("solution", {"justify": "right"}),
-        ("thinking ended", {"min_width": 21}),
+        ("solution", {"justify": "right", "min_width": 8}),
+        ("thinking ended", {"min_width": 20}),
         ("refund", {"justify": "right"}),
         ("answer", {"justify": "right"}),
     ):
@@ -101,11 +103,13 @@ def _cells(row: CallRow, most: int, width: int = 13) -> tuple[RenderableType, ..
     granted = row.granted_thinking or 0
     full = round(width * granted / most)
     used = min(full, round(width * min(row.used_thinking, granted) / most))
-    bar = Text("█" * used, style=THINKING) + Text("░" * (full - used), style=UNUSED)
-    bar += Text(" " * (width - full) + f" {row.used_thinking if row.done else '…':>3} of {granted:<3}")
+    numbers = f"{' ' * (width - full)} {row.used_thinking if row.done else '…':>3} of {granted:<3}"
+    bar = Text.assemble(("█" * used, THINKING), ("░" * (full - used), UNUSED), numbers)
     if not row.done:
         return row.label, bar, f"… of {row.granted_solution}", Text("running", style="italic"), "", ""
     text, style = _ENDS.get(row.ended or "", (row.ended or "", UNUSED))
+    if granted == 0:
+        text = "none was granted"
     answer = Text("none", style=BAD) if row.answer is None else Text(str(row.answer))
     solution = f"{row.used_solution} of {row.granted_solution}"
     return row.label, bar, solution, Text(text, style=style), f"+{row.refund}", answer
