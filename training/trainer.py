@@ -47,6 +47,8 @@ class E1Config:
     context: int = 512
     """Most tokens of a sample, prompt included: the bound of unlimited thinking."""
     learning_rate: float = 1.5e-4
+    schedule: str = "linear"
+    """The rate after warm-up: "linear" falls to zero, which wins back arithmetic; or "constant_with_warmup"."""
     warmup_steps: int = 5
     clip: float = 0.2
     """PPO clip range. With one update a batch, as here, the ratio is 1 and it never bites."""
@@ -140,7 +142,7 @@ def train(config: E1Config) -> Any:
         max_completion_length=config.context,
         temperature=config.temperature,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_steps,
         weight_decay=0.0,
         max_grad_norm=0.5,
