@@ -296,7 +296,7 @@ class TaskCall:
             actual = Amount(usage.generated, 0 if self.price is None else self.price.charge(usage))
             ends = {"thinking_end": call.machine.thinking_end, "solution_end": call.machine.solution_end}
             used = asdict(usage) | {name: end.value if end else None for name, end in ends.items()}
-            if call.machine.solution_end is SolutionEnd.EOS:
+            if self._answered():
                 running.request.habits.seen(self.kind, running.request.prompt, usage.solution)
         self.task.desk.settle(running, actual, now, answered=self._answered(), used=used)
         self._finish()

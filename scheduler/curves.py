@@ -94,8 +94,6 @@ class Curve:
         points: (thinking tokens, success), by rising tokens, the first at 0.
         lengths: natural thinking lengths, if known; else a call is expected to use all that it gets.
         solution: average solution tokens, if known.
-        long_solution: those of a call that has to do its work in the solution, because its thinking was cut:
-            the 99th percentile of what was measured.
         measured: False for the prior.
     """
 
@@ -103,7 +101,6 @@ class Curve:
     points: tuple[tuple[int, float], ...]
     lengths: Lengths | None = None
     solution: float | None = None
-    long_solution: float | None = None
     measured: bool = True
     envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False, compare=False)
 
@@ -190,8 +187,7 @@ def _average(curves: Sequence[Curve]) -> Curve:
         knots = zip(*(one.knots for one in lengths), strict=True)
         middle = Lengths(tuple((math.fsum(x for x, _ in k) / len(k), k[0][1]) for k in map(list, knots)))
     solutions = [curve.solution for curve in curves if curve.solution is not None]
-    longest = [curve.long_solution for curve in curves if curve.long_solution is not None]
-    return Curve("", points, middle, _mean(solutions), _mean(longest))
+    return Curve("", points, middle, _mean(solutions))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -241,8 +237,7 @@ def parse(data: Any, *, where: str = "curves") -> CurveSet:
         answers = _percentiles(data.get("solution_tokens"), kind, f"{where}: solution_tokens[{kind!r}]")
         lengths = Lengths.of(natural["p50"], natural["p90"], natural["p99"]) if natural else None
         points = _points(rows, lengths, f"{where}: kinds[{kind!r}]")
-        mean, longest = (answers["mean"], answers["p99"]) if answers else (None, None)
-        curves[kind] = Curve(kind, points, lengths, mean, longest)
+        curves[kind] = Curve(kind, points, lengths, answers["mean"] if answers else None)
     return CurveSet(model, curves, solution)
 
 

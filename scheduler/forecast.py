@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 FIRST_GUESS, LAST_GUESS = 3, 32
 
@@ -116,16 +117,19 @@ class Forecast:
 
 @dataclass(slots=True)
 class Habit:
-    """What the latest calls of a kind looked like, in tokens (moving averages)."""
+    """What the latest calls of a kind looked like, in tokens: averages of about the last `MEMORY`."""
 
-    prompt: float
-    solution: float
-    weight: float = 0.25
+    MEMORY: ClassVar[int] = 16
 
-    def seen(self, prompt: float, solution: float) -> None:
+    prompt: float = 0.0
+    solution: float = 0.0
+    seen: int = 0
+
+    def learn(self, prompt: int, solution: int) -> None:
         """One more."""
-        self.prompt += self.weight * (prompt - self.prompt)
-        self.solution += self.weight * (solution - self.solution)
+        self.seen = min(self.seen + 1, self.MEMORY)
+        self.prompt += (prompt - self.prompt) / self.seen
+        self.solution += (solution - self.solution) / self.seen
 
 
 class Habits:
@@ -135,12 +139,10 @@ class Habits:
         self._kinds: dict[str, Habit] = {}
 
     def get(self, kind: str) -> Habit | None:
-        """What is known of a kind."""
-        return self._kinds.get(kind)
+        """What is known of a kind; None until a few calls were seen."""
+        habit = self._kinds.get(kind)
+        return habit if habit is not None and habit.seen >= 3 else None
 
     def seen(self, kind: str, prompt: int, solution: int) -> None:
         """A call of this kind was answered."""
-        if (habit := self._kinds.get(kind)) is not None:
-            habit.seen(prompt, solution)
-        else:
-            self._kinds[kind] = Habit(prompt, solution)
+        self._kinds.setdefault(kind, Habit()).learn(prompt, solution)

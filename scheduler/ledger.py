@@ -76,7 +76,7 @@ class Account:
     """
 
     id: str
-    parent: Account | None
+    parent: Account | None = field(repr=False)
     tokens: int | None
     nano: int | None
     seconds: float | None
@@ -86,8 +86,8 @@ class Account:
     own_spent: Amount = NOTHING
     reserve: Amount = NOTHING
     tail: float = 0.0
-    live: dict[str, Hold] = field(default_factory=dict)
-    children: dict[str, Account] = field(default_factory=dict)
+    live: dict[str, Hold] = field(default_factory=dict, repr=False)
+    children: dict[str, Account] = field(default_factory=dict, repr=False)
     closed: bool = False
 
     def path(self) -> Iterator[Account]:

@@ -145,7 +145,7 @@ def test_when_the_cap_runs_out(how: str) -> None:
     async def main() -> None:
         backend = ScriptedBackend(Reply(thinking="hm " * 500, solution="ok " * 500), tpot=0.01)
         scheduler = BudgetScheduler(backend)
-        task = scheduler.task(Caps(tokens=300), final_solution=40, on_exhausted=how)  # type: ignore[arg-type]
+        task = scheduler.task(Caps(tokens=200), final_solution=40, on_exhausted=how)  # type: ignore[arg-type]
         async with scheduler, task:
             results = await asyncio.gather(
                 *(task.generate(f"part {i}", solution=40) for i in range(12)), return_exceptions=True
@@ -164,7 +164,7 @@ def test_when_the_cap_runs_out(how: str) -> None:
             else:
                 final = await task.generate("all", final=True, solution=40)
                 assert final.usage.solution == 40
-        assert backend.meter.output <= 300
+        assert backend.meter.output <= 200
 
     run(main())
 
@@ -204,7 +204,8 @@ def test_any_mix_of_calls_ends(
 
             got = await asyncio.gather(*(one(i, *call) for i, call in enumerate(calls)))
             scheduler.check()
-            if any(got) and not task.book.answered:
+            in_time = task.left.seconds is None or task.left.seconds > 0.3  # the caller's own delay aside
+            if any(got) and not task.book.answered and in_time:
                 final = await task.generate("all", final=True, solution=20)
                 assert final.solution_end == "eos"
             assert task.book.account.live == {}

@@ -68,10 +68,14 @@ def test_habits_follow() -> None:
     """The next call of a kind is taken to be like the latest."""
     habits = Habits()
     assert habits.get("step") is None
-    habits.seen("step", 100, 10)
-    for _ in range(20):
-        habits.seen("step", 200, 30)
+    for _ in range(3):
+        habits.seen("step", 100, 10)
+    first = habits.get("step")
+    assert first is not None
+    assert (first.prompt, first.solution) == (100, 10)
+    for i in range(200):
+        habits.seen("step", 200, 30 + 10 * (i % 2))
     habit = habits.get("step")
     assert habit is not None
     assert habit.prompt == pytest.approx(200, abs=1)
-    assert habit.solution == pytest.approx(30, abs=0.1)
+    assert habit.solution == pytest.approx(35, abs=1)

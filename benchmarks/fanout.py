@@ -1,0 +1,140 @@
+"""32 parallel branches under one cap that can't hold them all at once.
+
+    python benchmarks/fanout.py [--backend scripted|e1-tiny] [--quick] [--json]
+
+Every branch asks for a call of its own at the same moment; afterwards one last call gives the final answer. The
+holds of all branches together are several times the cap, so calls have to wait for refunds or shrink; none may
+be refused while there are tokens left, and the upstream's own meter, not our ledger, must stay at or under the
+cap. The scripted backend runs in virtual time and varies how long it would think and answer; e1-tiny is the
+embedded model on problems that it was not trained on, in real time.
+
+With --json the last line of stdout is one JSON object:
+    branches      calls made in parallel
+    answered      of them, with a complete solution
+    cap, metered  tokens: the task's cap, and what the upstream counted as output
+    held_after    tokens still held when the task is over
+    final         whether the final answer was given
+    cap_usd, metered_usd   the same for money
+    thinking      thinking tokens used by the branches
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from elastic_agent import Caps, Usage, load_backend
+from elastic_agent.backends.base import Backend
+from elastic_agent.backends.scripted import Reply, ScriptedBackend
+from elastic_agent.generate import Generation
+from elastic_agent.scheduler import BudgetScheduler, Price
+from tests.clock import run as run_virtual
+
+PRICE = Price("0.50", "2.00")
+
+
+def scripted(branches: int, seed: int) -> tuple[Backend, list[str], str]:
+    """A backend that thinks 10 to 200 tokens and answers in 3 to 30, by the prompt."""
+
+    def reply(prompt: str) -> Reply:
+        rng = random.Random(f"{seed} {prompt}")
+        thinking, solution = rng.randint(10, 200), rng.randint(3, 30)
+        return Reply(thinking="hm " * thinking, solution="so " * solution)
+
+    prompts = [f"branch {i}: how much is left ?" for i in range(branches)]
+    return ScriptedBackend(reply, ttft=0.05, tpot=0.01), prompts, "all branches together ?"
+
+
+def embedded(branches: int, seed: int) -> tuple[Backend, list[str], str]:
+    """e1-tiny on held-out stock problems."""
+    from elastic_agent.training.stock_problems import make_problems
+
+    *prompts, last = [problem.text for problem in make_problems(seed, branches + 1, split="test")]
+    return load_backend("e1-tiny"), prompts, last
+
+
+async def fan_out(
+    backend: Backend, prompts: Sequence[str], last: str, *, cap: int, usd: str, solution: int
+) -> dict[str, Any]:
+    """Run it, and look at the upstream's meter."""
+    before = (backend.meter.input, backend.meter.output)
+    async with BudgetScheduler(backend, price=PRICE) as scheduler:
+        async with scheduler.task(Caps(tokens=cap, usd=usd), expect={"final": 1}) as task:
+            results = await asyncio.gather(
+                *(task.generate(prompt, kind="branch", solution=solution) for prompt in prompts),
+                return_exceptions=True,
+            )
+            scheduler.check()
+            final = await task.generate(last, kind="final", solution=solution)
+            spent = task.spent
+        held = task.book.account.held
+    answers = [result for result in results if isinstance(result, Generation)]
+    metered = backend.meter.output - before[1]
+    bill = PRICE.charge(Usage(thinking=metered, input=backend.meter.input - before[0])) / 1e9
+    assert spent.tokens is not None
+    return {
+        "branches": len(prompts),
+        "answered": sum(answer.solution_end in ("eos", "stop") for answer in answers),
+        "cap": cap,
+        "metered": metered,
+        "held_after": held.tokens,
+        "final": final.solution_end == "eos",
+        "ledger": spent.tokens,
+        "cap_usd": float(usd),
+        "metered_usd": bill,
+        "held_after_nano_usd": held.nano,
+        "thinking": sum(answer.usage.thinking for answer in answers),
+        "refused": sum(isinstance(result, BaseException) for result in results),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backend", choices=["scripted", "e1-tiny"], default="scripted")
+    parser.add_argument("--branches", type=int, default=32)
+    parser.add_argument(
+        "--cap",
+        type=int,
+        help="tokens; default 42 a branch (e1-tiny: 90), less than the floors of all of them",
+    )
+    parser.add_argument("--usd", help="dollars; default 0.0016 a branch")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first run")
+    parser.add_argument("--runs", type=int, help="independent runs; the worst of each key is reported")
+    parser.add_argument("--quick", action="store_true", help="one run instead of ten; under 60 s")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    args = parser.parse_args()
+    runs = args.runs or (1 if args.quick else 10)
+    make: Callable[[int, int], tuple[Backend, list[str], str]]
+    make, solution, each = (scripted, 48, 42) if args.backend == "scripted" else (embedded, 96, 90)
+    cap = args.cap or each * args.branches
+    usd = args.usd or f"{0.0016 * args.branches:.4f}"
+    results = []
+    for seed in range(args.seed, args.seed + runs):
+        backend, prompts, last = make(args.branches, seed)
+        work = fan_out(backend, prompts, last, cap=cap, usd=usd, solution=solution)
+        result = run_virtual(work) if args.backend == "scripted" else asyncio.run(work)
+        results.append(result)
+        print(
+            f"seed {seed}: {result['answered']} of {result['branches']} answered, final {result['final']}; metered "
+            f"{result['metered']:,} of {cap:,} tokens and ${result['metered_usd']:.6f} of ${usd}; thinking "
+            f"{result['thinking']:,}; held afterwards {result['held_after']}",
+            flush=True,
+        )
+    worst = dict(max(results, key=lambda result: result["metered"]))
+    worst["answered"] = min(result["answered"] for result in results)
+    worst["final"] = all(result["final"] for result in results)
+    for key in ("held_after", "held_after_nano_usd", "metered_usd", "refused"):
+        worst[key] = max(result[key] for result in results)
+    worst |= {"backend": args.backend, "runs": runs}
+    if args.json:
+        print(json.dumps(worst))
+
+
+if __name__ == "__main__":
+    main()

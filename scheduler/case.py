@@ -1,0 +1,148 @@
+"""One decision's facts: the call, the moment, what is left for it, and what running calls may give back."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from elastic_agent.errors import DeadlineError
+from elastic_agent.scheduler.latency import Speed
+from elastic_agent.scheduler.ledger import INFINITY, NOTHING, Account, Amount, Ledger, Room
+from elastic_agent.scheduler.request import Request
+from elastic_agent.scheduler.timing import SAFETY, After
+
+
+class Wait(Exception):  # noqa: N818 - a decision, not an error: the desk catches it
+    """Not now: running calls may give back what is lacking on `account`. Ask again at `until` at the latest."""
+
+    def __init__(self, why: str, account: Account, until: float) -> None:
+        super().__init__(why)
+        self.account = account
+        self.until = until
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a call gets.
+
+    Attributes:
+        thinking, solution: its budget.
+        last: it takes the final answer's reserve.
+        rest: what happens in time after its thinking.
+        why, numbers: the reason, in words and for programs.
+        reserve: what has to be added to the reserve beside it.
+        end: when the task has to be over; infinity without a deadline.
+        speed: the endpoint's, at this moment.
+    """
+
+    thinking: int
+    solution: int
+    last: bool
+    rest: After
+    why: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    reserve: Amount = NOTHING
+    end: float = INFINITY
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is known when a call is decided.
+
+    Attributes:
+        end: when the task has to be over; infinity without a deadline.
+        rest: what has to happen in time after the call's thinking.
+        in_time: solution tokens that the time holds.
+        lacking: what the final answer's reserve still lacks.
+        kept: the smallest answers of the calls that wait behind this one.
+        stuck: holds whose consumer waits for a call in the queue: they can't give anything back.
+    """
+
+    request: Request
+    ledger: Ledger
+    now: float
+    end: float
+    speed: Speed | None
+    rest: After
+    in_time: int
+    lacking: Amount
+    kept: Amount
+    stuck: Container[str]
+
+    def room(self, *, keep: bool = True) -> Room:
+        """What the call may hold above the reserve; with `keep`, above what is kept for the calls behind it too."""
+        room = self.ledger.room(self.request.book.account, final=self.request.final)
+        less = self.lacking + self.kept if keep else self.lacking
+        return Room(
+            None if room.tokens is None else room.tokens - less.tokens,
+            None if room.nano is None else room.nano - less.nano,
+            room.deadline,
+        )
+
+    def seconds_for(self, tokens: int) -> float:
+        """An upper estimate for an answer of so many tokens; 0 while nothing is known."""
+        return 0.0 if self.speed is None else self.speed.answer(tokens)
+
+    def fits_in(self, seconds: float) -> float:
+        """Tokens of one pass in so much time."""
+        if self.speed is None or seconds == INFINITY:
+            return INFINITY
+        return max(0.0, (seconds - self.speed.ttft) / max(self.speed.tpot, 1e-9))
+
+    def ask_again(self) -> float:
+        """A waiting call is decided again half-way to its deadline, and again."""
+        return INFINITY if self.end == INFINITY else self.now + max(0.5 * (self.end - self.now), SAFETY)
+
+    def may_come_back(self, need: Amount) -> Account | None:
+        """Where this call lacks `need`, if running calls, giving back all, would make room on the whole path.
+
+        An account that could hold it, but not what is kept for the calls behind it as well, lacks it too.
+        """
+        where: Account | None = None
+        request = self.request
+        for account in request.book.account.path():
+            own = account is request.book.account
+            less = self.lacking if own else NOTHING
+            free = Amount(
+                need.tokens
+                if account.tokens is None
+                else account.tokens - account.spent.tokens - account.held.tokens - less.tokens,
+                need.nano
+                if account.nano is None
+                else account.nano - account.spent.nano - account.held.nano - less.nano,
+            )
+            if own and request.final:
+                free += account.reserve
+            wish = need + self.kept if own else need
+            if _covers(free, account, wish):
+                continue
+            helped = False
+            for hold in account.live.values():
+                if hold.id not in request.around and hold.id not in self.stuck:
+                    free += hold.amount
+                    helped = True
+                    if _covers(free, account, need):
+                        break
+            if not helped or not _covers(free, account, need):
+                return None
+            where = account
+        return where
+
+    def late(self, available: float, needed: float) -> DeadlineError:
+        """The error for a call that can't make it."""
+        request, there = self.request, max(0.0, available)
+        return DeadlineError(
+            f"task {request.book.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and the "
+            f"smallest answer needs {needed:.3f} s at the present speed; raise seconds= or make fewer calls",
+            needed={"seconds": needed},
+            available={"seconds": there},
+        )
+
+
+def _covers(free: Amount, account: Account, need: Amount) -> bool:
+    """Whether what is free covers the need, in the units that this account caps."""
+    return (account.tokens is None or free.tokens >= need.tokens) and (
+        account.nano is None or free.nano >= need.nano
+    )

@@ -1,0 +1,83 @@
+"""Not even a call without thinking fits: wait, shrink, be the last one, or be refused with the numbers."""
+
+from __future__ import annotations
+
+from elastic_agent.budget import to_usd
+from elastic_agent.errors import CapExceededError
+from elastic_agent.scheduler.case import Case, Decided, Wait
+from elastic_agent.scheduler.grant import amounts, left, left_text
+from elastic_agent.scheduler.ledger import INFINITY, Room
+from elastic_agent.scheduler.plan import FINAL, largest_solution
+from elastic_agent.scheduler.timing import SAFETY, After
+
+
+def exhausted(case: Case) -> Decided:
+    """What becomes of the call, in this order:
+
+    1. It waits, as long as running calls may give back enough.
+    2. Its solution shrinks into what is left, first beside the smallest answers of the calls behind it, then
+       without regard to them (first come, first served).
+    3. It takes the final answer's reserve: the last call that fits is the answer. Not where the task has
+       declared a final call that is still to come.
+
+    Raises:
+        Wait: not now.
+        CapExceededError, DeadlineError: refused. `raise` does not wait, and only `shrink` takes less than it asked for.
+    """
+    request = case.request
+    book, least = request.book, request.least_solution()
+    in_time = case.in_time >= least
+    shrinks = request.on_exhausted == "shrink"
+    if in_time and request.on_exhausted != "raise":
+        need = request.cost(request.worst(0, case.in_time))
+        where = case.may_come_back(need)
+        if where is not None:
+            room = case.room()
+            raise Wait(
+                f"{amounts(need, nano=room.nano is not None)} needed without any thinking, "
+                f"{left_text(room, case.now)} free above what is reserved; running calls may give back enough",
+                where,
+                case.ask_again(),
+            )
+    if in_time:
+        enough = least if shrinks else case.in_time
+        for keep in (True, False):
+            fits = min(case.in_time, largest_solution(request, case.room(keep=keep)))
+            if fits >= enough:
+                why = "there is no room for thinking"
+                if fits < request.solution:
+                    why += f"; the solution shrinks from {request.solution} to {fits}"
+                return Decided(0, fits, request.final, After(fits), why)
+    room = case.room(keep=False)
+    if shrinks and (request.final or not book.forecast.own[FINAL]):
+        room = case.ledger.room(book.account, final=True)
+        fits = int(min(largest_solution(request, room), case.fits_in(case.end - case.now - SAFETY)))
+        if fits >= least:
+            why = "the last call that fits: it takes the final answer's reserve"
+            return Decided(0, fits, True, After(fits), why)
+    raise _refusal(case, room, least if shrinks else request.solution)
+
+
+def _refusal(case: Case, room: Room, solution: int) -> CapExceededError:
+    """The error, with what the smallest acceptable answer needs and what there is, by unit."""
+    request, money = case.request, room.nano is not None
+    smallest = request.cost(request.worst(0, solution))
+    there = left(room, case.now)
+    needed: dict[str, float] = {}
+    if room.tokens is not None:
+        needed["tokens"] = smallest.tokens
+    if money:
+        needed["usd"] = float(to_usd(smallest.nano))
+    if room.deadline < INFINITY and case.speed is not None:
+        needed["seconds"] = case.seconds_for(solution)
+    short = {unit for unit in needed if needed[unit] > there[unit]}
+    if case.in_time < request.least_solution() and (short <= {"seconds"} or case.may_come_back(smallest)):
+        return case.late(room.deadline - case.now, needed.get("seconds", 0.0))
+    unspent = "" if request.book.admitted else " (no token of this task has been spent)"
+    return CapExceededError(
+        f"task {request.book.name!r}, call {request.number} ({request.kind}): the smallest answer needs "
+        f"{amounts(smallest, nano=money)}; left: {left_text(room, case.now)}{unspent}. Raise the cap, shorten the "
+        f"prompt ({request.prompt} tokens) or lower the solution budget",
+        needed=needed,
+        available=there,
+    )
