@@ -28,7 +28,7 @@ from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.cost import find_price, require_price
 from elastic_agent.scheduler.events import RunLog
 
-DEFAULT_CAPS = Caps(usd="0.0035", seconds=60)
+DEFAULT_CAPS = Caps(usd="0.014", seconds=60)
 _FRAMES = 8  # a second
 _WIDTH = 104  # where there is no terminal to ask
 
