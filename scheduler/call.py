@@ -196,7 +196,12 @@ class TaskCall:
                 raise TaskClosedError(f"task {task.name!r} has ended: it takes no more calls")
             _around.set(_around.get() | {hold})
             self._pilot = Pilot(
-                running.request.latency, task.desk.timing, running.rest, task.end(), self._loop.time()
+                running.request.latency,
+                task.desk.timing,
+                running.rest,
+                self._loop.time(),
+                task.end(),
+                task.desk.ledger.span(task.book.account),
             )
             self._call = Call(
                 self.backend,

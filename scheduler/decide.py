@@ -20,7 +20,7 @@ from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import INFINITY, NOTHING, Amount, Ledger
 from elastic_agent.scheduler.plan import FINAL, after, largest_thinking, plan, reserve_for
 from elastic_agent.scheduler.request import Request
-from elastic_agent.scheduler.timing import SAFETY, Timing
+from elastic_agent.scheduler.timing import SAFETY, Timing, Window
 
 WORTH_WAITING = 0.05
 """A call waits for refunds rather than think less when thinking less would cost it this share of its success."""
@@ -83,7 +83,8 @@ class Decider:
         request, speed, solution = case.request, case.speed, case.in_time
         most, short_of_time = request.thinking, False
         if case.end < INFINITY and speed is not None:
-            until = self._timing.think_until(case.now, case.end, case.rest, speed)
+            window = Window(case.now, case.end, self._ledger.span(request.book.account))
+            until = self._timing.think_until(window, case.rest, speed)
             in_time = int(case.fits_in(until - case.now))
             short_of_time, most = in_time < most, min(most, in_time)
         chosen = plan(request, self._ledger, case.now, speed, most, case.rest)

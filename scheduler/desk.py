@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 
@@ -259,9 +260,7 @@ class Desk:
             "left": left(before, now),
             "reserve": _amount(account.reserve),
             "waited": round(now - request.arrived, 6),
-            "speed": None
-            if speed is None
-            else {"ttft": speed.ttft, "tpot": speed.tpot, "typical": speed.typical},
+            "speed": None if speed is None else asdict(speed),
             **decided.numbers,
         }
         deadline = decided.end if decided.end < INFINITY else None

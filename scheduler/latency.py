@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +22,24 @@ class Speed:
     """What an endpoint takes, in seconds.
 
     Attributes:
-        ttft: upper quantile of the time to a pass's first token.
-        tpot: upper quantile of the time per token, or the present pace where that is slower.
-        typical: the median time per token of the window.
+        ttft, tpot: time to a pass's first token, and per token: upper quantiles of the window, or the present
+            pace where that is slower.
+        usual_ttft, usual_tpot: the medians of the window.
     """
 
     ttft: float
     tpot: float
-    typical: float
+    usual_ttft: float
+    usual_tpot: float
 
     def answer(self, tokens: int, passes: int = 1) -> float:
         """Seconds for so many tokens in so many passes."""
         return passes * self.ttft + tokens * self.tpot
+
+    def slowed(self, factor: float) -> Speed:
+        """The same endpoint at so many times what it usually takes, or as it is where that is slower."""
+        ttft, tpot = max(self.ttft, factor * self.usual_ttft), max(self.tpot, factor * self.usual_tpot)
+        return Speed(ttft, tpot, self.usual_ttft, self.usual_tpot)
 
 
 class Latency:
@@ -49,7 +55,7 @@ class Latency:
         self._ttft: deque[float] = deque(maxlen=window)
         self._blocks: deque[float] = deque(maxlen=window)
         self._pace: float | None = None
-        self._upper: tuple[float, float, float] | None = None
+        self._window: Speed | None = None
         self._lock = threading.Lock()  # calls of several event loops may share an endpoint
 
     @property
@@ -61,13 +67,13 @@ class Latency:
         """A pass brought its first token after this long."""
         with self._lock:
             self._ttft.append(max(0.0, seconds))
-            self._upper = None
+            self._window = None
 
     def block(self, tokens: int, seconds: float) -> None:
         """So many tokens of one pass took this long: a sample of the window."""
         with self._lock:
             self._blocks.append(max(0.0, seconds) / tokens)
-            self._upper = None
+            self._window = None
 
     def pace(self, each: float) -> None:
         """A call's latest tokens took this long each."""
@@ -79,15 +85,17 @@ class Latency:
         with self._lock:
             if self._pace is None or not self._ttft:
                 return None
-            if self._upper is None:
-                blocks = self._blocks or [self._pace]
-                self._upper = (
-                    _quantile(self._ttft, self._quantile),
-                    _quantile(blocks, self._quantile),
+            if self._window is None:
+                ttft, blocks, q = self._ttft, self._blocks or [self._pace], self._quantile
+                latest = _quantile(list(ttft)[-3:], 0.5)
+                self._window = Speed(
+                    max(_quantile(ttft, q), latest),
+                    _quantile(blocks, q),
+                    _quantile(ttft, 0.5),
                     _quantile(blocks, 0.5),
                 )
-            ttft, upper, typical = self._upper
-            return Speed(ttft, max(upper, self._pace), typical)
+            window = self._window
+            return window if self._pace <= window.tpot else replace(window, tpot=self._pace)
 
 
 class Pace:

@@ -207,6 +207,10 @@ class Ledger:
             tails = 0.0 if final and a is account else a.tail
         return end - tails
 
+    def span(self, account: Account) -> float:
+        """How long the task of this account may take in all: the shortest of its own cap and those above it."""
+        return min(INFINITY if a.seconds is None else a.seconds for a in account.path())
+
     def hold(
         self, account: Account, amount: Amount, *, until: float, now: float, final: bool = False
     ) -> Hold | Shortage:

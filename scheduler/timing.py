@@ -3,11 +3,11 @@
     now |---- thinking ----|-- this solution --|-- other calls' floors --|-- final answer --| deadline
                      think_until          answer_until (a call that is not the final one)
 
-All that follows thinking is planned at the upper quantiles of the endpoint's speed. Speed changes: a call that
-was granted when tokens took 10 ms may have to answer when they take 100. So beyond the plain plan a cushion is
-kept for an upstream that becomes `slowdown` times slower than its typical pace, as far as `share` of the
-call's window allows; what has slowed down already is in the plan and no longer in the cushion. Both moments
-are computed again after every few tokens (`Pilot`), so thinking pays for a slow-down, not the solution.
+All that follows thinking is planned at the upper quantiles of the endpoint's speed. Speed changes: a call
+that was granted when tokens took 10 ms may have to answer when they take 100. So beyond the plain plan a
+cushion is kept for an upstream that becomes `slowdown` times slower than usual, as far as `share` of the task's
+time allows; what has slowed down already is in the plan and no longer in the cushion. Both moments are computed
+again at every chunk (`Pilot`), so thinking pays for a slow-down, not the solution.
 
 While the speed is unknown, thinking may take half of the window; the first tokens put an end to that.
 """
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from elastic_agent.generate import Control
 from elastic_agent.phases import Segment
 from elastic_agent.scheduler.latency import Latency, Pace, Speed
+from elastic_agent.scheduler.ledger import INFINITY
 
 SAFETY = 0.01
 """Seconds kept free at the end of everything: timers and cancelled streams take a moment."""
@@ -58,7 +59,7 @@ class Timing:
 
     Attributes:
         slowdown: a fall in speed that should not cost an answer.
-        share: part of a call's window that may be kept for it.
+        share: part of a task's time that may be kept for it.
     """
 
     slowdown: float = 10.0
@@ -68,23 +69,37 @@ class Timing:
         """Seconds to keep at a task's end for a final answer of so many tokens."""
         return 0.0 if speed is None else speed.answer(final) + SAFETY
 
-    def think_until(self, started: float, end: float, after: After, speed: Speed | None) -> float:
-        """When thinking has to stop, for a call that started then and whose task ends at `end`."""
-        window = end - started
+    def think_until(self, window: Window, after: After, speed: Speed | None) -> float:
+        """When a call has to stop thinking."""
         if speed is None:
-            return started + window / (2 + after.others)
+            return window.started + (window.end - window.started) / (2 + after.others)
         plan = speed.answer(after.tokens, after.passes) + SAFETY
-        worst = after.passes * speed.ttft + after.tokens * max(speed.tpot, self.slowdown * speed.typical)
-        return end - max(plan, min(worst, self.share * window))
+        worst = speed.slowed(self.slowdown).answer(after.tokens, after.passes) + SAFETY
+        return window.end - max(plan, min(worst, self.share * window.span))
 
-    def answer_until(self, started: float, end: float, after: After, speed: Speed | None) -> float:
-        """When this call's solution has to be over: the task's end, or the last moment for the final answer.
+    def answer_until(self, window: Window, after: After, speed: Speed | None) -> float:
+        """When a call's solution has to be over: the task's end, or the last moment for the final answer.
 
-        However slow the upstream looks, a solution keeps two thirds (1 - `share`) of its call's window: an
-        estimate must not cut an answer while there is time.
+        However slow the upstream looks, the final answer takes no more than a share of the call's window: an
+        estimate must not cut a solution while there is time.
         """
         tail = self.tail(speed, after.final) if after.final else SAFETY
-        return end - min(tail, max(SAFETY, self.share * (end - started)))
+        return window.end - min(tail, max(SAFETY, self.share * (window.end - window.started)))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The time of a call.
+
+    Attributes:
+        started: when it started.
+        end: when its task has to be over.
+        span: how long that task may take in all, in seconds.
+    """
+
+    started: float
+    end: float
+    span: float
 
 
 class Pilot:
@@ -94,15 +109,23 @@ class Pilot:
         latency: the endpoint's; updated here.
         timing: how careful to be.
         after: what follows this call's thinking.
+        started: when the call was sent.
         end: the moment at which the task has to be over, now (it is asked again at every move); None = no
             deadline, the pilot only learns.
-        started: when the call was sent.
+        span: how long the task may take in all.
     """
 
     def __init__(
-        self, latency: Latency, timing: Timing, after: After, end: Callable[[], float] | None, started: float
+        self,
+        latency: Latency,
+        timing: Timing,
+        after: After,
+        started: float,
+        end: Callable[[], float] | None = None,
+        span: float = INFINITY,
     ) -> None:
-        self._latency, self._timing, self._after, self._end = latency, timing, after, end
+        self._latency, self._timing, self._after = latency, timing, after
+        self._end, self._span = end, span
         self._started = self._last = started
         self._segment: Segment | None = None
         self._pace = Pace(latency)
@@ -128,9 +151,9 @@ class Pilot:
     def _steer(self) -> None:
         if self._end is None or self._stopped:
             return
-        end, speed = self._end(), self._latency.speed()
-        think = self._timing.think_until(self._started, end, self._after, speed)
-        answer = self._timing.answer_until(self._started, end, self._after, speed)
+        window, speed = Window(self._started, self._end(), self._span), self._latency.speed()
+        think = self._timing.think_until(window, self._after, speed)
+        answer = self._timing.answer_until(window, self._after, speed)
         old_think, old_answer = self.control.think_until, self.control.answer_until
         if (
             old_think is None

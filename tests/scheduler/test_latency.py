@@ -35,7 +35,7 @@ def test_a_tenfold_slow_down_shows_within_three_tokens() -> None:
     speed = latency.speed()
     assert speed is not None
     assert speed.tpot == pytest.approx(0.1)
-    assert speed.typical == pytest.approx(0.01)
+    assert speed.usual_tpot == pytest.approx(0.01)
 
 
 def test_a_single_stall_is_not_a_slow_down() -> None:
