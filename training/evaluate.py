@@ -159,13 +159,15 @@ def measure_curves(
     curves: dict[str, list[list[float | int | None]]] = {}
     natural: dict[str, dict[str, float]] = {}
     said: dict[str, dict[str, float]] = {}
+    said_at: dict[str, list[list[float | int | None]]] = {}
     for steps in kinds:
         problems = make_problems(SEEDS[split], samples, split=split, steps=steps)
         kind = f"steps-{steps}"
-        curves[kind] = []
+        curves[kind], said_at[kind] = [], []
         for t in budgets:
             found = evaluator.outcomes(problems, t, solution, seed=steps)
             curves[kind].append([t, round(statistics.fmean(o.right for o in found), 4), len(found)])
+            said_at[kind].append([t, round(statistics.fmean(o.solution_tokens for o in found), 1)])
             if t is None:
                 natural[kind] = spread([o.thinking_tokens for o in found])
                 said[kind] = spread([o.solution_tokens for o in found])
@@ -176,6 +178,7 @@ def measure_curves(
         "kinds": curves,
         "natural_thinking": natural,
         "solution_tokens": said,
+        "solution_by_thinking": said_at,
         "command": command,
     }
 
