@@ -3,9 +3,11 @@
     python benchmarks/deadline.py [--quick] [--json]
 
 Tasks arrive over some minutes. Each is a chain of steps and a final answer under a deadline; its model would
-think for longer than that if nobody cut it. From 40% to 60% of the run the backend takes ten times as long for
-everything, so tasks are hit at every stage: before they start, in mid-thought, in an answer, between two calls.
-Time is virtual (an event loop whose clock jumps to the next timer), so the run is exact and repeats bit for bit.
+think for longer than that if nobody cut it. From 40% to 60% of the run the backend takes ten times as long
+for
+everything, so tasks are hit at every stage: before they start, in mid-thought, in an answer, between two
+calls. Time is virtual (an event loop whose clock jumps to the next timer), so the run is exact and repeats
+bit for bit.
 
 With --json the last line of stdout is one JSON object:
     tasks          tasks that arrived
@@ -139,8 +141,8 @@ def main() -> None:
         f"{result['answered']} of {result['tasks']} tasks answered, {result['late']} late (the longest took "
         f"{result['longest']:.2f} of {args.seconds:.0f} s), {result['slowed']} met the slow time.\n"
         f"Of {result['calls']} calls {result['thinking_cut']} had their thinking cut by the deadline and "
-        f"{result['solution_cut']} their solution; {result['steps_refused']} steps were refused for want of time.\n"
-        f"Mean thinking: {result['thinking']['normal']} tokens, in slowed tasks {result['thinking']['slowed']}."
+        f"{result['solution_cut']} their solution; {result['steps_refused']} steps were refused: no time.\n"
+        f"Mean thinking: {result['thinking']['normal']} tokens; in slowed tasks {result['thinking']['slowed']}"
     )
     if args.json:
         print(json.dumps(result))

@@ -2,11 +2,11 @@
 
     python benchmarks/fanout.py [--backend scripted|e1-tiny] [--quick] [--json]
 
-Every branch asks for a call of its own at the same moment; afterwards one last call gives the final answer. The
-holds of all branches together are several times the cap, so calls have to wait for refunds or shrink; none may
-be refused while there are tokens left, and the upstream's own meter, not our ledger, must stay at or under the
-cap. The scripted backend runs in virtual time and varies how long it would think and answer; e1-tiny is the
-embedded model on problems that it was not trained on, in real time.
+Every branch asks for a call of its own at the same moment; afterwards one last call gives the final answer.
+The holds of all branches together are several times the cap, so calls have to wait for refunds or shrink;
+none may be refused while there are tokens left, and the upstream's own meter, not our ledger, must stay at
+or under the cap. The scripted backend runs in virtual time and varies how long it would think and answer;
+e1-tiny is the embedded model on problems that it was not trained on, in real time.
 
 With --json the last line of stdout is one JSON object:
     branches      calls made in parallel
@@ -121,8 +121,8 @@ def main() -> None:
         result = run_virtual(work) if args.backend == "scripted" else asyncio.run(work)
         results.append(result)
         print(
-            f"seed {seed}: {result['answered']} of {result['branches']} answered, final {result['final']}; metered "
-            f"{result['metered']:,} of {cap:,} tokens and ${result['metered_usd']:.6f} of ${usd}; thinking "
+            f"seed {seed}: {result['answered']} of {result['branches']} answered, final {result['final']}; "
+            f"metered {result['metered']:,} of {cap:,} tokens and ${result['metered_usd']:.6f} of ${usd}; thinking "
             f"{result['thinking']:,}; held afterwards {result['held_after']}",
             flush=True,
         )

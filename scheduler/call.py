@@ -5,9 +5,9 @@
         ...
     call.grant, call.usage, call.cost, call.result()
 
-The order of things is the promise: a hold is taken before the first token is asked for, the budget on the wire
-is the hold's, and the hold ends in a `finally` that no cancellation, exception or closed generator gets
-around. What the upstream may have served and nobody saw is charged.
+The order of things is the promise: a hold is taken before the first token is asked for, the budget on the
+wire is the hold's, and the hold ends in a `finally` that no cancellation, exception or closed generator
+gets around. What the upstream may have served and nobody saw is charged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from elastic_agent.scheduler.task import Task
 
 _around: ContextVar[frozenset[str]] = ContextVar("elastic_agent_open_calls", default=frozenset())
-"""Holds of the calls whose stream is open around this point: they can't end before what is awaited in them."""
+"""Holds of the calls whose stream is open around this point: what is awaited here ends before they can."""
 
 
 class TaskCall:

@@ -13,8 +13,8 @@ from elastic_agent.scheduler.request import Request
 from elastic_agent.scheduler.timing import SAFETY, After
 
 
-class Wait(Exception):  # noqa: N818 - a decision, not an error: the desk catches it
-    """Not now: running calls may give back what is lacking on `account`. Ask again at `until` at the latest."""
+class Wait(Exception):
+    """Not now: running calls may give back what `account` lacks. Ask again at `until` at the latest."""
 
     def __init__(self, why: str, account: Account, until: float) -> None:
         super().__init__(why)
@@ -72,7 +72,7 @@ class Case:
     stuck: Container[str]
 
     def room(self, *, keep: bool = True) -> Room:
-        """What the call may hold above the reserve; with `keep`, above what is kept for the calls behind it too."""
+        """What the call may hold above the reserve and, with `keep`, above what is kept for others."""
         room = self.ledger.room(self.request.book.account, final=self.request.final)
         less = self.lacking + self.kept if keep else self.lacking
         return Room(
@@ -134,8 +134,8 @@ class Case:
         """The error for a call that can't make it."""
         request, there = self.request, max(0.0, available)
         return DeadlineError(
-            f"task {request.book.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and the "
-            f"smallest answer needs {needed:.3f} s at the present speed; raise seconds= or make fewer calls",
+            f"task {request.book.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
+            f"the smallest answer needs {needed:.3f} s at the present speed; raise seconds= or make fewer calls",
             needed={"seconds": needed},
             available={"seconds": there},
         )

@@ -1,9 +1,9 @@
 """What tokens cost: prices in dollars per million tokens, charges in whole nano-dollars, rounded up.
 
-A price is looked up in this order: the call's own, the scheduler's own, the scheduler's mapping by model name,
-the notional prices of the embedded models, and the `genai-prices` list (its bundled copy: no network). Where
-none of them knows the model and a money cap is set, that is an error: an unpriced call would make the cap a
-wish (law 8).
+A price is looked up in this order: the call's own, the scheduler's own, the scheduler's mapping by model
+name, the notional prices of the embedded models, and the `genai-prices` list (its bundled copy: no
+network). Where none of them knows the model and a money cap is set, that is an error: an unpriced call
+would make the cap a wish (law 8).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ what a small hosted model of 2025 costs; set `price=` to change it."""
 
 @cache
 def listed(model: str) -> Price | None:
-    """The `genai-prices` entry of a model, or None. The dearest tier counts: a cap must hold in all of them."""
+    """The `genai-prices` entry of a model, or None. A cap must hold in all tiers: the dearest counts."""
     from genai_prices import data_snapshot
     from genai_prices.types import TieredPrices
 
@@ -135,8 +135,8 @@ def require_price(price: Price | None, model: str) -> Price:
     """
     if price is None:
         raise UnknownPriceError(
-            f"the task has a usd cap and nothing says what {model!r} costs: pass price=Price(input=, output=) in "
-            f"USD per million tokens to the scheduler or the call, or prices={{{model!r}: Price(...)}}; or cap "
-            f"tokens= and seconds= instead"
+            f"the task has a usd cap and nothing says what {model!r} costs: pass price=Price(input=, output=), "
+            f"in USD per million tokens, to the scheduler or the call, or prices={{{model!r}: Price(...)}} to "
+            f"the scheduler; or cap tokens= and seconds= instead"
         )
     return price

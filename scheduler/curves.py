@@ -6,8 +6,8 @@
 
 A curve is made of measured points (t, p, n) and is linear between them. Measured curves are neither concave
 nor monotone (a cut in mid-step can be worse than no thinking), so nobody may assume it: `envelopes` holds
-the vertices of the upper concave envelope over *expected use*, which is what an allocation pays, and `best(limit)`
-the best point of the real curve up to a limit.
+the vertices of the upper concave envelope over *expected use*, which is what an allocation pays, and
+`best(limit)` the best point of the real curve up to a limit.
 
 Success is smoothed with half a success and half a failure, since log p is what is added up and p=0 out of 500
 is not impossible. A kind that was not measured gets the average of those that were; a model that was not
@@ -70,7 +70,7 @@ class Lengths:
 
 
 Objective = Literal["chain", "each"]
-"""What an allocation maximises: the chance that all calls succeed (sum of log p), or how many do (sum of p)."""
+"""What an allocation maximises: the chance that all calls succeed (the sum of log p), or how many do."""
 
 
 class Vertex(NamedTuple):

@@ -23,7 +23,7 @@ from elastic_agent.scheduler.request import Request
 from elastic_agent.scheduler.timing import SAFETY, Timing, Window
 
 WORTH_WAITING = 0.05
-"""A call waits for refunds rather than think less when thinking less would cost it this share of its success."""
+"""A call waits for refunds when thinking less would cost it more than this share of its success."""
 
 
 class Decider:

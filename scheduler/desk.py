@@ -63,7 +63,7 @@ class Desk:
             request.number, request.order, request.arrived = book.calls, next(self._orders), now
             book.forecast.arrived(request.kind)
             self._stuck.update(request.around)
-            # The final call's tokens are set aside, and what is open around a call waits for it: these go first.
+            # These go first: the final call's tokens are set aside, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
             queues = self._queues.setdefault(_root(book.account).id, {})
             heapq.heappush(queues.setdefault(book.account.id, []), (rank, request.order, request))
@@ -115,7 +115,7 @@ class Desk:
 
         Args:
             actual: what it used; None: it was never sent.
-            answered: it brought an answer. A final call that did not puts the reserve back, as far as it goes.
+            answered: it brought an answer. A final call that did not puts the reserve back.
             used: for the log.
         """
         with self.ledger.lock:
@@ -161,16 +161,16 @@ class Desk:
             least = Amount(close + size)
             if account.tokens is not None and account.tokens < least.tokens:
                 raise CapExceededError(
-                    f"task {book.name!r}: {account.tokens} tokens can't hold one answer: the close ({close}) and a "
-                    f"solution of {size} need {least.tokens}; raise tokens= or lower final_solution=",
+                    f"task {book.name!r}: {account.tokens} tokens can't hold one answer: the close ({close}) and "
+                    f"a solution of {size} need {least.tokens}; raise tokens= or lower final_solution=",
                     needed={"tokens": least.tokens},
                     available={"tokens": account.tokens},
                 )
             seconds = self.ledger.deadline(account, final=True) - now
             if speed is not None and seconds < speed.answer(size):
                 raise DeadlineError(
-                    f"task {book.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the present "
-                    f"speed it takes {speed.answer(size):.3f} s; raise seconds= or lower final_solution=",
+                    f"task {book.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the "
+                    f"present speed it takes {speed.answer(size):.3f} s; raise seconds= or lower final_solution=",
                     needed={"seconds": speed.answer(size)},
                     available={"seconds": seconds},
                 )
@@ -252,8 +252,8 @@ class Desk:
             else f", beside {amounts(account.reserve, nano=money)} kept for the final answer"
         )
         reason = (
-            f"thinks up to {thinking} tokens and answers in up to {solution}: {decided.why}. Of {left_text(before, now)} "
-            f"left it holds {amounts(amount, nano=money)}{kept}"
+            f"thinks up to {thinking} tokens and answers in up to {solution}: {decided.why}. Of "
+            f"{left_text(before, now)} left it holds {amounts(amount, nano=money)}{kept}"
         )
         why = {
             "prompt": request.prompt,

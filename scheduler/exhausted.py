@@ -22,7 +22,7 @@ def exhausted(case: Case) -> Decided:
 
     Raises:
         Wait: not now.
-        CapExceededError, DeadlineError: refused. `raise` does not wait, and only `shrink` takes less than it asked for.
+        CapExceededError, DeadlineError: refused. `raise` doesn't wait; only `shrink` takes less than asked.
     """
     request = case.request
     book, least = request.book, request.least_solution()
@@ -35,7 +35,7 @@ def exhausted(case: Case) -> Decided:
             room = case.room()
             raise Wait(
                 f"{amounts(need, nano=room.nano is not None)} needed without any thinking, "
-                f"{left_text(room, case.now)} free above what is reserved; running calls may give back enough",
+                f"{left_text(room, case.now)} free above what is reserved; running calls may give that back",
                 where,
                 case.ask_again(),
             )
@@ -76,8 +76,8 @@ def _refusal(case: Case, room: Room, solution: int) -> CapExceededError:
     unspent = "" if request.book.admitted else " (no token of this task has been spent)"
     return CapExceededError(
         f"task {request.book.name!r}, call {request.number} ({request.kind}): the smallest answer needs "
-        f"{amounts(smallest, nano=money)}; left: {left_text(room, case.now)}{unspent}. Raise the cap, shorten the "
-        f"prompt ({request.prompt} tokens) or lower the solution budget",
+        f"{amounts(smallest, nano=money)}; left: {left_text(room, case.now)}{unspent}. Raise the cap, shorten "
+        f"the prompt ({request.prompt} tokens) or lower the solution budget",
         needed=needed,
         available=there,
     )

@@ -1,8 +1,8 @@
 """What is still to come: how many calls of which kind, and what each will need besides thinking.
 
 A task that knows its plan says so (`expect={"steps-3": 4, "final": 1}`); every call of a kind that is still
-expected takes one off. Nested tasks declare for themselves: a level counts what it declared or what the levels
-below it did, whichever is more, per kind.
+expected takes one off. Nested tasks declare for themselves: a level counts what it declared or what the
+levels below it did, whichever is more, per kind.
 
 A task that says nothing is assumed to make at least three calls after its first, and later as many more as it
 has finished, 32 at most. So a long run is never starved (what is left shrinks like 1/n, not like 2^-n), and a

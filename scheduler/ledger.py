@@ -7,7 +7,7 @@ every account above it, and promises an end in time; it is taken whole or not at
          ---- refund() ----------> provably never sent: all of it comes back
          ---- expire() ----------> nobody knows what became of it: all of it is charged
 
-Ending a hold again changes nothing and returns the first outcome. For each account and unit, at every instant,
+Ending a hold again changes nothing. For each account and unit, at every instant,
 
     available + held + spent == cap
 
@@ -208,7 +208,7 @@ class Ledger:
         return end - tails
 
     def span(self, account: Account) -> float:
-        """How long the task of this account may take in all: the shortest of its own cap and those above it."""
+        """How long this task may take in all: the shortest cap of the path, in seconds."""
         return min(INFINITY if a.seconds is None else a.seconds for a in account.path())
 
     def hold(

@@ -60,7 +60,7 @@ class Plan:
 
 
 def reserve_for(request: Request) -> Amount:
-    """What the final answer needs: no thinking, and a prompt as large as the largest seen plus one solution."""
+    """What the final answer needs: no thinking; its prompt is taken to be the largest seen and a solution."""
     book = request.book
     tokens_cap = book.account.tokens
     if book.final_solution is None:
@@ -72,7 +72,7 @@ def reserve_for(request: Request) -> Amount:
 
 
 def largest_solution(request: Request, room: Room) -> int:
-    """The largest solution, at most what was asked for, that a call without thinking can hold; 0 or less: none."""
+    """The largest solution, at most what was asked for, that can be held without thinking; 0 or less: none."""
     most = request.solution
     if room.tokens is not None:
         most = min(most, room.tokens - request.close)
@@ -178,8 +178,9 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     """What this call and the others are expected to use if none of them thinks: planning leaves it untouched.
 
     Average solutions, not long ones: long ones for calls to come beside average ones for running calls would
-    turn each grant into room that is not there. (32 stock problems on e1-tiny, half of them declared, caps of 56,
-    72 and 94 tokens a call, two seeds: 26, 29, 44 of 64 right with averages, 22, 25, 34 with 99th percentiles.)
+    turn each grant into room that is not there. (32 stock problems on e1-tiny, half of them declared, caps of
+    56, 72 and 94 tokens a call, two seeds: 26, 29, 44 of 64 right with averages, 22, 25, 34 with 99th
+    percentiles.)
     """
     kinds = dict(others)
     if not level.answered and not request.final and kinds.get(FINAL):

@@ -8,7 +8,8 @@ expected to use after everybody's floor (close and solution, no thinking) has be
 envelope over expected use; its segments, steepest first, fill the room, which is the multiplier search of the
 knapsack's relaxation without the bisection: the slope of the first segment that finds no more room is the
 multiplier. The gap to the best split is at most one call's segment. Calls that want the same segment share it
-evenly where the real curve allows; where a gain comes all at once, the first takes it whole. The desk asks again after every refund.
+evenly where the real curve allows; where a gain comes all at once, the first takes it whole. The desk asks
+again after every refund.
 
 `FixedCap` is what everybody does today; `Uniform` shares the room evenly. Both are here to be compared with.
 """

@@ -31,7 +31,7 @@ class Book:
     Attributes:
         final_solution: solution tokens of the final answer; None takes those of the first call, up to a
             quarter of the token cap.
-        largest_prompt: the largest prompt seen, in tokens: the final one is taken to be that plus one solution.
+        largest_prompt: the largest prompt seen, in tokens: the measure of the final one.
         answered: the reserve has been used, by a final call or by the last one that fitted.
         admitted: a call has been granted: from here on the task must get its answer.
         closing: it takes no more calls.

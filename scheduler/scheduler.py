@@ -4,8 +4,8 @@
         async with scheduler.task(Caps(usd=0.05, seconds=20)) as task:
             answer = await task.generate("...")
 
-It decides nothing itself: the desk does (`elastic_agent.scheduler.desk`). Speeds and habits are kept per model
-(per backend object), so a task profits from those before it.
+It decides nothing itself: the desk does (`elastic_agent.scheduler.desk`). Speeds and habits are kept per
+model (per backend object), so a task profits from those before it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class BudgetScheduler:
         price: what every model here costs.
         prices: what models cost, by name. See `elastic_agent.scheduler.cost` for the order of look-up.
         policy: how thinking is shared out; `Marginal()` by default.
-        curves: success curves: a CurveSet, a file, or either by model name; else those that ship with the model.
+        curves: success curves: a CurveSet, a file, or either by model name; else those that ship with the
+            model.
         latency: the speed of `backend`, if something is known before the first call.
         log: where events go: a path (`run.jsonl`) or a function.
         solution: solution tokens of calls that don't say.
@@ -87,8 +88,8 @@ class BudgetScheduler:
             caps: what it may spend.
             name: for logs and reports.
             expect: calls to come, by kind, such as {"steps-3": 4, "final": 1}.
-            final_solution: solution tokens to keep for the final answer, from the opening on; None: those of the
-                first call, up to a quarter of the token cap.
+            final_solution: solution tokens to keep for the final answer, from the opening on; None: those
+                of the first call, up to a quarter of the token cap.
             on_exhausted: what calls do that don't fit any more, see `OnExhausted`.
             policy: instead of the scheduler's.
             log: where its events go, besides the scheduler's log.

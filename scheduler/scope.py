@@ -4,8 +4,8 @@
         out = await graph.ainvoke(inputs)        # every model call in here is granted by the task
     print(task.report())
 
-The scope is a context variable: it reaches whatever is awaited inside, parallel branches, tools and sub-graphs.
-A raw `ThreadPoolExecutor` loses it: submit `contextvars.copy_context().run`.
+The scope is a context variable: it reaches whatever is awaited inside, parallel branches, tools and
+sub-graphs. A raw `ThreadPoolExecutor` loses it: submit `contextvars.copy_context().run`.
 """
 
 from __future__ import annotations

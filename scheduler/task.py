@@ -4,10 +4,10 @@
         a, b = await asyncio.gather(task.generate(p1), task.generate(p2))
     print(task.report())
 
-Entering opens it (and its account) and makes it the current task of this context; whatever is awaited, spawned
-or run in a copied context inside belongs to it. A task opened inside another is its child and can never spend
-more than it, whatever its own caps say. Leaving it is structured: calls that still run are stopped and settled,
-calls that wait are refused, nothing stays held, and later calls raise TaskClosedError.
+Entering opens it (and its account) and makes it the current task of this context; whatever is awaited,
+spawned or run in a copied context inside belongs to it. A task opened inside another is its child and can
+never spend more than it, whatever its own caps say. Leaving it is structured: calls that still run are
+stopped and settled, calls that wait are refused, nothing stays held, and later calls raise TaskClosedError.
 
 A plain `with` works too, for synchronous code. It can't wait for calls that still run on other threads: it
 stops them and charges their holds whole.
@@ -59,8 +59,7 @@ def _now() -> float:
 
 
 class Task:
-    """See the module. Made by `BudgetScheduler.task`, `Task.task` or `task_budget`, which say what the arguments
-    mean."""
+    """See the module. `BudgetScheduler.task`, `Task.task` and `task_budget` make one, and explain the arguments."""
 
     def __init__(
         self,

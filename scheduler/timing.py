@@ -5,9 +5,9 @@
 
 All that follows thinking is planned at the upper quantiles of the endpoint's speed. Speed changes: a call
 that was granted when tokens took 10 ms may have to answer when they take 100. So beyond the plain plan a
-cushion is kept for an upstream that becomes `slowdown` times slower than usual, as far as `share` of the task's
-time allows; what has slowed down already is in the plan and no longer in the cushion. Both moments are computed
-again at every chunk (`Pilot`), so thinking pays for a slow-down, not the solution.
+cushion is kept for an upstream that becomes `slowdown` times slower than usual, as far as `share` of the
+task's time allows; what has slowed down already is in the plan and no longer in the cushion. Both moments
+are computed again at every chunk (`Pilot`), so thinking pays for a slow-down, not the solution.
 
 While the speed is unknown, thinking may take half of the window; the first tokens put an end to that.
 """

@@ -26,8 +26,8 @@ def test_importing_is_cheap() -> None:
     """Nothing heavy comes along, not even with the scheduler itself."""
     code = (
         "import sys; from elastic_agent.scheduler import BudgetScheduler, task_budget, Price;"
-        "heavy = {'torch', 'transformers', 'vllm', 'trl', 'langchain_core', 'rich', 'pydantic', 'genai_prices',"
-        " 'numpy', 'aiohttp'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'transformers', 'vllm', 'trl', 'langchain_core', 'rich', 'pydantic',"
+        " 'genai_prices', 'numpy', 'aiohttp'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

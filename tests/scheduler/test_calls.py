@@ -29,7 +29,7 @@ class Watched(ScriptedBackend):
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self.asked: list[TokenRequest] = []
 
-    def stream(self, request: TokenRequest):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def stream(self, request: TokenRequest):  # type: ignore[no-untyped-def]
         self.asked.append(request)
         return super().stream(request)
 
@@ -96,7 +96,8 @@ def test_no_call_uses_more_than_its_hold(
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=8)
 def test_cancelled_at_random_points_everything_settles(seed: int) -> None:
-    """64 calls at once, each cancelled, closed or left to end at a random moment: the books cover the meter."""
+    """64 calls at once, each cancelled, closed or left to end at a random moment: the books cover the
+    meter."""
 
     async def main() -> None:
         rng = random.Random(seed)

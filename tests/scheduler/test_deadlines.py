@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
-from elastic_agent.errors import CapExceededError, DeadlineError
+from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Latency
 from tests.clock import run
 
@@ -76,7 +76,8 @@ def test_a_tenfold_slow_down_in_mid_thought_costs_thinking(at: float) -> None:
 )
 @settings(max_examples=40)
 def test_no_task_is_ever_late(seconds: float, ttft: float, tpot: float, calls: int, width: int) -> None:
-    """Chains and fan-outs at any speed: everything is over at the deadline; nobody admitted goes unanswered."""
+    """Chains and fan-outs at any speed: everything is over at the deadline; nobody admitted goes
+    unanswered."""
 
     async def main() -> None:
         backend = ScriptedBackend(THINKER, ttft=ttft, tpot=tpot)
@@ -87,9 +88,7 @@ def test_no_task_is_ever_late(seconds: float, ttft: float, tpot: float, calls: i
                 for _ in range(calls):
                     try:
                         await task.generate(f"step {i}", solution=16)
-                    except CapExceededError as error:
-                        assert isinstance(error, DeadlineError)
-                        assert error.needed["seconds"] >= 0
+                    except DeadlineError:
                         return
 
             await asyncio.gather(*(one(i) for i in range(1 + width)))
@@ -103,7 +102,8 @@ def test_no_task_is_ever_late(seconds: float, ttft: float, tpot: float, calls: i
 
 
 def test_a_chain_leaves_time_for_its_steps_and_its_answer() -> None:
-    """Five declared steps under a deadline that can't hold them at full length: each thinks less, all answer."""
+    """Five declared steps under a deadline that can't hold them at full length: each thinks less, all
+    answer."""
 
     async def main() -> None:
         backend = ScriptedBackend(THINKER, ttft=0.1, tpot=0.02)

@@ -69,7 +69,8 @@ def test_the_log_tells_the_whole_story(tmp_path: Path) -> None:
 
 
 def test_nested_tasks_share_a_time_line_and_a_log(tmp_path: Path) -> None:
-    """A child's events are in its parent's file, timed from the outermost opening; its own log has its own."""
+    """A child's events are in its parent's file, timed from the outermost opening; its own log has its
+    own."""
     path, own = tmp_path / "run.jsonl", tmp_path / "child.jsonl"
 
     async def main() -> None:

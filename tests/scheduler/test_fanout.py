@@ -140,7 +140,8 @@ def test_priority_goes_first_among_those_that_wait() -> None:
 
 @pytest.mark.parametrize("how", ["shrink", "wait", "raise"])
 def test_when_the_cap_runs_out(how: str) -> None:
-    """`shrink`: the last call that fits is the answer; `wait` and `raise` leave the reserve alone. Never a hang."""
+    """`shrink`: the last call that fits is the answer; `wait` and `raise` leave the reserve alone. Never a
+    hang."""
 
     async def main() -> None:
         backend = ScriptedBackend(Reply(thinking="hm " * 500, solution="ok " * 500), tpot=0.01)
@@ -187,7 +188,8 @@ def test_when_the_cap_runs_out(how: str) -> None:
 def test_any_mix_of_calls_ends(
     cap: int, calls: list[tuple[int, int, float, str]], seconds: float | None
 ) -> None:
-    """No deadlock, no overspend, no hold left, and an answer to every task that was admitted, for any arrivals."""
+    """No deadlock, no overspend, no hold left, and an answer to every task that was admitted, for any
+    arrivals."""
 
     async def main() -> None:
         backend = ScriptedBackend(TALK, ttft=0.05, tpot=0.01)

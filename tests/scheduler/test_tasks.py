@@ -258,15 +258,21 @@ def test_errors_of_the_body_pass_through_and_close_the_task() -> None:
     async def main() -> None:
         backend = ScriptedBackend(LONG, tpot=0.1)
         scheduler = BudgetScheduler(backend)
-        with pytest.raises(ZeroDivisionError):
-            async with scheduler.task(Caps(tokens=1000)) as task:
-                straggler = asyncio.create_task(task.generate("a"))
+        task = scheduler.task(Caps(tokens=1000))
+        stragglers: list[asyncio.Task[object]] = []
+
+        async def body() -> None:
+            async with task:
+                stragglers.append(asyncio.create_task(task.generate("a")))
                 await asyncio.sleep(1)
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await body()
         assert task.closed
         assert task.book.account.held == NOTHING
         with pytest.raises(TaskClosedError):
-            await straggler
+            await stragglers[0]
 
     run(main())
 
@@ -288,7 +294,8 @@ def test_closing_the_scheduler_closes_its_tasks() -> None:
 
 
 def test_the_sync_scope_serves_threads() -> None:
-    """`with task_budget` in plain code: each thread runs its calls on an event loop of its own, one ledger."""
+    """`with task_budget` in plain code: each thread runs its calls on an event loop of its own, one
+    ledger."""
     backend = ScriptedBackend(LONG)
     answers: list[str] = []
     with task_budget(tokens=700, scheduler=BudgetScheduler(backend)) as task:
