@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import math
 import types
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -26,13 +25,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget, to_usd
-from elastic_agent.errors import TaskClosedError
+from elastic_agent.errors import ElasticError, TaskClosedError
 from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, prompt_ids
 from elastic_agent.markers import Opening
 from elastic_agent.phases import SolutionEnd
+from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.admission import admit
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.grant import Grant
-from elastic_agent.scheduler.ledger import Amount
 from elastic_agent.scheduler.plan import FINAL
 from elastic_agent.scheduler.report import CallReport
 from elastic_agent.scheduler.request import OnExhausted, Request, Running
@@ -228,33 +228,14 @@ class TaskCall:
 
     async def _admit(self, ids: Sequence[int]) -> Running:
         """Queue up, and wait for the desk's word."""
-        assert self._loop is not None
-        desk, clock = self.task.desk, self._loop.time
         request = self._request = self._make_request(ids)
-        told = self._loop.create_future()
-        request.wake = lambda: _tell(told)
-        desk.submit(request, clock())
-        self.task.track(self)
         try:
-            # Whoever arrives in this same moment is queued, too, before anything is decided.
-            await asyncio.sleep(0)
-            desk.pump(request.book.account, clock())
-            while request.outcome is None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(_moment(request.ask_again)):
-                        await asyncio.shield(told)
-                if request.outcome is None:
-                    desk.pump(request.book.account, clock())
-        except BaseException:
-            desk.withdraw(request, clock())
+            self._running = await admit(self.task.desk, request, lambda: self.task.track(self))
+        except BaseException as error:
+            self._refused = error if isinstance(error, ElasticError) else None
             self._finish()
             raise
-        if isinstance(request.outcome, Exception):
-            self._refused = request.outcome
-            self._finish()
-            raise request.outcome
-        self._running = request.outcome
-        return request.outcome
+        return self._running
 
     def _make_request(self, ids: Sequence[int]) -> Request:
         task, backend, scheduler = self.task, self.backend, self.task.scheduler
@@ -332,18 +313,3 @@ class TaskCall:
             self._stopped = True
             if self._pilot is not None:
                 self._pilot.stop()
-
-
-def _moment(when: float | None) -> float | None:
-    return None if when is None or math.isinf(when) else when
-
-
-def _tell(told: asyncio.Future[None]) -> None:
-    """Wake a waiting call, on its own loop; it may have gone, and its loop too."""
-
-    def done() -> None:
-        if not told.done():
-            told.set_result(None)
-
-    with suppress(RuntimeError):
-        told.get_loop().call_soon_threadsafe(done)

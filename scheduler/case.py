@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elastic_agent.errors import DeadlineError
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Room
 from elastic_agent.scheduler.latency import Speed
-from elastic_agent.scheduler.ledger import INFINITY, NOTHING, Account, Amount, Ledger, Room
+from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Request
 from elastic_agent.scheduler.timing import SAFETY, After
 
@@ -135,7 +136,8 @@ class Case:
         request, there = self.request, max(0.0, available)
         return DeadlineError(
             f"task {request.book.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
-            f"the smallest answer needs {needed:.3f} s at the present speed; raise seconds= or make fewer calls",
+            f"the smallest answer needs {needed:.3f} s at the present speed; raise seconds= or make fewer "
+            f"calls",
             needed={"seconds": needed},
             available={"seconds": there},
         )

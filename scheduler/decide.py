@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import replace
 
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.exhausted import exhausted
 from elastic_agent.scheduler.grant import amounts
 from elastic_agent.scheduler.latency import Speed
-from elastic_agent.scheduler.ledger import INFINITY, NOTHING, Amount, Ledger
+from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.plan import FINAL, after, largest_thinking, plan, reserve_for
 from elastic_agent.scheduler.request import Request
 from elastic_agent.scheduler.timing import SAFETY, Timing, Window

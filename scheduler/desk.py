@@ -22,11 +22,12 @@ from typing import Any
 
 from elastic_agent.budget import Budget, to_usd
 from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Shortage
 from elastic_agent.scheduler.case import Decided, Wait
 from elastic_agent.scheduler.decide import Decider
 from elastic_agent.scheduler.grant import Grant, amounts, left, left_text
 from elastic_agent.scheduler.latency import Speed
-from elastic_agent.scheduler.ledger import INFINITY, NOTHING, Account, Amount, Ledger, Shortage
+from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.plan import expected
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
 from elastic_agent.scheduler.timing import After, Timing

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from elastic_agent.budget import to_usd
 from elastic_agent.errors import CapExceededError
+from elastic_agent.scheduler.accounts import INFINITY, Room
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.grant import amounts, left, left_text
-from elastic_agent.scheduler.ledger import INFINITY, Room
 from elastic_agent.scheduler.plan import FINAL, largest_solution
 from elastic_agent.scheduler.timing import SAFETY, After
 
@@ -76,8 +76,8 @@ def _refusal(case: Case, room: Room, solution: int) -> CapExceededError:
     unspent = "" if request.book.admitted else " (no token of this task has been spent)"
     return CapExceededError(
         f"task {request.book.name!r}, call {request.number} ({request.kind}): the smallest answer needs "
-        f"{amounts(smallest, nano=money)}; left: {left_text(room, case.now)}{unspent}. Raise the cap, shorten "
-        f"the prompt ({request.prompt} tokens) or lower the solution budget",
+        f"{amounts(smallest, nano=money)}; left: {left_text(room, case.now)}{unspent}. Raise the cap, "
+        f"shorten the prompt ({request.prompt} tokens) or lower the solution budget",
         needed=needed,
         available=there,
     )

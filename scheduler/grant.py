@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elastic_agent.budget import Budget, to_usd
-from elastic_agent.scheduler.ledger import INFINITY, Amount, Room
+from elastic_agent.scheduler.accounts import INFINITY, Amount, Room
 
 
 @dataclass(frozen=True, slots=True)

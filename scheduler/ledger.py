@@ -24,130 +24,20 @@ what the call needs is taken from the reserve first.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import count
 
 from elastic_agent.errors import TaskClosedError
-
-INFINITY = float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """Tokens (`Usage.generated`) and nano-dollars."""
-
-    tokens: int = 0
-    nano: int = 0
-
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(self.tokens + other.tokens, self.nano + other.nano)
-
-    def __sub__(self, other: Amount) -> Amount:
-        return Amount(self.tokens - other.tokens, self.nano - other.nano)
-
-    def most(self, other: Amount) -> Amount:
-        """The larger of each unit."""
-        return Amount(max(self.tokens, other.tokens), max(self.nano, other.nano))
-
-    def least(self, other: Amount) -> Amount:
-        """The smaller of each unit."""
-        return Amount(min(self.tokens, other.tokens), min(self.nano, other.nano))
-
-
-NOTHING = Amount()
-
-
-class HoldState(StrEnum):
-    """The life of a hold; every state but the first is terminal."""
-
-    LIVE = "live"
-    SETTLED = "settled"
-    REFUNDED = "refunded"
-    EXPIRED = "expired"
-
-
-@dataclass(slots=True, eq=False)
-class Account:
-    """One account. Read it; only the ledger writes.
-
-    `spent` and `held` cover the whole subtree; `own_spent` is this account's part, closed children included.
-    """
-
-    id: str
-    parent: Account | None = field(repr=False)
-    tokens: int | None
-    nano: int | None
-    seconds: float | None
-    opened: float
-    spent: Amount = NOTHING
-    held: Amount = NOTHING
-    own_spent: Amount = NOTHING
-    reserve: Amount = NOTHING
-    tail: float = 0.0
-    live: dict[str, Hold] = field(default_factory=dict, repr=False)
-    children: dict[str, Account] = field(default_factory=dict, repr=False)
-    closed: bool = False
-
-    def path(self) -> Iterator[Account]:
-        """This account and those above it."""
-        account: Account | None = self
-        while account is not None:
-            yield account
-            account = account.parent
-
-    @property
-    def deadline(self) -> float:
-        """The moment at which this account's own time is up."""
-        return INFINITY if self.seconds is None else self.opened + self.seconds
-
-
-@dataclass(slots=True, eq=False)
-class Hold:
-    """A promise of what a call may use. `amount` never changes."""
-
-    id: str
-    account: Account
-    amount: Amount
-    until: float
-    from_reserve: Amount = NOTHING
-    state: HoldState = HoldState.LIVE
-    charged: Amount = NOTHING
-
-    @property
-    def refund(self) -> Amount:
-        """What came back; below zero where the upstream served more than it was asked for."""
-        return NOTHING if self.state is HoldState.LIVE else self.amount - self.charged
-
-
-@dataclass(frozen=True, slots=True)
-class Shortage:
-    """Why a hold can't be taken: the first account and unit that lack room."""
-
-    account: Account
-    unit: str
-    needed: float
-    available: float
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """One unit of one account's books."""
-
-    cap: float
-    spent: float
-    held: float
-    available: float
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What can still be held, over the whole path; None = not capped. `deadline` leaves the tails out."""
-
-    tokens: int | None
-    nano: int | None
-    deadline: float
+from elastic_agent.scheduler.accounts import (
+    INFINITY,
+    NOTHING,
+    Account,
+    Amount,
+    Balance,
+    Hold,
+    HoldState,
+    Room,
+    Shortage,
+)
 
 
 class Ledger:
@@ -225,7 +115,7 @@ class Ledger:
             drawn = account.reserve.least(amount) if final else NOTHING
             extra = amount - drawn
             for a in account.path():
-                lack = _lack(a, extra)
+                lack = a.lacks(extra)
                 if lack is not None:
                     return Shortage(a, *lack)
             end = self.deadline(account, final=final)
@@ -257,7 +147,7 @@ class Ledger:
                 raise TaskClosedError(f"{account.id} has ended")
             extra = amount - account.reserve
             for a in account.path():
-                lack = _lack(a, extra)
+                lack = a.lacks(extra)
                 if lack is not None:
                     return Shortage(a, *lack)
             for a in account.path():
@@ -329,14 +219,3 @@ class Ledger:
                 a.spent += charge
                 del a.live[hold.id]
             return hold
-
-
-def _lack(account: Account, extra: Amount) -> tuple[str, float, float] | None:
-    """The first unit in which the account has no room for `extra`: (unit, needed, available)."""
-    for unit, cap in (("tokens", account.tokens), ("nano", account.nano)):
-        more = getattr(extra, unit)
-        if cap is not None and more > 0:
-            left = cap - getattr(account.spent, unit) - getattr(account.held, unit)
-            if more > left:
-                return unit, more, left
-    return None

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount, Room
 from elastic_agent.scheduler.latency import Speed
-from elastic_agent.scheduler.ledger import INFINITY, NOTHING, Amount, Ledger, Room
+from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.policies import Choice, Need, State
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 from elastic_agent.scheduler.timing import After
@@ -72,7 +73,7 @@ def reserve_for(request: Request) -> Amount:
 
 
 def largest_solution(request: Request, room: Room) -> int:
-    """The largest solution, at most what was asked for, that can be held without thinking; 0 or less: none."""
+    """The largest solution, at most what was asked for, that fits without thinking; 0 or less: none."""
     most = request.solution
     if room.tokens is not None:
         most = min(most, room.tokens - request.close)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import Curve, CurveSet
 from elastic_agent.scheduler.forecast import Forecast, Habits
 from elastic_agent.scheduler.grant import Grant
 from elastic_agent.scheduler.latency import Latency
-from elastic_agent.scheduler.ledger import NOTHING, Account, Amount, Hold
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.timing import After
 from elastic_agent.usage import Usage, worst_case

@@ -28,12 +28,12 @@ from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Budget, Caps, to_usd
 from elastic_agent.errors import TaskClosedError
 from elastic_agent.generate import Generation, Prompt
+from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.call import TaskCall
 from elastic_agent.scheduler.cost import Price, find_price, require_price
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.events import Event, Log, RunLog, sink
 from elastic_agent.scheduler.forecast import Forecast
-from elastic_agent.scheduler.ledger import INFINITY, Account
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.report import CallReport, TaskReport, Units
 from elastic_agent.scheduler.request import Book, OnExhausted

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from elastic_agent.generate import Control
 from elastic_agent.phases import Segment
+from elastic_agent.scheduler.accounts import INFINITY
 from elastic_agent.scheduler.latency import Latency, Pace, Speed
-from elastic_agent.scheduler.ledger import INFINITY
 
 SAFETY = 0.01
 """Seconds kept free at the end of everything: timers and cancelled streams take a moment."""

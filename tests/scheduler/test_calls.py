@@ -15,7 +15,7 @@ from elastic_agent.backends.base import TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedCodec
 from elastic_agent.errors import BackendUnavailableError, CapExceededError, ContextLengthError, ElasticError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, TaskCall
-from elastic_agent.scheduler.ledger import NOTHING
+from elastic_agent.scheduler.accounts import NOTHING
 from elastic_agent.usage import worst_case
 from tests.clock import run
 

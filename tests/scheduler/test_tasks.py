@@ -20,7 +20,7 @@ from elastic_agent.errors import (
     UnknownPriceError,
 )
 from elastic_agent.scheduler import BudgetScheduler, Latency, Price, Task, current_task, task_budget
-from elastic_agent.scheduler.ledger import NOTHING
+from elastic_agent.scheduler.accounts import NOTHING
 from tests.clock import run
 
 LONG = Reply(thinking="hm " * 200, solution="so the answer is 42")
