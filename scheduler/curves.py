@@ -27,6 +27,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+LEAST_NET = 0.25
+"""However much solution it spares, thinking is planned to cost at least this share of its tokens."""
+
 PRIOR_SCALE = 256.0
 """Thinking tokens after which the generic prior has gained 63% of what thinking can gain."""
 
@@ -94,6 +97,8 @@ class Curve:
         points: (thinking tokens, success), by rising tokens, the first at 0.
         lengths: natural thinking lengths, if known; else a call is expected to use all that it gets.
         solution: average solution tokens, if known.
+        solutions: the same by thinking limit, (thinking tokens, solution tokens), by rising tokens: a call
+            whose thinking is cut does its work in the solution.
         measured: False for the prior.
     """
 
@@ -102,20 +107,32 @@ class Curve:
     lengths: Lengths | None = None
     solution: float | None = None
     measured: bool = True
+    solutions: tuple[tuple[int, float], ...] = ()
     envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False, compare=False)
+    _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
+        if self.solutions:
+            net, most = [], 0.0
+            for t, _ in self.points:
+                spared = (self.says(0) or 0.0) - (self.says(t) or 0.0)
+                most = max(most, self.used(t) - spared, LEAST_NET * self.used(t))
+                net.append((t, most))
+            object.__setattr__(self, "_net", tuple(net))
         hulls = {"chain": self._hull(math.log), "each": self._hull(float)}
         object.__setattr__(self, "envelopes", hulls)
 
     def p(self, thinking: int) -> float:
         """Success with at most so many thinking tokens."""
-        at = bisect_right(self.points, (thinking, math.inf)) - 1
-        t0, p0 = self.points[at]
-        if at + 1 == len(self.points) or thinking == t0:
-            return p0
-        t1, p1 = self.points[at + 1]
-        return p0 + (p1 - p0) * (thinking - t0) / (t1 - t0)
+        return _between(self.points, thinking)
+
+    def says(self, thinking: float) -> float | None:
+        """Solution tokens that a call with this thinking limit uses on average; None when nobody measured."""
+        return _between(self.solutions, thinking) if self.solutions else self.solution
+
+    def net(self, thinking: float) -> float:
+        """What a thinking limit costs on average beyond no thinking: the thinking, less the solution it spares."""
+        return _between(self._net, thinking) if self._net else self.used(thinking)
 
     def used(self, thinking: float) -> float:
         """Thinking tokens that a call with this limit uses on average."""
@@ -130,7 +147,7 @@ class Curve:
         """Vertices of the upper concave envelope of worth(p) over expected use, as far as it rises."""
         hull: list[Vertex] = []
         for t, p in self.points:
-            new = Vertex(t, self.used(t), worth(p))
+            new = Vertex(t, self.net(t), worth(p))
             if hull and new.worth <= hull[-1].worth:
                 continue  # not better than a cheaper point
             while hull and new.use <= hull[-1].use:
@@ -139,6 +156,16 @@ class Curve:
                 hull.pop()
             hull.append(new)
         return tuple(hull)
+
+
+def _between(points: Sequence[tuple[int, float]], x: float) -> float:
+    """The value at x of a function that is linear between its points, and flat beyond them."""
+    at = max(0, bisect_right(points, (x, math.inf)) - 1)
+    x0, y0 = points[at]
+    if at + 1 == len(points) or x <= x0:
+        return y0
+    x1, y1 = points[at + 1]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
 @cache
@@ -187,7 +214,10 @@ def _average(curves: Sequence[Curve]) -> Curve:
         knots = zip(*(one.knots for one in lengths), strict=True)
         middle = Lengths(tuple((math.fsum(x for x, _ in k) / len(k), k[0][1]) for k in map(list, knots)))
     solutions = [curve.solution for curve in curves if curve.solution is not None]
-    return Curve("", points, middle, _mean(solutions))
+    by_limit: tuple[tuple[int, float], ...] = ()
+    if all(curve.solutions for curve in curves):
+        by_limit = tuple((t, math.fsum(curve.says(t) or 0.0 for curve in curves) / len(curves)) for t in at)
+    return Curve("", points, middle, _mean(solutions), solutions=by_limit)
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -221,7 +251,7 @@ def parse(data: Any, *, where: str = "curves") -> CurveSet:
 
     The schema: `{"model": str, "s": int, "kinds": {kind: [[t, p, n], ...]}}`, t null for unconstrained
     thinking, and optionally `"natural_thinking": {kind: {"mean", "p50", "p90", "p99"}}` and
-    `"solution_tokens"` with the same.
+    `"solution_tokens"` with the same, and `"solution_by_thinking": {kind: [[t, mean], ...]}`.
 
     Raises:
         CurveFileError: it is something else.
@@ -237,7 +267,12 @@ def parse(data: Any, *, where: str = "curves") -> CurveSet:
         answers = _percentiles(data.get("solution_tokens"), kind, f"{where}: solution_tokens[{kind!r}]")
         lengths = Lengths.of(natural["p50"], natural["p90"], natural["p99"]) if natural else None
         points = _points(rows, lengths, f"{where}: kinds[{kind!r}]")
-        curves[kind] = Curve(kind, points, lengths, answers["mean"] if answers else None)
+        mean = answers["mean"] if answers else None
+        table = data.get("solution_by_thinking")
+        says = (
+            _lengths_at(table.get(kind), points, f"{where}: solution_by_thinking[{kind!r}]") if table else ()
+        )
+        curves[kind] = Curve(kind, points, lengths, mean, solutions=says)
     return CurveSet(model, curves, solution)
 
 
@@ -263,6 +298,16 @@ def _points(rows: Any, lengths: Lengths | None, where: str) -> tuple[tuple[int, 
         found[max([lengths.longest if lengths else 0, *(2 * t for t in found)])] = unlimited
     if 0 not in found:
         found[0] = min(found.values())  # nobody measured it: no better than the worst that was
+    return tuple(sorted(found.items()))
+
+
+def _lengths_at(rows: Any, points: Sequence[tuple[int, float]], where: str) -> tuple[tuple[int, float], ...]:
+    """[t, mean solution tokens] rows; null stands where the success curve has its unconstrained point."""
+    found: dict[int, float] = {}
+    for row in rows or ():
+        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], int | float) and row[1] >= 0):
+            raise CurveFileError(f"{where}: expected [t, tokens], got {row!r}")
+        found[points[-1][0] if row[0] is None else int(row[0])] = float(row[1])
     return tuple(sorted(found.items()))
 
 

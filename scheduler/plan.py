@@ -178,10 +178,9 @@ def _room(
 def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     """What this call and the others are expected to use if none of them thinks: planning leaves it untouched.
 
-    Average solutions, not long ones: long ones for calls to come beside average ones for running calls would
-    turn each grant into room that is not there. (32 stock problems on e1-tiny, half of them declared, caps of
-    56, 72 and 94 tokens a call, two seeds: 26, 29, 44 of 64 right with averages, 22, 25, 34 with 99th
-    percentiles.)
+    Solutions of calls that don't think are long, where the curves know it; `expected` takes a running call's
+    solution from the same curve at its own thinking. Long ones here beside average ones there would turn each
+    grant into room that is not there.
     """
     kinds = dict(others)
     if not level.answered and not request.final and kinds.get(FINAL):
@@ -196,14 +195,23 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     return total
 
 
-def _solution(request: Request, kind: str) -> int:
-    """Solution tokens that a call of a kind is expected to use."""
-    habit, measured = request.habits.get(kind), request.curves.curve(kind).solution
-    size = habit.solution if habit else measured if measured is not None else request.solution * UNSEEN
+def _solution(request: Request, kind: str, thinking: int = 0) -> int:
+    """Solution tokens that a call of a kind, with so much thinking, is expected to use.
+
+    As measured by thinking limit, else as seen lately, else as measured on average, else a share of the limit.
+    """
+    habit, curve = request.habits.get(kind), request.curves.curve(kind)
+    size = curve.says(thinking)
+    if not curve.solutions and habit:
+        size = habit.solution
+    if size is None:
+        size = request.solution * UNSEEN
     return max(1, math.ceil(min(size, request.solution)))
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
     used = math.ceil(request.curve.used(thinking))
-    return request.cost(request.worst(min(used, thinking), min(_solution(request, request.kind), solution)))
+    return request.cost(
+        request.worst(min(used, thinking), min(_solution(request, request.kind, thinking), solution))
+    )

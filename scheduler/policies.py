@@ -188,12 +188,12 @@ class Marginal:
         low, high = at.thinking, end.thinking
         while low < high:
             middle = (low + high + 1) // 2
-            if curve.used(middle) - at.use <= left:
+            if curve.net(middle) - at.use <= left:
                 low = middle
             else:
                 high = middle - 1
         p = curve.p(low)
-        return Vertex(low, curve.used(low), math.log(p) if self.objective == "chain" else p)
+        return Vertex(low, curve.net(low), math.log(p) if self.objective == "chain" else p)
 
     def _why(self, state: State, chosen: int, price: float) -> str:
         curve = state.this.curve
