@@ -141,8 +141,8 @@ def main() -> None:
         f"{result['answered']} of {result['tasks']} tasks answered, {result['late']} late (the longest took "
         f"{result['longest']:.2f} of {args.seconds:.0f} s), {result['slowed']} met the slow time.\n"
         f"Of {result['calls']} calls {result['thinking_cut']} had their thinking cut by the deadline and "
-        f"{result['solution_cut']} their solution; {result['steps_refused']} steps were refused: no time.\n"
-        f"Mean thinking: {result['thinking']['normal']} tokens; in slowed tasks {result['thinking']['slowed']}"
+        f"{result['solution_cut']} their solution; {result['steps_refused']} steps were refused.\n"
+        f"Mean thinking: {result['thinking']['normal']} tokens, {result['thinking']['slowed']} if slowed."
     )
     if args.json:
         print(json.dumps(result))

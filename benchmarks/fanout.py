@@ -122,8 +122,8 @@ def main() -> None:
         results.append(result)
         print(
             f"seed {seed}: {result['answered']} of {result['branches']} answered, final {result['final']}; "
-            f"metered {result['metered']:,} of {cap:,} tokens and ${result['metered_usd']:.6f} of ${usd}; thinking "
-            f"{result['thinking']:,}; held afterwards {result['held_after']}",
+            f"metered {result['metered']:,} of {cap:,} tokens and ${result['metered_usd']:.6f} of ${usd}; "
+            f"thinking {result['thinking']:,}; held afterwards {result['held_after']}",
             flush=True,
         )
     worst = dict(max(results, key=lambda result: result["metered"]))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget, to_usd
-from elastic_agent.errors import ElasticError, TaskClosedError
+from elastic_agent.errors import TaskClosedError
 from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, prompt_ids
 from elastic_agent.markers import Opening
 from elastic_agent.phases import SolutionEnd
@@ -232,7 +232,7 @@ class TaskCall:
         try:
             self._running = await admit(self.task.desk, request, lambda: self.task.track(self))
         except BaseException as error:
-            self._refused = error if isinstance(error, ElasticError) else None
+            self._refused = error if isinstance(error, Exception) else None
             self._finish()
             raise
         return self._running

@@ -135,8 +135,9 @@ def require_price(price: Price | None, model: str) -> Price:
     """
     if price is None:
         raise UnknownPriceError(
-            f"the task has a usd cap and nothing says what {model!r} costs: pass price=Price(input=, output=) "
-            f"in USD per million tokens to the scheduler or the call, or prices={{{model!r}: Price(...)}} to "
-            f"the scheduler; or cap tokens= and seconds= instead"
+            f"the task has a usd cap and nothing says what {model!r} costs: pass "
+            f"price=Price(input=, output=), in USD per million tokens, to the scheduler or the call, or "
+            f"prices={{{model!r}: Price(...)}}; or "
+            f"cap tokens= and seconds= instead"
         )
     return price

@@ -20,12 +20,13 @@ from dataclasses import asdict
 from itertools import count
 from typing import Any
 
-from elastic_agent.budget import Budget, to_usd
-from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
+from elastic_agent.budget import Budget
+from elastic_agent.errors import CapExceededError, TaskClosedError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Shortage
 from elastic_agent.scheduler.case import Decided, Wait
 from elastic_agent.scheduler.decide import Decider
-from elastic_agent.scheduler.grant import Grant, amounts, left, left_text
+from elastic_agent.scheduler.exhausted import too_small
+from elastic_agent.scheduler.grant import Grant, left, sentence, units
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.plan import expected
@@ -64,7 +65,7 @@ class Desk:
             request.number, request.order, request.arrived = book.calls, next(self._orders), now
             book.forecast.arrived(request.kind)
             self._stuck.update(request.around)
-            # These go first: the final call's tokens are set aside, and what is open around a call waits for it.
+            # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
             queues = self._queues.setdefault(_root(book.account).id, {})
             heapq.heappush(queues.setdefault(book.account.id, []), (rank, request.order, request))
@@ -141,8 +142,8 @@ class Desk:
                 now,
                 used=dict(used or {}),
                 seconds=round(now - running.started, 6),
-                charged=_amount(hold.charged),
-                refund=_amount(hold.refund),
+                charged=units(hold.charged),
+                refund=units(hold.refund),
                 outcome=hold.state.value,
                 answered=answered and actual is not None,
                 left=self.left(book, now),
@@ -159,24 +160,11 @@ class Desk:
         """
         with self.ledger.lock:
             account, size = book.account, book.final_size
-            least = Amount(close + size)
-            if account.tokens is not None and account.tokens < least.tokens:
-                raise CapExceededError(
-                    f"task {book.name!r}: {account.tokens} tokens can't hold one answer: the close ({close}) and "
-                    f"a solution of {size} need {least.tokens}; raise tokens= or lower final_solution=",
-                    needed={"tokens": least.tokens},
-                    available={"tokens": account.tokens},
-                )
-            seconds = self.ledger.deadline(account, final=True) - now
-            if speed is not None and seconds < speed.answer(size):
-                raise DeadlineError(
-                    f"task {book.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the "
-                    f"present speed it takes {speed.answer(size):.3f} s; raise seconds= or lower final_solution=",
-                    needed={"seconds": speed.answer(size)},
-                    available={"seconds": seconds},
-                )
+            error = too_small(book, self.ledger.deadline(account, final=True) - now, speed, close)
+            if error is not None:
+                raise error
             if book.final_solution is not None:  # a parent that has no room for it now may have later
-                self.ledger.reserve(account, least, self.timing.tail(speed, size))
+                self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size))
 
     def close(self, book: Book, now: float) -> None:
         """A task ends: waiting calls are refused, running ones expire, nothing stays held."""
@@ -246,27 +234,17 @@ class Desk:
         for level in book.levels():
             level.back += amount - likely
         book.forecast.started()
-        money = before.nano is not None
-        kept = (
-            ""
-            if book.answered
-            else f", beside {amounts(account.reserve, nano=money)} kept for the final answer"
-        )
-        reason = (
-            f"thinks up to {thinking} tokens and answers in up to {solution}: {decided.why}. Of "
-            f"{left_text(before, now)} left it holds {amounts(amount, nano=money)}{kept}"
-        )
         why = {
             "prompt": request.prompt,
             "left": left(before, now),
-            "reserve": _amount(account.reserve),
+            "reserve": units(account.reserve),
             "waited": round(now - request.arrived, 6),
             "speed": None if speed is None else asdict(speed),
             **decided.numbers,
         }
         deadline = decided.end if decided.end < INFINITY else None
-        policy = book.policy.name
-        budget = Budget(thinking, solution)
+        policy, budget = book.policy.name, Budget(thinking, solution)
+        reason = sentence(budget, decided.why, before, amount, account.reserve, now)
         grant = Grant(
             budget, deadline, hold.id, reason, why, request.kind, policy, request.number, amount, decided.last
         )
@@ -278,7 +256,7 @@ class Desk:
             "grant",
             now,
             granted={"thinking": thinking, "solution": solution},
-            hold=_amount(amount),
+            hold=units(amount),
             policy=policy,
             last=decided.last,
             deadline=None if deadline is None else round(deadline - book.zero, 6),
@@ -334,7 +312,3 @@ def _root(account: Account) -> Account:
 
 def _ended(book: Book) -> TaskClosedError:
     return TaskClosedError(f"task {book.name!r} has ended: it takes no more calls")
-
-
-def _amount(amount: Amount) -> dict[str, float]:
-    return {"tokens": amount.tokens, "usd": float(to_usd(amount.nano))}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
@@ -57,6 +57,25 @@ class RunLog:
 def sink(log: Log) -> Sink | None:
     """A log as a function."""
     return log if log is None or callable(log) else RunLog(log)
+
+
+class TaskLog:
+    """Where the events of one task go: to its own log, and to those around it."""
+
+    def __init__(self, log: Log, above: Sequence[Sink]) -> None:
+        own = sink(log)
+        self._own = own if isinstance(own, RunLog) else None
+        self.sinks: list[Sink] = [*above, *([own] if own is not None else [])]
+
+    def __call__(self, event: Event) -> None:
+        """Tell all of them."""
+        for write in self.sinks:
+            write(event)
+
+    def close(self) -> None:
+        """No more events in its own file."""
+        if self._own is not None:
+            self._own.close()
 
 
 def _plain(value: Any) -> Any:

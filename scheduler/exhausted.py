@@ -1,13 +1,15 @@
-"""Not even a call without thinking fits: wait, shrink, be the last one, or be refused with the numbers."""
+"""Where there is no room: a call waits, shrinks, is the last one, or is refused with the numbers."""
 
 from __future__ import annotations
 
 from elastic_agent.budget import to_usd
-from elastic_agent.errors import CapExceededError
+from elastic_agent.errors import CapExceededError, DeadlineError
 from elastic_agent.scheduler.accounts import INFINITY, Room
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.grant import amounts, left, left_text
+from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.plan import FINAL, largest_solution
+from elastic_agent.scheduler.request import Book
 from elastic_agent.scheduler.timing import SAFETY, After
 
 
@@ -81,3 +83,29 @@ def _refusal(case: Case, room: Room, solution: int) -> CapExceededError:
         needed=needed,
         available=there,
     )
+
+
+def too_small(book: Book, seconds: float, speed: Speed | None, close: int) -> CapExceededError | None:
+    """The error for a task whose caps alone show that they can't hold one answer, or None.
+
+    Args:
+        seconds: what it has at most.
+        speed: of the model that it will probably use, if known.
+        close: tokens of that model's close.
+    """
+    tokens, size = book.account.tokens, book.final_size
+    if tokens is not None and tokens < close + size:
+        return CapExceededError(
+            f"task {book.name!r}: {tokens} tokens can't hold one answer: the close ({close}) and a solution "
+            f"of {size} need {close + size}; raise tokens= or lower final_solution=",
+            needed={"tokens": close + size},
+            available={"tokens": tokens},
+        )
+    if speed is not None and seconds < speed.answer(size):
+        return DeadlineError(
+            f"task {book.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the present "
+            f"speed it takes {speed.answer(size):.3f} s; raise seconds= or lower final_solution=",
+            needed={"seconds": speed.answer(size)},
+            available={"seconds": seconds},
+        )
+    return None

@@ -75,3 +75,18 @@ def left_text(room: Room, now: float) -> str:
     if room.deadline < INFINITY:
         parts.append(f"{max(0.0, room.deadline - now):.2f} s")
     return ", ".join(parts)
+
+
+def units(amount: Amount) -> dict[str, float]:
+    """An amount by unit, for logs: tokens, usd."""
+    return {"tokens": amount.tokens, "usd": float(to_usd(amount.nano))}
+
+
+def sentence(budget: Budget, why: str, before: Room, held: Amount, reserve: Amount, now: float) -> str:
+    """The reason of a grant: the budget, why it is that, what was left, what it holds and what is kept."""
+    money = before.nano is not None
+    kept = f", beside {amounts(reserve, nano=money)} kept for the final answer" if reserve.tokens else ""
+    return (
+        f"thinks up to {budget.thinking} tokens and answers in up to {budget.solution}: {why}. Of "
+        f"{left_text(before, now)} left it holds {amounts(held, nano=money)}{kept}"
+    )

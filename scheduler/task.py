@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from itertools import count
@@ -32,7 +33,7 @@ from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.call import TaskCall
 from elastic_agent.scheduler.cost import Price, find_price, require_price
 from elastic_agent.scheduler.desk import Desk
-from elastic_agent.scheduler.events import Event, Log, RunLog, sink
+from elastic_agent.scheduler.events import Log, TaskLog
 from elastic_agent.scheduler.forecast import Forecast
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.report import CallReport, TaskReport, Units
@@ -59,7 +60,7 @@ def _now() -> float:
 
 
 class Task:
-    """See the module. `BudgetScheduler.task`, `Task.task` and `task_budget` make one, and explain the arguments."""
+    """See the module; made by `BudgetScheduler.task`, `Task.task` and `task_budget`."""
 
     def __init__(
         self,
@@ -85,8 +86,7 @@ class Task:
         self._scheduler, self._policy, self._log = scheduler, policy, log
         self._expect, self._final_solution = dict(expect or {}), final_solution
         self._book: Book | None = None
-        self._sinks: list[Callable[[Event], None]] = []
-        self._own_log: RunLog | None = None
+        self._emit: TaskLog
         self._tokens: list[Token[Task | None]] = []
         self._children: list[Task] = []
         self._live: set[TaskCall] = set()
@@ -128,7 +128,7 @@ class Task:
                 final_solution=self._final_solution,
                 parent=parent.book if parent else None,
                 zero=parent.book.zero if parent else now,
-                emit=self._emit,
+                emit=lambda event: self._emit(event),
             )
             backend = self._scheduler.backend
             speed = self._scheduler.latency_for(backend).speed() if backend else None
@@ -140,10 +140,8 @@ class Task:
                 desk.ledger.close(account)
                 raise
             self._book = book
-            own = sink(self._log)
-            self._own_log = own if isinstance(own, RunLog) else None
-            above = parent._sinks if parent else [s for s in (self._scheduler.sink,) if s is not None]
-            self._sinks = [*above, *([own] if own is not None else [])]
+            outer = [self._scheduler.sink] if self._scheduler.sink is not None else []
+            self._emit = TaskLog(self._log, parent._emit.sinks if parent else outer)
             if parent is not None:
                 parent._children.append(self)
             self._scheduler.opened(self)
@@ -205,8 +203,7 @@ class Task:
                     "error": type(error).__name__ if error else None,
                 }
             )
-        if self._own_log is not None:
-            self._own_log.close()
+        self._emit.close()
 
     def __enter__(self) -> Self:
         self.open()
@@ -227,6 +224,15 @@ class Task:
     ) -> None:
         self._leave_context()
         await self.aclose(error)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make it the current task of a piece of code, without opening or closing it."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
 
     def _leave_context(self) -> None:
         token = self._tokens.pop()
@@ -405,10 +411,6 @@ class Task:
             found.append(task)
             task = task.parent
         return found
-
-    def _emit(self, event: Event) -> None:
-        for write in self._sinks:
-            write(event)
 
 
 def _usd(caps: Caps) -> Any:

@@ -52,6 +52,16 @@ def test_the_scope_reaches_what_is_awaited_and_spawned_inside() -> None:
     run(main())
 
 
+def test_a_task_can_be_made_current_without_opening_it_again() -> None:
+    """For adapters that keep a task open over several pieces of code."""
+    task = task_budget(tokens=100).open()
+    with task.current():
+        assert current_task() is task
+    assert current_task() is None
+    assert not task.closed
+    task.close()
+
+
 def test_nested_scopes_are_children_and_the_tighter_cap_wins() -> None:
     """A child's own cap does not help it past its parent's; what it leaves is the parent's again."""
 
