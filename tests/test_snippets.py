@@ -68,7 +68,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     make.write_text(MAKE.format(make=shutil.which("make"), root=ROOT))
     make.chmod(0o755)
     path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))
+    }
     return {**inherited, "PATH": path, "COLUMNS": "120"}
 
 
