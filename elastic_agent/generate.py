@@ -14,13 +14,14 @@ end, and the thinking limit. Time is the event loop's clock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
 from elastic_agent.budget import Budget
+from elastic_agent.control import Control
 from elastic_agent.errors import BackendProtocolError, ContextLengthError
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 from elastic_agent.text import IncrementalText
@@ -82,80 +83,6 @@ class Generation:
     logprobs: tuple[float | None, ...]
     timings: tuple[PassTiming, ...]
     stop: str | None = None
-
-
-class Control:
-    """Steers one running call from outside. Times are the event loop's clock, in seconds.
-
-    Attributes:
-        think_until: thinking is cut at this moment.
-        answer_until: the solution ends at this moment.
-        on_tokens: called after each chunk with (segment, tokens, now); may move the two moments.
-    """
-
-    def __init__(
-        self,
-        think_until: float | None = None,
-        answer_until: float | None = None,
-        on_tokens: Callable[[Segment, int, float], None] | None = None,
-    ) -> None:
-        self.think_until = think_until
-        self.answer_until = answer_until
-        self.on_tokens = on_tokens
-        self._limit: int | None = None
-        self._most = 0  # thinking tokens that the context has room for
-        self._cut: ThinkingEnd | None = None
-        self._machine: TwoPhase | None = None
-        self._wait: asyncio.Timeout | None = None
-
-    def set_limit(self, thinking: int) -> None:
-        """Move the thinking limit, down or up; a running pass is interrupted only if it is past it.
-
-        The context stays a limit. A limit raised past what the running pass asked for costs another pass.
-        """
-        self._limit = thinking
-        machine = self._machine
-        if machine is not None and machine.thinking_end is None and machine.usage.thinking >= thinking:
-            self._interrupt()
-
-    def cut(self, reason: ThinkingEnd = ThinkingEnd.PREEMPTED) -> None:
-        """End thinking now; the solution follows."""
-        self._cut = reason
-        if self._machine is not None and self._machine.thinking_end is None:
-            self._interrupt()
-
-    def move(self, think_until: float | None, answer_until: float | None) -> None:
-        """Move both moments, and have a waiting call mind them at once."""
-        self.think_until, self.answer_until = think_until, answer_until
-        if self._machine is not None and self._wait is not None and not self._wait.expired():
-            self._wait.reschedule(self._until())
-
-    def _interrupt(self) -> None:
-        if self._wait is not None and not self._wait.expired():
-            self._wait.reschedule(0)
-
-    def _apply(self, now: float) -> list[Delta]:
-        """Bring what was asked for into the machine."""
-        assert self._machine is not None
-        machine, deltas = self._machine, []
-        if self._limit is not None:
-            limit, self._limit = min(self._limit, self._most), None
-            deltas += machine.set_limit(limit)
-        if self._cut is not None:
-            deltas += machine.cut(self._cut)
-        if any(moment is not None and now >= moment for moment in (self.think_until, self.answer_until)):
-            deltas += machine.cut(ThinkingEnd.DEADLINE)
-        if self.answer_until is not None and now >= self.answer_until:
-            machine.end_solution(SolutionEnd.DEADLINE)
-        return deltas
-
-    def _until(self) -> float | None:
-        """The moment at which the running pass has to be interrupted."""
-        assert self._machine is not None
-        moments = [self.answer_until]
-        if self._machine.thinking_end is None:
-            moments.append(self.think_until)
-        return min((m for m in moments if m is not None), default=None)
 
 
 def prompt_ids(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from elastic_agent.generate import Control
+from elastic_agent.control import Control
 from elastic_agent.phases import Segment
 from elastic_agent.scheduler.accounts import INFINITY
 from elastic_agent.scheduler.latency import Latency, Pace, Speed

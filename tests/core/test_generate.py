@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from elastic_agent.backends.base import Sampling, TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.budget import Budget
+from elastic_agent.control import Control
 from elastic_agent.errors import (
     BackendProtocolError,
     BackendUnavailableError,
     ContextLengthError,
 )
-from elastic_agent.generate import Call, Control, Event, Generation, generate, prompt_ids, stream
+from elastic_agent.generate import Call, Event, Generation, generate, prompt_ids, stream
 from elastic_agent.phases import Segment, SolutionEnd, ThinkingEnd
 from tests.clock import run
 

@@ -1,0 +1,62 @@
+"""What the demo's screen shows, kept up to date by the scheduler's events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from elastic_agent.budget import Caps
+from elastic_agent.integrations.demo.display import Bar, CallRow
+from elastic_agent.scheduler.events import RunLog
+
+
+@dataclass(slots=True)
+class Board:
+    """What the screen shows: fed by the scheduler's events and the agent's answers."""
+
+    caps: Caps
+    total: int
+    log: RunLog
+    rows: dict[str, CallRow] = field(default_factory=dict)
+    left: dict[str, float] = field(default_factory=dict)
+    held: dict[str, dict[str, float]] = field(default_factory=dict)
+    ended: list[str] = field(default_factory=list)
+    granted: int = 0
+
+    def event(self, event: dict[str, Any]) -> None:
+        """One event of the scheduler: to the log, and onto the board."""
+        self.log(event)
+        label = event.get("label")
+        self.left = event.get("left", self.left)
+        if label is None:
+            return
+        row = self.rows.setdefault(label, CallRow(label))
+        if event["event"] == "grant":
+            self.granted += 1
+            row.granted_thinking = event["granted"]["thinking"]
+            row.granted_solution = event["granted"]["solution"]
+            self.held[label] = event["hold"]
+        elif event["event"] == "settled":
+            used = event["used"]
+            row.used_thinking, row.used_solution = used.get("thinking", 0), used.get("solution", 0)
+            row.ended, row.refund, row.done = used.get("thinking_end"), event["refund"]["tokens"], True
+            self.held.pop(label, None)
+            self.ended.append(label)
+
+    def bars(self, elapsed: float) -> list[Bar]:
+        """The caps: what is spent, held and left of each."""
+        found = []
+        for unit, cap in (("usd", self.caps.usd), ("tokens", self.caps.tokens)):
+            if cap is not None:
+                held = sum(hold[unit] for hold in self.held.values())
+                spent = float(cap) - self.left.get(unit, float(cap)) - held
+                found.append(Bar({"usd": "money"}.get(unit, unit), float(cap), spent, held, unit))
+        if self.caps.seconds is not None:
+            found.insert(1, Bar("time", self.caps.seconds, min(elapsed, self.caps.seconds), 0.0, "s"))
+        return found
+
+    def order(self) -> list[CallRow]:
+        """Ended calls in the order in which they ended, then the others."""
+        ended = set(self.ended)
+        rest = [row for label, row in list(self.rows.items()) if label not in ended]
+        return [*(self.rows[label] for label in list(self.ended)), *rest]
