@@ -10,11 +10,14 @@ e1-tiny is the embedded model on problems that it was not trained on, in real ti
 
 With --json the last line of stdout is one JSON object:
     branches      calls made in parallel
-    answered      of them, with a complete solution
+    answered      of them, with a solution: whole, or as long as it asked for
     cap, metered  tokens: the task's cap, and what the upstream counted as output
     held_after    tokens still held when the task is over
     final         whether the final answer was given
     cap_usd, metered_usd   the same for money
+    whole         branches whose solution ended by itself
+    shrunk        branches that were granted less than the solution they asked for
+    refused       branches that were refused
     thinking      thinking tokens used by the branches
 """
 
@@ -37,7 +40,7 @@ from tests.clock import run as run_virtual
 PRICE = Price("0.50", "2.00")
 
 
-def scripted(branches: int, seed: int) -> tuple[Backend, list[str], str]:
+def scripted(branches: int, seed: int) -> tuple[Backend, list[tuple[str, str]], str]:
     """A backend that thinks 10 to 200 tokens and answers in 3 to 30, by the prompt."""
 
     def reply(prompt: str) -> Reply:
@@ -45,27 +48,27 @@ def scripted(branches: int, seed: int) -> tuple[Backend, list[str], str]:
         thinking, solution = rng.randint(10, 200), rng.randint(3, 30)
         return Reply(thinking="hm " * thinking, solution="so " * solution)
 
-    prompts = [f"branch {i}: how much is left ?" for i in range(branches)]
+    prompts = [("branch", f"branch {i}: how much is left ?") for i in range(branches)]
     return ScriptedBackend(reply, ttft=0.05, tpot=0.01), prompts, "all branches together ?"
 
 
-def embedded(branches: int, seed: int) -> tuple[Backend, list[str], str]:
+def embedded(branches: int, seed: int) -> tuple[Backend, list[tuple[str, str]], str]:
     """e1-tiny on held-out stock problems."""
     from elastic_agent.training.stock_problems import make_problems
 
-    *prompts, last = [problem.text for problem in make_problems(seed, branches + 1, split="test")]
-    return load_backend("e1-tiny"), prompts, last
+    *problems, last = make_problems(seed, branches + 1, split="test")
+    return load_backend("e1-tiny"), [(problem.kind, problem.text) for problem in problems], last.text
 
 
 async def fan_out(
-    backend: Backend, prompts: Sequence[str], last: str, *, cap: int, usd: str, solution: int
+    backend: Backend, prompts: Sequence[tuple[str, str]], last: str, *, cap: int, usd: str, solution: int
 ) -> dict[str, Any]:
     """Run it, and look at the upstream's meter."""
     before = (backend.meter.input, backend.meter.output)
     async with BudgetScheduler(backend, price=PRICE) as scheduler:
         async with scheduler.task(Caps(tokens=cap, usd=usd), expect={"final": 1}) as task:
             results = await asyncio.gather(
-                *(task.generate(prompt, kind="branch", solution=solution) for prompt in prompts),
+                *(task.generate(prompt, kind=kind, solution=solution) for kind, prompt in prompts),
                 return_exceptions=True,
             )
             scheduler.check()
@@ -73,20 +76,25 @@ async def fan_out(
             spent = task.spent
         held = task.book.account.held
     answers = [result for result in results if isinstance(result, Generation)]
+    whole = [answer for answer in answers if answer.solution_end in ("eos", "stop")]
+    shrunk = [answer for answer in answers if answer.budget.solution < solution]
+    lost = [answer for answer in shrunk if answer not in whole]
     metered = backend.meter.output - before[1]
     bill = PRICE.charge(Usage(thinking=metered, input=backend.meter.input - before[0])) / 1e9
     assert spent.tokens is not None
     return {
         "branches": len(prompts),
-        "answered": sum(answer.solution_end in ("eos", "stop") for answer in answers),
+        "answered": len(answers) - len(lost),
         "cap": cap,
         "metered": metered,
         "held_after": held.tokens,
-        "final": final.solution_end == "eos",
+        "final": final.solution_end == "eos" or final.budget.solution == solution,
         "ledger": spent.tokens,
         "cap_usd": float(usd),
         "metered_usd": bill,
         "held_after_nano_usd": held.nano,
+        "whole": len(whole),
+        "shrunk": len(shrunk),
         "thinking": sum(answer.usage.thinking for answer in answers),
         "refused": sum(isinstance(result, BaseException) for result in results),
     }
@@ -101,7 +109,7 @@ def main() -> None:
     parser.add_argument(
         "--cap",
         type=int,
-        help="tokens; default 42 a branch (e1-tiny: 90), less than the floors of all of them",
+        help="tokens; default 42 a branch (e1-tiny: 96), less than the floors of all of them",
     )
     parser.add_argument("--usd", help="dollars; default 0.0016 a branch")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first run")
@@ -110,8 +118,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     args = parser.parse_args()
     runs = args.runs or (1 if args.quick else 10)
-    make: Callable[[int, int], tuple[Backend, list[str], str]]
-    make, solution, each = (scripted, 48, 42) if args.backend == "scripted" else (embedded, 96, 90)
+    make: Callable[[int, int], tuple[Backend, list[tuple[str, str]], str]]
+    make, solution, each = (scripted, 48, 42) if args.backend == "scripted" else (embedded, 96, 96)
     cap = args.cap or each * args.branches
     usd = args.usd or f"{0.0016 * args.branches:.4f}"
     results = []
@@ -127,9 +135,10 @@ def main() -> None:
             flush=True,
         )
     worst = dict(max(results, key=lambda result: result["metered"]))
-    worst["answered"] = min(result["answered"] for result in results)
+    for key in ("answered", "whole"):
+        worst[key] = min(result[key] for result in results)
     worst["final"] = all(result["final"] for result in results)
-    for key in ("held_after", "held_after_nano_usd", "metered_usd", "refused"):
+    for key in ("held_after", "held_after_nano_usd", "metered_usd", "shrunk", "refused"):
         worst[key] = max(result[key] for result in results)
     worst |= {"backend": args.backend, "runs": runs}
     if args.json:

@@ -58,6 +58,7 @@ class Case:
         in_time: solution tokens that the time holds.
         lacking: what the final answer's reserve still lacks.
         kept: the smallest answers of the calls that wait behind this one.
+        answers: what these are expected to need for their answers.
         stuck: holds whose consumer waits for a call in the queue: they can't give anything back.
     """
 
@@ -70,12 +71,13 @@ class Case:
     in_time: int
     lacking: Amount
     kept: Amount
+    answers: Amount
     stuck: Container[str]
 
-    def room(self, *, keep: bool = True) -> Room:
-        """What the call may hold above the reserve and, with `keep`, above what is kept for others."""
+    def room(self, keep: Amount = NOTHING) -> Room:
+        """What the call may hold above the reserve, and above what is kept for others."""
         room = self.ledger.room(self.request.book.account, final=self.request.final)
-        less = self.lacking + self.kept if keep else self.lacking
+        less = self.lacking + keep
         return Room(
             None if room.tokens is None else room.tokens - less.tokens,
             None if room.nano is None else room.nano - less.nano,
@@ -96,10 +98,10 @@ class Case:
         """A waiting call is decided again half-way to its deadline, and again."""
         return INFINITY if self.end == INFINITY else self.now + max(0.5 * (self.end - self.now), SAFETY)
 
-    def may_come_back(self, need: Amount) -> Account | None:
+    def may_come_back(self, need: Amount, keep: Amount = NOTHING) -> Account | None:
         """Where this call lacks `need`, if running calls, giving back all, would make room on the whole path.
 
-        An account that could hold it, but not what is kept for the calls behind it as well, lacks it too.
+        An account that could hold it, but not what is to be kept for others as well, lacks it too.
         """
         where: Account | None = None
         request = self.request
@@ -116,7 +118,7 @@ class Case:
             )
             if own and request.final:
                 free += account.reserve
-            wish = need + self.kept if own else need
+            wish = need + keep if own else need
             if _covers(free, account, wish):
                 continue
             helped = False

@@ -1,8 +1,8 @@
 """One decision: this call, this state of the books, this moment -> tokens, or wait, or an error.
 
 1. The final answer's reserve is brought up to date. What is left above it is what the call may hold; a final
-   call has the reserve too. What the calls that wait behind it need for the smallest answer is kept as well:
-   nobody thinks at the cost of another's answer.
+   call has the reserve too. Of that, the calls that wait behind it keep what they need for the smallest
+   answer, and before thinking what they are expected to need: nobody thinks at the cost of another's answer.
 2. If not even a floor (no thinking, its solution) fits: `exhausted`.
 3. Otherwise the policy chooses the thinking (`plan`). What it wants may be more than can be held at this
    instant, since holds are worst cases: the call waits for refunds if the difference is worth it.
@@ -19,7 +19,7 @@ from elastic_agent.scheduler.exhausted import exhausted
 from elastic_agent.scheduler.grant import amounts
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
-from elastic_agent.scheduler.plan import FINAL, after, largest_thinking, plan, reserve_for
+from elastic_agent.scheduler.plan import after, behind, largest_thinking, plan, reserve_for
 from elastic_agent.scheduler.request import Request
 from elastic_agent.scheduler.timing import SAFETY, Timing, Window
 
@@ -49,11 +49,12 @@ class Decider:
         case = self._case(request, now)
         if now >= case.end - SAFETY:
             raise case.late(case.end - now, case.seconds_for(request.least_solution()))
-        fits = largest_thinking(request, case.in_time, case.room()) if case.in_time else -1
+        fits = largest_thinking(request, case.in_time, case.room(case.kept)) if case.in_time else -1
         if case.in_time < request.least_solution() or fits < 0:
             decided = exhausted(case)
         else:
-            decided = self._allocate(case, fits)
+            fits = largest_thinking(request, case.in_time, case.room(case.answers))
+            decided = self._allocate(case, max(0, fits))
         reserve = NOTHING if decided.last else case.lacking
         return replace(decided, reserve=reserve, end=case.end, speed=case.speed)
 
@@ -73,11 +74,23 @@ class Decider:
             in_time = int(min(in_time, max(0.0, (end - tail - now - speed.ttft) / max(speed.tpot, 1e-9))))
             if request.final:  # an admitted task gets its answer while there is any time at all
                 in_time = max(in_time, request.least_solution())
-        behind = sum(n for kind, n in book.forecast.pending.items() if kind != FINAL) - (not request.final)
+        waiting, answers = behind(request)
         each = request.cost(request.worst(0, request.least_solution()))
-        kept = Amount(each.tokens * behind, each.nano * behind)
+        kept = Amount(each.tokens * waiting, each.nano * waiting)
         rest = replace(rest, solution=in_time)
-        return Case(request, self._ledger, now, end, speed, rest, in_time, lacking, kept, self._stuck)
+        return Case(
+            request,
+            self._ledger,
+            now,
+            end,
+            speed,
+            rest,
+            in_time,
+            lacking,
+            kept,
+            kept.most(answers),
+            self._stuck,
+        )
 
     def _allocate(self, case: Case, holdable: int) -> Decided:
         """A call whose floor fits: how much it thinks."""
@@ -100,7 +113,7 @@ class Decider:
             why = f"the deadline allows no more than {most}; {chosen.choice.why}"
         else:
             why = chosen.choice.why
-        numbers = {"wanted": wanted, "most": most, "holdable": holdable, "behind": case.kept.tokens}
+        numbers = {"wanted": wanted, "most": most, "holdable": holdable, "behind": case.answers.tokens}
         if chosen is not None:
             numbers |= chosen.numbers()
         return Decided(thinking, solution, request.final, case.rest, why, numbers)
@@ -115,7 +128,7 @@ class Decider:
             left = case.end - case.now
             if speed is None or left < 4 * speed.answer(wanted + case.in_time, 2):
                 return
-        where = case.may_come_back(request.cost(request.worst(wanted, case.in_time)))
+        where = case.may_come_back(request.cost(request.worst(wanted, case.in_time)), case.answers)
         if where is not None:
             raise Wait(
                 f"{wanted} thinking tokens are planned and {thinking} could be held now; running calls hold "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from elastic_agent.budget import to_usd
 from elastic_agent.errors import CapExceededError, DeadlineError
-from elastic_agent.scheduler.accounts import INFINITY, Room
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Room
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.grant import amounts, left, left_text
 from elastic_agent.scheduler.latency import Speed
@@ -32,9 +32,9 @@ def exhausted(case: Case) -> Decided:
     shrinks = request.on_exhausted == "shrink"
     if in_time and request.on_exhausted != "raise":
         need = request.cost(request.worst(0, case.in_time))
-        where = case.may_come_back(need)
+        where = case.may_come_back(need, case.kept)
         if where is not None:
-            room = case.room()
+            room = case.room(case.kept)
             raise Wait(
                 f"{amounts(need, nano=room.nano is not None)} needed without any thinking, "
                 f"{left_text(room, case.now)} free above what is reserved; running calls may give that back",
@@ -43,14 +43,14 @@ def exhausted(case: Case) -> Decided:
             )
     if in_time:
         enough = least if shrinks else case.in_time
-        for keep in (True, False):
-            fits = min(case.in_time, largest_solution(request, case.room(keep=keep)))
+        for keep in (case.kept, NOTHING):
+            fits = min(case.in_time, largest_solution(request, case.room(keep)))
             if fits >= enough:
                 why = "there is no room for thinking"
                 if fits < request.solution:
                     why += f"; the solution shrinks from {request.solution} to {fits}"
                 return Decided(0, fits, request.final, After(fits), why)
-    room = case.room(keep=False)
+    room = case.room()
     if shrinks and (request.final or not book.forecast.own[FINAL]):
         room = case.ledger.room(book.account, final=True)
         fits = int(min(largest_solution(request, room), case.fits_in(case.end - case.now - SAFETY)))
@@ -73,7 +73,9 @@ def _refusal(case: Case, room: Room, solution: int) -> CapExceededError:
     if room.deadline < INFINITY and case.speed is not None:
         needed["seconds"] = case.seconds_for(solution)
     short = {unit for unit in needed if needed[unit] > there[unit]}
-    if case.in_time < request.least_solution() and (short <= {"seconds"} or case.may_come_back(smallest)):
+    if case.in_time < request.least_solution() and (
+        short <= {"seconds"} or case.may_come_back(smallest) is not None
+    ):
         return case.late(room.deadline - case.now, needed.get("seconds", 0.0))
     unspent = "" if request.book.admitted else " (no token of this task has been spent)"
     return CapExceededError(

@@ -133,16 +133,31 @@ class Habit:
 
 
 class Habits:
-    """The habits of every kind of call on one model."""
+    """The habits of every kind of call on one model, and how far its curves are off."""
+
+    KEEP, DOUBT = 0.97, 150.0
 
     def __init__(self) -> None:
         self._kinds: dict[str, Habit] = {}
+        self._expected = self._found = 0.0
+
+    @property
+    def bias(self) -> float:
+        """What solutions came to, as a multiple of what the curves said: about the last 30 calls.
+
+        Curves are measured once and used on other prompts; `DOUBT` tokens of agreement are assumed at first.
+        """
+        ratio = (self._found + self.DOUBT) / (self._expected + self.DOUBT)
+        return min(max(ratio, 0.5), 2.5)
 
     def get(self, kind: str) -> Habit | None:
         """What is known of a kind; None until a few calls were seen."""
         habit = self._kinds.get(kind)
         return habit if habit is not None and habit.seen >= 3 else None
 
-    def seen(self, kind: str, prompt: int, solution: int) -> None:
-        """A call of this kind was answered."""
+    def seen(self, kind: str, prompt: int, solution: int, expected: float | None = None) -> None:
+        """A call of this kind was answered; its curve had said `expected` solution tokens."""
         self._kinds.setdefault(kind, Habit()).learn(prompt, solution)
+        if expected is not None:
+            self._expected = self.KEEP * self._expected + expected
+            self._found = self.KEEP * self._found + solution

@@ -12,7 +12,7 @@ Everything here is arithmetic on the present state; `desk` decides with it. Two 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +175,15 @@ def _room(
     return rooms[unit], unit
 
 
+def behind(request: Request) -> tuple[int, Amount]:
+    """The calls of this task that wait behind this one: how many, and what they will use without thinking."""
+    forecast = request.book.forecast
+    kinds = forecast.pending.copy()
+    kinds[request.kind] -= 1
+    del kinds[FINAL]
+    return sum(kinds.values()), _sum(request, kinds)
+
+
 def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     """What this call and the others are expected to use if none of them thinks: planning leaves it untouched.
 
@@ -186,6 +195,11 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     if not level.answered and not request.final and kinds.get(FINAL):
         kinds[FINAL] -= 1  # the reserve is there for it
     kinds[request.kind] = kinds.get(request.kind, 0) + 1
+    return _sum(request, kinds)
+
+
+def _sum(request: Request, kinds: Mapping[str, int]) -> Amount:
+    """What so many calls of these kinds are expected to use without thinking."""
     total = NOTHING
     for kind, count in kinds.items():
         habit = request.habits.get(kind)
@@ -198,14 +212,14 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
 def _solution(request: Request, kind: str, thinking: int = 0) -> int:
     """Solution tokens that a call of a kind, with so much thinking, is expected to use.
 
-    As measured by thinking limit, else as seen lately, else as measured on average, else a share of the limit.
+    As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
     """
     habit, curve = request.habits.get(kind), request.curves.curve(kind)
     size = curve.says(thinking)
-    if not curve.solutions and habit:
-        size = habit.solution
-    if size is None:
-        size = request.solution * UNSEEN
+    if size is not None:
+        size *= request.habits.bias
+    else:
+        size = habit.solution if habit else request.solution * UNSEEN
     return max(1, math.ceil(min(size, request.solution)))
 
 
