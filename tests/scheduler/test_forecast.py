@@ -79,3 +79,18 @@ def test_habits_follow() -> None:
     assert habit is not None
     assert habit.prompt == pytest.approx(200, abs=1)
     assert habit.solution == pytest.approx(35, abs=1)
+
+
+def test_curves_that_are_off_are_corrected() -> None:
+    """By what was seen, and never by more than a sane factor."""
+    habits = Habits()
+    assert habits.bias == 1
+    for _ in range(60):
+        habits.seen("step", 100, 45, expected=30)
+    assert habits.bias == pytest.approx(1.5, abs=0.05)
+    for _ in range(100):
+        habits.seen("step", 100, 30, expected=30)
+    assert habits.bias == pytest.approx(1, abs=0.1)
+    for _ in range(100):
+        habits.seen("step", 100, 900, expected=30)
+    assert habits.bias == 2.5
