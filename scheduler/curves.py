@@ -131,7 +131,7 @@ class Curve:
         return _between(self.solutions, thinking) if self.solutions else self.solution
 
     def net(self, thinking: float) -> float:
-        """What a thinking limit costs on average beyond no thinking: the thinking, less the solution it spares."""
+        """What a thinking limit costs on average beyond none: the thinking, less the solution it spares."""
         return _between(self._net, thinking) if self._net else self.used(thinking)
 
     def used(self, thinking: float) -> float:

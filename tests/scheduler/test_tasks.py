@@ -379,6 +379,24 @@ def test_bad_arguments_say_so() -> None:
         task.call("a")
 
 
+def test_declared_calls_are_weighed() -> None:
+    """The more is declared to come, the less a call thinks; a call that comes takes itself off."""
+
+    async def thinks(declared: int) -> int:
+        backend = ScriptedBackend(LONG)
+        async with BudgetScheduler(backend) as scheduler, scheduler.task(Caps(tokens=1000)) as task:
+            task.expect({"step": 1 + declared, "final": 1})
+            call = task.call("a", kind="step", solution=20)
+            await call.run()
+            assert +task.book.forecast.own == {"step": declared, "final": 1}
+            assert call.grant is not None
+            assert call.grant.why["others"] == declared + 1
+            return call.grant.budget.thinking or 0
+
+    few, many = run(thinks(1)), run(thinks(9))
+    assert few > 2 * many > 0
+
+
 def test_what_is_left_and_spent() -> None:
     """Per unit; None where there is no cap; the report adds up."""
 
