@@ -152,8 +152,10 @@ class TaskCall:
         if stream is not None:
             if stream.ag_running:
                 self.stop()
-            else:
+            elif self._loop in (None, asyncio.get_running_loop()):
                 await stream.aclose()
+            elif not self._loop.is_closed():  # its connections and timers belong to another thread's loop
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_close(stream), self._loop))
 
     def report(self) -> CallReport:
         """Its line in the task's report."""
@@ -320,3 +322,7 @@ class TaskCall:
             self._stopped = True
             if self._pilot is not None:
                 self._pilot.stop()
+
+
+async def _close(stream: AsyncGenerator[Event]) -> None:
+    await stream.aclose()

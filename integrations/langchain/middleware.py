@@ -31,7 +31,6 @@ from elastic_agent.errors import TaskClosedError
 from elastic_agent.integrations.langchain._model import ElasticFields
 from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.scheduler import Task
-from elastic_agent.scheduler.task import _current
 
 
 class _Run:
@@ -40,14 +39,6 @@ class _Run:
     def __init__(self, caps: Caps) -> None:
         self.task = Task(None, caps).open()
         self.close = weakref.finalize(self, self.task.close)
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        token = _current.set(self.task)
-        try:
-            yield
-        finally:
-            _current.reset(token)
 
 
 class BudgetState(AgentState[Any]):
@@ -139,5 +130,5 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
                     "this run has no task, because it was resumed after an interrupt: put task_budget around "
                     "the agent instead"
                 )
-        with run.current():
+        with run.task.current():
             yield
