@@ -164,6 +164,23 @@ def test_a_price_that_nobody_knows_is_asked_for(tmp_path: Path, capsys: pytest.C
     assert "price" in capsys.readouterr().err
 
 
+def test_a_model_without_thinking_markers_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A budget on a model that has no end-of-thinking marker fails loudly, and says what would help."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "hi": 2}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "plain")
+    assert main(["demo", "--model", str(tmp_path / "plain"), "--log", str(tmp_path / "run.jsonl")]) == 2
+    err = capsys.readouterr().err
+    assert "no end-of-thinking marker" in err
+    assert "MarkerText" in err
+
+
 def test_ask_shows_thinking_the_close_and_the_solution(capsys: pytest.CaptureFixture[str]) -> None:
     """One question, cut where the user said."""
     question = "A shop has 37 pens . #1 It sells 12 . How many pens are left ?"
