@@ -36,7 +36,7 @@ class SftConfig:
     """Where the model folder is written."""
     seed: int = 0
     """Seeds the weights and the data."""
-    minutes: float = 25.0
+    minutes: float = 35.0
     """Length of the run; the schedule is laid over this time, so a slow machine takes fewer steps."""
     max_steps: int = 0
     """Stop after this many steps and lay the schedule over them instead of time; 0: by time."""
@@ -205,7 +205,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=25.0, help="length of the run")
+    parser.add_argument("--minutes", type=float, default=35.0, help="length of the run")
     parser.add_argument("--max-steps", type=int, default=0, help="a fixed number of steps instead of minutes")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")

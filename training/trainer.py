@@ -34,21 +34,21 @@ class E1Config:
     """Where the model folder is written."""
     seed: int = 0
     """Seeds the problems, the budgets and the sampling."""
-    steps: int = 80
+    steps: int = 60
     """Optimizer steps."""
     prompts: int = 16
     """Problems a step."""
     group: int = 12
     """Samples a problem; all of one group share one budget."""
-    thinking: tuple[int | None, ...] = (24, 48, 96, None)
-    """The mixture of t* that groups are dealt; None is unlimited."""
+    thinking: tuple[int | None, ...] = (24, 48, 96, None, None)
+    """The mixture of t* that groups are dealt; None is unlimited and holds the unconstrained accuracy."""
     solution: int = 96
     """s*, for every sample."""
     context: int = 512
     """Most tokens of a sample, prompt included: the bound of unlimited thinking."""
     learning_rate: float = 1.5e-4
     schedule: str = "linear"
-    """The rate after warm-up: "linear" falls to zero, which wins back arithmetic; or "constant_with_warmup"."""
+    """The rate after warm-up: "linear" falls to zero; "constant_with_warmup" stays."""
     warmup_steps: int = 5
     clip: float = 0.2
     """PPO clip range. With one update a batch, as here, the ratio is 1 and it never bites."""
@@ -198,9 +198,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--base", type=Path, required=True, help="model folder to start from")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=80, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=60, help="optimizer steps")
     parser.add_argument(
-        "--thinking", type=parse_mixture, default=(24, 48, 96, None), help="e.g. 24,48,96,none"
+        "--thinking", type=parse_mixture, default=(24, 48, 96, None, None), help="e.g. 24,48,96,none"
     )
     parser.add_argument("--learning-rate", type=float, default=1.5e-4)
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
