@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     _model(ask)
     ask.add_argument(
         "--thinking",
-        type=int,
+        type=_tokens,
         metavar="TOKENS",
         help="thinking budget (default: as much as the context holds)",
     )
@@ -178,6 +178,13 @@ def _money(text: str) -> Decimal:
         raise argparse.ArgumentTypeError(f"not a number of dollars: {text!r}") from None
 
 
+def _tokens(text: str) -> int | None:
+    try:
+        return None if text == "none" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number of tokens, or none: {text!r}") from None
+
+
 def _price(text: str) -> Price:
     from elastic_agent.scheduler import Price
 
@@ -200,6 +207,7 @@ def _quiet() -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    print(f"loading {options.model} …", file=sys.stderr)
     from elastic_agent.integrations.demo.run import DemoOptions, run_demo
 
     _quiet()
@@ -232,7 +240,9 @@ def _ask(options: argparse.Namespace) -> int:
     from elastic_agent.phases import Segment
 
     _quiet()
-    question = sys.stdin.read() if options.question == "-" else options.question
+    question = options.question
+    if question == "-":
+        question = sys.stdin.read() if sys.stdin is not None else ""
     if not question.strip():
         raise ValueError("the question is empty")
     budget = Budget(thinking=options.thinking, solution=options.solution)

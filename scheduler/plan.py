@@ -22,7 +22,10 @@ from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.policies import Choice, Need, State
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 from elastic_agent.scheduler.timing import After
-from elastic_agent.usage import worst_case
+from elastic_agent.usage import Usage, worst_case
+
+SPREAD = 0.4
+"""Standard deviation of what a call uses, as a share of its expected solution."""
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
@@ -190,12 +193,17 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     Solutions of calls that don't think are long, where the curves know it; `expected` takes a running call's
     solution from the same curve at its own thinking. Long ones here beside average ones there would turn each
     grant into room that is not there.
+
+    A sum of averages is too small half of the time, and then the last calls find nothing left. So two
+    standard deviations of the sum are kept on top; they grow like the root of the number of calls, and are
+    given out as it falls.
     """
     kinds = dict(others)
     if not level.answered and not request.final and kinds.get(FINAL):
         kinds[FINAL] -= 1  # the reserve is there for it
     kinds[request.kind] = kinds.get(request.kind, 0) + 1
-    return _sum(request, kinds)
+    variance = sum(n * (SPREAD * _solution(request, kind)) ** 2 for kind, n in kinds.items())
+    return _sum(request, kinds) + request.cost(Usage(solution=math.ceil(2 * math.sqrt(variance))))
 
 
 def _sum(request: Request, kinds: Mapping[str, int]) -> Amount:

@@ -23,6 +23,7 @@ from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.decode import BatchDecoder
+from elastic_agent.backends.load import model_path
 from elastic_agent.budget import Budget
 from elastic_agent.training.model import load_model
 from elastic_agent.training.rewards import solution_reward
@@ -210,7 +211,9 @@ def table(points: Sequence[Point]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="elastic-agent eval" if argv is not None else None,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--model", type=Path, action="append", required=True, help="model folder; may be repeated"
@@ -230,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(args.threads)
     points: list[Point] = []
-    for folder in args.model:
+    for folder in (Path(model_path(str(model))) for model in args.model):
         evaluator = Evaluator(folder)
         if args.curves is not None:
             command = (

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
+from elastic_agent.backends.load import model_path
 from elastic_agent.training.model import load_model, save_model
 from elastic_agent.training.rewards import make_reward
 from elastic_agent.training.rollout import make_rollout_func
@@ -193,7 +194,9 @@ def parse_mixture(text: str) -> tuple[int | None, ...]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="elastic-agent train" if argv is not None else None,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--base", type=Path, required=True, help="model folder to start from")
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
@@ -210,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     train(
         E1Config(
-            base=args.base,
+            base=Path(model_path(str(args.base))),
             output=args.output,
             seed=args.seed,
             steps=args.steps,

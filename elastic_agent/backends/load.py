@@ -67,8 +67,10 @@ def _load(
         from elastic_agent.backends.vllm_server import VllmServerBackend
 
         return VllmServerBackend(model, base_url, api_key=api_key, tokenizer=tokenizer, **options)
-    path = Path(model_path(model))
-    if not path.is_dir() and ("/" not in model or model.startswith((".", "/", "~"))):
+    path = Path(model_path(model)).expanduser()
+    if not path.is_dir() and model.startswith((".", "/", "~")):
+        raise UnknownModelError(f"there is no folder {model}")
+    if not path.is_dir() and "/" not in model:
         raise UnknownModelError(
             f"no model called {model!r}: embedded are {', '.join(embedded_models()) or 'none'}; otherwise "
             f"give a folder, a Hugging Face id (owner/name), or base_url= of a server that has it"

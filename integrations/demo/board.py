@@ -36,6 +36,9 @@ class Board:
             row.granted_thinking = event["granted"]["thinking"]
             row.granted_solution = event["granted"]["solution"]
             self.held[label] = event["hold"]
+        elif event["event"] == "refused":
+            row.ended, row.done = "refused", True
+            self.ended.append(label)
         elif event["event"] == "settled":
             used = event["used"]
             row.used_thinking, row.used_solution = used.get("thinking", 0), used.get("solution", 0)

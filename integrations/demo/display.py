@@ -17,9 +17,9 @@ from elastic_agent.integrations.demo.problems import Day
 THINKING, SOLUTION, UNUSED, HELD, BAD = "magenta", "green", "bright_black", "yellow", "red"
 _ENDS = {
     "natural": ("closed itself", UNUSED),
-    "budget": ("cut at its limit", THINKING),
-    "deadline": ("cut for the deadline", HELD),
-    "preempted": ("cut by the scheduler", HELD),
+    "budget": ("cut at limit", THINKING),
+    "deadline": ("cut: deadline", HELD),
+    "preempted": ("cut: preempted", HELD),
     "end_of_text": ("broke off", UNUSED),
     "never_opened": ("did not think", UNUSED),
 }
@@ -50,7 +50,7 @@ class Bar:
     held: float
     unit: str
 
-    def render(self, width: int = 30) -> tuple[str, Text, Text]:
+    def render(self, width: int) -> tuple[str, Text, Text]:
         """Name, bar and numbers."""
         spent = min(width, round(width * self.spent / self.cap))
         held = min(width - spent, round(width * self.held / self.cap))
@@ -72,47 +72,63 @@ class Bar:
 
 
 def screen(
-    title: str, bars: Sequence[Bar], calls: Sequence[CallRow], total: int, rows: int = 14
+    title: str,
+    bars: Sequence[Bar],
+    calls: Sequence[CallRow],
+    total: int,
+    *,
+    width: int = 104,
+    height: int = 40,
 ) -> RenderableType:
-    """The running view: caps above, the latest calls below."""
+    """The running view, for a terminal of this size: caps above, the latest calls below."""
+    narrow = width < 96
     caps = Table.grid(padding=(0, 2))
     for bar in bars:
-        caps.add_row(*bar.render())
+        caps.add_row(*bar.render(10 if narrow else 30))
     table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
-    for name, options in (
-        ("call", {"min_width": 20}),
-        ("used of granted thinking", {"min_width": 24}),
-        ("solution", {"justify": "right", "min_width": 8}),
-        ("thinking ended", {"min_width": 20}),
-        ("refund", {"justify": "right"}),
-        ("answer", {"justify": "right"}),
-    ):
-        table.add_column(name, no_wrap=True, **options)
+    table.add_column("call", no_wrap=True, min_width=18)
+    table.add_column("thinking used", no_wrap=True, min_width=17 if narrow else 23)
+    for name, least in (("solution", 8), ("refund", 6), ("answer", 6)):
+        if not (narrow and name == "refund"):
+            table.add_column(name, no_wrap=True, min_width=least, justify="right")
+    table.add_column("thinking ended", no_wrap=True, min_width=14)
     most = max((row.granted_thinking or 0 for row in calls), default=1) or 1
     running = [row for row in calls if not row.done and row.granted_thinking is not None]
     waiting = sum(1 for row in calls if not row.done and row.granted_thinking is None)
     ended = [row for row in calls if row.done]
+    rows = min(14, max(3, height - 9 - len(bars)))
     room = max(rows - min(len(running), rows // 2), 1)
     for row in [*ended[-room:], *running[: rows - min(room, len(ended))]]:
-        table.add_row(*_cells(row, most))
-    foot = f"{len(ended)} of {total} calls answered, {len(running)} running, {waiting} waiting for tokens"
-    return Panel(Group(caps, table, Text(foot, style="bold")), title=title, box=box.ROUNDED, padding=(1, 2))
+        label, thinking, solution, refund, answer, how = _cells(row, most, 6 if narrow else 12)
+        table.add_row(label, thinking, solution, *([] if narrow else [refund]), answer, how)
+    answered = sum(row.used_solution > 0 for row in ended)
+    parts = [f"{answered} of {total} calls answered"]
+    for count, what in ((len(running), "running"), (waiting, "waiting for tokens")):
+        if count:
+            parts.append(f"{count} {what}")
+    if refused := sum(row.ended == "refused" for row in ended):
+        parts.append(f"{refused} refused")
+    foot = Text(", ".join(parts), style="bold")
+    return Panel(Group(caps, table, foot), title=title, box=box.ROUNDED, padding=(0, 1))
 
 
-def _cells(row: CallRow, most: int, width: int = 13) -> tuple[RenderableType, ...]:
+def _cells(row: CallRow, most: int, width: int) -> tuple[RenderableType, ...]:
+    """Label, thinking, solution, refund, answer, how thinking ended."""
+    if row.ended == "refused":
+        return row.label, "", "", "", "", Text("refused", style=BAD)
     granted = row.granted_thinking or 0
     full = round(width * granted / most)
     used = min(full, round(width * min(row.used_thinking, granted) / most))
     numbers = f"{' ' * (width - full)} {row.used_thinking if row.done else '…':>3} of {granted:<3}"
     bar = Text.assemble(("█" * used, THINKING), ("░" * (full - used), UNUSED), numbers)
     if not row.done:
-        return row.label, bar, f"… of {row.granted_solution}", Text("running", style="italic"), "", ""
+        return row.label, bar, f"… of {row.granted_solution}", "", "", Text("running", style="italic")
     text, style = _ENDS.get(row.ended or "", (row.ended or "", UNUSED))
     if granted == 0:
-        text = "none was granted"
+        text = "none granted"
     answer = Text("none", style=BAD) if row.answer is None else Text(str(row.answer))
     solution = f"{row.used_solution} of {row.granted_solution}"
-    return row.label, bar, solution, Text(text, style=style), f"+{row.refund}", answer
+    return row.label, bar, solution, f"+{row.refund}", answer, Text(text, style=style)
 
 
 def results(

@@ -41,7 +41,7 @@ class FixedCap:
 
     @property
     def max_tokens(self) -> int:
-        """The same for every call; at least 1."""
+        """The same for every call; 0 when the caps hold not even one token for each."""
         limits = [self.backend.context_length - self.longest]
         if self.caps.tokens is not None:
             limits.append(self.caps.tokens // self.calls)
@@ -53,10 +53,12 @@ class FixedCap:
                 worst = Usage(prompt=self.longest, input=self.longest, solution=middle, passes=1)
                 low, high = (middle, high) if self.price.worst(worst) <= share else (low, middle - 1)
             limits.append(low)
-        return max(1, min(limits))
+        return max(0, min(limits))
 
     async def ask(self, label: str, text: str, kind: str) -> str:
         """The text after the model's own end of thinking; "" when it never came to one."""
+        if self.max_tokens == 0:
+            return ""
         ids = tuple(prompt_ids(self.backend, text))
         seed = None if self.sampling.seed is None else self.sampling.seed + self.made
         self.made += 1

@@ -78,7 +78,11 @@ async def _demo(
     options: DemoOptions, days: list[Day], caps: Caps, backend: Backend, console: Console
 ) -> dict[str, Any]:
     kinds = count_kinds(days)
-    board = Board(caps, sum(kinds.values()), RunLog(options.log))
+    try:
+        log = RunLog(options.log)
+    except OSError as error:
+        raise ValueError(f"can't write the log {options.log} ({error.strerror}): use --log FILE") from error
+    board = Board(caps, sum(kinds.values()), log)
     try:
         await backend.ready()
         price = find_price(backend.model, own=options.price)
@@ -179,7 +183,8 @@ async def _elastic(
 
         def show() -> Any:
             elapsed = asyncio.get_running_loop().time() - opened
-            return screen(title, board.bars(elapsed), board.order(), board.total)
+            size = {"width": console.width, "height": console.height if console.is_terminal else 40}
+            return screen(title, board.bars(elapsed), board.order(), board.total, **size)
 
         if console.is_terminal and not options.json:
             with Live(show(), console=console, refresh_per_second=_FRAMES, transient=False) as live:

@@ -36,7 +36,7 @@ def read_run(path: str | Path) -> list[dict[str, Any]]:
         except ValueError as error:
             if i == len(lines):
                 break
-            raise RunLogError(f"{path}, line {i}: {error}") from error
+            raise RunLogError(f"{path} is not a run.jsonl: line {i} is no event ({error})") from error
         events.append(event)
     if not events:
         raise RunLogError(f"{path} holds no events: is it a run.jsonl?")
@@ -46,52 +46,43 @@ def read_run(path: str | Path) -> list[dict[str, Any]]:
 def render_run(path: str | Path, *, why: bool = False) -> RenderableType:
     """A run as a table of its calls, with what was granted, used and refunded."""
     events = read_run(path)
-    table = Table(box=box.SIMPLE_HEAD, title=f"{path}", title_justify="left")
-    for name in ("at", "task", "call", "kind", "thinking", "solution", "ended", "refund", "left"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("at", "call", "refund") else "left")
+    table = Table(
+        box=box.SIMPLE_HEAD, title=f"{path}", title_justify="left", pad_edge=False, collapse_padding=True
+    )
+    tasks = len({event["task"] for event in events if "task" in event})
+    for name in ("at", "call", "thinking", "solution", "ended", "refund", "left"):
+        right = name in ("at", "refund", "left")
+        table.add_column(
+            name, no_wrap=True, min_width=22 if name == "call" else None, justify="right" if right else "left"
+        )
     grants = {(e["task"], e["call"]): e for e in events if e["event"] == "grant"}
     reasons: list[Text] = []
     for event in events:
-        key = (event.get("task"), event.get("call"))
-        name = str(event.get("label") or event.get("kind", ""))
-        if event["event"] == "settled" and (grant := grants.get(key)) is not None:
-            used, granted = event.get("used", {}), grant["granted"]
+        if event["event"] not in ("grant", "settled", "refused"):
+            continue
+        name = f"{event['call']} {event.get('label') or event['kind']}"
+        name = f"{event['task']}: {name}" if tasks > 1 else name
+        if event["event"] == "refused":
+            table.add_row(f"{event['at']:.2f}", name, "refused", "", "", "", "")
+        elif event["event"] == "settled":
+            granted = grants[event["task"], event["call"]]["granted"]
+            used = event.get("used") or {}
             table.add_row(
-                f"{event['at']:.2f} s",
-                str(event["task"]),
-                str(event["call"]),
+                f"{event['at']:.2f}",
                 name,
                 f"{used.get('thinking', '?')} of {granted['thinking']}",
                 f"{used.get('solution', '?')} of {granted['solution']}",
-                str(used.get("thinking_end") or ("answered" if event.get("answered") else "no answer")),
+                str(used.get("thinking_end") or "no answer"),
                 f"{event['refund']['tokens']:.0f}",
                 _left(event.get("left", {})),
             )
-        elif event["event"] == "refused":
-            table.add_row(
-                f"{event['at']:.2f} s",
-                str(event["task"]),
-                str(event["call"]),
-                name,
-                "refused",
-                "",
-                "",
-                "",
-                "",
-            )
-        if why and event["event"] in ("grant", "refused"):
-            reasons.append(Text(f"{event['task']} {event['call']} {event['event']}: {event['reason']}"))
+        if why and event["event"] != "settled":
+            reasons.append(Text(f"{name}: {event['event']}: {event['reason']}"))
     counts = Counter(event["event"] for event in events)
     foot = Text(", ".join(f"{n} {name}" for name, n in counts.items()), style="dim")
     return Group(table, *reasons, foot)
 
 
 def _left(left: dict[str, float]) -> str:
-    shown = []
-    if "usd" in left:
-        shown.append(f"${left['usd']:.6f}")
-    if "seconds" in left:
-        shown.append(f"{left['seconds']:.1f} s")
-    if "tokens" in left:
-        shown.append(f"{left['tokens']:,.0f} tokens")
-    return ", ".join(shown)
+    shown = {"usd": "${:.6f}", "tokens": "{:,.0f} tokens", "seconds": "{:.0f} s"}
+    return next((text.format(left[unit]) for unit, text in shown.items() if unit in left), "")
