@@ -59,6 +59,8 @@ tokens a line, so a long problem cannot be solved within {s} solution tokens alo
 ```
 {commands}
 ```
+
+{notes}
 """
 
 
@@ -79,9 +81,13 @@ def rows(points: Sequence[Mapping[str, Any]], models: Sequence[str]) -> str:
 
 
 def card(
-    name: str, what: str, runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], commands: Sequence[str]
+    name: str,
+    what: str,
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    commands: Sequence[str],
+    notes: str = "",
 ) -> str:
-    """The card of one model. `runs` are (title, points), the shipped weights first."""
+    """The card of one model. `runs` are (title, points), the shipped weights first; `notes` come last."""
     first = runs[0][1][0]
     parts = [FRONT.format(name=name, what=what, s=first["s"], n=first["n"])]
     for title, points in runs:
@@ -95,6 +101,7 @@ def card(
             finish=1 - GUESS_SHARE - RESTART_SHARE,
             s=first["s"],
             commands="\n".join(commands),
+            notes=notes,
         )
     )
     return "\n".join(parts)
@@ -114,14 +121,16 @@ def main() -> None:
     parser.add_argument("--points", type=Path, nargs="+", required=True, help="measured points, by seed")
     parser.add_argument("--titles", nargs="+", required=True, help="one title a file")
     parser.add_argument("--commands", nargs="+", required=True, help="the commands that made the weights")
+    parser.add_argument("--notes", type=Path, help="Markdown on how these weights came about")
     parser.add_argument("--output", type=Path, required=True, help="folder that holds both models")
     args = parser.parse_args()
     runs = [
         (title, json.loads(path.read_text().splitlines()[-1])["points"])
         for title, path in zip(args.titles, args.points, strict=True)
     ]
+    notes = args.notes.read_text().strip() if args.notes else ""
     for name, what in WHAT.items():
-        (args.output / name / "README.md").write_text(card(name, what, runs, args.commands))
+        (args.output / name / "README.md").write_text(card(name, what, runs, args.commands, notes))
 
 
 if __name__ == "__main__":

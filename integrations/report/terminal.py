@@ -84,5 +84,5 @@ def render_run(path: str | Path, *, why: bool = False) -> RenderableType:
 
 
 def _left(left: dict[str, float]) -> str:
-    shown = {"usd": "${:.6f}", "tokens": "{:,.0f} tokens", "seconds": "{:.0f} s"}
+    shown = {"usd": "${:.5f}", "tokens": "{:,.0f} tokens", "seconds": "{:.0f} s"}
     return next((text.format(left[unit]) for unit, text in shown.items() if unit in left), "")
