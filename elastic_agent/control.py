@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 from elastic_agent.phases import Delta, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 
+GRAIN = 0.05
+"""Seconds by which an event loop's timer may be early."""
+
 
 class Control:
     """Steers one running call from outside. Times are the event loop's clock, in seconds.
@@ -42,25 +45,22 @@ class Control:
         The context stays a limit. A limit raised past what the running pass asked for costs another pass.
         """
         self._limit = thinking
-        machine = self._machine
-        if machine is not None and machine.thinking_end is None and machine.usage.thinking >= thinking:
-            self._interrupt()
+        self._steer()
 
     def cut(self, reason: ThinkingEnd = ThinkingEnd.PREEMPTED) -> None:
         """End thinking now; the solution follows."""
         self._cut = reason
-        if self._machine is not None and self._machine.thinking_end is None:
-            self._interrupt()
+        self._steer()
 
     def move(self, think_until: float | None, answer_until: float | None) -> None:
         """Move both moments, and have a waiting call mind them at once."""
         self.think_until, self.answer_until = think_until, answer_until
-        if self._machine is not None and self._wait is not None and not self._wait.expired():
-            self._wait.reschedule(self._until())
+        self._steer()
 
-    def _interrupt(self) -> None:
+    def _steer(self) -> None:
+        """Have a waiting call mind what has changed."""
         if self._wait is not None and not self._wait.expired():
-            self._wait.reschedule(0)
+            self._wait.reschedule(self._until())
 
     def _apply(self, now: float) -> list[Delta]:
         """Bring what was asked for into the machine."""
@@ -77,10 +77,24 @@ class Control:
             machine.end_solution(SolutionEnd.DEADLINE)
         return deltas
 
+    def _interrupted(self, now: float) -> list[Delta]:
+        """The running pass was interrupted, and is lost: what it was interrupted for happens now.
+
+        The clock's grain may fire a moment early, and a limit may have been raised again in between.
+        """
+        assert self._machine is not None
+        deltas = self._apply(now)
+        until = self._until()
+        near = until is not None and until - now < GRAIN
+        deltas += self._machine.cut(ThinkingEnd.DEADLINE if near else ThinkingEnd.PREEMPTED)
+        self._machine.end_solution(SolutionEnd.DEADLINE)
+        return deltas
+
     def _until(self) -> float | None:
-        """The moment at which the running pass has to be interrupted."""
+        """The moment at which the running pass has to be interrupted; 0 is at once."""
         assert self._machine is not None
         moments = [self.answer_until]
         if self._machine.thinking_end is None:
-            moments.append(self.think_until)
+            lowered = self._limit is not None and self._machine.usage.thinking >= self._limit
+            moments += [self.think_until, 0.0 if lowered or self._cut is not None else None]
         return min((m for m in moments if m is not None), default=None)

@@ -42,25 +42,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class PassTiming:
-    """How long one pass took: what a latency model learns from.
-
-    Attributes:
-        segment: the segment that the pass was asked for.
-        prompt: its input, in tokens.
-        tokens: what it brought.
-        first: seconds to its first token; None when none came.
-        seconds: seconds in all.
-    """
-
-    segment: Segment
-    prompt: int
-    tokens: int
-    first: float | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """What a call brought.
 
@@ -81,7 +62,6 @@ class Generation:
     output_ids: tuple[int, ...]
     sampled: tuple[bool, ...]
     logprobs: tuple[float | None, ...]
-    timings: tuple[PassTiming, ...]
     stop: str | None = None
 
 
@@ -135,7 +115,6 @@ class Call:
         self.control = control or Control()
         self.control._machine = self.machine
         self.control._most = bounded(backend, len(ids), replace(budget, thinking=None)).thinking or 0
-        self.timings: list[PassTiming] = []
         self._sampling = sampling
         self._stops = tuple(stop)
         self._extra = dict(solution_extra or {})
@@ -165,7 +144,6 @@ class Call:
             output_ids=tuple(m.output_ids),
             sampled=tuple(m.sampled),
             logprobs=tuple(m.logprobs),
-            timings=tuple(self.timings),
             stop=self._solution.stopped,
         )
 
@@ -201,13 +179,12 @@ class Call:
             sampling = replace(sampling, seed=sampling.seed + machine.usage.passes)
         request = machine.next_pass(sampling)
         request = replace(request, priority=self._priority, extra=self._extra if solving else {})
-        started, first, tokens = loop.time(), None, 0
+        read = 0
         source = cast("AsyncGenerator[TokenChunk]", self.backend.stream(request))
         try:
             while True:
-                for event in self._events(
-                    control._apply(loop.time())
-                ):  # whoever reads us may have steered in between
+                # Whoever reads us may have steered in between.
+                for event in self._events(control._apply(loop.time())):
                     yield event
                 if machine.over:
                     break
@@ -222,19 +199,13 @@ class Call:
                 except TimeoutError:
                     if not wait.expired():
                         raise
-                    # The clock's grain may fire a moment early: what the wait was for is then still due.
-                    for event in self._events(
-                        control._apply(loop.time()) or machine.cut(ThinkingEnd.DEADLINE)
-                    ):
+                    for event in self._events(control._interrupted(loop.time())):
                         yield event
-                    machine.end_solution(SolutionEnd.DEADLINE)
                     break
                 finally:
                     control._wait = None
                 now = loop.time()
-                if chunk.ids and first is None:
-                    first = now - started
-                tokens += len(chunk.ids)
+                read += len(chunk.ids)
                 for event in self._feed(chunk):
                     yield event
                 if control.on_tokens is not None and chunk.ids:
@@ -246,12 +217,10 @@ class Call:
                         yield event
                     break
         finally:
-            await source.aclose()
-            machine.served(tokens, request.receipt.output, request.max_tokens)
-            segment = Segment.SOLUTION if solving else Segment.THINKING
-            self.timings.append(
-                PassTiming(segment, len(request.prompt_ids), tokens, first, loop.time() - started)
-            )
+            try:
+                await source.aclose()
+            finally:  # cancelled once more while it closes: what was served is served
+                machine.served(read, request)
 
     def _feed(self, chunk: TokenChunk) -> list[Event]:
         """A chunk as events. One token at a time where a stop string may end the solution between two."""

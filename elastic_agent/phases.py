@@ -60,7 +60,7 @@ class ThinkingEnd(StrEnum):
     NATURAL = "natural"
     """The model closed it."""
     BUDGET = "budget"
-    """It reached its limit; also t=0."""
+    """It reached its limit, or one of the upstream's own; also t=0."""
     DEADLINE = "deadline"
     """The time was needed for the solution."""
     PREEMPTED = "preempted"
@@ -123,7 +123,7 @@ class TwoPhase:
         self._thinking = self._close = self._forced = self._discarded = self._unknown = 0
         self._input = self._cached = self._passes = 0
         self._emitted = 0
-        self._pass_start = 0
+        self._pass_start = self._asked = 0
         self._pass_phase = Phase.DONE
         self._opened = opening is not Opening.SELF
         if opening is Opening.CLOSED:
@@ -165,6 +165,7 @@ class TwoPhase:
             raise RuntimeError(f"no pass to run while {self.phase}")
         self._pass_phase = self.phase
         self._pass_start = len(self.output_ids) + self._discarded
+        self._asked = room
         self._passes += 1
         prompt = (*self.prompt_ids, *self.output_ids)
         self._input += len(prompt)
@@ -192,22 +193,24 @@ class TwoPhase:
     def pass_ended(self, finish: Finish) -> list[Delta]:
         """The running pass's stream is over, and the last feed did not end its phase."""
         deltas: list[Delta] = []
-        nothing = len(self.output_ids) + self._discarded == self._pass_start
+        brought = len(self.output_ids) + self._discarded - self._pass_start
         if self.phase in (Phase.OPENING, Phase.THINKING):
-            if nothing:
+            if not brought:
                 self._end_thinking(
                     ThinkingEnd.EMPTY if not self._thinking else ThinkingEnd.END_OF_TEXT, deltas
                 )
             elif finish == "stop":
                 self._end_thinking(ThinkingEnd.END_OF_TEXT, deltas)
-            elif self._thinking >= self.limit:
+            elif self._thinking >= self.limit or brought < self._asked:
+                # An upstream with a limit of its own may end a pass early. It is not asked again: each pass
+                # reads the whole prompt, and no more than two were budgeted for.
                 self._end_thinking(ThinkingEnd.BUDGET, deltas)
         elif self.phase is Phase.SOLUTION:
             # A pass that began in OPENING asked for thinking's room and stopped at the close, neither of
             # which ends a solution: it goes on in another pass.
             close = self.markers.close_ids
             unended = finish == "length" or (len(close) == 1 and tuple(self.output_ids[-1:]) == close)
-            if nothing or self._pass_phase is Phase.SOLUTION or not unended:
+            if not brought or self._pass_phase is Phase.SOLUTION or not unended:
                 self._end(SolutionEnd.EOS if finish == "stop" else SolutionEnd.LENGTH)
         return _merge(deltas)
 
@@ -251,16 +254,21 @@ class TwoPhase:
         ):
             self._end(reason)
 
-    def served(self, read: int, output: int | None, asked: int) -> None:
-        """A pass is over: `read` tokens were fed, the backend says it served `output`, of `asked` at most.
+    def served(self, read: int, request: TokenRequest) -> None:
+        """A pass is over: `read` tokens were fed; the receipt of its request says what the backend served.
 
         What it served and nobody read is discarded; where it can't say, all that it may have served is
-        counted as unknown. A pass that ended in the ordinary way has nothing of either.
+        counted as unknown. A pass that ended in the ordinary way has nothing of either, and one that never
+        reached the engine is none.
         """
-        if output is None:
-            self._unknown += max(0, asked - read)
+        receipt = request.receipt
+        if receipt.refused and not read:
+            self._passes -= 1
+            self._input -= len(request.prompt_ids)
+        elif receipt.output is None:
+            self._unknown += max(0, request.max_tokens - read)
         else:
-            self._discarded += max(0, output - read)
+            self._discarded += max(0, receipt.output - read)
 
     def abort(self) -> None:
         """The call was cancelled or failed; what is known stays counted."""

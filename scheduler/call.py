@@ -32,8 +32,8 @@ from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler.accounts import Amount
 from elastic_agent.scheduler.admission import admit
 from elastic_agent.scheduler.cost import Price
+from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.grant import Grant
-from elastic_agent.scheduler.plan import FINAL
 from elastic_agent.scheduler.report import CallReport
 from elastic_agent.scheduler.request import OnExhausted, Request, Running
 from elastic_agent.scheduler.timing import Pilot
@@ -154,8 +154,13 @@ class TaskCall:
                 self.stop()
             elif self._loop in (None, asyncio.get_running_loop()):
                 await stream.aclose()
-            elif not self._loop.is_closed():  # its connections and timers belong to another thread's loop
+            elif self.reachable:  # its connections and timers belong to another thread's loop
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_close(stream), self._loop))
+
+    @property
+    def reachable(self) -> bool:
+        """Its event loop runs: it can be stopped, and will settle. On an idle loop nothing ever happens."""
+        return self._loop is not None and self._loop.is_running()
 
     def report(self) -> CallReport:
         """Its line in the task's report."""
@@ -194,7 +199,7 @@ class TaskCall:
         running = await self._admit(ids := prompt_ids(self.backend, self._prompt, self._tools))
         hold = running.hold.id
         try:
-            if self._ended():  # its task ended in the very moment in which it was granted
+            if self._told():  # its task ended in the very moment in which it was granted
                 raise TaskClosedError(f"task {task.name!r} has ended: it takes no more calls")
             _around.set(_around.get() | {hold})
             self._pilot = Pilot(
@@ -217,10 +222,10 @@ class TaskCall:
             )
             async with aclosing(self._call.stream()) as events:
                 async for event in events:
-                    if self._ended():
+                    if self._told():
                         break
                     yield event
-            if self._ended():
+            if self._told():
                 raise TaskClosedError(
                     f"task {task.name!r} has ended: its call {running.request.number} was stopped"
                 )
@@ -301,8 +306,8 @@ class TaskCall:
         end = None if self._call is None else self._call.machine.solution_end
         return end is not None and end is not SolutionEnd.ABORTED and not self._stopped
 
-    def _ended(self) -> bool:
-        """Its task has told it to stop, maybe from another thread."""
+    def _told(self) -> bool:
+        """Its task has told it to stop: at any moment, maybe from another thread."""
         return self._stopped
 
     def _finish(self) -> None:

@@ -57,6 +57,7 @@ class Case:
         rest: what has to happen in time after the call's thinking.
         in_time: solution tokens that the time holds.
         lacking: what the final answer's reserve still lacks.
+        above: what tasks around this one lack for the final answers that they have declared.
         kept: the smallest answers of the calls that wait behind this one.
         answers: what these are expected to need for their answers.
         stuck: holds whose consumer waits for a call in the queue: they can't give anything back.
@@ -70,14 +71,15 @@ class Case:
     rest: After
     in_time: int
     lacking: Amount
+    above: Amount
     kept: Amount
     answers: Amount
     stuck: Container[str]
 
-    def room(self, keep: Amount = NOTHING) -> Room:
-        """What the call may hold above the reserve, and above what is kept for others."""
-        room = self.ledger.room(self.request.book.account, final=self.request.final)
-        less = self.lacking + keep
+    def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
+        """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
+        room = self.ledger.room(self.request.book.account, final=last or self.request.final)
+        less = self.above + keep + (NOTHING if last else self.lacking)
         return Room(
             None if room.tokens is None else room.tokens - less.tokens,
             None if room.nano is None else room.nano - less.nano,
@@ -85,8 +87,8 @@ class Case:
         )
 
     def seconds_for(self, tokens: int) -> float:
-        """An upper estimate for an answer of so many tokens; 0 while nothing is known."""
-        return 0.0 if self.speed is None else self.speed.answer(tokens)
+        """An upper estimate for an answer of so many tokens; the least there is while nothing is known."""
+        return SAFETY + (0.0 if self.speed is None else self.speed.answer(tokens))
 
     def fits_in(self, seconds: float) -> float:
         """Tokens of one pass in so much time."""
@@ -107,7 +109,7 @@ class Case:
         request = self.request
         for account in request.book.account.path():
             own = account is request.book.account
-            less = self.lacking if own else NOTHING
+            less = self.above + (self.lacking if own else NOTHING)
             free = Amount(
                 need.tokens
                 if account.tokens is None

@@ -16,6 +16,7 @@ from dataclasses import replace
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.exhausted import exhausted
+from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.grant import amounts
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
@@ -61,11 +62,12 @@ class Decider:
     def _case(self, request: Request, now: float) -> Case:
         book, speed = request.book, request.latency.speed()
         book.largest_prompt = max(book.largest_prompt, request.prompt)
-        target = NOTHING if book.answered else reserve_for(request)
-        for level in book.levels():
-            level.account.tail = 0.0 if level.answered else self._timing.tail(speed, level.final_size)
         reserve = book.account.reserve
+        target = reserve_for(book, request) if book.reserving else NOTHING
+        for level in book.levels():
+            level.account.tail = self._timing.tail(speed, level.final_size) if level.reserving else 0.0
         lacking = NOTHING if request.final else target.most(reserve) - reserve
+        above = self._keep_above(request)
         rest = after(request, request.solution)
         end = self._ledger.deadline(book.account, final=True)
         in_time = request.solution
@@ -87,10 +89,25 @@ class Decider:
             rest,
             in_time,
             lacking,
+            above,
             kept,
             kept.most(answers),
             self._stuck,
         )
+
+    def _keep_above(self, request: Request) -> Amount:
+        """The tasks around this one keep their final answers before it gets its tokens.
+
+        Returns what they lack for those that they have declared.
+        """
+        above = NOTHING
+        for level in request.book.levels()[1:]:
+            if level.reserving:
+                wish = reserve_for(level, request).most(level.account.reserve)
+                short = self._ledger.reserve(level.account, wish)
+                if short is not None and level.forecast.own[FINAL]:
+                    above += wish - level.account.reserve
+        return above
 
     def _allocate(self, case: Case, holdable: int) -> Decided:
         """A call whose floor fits: how much it thinks."""

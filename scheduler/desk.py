@@ -63,7 +63,7 @@ class Desk:
                 raise _ended(book)
             book.calls += 1
             request.number, request.order, request.arrived = book.calls, next(self._orders), now
-            book.forecast.arrived(request.kind)
+            request.declared = book.forecast.arrived(request.kind)
             self._stuck.update(request.around)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
@@ -86,9 +86,8 @@ class Desk:
                 outcome = self._try(request, now)
                 if isinstance(outcome, Wait):
                     blocked.add(outcome.account.id)
-                    if not first:
-                        continue
-                    blocked.add(request.book.account.id)
+                    if first:
+                        blocked.add(request.book.account.id)
                     continue
                 self._leave(request, outcome)
                 if head := self._head(root, request.book.account.id):
@@ -134,8 +133,11 @@ class Desk:
                 self.ledger.refund(hold)
             else:
                 self.ledger.settle(hold, actual)
-            if running.grant.last and not answered:
-                book.answered = False
+            if running.grant.last:
+                book.answered |= answered
+                book.reserving = not (answered and request.final)  # else what comes back is kept again
+            if not answered:
+                self._comes_again(request)
             self._event(
                 request,
                 "settled",
@@ -163,8 +165,8 @@ class Desk:
             error = too_small(book, self.ledger.deadline(account, final=True) - now, speed, close)
             if error is not None:
                 raise error
-            if book.final_solution is not None:  # a parent that has no room for it now may have later
-                self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size))
+            # A parent that has no room for it now may have later.
+            self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size))
 
     def close(self, book: Book, now: float) -> None:
         """A task ends: waiting calls are refused, running ones expire, nothing stays held."""
@@ -228,8 +230,9 @@ class Desk:
             )
         if decided.last:  # what it did not need of the reserve is free now
             ledger.reserve(account, NOTHING, 0.0)
-            book.answered = True
-        book.admitted = True
+            book.reserving = False
+        for level in book.levels():
+            level.admitted = True
         likely = expected(request, thinking, solution)
         for level in book.levels():
             level.back += amount - likely
@@ -279,9 +282,16 @@ class Desk:
             self._queues.pop(root, None)
         return None
 
+    def _comes_again(self, request: Request) -> None:
+        """A declared final call brought no answer: it is still to come."""
+        if request.final and request.declared:
+            request.book.forecast.expect({request.kind: 1})
+
     def _leave(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
         request.outcome = outcome
         request.book.forecast.left(request.kind)
+        if isinstance(outcome, Exception):
+            self._comes_again(request)
         self._stuck.subtract(request.around)
         for hold in request.around:
             if self._stuck[hold] <= 0:

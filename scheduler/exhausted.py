@@ -6,9 +6,10 @@ from elastic_agent.budget import to_usd
 from elastic_agent.errors import CapExceededError, DeadlineError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Room
 from elastic_agent.scheduler.case import Case, Decided, Wait
+from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.grant import amounts, left, left_text
 from elastic_agent.scheduler.latency import Speed
-from elastic_agent.scheduler.plan import FINAL, largest_solution
+from elastic_agent.scheduler.plan import largest_solution
 from elastic_agent.scheduler.request import Book
 from elastic_agent.scheduler.timing import SAFETY, After
 
@@ -52,7 +53,7 @@ def exhausted(case: Case) -> Decided:
                 return Decided(0, fits, request.final, After(fits), why)
     room = case.room()
     if shrinks and (request.final or not book.forecast.own[FINAL]):
-        room = case.ledger.room(book.account, final=True)
+        room = case.room(last=True)
         fits = int(min(largest_solution(request, room), case.fits_in(case.end - case.now - SAFETY)))
         if fits >= least:
             why = "the last call that fits: it takes the final answer's reserve"
@@ -78,10 +79,13 @@ def _refusal(case: Case, room: Room, solution: int) -> CapExceededError:
     ):
         return case.late(room.deadline - case.now, needed.get("seconds", 0.0))
     unspent = "" if request.book.admitted else " (no token of this task has been spent)"
+    hint = ""
+    if request.final and request.book.answered:
+        hint = "; or declare it at the opening (expect={'final': 1}), and no other call takes what is kept"
     return CapExceededError(
         f"task {request.book.name!r}, call {request.number} ({request.kind}): the smallest answer needs "
         f"{amounts(smallest, nano=money)}; left: {left_text(room, case.now)}{unspent}. Raise the cap, "
-        f"shorten the prompt ({request.prompt} tokens) or lower the solution budget",
+        f"shorten the prompt ({request.prompt} tokens) or lower the solution budget{hint}",
         needed=needed,
         available=there,
     )
@@ -103,11 +107,11 @@ def too_small(book: Book, seconds: float, speed: Speed | None, close: int) -> Ca
             needed={"tokens": close + size},
             available={"tokens": tokens},
         )
-    if speed is not None and seconds < speed.answer(size):
+    if speed is not None and seconds < (takes := speed.answer(size) + SAFETY):
         return DeadlineError(
             f"task {book.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the present "
-            f"speed it takes {speed.answer(size):.3f} s; raise seconds= or lower final_solution=",
-            needed={"seconds": speed.answer(size)},
+            f"speed it takes {takes:.3f} s; raise seconds= or lower final_solution=",
+            needed={"seconds": takes},
             available={"seconds": seconds},
         )
     return None

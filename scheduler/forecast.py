@@ -19,6 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+FINAL = "final"
+"""The kind of a task's final answer; its floor is the reserve."""
+
 FIRST_GUESS, LAST_GUESS = 3, 32
 
 
@@ -50,14 +53,19 @@ class Forecast:
             level.declared = True
             level = level.parent
 
-    def arrived(self, kind: str) -> None:
-        """A call of this kind is here and waits."""
+    def arrived(self, kind: str) -> bool:
+        """A call of this kind is here and waits. Returns whether its own task had declared it.
+
+        A sub-task's final answer is not that of the tasks around it.
+        """
+        declared = self.own[kind] > 0
         level: Forecast | None = self
         while level is not None:
-            if level.own[kind] > 0:
+            if level.own[kind] > 0 and (level is self or kind != FINAL):
                 level._change(kind, own=-1)
             level.pending[kind] += 1
             level = level.parent
+        return declared
 
     def left(self, kind: str) -> None:
         """A waiting call was granted, refused or withdrawn."""

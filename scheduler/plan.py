@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount, Room
+from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.policies import Choice, Need, State
@@ -29,9 +30,6 @@ SPREAD = 0.4
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
-
-FINAL = "final"
-"""The kind of a task's final answer; its floor is the reserve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +61,18 @@ class Plan:
         }
 
 
-def reserve_for(request: Request) -> Amount:
-    """What the final answer needs: no thinking; its prompt is taken to be the largest seen and a solution."""
-    book = request.book
-    tokens_cap = book.account.tokens
-    if book.final_solution is None:
-        quarter = INFINITY if tokens_cap is None else max(MIN_SOLUTION, tokens_cap // 4)
-        book.final_solution = int(min(request.solution, quarter))
-    size = book.final_solution
-    prompt = max(book.largest_prompt, request.prompt) + size
+def reserve_for(level: Book, request: Request) -> Amount:
+    """What the final answer of this call's task, or of one around it, needs: it doesn't think.
+
+    Until more is known it is as long as this call's solution, and its prompt is the largest seen and as much
+    again.
+    """
+    if level.final_solution is None:
+        cap = level.account.tokens
+        quarter = INFINITY if cap is None else max(MIN_SOLUTION, cap // 4)
+        level.final_solution = int(min(max(request.solution, MIN_SOLUTION), quarter))
+    size = level.final_solution
+    prompt = max(level.largest_prompt, request.prompt) + size
     return request.cost(worst_case(prompt, 0, request.close, size))
 
 
@@ -123,7 +124,7 @@ def after(request: Request, solution: int) -> After:
     size = 0.0
     if others:
         size = sum(_solution(request, kind) * n for kind, n in others.items()) / sum(others.values())
-    final = 0 if request.final or request.book.answered else request.book.final_size
+    final = request.book.final_size if request.book.reserving and not request.final else 0
     return After(solution, waves, math.ceil(size), final)
 
 
@@ -199,7 +200,7 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     given out as it falls.
     """
     kinds = dict(others)
-    if not level.answered and not request.final and kinds.get(FINAL):
+    if level.reserving and not request.final and kinds.get(FINAL):
         kinds[FINAL] -= 1  # the reserve is there for it
     kinds[request.kind] = kinds.get(request.kind, 0) + 1
     variance = sum(n * (SPREAD * _solution(request, kind)) ** 2 for kind, n in kinds.items())

@@ -29,10 +29,12 @@ class Book:
     """What the desk knows of one task.
 
     Attributes:
-        final_solution: solution tokens of the final answer; None takes those of the first call, up to a
-            quarter of the token cap.
+        final_solution: solution tokens of the final answer; None takes those of the first call here or
+            below, up to a quarter of the token cap.
         largest_prompt: the largest prompt seen, in tokens: the measure of the final one.
-        answered: the reserve has been used, by a final call or by the last one that fitted.
+        reserving: tokens are kept for the final answer. Not while a call runs that took them, nor once the
+            final answer is given.
+        answered: the task has an answer: its final call's, or that of the last call that fitted.
         admitted: a call has been granted: from here on the task must get its answer.
         closing: it takes no more calls.
         zero: when the outermost task of the tree was opened; events count from there.
@@ -46,6 +48,7 @@ class Book:
     final_solution: int | None = None
     parent: Book | None = None
     largest_prompt: int = 0
+    reserving: bool = True
     answered: bool = False
     admitted: bool = False
     back: Amount = NOTHING
@@ -78,6 +81,7 @@ class Request:
         around: hold ids of calls that can't end before this one does (their consumer waits for it).
         wake: called when `outcome` is there, under the ledger's lock: it must only pass it on.
         ask_again: while it waits: when to pump again if nothing else happens.
+        declared: its task had announced it.
     """
 
     book: Book
@@ -103,6 +107,7 @@ class Request:
     order: int = 0
     arrived: float = 0.0
     ask_again: float | None = None
+    declared: bool = False
     outcome: Outcome | None = None
 
     def worst(self, thinking: int, solution: int) -> Usage:
@@ -114,8 +119,9 @@ class Request:
         return Amount(usage.generated, 0 if self.price is None else self.price.worst(usage))
 
     def least_solution(self) -> int:
-        """The smallest solution that is worth a call."""
-        return min(self.solution, MIN_SOLUTION)
+        """The smallest solution that is worth a call; a final answer takes what was reserved for it."""
+        least = min(self.solution, MIN_SOLUTION)
+        return min(least, self.book.final_size) if self.final else least
 
 
 @dataclass(slots=True, eq=False)

@@ -171,23 +171,24 @@ class Task:
             self.desk.dismiss(self.book, _now())
             for call in list(self._live):
                 await call.aclose()
-            waiting = [asyncio.wrap_future(call.settled) for call in list(self._live)]
-            if waiting:
-                await asyncio.wait(waiting)
+            while waiting := [asyncio.wrap_future(c.settled) for c in list(self._live) if c.reachable]:
+                await asyncio.wait(waiting, timeout=0.1)  # another thread's loop may come to a stop
         finally:
             self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
         """Leave without waiting: running calls are stopped, and charged whole."""
-        if self._book is None or self._book.account.closed:
+        if self._book is None:
             return
         book, now = self._book, _now()
-        book.closing = True
-        for child in list(self._children):
-            child.close(error)
-        for call in list(self._live):
-            call.stop()
         with self.desk.ledger.lock:
+            if book.account.closed:
+                return
+            book.closing = True
+            for child in list(self._children):
+                child.close(error)
+            for call in list(self._live):
+                call.stop()
             self.desk.close(book, now)
             self._closed_at = now
             if self.parent is not None:
@@ -371,17 +372,20 @@ class Task:
 
     def track(self, call: TaskCall) -> None:
         """A call of this task has queued up."""
-        index = []
-        for task in self._line():
-            index.append((task, len(task._calls)))
-            task._calls.append(call)
-        self._live.add(call)
+        lock = self.desk.ledger.lock
+        with lock:
+            index = []
+            for task in self._line():
+                index.append((task, len(task._calls)))
+                task._calls.append(call)
+            self._live.add(call)
 
         def over(_: object) -> None:
-            self._live.discard(call)
-            report = call.report()  # the call itself, with all its text, need not be kept
-            for task, at in index:
-                task._calls[at] = report
+            with lock:
+                self._live.discard(call)
+                report = call.report()  # the call itself, with all its text, need not be kept
+                for task, at in index:
+                    task._calls[at] = report
 
         call.settled.add_done_callback(over)
 

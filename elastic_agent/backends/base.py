@@ -39,9 +39,12 @@ class Receipt:
     Attributes:
         output: tokens sampled, including those that nobody read; None when the backend can't know (a
             connection that broke): then the whole rest of the pass is charged.
+        refused: the request provably never reached the engine, not even its prompt was read: nothing is
+            charged.
     """
 
     output: int | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +71,20 @@ class TokenRequest:
 
 
 def check_request(request: TokenRequest, context_length: int) -> None:
-    """What every backend refuses before a token is sampled.
+    """What every backend refuses before a token is sampled; the receipt says so.
 
     Raises:
         BackendError: an empty prompt, no tokens asked for, or more than the context holds.
     """
     prompt, asked = len(request.prompt_ids), request.max_tokens
+    request.receipt.refused = True
     if not prompt or asked < 1:
         raise BackendError("a pass needs at least one prompt token and max_tokens of at least 1")
     if prompt + asked > context_length:
         raise BackendError(
             f"{prompt} prompt tokens and max_tokens={asked} exceed the context of {context_length}"
         )
+    request.receipt.refused = False
 
 
 @dataclass(frozen=True, slots=True)

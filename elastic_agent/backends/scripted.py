@@ -129,6 +129,7 @@ class ScriptedBackend:
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Play one pass; see `Backend.stream`."""
         if self._closed:
+            request.receipt.refused = True
             raise BackendUnavailableError(f"{self.model} has been closed")
         check_request(request, self.context_length)
         self.meter.requests += 1

@@ -110,6 +110,7 @@ class TransformersBackend:
         stream = _Stream(request, asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             if self._closed:
+                request.receipt.refused = True
                 raise BackendUnavailableError(f"{self.model} has been closed")
             self.meter.requests += 1
             self.meter.input += len(request.prompt_ids)
@@ -147,10 +148,12 @@ class TransformersBackend:
 
     def _check(self, request: TokenRequest) -> None:
         check_request(request, self.context_length)
+        request.receipt.refused = True
         if not all(0 <= i < self._vocabulary for i in request.prompt_ids):
             raise BackendError(f"a prompt id lies outside the vocabulary of {self._vocabulary}")
         if request.extra:
             raise BackendError(f"the in-process backend does not support {sorted(request.extra)}")
+        request.receipt.refused = False
 
     # The worker's side
 

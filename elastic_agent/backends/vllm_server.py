@@ -107,18 +107,17 @@ class VllmServerBackend:
 
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Sample one pass; see `Backend.stream`."""
-        if self.closed:
-            raise BackendUnavailableError(f"{self.model} has been closed")
         check_request(request, self.context_length)
         receipt, served = request.receipt, 0
+        receipt.refused = True
+        if self.closed:
+            raise BackendUnavailableError(f"{self.model} has been closed")
         last: TokenChunk | None = None
-        receipt.output = 0
         try:
             session = await self._session()
-            receipt.output = None  # from here on the engine may be ahead of what has arrived
+            receipt.refused = False  # from here on the engine may be ahead of what has arrived
             async with session.post(f"{self.base_url}/completions", json=self._body(request)) as response:
-                if response.status < 500 or response.status == 503:
-                    receipt.output = 0 if response.status >= 400 else None  # refused
+                receipt.refused = 400 <= response.status < 500 or response.status == 503
                 await _raise_for_status(response, self.model)
                 self.meter.requests += 1
                 self.meter.input += len(request.prompt_ids)
@@ -145,7 +144,7 @@ class VllmServerBackend:
                         served = max(served, output)
                         last = TokenChunk(last.ids, last.logprobs, last.finish, cached)
         except aiohttp.ClientConnectorError as error:
-            receipt.output = 0
+            receipt.refused = True
             raise self._unreachable(error) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if last is None:

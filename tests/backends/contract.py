@@ -155,7 +155,7 @@ class Contract:
         with pytest.raises(BackendError):
             await read(backend, request)
         assert backend.meter.output == before
-        assert not request.receipt.output
+        assert request.receipt.refused
 
     async def test_closing_ends_running_streams(self, make: Make) -> None:
         """`aclose`: running streams end with BackendUnavailableError, later ones don't begin."""

@@ -121,7 +121,7 @@ async def test_nobody_there() -> None:
     request = TokenRequest((1, 2), 5)
     with pytest.raises(BackendUnavailableError, match="is the vLLM server running"):
         _ = [chunk async for chunk in client.stream(request)]
-    assert request.receipt.output == 0
+    assert request.receipt.refused
     await client.aclose()
     with pytest.raises(UnknownModelError, match="http"):
         VllmServerBackend("m", "localhost:8000/v1", codec=ScriptedCodec())
@@ -158,6 +158,7 @@ async def test_refusals(status: int, kind: type[BackendError], unknown: int) -> 
             _ = [event async for event in call]
         assert type(raised.value) is kind
         assert call.usage.unknown == unknown
+        assert call.usage.passes == (1 if unknown else 0)
 
 
 @pytest.mark.parametrize(

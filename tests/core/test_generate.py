@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import pytest
@@ -50,7 +50,6 @@ def test_a_natural_close() -> None:
         0,
         4,
     )
-    assert [t.segment for t in result.timings] == [Segment.THINKING, Segment.SOLUTION]
     books(backend, result)
 
 
@@ -196,6 +195,46 @@ def test_cut_and_limits_while_it_waits() -> None:
     assert (result.usage.thinking, result.usage.solution) == (6, 2)
 
 
+def test_steering_twice_in_one_moment() -> None:
+    """What comes after a cut does not undo it; a limit that is lowered and raised again was never lowered."""
+
+    def cut_then_move(control: Control) -> None:
+        control.cut()
+        control.move(90.0, 99.0)
+
+    def lower_then_move(control: Control) -> None:
+        control.set_limit(2)
+        control.move(90.0, 99.0)
+
+    def lower_then_raise(control: Control) -> None:
+        control.set_limit(2)
+        control.set_limit(8)
+
+    for steer in (cut_then_move, lower_then_move):
+        result = steered(steer, 3.5)
+        assert (result.thinking_end, result.usage.thinking) == (ThinkingEnd.PREEMPTED, 3)
+    result = steered(lower_then_raise, 3.5)
+    assert (result.thinking_end, result.usage.thinking) == (ThinkingEnd.BUDGET, 8)
+
+
+def test_raised_too_late_is_preempted() -> None:
+    """Raised after the interruption was on its way: the pass is lost, the call goes on to its solution."""
+
+    async def main() -> Generation:
+        loop, control = asyncio.get_running_loop(), Control()
+
+        def steer() -> None:
+            control.set_limit(2)
+            loop.call_soon(lambda: loop.call_soon(control.set_limit, 8))
+
+        loop.call_later(3.5, steer)
+        return await generate(ScriptedBackend(LONG, ttft=1, tpot=1), "why", Budget(20, 5), control=control)
+
+    result = run(main())
+    assert result.thinking_end is ThinkingEnd.PREEMPTED
+    assert (result.usage.thinking, result.usage.solution) == (3, 5)
+
+
 def test_a_limit_that_comes_too_late_leaves_the_solution_alone() -> None:
     """Steering thinking after it has ended changes nothing: the solution is not interrupted."""
     result = steered(lambda c: c.set_limit(1), 6.5, Budget(4, 5))
@@ -268,6 +307,36 @@ def test_cancelled_anywhere(after: int) -> None:
         assert result.solution_end is SolutionEnd.ABORTED
         assert result.thinking_end is (ThinkingEnd.BUDGET if after >= 5 else ThinkingEnd.ABORTED)
         books(backend, result)
+
+    run(main())
+
+
+def test_cancelled_again_while_the_backend_closes() -> None:
+    """Law 2: what was served and not read is counted, however impatient the caller."""
+
+    class Ahead(ScriptedBackend):
+        async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
+            try:
+                yield TokenChunk((20,))
+                await asyncio.sleep(100)
+            finally:
+                await asyncio.sleep(1)
+
+    async def main() -> None:
+        call = Call(Ahead(), "why", Budget(100, 5))
+
+        async def consume() -> None:
+            async with aclosing(call.stream()) as events:
+                async for _ in events:
+                    await asyncio.sleep(50)
+
+        task = asyncio.create_task(consume())
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (call.usage.thinking, call.usage.unknown) == (1, 99)
 
     run(main())
 

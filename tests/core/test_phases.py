@@ -66,18 +66,18 @@ def reference(
 
 @dataclass
 class Upstream:
-    """Serves passes from a tape; `output` and `input` are its meter."""
+    """Serves passes from a tape, of `most` tokens each; `output` and `input` are its meter."""
 
     tape: Sequence[int]
     output: int = 0
     input: int = 0
-    longest_pass: int = 0
+    most: int = 10**9
 
     def serve(self, request: TokenRequest) -> list[int]:
         """All tokens of a pass that nobody cuts off."""
         ids: list[int] = []
         at = len(request.prompt_ids) - len(PROMPT)
-        while len(ids) < request.max_tokens and not (ids and ids[-1] in request.stop_ids):
+        while len(ids) < min(request.max_tokens, self.most) and not (ids and ids[-1] in request.stop_ids):
             ids.append(self.tape[at + len(ids)] if at + len(ids) < len(self.tape) else EOS)
         self.input += len(request.prompt_ids)
         return ids
@@ -111,7 +111,8 @@ def drive(
             deltas += machine.pass_ended("stop" if ids and ids[-1] in request.stop_ids else "length")
         served = min(len(ids), read + lag)
         upstream.output += served
-        machine.served(read, served, request.max_tokens)
+        request.receipt.output = served
+        machine.served(read, request)
     return deltas
 
 
@@ -229,7 +230,7 @@ def test_broken_off_anywhere(
             machine.feed(ids[read : read + 1])
             read, read_in_all = read + 1, read_in_all + 1
         if read < len(ids) and not machine.over:  # here it breaks
-            machine.served(read, None, request.max_tokens)
+            machine.served(read, request)
             machine.abort()
             assert machine.solution_end is SolutionEnd.ABORTED
             assert machine.usage.unknown == request.max_tokens - read
@@ -237,7 +238,8 @@ def test_broken_off_anywhere(
         else:
             if not machine.over:
                 machine.pass_ended("stop" if ids[-1] in request.stop_ids else "length")
-            machine.served(read, read, request.max_tokens)
+            request.receipt.output = read
+            machine.served(read, request)
             upstream.output += read
     covered(machine)
 
@@ -353,6 +355,26 @@ def test_an_unnamed_end_of_text_ends_a_never_opened_answer() -> None:
     machine.feed([10, 99])
     machine.pass_ended("stop")
     assert machine.solution_end is SolutionEnd.EOS
+
+
+def test_an_upstream_that_ends_passes_early_is_not_asked_again() -> None:
+    """Law 2: each pass reads the prompt again, and no more than two are held for."""
+    tape = [10] * 60
+    machine, upstream = TwoPhase(PROMPT, Budget(40, 9), SINGLE, Opening.PREFILLED), Upstream(tape, most=5)
+    drive(machine, upstream)
+    assert (machine.usage.thinking, machine.thinking_end) == (5, ThinkingEnd.BUDGET)
+    assert (machine.usage.solution, machine.solution_end) == (5, SolutionEnd.LENGTH)
+    assert machine.usage.passes == 2
+
+
+def test_a_pass_that_never_left_is_none() -> None:
+    """A receipt that says "refused": neither its prompt nor its tokens are on the bill."""
+    machine = TwoPhase(PROMPT, Budget(9, 4), SINGLE, Opening.PREFILLED)
+    request = machine.next_pass()
+    request.receipt.refused = True
+    machine.served(0, request)
+    machine.abort()
+    assert (machine.usage.passes, machine.usage.input, machine.usage.unknown) == (0, 0, 0)
 
 
 def test_zero_thinking_asks_once() -> None:

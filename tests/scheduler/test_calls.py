@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 from elastic_agent import Caps, ScriptedBackend
-from elastic_agent.backends.base import TokenRequest
+from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedCodec
 from elastic_agent.errors import BackendUnavailableError, CapExceededError, ContextLengthError, ElasticError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, TaskCall
@@ -201,6 +203,119 @@ def test_a_failed_final_call_can_be_tried_again() -> None:
             answer = await task.generate("sum up", kind="final", solution=20, thinking=0)
             assert answer.solution == "the answer"
             assert task.book.answered
+
+    run(main())
+
+
+def test_a_declared_final_call_that_failed_is_still_to_come() -> None:
+    """Law 4: no plain call takes the reserve between its failure and the next try; refused ones come again,
+    too."""
+
+    async def main() -> None:
+        def reply(prompt: str) -> Reply:
+            return Reply(solution="so " * 90, fail_after=0 if "FAIL" in prompt else None)
+
+        backend = ScriptedBackend(reply)
+        task = BudgetScheduler(backend).task(Caps(tokens=200), expect={"a": 1, "final": 1}, final_solution=40)
+        async with task:
+            await task.generate("p", kind="a", solution=150, thinking=0)
+            with pytest.raises(BackendUnavailableError):
+                await task.generate("FAIL", kind="final", solution=40)
+            with pytest.raises(CapExceededError):
+                await task.generate("all", kind="final", solution=400, on_exhausted="raise")
+            for _ in range(3):
+                with suppress(CapExceededError):
+                    await task.generate("extra", kind="a", solution=60, thinking=0)
+            answer = await task.generate("again", kind="final", solution=40)
+            assert answer.usage.solution == 40
+
+    run(main())
+
+
+def test_after_a_last_call_the_rest_is_kept_again() -> None:
+    """A plain call that took the reserve and hardly used it: what came back is the final answer's again."""
+
+    async def main() -> None:
+        backend = ScriptedBackend(lambda prompt: Reply(solution="so " * (2 if "short" in prompt else 500)))
+        async with BudgetScheduler(backend) as s, s.task(Caps(tokens=200), final_solution=64) as task:
+            await task.generate("long", solution=120, thinking=0)
+            last = task.call("short", solution=64, thinking=0)
+            await last.run()
+            assert last.grant is not None
+            assert last.grant.last
+            with pytest.raises(CapExceededError):
+                await task.generate("long", solution=64, thinking=0, on_exhausted="wait")
+            assert (await task.generate("all", final=True, solution=64)).usage.solution == 64
+
+    run(main())
+
+
+def test_a_refused_final_call_says_how_to_keep_tokens_for_it() -> None:
+    """The last call that fitted was the answer: whoever wants another one declares it."""
+
+    async def main() -> None:
+        backend = ScriptedBackend(Reply(solution="so " * 500))
+        async with BudgetScheduler(backend) as s, s.task(Caps(tokens=60)) as task:
+            for _ in range(2):
+                await task.generate("long", solution=40, thinking=0)
+            with pytest.raises(CapExceededError, match=r"declare it .*expect=\{'final': 1\}"):
+                await task.generate("all", final=True, solution=40)
+
+    run(main())
+
+
+def test_a_small_first_call_makes_no_small_reserve() -> None:
+    """A final answer fits into what was reserved, whatever the first call looked like."""
+
+    async def main() -> None:
+        backend = ScriptedBackend(Reply("hm " * 500, "so " * 99))
+        scheduler = BudgetScheduler(backend, policy=FixedCap(500))
+        async with scheduler, scheduler.task(Caps(tokens=100), expect={"call": 1, "final": 1}) as task:
+            await task.generate("p", solution=8)
+            assert (await task.generate("all", kind="final", solution=60)).usage.solution >= 16
+        task = scheduler.task(Caps(tokens=30), final_solution=8)
+        async with task:
+            await task.generate("p", solution=20, thinking=0)
+            assert (await task.generate("all", kind="final", solution=60)).usage.solution >= 8
+
+    run(main())
+
+
+def test_an_upstream_with_a_limit_of_its_own_costs_no_more_passes() -> None:
+    """Law 2, in money: passes that end early are not repeated beyond what the hold covers."""
+
+    class Short(ScriptedBackend):
+        def stream(self, request: TokenRequest):  # type: ignore[no-untyped-def]
+            return super().stream(replace(request, max_tokens=min(request.max_tokens, 8)))
+
+    async def main() -> None:
+        backend = Short(Reply("hm " * 400, "so " * 20))
+        async with BudgetScheduler(backend, price=PRICE) as s, s.task(Caps(usd="0.002")) as task:
+            call = task.call("p " * 500, solution=64)
+            await call.run()
+            assert call.grant is not None
+            assert call.cost is not None
+            assert call.usage.passes == 2
+            assert call.cost * 10**9 <= call.grant.held.nano
+
+    run(main())
+
+
+def test_what_never_reached_the_server_is_refunded() -> None:
+    """A refused connection costs neither tokens nor the prompt's money."""
+
+    class Gone(ScriptedBackend):
+        async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
+            request.receipt.refused = True
+            raise BackendUnavailableError("nobody there")
+            yield TokenChunk(())
+
+    async def main() -> None:
+        async with BudgetScheduler(Gone(), price=PRICE) as s, s.task(Caps(usd="0.002")) as task:
+            with pytest.raises(BackendUnavailableError):
+                await task.generate("p " * 500, solution=64)
+            assert task.spent.usd == 0
+            assert task.report().calls[0].outcome == "stopped"
 
     run(main())
 

@@ -23,6 +23,18 @@ def test_declared_calls_are_taken_off_as_they_arrive() -> None:
     assert forecast.to_come("other") == Counter({"step": 1, "final": 1})
 
 
+def test_a_sub_tasks_final_answer_is_its_own() -> None:
+    """It does not count as that of the task around it."""
+    outer = Forecast()
+    outer.expect({"final": 1, "step": 1})
+    inner = Forecast(outer)
+    assert not inner.arrived("final")
+    assert outer.own == {"final": 1, "step": 1}
+    inner.arrived("step")
+    assert outer.own == {"final": 1}
+    assert outer.arrived("final")
+
+
 def test_nested_declarations_are_not_counted_twice() -> None:
     """A level counts its own or those below, whichever is more; a closed child takes its own along."""
     root = Forecast()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
@@ -21,6 +22,7 @@ from elastic_agent.errors import (
 )
 from elastic_agent.scheduler import BudgetScheduler, Latency, Price, Task, current_task, task_budget
 from elastic_agent.scheduler.accounts import NOTHING
+from elastic_agent.scheduler.timing import SAFETY
 from tests.clock import run
 
 LONG = Reply(thinking="hm " * 200, solution="so the answer is 42")
@@ -73,7 +75,7 @@ def test_nested_scopes_are_children_and_the_tighter_cap_wins() -> None:
         ):
             async with task_budget(tokens=10_000, name="inner") as inner:
                 assert inner.parent is outer
-                assert inner.left.tokens == 100
+                assert inner.left.tokens == 100 - 17  # what the outer task keeps for its own answer
                 await inner.generate("a", solution=20)
                 assert inner.spent.tokens is not None
                 assert 0 < inner.spent.tokens <= 100
@@ -83,6 +85,40 @@ def test_nested_scopes_are_children_and_the_tighter_cap_wins() -> None:
                 assert small.left.tokens <= 20
             scheduler.check()
         assert backend.meter.output <= 100
+
+    run(main())
+
+
+@pytest.mark.parametrize("expect", [{"final": 1}, None])
+def test_sub_tasks_leave_their_parent_its_answer(expect: dict[str, int] | None) -> None:
+    """Law 4 on every level: a task that has made no call of its own keeps what its answer needs, too."""
+
+    async def main() -> None:
+        backend = ScriptedBackend(Reply("hm " * 500, "so " * 500))
+        scheduler = BudgetScheduler(backend)
+        async with scheduler, scheduler.task(Caps(tokens=300), expect=expect) as outer:
+            async with outer.task(Caps(tokens=300), expect={"final": 1}) as inner:
+                for kind in ("call", "call", "call", "final"):
+                    with suppress(CapExceededError):
+                        await inner.generate("p", kind=kind, solution=200)
+            assert outer.book.admitted
+            assert (await outer.generate("sum up", kind="final", solution=50)).usage.solution == 50
+
+    run(main())
+
+
+def test_a_sub_task_gets_nothing_that_a_declared_final_answer_around_it_lacks() -> None:
+    """Money: the outer answer's reserve is known only when a prompt and a price are; then it comes first."""
+
+    async def main() -> None:
+        backend = ScriptedBackend(Reply("hm " * 500, "so " * 500))
+        scheduler = BudgetScheduler(backend, price=Price("0.5", "2"))
+        async with scheduler, scheduler.task(Caps(usd="0.00007"), expect={"final": 1}) as outer:
+            async with outer.task(Caps(tokens=300)) as inner:
+                with pytest.raises(CapExceededError):
+                    await inner.generate("p", solution=20)
+            assert backend.meter.requests == 0
+            assert (await outer.generate("sum up", kind="final", solution=20)).usage.solution == 20
 
     run(main())
 
@@ -148,7 +184,7 @@ def test_too_little_time_for_one_answer_is_refused_when_the_speed_is_known() -> 
         with pytest.raises(DeadlineError, match="raise seconds=") as error:
             async with scheduler.task(Caps(seconds=3), final_solution=64):
                 raise AssertionError
-        assert error.value.needed["seconds"] == pytest.approx(0.5 + 6.4)
+        assert error.value.needed["seconds"] == pytest.approx(0.5 + 6.4 + SAFETY)
         assert error.value.available["seconds"] == pytest.approx(3)
         async with scheduler.task(Caps(seconds=10), final_solution=64):
             pass
@@ -260,6 +296,25 @@ def test_a_stream_left_open_is_closed_with_its_task() -> None:
             assert call.usage.thinking >= 1
 
     run(main())
+
+
+def test_a_stream_on_an_idle_loop_hangs_nobody() -> None:
+    """Its loop neither runs nor is closed, so nothing of it will ever end: it is charged whole."""
+    task = BudgetScheduler(ScriptedBackend(LONG)).task(Caps(tokens=500)).open()
+    kept: list[object] = []
+
+    def elsewhere() -> None:
+        loop, stream = asyncio.new_event_loop(), task.call("p", solution=20).stream()
+        kept.extend((loop, stream))
+        loop.run_until_complete(anext(stream))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    asyncio.run(asyncio.wait_for(task.aclose(), 30))
+    assert task.book.account.held == NOTHING
+    assert task.spent.tokens == task.report().calls[0].grant.held.tokens  # type: ignore[union-attr]
+    kept[0].close()  # type: ignore[attr-defined]
 
 
 def test_errors_of_the_body_pass_through_and_close_the_task() -> None:
