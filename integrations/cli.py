@@ -199,18 +199,10 @@ def _price(text: str) -> Price:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _quiet() -> None:
-    """No progress bars of transformers between our own lines: what we load takes a moment."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
 def _demo(options: argparse.Namespace) -> int:
     print(f"loading {options.model} …", file=sys.stderr)
     from elastic_agent.integrations.demo.run import DemoOptions, run_demo
 
-    _quiet()
     default = options.usd is None and options.seconds is None and options.tokens is None
     caps = None if default else Caps(usd=options.usd, seconds=options.seconds, tokens=options.tokens)
     return run_demo(
@@ -239,7 +231,6 @@ def _ask(options: argparse.Namespace) -> int:
     from elastic_agent.generate import Call
     from elastic_agent.phases import Segment
 
-    _quiet()
     question = options.question
     if question == "-":
         question = sys.stdin.read() if sys.stdin is not None else ""

@@ -1,7 +1,7 @@
 """Accuracy versus budget, with separate budgeting, in the precision that ships.
 
-    python -m elastic_agent.training.evaluate --model DIR [--split dev] [--thinking 0,32,none]
-    python -m elastic_agent.training.evaluate --model DIR --curves FILE
+    elastic-agent eval --model e1-tiny [--split dev] [--thinking 0,32,none]
+    elastic-agent eval --model DIR --curves FILE
 
 The second writes success curves by kind, which the scheduler reads. Every point samples each problem once
 at T=0.6, top_p=0.95 and reports accuracy with a bootstrap interval over problems, by difficulty too, and the
@@ -215,19 +215,39 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    mixture = ",".join("none" if t is None else str(t) for t in CURVE_BUDGETS)
     parser.add_argument(
-        "--model", type=Path, action="append", required=True, help="model folder; may be repeated"
+        "--model",
+        type=Path,
+        action="append",
+        required=True,
+        help="embedded model (e1-tiny, e1-tiny-base) or a model folder; may be repeated",
     )
-    parser.add_argument("--split", choices=("train", "dev", "test"), default="dev")
     parser.add_argument(
-        "--problems", type=int, default=504, help="problems a point (or a cell, with --curves)"
+        "--split",
+        choices=("train", "dev", "test"),
+        default="dev",
+        help="of the stock problems (default: dev)",
     )
     parser.add_argument(
-        "--thinking", type=parse_mixture, default=CURVE_BUDGETS, help="budgets, e.g. 0,32,none"
+        "--problems",
+        type=int,
+        default=504,
+        metavar="N",
+        help="problems a point, or a cell with --curves (default: 504; a point takes 10 to 60 s on one core)",
     )
-    parser.add_argument("--solution", type=int, default=96)
-    parser.add_argument("--curves", type=Path, help="write success curves by kind to this file instead")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument(
+        "--thinking",
+        type=parse_mixture,
+        default=CURVE_BUDGETS,
+        metavar="T,T,...",
+        help=f"thinking budgets; none is unconstrained (default: {mixture})",
+    )
+    parser.add_argument("--solution", type=int, default=96, metavar="S", help="solution budget (default: 96)")
+    parser.add_argument(
+        "--curves", type=Path, metavar="FILE", help="write success curves by kind to this file instead"
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads (default: 1)")
     args = parser.parse_args(argv)
     import torch
 

@@ -5,7 +5,8 @@
 Fresh problems all the time, never the same batch twice; the loss is on the assistant's part alone. Batches
 hold rows of like length, up to a fixed number of tokens. Matrices are trained with Muon, the rest with
 AdamW; the rate warms up, stays, and falls to zero. Arithmetic emerges late: do not stop early.
-A checkpoint is written every few hundred steps, so a crash loses little (--resume goes on from it).
+A checkpoint is written every few hundred steps, so a crash loses little: --resume goes on from it, to the
+same weights.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +38,8 @@ class SftConfig:
     """Where the model folder is written."""
     seed: int = 0
     """Seeds the weights and the data."""
-    minutes: float = 35.0
-    """Length of the run; the schedule is laid over this time, so a slow machine takes fewer steps."""
-    max_steps: int = 0
-    """Stop after this many steps and lay the schedule over them instead of time; 0: by time."""
+    steps: int = 1500
+    """Optimizer steps: about 35 minutes on one core."""
     batch_tokens: int = 4096
     """Padded tokens in a batch."""
     muon_lr: float = 0.02
@@ -78,21 +78,25 @@ def make_example(rng: random.Random, *, easy: bool, vocab: dict[str, int]) -> Ex
     return Example(tuple(vocab[word] for word in (*turns, *spoken)), len(turns))
 
 
-def batches(rng: random.Random, config: SftConfig, *, easy: bool) -> Iterator[list[Example]]:
-    """Batches of like length from one pool of fresh examples, in random order."""
-    vocab = vocabulary()
-    pool = sorted((make_example(rng, easy=easy, vocab=vocab) for _ in range(300)), key=lambda e: len(e.ids))
-    groups: list[list[Example]] = []
-    group: list[Example] = []
-    for example in pool:
-        if group and (len(group) + 1) * len(example.ids) > config.batch_tokens:
+def batches(config: SftConfig) -> Iterator[list[Example]]:
+    """Batches of like length, for ever: from pools of fresh examples, each in random order."""
+    rng, vocab, step = random.Random(config.seed), vocabulary(), 0
+    while True:
+        easy = step < config.easy * config.steps
+        pool = [make_example(rng, easy=easy, vocab=vocab) for _ in range(300)]
+        pool.sort(key=lambda example: len(example.ids))
+        groups: list[list[Example]] = []
+        group: list[Example] = []
+        for example in pool:
+            if group and (len(group) + 1) * len(example.ids) > config.batch_tokens:
+                groups.append(group)
+                group = []
+            group.append(example)
+        if easy or not groups:
             groups.append(group)
-            group = []
-        group.append(example)
-    if easy or not groups:
-        groups.append(group)
-    rng.shuffle(groups)
-    yield from groups
+        rng.shuffle(groups)
+        yield from groups
+        step += len(groups)
 
 
 def collate(group: list[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,34 +140,25 @@ def train(config: SftConfig, *, model: Any = None, resume: bool = False) -> Any:
     import torch
 
     torch.manual_seed(config.seed)
-    rng = random.Random(config.seed)
     model = model or new_model()
     opts = optimizers(model, config)
-    step, spent, tokens = 0, 0.0, 0
+    begun = step = tokens = 0
     checkpoint = config.output / "checkpoint.pt"
     if resume and checkpoint.exists():
         state = torch.load(checkpoint, weights_only=False)
         model.load_state_dict(state["model"])
         for opt, saved in zip(opts, state["opts"], strict=True):
             opt.load_state_dict(saved)
-        step, spent = state["step"], state["spent"]
-        rng = random.Random(config.seed + 7919 * step)
+        begun = step = state["step"]
     base_rates = [[g["lr"] for g in opt.param_groups] for opt in opts]
     pad = vocabulary()[PAD]
-    queue: Iterator[list[Example]] = iter(())
+    data = islice(batches(config), step, None)
     model.train()
     config.output.mkdir(parents=True, exist_ok=True)
     losses: list[float] = []
-    while True:
-        began = time.perf_counter()
-        progress = step / config.max_steps if config.max_steps else spent / (config.minutes * 60)
-        if progress >= 1:
-            break
-        group = next(queue, None)
-        if group is None:
-            queue = batches(rng, config, easy=progress < config.easy)
-            group = next(queue)
-        ids, labels = collate(group, pad)
+    started = time.perf_counter()
+    while step < config.steps:
+        ids, labels = collate(next(data), pad)
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         wanted = labels[:, 1:] != -100
         logits = model.lm_head(hidden[:, :-1][wanted])
@@ -172,28 +167,26 @@ def train(config: SftConfig, *, model: Any = None, resume: bool = False) -> Any:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt, rates in zip(opts, base_rates, strict=True):
             for param_group, base in zip(opt.param_groups, rates, strict=True):
-                param_group["lr"] = base * rate(progress, config)
+                param_group["lr"] = base * rate(step / config.steps, config)
             opt.step()
             opt.zero_grad(set_to_none=True)
         step += 1
         tokens += ids.numel()
         losses.append(float(loss.detach()))
-        spent += time.perf_counter() - began
         if step % 20 == 0:
-            mean = sum(losses[-20:]) / 20
+            mean, spent = sum(losses[-20:]) / 20, time.perf_counter() - started
+            left = (config.steps - step) * spent / (step - begun)
             print(
-                f"step {step} progress {progress:.3f} loss {mean:.4f} tok/s {tokens / spent:.0f}", flush=True
+                f"step {step} of {config.steps}, loss {mean:.4f}, {tokens / spent:.0f} tokens/s, "
+                f"{left / 60:.0f} minutes left",
+                flush=True,
             )
         if not math.isfinite(losses[-1]):
             raise RuntimeError(f"the loss is {losses[-1]} at step {step}; lower muon_lr or adam_lr")
         if config.checkpoint_every and step % config.checkpoint_every == 0:
-            kept = {
-                "model": model.state_dict(),
-                "opts": [o.state_dict() for o in opts],
-                "step": step,
-                "spent": spent,
-            }
-            torch.save(kept, checkpoint)
+            kept = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": step}
+            torch.save(kept, checkpoint.with_suffix(".new"))
+            checkpoint.with_suffix(".new").replace(checkpoint)
     save_model(model, config.output)
     checkpoint.unlink(missing_ok=True)
     return model
@@ -204,17 +197,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=35.0, help="length of the run")
-    parser.add_argument("--max-steps", type=int, default=0, help="a fixed number of steps instead of minutes")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the data (default: 0)")
+    parser.add_argument(
+        "--steps", type=int, default=1500, help="optimizer steps (default: 1500, about 35 minutes on a core)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
     args = parser.parse_args()
     import torch
 
     torch.set_num_threads(args.threads)
     train(
-        SftConfig(output=args.output, seed=args.seed, minutes=args.minutes, max_steps=args.max_steps),
+        SftConfig(output=args.output, seed=args.seed, steps=args.steps),
         resume=args.resume,
     )
 

@@ -1,6 +1,10 @@
-"""Stage (b): E1, GRPO under budgets with TRL.
+"""E1: GRPO on rollouts whose thinking is cut, so that a model answers well wherever it is cut.
 
-    python -m elastic_agent.training.trainer --base DIR --output DIR [--seed N]
+    elastic-agent train --base DIR --output DIR [--seed N]
+
+The second stage of e1-tiny (the first is elastic_agent.training.sft), on stock problems. Every group of
+samples gets one thinking budget of a mixture; thinking is cut there, the close is forced and masked, and the
+solution alone is rewarded. The model and a log of every step are written to --output.
 
 TRL's GRPOTrainer does the learning; what is ours is the rollout (`elastic_agent.training.rollout`) and the
 reward (`elastic_agent.training.rewards`). The log-probs of a batch are computed in buckets of like length,
@@ -198,15 +202,41 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--base", type=Path, required=True, help="model folder to start from")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=60, help="optimizer steps")
+    default = E1Config(Path(), Path())
+    mixture = ",".join("none" if t is None else str(t) for t in default.thinking)
     parser.add_argument(
-        "--thinking", type=parse_mixture, default=(24, 48, 96, None, None), help="e.g. 24,48,96,none"
+        "--base",
+        type=Path,
+        required=True,
+        metavar="MODEL",
+        help="embedded model (e1-tiny-base) or a model folder to start from",
     )
-    parser.add_argument("--learning-rate", type=float, default=1.5e-4)
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the model")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of problems, budgets and samples (default: 0)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=default.steps,
+        metavar="N",
+        help=f"optimizer steps, about 20 s each on one core for e1-tiny (default: {default.steps})",
+    )
+    parser.add_argument(
+        "--thinking",
+        type=parse_mixture,
+        default=default.thinking,
+        metavar="T,T,...",
+        help=f"thinking budgets that groups are dealt; none is unlimited (default: {mixture})",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=default.learning_rate,
+        metavar="X",
+        help=f"at the start; it falls to zero (default: {default.learning_rate})",
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads (default: 1)")
     args = parser.parse_args(argv)
     import torch
 

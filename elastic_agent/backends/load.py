@@ -9,6 +9,8 @@ load_backend("NAME", base_url="http://host:8000/v1")      a vLLM server
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -79,4 +81,19 @@ def _load(
         raise UnknownModelError("running a model in process needs torch: pip install 'elastic-agent[local]'")
     from elastic_agent.backends.transformers import TransformersBackend
 
-    return TransformersBackend.load(path if path.is_dir() else model, name=model, **options)
+    with _no_progress_bar() if model in embedded_models() else nullcontext():
+        return TransformersBackend.load(path if path.is_dir() else model, name=model, **options)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """The embedded models are loaded in a moment: a bar of transformers would only stand in the way."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -3,7 +3,7 @@
     START ==Send==> chain (its steps in turn) ==barrier, Send==> combine (one a day) --> END
 
 It knows nothing of budgets: the model that it is given does, and the task that it runs in. `answer_of` reads
-the number out of a solution, here and in the practice that it is compared with.
+the number out of a solution, for it and for the practice that it is compared with.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from langgraph.types import Send
 
 from elastic_agent.integrations.demo.problems import Day, kind_of
 
-Ask = Callable[[str, str, str], Awaitable[str]]
-"""Asks a model: (label, problem, kind) to the solution's text, "" when there is none."""
+Ask = Callable[[str, str, str], Awaitable[int | None]]
+"""Asks a model: (label, problem, kind) to the number in its solution, None when there is none."""
 
 ChainKey = tuple[int, int]
 """Day and chain, by their numbers."""
@@ -42,9 +42,14 @@ class _Found(TypedDict):
     found: list[int | None]
 
 
-def answer_of(solution: str) -> int | None:
-    """The number after the last "Answer:", else the last number of the solution, else None."""
-    found = re.findall(r"Answer\s*:\s*\$?(\d+)", solution) or re.findall(r"\d+", solution)
+def answer_of(solution: str, *, cut: bool = False) -> int | None:
+    """The number after the last "Answer:", else the last number of the solution, else None.
+
+    The last number of a solution that was cut is some step on the way: no answer.
+    """
+    found = re.findall(r"Answer\s*:\s*\$?(\d+)", solution)
+    if not found and not cut:
+        found = re.findall(r"\d+", solution)
     return int(found[-1]) if found else None
 
 
@@ -56,7 +61,7 @@ def build_agent(days: Sequence[Day], ask: Ask) -> Any:
         answer: int | None = None
         for i, step in enumerate(part.steps, 1):
             text = step if i == 1 else step.replace("{previous}", str(answer))
-            answer = answer_of(await ask(f"{day.name} / {part.name} {i}", text, kind_of(step)))
+            answer = await ask(f"{day.name} / {part.name} {i}", text, kind_of(step))
             if answer is None:
                 break  # the next problem starts from an answer that does not exist
         return {"chains": {(state["day"], state["chain"]): answer}}
@@ -66,7 +71,7 @@ def build_agent(days: Sequence[Day], ask: Ask) -> Any:
         text = day.combine
         for i, answer in enumerate(found):
             text = text.replace(f"{{{i}}}", str(answer))
-        total = answer_of(await ask(f"{day.name} / total", text, kind_of(text)))
+        total = await ask(f"{day.name} / total", text, kind_of(text))
         return {"totals": {state["day"]: total}}
 
     def barrier(state: State) -> dict[str, Any]:

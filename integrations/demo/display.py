@@ -101,7 +101,7 @@ def screen(
     for row in [*ended[-room:], *running[: rows - min(room, len(ended))]]:
         label, thinking, solution, refund, answer, how = _cells(row, most, 6 if narrow else 12)
         table.add_row(label, thinking, solution, *([] if narrow else [refund]), answer, how)
-    answered = sum(row.used_solution > 0 for row in ended)
+    answered = sum(row.answer is not None for row in ended)
     parts = [f"{answered} of {total} calls answered"]
     for count, what in ((len(running), "running"), (waiting, "waiting for tokens")):
         if count:

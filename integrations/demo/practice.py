@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from elastic_agent.backends.base import Backend, Sampling, TokenRequest
+from elastic_agent.backends.base import Backend, Finish, Sampling, TokenRequest
 from elastic_agent.budget import Caps
 from elastic_agent.generate import prompt_ids
+from elastic_agent.integrations.demo.agent import answer_of
 from elastic_agent.scheduler import Price
 from elastic_agent.usage import Usage
 
@@ -55,10 +56,10 @@ class FixedCap:
             limits.append(low)
         return max(0, min(limits))
 
-    async def ask(self, label: str, text: str, kind: str) -> str:
-        """The text after the model's own end of thinking; "" when it never came to one."""
+    async def ask(self, label: str, text: str, kind: str) -> int | None:
+        """The answer in the text after the model's own end of thinking; None when it never came to one."""
         if self.max_tokens == 0:
-            return ""
+            return None
         ids = tuple(prompt_ids(self.backend, text))
         seed = None if self.sampling.seed is None else self.sampling.seed + self.made
         self.made += 1
@@ -66,12 +67,18 @@ class FixedCap:
         sampling = Sampling(self.sampling.temperature, self.sampling.top_p, seed=seed)
         request = TokenRequest(ids, self.max_tokens, markers.eos_ids, sampling)
         output: list[int] = []
+        finish: Finish | None = None
         async with aclosing(self.backend.stream(request)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 output += chunk.ids
+                finish = chunk.finish
         self.usage += Usage(prompt=len(ids), input=len(ids), solution=len(output), passes=1)
         end = _after(output, markers.close_ids)
-        return "" if end is None else self.backend.codec.decode(output[end:])
+        return (
+            None
+            if end is None
+            else answer_of(self.backend.codec.decode(output[end:]), cut=finish == "length")
+        )
 
 
 def _after(ids: Sequence[int], marker: tuple[int, ...]) -> int | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
 from elastic_agent.backends.base import Backend, Sampling
@@ -127,6 +127,11 @@ async def _demo(
             ]
         )
     )
+    if answered[0] < problems:
+        console.print(
+            f"{problems - answered[0]} of {problems} problems have no answer: the caps are too small for all "
+            f"{board.total} calls. Raise --usd, --tokens or --seconds."
+        )
     console.print(f"Every decision and its reason: elastic-agent report {options.log} --why", style="dim")
     return {
         "caps": {"usd": _float(caps.usd), "seconds": caps.seconds, "tokens": caps.tokens},
@@ -158,54 +163,59 @@ async def _elastic(
     last = f"{days[-1].name} / total"
     seeds = iter(range(options.seed * 1_000_000, 1 << 62))
 
-    async def ask(label: str, text: str, kind: str) -> str:
+    async def ask(label: str, text: str, kind: str) -> int | None:
         options: dict[str, Any] = {"label": label, "kind": kind, "final": label == last, "seed": next(seeds)}
         try:
             message = await llm.ainvoke(text, temperature=sampling.temperature, **options)
         except CapExceededError:
             if not board.granted:
                 raise  # the caps hold not even one answer
-            return ""  # the log says why; the other branches go on
-        if label in board.rows:
-            board.rows[label].answer = answer_of(str(message.text))
-        return str(message.text)
+            return None  # the log says why; the other branches go on
+        cut = message.response_metadata["budget"]["solution_end"] in ("length", "deadline")
+        answer = board.rows[label].answer = answer_of(str(message.text), cut=cut)
+        return answer
 
     graph = build_agent(days, ask)
     chains = sum(len(day.chains) for day in days)
     title = f"a shop's week: {chains} chains in {len(days)} days, {board.total} calls of {backend.model}"
     scheduler = BudgetScheduler(backend, price=price, log=board.event)
-    state: State = {"chains": {}, "totals": {}}
-    async with (
-        scheduler,
-        scheduler.task(caps, name="shop week", expect=count_kinds(days), final_solution=solution) as task,
-    ):
-        opened = asyncio.get_running_loop().time()
+    opened = asyncio.get_running_loop().time()
 
-        def show() -> Any:
-            elapsed = asyncio.get_running_loop().time() - opened
-            size = {"width": console.width, "height": console.height if console.is_terminal else 40}
-            return screen(title, board.bars(elapsed), board.order(), board.total, **size)
+    def show() -> Any:
+        elapsed = asyncio.get_running_loop().time() - opened
+        size = {"width": console.width, "height": console.height if console.is_terminal else 40}
+        return screen(title, board.bars(elapsed), board.order(), board.total, **size)
 
-        if console.is_terminal and not options.json:
-            with Live(show(), console=console, refresh_per_second=_FRAMES, transient=False) as live:
-                async with asyncio.TaskGroup() as group:
-                    drawing = group.create_task(_draw(live, show))
-                    state = await graph.ainvoke(EMPTY, {"max_concurrency": 64})
-                    drawing.cancel()
-                live.update(show())
-        else:
-            state = await graph.ainvoke(EMPTY, {"max_concurrency": 64})
-            console.print(show())
+    async with _shown(console, show, live=console.is_terminal and not options.json), scheduler:
+        task = scheduler.task(caps, name="shop week", expect=count_kinds(days), final_solution=solution)
+        async with task:
+            state: State = await graph.ainvoke(EMPTY, {"max_concurrency": 64})
         report = task.report()
     calls = [call for call in report.calls if call.outcome != "refused"]
     spent = {"usd": float(report.spent.usd or 0), "tokens": report.spent.tokens or 0}
     return state, len(calls), sum(call.usage.forced > 0 for call in calls), spent
 
 
-async def _draw(live: Live, show: Any) -> None:
-    while True:
-        live.update(show())
-        await asyncio.sleep(1 / _FRAMES)
+@asynccontextmanager
+async def _shown(console: Console, show: Callable[[], RenderableType], *, live: bool) -> AsyncIterator[None]:
+    """Keep the screen up to date, or print it once at the end; after a Ctrl-C, too."""
+    if not live:
+        yield
+        console.print(show())
+        return
+
+    async def draw(view: Live) -> None:
+        while True:
+            view.update(show())
+            await asyncio.sleep(1 / _FRAMES)
+
+    with Live(show(), console=console, refresh_per_second=_FRAMES, transient=False) as view:
+        drawing = asyncio.create_task(draw(view))
+        try:
+            yield
+        finally:
+            drawing.cancel()
+            view.update(show())
 
 
 def _sampling(options: DemoOptions) -> Sampling:

@@ -63,8 +63,41 @@ def test_the_rate_warms_up_stays_and_falls() -> None:
     assert rate(0.9, config) < rate(0.7, config) < 1.0
 
 
-def test_a_short_supervised_run_learns_and_resumes(tmp_path: Path) -> None:
-    config = SftConfig(output=tmp_path, max_steps=6, batch_tokens=512, checkpoint_every=0)
+def test_a_killed_supervised_run_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after a checkpoint and resumed: bit for bit what a run in one go gives."""
+    import torch
+
+    from elastic_agent.training import sft
+
+    def tiny() -> Any:
+        torch.manual_seed(1)
+        return new_model(hidden=64, layers=1, heads=1, mlp=64)
+
+    whole = SftConfig(output=tmp_path / "whole", steps=12, batch_tokens=512, easy=0.4, checkpoint_every=5)
+    expected = train(whole, model=tiny()).state_dict()
+    assert not (tmp_path / "whole" / "checkpoint.pt").exists()
+    config = SftConfig(output=tmp_path / "killed", steps=12, batch_tokens=512, easy=0.4, checkpoint_every=5)
+    collated, calls = sft.collate, 0
+
+    def killed(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return collated(*args)
+
+    monkeypatch.setattr(sft, "collate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, model=tiny())
+    monkeypatch.setattr(sft, "collate", collated)
+    resumed = train(config, model=new_model(hidden=64, layers=1, heads=1, mlp=64), resume=True).state_dict()
+    assert all(torch.equal(resumed[name], weight) for name, weight in expected.items())
+
+
+def test_a_short_supervised_run_saves_a_model(tmp_path: Path) -> None:
+    config = SftConfig(output=tmp_path, steps=6, batch_tokens=512, checkpoint_every=0)
     model = train(config, model=new_model(hidden=64, layers=1, heads=1, mlp=64))
     assert (tmp_path / "model.safetensors").exists()
     assert (tmp_path / "tokenizer.json").exists()

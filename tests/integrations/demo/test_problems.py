@@ -108,3 +108,9 @@ def test_not_json_missing_and_empty(tmp_path: Path) -> None:
 def test_answer_of(solution: str, answer: int | None) -> None:
     """The last stated answer counts; failing that the last number; else there is none."""
     assert answer_of(solution) == answer
+
+
+def test_a_cut_solution_has_an_answer_only_if_it_says_so() -> None:
+    """The last number of a cut solution is a step on the way."""
+    assert answer_of("37 - 12 = 25 , 25 + 2", cut=True) is None
+    assert answer_of("37 - 12 = 25 . Answer : 25 . And so", cut=True) == 25
