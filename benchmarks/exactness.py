@@ -1,7 +1,7 @@
 """Law 3, measured: random calls on the transformers backend against their budgets and a plain reference.
 
     python benchmarks/exactness.py            500 calls, a few minutes
-    python benchmarks/exactness.py --quick    the same calls, the reference for every 20th: a minute at most
+    python benchmarks/exactness.py --quick    200 calls, the reference for every 20th: half a minute
     python benchmarks/exactness.py --json     one JSON object as the last line
 
 Each call has t from 0 to 200 thinking and s from 1 to 60 solution tokens, runs beside up to 15 others that
@@ -39,15 +39,16 @@ NOUNS = ("apples", "coins", "books", "eggs")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="the slow reference for every 20th call only")
+    parser.add_argument("--quick", action="store_true", help="fewer calls, the reference for every 20th")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--calls", type=int, default=500, help="how many calls (default 500)")
+    parser.add_argument("--calls", type=int, help="how many calls (default 500, 200 with --quick)")
     parser.add_argument("--model", default="e1-tiny", help="an embedded model (default e1-tiny), or a folder")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     every = 20 if args.quick else 1
-    result, notes = asyncio.run(measure(args.calls, args.model, args.seed, every))
+    calls = args.calls or (200 if args.quick else 500)
+    result, notes = asyncio.run(measure(calls, args.model, args.seed, every))
     for note in notes:
         print(note)
     if args.json:
