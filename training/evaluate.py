@@ -34,8 +34,8 @@ from elastic_agent.training.trainer import parse_mixture
 PAPER_SAMPLING = Sampling(temperature=0.6, top_p=0.95)
 CURVE_BUDGETS: tuple[int | None, ...] = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, None)
 SEEDS: dict[Split, int] = {"train": 11, "dev": 22, "test": 44}
-"""Which problems of a split are measured on. Weights are chosen on dev. The test problems were drawn anew (seed
-33 before) ahead of measuring the shipped weights: some points of earlier weights had been looked at."""
+"""Which problems of a split are measured on. Weights are chosen on dev. The test problems were drawn anew
+(seed 33 before) ahead of measuring the shipped weights: some points of earlier weights had been looked at."""
 
 
 @dataclass(frozen=True, slots=True)

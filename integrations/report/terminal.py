@@ -77,7 +77,8 @@ def render_run(path: str | Path, *, why: bool = False) -> RenderableType:
                 _left(event.get("left", {})),
             )
         if why and event["event"] != "settled":
-            reasons.append(Text(f"{name}: {event['event']}: {event['reason']}"))
+            refused = ("refused: ", "red") if event["event"] == "refused" else ""
+            reasons.append(Text.assemble((f"{name}  ", "bold"), refused, event["reason"]))
     counts = Counter(event["event"] for event in events)
     foot = Text(", ".join(f"{n} {name}" for name, n in counts.items()), style="dim")
     return Group(table, *reasons, foot)
