@@ -39,14 +39,14 @@ class E1Config:
     """Where the model folder is written."""
     seed: int = 0
     """Seeds the problems, the budgets and the sampling."""
-    steps: int = 60
+    steps: int = 80
     """Optimizer steps."""
     prompts: int = 16
     """Problems a step."""
     group: int = 12
     """Samples a problem; all of one group share one budget."""
-    thinking: tuple[int | None, ...] = (24, 48, 96, None, None)
-    """The mixture of t* that groups are dealt; None is unlimited and holds the unconstrained accuracy."""
+    thinking: tuple[int | None, ...] = (24, 48, 96, None, None, None)
+    """The mixture of t* that groups are dealt; None is unlimited: a half keeps the unconstrained accuracy."""
     solution: int = 96
     """s*, for every sample."""
     context: int = 512
