@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument(
         "--cap",
         type=int,
-        help="tokens; default 42 a branch (e1-tiny: 96), less than the floors of all of them",
+        help="tokens; default 42 a branch (e1-tiny: 128), a fraction of what all of them would hold",
     )
     parser.add_argument("--usd", help="dollars; default 0.0016 a branch")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first run")
@@ -119,7 +119,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = args.runs or (1 if args.quick else 10)
     make: Callable[[int, int], tuple[Backend, list[tuple[str, str]], str]]
-    make, solution, each = (scripted, 48, 42) if args.backend == "scripted" else (embedded, 96, 96)
+    make, solution, each = (scripted, 48, 42) if args.backend == "scripted" else (embedded, 96, 128)
     cap = args.cap or each * args.branches
     usd = args.usd or f"{0.0016 * args.branches:.4f}"
     results = []

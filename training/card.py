@@ -28,8 +28,8 @@ tags: [elastic-reasoning, budget-forcing, grpo, tiny]
 {what}
 
 Qwen3 architecture, 4 layers, hidden size 192, 1.8M parameters, 168 tokens (words, digits one by one),
-bfloat16. Loads unchanged in transformers, and has the layout that vLLM reads (not yet tried there). It knows
-one task, stock problems of 2 to 8 lines:
+bfloat16. Loads unchanged in transformers 5.17 and vLLM 0.31 (40 greedy calls under random budgets: the same
+ids in both). It knows one task, stock problems of 2 to 8 lines:
 
 > A shop has 37 apples . #1 It sells 12 . #2 It gets 3 boxes of 8 pears . How many items are left ?
 

@@ -29,7 +29,7 @@ from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.cost import find_price, require_price
 from elastic_agent.scheduler.events import RunLog
 
-DEFAULT_CAPS = Caps(usd="0.014", seconds=60)
+DEFAULT_CAPS = Caps(usd="0.02", seconds=60)
 _FRAMES = 8  # a second
 _WIDTH = 104  # where there is no terminal to ask
 
@@ -164,7 +164,15 @@ async def _elastic(
     seeds = iter(range(options.seed * 1_000_000, 1 << 62))
 
     async def ask(label: str, text: str, kind: str) -> int | None:
-        options: dict[str, Any] = {"label": label, "kind": kind, "final": label == last, "seed": next(seeds)}
+        options = {"kind": kind, "final": label == last}
+        answer = await ask_once(label, text, **options)
+        if answer is None:  # its solution was cut: what other calls gave back may pay for one twice as long
+            task.expect({kind: 1})
+            answer = await ask_once(f"{label}, again", text, solution_budget=2 * solution, **options)
+        return answer
+
+    async def ask_once(label: str, text: str, **options: Any) -> int | None:
+        options |= {"label": label, "seed": next(seeds)}
         try:
             message = await llm.ainvoke(text, temperature=sampling.temperature, **options)
         except CapExceededError:
@@ -186,8 +194,8 @@ async def _elastic(
         size = {"width": console.width, "height": console.height if console.is_terminal else 40}
         return screen(title, board.bars(elapsed), board.order(), board.total, **size)
 
+    task = scheduler.task(caps, name="shop week", expect=count_kinds(days), final_solution=solution)
     async with _shown(console, show, live=console.is_terminal and not options.json), scheduler:
-        task = scheduler.task(caps, name="shop week", expect=count_kinds(days), final_solution=solution)
         async with task:
             state: State = await graph.ainvoke(EMPTY, {"max_concurrency": 64})
         report = task.report()
