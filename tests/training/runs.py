@@ -33,5 +33,5 @@ def make_base(folder: Path, **sizes: int) -> Path:
 
 
 def dense_reward(**columns: Any) -> list[float]:
-    """A reward that random models can earn, so that groups are mixed and weights move: few distinct ids."""
-    return [1.0 - len(set(ids)) / max(1, len(ids)) + 0.01 * len(ids) for ids in columns["solution_ids"]]
+    """A reward that random models can earn, so that weights move: some ids are better."""
+    return [sum(i % 7 for i in ids) / (7 * max(1, len(ids))) for ids in columns["solution_ids"]]

@@ -1,4 +1,4 @@
-"""Budgets in training: constant within a group, dealt evenly, the same after a restart and in every process."""
+"""Budgets in training: constant in a group, dealt evenly, the same in every process and after a restart."""
 
 import json
 from collections import Counter
