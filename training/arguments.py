@@ -46,6 +46,7 @@ def make_arguments(config: TrainConfig, microbatch: int) -> Any:
         mask_truncated_completions=False,
         gradient_checkpointing=config.device.gradient_checkpointing,
         bf16=config.device.precision == "bfloat16",
+        ddp_find_unused_parameters=False,
         use_cpu=not torch.cuda.is_available(),
         logging_steps=updates,
         save_strategy="steps",

@@ -58,6 +58,8 @@ def _drawn(panel: Panel) -> list[str]:
     xs, ys = [_x(x, panel.log) for x, _ in every], [y for _, y in every]
     x_ticks = ticks(min(xs), max(xs)) if not panel.log else sorted({x for x, _ in every})
     y_ticks = ticks(min([0.0, *ys]) if panel.zero else min(ys), max(ys))
+    if all(float(x).is_integer() for x, _ in every):  # there is no batch 1.2
+        x_ticks = [tick for tick in x_ticks if float(tick).is_integer()]
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1e-9)
     y_low, y_high = y_ticks[0], y_ticks[-1]
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM

@@ -93,6 +93,8 @@ def train(
         ConfigError and its like: before anything is loaded (`elastic_agent.training.preflight`).
     """
     folder = config.output / "checkpoints"
+    first = int(os.environ.get("RANK", "0")) == 0
+    tell = tell if first else _silent
     if checkpoints(folder) and not resume:
         raise ConfigError(
             f"{folder} holds checkpoints of an earlier run: --resume goes on from them, or give another "
@@ -102,7 +104,7 @@ def train(
     start = last_good(folder, tell) if resume else None
     if resume:
         tell(f"going on from {start}" if start else f"no checkpoint in {folder}: starting from the beginning")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if first:
         _note(config, resume=start is not None, tell=tell)
     trainer = make_trainer(config, ready, Record(config.output, config.steps, tell), callbacks)
     trainer.train(resume_from_checkpoint=None if start is None else str(start))
@@ -115,6 +117,10 @@ def train(
         log = json.dumps(trainer.state.log_history, indent=1, default=str)
         (config.output / "train_log.json").write_text(log)
     return trainer
+
+
+def _silent(_: str) -> None:
+    """What the other processes of a run have to say."""
 
 
 def _note(config: TrainConfig, *, resume: bool, tell: Callable[[str], None]) -> None:

@@ -114,5 +114,7 @@ def test_plots_are_well_formed_whatever_comes() -> None:
     texts = {element.text for element in tree.iter() if element.tag.endswith("text")}
     assert {"a < b & c", "nothing yet", "log", "256"} <= texts
     assert "nan" not in figure(panels)
+    two = ElementTree.fromstring(figure([Panel("", {"": [(1, 0.5), (2, 0.6)]})]))
+    assert not {"1.2", "1.5"} & {element.text for element in two.iter()}, "there is no batch 1.2"
     ElementTree.fromstring(figure([]))
     ElementTree.fromstring(picture([{"step": 1.0, "reward": 0.5}]))
