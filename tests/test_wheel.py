@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("scheduler", "training", "integrations")
 SOURCES = ("elastic_agent", *PARTS)
-DATA = (".py", ".typed", ".json", ".jsonl", ".jinja", ".safetensors", ".md", ".txt", ".html", ".css", ".js")
+DATA = (".py", ".typed", ".json", ".jsonl", ".yaml", ".jinja", ".safetensors")
+DATA += (".md", ".txt", ".html", ".css", ".js")
 
 
 def build(source: Path, into: Path, what: str) -> Path:

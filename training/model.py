@@ -54,3 +54,21 @@ def save_model(model: Any, folder: str | Path) -> None:
     )
     narrow.save_pretrained(str(folder))
     build_tokenizer().save_pretrained(str(folder))
+
+
+def export_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Write a trained model of any base as a complete folder, weights in bfloat16, adapters merged.
+
+    The folder loads unchanged in transformers, vLLM and `ChatElasticReasoning(model=...)`. Adapters are kept
+    beside it, in `adapter/`. The model handed in is not changed.
+    """
+    import copy
+
+    import torch
+
+    narrow = copy.deepcopy(model)
+    if hasattr(narrow, "merge_and_unload"):  # peft
+        narrow.save_pretrained(str(Path(folder) / "adapter"))
+        narrow = narrow.merge_and_unload()
+    narrow.to(torch.bfloat16).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))

@@ -2,14 +2,12 @@
 
 Each sample runs through the same two-phase machine as a live call: at most t thinking tokens, the close,
 at most s solution tokens. A forced close stands in the completion, masked out of the loss and without a
-log-prob (``env_mask`` 0). All samples of one GRPO group get the same t, else the group would compare
-budgets instead of answers. t is drawn per group from a mixture: training at several budgets, some of them
-unlimited, is what keeps the unconstrained accuracy.
+log-prob (``env_mask`` 0). Which budget a group gets is decided in `elastic_agent.training.budgets`; who
+decodes is an `Engine`, of which `decode_in_process` is the one that needs nothing else.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +18,7 @@ from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, resolve_markers
 from elastic_agent.phases import SolutionEnd, TwoPhase
+from elastic_agent.training.budgets import Budgets, deal_samples, seeded
 
 Prompt = Sequence[dict[str, str]]
 RolloutFunc = Callable[[list[Any], Any], dict[str, Any]]
@@ -92,58 +91,115 @@ def roll_out(
     return [rollout_of(machine) for machine in machines]
 
 
-def group_budgets(
-    rng: random.Random, samples: int, group: int, thinking: Sequence[int | None], solution: int
-) -> list[Budget]:
-    """One budget a sample, the same within each group of `group` samples.
+@dataclass(frozen=True, slots=True)
+class Defects:
+    """Which of the authors' defects to reproduce (`authors_compat` in a config); none by default."""
 
-    The mixture is dealt out like cards, so every batch holds its parts as evenly as they go.
-    """
-    if samples % group:
-        raise ValueError(f"{samples} samples are not whole groups of {group}")
-    groups = samples // group
-    deck = [thinking[i % len(thinking)] for i in range(groups)]
-    rng.shuffle(deck)
-    return [Budget(t, solution) for t in deck for _ in range(group)]
+    forced_close_in_loss: bool = False
+    """The close that was appended is trained on like a sampled token."""
+    fake_end: bool = False
+    """A solution cut off by s is trained to end there, where padding and end of text are one token."""
+
+
+def for_loss(rollout: Rollout, tokenizer: Any, defects: Defects) -> tuple[list[int], list[int]]:
+    """(completion ids, loss mask) of one sample as TRL gets them: exactly the sampled tokens count."""
+    ids, mask = list(rollout.completion_ids), list(rollout.env_mask)
+    if defects.forced_close_in_loss:
+        mask = [1] * len(mask)
+    if defects.fake_end and not rollout.finished and tokenizer.pad_token_id == tokenizer.eos_token_id:
+        ids.append(tokenizer.eos_token_id)
+        mask.append(1)
+    return ids, mask
+
+
+Engine = Callable[[Any, Sequence[tuple[Sequence[int], Budget]], Markers, int, Sampling, int], list[Rollout]]
+"""(trainer, calls, markers, context, sampling, seed) -> one rollout a call, in their order."""
+
+_MOST_ROWS = 256  # rows decoded together, on one device
+
+
+def decode_in_process(
+    trainer: Any,
+    calls: Sequence[tuple[Sequence[int], Budget]],
+    markers: Markers,
+    context: int,
+    sampling: Sampling,
+    seed: int,
+) -> list[Rollout]:
+    """The engine "transformers": the weights in training, on the device where they are."""
+    import torch
+
+    if getattr(trainer, "is_fsdp_enabled", False) or getattr(trainer, "is_deepspeed_enabled", False):
+        raise RuntimeError(
+            "rollout.engine transformers needs whole weights on each device, and FSDP or DeepSpeed may have "
+            "spread them: launch without, train with lora, or take another engine"
+        )
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    was_training = model.training
+    model.eval()
+    try:
+        generator = torch.Generator().manual_seed(seed)
+        decoder = BatchDecoder(model, max_rows=min(len(calls), _MOST_ROWS), generator=generator)
+        return roll_out(decoder, calls, markers, context=context, sampling=sampling)
+    finally:
+        model.train(was_training)
+
+
+def batch_of(trainer: Any) -> int:
+    """Which batch of rollouts comes next, from 0: what draws depend on, so a resumed run repeats them."""
+    arguments = trainer.args
+    passes: int = arguments.steps_per_generation * arguments.num_iterations
+    accumulated: int = arguments.gradient_accumulation_steps
+    step: int = trainer.state.global_step
+    return step // max(1, passes // accumulated)
 
 
 def make_rollout_func(
     tokenizer: Any,
     *,
-    thinking: Sequence[int | None],
-    solution: int,
+    budgets: Budgets,
     context: int,
     sampling: Sampling,
     seed: int,
+    engine: Engine = decode_in_process,
+    defects: Defects | None = None,
 ) -> RolloutFunc:
     """The ``rollout_func`` for TRL's GRPOTrainer (experimental API of TRL 1.x).
 
-    TRL calls it with prompts already repeated, ``trainer.num_generations`` times each in a row.
+    TRL calls it with prompts already repeated, ``trainer.num_generations`` times each in a row; with several
+    processes each gets its part of the batch. Nothing is remembered from call to call: budgets and samples
+    follow from the seed, the number of the batch and the process.
     """
-    import torch
-
-    rng = random.Random(seed)
-    generator = torch.Generator().manual_seed(seed)
     markers = markers_of(tokenizer)
+    wrong = defects or Defects()
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        budgets = group_budgets(rng, len(prompts), trainer.num_generations, thinking, solution)
-        calls = [(prompt_ids_of(tokenizer, p), b) for p, b in zip(prompts, budgets, strict=True)]
-        was_training = model.training
-        model.eval()
-        decoder = BatchDecoder(model, max_rows=len(calls), generator=generator)
-        done = roll_out(decoder, calls, markers, context=context, sampling=sampling)
-        model.train(was_training)
+        batch, accelerator = batch_of(trainer), trainer.accelerator
+        dealt = deal_samples(
+            budgets,
+            len(prompts),
+            trainer.num_generations,
+            seed=seed,
+            batch=batch,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+        calls = [(prompt_ids_of(tokenizer, p), b) for p, b in zip(prompts, dealt, strict=True)]
+        draws = seeded(seed, batch, 1 + accelerator.process_index)
+        done = engine(trainer, calls, markers, context, sampling, draws)
+        given = [for_loss(r, tokenizer, wrong) for r in done]
         return {
             "prompt_ids": [list(r.prompt_ids) for r in done],
-            "completion_ids": [list(r.completion_ids) for r in done],
+            "completion_ids": [ids for ids, _ in given],
+            # None: TRL computes the log-probs itself, with the weights that sampled (no other engine did)
             "logprobs": None,
-            "env_mask": [list(r.env_mask) for r in done],
+            "env_mask": [mask for _, mask in given],
             "solution_ids": [list(r.solution_ids) for r in done],
             "finished": [r.finished for r in done],
+            "cut": [r.cut for r in done],
+            "forced_tokens": [r.env_mask.count(0) for r in done],
             "thinking_tokens": [r.thinking_tokens for r in done],
-            "thinking_limit": [b.thinking for b in budgets],
+            "thinking_limit": [b.thinking for b in dealt],
         }
 
     return rollout

@@ -1,7 +1,6 @@
 """Rollouts: forced is not sampled (law 6), limits are exact (law 3), the reward sees the solution alone."""
 
 import random
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,10 +9,11 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.budget import Budget
 from elastic_agent.phases import TwoPhase
+from elastic_agent.training.budgets import Spread, mixture
 from elastic_agent.training.model import new_model
 from elastic_agent.training.rewards import make_reward, solution_reward
 from elastic_agent.training.rollout import (
-    group_budgets,
+    decode_in_process,
     machine_for,
     make_rollout_func,
     markers_of,
@@ -102,15 +102,6 @@ def test_an_answer_in_the_thinking_earns_nothing(tokenizer: Any) -> None:
     assert reward(solution_ids=[rollout.solution_ids], finished=[rollout.finished], answer=[4]) == [0.0]
 
 
-def test_budgets_are_constant_within_a_group_and_dealt_evenly() -> None:
-    budgets = group_budgets(random.Random(0), 48, 6, (24, 48, 96, None), 96)
-    for start in range(0, 48, 6):
-        assert len({b.thinking for b in budgets[start : start + 6]}) == 1
-    assert Counter(b.thinking for b in budgets) == {24: 12, 48: 12, 96: 12, None: 12}
-    with pytest.raises(ValueError):
-        group_budgets(random.Random(0), 7, 6, (24,), 96)
-
-
 def test_random_rows_keep_their_limits(tokenizer: Any) -> None:
     """Law 3 on a random model: t in 0 to 40 and s in 1 to 20, all in one batch."""
     import torch
@@ -144,19 +135,57 @@ def test_random_rows_keep_their_limits(tokenizer: Any) -> None:
         assert forced == ([MARK] if rollout.cut else [])
 
 
-def test_the_rollout_func_returns_what_trl_asks_for(tokenizer: Any) -> None:
+def fake_trainer(model: Any, *, step: int = 0, group: int = 2) -> Any:
+    """What the rollout function reads of a TRL trainer: two updates a batch."""
     from types import SimpleNamespace
 
-    model = new_model(hidden=64, layers=1, heads=1, mlp=64)
-    trainer = SimpleNamespace(
-        model=model, num_generations=2, accelerator=SimpleNamespace(unwrap_model=lambda m: m)
+    return SimpleNamespace(
+        model=model,
+        num_generations=group,
+        accelerator=SimpleNamespace(unwrap_model=lambda m: m, process_index=0, num_processes=1),
+        args=SimpleNamespace(steps_per_generation=2, num_iterations=1, gradient_accumulation_steps=1),
+        state=SimpleNamespace(global_step=step),
     )
+
+
+def test_the_rollout_func_returns_what_trl_asks_for(tokenizer: Any) -> None:
+    model = new_model(hidden=64, layers=1, heads=1, mlp=64)
     rollout = make_rollout_func(
-        tokenizer, thinking=(4, None), solution=5, context=96, sampling=Sampling(1.0, 1.0), seed=0
+        tokenizer, budgets=mixture((4, None), 5), context=96, sampling=Sampling(1.0, 1.0), seed=0
     )
     prompts = [[{"role": "user", "content": p.text}] for p in make_problems(0, 2, split="train", steps=2)]
-    out = rollout([prompts[0], prompts[0], prompts[1], prompts[1]], trainer)
+    out = rollout([prompts[0], prompts[0], prompts[1], prompts[1]], fake_trainer(model))
     assert {"prompt_ids", "completion_ids", "logprobs", "env_mask", "solution_ids", "finished"} <= out.keys()
     assert all(len(v) == 4 for v in out.values() if v is not None)
     assert out["thinking_limit"][0] == out["thinking_limit"][1] != out["thinking_limit"][2]
     assert model.training
+
+
+def test_draws_follow_from_seed_and_batch_alone(tokenizer: Any) -> None:
+    """A new process that starts at batch 1 draws what the old one would have drawn: nothing is remembered."""
+    model = new_model(hidden=64, layers=1, heads=1, mlp=64)
+    prompts = [[{"role": "user", "content": p.text}] for p in make_problems(0, 2, split="train", steps=2)]
+    prompts = [prompts[0], prompts[0], prompts[1], prompts[1]]
+
+    def fresh(seed: int = 0) -> Any:
+        return make_rollout_func(
+            tokenizer,
+            budgets=Spread(0, 20, 5, unlimited=0.3),
+            context=96,
+            sampling=Sampling(1.0, 1.0),
+            seed=seed,
+        )
+
+    going = fresh()
+    batches = [going(prompts, fake_trainer(model, step=step)) for step in (0, 2, 3)]
+    assert batches[1] == fresh()(prompts, fake_trainer(model, step=2))
+    assert batches[1] == batches[2], "steps 2 and 3 are the two updates of batch 1"
+    assert batches[0]["completion_ids"] != batches[1]["completion_ids"]
+    assert batches[1]["completion_ids"] != fresh(1)(prompts, fake_trainer(model, step=2))["completion_ids"]
+
+
+def test_sharded_weights_are_refused(tokenizer: Any) -> None:
+    trainer = fake_trainer(new_model(hidden=64, layers=1, heads=1, mlp=64))
+    trainer.is_fsdp_enabled = True
+    with pytest.raises(RuntimeError, match="whole weights on each device"):
+        decode_in_process(trainer, [], markers_of(tokenizer), 96, Sampling(), 0)

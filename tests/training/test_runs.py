@@ -1,27 +1,22 @@
 """Both stages run: a few supervised steps, and GRPO steps through TRL, on small random models."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from elastic_agent.training.model import load_model, new_model, save_model
+from elastic_agent.training.grpo import _buckets
+from elastic_agent.training.model import load_model, new_model
 from elastic_agent.training.sft import SftConfig, collate, make_example, rate, train
 from elastic_agent.training.tokenizer import CLOSE, END, THINK, vocabulary
-from elastic_agent.training.trainer import E1Config, _buckets, make_trainer_class, parse_mixture
 from elastic_agent.training.trainer import train as train_e1
+from tests.training.runs import make_base, small
 
 
 @pytest.fixture(scope="module")
 def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("base")
-    save_model(new_model(hidden=64, layers=1, heads=2, mlp=64), folder)
-    return folder
+    return make_base(tmp_path_factory.mktemp("base"))
 
 
 def test_examples_hold_one_prefilled_thinking_block_and_train_on_the_assistant_alone() -> None:
@@ -117,10 +112,6 @@ def test_muon_steps_are_orthogonal() -> None:
     assert singular.max() < 1.4
 
 
-def test_budget_mixtures_are_read_from_the_command_line() -> None:
-    assert parse_mixture("24, 48,none") == (24, 48, None)
-
-
 def test_buckets_hold_every_row_once_and_keep_their_room() -> None:
     lengths = [5, 50, 7, 90, 6]
     order = sorted(range(5), key=lambda row: lengths[row])
@@ -133,18 +124,7 @@ def test_grpo_runs_through_trl_with_the_close_masked(small_base: Path, tmp_path:
     """Two real steps; then the loss sees only sampled tokens, and buckets change no log-prob."""
     import torch
 
-    config = E1Config(
-        base=small_base,
-        output=tmp_path,
-        steps=2,
-        prompts=4,
-        group=2,
-        thinking=(4, 8),
-        solution=6,
-        context=128,
-        save_every=1000,
-        bucket_tokens=200,
-    )
+    config = small(small_base, tmp_path)
     trainer = train_e1(config)
     assert (tmp_path / "model.safetensors").exists()
     log = json.loads((tmp_path / "train_log.json").read_text())
@@ -165,9 +145,3 @@ def test_grpo_runs_through_trl_with_the_close_masked(small_base: Path, tmp_path:
     )
     real = batch["completion_mask"] == 1
     assert torch.allclose(bucketed[real], plain[real], atol=1e-4)
-
-
-def test_configs_are_values(small_base: Path) -> None:
-    config = E1Config(base=small_base, output=small_base)
-    assert replace(config, seed=1).seed == 1
-    assert make_trainer_class().__name__ == "BucketedGRPOTrainer"

@@ -1,0 +1,117 @@
+"""The `budgets` section of a training config, and what all sections are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from elastic_agent.budget import Budget
+from elastic_agent.training.budgets import Budgets, Granted, Mixture, Schedule, Spread, mixture
+
+
+def no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+def _tokens(value: object) -> object:
+    """YAML has null for no limit; people also write none."""
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "inf") else no_bool(value)
+
+
+def several(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
+Thinking = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_tokens)]
+Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Unknown fields are errors, and strings under fields document them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Stage(Section):
+    """One stage of a schedule of budgets."""
+
+    steps: Count
+    """Batches that this stage lasts; the last stage lasts to the end of the run."""
+    thinking: tuple[Thinking, ...]
+    """The t* of this stage, in equal parts; null is unlimited."""
+    solution: Count
+    """s* of this stage."""
+
+    @field_validator("thinking", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return several(value)
+
+
+class BudgetsConfig(Section):
+    """Which budget each group of samples gets. t is constant within a group."""
+
+    kind: Literal["mixture", "uniform", "log-uniform", "grants", "schedule"] = "mixture"
+    """Mixture: the t* of `thinking` in equal parts (one entry: a fixed t*). Uniform and log-uniform: t*
+    between `low` and `high`, drawn for each group. Grants: (t, s) as a scheduler granted them in `logs`.
+    Schedule: one stage of `stages` after another."""
+    thinking: tuple[Thinking, ...] = ()
+    """mixture: the t*, in tokens. null is unlimited and holds the unconstrained accuracy; an entry given
+    twice is twice as frequent. A single number may stand without brackets."""
+    solution: Count | None = None
+    """s*, in tokens, for every sample: needed by mixture, uniform and log-uniform. It need not be t*."""
+    low: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] | None = None
+    """uniform, log-uniform: the smallest t*."""
+    high: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] | None = None
+    """uniform, log-uniform: the largest t*."""
+    unlimited: Share = 0.0
+    """uniform, log-uniform, grants: share of the groups whose thinking is not limited."""
+    logs: tuple[str, ...] = ()
+    """grants: run logs (`run.jsonl`), or folders of them."""
+    kinds: tuple[str, ...] = ()
+    """grants: the kinds of calls to take; none named: all."""
+    stages: tuple[Stage, ...] = ()
+    """schedule: stages in order, each with steps, thinking and solution."""
+
+    @field_validator("thinking", "logs", "kinds", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return several(value)
+
+    @model_validator(mode="after")
+    def _complete(self) -> BudgetsConfig:
+        used = {
+            "mixture": {"thinking", "solution"},
+            "uniform": {"low", "high", "solution"},
+            "log-uniform": {"low", "high", "solution"},
+            "grants": {"logs"},
+            "schedule": {"stages"},
+        }[self.kind]
+        missing = [name for name in sorted(used) if getattr(self, name) in (None, ())]
+        if missing:
+            raise ValueError(f"kind {self.kind} needs {', '.join(missing)}")
+        optional = {"mixture": set(), "grants": {"unlimited", "kinds"}, "schedule": set()}
+        allowed = used | {"kind"} | optional.get(self.kind, {"unlimited"})
+        surplus = sorted(self.model_fields_set - allowed)
+        if surplus:
+            raise ValueError(f"{', '.join(surplus)}: not used by kind {self.kind}")
+        if self.kind != "grants":
+            self.distribution(())  # says what is wrong with the numbers
+        return self
+
+    def distribution(self, grants: tuple[Budget, ...]) -> Budgets:
+        """The distribution that this stands for; `grants` are what `logs` hold, read by the caller."""
+        if self.kind == "grants":
+            return Granted(grants, self.unlimited)
+        if self.kind == "schedule":
+            return Schedule(tuple((s.steps, mixture(s.thinking, s.solution)) for s in self.stages))
+        assert self.solution is not None
+        if self.kind == "mixture":
+            return Mixture(tuple(Budget(t, self.solution) for t in self.thinking))
+        assert self.low is not None
+        assert self.high is not None
+        return Spread(self.low, self.high, self.solution, self.kind == "log-uniform", self.unlimited)

@@ -1,0 +1,197 @@
+"""What decides a training run, as documented fields: the schema of `elastic-agent train --config FILE`.
+
+The string under a field is its documentation; `elastic-agent train --fields` prints them all. How a config
+is put together from a preset, a file and the command line is in `elastic_agent.training.configure`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from elastic_agent.training.budget_fields import BudgetsConfig, Count, Section, no_bool, several
+
+Positive = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
+DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
+Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]
+
+
+class DataConfig(Section):
+    """Where the problems come from."""
+
+    source: str = "stock"
+    """A source by name; "stock" makes problems without end."""
+    path: Path | None = None
+    """A file of the source, where it reads one."""
+    longest_prompt: Count | None = None
+    """Problems whose prompt has more tokens are left out, and counted; null: such a problem is an error."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Whatever else the source takes, handed on as it is."""
+
+
+class RewardConfig(Section):
+    """What a solution is worth. Every reward reads the solution alone."""
+
+    name: str = "answer"
+    """A reward by name; "answer" gives 1 for the right answer of a stock problem in a finished solution."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Whatever else the reward takes, handed on as it is."""
+
+
+class RolloutConfig(Section):
+    """How samples are made."""
+
+    prompts: Count = 16
+    """Problems a batch, over all devices."""
+    group: Annotated[int, BeforeValidator(no_bool), Field(ge=2)] = 12
+    """Samples a problem; all of one group share one budget."""
+    context: Count = 512
+    """Most tokens of a sample, prompt included: the bound of unlimited thinking."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampling temperature; the loss divides by it too, so what is sampled is what is trained."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling; below 1 the sampled distribution is no longer quite the trained one."""
+    engine: str = "transformers"
+    """What decodes: "transformers", in this process, which needs whole weights on each device."""
+
+
+class LearningConfig(Section):
+    """The update."""
+
+    rate: Positive = 1.5e-4
+    """Learning rate of AdamW, after warm-up."""
+    schedule: str = "linear"
+    """The rate after warm-up, by transformers' name: "linear" falls to zero, "constant" stays."""
+    warmup_steps: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] = 5
+    """Updates in which the rate rises."""
+    minibatches: Count = 1
+    """Parts of a batch, one update each. From two on the policy moves within a batch: the ratio to the
+    log-probs at sampling time leaves 1, and clipping can bite."""
+    iterations: Count = 1
+    """Passes over each batch; updates a batch = minibatches x iterations."""
+    clip_low: Positive = 0.2
+    """PPO clip range below 1."""
+    clip_high: Positive = 0.2
+    """PPO clip range above 1."""
+    kl: Positive = 0.0
+    """Weight of the KL term (low variance, k3) against the base; 0 leaves the base out of memory."""
+    entropy: Positive = 0.0
+    """Weight of the entropy bonus."""
+    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
+    """TRL's loss type; "dapo" is the mean over all sampled tokens of the batch."""
+    weight_decay: Positive = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: Positive = 0.5
+    """Gradients are scaled down to this norm."""
+
+
+class LoraConfig(Section):
+    """Train low-rank adapters (peft) and leave the base as it is. The model written is merged."""
+
+    rank: Count = 16
+    """Rank of the adapters."""
+    alpha: Count = 32
+    """Scale: alpha / rank multiplies what the adapters add."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout in front of the adapters. It makes the ratio differ from 1 by itself: better left at 0."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the modules that get an adapter."""
+
+
+class DeviceConfig(Section):
+    """How a run lies on the hardware. Nothing here changes what is learnt, rounding aside."""
+
+    microbatch: Count | None = None
+    """Samples in one forward and backward pass on one device; null: a whole mini-batch at once."""
+    bucket_tokens: Count = 8192
+    """Padded tokens in one forward pass of the log-probs; batches mix short and long samples."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 computes in it, with the weights kept in float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    threads: Count = 1
+    """torch threads on a CPU."""
+
+
+class CheckpointConfig(Section):
+    """What survives a crash."""
+
+    every: Count = 20
+    """Batches between checkpoints. Each holds the whole state: a resumed run ends with the same weights."""
+    keep: Count = 2
+    """Checkpoints to keep; older ones are removed once a newer one is complete."""
+
+
+class About(Section):
+    """What a preset says of itself; no run reads it."""
+
+    what: str = ""
+    """Which recipe this is, and from where."""
+    launch: str = ""
+    """The command."""
+    memory: str = ""
+    """Memory on a device: an estimate, with the arithmetic."""
+    time: str = ""
+    """Time of the run: an estimate, with the arithmetic."""
+
+
+class TrainConfig(Section):
+    """Everything that decides a run."""
+
+    base: str
+    """Embedded model (e1-tiny-base), model folder or hub id to start from."""
+    output: Path
+    """Folder for the model, its log and the checkpoints."""
+    seed: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] = 0
+    """Seeds the problems, the budgets and the sampling."""
+    steps: Count
+    """Batches of rollouts, each followed by learning.minibatches x learning.iterations updates."""
+    budgets: BudgetsConfig
+    """Which budget each group of samples gets."""
+    rollout: RolloutConfig = RolloutConfig()
+    """How samples are made."""
+    data: DataConfig = DataConfig()
+    """Where the problems come from."""
+    reward: RewardConfig = RewardConfig()
+    """What a solution is worth."""
+    learning: LearningConfig = LearningConfig()
+    """The update."""
+    lora: LoraConfig | None = None
+    """Low-rank adapters; null trains all weights."""
+    device: DeviceConfig = DeviceConfig()
+    """How the run lies on the hardware."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What survives a crash."""
+    report_to: tuple[str, ...] = ()
+    """Where metrics go besides metrics.csv, by transformers' name: wandb, tensorboard, trackio, ..."""
+    authors_compat: tuple[Defect, ...] = ()
+    """Defects of the authors' code to reproduce; true means all. "forced-close-in-loss": the close that was
+    appended is trained on; "inert-clipping": the ratio is not clipped; "fake-end": a solution cut off by s is
+    trained to end there, when the tokenizer pads with its end of text. Not among them: end of text while
+    thinking, where theirs masks what follows and ours takes it out and lets the model answer."""
+    about: About = About()
+    """What a preset says of itself."""
+
+    @field_validator("authors_compat", mode="before")
+    @classmethod
+    def _all_or_some(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return DEFECTS if value else ()
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return several(value)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates a batch."""
+        return self.learning.minibatches * self.learning.iterations
+
+    @property
+    def samples(self) -> int:
+        """Samples a batch, over all devices."""
+        return self.rollout.prompts * self.rollout.group

@@ -1,0 +1,90 @@
+"""The budgets that a scheduler really handed out, read from its run logs.
+
+A run log (`run.jsonl`, `BudgetScheduler(..., log=...)`) holds one JSON object a line. Of these the events
+called "grant" matter here: `granted` is {"thinking": t, "solution": s} and `kind` says what sort of call got
+it. Training on them is training for the cuts that the model will meet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from elastic_agent.budget import Budget
+from elastic_agent.errors import ElasticError
+
+
+class GrantLogError(ElasticError, ValueError):
+    """A run log that can't be trained on; names the file, and the line where there is one."""
+
+
+def parse_grants(
+    lines: Iterable[str], *, name: str = "run.jsonl", kinds: Sequence[str] = ()
+) -> list[tuple[str, Budget]]:
+    """(kind, budget) of every grant in the lines of one log; of some `kinds` of calls only, if any are named.
+
+    Raises:
+        GrantLogError: a line is no JSON object, or a grant is malformed. An unfinished last line is what a
+            killed run leaves behind: it is left out.
+    """
+    found: list[tuple[str, Budget]] = []
+    pending: GrantLogError | None = None
+    for number, line in enumerate(lines, 1):
+        if pending is not None:
+            raise pending
+        if not line.strip():
+            continue
+        where = f"{name}, line {number}"
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError as error:
+            pending = GrantLogError(f"{where} is not JSON ({error.msg}, column {error.colno})")
+            if line.endswith("\n"):
+                raise pending from None
+            continue
+        if not isinstance(event, dict):
+            raise GrantLogError(f"{where} is not an event: expected a JSON object")
+        if event.get("event") != "grant":
+            continue
+        granted, kind = event.get("granted"), str(event.get("kind", "call"))
+        if not isinstance(granted, dict) or not {"thinking", "solution"} <= granted.keys():
+            raise GrantLogError(
+                f'{where}: a grant without its budget; expected "granted": {{"thinking": t, "solution": s}}'
+            )
+        try:
+            budget = Budget(granted["thinking"], granted["solution"])
+        except ElasticError as error:
+            raise GrantLogError(f"{where}: {error}") from None
+        if not kinds or kind in kinds:
+            found.append((kind, budget))
+    return found
+
+
+def read_grants(paths: Sequence[str | Path], kinds: Sequence[str] = ()) -> list[Budget]:
+    """Every budget granted in these logs; a folder means all `*.jsonl` below it.
+
+    Raises:
+        GrantLogError: no such file, a malformed line, or no grant at all.
+    """
+    files: list[Path] = []
+    for given in paths:
+        path = Path(given).expanduser()
+        if not path.exists():
+            raise GrantLogError(f"there is no run log {path}")
+        files += sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    grants: list[tuple[str, Budget]] = []
+    seen: set[str] = set()
+    for file in files:
+        with file.open(encoding="utf-8") as lines:
+            every = parse_grants(lines, name=str(file))
+        seen |= {kind for kind, _ in every}
+        grants += [found for found in every if not kinds or found[0] in kinds]
+    if not grants:
+        named = ", ".join(str(path) for path in paths) or "no file"
+        if seen:
+            raise GrantLogError(
+                f"no grant of kind {', '.join(kinds)} in {named}: it has {', '.join(sorted(seen))}"
+            )
+        raise GrantLogError(f"no grants in {named}: a scheduler writes them with BudgetScheduler(log=...)")
+    return [budget for _, budget in grants]

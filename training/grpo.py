@@ -1,0 +1,139 @@
+"""TRL's GRPOTrainer with three additions, each an override of one method; nothing of TRL is copied.
+
+- Log-probs are computed in buckets of like length: batches that mix t=24 with unlimited thinking would
+  otherwise be padding for the most part.
+- Every batch is measured segment by segment (`elastic_agent.training.segments`), where rewards and rollouts
+  are known together; the numbers take TRL's own way to every `report_to`.
+- A checkpoint is sealed when it is whole (`elastic_agent.training.checkpoints`), and a full disk costs a
+  checkpoint, not the run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from elastic_agent.training.checkpoints import checkpoints, fault, prune, seal, unseal
+from elastic_agent.training.segments import Sample, segment_metrics
+
+_MOST_FAILURES = 3  # checkpoints in a row that may fail before the run is stopped
+
+
+def make_trainer_class() -> Any:
+    """The trainer's class; made when called, since TRL takes seconds to import."""
+    import torch
+    from accelerate.utils import gather_object
+    from trl import GRPOTrainer
+
+    class BucketedGRPOTrainer(GRPOTrainer):
+        bucket_tokens = 8192
+        context = 1 << 20
+        keep_checkpoints = 2
+        failed_checkpoints = 0
+
+        def _get_per_token_logps_and_entropies(
+            self,
+            model: Any,
+            input_ids: Any,
+            attention_mask: Any,
+            logits_to_keep: int,
+            *args: Any,
+            **kwargs: Any,
+        ) -> Any:
+            prompts = attention_mask[:, :-logits_to_keep].sum(1)
+            answers = attention_mask[:, -logits_to_keep:].sum(1)
+            order = torch.argsort(prompts + answers)
+            split = input_ids.shape[1] - logits_to_keep
+            kept: list[tuple[Any, Any, Any]] = []
+            for rows in _buckets(order.tolist(), (prompts + answers).tolist(), self.bucket_tokens):
+                left, right = int(prompts[rows].max()), int(answers[rows].max())
+                window = slice(split - left, split + right)
+                logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+                    model, input_ids[rows, window], attention_mask[rows, window], right, *args, **kwargs
+                )
+                pad = (0, logits_to_keep - right)
+                fill = torch.nn.functional.pad
+                kept.append((rows, fill(logps, pad), None if entropies is None else fill(entropies, pad)))
+            back = torch.argsort(torch.tensor([row for rows, _, _ in kept for row in rows]))
+            every = torch.cat([logps for _, logps, _ in kept])[back]
+            if kept[0][2] is None:
+                return every, None, None
+            return every, torch.cat([entropies for _, _, entropies in kept])[back], None
+
+        def _calculate_rewards(
+            self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
+        ) -> Any:
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            if not inputs or "thinking_limit" not in inputs[0]:
+                return rewards
+            total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+            total[torch.isnan(rewards).all(dim=1)] = torch.nan
+            measured = gather_object([_measured(row) for row in inputs])
+            samples = [
+                Sample(**numbers, reward=reward)
+                for numbers, reward in zip(measured, total.tolist(), strict=True)
+            ]
+            model: Any = self.model
+            mode = "train" if model.training else "eval"
+            group: Any = self.num_generations if model.training else self.num_generations_eval
+            for name, value in segment_metrics(samples, group, self.context).items():
+                self._metrics[mode][name].append(value)
+            return rewards
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            folder = Path(self._get_output_dir(trial=trial))
+            checkpoint = folder / f"checkpoint-{self.state.global_step}"
+            alone = self.accelerator.num_processes == 1
+            if self.accelerator.is_main_process:
+                unseal(checkpoint)
+            try:
+                super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
+                self.accelerator.wait_for_everyone()
+                if self.accelerator.is_main_process:
+                    seal(checkpoint)
+            except Exception as error:
+                # With several processes the others would wait for ever. What fails is not only OSError: torch
+                # and safetensors report a full disk as errors of their own.
+                self.failed_checkpoints += 1
+                if not alone or self.failed_checkpoints >= _MOST_FAILURES:
+                    raise
+                shutil.rmtree(checkpoint, ignore_errors=True)
+                good = [path.name for _, path in checkpoints(folder) if fault(path) is None]
+                print(
+                    f"{checkpoint.name} could not be written ({error}); training goes on, and the last good "
+                    f"one is {good[-1] if good else 'still to come'}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                return
+            self.failed_checkpoints = 0
+            if self.accelerator.is_main_process:
+                prune(folder, self.keep_checkpoints)
+
+    return BucketedGRPOTrainer
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `Sample` but for its reward, from what the rollout handed on."""
+    return {
+        "limit": row["thinking_limit"],
+        "thinking": row["thinking_tokens"],
+        "solution": len(row["solution_ids"]),
+        "forced": row["forced_tokens"],
+        "cut": row["cut"],
+        "finished": row["finished"],
+    }
+
+
+def _buckets(order: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Rows in rising order of length, cut into buckets of at most `room` padded tokens."""
+    buckets: list[list[int]] = []
+    for row in order:
+        if buckets and (len(buckets[-1]) + 1) * lengths[row] <= room:
+            buckets[-1].append(row)
+        else:
+            buckets.append([row])
+    return buckets

@@ -1,0 +1,81 @@
+"""What a batch of rollouts looked like, segment by segment: the metrics of a training step, without IO.
+
+`groups/decided_by_truncation` is the share of groups in which truncation alone decides the advantage: the
+rewards of the group differ, yet they do not differ among samples of one fate, where the fate of a sample is
+(was its thinking cut, did its solution end within s). Such a group teaches only to stay within the limits.
+`groups/mixed` is the share of groups whose rewards differ at all; the others teach nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of a batch. `reward` is nan when no reward function could score it."""
+
+    limit: int | None
+    """Its t; None is unlimited."""
+    thinking: int
+    solution: int
+    forced: int
+    """Tokens that were appended, not sampled."""
+    cut: bool
+    """The close was forced."""
+    finished: bool
+    """The solution ended by itself."""
+    reward: float
+
+
+def segment_metrics(samples: Sequence[Sample], group: int, context: int) -> dict[str, float]:
+    """Metrics of one batch, whose groups of `group` samples stand together. nan where there is nothing to
+    take a mean of, such as the reward of cut samples in a batch without any."""
+    groups = [samples[i : i + group] for i in range(0, len(samples), group)]
+    found = {
+        "thinking/mean_length": _mean(s.thinking for s in samples),
+        "solution/mean_length": _mean(s.solution for s in samples),
+        "thinking/cut": _mean(s.cut for s in samples),
+        "solution/unfinished": _mean(not s.finished for s in samples),
+        "forced_tokens": float(sum(s.forced for s in samples)),
+        "reward/cut": _mean(s.reward for s in samples if s.cut),
+        "reward/uncut": _mean(s.reward for s in samples if not s.cut),
+        "groups/mixed": _mean(_differ(s.reward for s in g) for g in groups),
+        "groups/decided_by_truncation": _mean(decided_by_truncation(g) for g in groups),
+    }
+    return found | histogram([g[0].limit for g in groups if g], context)
+
+
+def decided_by_truncation(group: Iterable[Sample]) -> bool:
+    """The rewards differ, but not among samples of one fate."""
+    fates: dict[tuple[bool, bool], list[float]] = defaultdict(list)
+    for sample in group:
+        fates[sample.cut, sample.finished].append(sample.reward)
+    differ = _differ(reward for rewards in fates.values() for reward in rewards)
+    return differ and not any(_differ(rewards) for rewards in fates.values())
+
+
+def histogram(limits: Sequence[int | None], context: int) -> dict[str, float]:
+    """Share of groups by t: "budget/t<=64" holds 33 to 64. The bins depend on the context alone, so that a
+    run has the same columns from its first step to its last."""
+    bounds = [0, 8]
+    while bounds[-1] < context:
+        bounds.append(bounds[-1] * 2)
+    counts = {f"budget/t<={bound}": 0 for bound in bounds} | {"budget/unlimited": 0}
+    for t in limits:
+        bound = None if t is None else next((b for b in bounds if t <= b), bounds[-1])
+        counts["budget/unlimited" if bound is None else f"budget/t<={bound}"] += 1
+    return {name: count / max(1, len(limits)) for name, count in counts.items()}
+
+
+def _differ(rewards: Iterable[float]) -> bool:
+    known = [reward for reward in rewards if not math.isnan(reward)]
+    return bool(known) and max(known) - min(known) > 1e-9
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [float(value) for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
