@@ -193,6 +193,7 @@ def test_your_own_file_needs_a_question_and_an_answer(write: Write) -> None:
         ({"question": "?", "answer": True}, "the answer must be text or a number, not bool"),
         ({"question": "?", "answer": None}, "it has no answer"),
         ({"question": "?", "answer": "\ud800"}, "lone surrogate"),
+        ({"question": "?", "answer": 1, "id": "\ud800"}, "the id holds half a character"),
         ({"question": "?", "tests": [1]}, "must be a list of objects"),
         (["question"], "must be an object with columns, not a list"),
     ],

@@ -159,8 +159,9 @@ def _problem(where: str, row: Row, source: Source, split: str, number: int) -> P
         answer, alternatives = source.answers(row, row[_column(where, row, names, "answer")])
         if answer is None:
             raise Unusable("it has no answer or tests that can be checked")
+    name = next((row[key] for key in ID if row.get(key) not in (None, "")), number)
     return Problem(
-        id=f"{source.name}/{next((row[key] for key in ID if row.get(key) not in (None, '')), number)}",
+        id=f"{source.name}/{text_of(str(name), 'the id')}",
         question=question,
         kind="code" if code else "math",
         source=source.name,

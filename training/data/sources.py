@@ -38,8 +38,10 @@ def codeforces_question(row: Row) -> Any:
     parts = [str(row["description"] or "")]
     for title, name in (("Input", "input_format"), ("Output", "output_format"), ("Note", "note")):
         parts += [f"{title}\n{row[name]}"] if row.get(name) else []
-    for example in row.get("examples") or []:
-        parts.append(f"Example input\n{example.get('input')}\nExample output\n{example.get('output')}")
+    examples = row.get("examples")
+    for example in examples if isinstance(examples, list) else []:
+        if isinstance(example, Mapping):
+            parts.append(f"Example input\n{example.get('input')}\nExample output\n{example.get('output')}")
     return "\n\n".join(parts)
 
 
