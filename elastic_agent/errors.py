@@ -7,6 +7,7 @@
     ├── NoMarkersError                    the model has no end-of-thinking marker
     ├── UnknownPriceError                 a money cap, but no price for the model
     ├── ContextLengthError                the prompt does not fit
+    ├── DataError (ValueError)            a data set that can't be read, trained on or graded
     ├── CapExceededError                  refused before a token was spent: what was needed, what is left
     │   └── DeadlineError                 the same for time
     ├── TaskClosedError                   a call on a task that has ended
@@ -48,6 +49,10 @@ class UnknownPriceError(ElasticError):
 
 class ContextLengthError(ElasticError):
     """Prompt, close and solution do not fit into the model's context."""
+
+
+class DataError(ElasticError, ValueError):
+    """A data set that can't be read, trained on or graded: says which file, which line and what is wrong."""
 
 
 class CapExceededError(ElasticError):

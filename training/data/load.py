@@ -1,0 +1,248 @@
+"""Load a set: by name from the hub, by name from a file in the same format, or your own file.
+
+Your own file is JSON lines (or a JSON list, CSV, parquet) in UTF-8 with, in every row,
+    question   also called problem or prompt: text
+    and either
+    answer     text or a number; a list means that each entry is right
+    or
+    tests      [{"input": "1 2\\n", "output": "3\\n"}, ...] for a program on standard input; with entry_point
+               (the function's name) input is the list of its arguments; or ["assert f(1) == 2", ...]
+and, where you have them, id, starter_code, difficulty, year. Further columns are kept in `Problem.meta`.
+
+In your own file every row must be right: an error names file, line and column. Of a published set, rows that
+have no answer or no tests for Python are left out, and a DataWarning says how many and why.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from elastic_agent.errors import DataError
+from elastic_agent.training.data.answers import Unusable, text_of
+from elastic_agent.training.data.cases import COLUMNS, has_cases, read_cases
+from elastic_agent.training.data.dedup import normalise
+from elastic_agent.training.data.files import Placed, Row, read_rows
+from elastic_agent.training.data.schema import Case, DataWarning, Problem
+from elastic_agent.training.data.sources import ANSWER, QUESTION, Source, source_named
+from elastic_agent.training.stock_problems import Split, make_problems
+
+OWN = Source("own", "math", "train", hub="")
+ID = ("id", "ID", "unique_id", "task_id", "question_id", "problem_id", "idx")
+# Kept in Problem.meta; the rest of a published set (solutions, model outputs) is not carried along.
+KEPT = (
+    *("unit", "error", "answer_type", "is_multiple_answer", "subfield", "subject", "level", "type", "domain"),
+    *("url", "platform", "contest_id", "contest_date", "contest_start", "rating", "index", "tags"),
+    *("time_limit", "memory_limit", "generated_checker", "official_tests_complete"),
+)
+READ = {*QUESTION, *ANSWER, *COLUMNS, *ID, "starter_code", "entry_point", "solution", "private_test_cases"}
+
+
+def load(
+    name: str | None = None,
+    *,
+    path: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    allow_duplicates: bool = False,
+) -> list[Problem]:
+    """The problems of a set in order.
+
+    Args:
+        name: a name of `SOURCES`; None with `path` for your own file.
+        path: a file or folder instead of the hub, in the format of either.
+        split: instead of the set's usual one.
+        limit: stop after this many problems (read from the hub as a stream, so nothing else is fetched).
+        allow_duplicates: accept a set of which more than half repeats itself.
+
+    Raises:
+        DataError: unknown name, unreadable file, missing column, a set that is empty or mostly duplicates.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit must be at least 1, not {limit}")
+    if name is None and path is None:
+        raise DataError("load() needs the name of a set, or path= for your own file")
+    source = OWN if name is None else source_named(name)
+    split = split or source.split
+    rows = _from_hub(source, split, limit) if path is None else read_rows(path, split)
+    at = str(path) if path is not None else f"{source.hub} ({split})"
+    left_out: Counter[str] = Counter()
+    problems = list(islice(_problems(rows, source, split, left_out), limit))
+    if not problems:
+        why = f": {_counts(left_out)}" if left_out else ", it has no rows"
+        raise DataError(f"{at} gives no problem{why}")
+    if left_out:
+        warnings.warn(DataWarning(f"{at}: left out {_counts(left_out)}"), stacklevel=2)
+    _check_duplicates(problems, at, allow_duplicates)
+    return problems
+
+
+def stock(count: int, *, split: Split = "train", seed: int = 0, steps: int | None = None) -> list[Problem]:
+    """`count` stock problems (the task of e1-tiny) in the same schema; `steps` is their difficulty."""
+    return [
+        Problem(
+            id=f"stock/{split}/{seed}/{number}",
+            question=problem.text,
+            kind="stock",
+            source="stock",
+            split=split,
+            answer=str(problem.answer),
+            difficulty=float(len(problem.steps)),
+        )
+        for number, problem in enumerate(make_problems(seed, count, split=split, steps=steps))
+    ]
+
+
+def _from_hub(source: Source, split: str, limit: int | None) -> Iterator[Placed]:
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise DataError("the hub needs `datasets`: pip install 'elastic-agent[train]'") from error
+    try:
+        rows = load_dataset(source.hub, source.config, split=split, streaming=limit is not None)
+        for number, row in enumerate(rows, 1):
+            yield f"{source.hub}, row {number}", row
+    # Offline, gated, renamed, without this split, cut off: the library has no common base for its errors.
+    except Exception as error:
+        raise DataError(
+            f"{source.name} ({source.hub}, split {split}) can't be had from the hub: "
+            f"{type(error).__name__}: {error}. With a copy of it: load({source.name!r}, path=FILE_OR_FOLDER)"
+        ) from error
+
+
+def _problems(
+    rows: Iterator[Placed], source: Source, split: str, left_out: Counter[str]
+) -> Iterator[Problem]:
+    seen: Counter[str] = Counter()
+    for number, (where, row) in enumerate(rows):
+        if any(key in row and row[key] not in wanted for key, wanted in source.where.items()):
+            continue
+        try:
+            problem = _problem(where, row, source, split, number)
+        except Unusable as why:
+            if source is OWN:
+                raise DataError(f"{where}: {why}") from None
+            left_out[str(why)] += 1
+            continue
+        if source.years and problem.year and not source.years[0] <= problem.year <= source.years[1]:
+            continue
+        # Two files of a folder may both count from 0.
+        seen[problem.id] += 1
+        yield replace(problem, id=f"{problem.id}#{seen[problem.id]}") if seen[problem.id] > 1 else problem
+
+
+def _problem(where: str, row: Row, source: Source, split: str, number: int) -> Problem:
+    asked = source.question(row) if source.question else None
+    if asked is None:
+        asked = row[_column(where, row, QUESTION, "question")]
+    if asked is None or not (question := text_of(asked, "the question")):
+        raise Unusable("its question is empty")
+    code = source.kind == "code" or (source is OWN and has_cases(row))
+    answer: str | None = None
+    alternatives: tuple[str, ...] = ()
+    tests: tuple[Case, ...] = ()
+    entry: str | None = None
+    if code:
+        _column(where, row, COLUMNS, "tests")
+        tests, entry = read_cases(row)
+    else:
+        # "tests" is named too, where it might have been meant.
+        names = (*ANSWER, "tests") if source is OWN else ANSWER
+        answer, alternatives = source.answers(row, row[_column(where, row, names, "answer")])
+        if answer is None:
+            raise Unusable("it has no answer or tests that can be checked")
+    name = next((row[key] for key in ID if row.get(key) not in (None, "")), number)
+    return Problem(
+        id=f"{source.name}/{text_of(str(name), 'the id')}",
+        question=question,
+        kind="code" if code else "math",
+        source=source.name,
+        split=split,
+        answer=answer,
+        alternatives=alternatives,
+        tests=tests,
+        entry_point=entry,
+        starter_code=_starter(row),
+        difficulty=_number(row, "difficulty", "level", "rating"),
+        year=_year(row),
+        meta=_meta(row, source),
+    )
+
+
+def _column(where: str, row: Row, names: Sequence[str], what: str) -> str:
+    """The first of `names` that the row has. Raises DataError that names the nearest column there is."""
+    for name in names:
+        if name in row:
+            return name
+    near = [
+        (difflib.SequenceMatcher(None, str(key).lower(), name).ratio(), key) for key in row for name in names
+    ]
+    nearest = max(near, default=(0.0, ""), key=lambda pair: pair[0])
+    hint = f'; the nearest is "{nearest[1]}"' if nearest[0] > 0.6 else ""
+    listed = ", ".join(dict.fromkeys(name.lower() for name in names[:4]))
+    there = ", ".join(map(str, islice(row, 20))) or "none"
+    raise DataError(f"{where}: no column for the {what} ({listed}){hint}. Columns: {there}")
+
+
+def _starter(row: Row) -> str:
+    # HumanEval's prompt is the code to complete: the signature and its docstring.
+    code = row.get("starter_code") or (row.get("prompt") if "canonical_solution" in row else "")
+    if not isinstance(code, str):
+        return ""
+    text_of(code, "the starter code")
+    return code
+
+
+def _number(row: Row, *names: str) -> float | None:
+    for name in names:
+        try:
+            value = float(row[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+        # -1 is the authors' "unknown".
+        if math.isfinite(value) and value >= 0:
+            return value
+    return None
+
+
+def _year(row: Row) -> int | None:
+    for name in ("year", "Year", "contest_start_year", "contest_date", "url"):
+        pattern = r"/((?:19|20)\d\d)_" if name == "url" else r"^((?:19|20)\d\d)(?!\d)"
+        if found := re.search(pattern, str(row.get(name) or "")):
+            return int(found[1])
+    return None
+
+
+def _meta(row: Row, source: Source) -> Mapping[str, Any]:
+    names = [name for name in row if name not in READ] if source is OWN else KEPT
+    kept = {name: row[name] for name in names if row.get(name) not in (None, "", [])}
+    if isinstance(row.get("difficulty"), str):
+        kept["difficulty"] = row["difficulty"]
+    return kept
+
+
+def _counts(left_out: Counter[str]) -> str:
+    return ", ".join(f"{count} rows because {why}" for why, count in left_out.most_common(5))
+
+
+def _check_duplicates(problems: list[Problem], at: str, allowed: bool) -> None:
+    """More than half of a set repeated is a mistake (a file written twice, samples instead of problems)."""
+    repeats = len(problems) - len({(normalise(p.question), p.starter_code) for p in problems})
+    if repeats * 2 > len(problems) and not allowed:
+        raise DataError(
+            f"{at}: {repeats} of {len(problems)} problems repeat an earlier one. If that is meant, "
+            "pass allow_duplicates=True; deduplicate() removes them"
+        )
+    if repeats:
+        warnings.warn(
+            DataWarning(f"{at}: {repeats} of {len(problems)} problems repeat an earlier one (deduplicate())"),
+            stacklevel=3,
+        )

@@ -1,0 +1,145 @@
+"""The one schema: what a problem is, whichever set it comes from, and what TRL gets to see of it.
+
+A math problem has a reference answer, a code problem has tests, a stock problem is one of
+`elastic_agent.training.stock_problems`. Rows for TRL hold the chat prompt and, beside it, what a reward
+needs: every further column reaches the reward functions, one entry a sample. Tests travel as JSON text,
+because Arrow wants one type a column and a hub set mixes several forms.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["math", "code", "stock"]
+
+# The instruction of DeepScaleR and of the Elastic Reasoning authors' data script.
+MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
+STDIN_INSTRUCTION = (
+    "Write a Python program that reads the input from standard input and prints the output to standard "
+    "output. Give the whole program in one ```python block."
+)
+CALL_INSTRUCTION = (
+    "Write Python code that defines `{name}` as described. Give the whole code in one ```python block."
+)
+
+
+class DataWarning(UserWarning):
+    """A set was loaded, but something in it should be known: rows left out, duplicates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One test of a code problem.
+
+    stdin: run the program with `input` on standard input; it must print `output`.
+    call: call the problem's entry point with the arguments in `input` (a JSON list); it must return `output`
+        (JSON). LeetCode-style problems define it as a method of a class `Solution`.
+    assert: run the Python code in `input` after the solution; it must not raise. `output` is empty.
+    """
+
+    kind: Literal["stdin", "call", "assert"]
+    input: str
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem of any set."""
+
+    id: str
+    """Unique within its set: "aime24/0"."""
+    question: str
+    """The problem as its set words it, without our instruction."""
+    kind: Kind
+    source: str
+    """Name of the set."""
+    split: str
+    """Split of the set that it was read from: "train", "test"."""
+    answer: str | None = None
+    """Reference answer, None for code: LaTeX without its outer $ signs; several values joined by commas. An
+    answer that mixes words and formulas keeps its $ signs."""
+    alternatives: tuple[str, ...] = ()
+    """Other spellings or roundings that the set accepts as well."""
+    tests: tuple[Case, ...] = ()
+    entry_point: str | None = None
+    """Function that `call` tests call."""
+    starter_code: str = ""
+    """Code that the set hands out with the problem: a signature, a class to fill in."""
+    difficulty: float | None = None
+    """On the set's own scale, e.g. 1 to 5 (MATH) or a Codeforces rating; a named one is in `meta`."""
+    year: int | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What else the set says and a grader or a report may want: unit, tolerance, contest, level."""
+
+
+def prompt_of(problem: Problem, instruction: str | None = None) -> str:
+    """The user message: question, starter code and an instruction ("" for none, None for the usual)."""
+    if instruction is None:
+        if problem.kind == "math":
+            instruction = MATH_INSTRUCTION
+        elif problem.kind == "code" and problem.entry_point:
+            instruction = CALL_INSTRUCTION.format(name=problem.entry_point)
+        else:
+            instruction = STDIN_INSTRUCTION if problem.kind == "code" else ""
+    parts = [problem.question]
+    if (starter := problem.starter_code.strip()) and starter not in problem.question:
+        parts.append(f"Start from this code:\n```python\n{problem.starter_code.rstrip()}\n```")
+    # One line for a short formula, as the authors have it; a block for code.
+    joint = " " if problem.kind == "math" else "\n\n"
+    return joint.join(part for part in (*parts, instruction) if part)
+
+
+def to_rows(problems: Iterable[Problem], instruction: str | None = None) -> list[dict[str, Any]]:
+    """Rows for TRL: `prompt` as chat messages, and the columns that reach the reward functions.
+
+    Every row has every column, of one type: id, kind, source, answer (None for code), alternatives (list),
+    tests (JSON, see `cases_from_json`), entry_point, difficulty, year, meta (JSON).
+    """
+    return [
+        {
+            "prompt": [{"role": "user", "content": prompt_of(problem, instruction)}],
+            "id": problem.id,
+            "kind": problem.kind,
+            "source": problem.source,
+            "answer": problem.answer,
+            "alternatives": list(problem.alternatives),
+            "tests": json.dumps([[case.kind, case.input, case.output] for case in problem.tests]),
+            "entry_point": problem.entry_point,
+            "difficulty": problem.difficulty,
+            "year": problem.year,
+            "meta": json.dumps(dict(problem.meta), default=str),
+        }
+        for problem in problems
+    ]
+
+
+def cases_from_json(text: str) -> tuple[Case, ...]:
+    """The tests of a row of `to_rows`."""
+    return tuple(Case(kind, given, wanted) for kind, given, wanted in json.loads(text))
+
+
+def as_dataset(problems: Iterable[Problem], instruction: str | None = None) -> Any:
+    """A `datasets.Dataset` of `to_rows`, its columns typed alike for every set, so that sets concatenate."""
+    from datasets import Dataset, Features, Value
+
+    # large_string: the tests of a code set run to more than the 2 GB that a plain string column can index.
+    message = {"role": Value("string"), "content": Value("string")}
+    features = Features(
+        {
+            "prompt": [message],
+            "id": Value("string"),
+            "kind": Value("string"),
+            "source": Value("string"),
+            "answer": Value("string"),
+            "alternatives": [Value("string")],
+            "tests": Value("large_string"),
+            "entry_point": Value("string"),
+            "difficulty": Value("float64"),
+            "year": Value("int64"),
+            "meta": Value("large_string"),
+        }
+    )
+    return Dataset.from_list(to_rows(problems, instruction), features=features)
