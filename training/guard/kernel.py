@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import resource
 import struct
 from collections.abc import Sequence
@@ -95,7 +94,7 @@ def landlock(readable: Sequence[str], writable: str) -> None:
 
 def seccomp() -> None:
     """Install the filter, in every thread of this process and in whatever comes of it."""
-    program = _filter(platform.machine(), os.getpid())
+    program = _filter(os.uname().machine, os.getpid())
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     if libc.prctl(22, ctypes.c_ulong(2), header, 0, 0) != 0:  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
@@ -149,7 +148,7 @@ def drop_capabilities() -> None:
     for capability in range(64):
         if libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) != 0:  # PR_CAPBSET_DROP
             break
-    number = {"x86_64": 126, "aarch64": 91}[platform.machine()]
+    number = {"x86_64": 126, "aarch64": 91}[os.uname().machine]
     _call(number, struct.pack("Ii", 0x20080522, 0), struct.pack("6I", *[0] * 6))
 
 

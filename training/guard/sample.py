@@ -7,7 +7,6 @@ it can only say what its function "returned": the right answers are in no proces
 
 from __future__ import annotations
 
-import ast
 import atexit
 import builtins
 import contextlib
@@ -172,6 +171,8 @@ def test(program: str, entry_point: str, out: int, inward: int, verdict: int) ->
 
 def _free_names(program: str) -> set[str]:
     """Names that a program uses and does not make itself."""
+    import ast  # here, because every guard starts anew and only testers need it
+
     used: set[str] = set()
     made = set(dir(builtins))
     for node in ast.walk(ast.parse(program)):

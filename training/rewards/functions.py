@@ -23,7 +23,13 @@ from elastic_agent.training.rewards.stock import Decode, StockGrader
 log = logging.getLogger("elastic_agent.training.rewards")
 
 ROLLOUT_COLUMNS = ("solution_ids", "finished", "thinking_tokens", "completion_ids", "length_target")
-HIDDEN = ("prompts", "completions", "logprobs", "env_mask")  # `completions` holds the thinking
+NOT_DATA = (
+    *ROLLOUT_COLUMNS,
+    "prompts",
+    "completions",
+    "logprobs",
+    "env_mask",
+)  # `completions` holds the thinking
 
 
 class RewardFunction:
@@ -88,7 +94,7 @@ class RewardFunction:
                 solution_tokens=len(ids),
                 closes=self._closes(completions[i], ids),
                 length_target=lists.get("length_target", none)[i],
-                columns={key: column[i] for key, column in lists.items() if key not in ROLLOUT_COLUMNS + HIDDEN},
+                columns={key: column[i] for key, column in lists.items() if key not in NOT_DATA},
             )
             for i, ids in enumerate(solution_ids)
         ]
