@@ -2,9 +2,9 @@
 
     python benchmarks/graders.py [--data DIR] [--quick] [--json]
 
-For each file of the evaluation sets in DIR (`aime.json`, `math.json`, ... with a field `answer`; we ship
-none), every reference answer is graded against itself and against another problem's, drawn by shuffling. Of the
-latter a few are right: "x=5" where 5 is wanted. `self_verified` leaves out the comparison as text, so that
+For each evaluation set in DIR (`aime.json`, `math.json`, ... with a field `answer`; none is shipped), every
+reference answer is graded against itself and against another problem's, drawn by shuffling. A few of the
+others are right: "x=5" where 5 is wanted. `self_verified` leaves out the comparison as text, so that
 math-verify has to say it. `--quick` takes 60 answers a file.
 """
 
