@@ -1,7 +1,9 @@
-"""Graders. A reward reads the solution alone: nothing that stands in the thinking can earn anything.
+"""Stock problems, e1-tiny's task: the number in the solution's "Answer : x .".
 
-They follow TRL's reward signature. ``solution_ids`` and ``finished`` come from the rollout, per sample; TRL's
-own ``completions`` (decoded with special tokens skipped, so thinking and solution run together) is not used.
+`make_reward` is a whole reward function without config, as e1-tiny was trained; `StockGrader` is the same for
+`RewardConfig`. Both follow TRL's reward signature. ``solution_ids`` and ``finished`` come from the rollout,
+per sample; TRL's own ``completions`` (decoded with special tokens skipped, so thinking and solution run
+together) is not used.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from elastic_agent.training.rewards.grades import Grade, Sample
 from elastic_agent.training.stock_problems import parse_answer
 
 Decode = Callable[[Sequence[int]], str]
@@ -36,3 +39,16 @@ def make_reward(decode: Decode) -> Reward:
         ]
 
     return right_answer
+
+
+class StockGrader:
+    """`solution_reward` as a grader."""
+
+    name = "stock"
+
+    def grade(self, samples: Sequence[Sample]) -> list[Grade]:
+        scores = [solution_reward(one.solution, one.finished, int(one.answer)) for one in samples]
+        return [Grade(score, "" if score else "wrong answer") for score in scores]
+
+    def close(self) -> None:
+        """It holds nothing."""

@@ -1,0 +1,55 @@
+"""Rewards. They read the solution alone: nothing that stands in the thinking can earn anything.
+
+    stock   stock problems, e1-tiny's task          math    math-verify, for AIME, MATH500, GSM8K and the like
+    code    unit tests in a sandbox                 shape   format and length terms, added or multiplied
+    functions   any grader as a TRL reward function codeforces   rating and percentile from pass results
+
+`RewardConfig` says which and how they combine; `make_reward_function` builds what TRL calls.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from elastic_agent.training.rewards.grades import Grade, Grader, RewardFailedError, Sample
+from elastic_agent.training.rewards.stock import Decode, Reward, make_reward, solution_reward
+
+_HOME = {
+    "CodeGrader": "elastic_agent.training.rewards.code",
+    "CodeTests": "elastic_agent.training.rewards.code",
+    "MathGrader": "elastic_agent.training.rewards.math",
+    "RewardConfig": "elastic_agent.training.rewards.shape",
+    "RewardFunction": "elastic_agent.training.rewards.functions",
+    "make_reward_function": "elastic_agent.training.rewards.functions",
+}
+
+__all__ = [
+    "CodeGrader",
+    "CodeTests",
+    "Decode",
+    "Grade",
+    "Grader",
+    "MathGrader",
+    "Reward",
+    "RewardConfig",
+    "RewardFailedError",
+    "RewardFunction",
+    "Sample",
+    "make_reward",
+    "make_reward_function",
+    "solution_reward",
+]
+
+if TYPE_CHECKING:
+    from elastic_agent.training.rewards.code import CodeGrader, CodeTests
+    from elastic_agent.training.rewards.functions import RewardFunction, make_reward_function
+    from elastic_agent.training.rewards.math import MathGrader
+    from elastic_agent.training.rewards.shape import RewardConfig
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -1,0 +1,170 @@
+"""Graders as TRL reward functions: read the rollout's own columns, count failures, shape, log.
+
+    decode = partial(tokenizer.decode, skip_special_tokens=True)   # else a code fence ends in "<|im_end|>"
+    reward = make_reward_function(RewardConfig(kind="math"), decode, close_ids=markers.close_ids)
+    GRPOTrainer(..., reward_funcs=[reward], rollout_func=make_rollout_func(...))
+
+TRL's own ``completions`` are not used: they are decoded with special tokens skipped, so thinking and solution
+run together. A sample that the grader fails on scores 0, is logged by name, and counts towards a limit for
+the run; a wrong answer is not a failure.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from elastic_agent.training.rewards.grades import Grade, Grader, RewardFailedError, Sample
+from elastic_agent.training.rewards.shape import RewardConfig, shape_length, well_formed
+from elastic_agent.training.rewards.stock import Decode, StockGrader
+
+log = logging.getLogger("elastic_agent.training.rewards")
+
+ROLLOUT_COLUMNS = ("solution_ids", "finished", "thinking_tokens", "completion_ids", "length_target")
+NOT_DATA = (
+    *ROLLOUT_COLUMNS,
+    "prompts",
+    "completions",
+    "logprobs",
+    "env_mask",
+)  # `completions` holds the thinking
+
+
+class RewardFunction:
+    """One grader, with its shaping, in TRL's signature. TRL logs it under the grader's name."""
+
+    def __init__(
+        self, grader: Grader, decode: Decode, config: RewardConfig, close_ids: Sequence[int] = ()
+    ) -> None:
+        self.grader, self.decode, self.config, self.close_ids = grader, decode, config, tuple(close_ids)
+        self.__name__ = f"{grader.name}_reward"
+        self.failures = 0
+        """Samples that could not be graded, in this run."""
+
+    def __call__(
+        self,
+        *,
+        solution_ids: Sequence[Sequence[int]],
+        finished: Sequence[bool],
+        log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        """A reward for each sample. Raises RewardFailedError past the limit, KeyError without references."""
+        samples = self._samples(solution_ids, finished, columns)
+        grades = self._grade(samples)
+        formats = [well_formed(self.config.kind, sample) for sample in samples]
+        shaped = [shape_length(self.config, g.score, s) for g, s in zip(grades, samples, strict=True)]
+        if log_metric is not None and samples:
+            log_metric(f"{self.grader.name}/correct", fmean(grade.score for grade in grades))
+            log_metric(f"{self.grader.name}/well_formed", fmean(formats))
+            log_metric(
+                f"{self.grader.name}/length_term",
+                fmean(s - g.score for s, g in zip(shaped, grades, strict=True)),
+            )
+            log_metric(f"{self.grader.name}/failures", float(self.failures))
+        weight = self.config.format_weight
+        return [reward + weight * good for reward, good in zip(shaped, formats, strict=True)]
+
+    def close(self) -> None:
+        """End the grader's processes."""
+        self.grader.close()
+
+    def _samples(
+        self, solution_ids: Sequence[Sequence[int]], finished: Sequence[bool], columns: dict[str, Any]
+    ) -> list[Sample]:
+        name = self.config.reference_column
+        if name not in columns:
+            raise KeyError(f"the data has no column {name!r}, which the {self.grader.name} reward reads")
+        count = len(solution_ids)
+        lists = {
+            key: column
+            for key, column in columns.items()
+            if isinstance(column, Sequence) and not isinstance(column, str) and len(column) == count
+        }
+        none = [None] * count
+        completions = lists.get("completion_ids", none)
+        return [
+            Sample(
+                solution=self.decode(ids),
+                answer=columns[name][i],
+                finished=bool(finished[i]),
+                thinking_tokens=lists.get("thinking_tokens", none)[i] or 0,
+                solution_tokens=len(ids),
+                closes=self._closes(completions[i], ids),
+                length_target=lists.get("length_target", none)[i],
+                columns={key: column[i] for key, column in lists.items() if key not in NOT_DATA},
+            )
+            for i, ids in enumerate(solution_ids)
+        ]
+
+    def _closes(self, completion: Sequence[int] | None, solution: Sequence[int]) -> int:
+        """Markers in a completion. Without it: those in the solution, and the one that stands before it."""
+        marker, width = list(self.close_ids), len(self.close_ids)
+        if not width:
+            return 1
+        ids = list(solution if completion is None else completion)
+        found = sum(ids[at : at + width] == marker for at in range(len(ids) - width + 1))
+        return found + (completion is None)
+
+    def _grade(self, samples: Sequence[Sample]) -> list[Grade]:
+        """Grades in order; what is not finished is wrong, and is not run."""
+        at = [i for i, sample in enumerate(samples) if sample.finished]
+        grades = [Grade(0.0, "not finished")] * len(samples)
+        for i, grade in zip(at, self._ask([samples[i] for i in at]), strict=True):
+            grades[i] = grade
+            if grade.failure:
+                self._failed(i, grade.failure)
+        return grades
+
+    def _ask(self, samples: Sequence[Sample]) -> list[Grade]:
+        """All at once; if that raises, one by one, so that one bad sample costs only itself."""
+        if not samples:
+            return []
+        try:
+            grades = self.grader.grade(samples)
+            if len(grades) != len(samples):
+                raise ValueError(f"{len(grades)} grades for {len(samples)} samples")
+            return grades
+        except Exception as error:
+            if len(samples) == 1:
+                return [Grade.failed(f"{type(error).__name__}: {error}")]
+            log.warning("reward %s raised on a batch (%r): grading one by one", self.grader.name, error)
+            return [grade for sample in samples for grade in self._ask([sample])]
+
+    def _failed(self, index: int, why: str) -> None:
+        self.failures += 1
+        log.warning(
+            "reward %s failed on sample %d of this batch (%d of at most %d in this run): %s",
+            self.grader.name,
+            index,
+            self.failures,
+            self.config.failure_limit,
+            why,
+        )
+        if self.failures > self.config.failure_limit:
+            raise RewardFailedError(
+                f"the {self.grader.name} reward failed on {self.failures} samples, and failure_limit is "
+                f"{self.config.failure_limit}; the last failure: {why}"
+            )
+
+
+def make_grader(config: RewardConfig) -> Grader:
+    """The grader that a config names. Raises SandboxUnavailable for code where it can't be contained."""
+    if config.kind == "math":
+        from elastic_agent.training.rewards.math import MathGrader
+
+        return MathGrader(workers=config.workers)
+    if config.kind == "code":
+        from elastic_agent.training.rewards.code import CodeGrader
+
+        return CodeGrader(workers=config.workers)
+    return StockGrader()
+
+
+def make_reward_function(
+    config: RewardConfig, decode: Decode, *, close_ids: Sequence[int] = ()
+) -> RewardFunction:
+    """What TRL is given. `close_ids` is the end-of-thinking marker, which the format term counts."""
+    return RewardFunction(make_grader(config), decode, config, close_ids)
