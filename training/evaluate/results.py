@@ -148,6 +148,9 @@ class Results:
     def _read(self, header: dict[str, Any]) -> None:
         self._file.seek(0)
         text = self._file.read()
+        begins = f'{{"{HEADER}"'.encode()
+        if not (text.startswith(begins) or begins.startswith(text)):  # the first line may be torn, too
+            raise ResultsFileError(f"{self.path} is not a results file; use another --output")
         rows, good = [], 0
         for number, line in enumerate(text.splitlines(keepends=True), 1):
             try:
@@ -161,9 +164,6 @@ class Results:
                     ) from None
                 break
             good += len(line)
-        begins = f'{{"{HEADER}"'.encode()
-        if not (text.startswith(begins) or begins.startswith(text)):  # the first line may be torn, too
-            raise ResultsFileError(f"{self.path} is not a results file; use another --output")
         self.dropped = len(text) - good
         if self.dropped:
             self._file.truncate(good)

@@ -1,4 +1,4 @@
-"""Strategies: exact (law 3), forced apart from sampled (law 6), and the meter agrees with the books (law 2)."""
+"""Strategies: exact (law 3), forced apart from sampled (law 6), and the books agree with the meter."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ class Closing(Coarse):
         else:
             yield TokenChunk(close)
         rest = replace(
-            request, prompt_ids=(*request.prompt_ids, *ids), max_tokens=request.max_tokens - len(ids), extra={}
+            request,
+            prompt_ids=(*request.prompt_ids, *ids),
+            max_tokens=request.max_tokens - len(ids),
+            extra={},
         )
         async for chunk in super().stream(rest):
             yield chunk
@@ -91,7 +94,9 @@ def draw(
     def start() -> Any:
         return strategy.run(Case(tuple(prompt), t, s, unlimited, backend.codec, Sampling(seed=1), cues))
 
-    Served(backend).run([Sample(None, len(prompt), start)], lambda _, said, usage: found.append((said, usage)))
+    Served(backend).run(
+        [Sample(None, len(prompt), start)], lambda _, said, usage: found.append((said, usage))
+    )
     return found[0]
 
 
@@ -224,7 +229,13 @@ def test_early_exit_stops_when_the_answer_is_stable() -> None:
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("42}\\]", "42"), ("\\frac{1}{2}} ok", "\\frac{1}{2}"), ("42} Wait, no", None), ("42", None), ("}", None)],
+    [
+        ("42}\\]", "42"),
+        ("\\frac{1}{2}} ok", "\\frac{1}{2}"),
+        ("42} Wait, no", None),
+        ("42", None),
+        ("}", None),
+    ],
 )
 def test_a_boxed_answer_is_read_up_to_its_brace(text: str, answer: str | None) -> None:
     """Nested braces belong to it, and one that is taken back at once is none."""
