@@ -127,6 +127,6 @@ def _percent_top(high: float) -> float:
 def _legend(names: Sequence[str]) -> list[tuple[int, int, str]]:
     """Where each name goes: x, line, name. As many beside each other as fit."""
     longest = max(map(len, names))
-    columns = max(1, (WIDTH - LEFT - RIGHT) // (28 + round(6.6 * longest)))
+    columns = max(1, (WIDTH - LEFT - RIGHT) // (28 + round(6.2 * longest)))
     wide = (WIDTH - LEFT - RIGHT) // columns
     return [(LEFT + 6 + wide * (i % columns), i // columns, name) for i, name in enumerate(names)]

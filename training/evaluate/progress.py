@@ -67,4 +67,4 @@ def minutes(seconds: float) -> str:
     whole = round(seconds)
     if whole < 90:
         return f"{whole} s"
-    return f"{whole // 60} min" if whole < 5400 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{round(whole / 60)} min" if whole < 5400 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -66,30 +66,31 @@ def test_results_table_plot_and_json(folder: Path, here: Path, capsys: pytest.Ca
     assert len(lines(here / "eval/results.jsonl")) == 2 + 84
 
 
-def test_killed_and_taken_up_again(folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_and_taken_up_again(folder: Path, here: Path, root: Path) -> None:
     """kill -9 in the middle: what was written is kept, and the whole is what it would have been."""
-    command = ["eval", "--model", str(folder), "--thinking", "0,64,none", "--rows", "8", "--problems", "60"]
+    command = ["eval", "--model", str(folder), "--rows", "4", "--problems", "40"]
+    command += ["--thinking", "0,16", "--solution", "16"]
     process = subprocess.Popen(
         [sys.executable, "-m", "elastic_agent.integrations.cli", *command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
     )
     results = here / "eval/results.jsonl"
     try:
         deadline = time.monotonic() + 90
-        while not results.exists() or results.read_bytes().count(b"\n") < 20:
+        while not results.exists() or results.read_bytes().count(b"\n") < 12:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert 20 <= results.read_bytes().count(b"\n") < 182, "it was killed too late to show anything"
+    assert 12 <= results.read_bytes().count(b"\n") < 82, "it was killed too late to show anything"
     assert main(command) == 0
     assert main([*command, "--output", "whole"]) == 0
     resumed, whole = ({json.dumps(r) for r in lines(here / f / "results.jsonl")} for f in ("eval", "whole"))
-    assert len(resumed) == 182
+    assert len(resumed) == 82
     # Batches of other shapes round differently, so a few draws may fall on the other side
     assert len(resumed & whole) >= 0.9 * len(whole)
 
@@ -102,9 +103,10 @@ def test_a_server_a_swap_curves_and_the_inspector(here: Path, capsys: pytest.Cap
     assert len(lines(here / "served/results.jsonl")) == 1 + 42
     assert "| org/e1 | truncate |" in capsys.readouterr().out
     both = ["eval", "--model", "e1-tiny-base", "--model", "e1-tiny", "--swap", "e1-tiny-base", "e1-tiny"]
-    assert main([*both, *SMALL, "--inspect", "steps.html"]) == 0
+    few = ["--thinking", "0,8,16", "--solution", "12", "--problems", "3"]
+    assert main([*both, *few, "--inspect", "steps.html"]) == 0
     assert "| e1-tiny>e1-tiny-base | elastic |" in capsys.readouterr().out
-    assert (here / "steps.html").read_text().count("<article") == 7
+    assert (here / "steps.html").read_text().count("<article") == 3
     small = ["--thinking", "0,8,none", "--solution", "12", "--problems", "1"]
     assert main(["eval", "--model", "e1-tiny", *small, "--curves", "curves.json", "--output", "c"]) == 0
     assert set(load_file("curves.json").kinds) == {f"steps-{n}" for n in range(2, 9)}
@@ -117,9 +119,8 @@ def test_problems_of_ones_own(folder: Path, here: Path) -> None:
         '{"question": "1 + 1", "answer": 2}\n{"question": "1 + 1", "answer": 2}\n\n'
         '{"problem": "2 + 2", "answer": "4", "level": "easy"}\n'
     )
-    (here / "mine.py").write_text(
-        "def grade(problem, solution, finished):\n    return problem.reference == '4'\n"
-    )
+    grader = here / "mine.py"
+    grader.write_text("def grade(problem, solution, finished):\n    return problem.reference == '4'\n")
     sys.path.insert(0, str(here))
     try:
         command = ["eval", "--model", str(folder), "--data", "mine.jsonl", "--grader", "mine:grade"]
