@@ -66,6 +66,8 @@ def test_results_table_plot_and_json(folder: Path, here: Path, capsys: pytest.Ca
     assert len(lines(here / "eval/results.jsonl")) == 2 + 84
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_killed_and_taken_up_again(folder: Path, here: Path, root: Path) -> None:
     """kill -9 in the middle: what was written is kept, and the whole is what it would have been."""
     command = ["eval", "--model", str(folder), "--rows", "4", "--problems", "40"]
