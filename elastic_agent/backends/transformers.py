@@ -101,6 +101,11 @@ class TransformersBackend:
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def module(self) -> Any:
+        """The loaded `transformers` model, for work in batches beside the streams."""
+        return self._decoder.model
+
     async def ready(self) -> None:
         """It is, once it is loaded."""
 

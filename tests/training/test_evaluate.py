@@ -1,9 +1,9 @@
-"""Measuring: intervals, curves in the schema that the scheduler reads, tables, cards."""
+"""Measuring one model at one budget: points, tables, cards."""
 
 import pytest
 
 from elastic_agent.training.card import card, rows
-from elastic_agent.training.evaluate import Evaluator, bootstrap, measure_curves, spread, table
+from elastic_agent.training.evaluate import Evaluator, table
 from elastic_agent.training.model import new_model, save_model
 from elastic_agent.training.stock_problems import make_problems
 
@@ -16,19 +16,6 @@ def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     folder = tmp_path_factory.mktemp("models") / "e1-tiny"
     save_model(new_model(hidden=64, layers=1, heads=1, mlp=64), folder)
     return Evaluator(folder)
-
-
-def test_an_interval_holds_the_mean_and_narrows_with_n() -> None:
-    small, large = bootstrap([True, False] * 20), bootstrap([True, False] * 500)
-    assert small[0] < 0.5 < small[1]
-    assert large[1] - large[0] < small[1] - small[0]
-    assert bootstrap([True] * 9) == (1.0, 1.0)
-    with pytest.raises(ValueError, match="no outcomes"):
-        bootstrap([])
-
-
-def test_a_spread_is_mean_and_quantiles() -> None:
-    assert spread([1, 2, 3, 4]) == {"mean": 2.5, "p50": 3.0, "p90": 4.0, "p99": 4.0}
 
 
 def test_a_point_keeps_the_budget_and_the_table_shows_it(evaluator: Evaluator) -> None:
@@ -45,14 +32,6 @@ def test_a_point_keeps_the_budget_and_the_table_shows_it(evaluator: Evaluator) -
 def test_the_same_seed_measures_the_same(evaluator: Evaluator) -> None:
     problems = make_problems(1, 7, split="dev")
     assert evaluator.outcomes(problems, 8, 6, seed=3) == evaluator.outcomes(problems, 8, 6, seed=3)
-
-
-def test_curves_have_the_schema_that_the_scheduler_reads(evaluator: Evaluator) -> None:
-    found = measure_curves(evaluator, samples=2, solution=4, budgets=(0, 3, None), kinds=(2, 3), command="x")
-    assert found["kinds"].keys() == {"steps-2", "steps-3"}
-    assert [(t, n) for t, _, n in found["kinds"]["steps-2"]] == [(0, 2), (3, 2), (None, 2)]
-    assert found["natural_thinking"]["steps-3"].keys() == {"mean", "p50", "p90", "p99"}
-    assert (found["model"], found["s"], found["split"], found["command"]) == ("e1-tiny", 4, "dev", "x")
 
 
 def test_a_card_states_data_numbers_and_commands() -> None:

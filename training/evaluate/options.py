@@ -1,0 +1,108 @@
+"""The options of `elastic-agent eval`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from elastic_agent.training.evaluate.strategies import STRATEGIES
+from elastic_agent.training.evaluate.suites import BOXED
+
+DESCRIPTION = """\
+Accuracy against tokens: models by ways of keeping to a budget by t by s, each problem k times.
+
+    elastic-agent eval --model e1-tiny --thinking 0,32,64,none
+    elastic-agent eval --model e1-tiny-base --model e1-tiny --strategy elastic,s1 --inspect steps.html
+    elastic-agent eval --model NAME --base-url http://localhost:8000/v1 --data aime.jsonl --samples 16
+    elastic-agent eval --model e1-tiny --curves curves.json
+
+Every sample is written to OUTPUT/results.jsonl as it comes; the same command again goes on where it was
+stopped, and a larger grid draws only what is missing. table.md (the paper's layout) and plot.svg lie beside
+it. t is the thinking budget (none is unconstrained), s the solution budget. Strategies: elastic (E1),
+truncate, s1, l1-exact, l1-max, early-exit, native; with options as in early-exit:every=32,patience=2.
+"""
+
+CURVE_BUDGETS: tuple[int | None, ...] = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, None)
+
+
+def _budgets(text: str) -> tuple[int | None, ...]:
+    try:
+        return tuple(None if part.strip() == "none" else int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected numbers of tokens or none, like 0,32,none: {text!r}"
+        ) from None
+
+
+def _limits(text: str) -> tuple[int, ...]:
+    found = _budgets(text)
+    if None in found:
+        raise argparse.ArgumentTypeError("a solution always has a limit")
+    return tuple(s for s in found if s is not None)
+
+
+def make_parser(installed: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="elastic-agent eval" if installed else None,
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    what = "embedded model (e1-tiny, e1-tiny-base), folder, hub id, or served name; may be repeated"
+    add("--model", action="append", default=[], help=what)
+    swap = "thinking by A and solution by B, and the reverse"
+    add("--swap", nargs=2, metavar=("A", "B"), help=swap)
+    names = f"comma-separated or repeated: {', '.join(STRATEGIES)} (default: elastic)"
+    add("--strategy", action=_Strategies, metavar="NAME[:OPTION=N]", help=names)
+    shown = ",".join("none" if t is None else str(t) for t in CURVE_BUDGETS)
+    thinking = f"values of t; none is unconstrained (default: {shown})"
+    add("--thinking", type=_budgets, default=CURVE_BUDGETS, metavar="T,T,...", help=thinking)
+    add("--solution", type=_limits, default=(96,), metavar="S,...", help="values of s (default: 96)")
+    add("--samples", type=int, default=1, metavar="K", help="samples a problem: avg@K (default: 1)")
+    split = "of the stock problems (default: dev)"
+    add("--split", choices=("train", "dev", "test"), default="dev", help=split)
+    many = "problems; with --curves, of each kind (default: 504, or all of --data)"
+    add("--problems", type=int, metavar="N", help=many)
+    rows = "problems instead: JSON or JSON lines with question and answer"
+    add("--data", type=Path, metavar="FILE", help=rows)
+    add(
+        "--instruction",
+        default=BOXED,
+        metavar="TEXT",
+        help=f"behind each question of --data (default: {BOXED})",
+    )
+    grader = "grades --data: function(problem, solution, finished) (default: the final answers are the same)"
+    add("--grader", metavar="MODULE:FUNCTION", help=grader)
+    add("--output", type=Path, default=Path("eval"), metavar="DIR", help="where results go (default: eval)")
+    add("--curves", type=Path, metavar="FILE", help="also write success curves by kind, for the scheduler")
+    page = "also write a page that shows the first two models' reasoning, cut and uncut"
+    add("--inspect", type=Path, metavar="FILE", help=page)
+    add("--inspect-at", type=int, metavar="T", help="its cut (default: the middle one of --thinking)")
+    add("--base-url", metavar="URL", help="a vLLM server, like http://localhost:8000/v1")
+    add("--api-key", metavar="KEY", help="the server's key")
+    add("--tokenizer", metavar="NAME", help="tokenizer of a served model, when its name is no hub id")
+    add(
+        "--concurrency", type=int, default=64, metavar="N", help="samples under way on a server (default: 64)"
+    )
+    add("--rows", type=int, default=256, metavar="N", help="samples in a batch in process (default: 256)")
+    add("--threads", type=int, default=1, metavar="N", help="torch threads in process (default: 1)")
+    add("--temperature", type=float, default=0.6, metavar="X", help="(default: 0.6, as in the paper)")
+    add("--top-p", type=float, default=0.95, metavar="X", help="(default: 0.95, as in the paper)")
+    add("--seed", type=int, default=0, metavar="N", help="of the sampling (default: 0)")
+    add("--json", action="store_true", help="all cells as one JSON object, the last line")
+    return parser
+
+
+class _Strategies(argparse.Action):
+    """Splits at the commas between strategies, not at those between one strategy's options."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        found = list(getattr(namespace, self.dest) or [])
+        begun = len(found)
+        for part in str(values).split(","):
+            if "=" in part and ":" not in part and len(found) > begun:
+                found[-1] += f",{part}"
+            else:
+                found.append(part)
+        setattr(namespace, self.dest, found)
