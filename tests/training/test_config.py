@@ -87,7 +87,7 @@ def test_files_build_on_presets_and_are_checked(tmp_path: Path) -> None:
         1e-5,
         "linear",
         3,
-        60,
+        80,
     )
     assert config.budgets.thinking == ()
     for text, said in (

@@ -125,6 +125,6 @@ def test_the_check_prints_the_config_and_runs_nothing(
 ) -> None:
     main(["--base", str(base), "--output", str(tmp_path / "out"), "--check"])
     said = capsys.readouterr()
-    assert "steps: 60" in said.out
+    assert "steps: 80" in said.out
     assert "nothing is wrong" in said.err
     assert not (tmp_path / "out").exists()
