@@ -1,19 +1,16 @@
-"""Problem sources, rewards and rollout engines by name.
+"""Problem sources and rollout engines by name: what `data.source` and `rollout.engine` in a config stand for.
 
-What `data.source`, `reward.name` and `rollout.engine` in a config stand for; a new one is an entry in one of
-the three tables.
+A new one is an entry in one of the two tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from elastic_agent.training.config import DataConfig, RewardConfig
-from elastic_agent.training.configure import ConfigError
-from elastic_agent.training.rewards import Decode, Reward, make_reward
+from elastic_agent.training.config import DataConfig
+from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.rollout import Engine, decode_in_process
 from elastic_agent.training.stock_problems import make_problems
 
@@ -24,14 +21,6 @@ Source = Callable[[DataConfig, int, int], Sequence[Row]]
 Named = TypeVar("Named")
 
 
-@dataclass(frozen=True, slots=True)
-class RewardKind:
-    """A reward: the columns that it reads from each problem, and how it is made."""
-
-    columns: tuple[str, ...]
-    make: Callable[[RewardConfig, Decode], Reward]
-
-
 def stock(config: DataConfig, needed: int, seed: int) -> list[Row]:
     """Fresh stock problems of the train split."""
     problems = make_problems(seed + 1_000_003, needed, split="train")
@@ -39,7 +28,6 @@ def stock(config: DataConfig, needed: int, seed: int) -> list[Row]:
 
 
 SOURCES: dict[str, Source] = {"stock": stock}
-REWARDS: dict[str, RewardKind] = {"answer": RewardKind(("answer",), lambda _, decode: make_reward(decode))}
 ENGINES: dict[str, Engine] = {"transformers": decode_in_process}
 
 
