@@ -17,14 +17,14 @@ rows under `elastic` show it cut like the others.
 The two seeds run side by side, one core each; about three quarters of an hour on two idle cores. The same
 command goes on where it was stopped. --quick measures the models that ship instead, in under a minute.
 With --json the last line of stdout is one JSON object: {"rows": [...], ...}; t is null for unconstrained.
+`minutes` is the wall clock, `cpu_minutes` what one of the two cores would have needed by itself for its half.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
+import resource
 import sys
 import tempfile
 import time
@@ -33,10 +33,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-BASE = "e1-tiny-base"
-T_STAR, SOLUTION = 48, 96
+from _commands import BASE, SOLUTION, STEPS, measure, train
+
+T_STAR = 48
 BUDGETS: tuple[int | None, ...] = (16, 32, 48, 64, 96, None)
-STEPS, PROMPTS, GROUP = 50, 8, 12
 RUNS: dict[str, tuple[str, ...]] = {
     "vanilla": ("budgets.thinking=[null]",),
     "e1-fixed": (f"budgets.thinking=[{T_STAR}]",),
@@ -49,56 +49,16 @@ RUNS: dict[str, tuple[str, ...]] = {
 STRATEGIES = {BASE: "elastic,truncate,s1", "l1-max": "l1-max,elastic"}
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "elastic_agent.integrations.cli", *words]
-
-
-def run(words: Sequence[str], folder: Path) -> str:
-    """Run one command on one core; its output goes to `log` and is returned."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, check=False)
-    with (folder / "log").open("a") as log:
-        log.write(f"$ {' '.join(words)}\n{done.stdout}{done.stderr}\n")
-    if done.returncode:
-        raise SystemExit(
-            f"{' '.join(words)}\nfailed; its output is in {folder / 'log'}:\n{done.stderr[-2000:]}"
-        )
-    return done.stdout
-
-
-def train(folder: Path, name: str, seed: int, steps: int) -> None:
-    """One run of `elastic-agent train`; nothing to do when its model is there."""
-    if (folder / name / "train_log.json").exists():
-        return
-    words = ["--base", BASE, "--output", name, "--seed", str(seed), "--steps", str(steps)]
-    settings = (f"rollout.prompts={PROMPTS}", f"rollout.group={GROUP}", *RUNS[name])
-    overrides = [word for setting in settings for word in ("--set", setting)]
-    run(command("train", *words, *overrides, "--resume"), folder)
-
-
-def measure(
-    folder: Path, name: str, seed: int, thinking: Sequence[int | None], problems: int
-) -> list[dict[str, Any]]:
-    """One run of `elastic-agent eval`, as rows."""
-    shown = ",".join("none" if t is None else str(t) for t in thinking)
-    words = ["--model", name, "--strategy", STRATEGIES.get(name, "elastic"), "--thinking", shown]
-    words += ["--solution", str(SOLUTION), "--split", "test", "--problems", str(problems)]
-    said = run(command("eval", *words, "--seed", str(seed), "--output", f"eval-{name}", "--json"), folder)
-    kept = ("model", "strategy", "t", "s", "accuracy", "low", "high", "tokens", "n")
-    cells = json.loads(said.splitlines()[-1])["cells"]
-    return [{"seed": seed} | {key: cell[key] for key in kept} for cell in cells]
-
-
 def lane(output: Path, seed: int, steps: int) -> list[dict[str, Any]]:
     """All of one seed, one thing after another, on one core."""
     folder = output / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = measure(folder, BASE, seed, BUDGETS, 504)
+    rows = measure(folder, BASE, seed, BUDGETS, 504, STRATEGIES[BASE])
     for name in RUNS:
         start = time.perf_counter()
-        train(folder, name, seed, steps)
+        train(folder, name, seed, steps, RUNS[name])
         trained = time.perf_counter()
-        rows += measure(folder, name, seed, BUDGETS, 504)
+        rows += measure(folder, name, seed, BUDGETS, 504, STRATEGIES.get(name, "elastic"))
         spent = f"trained in {trained - start:.0f} s, measured in {time.perf_counter() - trained:.0f} s"
         print(f"seed {seed}: {name} {spent}", file=sys.stderr, flush=True)
     return rows
@@ -179,11 +139,13 @@ def full(output: Path, steps: int) -> dict[str, Any]:
         found = list(lanes.map(lambda seed: lane(output, seed, steps), (0, 1)))
     rows = [row for rows in found for row in rows]
     print(table(rows))
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     summary = {
         "rows": rows,
         **claims(rows),
         "steps": steps,
         "minutes": round((time.perf_counter() - start) / 60, 1),
+        "cpu_minutes": round((spent.ru_utime + spent.ru_stime) / 2 / 60, 1),
     }
     (output / "rows.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary

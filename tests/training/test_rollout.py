@@ -161,6 +161,29 @@ def test_the_rollout_func_returns_what_trl_asks_for(tokenizer: Any) -> None:
     assert model.training
 
 
+def test_a_stated_length_stands_in_the_prompt_and_cuts_nothing(tokenizer: Any) -> None:
+    """L1: t is asked for behind the problem, t + s is what the reward aims at, thinking is not limited."""
+    model = new_model(hidden=64, layers=1, heads=1, mlp=64)
+    rollout = make_rollout_func(
+        tokenizer,
+        budgets=mixture((4, 7), 5),
+        context=128,
+        sampling=Sampling(1.0, 1.0),
+        seed=0,
+        stated="l1-max",
+    )
+    problem = make_problems(0, 1, split="train", steps=2)[0]
+    out = rollout([[{"role": "user", "content": problem.text}]] * 4, fake_trainer(model))
+    assert sorted(out["length_target"]) == [9, 9, 12, 12]
+    for target, prompt_ids, limit in zip(
+        out["length_target"], out["prompt_ids"], out["thinking_limit"], strict=True
+    ):
+        asked = f"{problem.text} Think for maximum {target - 5} tokens."
+        assert prompt_ids == prompt_ids_of(tokenizer, [{"role": "user", "content": asked}])
+        assert limit is None
+    assert max(out["thinking_tokens"]) > 7
+
+
 def test_draws_follow_from_seed_and_batch_alone(tokenizer: Any) -> None:
     """A new process that starts at batch 1 draws what the old one would have drawn: nothing is remembered."""
     model = new_model(hidden=64, layers=1, heads=1, mlp=64)
