@@ -77,14 +77,22 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
 
 
 def micro_batch(config: TrainConfig, processes: int) -> int:
-    """Samples in one pass on one device.
+    """Samples (rows, under dense rewards) in one pass on one device.
 
     Raises:
         ConfigError: batch, mini-batches, devices and micro-batches do not divide evenly.
     """
     parts = processes * config.learning.minibatches
-    each, left = divmod(config.samples, parts)
-    what = f"{config.rollout.prompts} prompts x {config.rollout.group} samples = {config.samples}"
+    each, left = divmod(config.rows, parts)
+    what = f"{config.rollout.prompts} prompts x {config.rollout.group} samples"
+    if config.dense is not None:
+        what += f" x {config.dense.cuts} cuts x {config.dense.solutions} solutions"
+        if config.samples % processes:
+            raise ConfigError(
+                f"dense: the rows of a sample stay on one device, and {config.samples} samples do not divide "
+                f"among {processes}: make rollout.prompts x rollout.group a multiple"
+            )
+    what += f" = {config.rows}"
     if left or not each:
         raise ConfigError(
             f"{what} do not divide into learning.minibatches {config.learning.minibatches} on {processes} "
