@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from elastic_agent.training.budget_fields import BudgetsConfig, Count, Section, no_bool, several
 
@@ -207,12 +207,6 @@ class TrainConfig(Section):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return several(value)
-
-    @model_validator(mode="after")
-    def _none_of_theirs(self) -> TrainConfig:
-        if self.dense is not None and self.authors_compat:
-            raise ValueError("authors_compat: the authors train on no dense rewards; leave one of them out")
-        return self
 
     @property
     def updates(self) -> int:

@@ -2,17 +2,15 @@
 
 Each sample thinks once, up to the largest of its m cuts. At every cut the thinking so far is closed, just as
 a live call with that budget would close it, and k solutions are sampled. TRL sees a row for every solution:
-m x k rows a sample, shortest cut first, and they are the leaves of a tree whose trunk is the thinking:
+m x k rows a sample, shortest cut first. The row's mask holds the thinking behind the cut before it and the
+row's own solution, so that every sampled token is in the loss once:
 
-    prompt  z z z z z z z z z z
-               |     |        +-- close, solution    row 3 trains  z z z z . solution
-               |     +-- close, solution             row 2 trains  z z z . . solution
-               +-- close, solution                   row 1 trains  z z z . . solution
+    thinking   z z z z z z z z z        cuts at 3, 6 and 9
+    row 1      T T T c S S              T, S: in the loss; c: the forced close
+    row 2      . . . T T T c S S        .: thinking that an earlier row trains
+    row 3      . . . . . . T T T c S S
 
-A row's mask holds the thinking behind the cut before it and its own solution, so every sampled token is in
-the loss once. What is climbed is the sum over the cuts of the expected reward, and the credit of a token is
-what depends on it: a solution token gets the reward of its own row, a thinking token the rewards of the cuts
-at or after it, both less a baseline (`advantages`).
+Which rewards a token is credited with is in `elastic_agent.training.credit`.
 
 Cuts come from the `budgets` of the config: a group gets one from each of m equal slices of the distribution,
 and its samples share them. So the distribution is the prior over budgets, and a mixture of m is m fixed cuts.

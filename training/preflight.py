@@ -50,6 +50,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     source = named(SOURCES, config.data.source, "data.source")
     reward = named(REWARDS, config.reward.name, "reward.name")
     engine = named(ENGINES, config.rollout.engine, "rollout.engine")
+    _check_dense(config)
     microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
     grants = read_grants(config.budgets.logs, config.budgets.kinds) if config.budgets.kind == "grants" else []
     budgets = config.budgets.distribution(tuple(grants))
@@ -118,6 +119,18 @@ def take(rows: int, prompts: int, steps: int, seed: int) -> list[int]:
     while len(order) < prompts * steps:
         order += torch.randperm(rows, generator=generator).tolist()
     return order[: prompts * steps]
+
+
+def _check_dense(config: TrainConfig) -> None:
+    if config.dense is None:
+        return
+    if config.authors_compat:
+        raise ConfigError("authors_compat: the authors train on no dense rewards; leave one of the two out")
+    if config.budgets.kind == "mixture" and len(set(config.budgets.thinking)) == 1:
+        raise ConfigError(
+            f"dense: every cut would be at {config.budgets.thinking[0]}; give budgets.thinking several t*, "
+            f"or take budgets of another kind"
+        )
 
 
 def _base(name: str) -> str:

@@ -294,9 +294,11 @@ def test_a_run_learns_and_resumes_to_the_same_weights(base: Path, tmp_path: Path
 
 def test_configs_that_can_not_be_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the authors train on no dense rewards"):
-        small(base, tmp_path, **DENSE, authors_compat=True)
+        preflight(small(base, tmp_path, **DENSE, authors_compat=True))
     with pytest.raises(ConfigError, match=r"dense.cuts: .*greater than or equal to 2"):
         small(base, tmp_path, dense={"cuts": 1})
+    with pytest.raises(ConfigError, match="every cut would be at 9"):
+        preflight(small(base, tmp_path, dense={}, budgets={"thinking": 9}))
     config = small(base, tmp_path, **DENSE)
     assert (config.samples, config.rows, micro_batch(config, 4)) == (8, 24, 6)
     with pytest.raises(ConfigError, match="8 samples do not divide among 3"):
