@@ -25,7 +25,8 @@ def advantages(rewards: Tensor, baseline: str = "group") -> tuple[Tensor, Tensor
     Thinking in front of a cut (and behind the one before) gets the sum over this and the later cuts of
     (mean reward there - baseline); a solution gets (its reward - baseline) / solutions a cut. Their
     policy gradient is without bias that of the sum over the cuts of the expected reward, since no baseline
-    depends on the token: it is not divided by a standard deviation either, which would weigh the cuts.
+    depends on the token; nor are they divided by a standard deviation, which would weigh the cuts. (The
+    authors' code gives solutions an objective of their own, m x k times as heavy beside that of thinking.)
 
     Args:
         rewards: [problems, samples, cuts, solutions a cut], cuts in rising order; nan could not be scored
@@ -33,7 +34,7 @@ def advantages(rewards: Tensor, baseline: str = "group") -> tuple[Tensor, Tensor
         baseline: "group" takes the mean of the other samples at the same cut (for a solution: of all other
             solutions there). "budget-relative" mixes it, for thinking, with what the sample's own earlier
             cuts earned, each counting double its predecessor: cut number i of m takes (i - 1) / m of that
-            (BRPO, section 3 of the paper, with the sample itself left out of the group's mean).
+            (the paper's BRPO, but for the group's mean, which leaves the sample itself out).
     """
     at_cut = rewards.nanmean(dim=3)
     thinking = _from_here_on(at_cut - _mean_of_others(at_cut, dim=1))

@@ -137,32 +137,30 @@ def make_dense_rollout_func(
         dealt = deal_cuts(budgets, groups, dense.cuts, seed=seed, batch=batch)
         cuts = [dealt[(first + i) // group] for i in range(len(asked))]
 
-        longest = [(ids, budgets[-1]) for ids, budgets in zip(asked, cuts, strict=True)]
+        longest = [(ids, sample[-1]) for ids, sample in zip(asked, cuts, strict=True)]
         draws = seeded(seed, batch, 1 + process)
         thoughts = engine(trainer, longest, markers, context, sampling, draws)
-        # The longest thinking has its solution already; every other row is still to be answered
+        # A sample's rows: each of its cuts, `solutions` times. The last of them has its solution already
         limits = [[cut for cut in sample for _ in range(dense.solutions)] for sample in cuts]
-        machines = [
-            closed_at(thought, cut, markers, context)
+        closed = [
+            [closed_at(thought, cut, markers, context) for cut in sample[:-1]]
             for thought, sample in zip(thoughts, limits, strict=True)
-            for cut in sample[:-1]
         ]
-        calls = [((*m.prompt_ids, *m.output_ids), replace(m.budget, thinking=0)) for m in machines]
+        calls = [
+            ((*machine.prompt_ids, *machine.output_ids), replace(machine.budget, thinking=0))
+            for sample in closed
+            for machine in sample
+        ]
         room = context + len(markers.close_ids)  # a call keeps room for a close, and here it stands already
         draws = seeded(seed, batch, 1 + process, 1)
         answers = iter(engine(trainer, calls, markers, room, sampling, draws))
-        rest = iter(machines)
         rows = [
-            [*(answered(next(rest), next(answers)) for _ in sample[:-1]), thought]
-            for thought, sample in zip(thoughts, limits, strict=True)
+            [*(answered(machine, next(answers)) for machine in sample), thought]
+            for thought, sample in zip(thoughts, closed, strict=True)
         ]
-        given = [
-            (list(row.completion_ids), mask)
-            for sample in rows
-            for row, mask in zip(sample, masks_of(sample), strict=True)
-        ]
-        return columns(
-            [row for sample in rows for row in sample], [cut for sample in limits for cut in sample], given
-        )
+        done = [row for sample in rows for row in sample]
+        masks = [mask for sample in rows for mask in masks_of(sample)]
+        given = [(list(row.completion_ids), mask) for row, mask in zip(done, masks, strict=True)]
+        return columns(done, [cut for sample in limits for cut in sample], given)
 
     return rollout

@@ -29,7 +29,8 @@ from tests.training.runs import dense_reward, make_base, small
 from tests.training.test_defects import gradient
 from tests.training.test_rollout import fake_trainer
 
-MARK = vocabulary()[CLOSE]
+VOCAB = vocabulary()
+MARK = VOCAB[CLOSE]
 DENSE: dict[str, Any] = {
     "budgets": {"thinking": [0, 4, 8], "solution": 6},
     "dense": {"cuts": 3},
@@ -168,6 +169,41 @@ def test_every_sampled_token_is_trained_in_one_row(solutions: int) -> None:
                     seen[at] += 1
         assert seen == [1] * (n - 1) + [int(not out["cut"][last])], "all that was sampled, once"
     assert out == rollout(prompts, fake_trainer(model, group=each)), "nothing is remembered"
+
+
+def test_two_processes_probe_the_cuts_of_one() -> None:
+    """Each has its part of the batch, a group lies across both, and any engine does: it gets two batches of
+    ordinary calls. Thinking without a limit fills the context, and its second solution still has its room."""
+    tokenizer, dense = build_tokenizer(), DenseConfig(cuts=3, solutions=2)
+    asked: list[list[tuple[Sequence[int], Budget]]] = []
+
+    def engine(trainer: Any, calls: Any, markers: Markers, context: int, *_: Any) -> list[Rollout]:
+        asked.append(calls)
+        word = VOCAB["start"]
+        return [play(machine_for(p, b, markers, context), [word] * 99, [word] * 5) for p, b in calls]
+
+    rollout = make_dense_rollout_func(
+        tokenizer,
+        dense=dense,
+        budgets=Spread(0, 40, 5, unlimited=0.3),
+        context=80,
+        sampling=Sampling(1.0, 1.0),
+        seed=0,
+        engine=engine,
+    )
+    prompts = [[{"role": "user", "content": f"Ben has {n} pens ."}] for n in (3, 4, 5) for _ in range(12)]
+    whole = rollout(prompts, fake_trainer(None, group=12))
+    parts = []
+    for process in (0, 1):
+        trainer = fake_trainer(None, group=12)
+        trainer.accelerator.num_processes, trainer.accelerator.process_index = 2, process
+        parts.append(rollout(prompts[18 * process :][:18], trainer))
+    for column in ("thinking_limit", "completion_ids", "env_mask"):
+        assert parts[0][column] + parts[1][column] == whole[column]
+    assert [len(calls) for calls in asked] == [6, 30, 3, 15, 3, 15]
+    assert {budget.thinking for _, budget in asked[1]} == {0}
+    ends = zip(whole["prompt_ids"][4::6], whole["completion_ids"][4::6], strict=True)
+    assert {len(prompt) + len(completion) for prompt, completion in ends} == {80}
 
 
 # The gradient.
