@@ -17,7 +17,7 @@ def make_arguments(config: TrainConfig, microbatch: int) -> Any:
 
     learning, updates = config.learning, config.updates
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    accumulated = config.samples // (processes * learning.minibatches * microbatch)
+    accumulated = config.rows // (processes * learning.minibatches * microbatch)
     inert = "inert-clipping" in config.authors_compat
     return GRPOConfig(
         output_dir=str(config.output / "checkpoints"),
@@ -28,7 +28,7 @@ def make_arguments(config: TrainConfig, microbatch: int) -> Any:
         # From two updates a batch on TRL keeps the log-probs of sampling time, and the ratio moves
         steps_per_generation=accumulated * learning.minibatches,
         num_iterations=learning.iterations,
-        num_generations=config.rollout.group,
+        num_generations=config.rows // config.rollout.prompts,
         max_completion_length=config.rollout.context,
         shuffle_dataset=False,  # preflight has laid out the order
         temperature=config.rollout.temperature,

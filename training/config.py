@@ -80,6 +80,25 @@ class LearningConfig(Section):
     """Gradients are scaled down to this norm."""
 
 
+class DenseConfig(Section):
+    """Reward every thinking at several cuts (AnytimeReasoner, arXiv 2505.13438). A sample thinks once, is
+    closed and answered at each cut, and a thinking token is credited with the answers at or after it."""
+
+    cuts: Annotated[int, BeforeValidator(no_bool), Field(ge=2)] = 4
+    """Cuts of one thinking: one from each of so many equal slices of `budgets`, the same for a whole group.
+    As many as a mixture has parts: its t*, every time."""
+    solutions: Count = 1
+    """Solutions sampled at each cut. Samples in one batch that TRL sees: prompts x group x cuts x this."""
+    baseline: Literal["group", "budget-relative"] = "group"
+    """What a reward is compared with. "group": the other samples at the same cut. "budget-relative" (BRPO):
+    for thinking, partly what the same thinking earned at its earlier cuts."""
+
+    @property
+    def rows(self) -> int:
+        """Solutions, and so rows of a batch, a sample."""
+        return self.cuts * self.solutions
+
+
 class LoraConfig(Section):
     """Train low-rank adapters (peft) and leave the base as it is. The model written is merged."""
 
@@ -151,6 +170,9 @@ class TrainConfig(Section):
     """What a solution is worth. Every reward that ships reads the solution alone."""
     learning: LearningConfig = LearningConfig()
     """The update."""
+    dense: DenseConfig | None = None
+    """Dense rewards, at several cuts of each thinking; null: each sample has one budget and one answer. With
+    learning.loss dapo or dr_grpo every sampled token weighs the same, as it should here."""
     lora: LoraConfig | None = None
     """Low-rank adapters; null trains all weights."""
     device: DeviceConfig = DeviceConfig()
@@ -203,3 +225,8 @@ class TrainConfig(Section):
     def samples(self) -> int:
         """Samples a batch, over all devices."""
         return self.rollout.prompts * self.rollout.group
+
+    @property
+    def rows(self) -> int:
+        """Rows a batch as TRL sees them, over all devices: dense rewards make several of a sample."""
+        return self.samples * (1 if self.dense is None else self.dense.rows)

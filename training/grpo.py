@@ -1,9 +1,11 @@
-"""TRL's GRPOTrainer with three additions, each an override of one method; nothing of TRL is copied.
+"""TRL's GRPOTrainer with four additions; each overrides methods, and nothing of TRL is copied.
 
 - Log-probs are computed in buckets of like length: batches that mix t=24 with unlimited thinking would
   otherwise be padding for the most part.
 - Every batch is measured segment by segment (`elastic_agent.training.segments`), where rewards and rollouts
   are known together; the numbers take TRL's own way to every `report_to`.
+- Under dense rewards the advantages that TRL made, one a row, give way to one a token
+  (`elastic_agent.training.credit`); its loss takes either.
 - A checkpoint is sealed when it is whole (`elastic_agent.training.checkpoints`), and a full disk costs a
   checkpoint, not the run.
 """
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.training.checkpoints import checkpoints, fault, prune, seal, unseal
+from elastic_agent.training.config import DenseConfig
+from elastic_agent.training.credit import anytime, by_cut, credit, spread
 from elastic_agent.training.segments import Sample, segment_metrics
 
 _MOST_FAILURES = 3  # checkpoints in a row that may fail before the run is stopped
@@ -31,6 +35,7 @@ def make_trainer_class() -> Any:
     class BucketedGRPOTrainer(GRPOTrainer):
         bucket_tokens = 8192
         context = 1 << 20
+        dense: DenseConfig | None = None
         keep_checkpoints = 2
         failed_checkpoints = 0
 
@@ -63,6 +68,14 @@ def make_trainer_class() -> Any:
                 return every, None, None
             return every, torch.cat([entropies for _, _, entropies in kept])[back], None
 
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+            output = super()._generate_and_score_completions(inputs)
+            if self.dense is not None:
+                credits = torch.stack([row["credit"] for row in inputs])
+                solutions = [len(row["solution_ids"]) for row in inputs]
+                output["advantages"] = spread(credits, solutions, output["completion_mask"])
+            return output
+
         def _calculate_rewards(
             self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
         ) -> Any:
@@ -79,7 +92,16 @@ def make_trainer_class() -> Any:
             model: Any = self.model
             mode = "train" if model.training else "eval"
             group: Any = self.num_generations if model.training else self.num_generations_eval
-            for name, value in segment_metrics(samples, group, self.context).items():
+            found: dict[str, float] = {}
+            if self.dense is not None:
+                first = self.accelerator.process_index * len(inputs)
+                credits = credit(total, group, self.dense)[first : first + len(inputs)]
+                for row, pair in zip(inputs, credits, strict=True):
+                    row["credit"] = pair
+                found = anytime(samples, self.dense)
+                samples = by_cut(samples, group, self.dense)
+                group //= self.dense.cuts
+            for name, value in (found | segment_metrics(samples, group, self.context)).items():
                 self._metrics[mode][name].append(value)
             return rewards
 

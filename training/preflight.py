@@ -51,6 +51,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     """
     source = named(SOURCES, config.data.source, "data.source")
     engine = named(ENGINES, config.rollout.engine, "rollout.engine")
+    _check_dense(config)
     microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
     grants = read_grants(config.budgets.logs, config.budgets.kinds) if config.budgets.kind == "grants" else []
     budgets = config.budgets.distribution(tuple(grants))
@@ -80,14 +81,22 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
 
 
 def micro_batch(config: TrainConfig, processes: int) -> int:
-    """Samples in one pass on one device.
+    """Samples (rows, under dense rewards) in one pass on one device.
 
     Raises:
         ConfigError: batch, mini-batches, devices and micro-batches do not divide evenly.
     """
     parts = processes * config.learning.minibatches
-    each, left = divmod(config.samples, parts)
-    what = f"{config.rollout.prompts} prompts x {config.rollout.group} samples = {config.samples}"
+    each, left = divmod(config.rows, parts)
+    what = f"{config.rollout.prompts} prompts x {config.rollout.group} samples"
+    if config.dense is not None:
+        what += f" x {config.dense.cuts} cuts x {config.dense.solutions} solutions"
+        if config.samples % processes:
+            raise ConfigError(
+                f"dense: the rows of a sample stay on one device, and {config.samples} samples do not divide "
+                f"among {processes}: make rollout.prompts x rollout.group a multiple"
+            )
+    what += f" = {config.rows}"
     if left or not each:
         raise ConfigError(
             f"{what} do not divide into learning.minibatches {config.learning.minibatches} on {processes} "
@@ -113,6 +122,20 @@ def take(rows: int, prompts: int, steps: int, seed: int) -> list[int]:
     while len(order) < prompts * steps:
         order += torch.randperm(rows, generator=generator).tolist()
     return order[: prompts * steps]
+
+
+def _check_dense(config: TrainConfig) -> None:
+    if config.dense is None:
+        return
+    if config.authors_compat:
+        raise ConfigError("authors_compat: the authors train on no dense rewards; leave one of the two out")
+    if config.budgets.stated:
+        raise ConfigError("dense: probes cut thinking, budgets.stated cuts nothing; leave one of the two out")
+    if config.budgets.kind == "mixture" and len(set(config.budgets.thinking)) == 1:
+        raise ConfigError(
+            f"dense: every cut would be at {config.budgets.thinking[0]}; give budgets.thinking several t*, "
+            f"or take budgets of another kind"
+        )
 
 
 def _base(name: str) -> str:

@@ -202,20 +202,29 @@ def make_rollout_func(
         calls = [(prompt_ids_of(tokenizer, p), b) for p, b in zip(prompts, dealt, strict=True)]
         draws = seeded(seed, batch, 1 + accelerator.process_index)
         done = engine(trainer, calls, markers, context, sampling, draws)
-        given = [for_loss(r, tokenizer, wrong) for r in done]
-        return {
-            "prompt_ids": [list(r.prompt_ids) for r in done],
-            "completion_ids": [ids for ids, _ in given],
-            # None: TRL computes the log-probs itself, with the weights that sampled (no other engine did)
-            "logprobs": None,
-            "env_mask": [mask for _, mask in given],
-            "solution_ids": [list(r.solution_ids) for r in done],
-            "finished": [r.finished for r in done],
-            "cut": [r.cut for r in done],
-            "forced_tokens": [r.env_mask.count(0) for r in done],
-            "thinking_tokens": [r.thinking_tokens for r in done],
-            "thinking_limit": [b.thinking for b in dealt],
-            **targets,
-        }
+        return columns(done, dealt, [for_loss(r, tokenizer, wrong) for r in done]) | targets
 
     return rollout
+
+
+def columns(
+    done: Sequence[Rollout], budgets: Sequence[Budget], given: Sequence[tuple[list[int], list[int]]]
+) -> dict[str, Any]:
+    """Samples as TRL takes them from a ``rollout_func``, with what rewards and metrics read.
+
+    Args:
+        given: (completion ids, loss mask) of each sample, as `for_loss` makes them.
+    """
+    return {
+        "prompt_ids": [list(r.prompt_ids) for r in done],
+        "completion_ids": [ids for ids, _ in given],
+        # None: TRL computes the log-probs itself, with the weights that sampled (no other engine did)
+        "logprobs": None,
+        "env_mask": [mask for _, mask in given],
+        "solution_ids": [list(r.solution_ids) for r in done],
+        "finished": [r.finished for r in done],
+        "cut": [r.cut for r in done],
+        "forced_tokens": [r.env_mask.count(0) for r in done],
+        "thinking_tokens": [r.thinking_tokens for r in done],
+        "thinking_limit": [b.thinking for b in budgets],
+    }

@@ -28,15 +28,34 @@ from elastic_agent.training.checkpoints import checkpoints, last_good
 from elastic_agent.training.command import configure, parser
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.configure import describe, dump, load_config
+from elastic_agent.training.dense import make_dense_rollout_func
 from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.grpo import make_trainer_class
 from elastic_agent.training.model import export_model, load_model
 from elastic_agent.training.preflight import Ready, preflight
 from elastic_agent.training.record import Record, make_callback
 from elastic_agent.training.rewards import RewardFunction
-from elastic_agent.training.rollout import Defects, make_rollout_func
+from elastic_agent.training.rollout import Defects, RolloutFunc, make_rollout_func
 
 __all__ = ["TrainConfig", "load_config", "main", "make_trainer_class", "parse_mixture", "train"]
+
+
+def make_rollouts(config: TrainConfig, ready: Ready) -> RolloutFunc:
+    """The rollouts of a checked config: each sample under one budget, or probed at several."""
+    common: dict[str, Any] = {
+        "budgets": ready.budgets,
+        "context": config.rollout.context,
+        "sampling": Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p),
+        "seed": config.seed,
+        "engine": ready.engine,
+    }
+    if config.dense is not None:
+        return make_dense_rollout_func(ready.tokenizer, dense=config.dense, **common)
+    defects = Defects(
+        forced_close_in_loss="forced-close-in-loss" in config.authors_compat,
+        fake_end="fake-end" in config.authors_compat,
+    )
+    return make_rollout_func(ready.tokenizer, stated=config.budgets.stated, defects=defects, **common)
 
 
 def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: Sequence[Any] = ()) -> Any:
@@ -47,7 +66,6 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
 
     torch.manual_seed(config.seed)
     arguments = make_arguments(config, ready.microbatch)
-    sampling = Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p)
     warnings.filterwarnings("ignore", message="You are using 'rollout_func'")  # pinned by our tests
     trainer = make_trainer_class()(
         model=load_model(ready.base),
@@ -55,25 +73,14 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
         processing_class=ready.tokenizer,
         train_dataset=Dataset.from_list(list(ready.rows)),
         reward_funcs=[ready.reward],
-        rollout_func=make_rollout_func(
-            ready.tokenizer,
-            budgets=ready.budgets,
-            context=config.rollout.context,
-            sampling=sampling,
-            seed=config.seed,
-            stated=config.budgets.stated,
-            engine=ready.engine,
-            defects=Defects(
-                forced_close_in_loss="forced-close-in-loss" in config.authors_compat,
-                fake_end="fake-end" in config.authors_compat,
-            ),
-        ),
+        rollout_func=make_rollouts(config, ready),
         callbacks=[make_callback(record, config.updates), *callbacks],
         peft_config=make_adapters(config),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.bucket_tokens = config.device.bucket_tokens
     trainer.context = config.rollout.context
+    trainer.dense = config.dense
     trainer.keep_checkpoints = config.checkpoint.keep
     return trainer
 

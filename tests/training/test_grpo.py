@@ -12,7 +12,7 @@ from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.training.record import read_csv
 from elastic_agent.training.trainer import main, train
 from tests.clock import run
-from tests.training.runs import DENSE, make_base, small
+from tests.training.runs import EASY, make_base, small
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_adapters_are_trained_kept_and_merged(
         "budgets.solution=6",
         "learning={rate: 0.05, warmup_steps: 0, minibatches: 2, clip_high: 0.28, kl: 0.01}",
         "lora={rank: 4}",
-        f"reward.kind={DENSE}",
+        f"reward.kind={EASY}",
         "checkpoint.every=1",
     ):
         words += ["--set", assignment]

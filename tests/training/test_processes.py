@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from elastic_agent.training.record import read_csv
-from tests.training.runs import DENSE, make_base
+from tests.training.runs import EASY, make_base
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
     "rollout={prompts: 4, group: 4, context: 128}",
     "budgets={kind: mixture, thinking: [4, null], solution: 6}",
     "learning={rate: 0.01, warmup_steps: 0, minibatches: 2}",
-    f"reward.kind={DENSE}",
+    f"reward.kind={EASY}",
 )
 
 

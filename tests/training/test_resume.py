@@ -13,7 +13,7 @@ from elastic_agent.training.checkpoints import checkpoints, fault, last_good, pr
 from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.record import read_csv
 from elastic_agent.training.trainer import train
-from tests.training.runs import DENSE, make_base, small
+from tests.training.runs import EASY, make_base, small
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN: dict[str, Any] = {
@@ -21,7 +21,7 @@ RUN: dict[str, Any] = {
     "budgets": {"kind": "uniform", "low": 0, "high": 12, "unlimited": 0.25, "solution": 6},
     "learning": {"minibatches": 2, "rate": 0.01},
     "checkpoint": {"every": 2},
-    "reward": {"kind": DENSE},
+    "reward": {"kind": EASY},
 }
 KILLED = """
 import os, signal, sys
