@@ -28,6 +28,7 @@ from elastic_agent.training.checkpoints import checkpoints, last_good
 from elastic_agent.training.command import configure, parser
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.configure import ConfigError, describe, dump, load_config
+from elastic_agent.training.data import dataset_of
 from elastic_agent.training.grpo import make_trainer_class
 from elastic_agent.training.model import export_model, load_model
 from elastic_agent.training.preflight import Ready, preflight
@@ -40,7 +41,6 @@ __all__ = ["TrainConfig", "load_config", "main", "make_trainer_class", "parse_mi
 def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: Sequence[Any] = ()) -> Any:
     """The TRL trainer of a checked config, its model loaded."""
     import torch
-    from datasets import Dataset
     from transformers import PrinterCallback
 
     torch.manual_seed(config.seed)
@@ -51,7 +51,7 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
         model=load_model(ready.base),
         args=arguments,
         processing_class=ready.tokenizer,
-        train_dataset=Dataset.from_list(list(ready.rows)),
+        train_dataset=dataset_of(ready.rows),
         reward_funcs=[ready.reward.make(config.reward, ready.tokenizer.decode)],
         rollout_func=make_rollout_func(
             ready.tokenizer,

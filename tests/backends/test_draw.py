@@ -1,4 +1,4 @@
-"""Drawing without sorting: each token has exactly the probability that temperature, top-k and top-p leave it."""
+"""Drawing without sorting: each token has just the probability that temperature, top-k and top-p leave it."""
 
 from __future__ import annotations
 
