@@ -1,6 +1,6 @@
 """What is asked and how it is graded: a suite is problems, a grader, and the words that probe for an answer.
 
-Problems are stock problems, or come from `elastic_agent.training.data`: a set by name, or a file of one's own.
+Problems are stock problems, or those of `elastic_agent.training.data`: a set by name, or one's own file.
 The graders are those of training (`elastic_agent.training.rewards`), so what is rewarded is what is measured.
 """
 
