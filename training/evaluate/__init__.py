@@ -5,7 +5,7 @@ engines                  who draws samples: in_process in batches, or served by 
 suites, graders          problems, who grades them, and words for probes
 grading, ratings         grading beside drawing; Codeforces ratings
 grid, results            what is to be measured, checked first; one line a sample, resumable
-stats, tables, plot      intervals, the paper's table, SVG, curves for the scheduler
+stats, tables            intervals, the paper's table, curves for the scheduler (plots: training.plots)
 inspector                the same problems before and after training, as a page
 points                   one model at one budget, in process, for tests and benchmarks
 """

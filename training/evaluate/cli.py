@@ -20,7 +20,6 @@ from elastic_agent.training.evaluate.grid import Grid, GridError, check, run, we
 from elastic_agent.training.evaluate.in_process import InProcess
 from elastic_agent.training.evaluate.inspector import inspector
 from elastic_agent.training.evaluate.options import make_parser
-from elastic_agent.training.evaluate.plot import plot
 from elastic_agent.training.evaluate.progress import Progress
 from elastic_agent.training.evaluate.ratings import rate_cells, rating_report, rating_table
 from elastic_agent.training.evaluate.results import Record, Results
@@ -29,6 +28,7 @@ from elastic_agent.training.evaluate.stats import curves_of, summarize
 from elastic_agent.training.evaluate.strategies import make_strategy
 from elastic_agent.training.evaluate.suites import Suite, set_suite, stock_suite
 from elastic_agent.training.evaluate.tables import paper_table, report
+from elastic_agent.training.plots.accuracy import plot
 from elastic_agent.training.rewards.codeforces import read_ratings
 
 
