@@ -1,19 +1,15 @@
-"""The `budgets` section of a training config, and what all sections are made of."""
+"""The `budgets` section of a training config."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from elastic_agent.budget import Budget
-from elastic_agent.training.budgets import Budgets, Granted, Mixture, Schedule, Spread, mixture
-
-
-def no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
+from elastic_agent.errors import InvalidBudgetError
+from elastic_agent.training.budgets import Budgets, Granted, Mixture, Schedule, Spread, Wording, mixture
+from elastic_agent.training.fields import Count, Section, Share, no_bool, several
 
 
 def _tokens(value: object) -> object:
@@ -21,19 +17,7 @@ def _tokens(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() in ("none", "inf") else no_bool(value)
 
 
-def several(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else (value,)
-
-
-Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
 Thinking = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_tokens)]
-Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Unknown fields are errors, and strings under fields document them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Stage(Section):
@@ -74,6 +58,9 @@ class BudgetsConfig(Section):
     """grants: run logs (`run.jsonl`), or folders of them."""
     kinds: tuple[str, ...] = ()
     """grants: the kinds of calls to take; none named: all."""
+    stated: Wording | None = None
+    """Ask for t* in the prompt, in L1's words (arXiv 2503.04697), and cut nowhere: for reward.length. A
+    response is to be t* + s* tokens long: exactly (l1-exact), or at most (l1-max)."""
     stages: tuple[Stage, ...] = ()
     """schedule: stages in order, each with steps, thinking and solution."""
 
@@ -95,17 +82,22 @@ class BudgetsConfig(Section):
         if missing:
             raise ValueError(f"kind {self.kind} needs {', '.join(missing)}")
         optional = {"mixture": set(), "grants": {"unlimited", "kinds"}, "schedule": set()}
-        allowed = used | {"kind"} | optional.get(self.kind, {"unlimited"})
+        allowed = used | {"kind", "stated"} | optional.get(self.kind, {"unlimited"})
         surplus = sorted(self.model_fields_set - allowed)
         if surplus:
             raise ValueError(f"{', '.join(surplus)}: not used by kind {self.kind}")
         if self.kind != "grants":
             self.distribution(())  # says what is wrong with the numbers
+        every = (*self.thinking, *(t for stage in self.stages for t in stage.thinking))
+        if self.stated and (self.unlimited or None in every):
+            raise ValueError("stated: a prompt can't ask for unlimited thinking; give each group a number")
         return self
 
     def distribution(self, grants: tuple[Budget, ...]) -> Budgets:
         """The distribution that this stands for; `grants` are what `logs` hold, read by the caller."""
         if self.kind == "grants":
+            if self.stated and any(grant.thinking is None for grant in grants):
+                raise InvalidBudgetError("budgets.stated: a prompt can't ask for unlimited grants")
             return Granted(grants, self.unlimited)
         if self.kind == "schedule":
             return Schedule(tuple((s.steps, mixture(s.thinking, s.solution)) for s in self.stages))

@@ -15,10 +15,14 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
+
+Wording = Literal["l1-exact", "l1-max"]
+STATED: dict[Wording, str] = {"l1-exact": "Think for {t} tokens.", "l1-max": "Think for maximum {t} tokens."}
+"""How L1 asks for a length (arXiv 2503.04697, sections 3.1 and 3.2): behind the problem."""
 
 
 class Budgets(Protocol):

@@ -6,7 +6,8 @@ import argparse
 
 from elastic_agent.training.budgets import parse_mixture
 from elastic_agent.training.config import TrainConfig
-from elastic_agent.training.configure import ConfigError, build, override, presets, read_layers
+from elastic_agent.training.configure import build, override, presets, read_layers
+from elastic_agent.training.fields import ConfigError
 
 DEFAULT = "e1-tiny"
 

@@ -7,25 +7,18 @@ is put together from a preset, a file and the command line is in `elastic_agent.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from elastic_agent.training.budget_fields import BudgetsConfig, Count, Section, no_bool, several
+from elastic_agent.training.budget_fields import BudgetsConfig
 from elastic_agent.training.data_fields import DataConfig
+from elastic_agent.training.fields import Count, Section, no_bool, several
+from elastic_agent.training.rewards.shape import RewardConfig
 
 Positive = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
 DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
 Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]
-
-
-class RewardConfig(Section):
-    """What a solution is worth. Every reward reads the solution alone."""
-
-    name: str = "answer"
-    """A reward by name; "answer" gives 1 for the right answer of a stock problem in a finished solution."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Whatever else the reward takes, handed on as it is."""
 
 
 class RolloutConfig(Section):
@@ -143,7 +136,7 @@ class TrainConfig(Section):
     data: DataConfig = DataConfig()
     """Where the problems come from."""
     reward: RewardConfig = RewardConfig()
-    """What a solution is worth."""
+    """What a solution is worth. Every reward that ships reads the solution alone."""
     learning: LearningConfig = LearningConfig()
     """The update."""
     lora: LoraConfig | None = None
@@ -173,6 +166,21 @@ class TrainConfig(Section):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return several(value)
+
+    @model_validator(mode="after")
+    def _stated_lengths_are_rewarded(self) -> Self:
+        l1 = self.reward.length.startswith("l1")
+        if l1 and self.budgets.stated is None and self.reward.length_target is None:
+            raise ValueError(
+                f"reward.length {self.reward.length} needs a length: set budgets.stated, to have it in "
+                f"the prompt, or reward.length_target"
+            )
+        if self.budgets.stated is not None and not l1:
+            raise ValueError(
+                f"budgets.stated {self.budgets.stated} only asks for the length: set reward.length to l1-max "
+                f"or l1-exact, so that keeping to it is worth something"
+            )
+        return self
 
     @property
     def updates(self) -> int:

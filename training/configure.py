@@ -17,15 +17,11 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from elastic_agent.errors import ElasticError
 from elastic_agent.training.config import TrainConfig
+from elastic_agent.training.fields import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 Tree = dict[str, Any]
-
-
-class ConfigError(ElasticError, ValueError):
-    """A training config that can't be used; says which field, and what to do."""
 
 
 def presets() -> list[str]:

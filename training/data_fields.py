@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from elastic_agent.training.budget_fields import Count, Section, several
+from elastic_agent.training.fields import Count, Section, several
 
 
 class DataConfig(Section):

@@ -37,7 +37,12 @@ def load_model(folder: str | Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).eval()
+    from elastic_agent.backends.attention import GROUPED
+
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=torch.float32, attn_implementation=GROUPED
+    )
+    return model.eval()
 
 
 def save_model(model: Any, folder: str | Path) -> None:

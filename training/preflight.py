@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from elastic_agent.errors import UnknownModelError
 from elastic_agent.markers import Markers
 from elastic_agent.training.budgets import Budgets, check_context
 from elastic_agent.training.config import TrainConfig
-from elastic_agent.training.configure import ConfigError
 from elastic_agent.training.data.sources import SOURCES as SETS
+from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.grants import read_grants
 from elastic_agent.training.problems import Row
-from elastic_agent.training.registry import ENGINES, REWARDS, RewardKind, named, source_of
+from elastic_agent.training.registry import ENGINES, named, source_of
+from elastic_agent.training.rewards import make_reward_function
 from elastic_agent.training.rollout import Engine, markers_of, prompt_ids_of
 
 
@@ -36,7 +38,7 @@ class Ready:
     budgets: Budgets
     rows: Sequence[Row]
     """Problems, in the order in which the run takes them: `prompts` a batch."""
-    reward: RewardKind
+    reward: Callable[..., list[float]]
     engine: Engine
     microbatch: int
     """Samples in one pass on one device."""
@@ -53,7 +55,6 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     source = source_of(config.data.source)
     for name in config.data.decontaminate:
         named(SETS, name, "data.decontaminate")
-    reward = named(REWARDS, config.reward.name, "reward.name")
     engine = named(ENGINES, config.rollout.engine, "rollout.engine")
     microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
     grants = read_grants(config.budgets.logs, config.budgets.kinds) if config.budgets.kind == "grants" else []
@@ -75,9 +76,11 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
         budgets, config.rollout.context, close=len(markers.close_ids), prompt=1, longest="a prompt of"
     )
     rows = source(config.data, config.rollout.prompts * config.steps, config.seed, tell)
-    _check_columns(rows, ("prompt", *reward.columns), config)
+    _check_columns(rows, ("prompt", *config.reward.columns), config)
     rows = _check_prompts(rows, tokenizer, markers, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
+    decode = partial(tokenizer.decode, skip_special_tokens=True)  # else "<|im_end|>" is part of a solution
+    reward = make_reward_function(config.reward, decode, close_ids=markers.close_ids)
     return Ready(base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch)
 
 
@@ -136,12 +139,17 @@ def _check_columns(rows: Sequence[Row], wanted: Sequence[str], config: TrainConf
     if not rows:
         raise ConfigError(f"data.source {source} holds no problems")
     for number, row in enumerate(rows, 1):
+        if "kind" in row and not config.reward.own and row["kind"] != config.reward.kind:
+            raise ConfigError(
+                f"data.source {source}: {row['id']} is a {row['kind']} problem, and reward.kind is "
+                f"{config.reward.kind}"
+            )
         has = [name for name, value in row.items() if value not in (None, "", [])]
         missing = [name for name in wanted if name not in has]
         if missing:
             raise ConfigError(
                 f"data.source {source}: problem {row.get('id', number)} lacks {', '.join(missing)}, "
-                f"which the reward {config.reward.name} reads; it has {', '.join(has)}"
+                f"which the reward {config.reward.kind} reads; it has {', '.join(has)}"
             )
 
 

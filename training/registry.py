@@ -1,37 +1,24 @@
-"""Problem sources, rewards and rollout engines by name.
+"""Problem sources and rollout engines by name: what `data.source` and `rollout.engine` in a config stand for.
 
-What `data.source`, `reward.name` and `rollout.engine` in a config stand for; a new one is an entry in one of
-the three tables.
+A new one is an entry in one of the two tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
 
-from elastic_agent.training.config import RewardConfig
-from elastic_agent.training.configure import ConfigError
 from elastic_agent.training.data.sources import SOURCES as SETS
 from elastic_agent.training.data.told import OWN
+from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.problems import Source, named_sets, stock
-from elastic_agent.training.rewards import Decode, Reward, make_reward
 from elastic_agent.training.rollout import Engine, decode_in_process
 
 Named = TypeVar("Named")
 
 
-@dataclass(frozen=True, slots=True)
-class RewardKind:
-    """A reward: the columns that it reads from each problem, and how it is made."""
-
-    columns: tuple[str, ...]
-    make: Callable[[RewardConfig, Decode], Reward]
-
-
 SOURCES: dict[str, Source] = {"stock": stock, **dict.fromkeys((OWN, *SETS), named_sets)}
-REWARDS: dict[str, RewardKind] = {"answer": RewardKind(("answer",), lambda _, decode: make_reward(decode))}
 ENGINES: dict[str, Engine] = {"transformers": decode_in_process}
 
 

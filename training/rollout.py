@@ -18,7 +18,7 @@ from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, resolve_markers
 from elastic_agent.phases import SolutionEnd, TwoPhase
-from elastic_agent.training.budgets import Budgets, deal_samples, seeded
+from elastic_agent.training.budgets import STATED, Budgets, Wording, deal_samples, seeded
 
 Prompt = Sequence[dict[str, str]]
 RolloutFunc = Callable[[list[Any], Any], dict[str, Any]]
@@ -145,6 +145,12 @@ def decode_in_process(
         model.train(was_training)
 
 
+def asking(prompt: Prompt, wording: str, budget: Budget) -> list[dict[str, str]]:
+    """The conversation with its last message asking for t tokens of thinking."""
+    *before, last = prompt
+    return [*before, {**last, "content": f"{last['content']} {wording.format(t=budget.thinking)}"}]
+
+
 def batch_of(trainer: Any) -> int:
     """Which batch of rollouts comes next, from 0: what draws depend on, so a resumed run repeats them."""
     arguments = trainer.args
@@ -161,6 +167,7 @@ def make_rollout_func(
     context: int,
     sampling: Sampling,
     seed: int,
+    stated: Wording | None = None,
     engine: Engine = decode_in_process,
     defects: Defects | None = None,
 ) -> RolloutFunc:
@@ -169,6 +176,9 @@ def make_rollout_func(
     TRL calls it with prompts already repeated, ``trainer.num_generations`` times each in a row; with several
     processes each gets its part of the batch. Nothing is remembered from call to call: budgets and samples
     follow from the seed, the number of the batch and the process.
+
+    Args:
+        stated: t is asked for in the prompt and nothing is cut; the reward gets t + s as `length_target`.
     """
     markers = markers_of(tokenizer)
     wrong = defects or Defects()
@@ -184,6 +194,11 @@ def make_rollout_func(
             process=accelerator.process_index,
             processes=accelerator.num_processes,
         )
+        targets: dict[str, Any] = {}
+        if stated is not None:
+            targets = {"length_target": [(b.thinking or 0) + b.solution for b in dealt]}
+            prompts = [asking(p, STATED[stated], b) for p, b in zip(prompts, dealt, strict=True)]
+            dealt = [Budget(None, b.solution) for b in dealt]
         calls = [(prompt_ids_of(tokenizer, p), b) for p, b in zip(prompts, dealt, strict=True)]
         draws = seeded(seed, batch, 1 + accelerator.process_index)
         done = engine(trainer, calls, markers, context, sampling, draws)
@@ -200,6 +215,7 @@ def make_rollout_func(
             "forced_tokens": [r.env_mask.count(0) for r in done],
             "thinking_tokens": [r.thinking_tokens for r in done],
             "thinking_limit": [b.thinking for b in dealt],
+            **targets,
         }
 
     return rollout

@@ -27,12 +27,14 @@ from elastic_agent.training.budgets import parse_mixture
 from elastic_agent.training.checkpoints import checkpoints, last_good
 from elastic_agent.training.command import configure, parser
 from elastic_agent.training.config import TrainConfig
-from elastic_agent.training.configure import ConfigError, describe, dump, load_config
+from elastic_agent.training.configure import describe, dump, load_config
 from elastic_agent.training.data import dataset_of
+from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.grpo import make_trainer_class
 from elastic_agent.training.model import export_model, load_model
 from elastic_agent.training.preflight import Ready, preflight
 from elastic_agent.training.record import Record, make_callback
+from elastic_agent.training.rewards import RewardFunction
 from elastic_agent.training.rollout import Defects, make_rollout_func
 
 __all__ = ["TrainConfig", "load_config", "main", "make_trainer_class", "parse_mixture", "train"]
@@ -52,13 +54,14 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
         args=arguments,
         processing_class=ready.tokenizer,
         train_dataset=dataset_of(ready.rows),
-        reward_funcs=[ready.reward.make(config.reward, ready.tokenizer.decode)],
+        reward_funcs=[ready.reward],
         rollout_func=make_rollout_func(
             ready.tokenizer,
             budgets=ready.budgets,
             context=config.rollout.context,
             sampling=sampling,
             seed=config.seed,
+            stated=config.budgets.stated,
             engine=ready.engine,
             defects=Defects(
                 forced_close_in_loss="forced-close-in-loss" in config.authors_compat,
@@ -107,7 +110,11 @@ def train(
     if first:
         _note(config, resume=start is not None, tell=tell)
     trainer = make_trainer(config, ready, Record(config.output, config.steps, tell), callbacks)
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    try:
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    finally:
+        if isinstance(ready.reward, RewardFunction):
+            ready.reward.close()
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(config.output))
         ready.tokenizer.save_pretrained(str(config.output))

@@ -86,12 +86,14 @@ class TransformersBackend:
         """
         from transformers import AutoModelForCausalLM
 
+        from elastic_agent.backends.attention import GROUPED
+
         name = name or str(path)
         codec = load_codec(path, name=name, **codec_options)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
-                str(path), dtype=torch.float32 if device == "cpu" else "auto", attn_implementation="sdpa"
+                str(path), dtype=torch.float32 if device == "cpu" else "auto", attn_implementation=GROUPED
             )
         except (OSError, ValueError) as error:
             raise UnknownModelError(f"can't load {name}: {str(error).splitlines()[0]}") from error

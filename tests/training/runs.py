@@ -32,6 +32,9 @@ def make_base(folder: Path, **sizes: int) -> Path:
     return folder
 
 
+DENSE = "tests.training.runs:dense_reward"
+
+
 def dense_reward(**columns: Any) -> list[float]:
     """A reward that random models can earn, so that weights move: some ids are better."""
     return [sum(i % 7 for i in ids) / (7 * max(1, len(ids))) for ids in columns["solution_ids"]]

@@ -171,7 +171,14 @@ def test_what_a_config_names_is_checked_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
     refused(base, "data.source: there is no 'stocks'; did you mean stock?", data={"source": "stocks"})
-    refused(base, "reward.name: there is no 'mths'", reward={"name": "mths"})
+    refused(base, "reward.kind: no reward 'mths': did you mean math?", reward={"kind": "mths"})
+    refused(base, "reward.kind: no.module:here can't be had", reward={"kind": "no.module:here"})
+    refused(
+        base, "length: not used by a reward function of your own", reward={"kind": "a:b", "length": "l1-max"}
+    )
+    refused(base, "set budgets.stated", reward={"length": "l1-max"})
+    refused(base, "set reward.length to l1-max", budgets={"stated": "l1-max"})
+    refused(base, "can't ask for unlimited", budgets={"stated": "l1-max", "thinking": [4, None]})
     refused(base, "rollout.engine: there is no 'hand'", rollout={"engine": "hand"})
     refused(base, "rollout.context: 4096 tokens, but .* was made for 1024", rollout={"context": 4096})
     refused(

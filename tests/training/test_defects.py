@@ -16,31 +16,23 @@ from elastic_agent.markers import Markers
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.preflight import preflight
 from elastic_agent.training.record import Record, read_csv
-from elastic_agent.training.registry import REWARDS, RewardKind
 from elastic_agent.training.rollout import Defects, Rollout, for_loss, machine_for, markers_of, rollout_of
 from elastic_agent.training.tokenizer import CLOSE, END, PAD, THINK, build_tokenizer, vocabulary
 from elastic_agent.training.trainer import make_trainer, train
-from tests.training.runs import dense_reward, make_base, small
+from tests.training.runs import DENSE, make_base, small
 
 VOCAB = vocabulary()
 CLIPPED = {
     "steps": 2,
     "rollout": {"prompts": 6},
     "learning": {"iterations": 3, "rate": 0.02, "schedule": "constant"},
-    "reward": {"name": "dense"},
+    "reward": {"kind": DENSE},
 }
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(autouse=True)
-def _dense() -> Any:
-    REWARDS["dense"] = RewardKind((), lambda config, decode: dense_reward)
-    yield
-    del REWARDS["dense"]
 
 
 def trainer_of(config: TrainConfig) -> Any:
@@ -117,7 +109,7 @@ def test_clipping_is_active(base: Path, tmp_path: Path) -> None:
     theirs = small(base, tmp_path / "theirs", **CLIPPED, authors_compat="inert-clipping")
     with pytest.raises(AssertionError, match="still moves the weights"):
         clipping_bites(trainer_of(theirs))
-    once = small(base, tmp_path / "once", reward={"name": "dense"})
+    once = small(base, tmp_path / "once", reward={"kind": DENSE})
     with pytest.raises(AssertionError, match="ratio is 1 for ever"):
         clipping_bites(trainer_of(once))
 
@@ -131,7 +123,7 @@ def test_clipping_shows_in_a_run(base: Path, tmp_path: Path) -> None:
         shares[name] = [row["clip_ratio/region_mean"] for row in rows]
     assert min(share or 0 for share in shares["ours"]) > 0
     assert shares["theirs"] == [0, 0]
-    train(small(base, tmp_path / "once", reward={"name": "dense"}), tell=lambda _: None)
+    train(small(base, tmp_path / "once", reward={"kind": DENSE}), tell=lambda _: None)
     rows = read_csv((tmp_path / "once" / "metrics.csv").read_text())
     assert [row["clip_ratio/region_mean"] for row in rows] == [0, 0], "one update a batch: nothing to clip"
 

@@ -10,10 +10,9 @@ from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.training.record import read_csv
-from elastic_agent.training.registry import REWARDS, RewardKind
 from elastic_agent.training.trainer import main, train
 from tests.clock import run
-from tests.training.runs import dense_reward, make_base, small
+from tests.training.runs import DENSE, make_base, small
 
 
 @pytest.fixture(scope="module")
@@ -88,26 +87,22 @@ def test_adapters_are_trained_kept_and_merged(
     from elastic_agent.backends.load import load_backend
     from elastic_agent.training.model import load_model
 
-    REWARDS["dense"] = RewardKind((), lambda config, decode: dense_reward)
     words = ["--base", str(base), "--output", str(tmp_path), "--steps", "2", "--thinking", "4,none"]
     for assignment in (
         "rollout={prompts: 4, group: 2, context: 128}",
         "budgets.solution=6",
         "learning={rate: 0.05, warmup_steps: 0, minibatches: 2, clip_high: 0.28, kl: 0.01}",
         "lora={rank: 4}",
-        "reward.name=dense",
+        f"reward.kind={DENSE}",
         "checkpoint.every=1",
     ):
         words += ["--set", assignment]
-    try:
-        main(words)
-        said = capsys.readouterr().out
-        assert "step 2 of 2: reward" in said
-        assert "0 s left" in said
-        before = (tmp_path / "model.safetensors").read_bytes()
-        main([*words, "--resume"])
-    finally:
-        del REWARDS["dense"]
+    main(words)
+    said = capsys.readouterr().out
+    assert "step 2 of 2: reward" in said
+    assert "0 s left" in said
+    before = (tmp_path / "model.safetensors").read_bytes()
+    main([*words, "--resume"])
     assert "going on from" in capsys.readouterr().out
     assert (tmp_path / "model.safetensors").read_bytes() == before
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()

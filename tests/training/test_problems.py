@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 
 from elastic_agent.errors import DataError
-from elastic_agent.training.configure import ConfigError, load_config
+from elastic_agent.training.configure import load_config
 from elastic_agent.training.data import SOURCES as SETS
 from elastic_agent.training.data import dataset_of
 from elastic_agent.training.data_fields import DataConfig
+from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.preflight import preflight
 from elastic_agent.training.problems import named_sets
 from elastic_agent.training.registry import SOURCES
 from elastic_agent.training.rewards import CodeGrader, MathGrader, Sample
+from elastic_agent.training.trainer import train
 from tests.training.runs import make_base, small
 
 ONES = [{"question": f"What is {n} + 1?", "answer": n + 1, "id": n} for n in range(6)]
@@ -115,7 +117,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (ONES, {"decontaminate": ["aime42"]}, ConfigError, "data.decontaminate.*did you mean aime24"),
         (ONES, {"source": ["own", "stock"]}, ConfigError, "own, stock can't be joined"),
         (ONES, {"source": "gsm8k", "path": {}}, DataError, "can't be had from the hub.*data.path"),
-        ([{"question": "?", "tests": ["assert f()"]}], {}, ConfigError, "own/0 lacks answer.*it has .*tests"),
+        (
+            [{"question": "?", "tests": ["assert f()"]}],
+            {},
+            ConfigError,
+            "own/0 is a code problem, and reward.kind is math",
+        ),
     ],
 )
 def test_bad_data_is_one_clear_error_before_a_weight_is_loaded(
@@ -131,7 +138,7 @@ def test_bad_data_is_one_clear_error_before_a_weight_is_loaded(
     path = {"own": str(write(tmp_path / "own.jsonl", rows))}
     config = {"source": "own", "path": path, "instruction": "", **data}
     with pytest.raises(error, match=said):
-        preflight(small(base, tmp_path / "out", data=config), lambda _: None)
+        preflight(small(base, tmp_path / "out", data=config, reward={"kind": "math"}), lambda _: None)
 
 
 def test_presets_name_the_papers_data() -> None:
@@ -140,3 +147,15 @@ def test_presets_name_the_papers_data() -> None:
     assert load_config("e1-code-14b").data.source == ("taco", "synthetic-1", "livecodebench-train")
     one = load_config("e1-math-1.5b", ["data.source=deepscaler", "data.path=copy"]).data
     assert one.path == {"deepscaler": Path("copy")}
+
+
+def test_a_run_on_ones_own_problems_from_the_file_to_the_metrics(base: Path, tmp_path: Path) -> None:
+    """File, prompts, rollouts, math-verify, an update: the whole path, on a random model."""
+    own = write(tmp_path / "own.jsonl", [{**row, "answer": [row["answer"], "one more"]} for row in ONES])
+    told: list[str] = []
+    data = {"source": "own", "path": str(own), "instruction": ""}
+    config = small(base, tmp_path / "out", data=data, reward={"kind": "math", "workers": 1}, steps=1)
+    trainer = train(config, tell=told.append)
+    assert "problems: 6 of own" in told
+    assert trainer.state.log_history[0]["math/failures"] == 0
+    assert (tmp_path / "out" / "metrics.svg").read_text().startswith("<svg")

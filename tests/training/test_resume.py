@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from elastic_agent.training.checkpoints import checkpoints, fault, last_good, prune, seal, unseal
-from elastic_agent.training.configure import ConfigError
+from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.record import read_csv
-from elastic_agent.training.registry import REWARDS, RewardKind
 from elastic_agent.training.trainer import train
-from tests.training.runs import dense_reward, make_base, small
+from tests.training.runs import DENSE, make_base, small
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN: dict[str, Any] = {
@@ -22,7 +21,7 @@ RUN: dict[str, Any] = {
     "budgets": {"kind": "uniform", "low": 0, "high": 12, "unlimited": 0.25, "solution": 6},
     "learning": {"minibatches": 2, "rate": 0.01},
     "checkpoint": {"every": 2},
-    "reward": {"name": "dense"},
+    "reward": {"kind": DENSE},
 }
 KILLED = """
 import os, signal, sys
@@ -44,11 +43,7 @@ run(Path(sys.argv[1]), Path(sys.argv[2]), resume=False)
 
 def run(base: Path, output: Path, *, resume: bool = False) -> Any:
     """RUN, under a reward that a random model can earn."""
-    REWARDS["dense"] = RewardKind((), lambda config, decode: dense_reward)
-    try:
-        return train(small(base, output, **RUN), resume=resume)
-    finally:
-        del REWARDS["dense"]
+    return train(small(base, output, **RUN), resume=resume)
 
 
 @pytest.fixture(scope="module")

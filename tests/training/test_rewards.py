@@ -214,22 +214,18 @@ def test_scores_are_numbers(decode: Callable[[Sequence[int]], str]) -> None:
     )
 
 
-def test_trl_calls_it_and_logs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trl_calls_it_and_logs_it(tmp_path: Path) -> None:
     """TRL 1.16 takes the object as a reward function, hands it the rollout's columns, logs its metrics."""
-    from elastic_agent.training import registry, trainer
+    from elastic_agent.training import trainer
     from elastic_agent.training.model import new_model, save_model
 
     save_model(new_model(hidden=64, layers=1, heads=2, mlp=64), tmp_path / "base")
-    config = RewardConfig(kind="stock", format_weight=0.1)
-    kind = registry.RewardKind(
-        ("answer",), lambda _, decode: make_reward_function(config, decode, close_ids=[VOCAB[CLOSE]])
-    )
-    monkeypatch.setitem(registry.REWARDS, "answer", kind)
     run = trainer.TrainConfig(
         base=str(tmp_path / "base"),
         output=tmp_path / "run",
         steps=1,
         budgets={"kind": "mixture", "thinking": [4], "solution": 6},
+        reward={"kind": "stock", "format_weight": 0.1},
         rollout={"prompts": 2, "group": 2, "context": 128},
     )
     (step, _) = trainer.train(run).state.log_history

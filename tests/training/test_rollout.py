@@ -11,7 +11,7 @@ from elastic_agent.budget import Budget
 from elastic_agent.phases import TwoPhase
 from elastic_agent.training.budgets import Spread, mixture
 from elastic_agent.training.model import new_model
-from elastic_agent.training.rewards import make_reward, solution_reward
+from elastic_agent.training.rewards import RewardConfig, make_reward_function, solution_reward
 from elastic_agent.training.rollout import (
     decode_in_process,
     machine_for,
@@ -98,7 +98,7 @@ def test_an_answer_in_the_thinking_earns_nothing(tokenizer: Any) -> None:
     machine = make_machine(tokenizer, 50)
     drive(machine, [*ids("Answer : 4 ."), MARK], [*ids("so it is 4 ."), EOS])
     rollout = rollout_of(machine)
-    reward = make_reward(tokenizer.decode)
+    reward = make_reward_function(RewardConfig(), tokenizer.decode)
     assert reward(solution_ids=[rollout.solution_ids], finished=[rollout.finished], answer=[4]) == [0.0]
 
 

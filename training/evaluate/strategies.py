@@ -22,6 +22,7 @@ from elastic_agent.backends.base import Codec
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendProtocolError
 from elastic_agent.phases import Phase, Segment, TwoPhase
+from elastic_agent.training.budgets import STATED, Wording
 from elastic_agent.training.evaluate.cues import Cues
 from elastic_agent.training.evaluate.passes import Case, Pass, Passes, Strategy, Transcript
 from elastic_agent.training.evaluate.steps import (
@@ -133,10 +134,10 @@ class L1(_Named):
     one_pass = True
     cap: int = 0
     """Most tokens of the response; 0 is t + s."""
-    wording: ClassVar[str] = "Think for {t} tokens."
+    wording: ClassVar[Wording] = "l1-exact"
 
     def prompt(self, text: str, thinking: int | None) -> str:
-        return text if thinking is None else f"{text} {self.wording.format(t=thinking)}"
+        return text if thinking is None else f"{text} {STATED[self.wording].format(t=thinking)}"
 
     def run(self, case: Case) -> Passes:
         most = case.thinking + case.solution
@@ -146,7 +147,7 @@ class L1(_Named):
 @dataclass(frozen=True)
 class L1Max(L1):
     name = "l1-max"
-    wording = "Think for maximum {t} tokens."
+    wording = "l1-max"
 
 
 @dataclass(frozen=True)

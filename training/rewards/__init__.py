@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from elastic_agent.training.rewards.grades import Grade, Grader, RewardFailedError, Sample
-from elastic_agent.training.rewards.stock import Decode, Reward, make_reward, solution_reward
+from elastic_agent.training.rewards.stock import solution_reward
 
 _HOME = {
     "CodeGrader": "elastic_agent.training.rewards.code",
@@ -27,16 +27,13 @@ _HOME = {
 __all__ = [
     "CodeGrader",
     "CodeTests",
-    "Decode",
     "Grade",
     "Grader",
     "MathGrader",
-    "Reward",
     "RewardConfig",
     "RewardFailedError",
     "RewardFunction",
     "Sample",
-    "make_reward",
     "make_reward_function",
     "solution_reward",
 ]

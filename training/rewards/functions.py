@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from statistics import fmean
 from typing import Any
 
+from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.rewards.grades import Grade, Grader, RewardFailedError, Sample
 from elastic_agent.training.rewards.shape import RewardConfig, shape_length, well_formed
-from elastic_agent.training.rewards.stock import Decode, StockGrader
+from elastic_agent.training.rewards.stock import StockGrader
 
 log = logging.getLogger("elastic_agent.training.rewards")
 
+Decode = Callable[[Sequence[int]], str]
 ROLLOUT_COLUMNS = ("solution_ids", "finished", "thinking_tokens", "completion_ids", "length_target")
 NOT_DATA = (
     *ROLLOUT_COLUMNS,
@@ -165,6 +168,28 @@ def make_grader(config: RewardConfig) -> Grader:
 
 def make_reward_function(
     config: RewardConfig, decode: Decode, *, close_ids: Sequence[int] = ()
-) -> RewardFunction:
-    """What TRL is given. `close_ids` is the end-of-thinking marker, which the format term counts."""
+) -> RewardFunction | Callable[..., list[float]]:
+    """What TRL is given. `close_ids` is the end-of-thinking marker, which the format term counts.
+
+    Raises:
+        ConfigError: a function of the user's own can't be imported.
+    """
+    if config.own:
+        return own_function(config.kind)
     return RewardFunction(make_grader(config), decode, config, close_ids)
+
+
+def own_function(name: str) -> Callable[..., list[float]]:
+    """The function that MODULE:FUNCTION names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"reward.kind: {name} can't be had: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"reward.kind: {name} is no function but a {type(found).__name__}")
+    return found  # type: ignore[no-any-return]

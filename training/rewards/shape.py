@@ -15,26 +15,27 @@ target is the number that its prompt names: the column ``length_target`` of the 
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from elastic_agent.training.fields import Count, Section
 from elastic_agent.training.rewards.answers import boxed
 from elastic_agent.training.rewards.code import last_block
 from elastic_agent.training.rewards.grades import Sample
 from elastic_agent.training.stock_problems import parse_answer
 
-Kind = Literal["stock", "math", "code"]
+KINDS = ("stock", "math", "code")
 Length = Literal["none", "l1-exact", "l1-max", "overlong"]
 
 
-class RewardConfig(BaseModel):
+class RewardConfig(Section):
     """Which reward, and what is added to it. The defaults are the paper's: the right answer, nothing else."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Kind = "math"
-    """Who grades: "stock" problems, "math" by math-verify, "code" by unit tests."""
+    kind: str = "stock"
+    """Who grades: "stock" problems, "math" by math-verify, "code" by unit tests; or MODULE:FUNCTION, a TRL
+    reward function of your own, which gets `solution_ids`, `finished` and the columns of the data."""
     column: str | None = None
     """Column of the data with the reference; by default "answer", and "tests" for code."""
     format_weight: float = Field(default=0.0, ge=0.0)
@@ -45,16 +46,33 @@ class RewardConfig(BaseModel):
     """L1's weight of a token."""
     delta: float = Field(default=0.5, ge=0.0, le=1.0)
     """L1-Max: what a right answer of exactly the target length earns."""
-    length_target: int | None = Field(default=None, ge=1)
-    """L1: tokens aimed at, for data without a column of that name."""
-    longest: int | None = Field(default=None, ge=1)
+    length_target: Count | None = None
+    """L1: tokens aimed at, where neither budgets.stated nor a column of the data of that name says it."""
+    longest: Count | None = None
     """Overlong: tokens at which the penalty is whole."""
-    cache: int | None = Field(default=None, ge=1)
+    cache: Count | None = None
     """Overlong: tokens before `longest` at which it begins."""
-    workers: int | None = Field(default=None, ge=1)
+    workers: Count | None = None
     """Processes to grade with; by default one a core, 16 at most."""
     failure_limit: int = Field(default=100, ge=0)
     """Failures of the grader (not wrong answers) in a run, each scored 0, before the run stops."""
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in KINDS and not all(kind.partition(":")):
+            near = get_close_matches(kind, KINDS, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"no reward {kind!r}: {hint}there are {', '.join(KINDS)}, and MODULE:FUNCTION")
+        return kind
+
+    @model_validator(mode="after")
+    def _terms_go_with_a_grader(self) -> Self:
+        fields = type(self).model_fields
+        changed = [n for n, f in fields.items() if n != "kind" and getattr(self, n) != f.default]
+        if self.own and changed:
+            raise ValueError(f"{', '.join(changed)}: not used by a reward function of your own")
+        return self
 
     @model_validator(mode="after")
     def _overlong_has_its_numbers(self) -> Self:
@@ -64,6 +82,16 @@ class RewardConfig(BaseModel):
             if self.cache > self.longest:
                 raise ValueError(f"cache ({self.cache}) is more than longest ({self.longest})")
         return self
+
+    @property
+    def own(self) -> bool:
+        """The kind is a reward function of the user's own."""
+        return ":" in self.kind
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the data must have; what a function of the user's own reads is not known."""
+        return () if self.own else (self.reference_column,)
 
     @property
     def reference_column(self) -> str:
@@ -99,7 +127,7 @@ def shape_length(config: RewardConfig, correct: float, sample: Sample) -> float:
     return l1_max(correct, tokens, target, config.alpha, config.delta)
 
 
-def well_formed(kind: Kind, sample: Sample) -> bool:
+def well_formed(kind: str, sample: Sample) -> bool:
     """Exactly one close, a solution that ended by itself, and in it something to grade."""
     if not sample.finished or sample.closes != 1:
         return False

@@ -1,0 +1,33 @@
+"""What the sections of a training config are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from elastic_agent.errors import ElasticError
+
+
+class ConfigError(ElasticError, ValueError):
+    """A training config that can't be used; says which field, and what to do."""
+
+
+def no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+def several(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
+Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Unknown fields are errors, and strings under fields document them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
