@@ -29,7 +29,9 @@ HEAVY = ("torch", "vllm", "trl", "transformers", "accelerate", "datasets", "peft
 # The adapters: the only files in which a heavy library may be imported at module level, and which one.
 # tests/test_import_cost.py sees to it that nothing light imports an adapter.
 ADAPTERS: dict[str, tuple[str, ...]] = {
+    "elastic_agent/backends/attention.py": ("torch", "transformers"),
     "elastic_agent/backends/decode.py": ("torch", "transformers"),
+    "elastic_agent/backends/draw.py": ("torch",),
     "elastic_agent/backends/transformers.py": ("torch", "transformers"),
     "elastic_agent/backends/vllm_engine.py": ("vllm",),
     "integrations/langchain/*": ("langchain*", "langgraph*"),

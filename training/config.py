@@ -12,25 +12,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from elastic_agent.training.budget_fields import BudgetsConfig
+from elastic_agent.training.data_fields import DataConfig
 from elastic_agent.training.fields import Count, Section, no_bool, several
 from elastic_agent.training.rewards.shape import RewardConfig
 
 Positive = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
 DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
 Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]
-
-
-class DataConfig(Section):
-    """Where the problems come from."""
-
-    source: str = "stock"
-    """A source by name; "stock" makes problems without end."""
-    path: Path | None = None
-    """A file of the source, where it reads one."""
-    longest_prompt: Count | None = None
-    """Problems whose prompt has more tokens are left out, and counted; null: such a problem is an error."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Whatever else the source takes, handed on as it is."""
 
 
 class RolloutConfig(Section):

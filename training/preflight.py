@@ -18,9 +18,11 @@ from elastic_agent.errors import UnknownModelError
 from elastic_agent.markers import Markers
 from elastic_agent.training.budgets import Budgets, check_context
 from elastic_agent.training.config import TrainConfig
+from elastic_agent.training.data.sources import SOURCES as SETS
 from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.grants import read_grants
-from elastic_agent.training.registry import ENGINES, SOURCES, Row, named
+from elastic_agent.training.problems import Row
+from elastic_agent.training.registry import ENGINES, named, source_of
 from elastic_agent.training.rewards import make_reward_function
 from elastic_agent.training.rollout import Engine, markers_of, prompt_ids_of
 
@@ -47,9 +49,12 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
 
     Raises:
         ConfigError: a name that is not there, missing columns, an empty set, numbers that do not divide.
+        DataError: a set that can't be had or read, is empty, or mostly repeats itself.
         GrantLogError, InvalidBudgetError, NoMarkersError, UnknownModelError: as they say.
     """
-    source = named(SOURCES, config.data.source, "data.source")
+    source = source_of(config.data.source)
+    for name in config.data.decontaminate:
+        named(SETS, name, "data.decontaminate")
     engine = named(ENGINES, config.rollout.engine, "rollout.engine")
     _check_dense(config)
     microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
@@ -71,7 +76,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     check_context(
         budgets, config.rollout.context, close=len(markers.close_ids), prompt=1, longest="a prompt of"
     )
-    rows = source(config.data, config.rollout.prompts * config.steps, config.seed)
+    rows = source(config.data, config.rollout.prompts * config.steps, config.seed, tell)
     _check_columns(rows, ("prompt", *config.reward.columns), config)
     rows = _check_prompts(rows, tokenizer, markers, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
@@ -153,14 +158,21 @@ def _base(name: str) -> str:
 
 
 def _check_columns(rows: Sequence[Row], wanted: Sequence[str], config: TrainConfig) -> None:
+    source = ", ".join(config.data.source)
     if not rows:
-        raise ConfigError(f"data.source {config.data.source} holds no problems")
+        raise ConfigError(f"data.source {source} holds no problems")
     for number, row in enumerate(rows, 1):
-        missing = [name for name in wanted if row.get(name) is None]
+        if "kind" in row and not config.reward.own and row["kind"] != config.reward.kind:
+            raise ConfigError(
+                f"data.source {source}: {row['id']} is a {row['kind']} problem, and reward.kind is "
+                f"{config.reward.kind}"
+            )
+        has = [name for name, value in row.items() if value not in (None, "", [])]
+        missing = [name for name in wanted if name not in has]
         if missing:
             raise ConfigError(
-                f"data.source {config.data.source}: problem {number} lacks {', '.join(missing)}, which the "
-                f"reward {config.reward.kind} reads; it has {', '.join(row)}"
+                f"data.source {source}: problem {row.get('id', number)} lacks {', '.join(missing)}, "
+                f"which the reward {config.reward.kind} reads; it has {', '.join(has)}"
             )
 
 

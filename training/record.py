@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.training.plot import Panel, figure
+from elastic_agent.training.plots.panels import Panel, figure
 
 FIRST = (
     "step",

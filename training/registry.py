@@ -5,29 +5,20 @@ A new one is an entry in one of the two tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from elastic_agent.training.config import DataConfig
+from elastic_agent.training.data.sources import SOURCES as SETS
+from elastic_agent.training.data.told import OWN
 from elastic_agent.training.fields import ConfigError
+from elastic_agent.training.problems import Source, named_sets, stock
 from elastic_agent.training.rollout import Engine, decode_in_process
-from elastic_agent.training.stock_problems import make_problems
 
-Row = dict[str, Any]
-"""One problem: "prompt" (a conversation) and whatever columns the reward reads."""
-Source = Callable[[DataConfig, int, int], Sequence[Row]]
-"""(config, needed, seed) -> problems. A source without end gives `needed` of them, a set all it has."""
 Named = TypeVar("Named")
 
 
-def stock(config: DataConfig, needed: int, seed: int) -> list[Row]:
-    """Fresh stock problems of the train split."""
-    problems = make_problems(seed + 1_000_003, needed, split="train")
-    return [{"prompt": [{"role": "user", "content": p.text}], "answer": p.answer} for p in problems]
-
-
-SOURCES: dict[str, Source] = {"stock": stock}
+SOURCES: dict[str, Source] = {"stock": stock, **dict.fromkeys((OWN, *SETS), named_sets)}
 ENGINES: dict[str, Engine] = {"transformers": decode_in_process}
 
 
@@ -42,3 +33,15 @@ def named(table: Mapping[str, Named], name: str, field: str) -> Named:
     near = get_close_matches(name, table, 1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ConfigError(f"{field}: there is no {name!r}; {hint}there are {', '.join(sorted(table))}")
+
+
+def source_of(names: Sequence[str]) -> Source:
+    """What makes the problems of `data.source`.
+
+    Raises:
+        ConfigError: a name that there is not, or sources that can't be joined.
+    """
+    makers = list(dict.fromkeys(named(SOURCES, name, "data.source") for name in names))
+    if len(makers) > 1:
+        raise ConfigError(f"data.source: {', '.join(names)} can't be joined: only sets by name, and own, can")
+    return makers[0]

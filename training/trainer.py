@@ -28,6 +28,7 @@ from elastic_agent.training.checkpoints import checkpoints, last_good
 from elastic_agent.training.command import configure, parser
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.configure import describe, dump, load_config
+from elastic_agent.training.data import dataset_of
 from elastic_agent.training.dense import make_dense_rollout_func
 from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.grpo import make_trainer_class
@@ -61,7 +62,6 @@ def make_rollouts(config: TrainConfig, ready: Ready) -> RolloutFunc:
 def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: Sequence[Any] = ()) -> Any:
     """The TRL trainer of a checked config, its model loaded."""
     import torch
-    from datasets import Dataset
     from transformers import PrinterCallback
 
     torch.manual_seed(config.seed)
@@ -71,7 +71,7 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
         model=load_model(ready.base),
         args=arguments,
         processing_class=ready.tokenizer,
-        train_dataset=Dataset.from_list(list(ready.rows)),
+        train_dataset=dataset_of(ready.rows),
         reward_funcs=[ready.reward],
         rollout_func=make_rollouts(config, ready),
         callbacks=[make_callback(record, config.updates), *callbacks],

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from elastic_agent.backends.base import Finish, TokenRequest
+from elastic_agent.backends.draw import draw
 
 _PREFILL_TOKENS = 8192  # most tokens of one prefill forward, padding included
 
@@ -270,26 +271,21 @@ def sample(logits: Tensor, rows: Sequence[_Row], generator: torch.Generator | No
     Temperature 0 takes the most likely token. A row's own seed makes its draws independent of the batch.
     """
     settings = [row.request.sampling for row in rows]
+    vocabulary = logits.shape[-1]
     best = logits.argmax(dim=-1)
     if all(s.temperature <= 0 for s in settings):
         return best
     temperature = torch.tensor([s.temperature if s.temperature > 0 else 1.0 for s in settings])
-    ordered, order = (logits / temperature[:, None]).sort(dim=-1, descending=True)
-    if any(s.top_k > 0 for s in settings):
-        top_k = torch.tensor([s.top_k if s.top_k > 0 else logits.shape[-1] for s in settings])
-        ordered = ordered.masked_fill(torch.arange(logits.shape[-1]) >= top_k[:, None], -torch.inf)
-    probs = ordered.softmax(dim=-1)
-    before = probs.cumsum(dim=-1) - probs
-    keep = before < torch.tensor([s.top_p for s in settings])[:, None]
-    keep[:, 0] = True
-    cumulated = (probs * keep).cumsum(dim=-1)
-    shared = torch.rand(len(rows), generator=generator)
+    at = torch.rand(len(rows), generator=generator)
     for i, row in enumerate(rows):
         if row.generator is not None:
-            shared[i] = torch.rand(1, generator=row.generator)
-    drawn = torch.searchsorted(cumulated, (shared[:, None] * cumulated[:, -1:]), right=True)
-    drawn = drawn.clamp(max=logits.shape[-1] - 1).minimum(keep.sum(dim=-1, keepdim=True) - 1)
-    tokens = order.gather(1, drawn)[:, 0]
+            at[i] = torch.rand(1, generator=row.generator)
+    tokens = draw(
+        logits / temperature[:, None],
+        torch.tensor([s.top_k if 0 < s.top_k < vocabulary else vocabulary for s in settings]),
+        torch.tensor([s.top_p for s in settings]),
+        at,
+    )
     greedy = torch.tensor([s.temperature <= 0 for s in settings])
     return torch.where(greedy, best, tokens)
 

@@ -17,7 +17,6 @@ from elastic_agent.training.data import (
     DataWarning,
     Problem,
     as_dataset,
-    cases_from_json,
     load,
     prompt_of,
     source_named,
@@ -25,6 +24,7 @@ from elastic_agent.training.data import (
     to_rows,
 )
 from elastic_agent.training.data.answers import Unusable, all_of, any_of, as_list, clean_answer
+from elastic_agent.training.rewards import CodeTests
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("ELASTIC_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -290,7 +290,8 @@ def test_rows_hold_the_prompt_and_what_a_reward_needs(write: Write) -> None:
     assert "`f`" in prompt_of(code)
     assert prompt_of(math, instruction="") == "1 + 1?"
     assert prompt_of(word) == word.question
-    assert cases_from_json(rows[1]["tests"]) == code.tests
+    assert CodeTests.read(rows[1]["tests"]) == CodeTests((([1], 2),), "f")
+    assert rows[0]["tests"] == ""
     dataset = as_dataset([math, code, word])
     assert dataset["answer"] == ["2", None, word.answer]
     assert as_dataset([math]).features == as_dataset([code]).features == dataset.features

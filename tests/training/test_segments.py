@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from elastic_agent.training.plot import Panel, figure, ticks
+from elastic_agent.training.plots.ink import ticks
+from elastic_agent.training.plots.panels import Panel, figure
 from elastic_agent.training.record import Record, as_csv, line, picture, read_csv
 from elastic_agent.training.segments import Sample, decided_by_truncation, histogram, segment_metrics
 
@@ -107,12 +108,12 @@ def test_plots_are_well_formed_whatever_comes() -> None:
     panels = [
         Panel("a < b & c", {"x > y": [(1, 0.5), (2, None), (3, math.nan), (4, 0.7)], "one": [(2, 0.1)]}),
         Panel("empty", {"": []}),
-        Panel("flat", {"": [(1, 3.0), (2, 3.0)]}, zero=False),
-        Panel("log", {"": [(16, 0.1), (64, 0.5), (256, 0.6)]}, log=True, x_label="t"),
+        Panel("flat", {"": [(1, 3.0), (2, 3.0)]}),
+        Panel("below", {"": [(16, -0.1), (64, 0.5), (256, 0.6)]}, x_label="t"),
     ]
     tree = ElementTree.fromstring(figure(panels))
     texts = {element.text for element in tree.iter() if element.tag.endswith("text")}
-    assert {"a < b & c", "nothing yet", "log", "256"} <= texts
+    assert {"a < b & c", "nothing yet", "below", "200"} <= texts
     assert "nan" not in figure(panels)
     two = ElementTree.fromstring(figure([Panel("", {"": [(1, 0.5), (2, 0.6)]})]))
     assert not {"1.2", "1.5"} & {element.text for element in two.iter()}, "there is no batch 1.2"

@@ -18,8 +18,9 @@ from elastic_agent.training.data.schema import (
     DataWarning,
     Problem,
     as_dataset,
-    cases_from_json,
+    dataset_of,
     prompt_of,
+    tests_json,
     to_rows,
 )
 from elastic_agent.training.data.sources import SOURCES, Source, source_named
@@ -33,12 +34,13 @@ __all__ = [
     "Removal",
     "Source",
     "as_dataset",
-    "cases_from_json",
+    "dataset_of",
     "decontaminate",
     "deduplicate",
     "load",
     "prompt_of",
     "source_named",
     "stock",
+    "tests_json",
     "to_rows",
 ]

@@ -114,7 +114,8 @@ def _from_hub(source: Source, split: str, limit: int | None) -> Iterator[Placed]
     except Exception as error:
         raise DataError(
             f"{source.name} ({source.hub}, split {split}) can't be had from the hub: "
-            f"{type(error).__name__}: {error}. With a copy of it: load({source.name!r}, path=FILE_OR_FOLDER)"
+            f"{type(error).__name__}: {error}. With a copy of it: path=FILE_OR_FOLDER "
+            "(data.path in a training config, --path of eval)"
         ) from error
 
 
@@ -239,7 +240,7 @@ def _check_duplicates(problems: list[Problem], at: str, allowed: bool) -> None:
     if repeats * 2 > len(problems) and not allowed:
         raise DataError(
             f"{at}: {repeats} of {len(problems)} problems repeat an earlier one. If that is meant, "
-            "pass allow_duplicates=True; deduplicate() removes them"
+            "pass allow_duplicates=True; deduplicate() removes them (data.deduplicate in a training config)"
         )
     if repeats:
         warnings.warn(

@@ -9,9 +9,11 @@ because Arrow wants one type a column and a hub set mixes several forms.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from elastic_agent.errors import DataError
 
 Kind = Literal["math", "code", "stock"]
 
@@ -96,7 +98,7 @@ def to_rows(problems: Iterable[Problem], instruction: str | None = None) -> list
     """Rows for TRL: `prompt` as chat messages, and the columns that reach the reward functions.
 
     Every row has every column, of one type: id, kind, source, answer (None for code), alternatives (list),
-    tests (JSON, see `cases_from_json`), entry_point, difficulty, year, meta (JSON).
+    tests (JSON, see `tests_json`), entry_point, difficulty, year, meta (JSON).
     """
     return [
         {
@@ -106,7 +108,7 @@ def to_rows(problems: Iterable[Problem], instruction: str | None = None) -> list
             "source": problem.source,
             "answer": problem.answer,
             "alternatives": list(problem.alternatives),
-            "tests": json.dumps([[case.kind, case.input, case.output] for case in problem.tests]),
+            "tests": tests_json(problem),
             "entry_point": problem.entry_point,
             "difficulty": problem.difficulty,
             "year": problem.year,
@@ -116,13 +118,33 @@ def to_rows(problems: Iterable[Problem], instruction: str | None = None) -> list
     ]
 
 
-def cases_from_json(text: str) -> tuple[Case, ...]:
-    """The tests of a row of `to_rows`."""
-    return tuple(Case(kind, given, wanted) for kind, given, wanted in json.loads(text))
+def tests_json(problem: Problem) -> str:
+    """The tests of a problem as the code grader reads them (`CodeTests.read`); "" where there are none.
+
+    Raises:
+        DataError: tests of several kinds.
+    """
+    kinds = {case.kind for case in problem.tests}
+    if len(kinds) > 1:
+        raise DataError(f"{problem.id} mixes tests of several kinds: {', '.join(sorted(kinds))}")
+    entry = problem.entry_point or ""
+    if kinds == {"stdin"}:
+        return json.dumps({"cases": [[case.input, case.output] for case in problem.tests]})
+    if kinds == {"call"}:
+        cases = [[json.loads(case.input), json.loads(case.output)] for case in problem.tests]
+        return json.dumps({"function": entry, "cases": cases})
+    # The grader calls HumanEval's check itself
+    program = "\n\n".join(case.input.removesuffix(f"\n\ncheck({entry})\n") for case in problem.tests)
+    return json.dumps({"program": program, "entry_point": entry}) if program else ""
 
 
 def as_dataset(problems: Iterable[Problem], instruction: str | None = None) -> Any:
-    """A `datasets.Dataset` of `to_rows`, its columns typed alike for every set, so that sets concatenate."""
+    """`dataset_of` the rows of problems."""
+    return dataset_of(to_rows(problems, instruction))
+
+
+def dataset_of(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A `datasets.Dataset` of rows; those of `to_rows` are typed alike for every set, so that sets join."""
     from datasets import Dataset, Features, Value
 
     # large_string: the tests of a code set run to more than the 2 GB that a plain string column can index.
@@ -142,4 +164,5 @@ def as_dataset(problems: Iterable[Problem], instruction: str | None = None) -> A
             "meta": Value("large_string"),
         }
     )
-    return Dataset.from_list(to_rows(problems, instruction), features=features)
+    ours = all(row.keys() == features.keys() for row in rows)
+    return Dataset.from_list([dict(row) for row in rows], features=features if ours else None)

@@ -6,25 +6,30 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.errors import BackendError
+from elastic_agent.training.data.files import READERS
+from elastic_agent.training.data.told import OWN
 from elastic_agent.training.evaluate.engines import Engine
 from elastic_agent.training.evaluate.grid import Grid, GridError, check, run, weights_of
 from elastic_agent.training.evaluate.in_process import InProcess
 from elastic_agent.training.evaluate.inspector import inspector
 from elastic_agent.training.evaluate.options import make_parser
-from elastic_agent.training.evaluate.plot import plot
 from elastic_agent.training.evaluate.progress import Progress
+from elastic_agent.training.evaluate.ratings import rate_cells, rating_report, rating_table
 from elastic_agent.training.evaluate.results import Record, Results
 from elastic_agent.training.evaluate.served import Served
 from elastic_agent.training.evaluate.stats import curves_of, summarize
 from elastic_agent.training.evaluate.strategies import make_strategy
-from elastic_agent.training.evaluate.suites import Suite, file_suite, stock_suite
+from elastic_agent.training.evaluate.suites import Suite, set_suite, stock_suite
 from elastic_agent.training.evaluate.tables import paper_table, report
+from elastic_agent.training.plots.accuracy import plot
+from elastic_agent.training.rewards.codeforces import read_ratings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,16 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.curves and (len(names) != 1 or len(grid.solution) != 1 or "elastic" not in _labels(grid)):
         raise GridError("--curves needs one --model, one --solution, and the strategy elastic")
     output: Path = options.output
-    with Results(output / "results.jsonl", grid.header()) as results:
+    people = read_ratings(options.people) if options.people else []
+    with closing(suite.grader), Results(output / "results.jsonl", grid.header()) as results:
         if results.dropped:
             print(f"{results.path}: dropped a torn last line", file=sys.stderr)
         _draw(options, grid, results, names, pairs)
         records = list(results.records.values())
     rows = [*names, *(f"{a}>{b}" for a, b in pairs)]
     cells = summarize(records, models=rows, strategies=_labels(grid))
-    (output / "table.md").write_text(report(cells, title=suite.name), encoding="utf-8")
+    rated = rate_cells(records, cells, {i.id: i.rating for i in suite.items if i.rating is not None}, people)
+    page = report(cells, title=suite.name) + (rating_report(rated) if rated else "")
+    (output / "table.md").write_text(page, encoding="utf-8")
     (output / "plot.svg").write_text(plot(cells, title=f"{suite.name}: accuracy by tokens"), encoding="utf-8")
     print(paper_table(cells))
+    if rated:
+        print(f"\nCodeforces rating\n\n{rating_table(rated)}")
     written = [results.path, output / "table.md", output / "plot.svg"]
     if options.curves:
         found = curves_of(
@@ -73,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         written.append(options.inspect)
     print(f"written: {', '.join(map(str, written))}", file=sys.stderr)
     if options.json:
-        print(json.dumps({"cells": [cell.as_json() for cell in cells]}))
+        found = {"cells": [cell.as_json() for cell in cells], "ratings": [one.as_json() for one in rated]}
+        print(json.dumps(found))
     return 0
 
 
@@ -153,14 +164,24 @@ def _models(options: argparse.Namespace) -> tuple[list[str], list[tuple[str, str
 
 
 def _suite(options: argparse.Namespace) -> Suite:
-    if options.data is not None:
-        return file_suite(
-            options.data, count=options.problems, instruction=options.instruction, grader=options.grader
-        )
-    if options.grader:
-        raise GridError("--grader goes with --data; stock problems have their own")
-    count = 504 if options.problems is None else options.problems
-    return stock_suite(options.split, count, each_kind=options.curves is not None)
+    name, path = options.data, options.path
+    if name == "stock":
+        for given in ("grader", "path", "instruction"):
+            if getattr(options, given) is not None:
+                raise GridError(f"--{given} goes with --data; stock problems have their own")
+        count = 504 if options.problems is None else options.problems
+        return stock_suite(options.split or "dev", count, each_kind=options.curves is not None)
+    if path is None and Path(name).suffix.lower() in READERS:
+        name, path = OWN, Path(name)
+    return set_suite(
+        name,
+        path=path,
+        split=options.split,
+        count=options.problems,
+        instruction=options.instruction,
+        grader=options.grader,
+        tell=lambda line: print(line, file=sys.stderr),
+    )
 
 
 def _views(options: argparse.Namespace, names: Sequence[str], grid: Grid) -> dict[str, Any]:

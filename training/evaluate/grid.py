@@ -18,7 +18,9 @@ from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.errors import ContextLengthError, ElasticError
 from elastic_agent.phases import Segment
+from elastic_agent.training import rewards
 from elastic_agent.training.evaluate.engines import Engine, Sample
+from elastic_agent.training.evaluate.grading import Desk
 from elastic_agent.training.evaluate.passes import Case, Passes, Strategy, Transcript
 from elastic_agent.training.evaluate.results import Key, Record, Results
 from elastic_agent.training.evaluate.suites import Item, Suite
@@ -69,7 +71,7 @@ class Grid:
         """What makes a results file this run's; the grid itself may grow."""
         return {
             "problems": self.suite.name,
-            "grader": self.suite.grader,
+            "grader": self.suite.grader.name,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
             "seed": self.seed,
@@ -139,20 +141,37 @@ def run(
     results: Results,
     done: Callable[[Record], None] = lambda record: None,
 ) -> None:
-    """Draw what is missing of one model, and write it down as it comes."""
+    """Draw what is missing of one model, and write it down as it is graded.
+
+    Args:
+        grid: what is measured.
+        engine: draws.
+        results: where samples go.
+        done: told of each sample that is written down, in the thread that grades.
+    """
     items = {item.id: item for item in grid.suite.items}
 
     def samples() -> Iterator[Sample]:
         for key, strategy, item in grid.keys(engine.name):
-            if key not in results.records:
+            if key not in there:
                 yield _sample(grid, engine, key, strategy, item)
 
-    def write(sample: Sample, said: Transcript, usage: Usage) -> None:
-        record = graded(grid.suite, items[sample.key.problem], sample.key, engine, said, usage)
+    def write(record: Record) -> None:
         results.add(record)
         done(record)
 
-    engine.run(samples(), write)
+    there = set(results.records)  # not looked at while the desk writes
+    with Desk(grid.suite.grader, write) as desk:
+
+        def drawn(sample: Sample, said: Transcript, usage: Usage) -> None:
+            item = items[sample.key.problem]
+            record = ungraded(item, sample.key, engine, said, usage)
+            desk.add(
+                record,
+                rewards.Sample(record.solution, item.reference, said.finished, columns={"problem": item}),
+            )
+
+        engine.run(samples(), drawn)
 
 
 def _sample(grid: Grid, engine: Engine, key: Key, strategy: Strategy, item: Item) -> Sample:
@@ -174,18 +193,12 @@ def seed_of(seed: int, key: Key) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
-def graded(suite: Suite, item: Item, key: Key, engine: Engine, said: Transcript, usage: Usage) -> Record:
-    """A transcript as a line of the results. A grader that raises costs its sample, not the run."""
-    solution = engine.codec.decode(said.of(Segment.SOLUTION)).strip()
-    error = ""
-    try:
-        right = bool(suite.grade(item, solution, said.finished))
-    except Exception as raised:
-        right, error = False, f"{type(raised).__name__}: {raised}"[:200]
+def ungraded(item: Item, key: Key, engine: Engine, said: Transcript, usage: Usage) -> Record:
+    """A transcript as a line of the results, its grade still to come."""
     return Record(
         **key._asdict(),
         kind=item.kind,
-        right=right,
+        right=False,
         finished=said.finished,
         cut=said.cut,
         tokens=usage.metered_output,
@@ -197,8 +210,7 @@ def graded(suite: Suite, item: Item, key: Key, engine: Engine, said: Transcript,
         input=usage.metered_input,
         passes=usage.passes,
         thinking=engine.codec.decode(said.of(Segment.THINKING)).strip(),
-        solution=solution,
-        error=error,
+        solution=engine.codec.decode(said.of(Segment.SOLUTION)).strip(),
     )
 
 

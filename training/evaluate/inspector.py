@@ -198,7 +198,7 @@ def _first(pair: Pair, budget: str) -> str:
     )
     if not alone[0] and not alone[1]:
         where = "all steps are the same"
-    return escape(f"{budget}: {where}; {alone[0]} steps vanished, {alone[1]} are new.")
+    return escape(f"{budget}: {where}; {alone[0]} vanished, {alone[1]} new.")
 
 
 def _panel(pair: Pair, side: int, longest: int) -> str:

@@ -36,17 +36,17 @@ overflow-wrap:anywhere;margin:.5rem 0}
 ol{margin:.5rem 0;padding-left:2rem;font-size:.9375rem}
 li{padding:.05rem .35rem;border-radius:4px;margin:2px 0;overflow-wrap:anywhere;white-space:pre-wrap}
 li::marker{color:var(--quiet);font-size:.8rem}
-.gone{background:var(--gone);color:var(--goneink);text-decoration:line-through;text-decoration-thickness:1px}
-.new{background:var(--new);color:var(--newink)}
+.gone{background:var(--gone);color:var(--goneink)}.new{background:var(--new);color:var(--newink)}
+.gone::marker{content:"\\2212\\00a0"}.new::marker{content:"+\\00a0"}
 [data-first]{border-top:2px dashed var(--think);border-radius:0 0 4px 4px}
-[data-first]::before{content:attr(data-first);display:inline-block;text-decoration:none;font-size:.75rem;
+[data-first]::before{content:attr(data-first);display:inline-block;font-size:.75rem;
 color:var(--think);width:100%}
 .close{color:var(--quiet);font-size:.875rem;border-top:1px solid var(--rule);
 padding-top:.35rem;margin:.5rem 0}
 .right{color:var(--solve)}.wrong{color:var(--bad)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9375rem}
 th,td{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--rule);vertical-align:top}
-td:not(:first-child){font-variant-numeric:tabular-nums}.said{overflow-wrap:anywhere;min-width:12rem}
+td{font-variant-numeric:tabular-nums}td:not(.said){white-space:nowrap}.said{overflow-wrap:anywhere;min-width:12rem}
 article{scroll-margin-top:4rem}body.only article:not(.shown){display:none}
 """
 
@@ -62,7 +62,11 @@ function filter() {
 function go(step) {
   const seen = all.filter(a => a.offsetParent !== null);
   const top = a => a.getBoundingClientRect().top - 80;
-  const next = step > 0 ? seen.find(a => top(a) > 4) : seen.filter(a => top(a) < -4).pop();
+  const bottom = a => a.getBoundingClientRect().bottom;
+  // From the problem gone to last, if it is in sight: the last ones can't all be scrolled to the top
+  const at = seen.findIndex(a => a === document.activeElement && bottom(a) > 0 && top(a) < innerHeight);
+  const next = at >= 0 ? seen[at + step]
+    : step > 0 ? seen.find(a => top(a) > 4) : seen.filter(a => top(a) < -4).pop();
   if (next) { next.scrollIntoView(); next.focus({preventScroll: true}); }
 }
 only.hidden = false;
@@ -98,7 +102,8 @@ PAGE = """\
 <header>
 <h1>{before} and {after}</h1>
 <p>The same problems before and after training, thinking uncut and cut ({strategy}). Steps that only
-<b>{before}</b> takes are struck through: they vanished. Steps that only <b>{after}</b> takes are new. A bar
+<b>{before}</b> takes are marked &minus;: they vanished. Steps that only <b>{after}</b> takes are
+marked +: they are new. A bar
 shows thinking, then solution tokens, to one scale a problem.</p>
 </header>
 <input class="view" type="radio" name="view" id="uncut" checked>

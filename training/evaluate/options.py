@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.training.evaluate.strategies import STRATEGIES
-from elastic_agent.training.evaluate.suites import BOXED
 
 DESCRIPTION = """\
 Accuracy against tokens: models by ways of keeping to a budget by t by s, each problem k times.
 
     elastic-agent eval --model e1-tiny --thinking 0,32,64,none
     elastic-agent eval --model e1-tiny-base --model e1-tiny --strategy elastic,s1 --inspect steps.html
-    elastic-agent eval --model NAME --base-url http://localhost:8000/v1 --data aime.jsonl --samples 16
+    elastic-agent eval --model NAME --base-url http://localhost:8000/v1 --data aime24 --samples 16
     elastic-agent eval --model e1-tiny --curves curves.json
 
 Every sample is written to OUTPUT/results.jsonl as it comes; the same command again goes on where it was
@@ -60,20 +59,18 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     add("--thinking", type=_budgets, default=CURVE_BUDGETS, metavar="T,T,...", help=thinking)
     add("--solution", type=_limits, default=(96,), metavar="S,...", help="values of s (default: 96)")
     add("--samples", type=int, default=1, metavar="K", help="samples a problem: avg@K (default: 1)")
-    split = "of the stock problems (default: dev)"
-    add("--split", choices=("train", "dev", "test"), default="dev", help=split)
-    many = "problems; with --curves, of each kind (default: 504, or all of --data)"
+    data = "stock problems, a set by name (math500, aime24, livecodebench, ...) or a file of your own"
+    add("--data", default="stock", metavar="NAME|FILE", help=f"{data} (default: stock)")
+    add("--path", type=Path, metavar="FILE", help="a copy of the set, file or folder, instead of the hub")
+    add("--split", metavar="NAME", help="of the problems (default: dev, or the set's usual one)")
+    many = "problems; with --curves, of each kind (default: 504 stock problems, or all of a set)"
     add("--problems", type=int, metavar="N", help=many)
-    rows = "problems instead: JSON or JSON lines with question and answer"
-    add("--data", type=Path, metavar="FILE", help=rows)
-    add(
-        "--instruction",
-        default=BOXED,
-        metavar="TEXT",
-        help=f"behind each question of --data (default: {BOXED})",
-    )
-    grader = "grades --data: function(problem, solution, finished) (default: the final answers are the same)"
+    words = "behind each question of a set (default: to box the answer, or to give code in one block)"
+    add("--instruction", metavar="TEXT", help=words)
+    grader = "function(problem, solution, finished) instead of math-verify or the tests"
     add("--grader", metavar="MODULE:FUNCTION", help=grader)
+    people = "ratings of people as JSON: adds a percentile to a Codeforces rating"
+    add("--people", type=Path, metavar="FILE", help=people)
     add("--output", type=Path, default=Path("eval"), metavar="DIR", help="where results go (default: eval)")
     add("--curves", type=Path, metavar="FILE", help="also write success curves by kind, for the scheduler")
     page = "also write a page that shows the first two models' reasoning, cut and uncut"

@@ -46,7 +46,8 @@ class Record:
         forced: inserted by the strategy (a close, "Wait"); not sampled.
         discarded: sampled, and in no segment; `probes` of them were probes.
         input: prompt tokens of all passes.
-        error: what the grader raised, if it did.
+        why: the grader's word on what is not right ("wrong answer: test 3: time limit").
+        error: how the grader failed, if it did.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Record:
     passes: int
     thinking: str
     solution: str
+    why: str = ""
     error: str = ""
 
     @property

@@ -1,32 +1,29 @@
 """What is asked and how it is graded: a suite is problems, a grader, and the words that probe for an answer.
 
-The stock problems come with their own grader. A file of the user's own (JSON, or JSON lines, with a question
-and an answer in each row) is graded by comparing final answers, unless a grader is named: any function of
-(problem, solution text, finished) that says whether it is right.
+Problems are stock problems, or those of `elastic_agent.training.data`: a set by name, or one's own file.
+The graders are those of training (`elastic_agent.training.rewards`), so what is rewarded is what is measured.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from elastic_agent.errors import DataError
+from elastic_agent.training.data import Problem, prompt_of, source_named, tests_json
+from elastic_agent.training.data.told import OWN, load_told
 from elastic_agent.training.evaluate.cues import Cues
-from elastic_agent.training.rewards import solution_reward
+from elastic_agent.training.evaluate.graders import grader_of, load_grader
+from elastic_agent.training.rewards import Grader
 from elastic_agent.training.stock_problems import DIFFICULTIES, Split, make_problems, parse_answer
 
 SEEDS: dict[Split, int] = {"train": 11, "dev": 22, "test": 44}
 """Which problems of a split are measured on. Weights are chosen on dev. The test problems were drawn anew
 (seed 33 before) ahead of measuring the shipped weights: some points of earlier weights had been looked at."""
-BOXED = "Let's think step by step and output the final answer within \\boxed{}."
-"""What DeepScaleR, L1 and E1 put behind a question."""
-QUESTIONS = ("question", "problem", "prompt")
-ANSWERS = ("answer", "reference", "solution")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +33,10 @@ class Item:
     Attributes:
         id: stays the same from run to run; results are kept under it.
         prompt: the user's message.
-        reference: what the grader compares with.
+        reference: what the grader compares with: an answer, a list of which any is right, or tests.
         kind: problems that are alike, for curves and tables.
-        row: whatever else the source said (tests of a code problem, say).
+        row: whatever else the source said.
+        rating: its difficulty on the scale of Codeforces, where the set has it.
     """
 
     id: str
@@ -46,10 +44,7 @@ class Item:
     reference: Any
     kind: str = ""
     row: Mapping[str, Any] = field(default_factory=dict, compare=False)
-
-
-Grader = Callable[[Item, str, bool], bool]
-"""(problem, the solution's text, whether it ended by itself within its limit) -> right."""
+    rating: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +54,14 @@ class Suite:
     Attributes:
         name: of the set; part of what makes a results file this run's.
         items: the problems; ids must differ.
-        grade: the grader.
+        grader: its name is part of it too.
         cues: what strategies say.
-        grader: the grader's name, for the results file.
     """
 
     name: str
     items: Sequence[Item]
-    grade: Grader
+    grader: Grader
     cues: Cues = field(default_factory=Cues)
-    grader: str = ""
 
     def __post_init__(self) -> None:
         if not self.items:
@@ -80,17 +73,15 @@ class Suite:
 def stock_suite(split: Split, count: int, *, each_kind: bool = False) -> Suite:
     """`count` stock problems of a split, or so many of each difficulty."""
     kinds: Sequence[int | None] = DIFFICULTIES if each_kind else (None,)
+    if split not in SEEDS:
+        raise ValueError(f"stock problems have no split {split!r}; there are {', '.join(SEEDS)}")
     if count < 1:
         raise ValueError(f"there are no problems to evaluate: asked for {count}")
     problems = [p for steps in kinds for p in make_problems(SEEDS[split], count, split=split, steps=steps)]
     items = [Item(digest(p.text), p.text, p.answer, p.kind) for p in problems]
     # In e1-tiny's own words: it has no boxes, and answers "Answer : 12 ."
     cues = Cues("wait ,", "Answer :", probe_closes=True, probe_tokens=4, read=_stock_answer)
-    return Suite(f"stock {split}", items, stock_grade, cues, "stock")
-
-
-def stock_grade(item: Item, solution: str, finished: bool) -> bool:
-    return solution_reward(solution, finished, item.reference) > 0
+    return Suite(f"stock {split}", items, grader_of("stock"), cues)
 
 
 def _stock_answer(text: str) -> str | None:
@@ -98,93 +89,69 @@ def _stock_answer(text: str) -> str | None:
     return None if answer is None else str(answer)
 
 
-def file_suite(
-    path: Path, *, count: int | None = None, instruction: str = BOXED, grader: str | None = None
+def set_suite(
+    name: str,
+    *,
+    path: Path | None = None,
+    split: str | None = None,
+    count: int | None = None,
+    instruction: str | None = None,
+    grader: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Suite:
-    """Problems from a file; rows that repeat an earlier one are left out.
+    """A set by name, or "own" with a path; problems that repeat an earlier one are left out.
+
+    Args:
+        name: of the set.
+        path: a copy of it, or the file of one's own.
+        split: instead of its usual one.
+        count: most problems.
+        instruction: behind each question instead of the usual words.
+        grader: `package.module:function` instead of math-verify or the tests.
+        tell: gets what there is to say about the set.
 
     Raises:
-        ValueError: not JSON, no question or answer in a row, an empty file, or no such grader.
+        DataError: no such set, it can't be had or read, or it mixes math and code.
+        ValueError: no such grader.
+        SandboxUnavailable: code, on a machine that can't contain it.
     """
-    rows = _rows(path)
-    items: dict[str, Item] = {}
-    for number, row in enumerate(rows, 1):
-        question, answer = _named(row, QUESTIONS), _named(row, ANSWERS)
-        if question is None or answer is None:
-            has = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-            raise ValueError(
-                f"{path}: row {number} needs a question ({', '.join(QUESTIONS)}) and an answer "
-                f"({', '.join(ANSWERS)}); it has {has or 'nothing'}"
-            )
-        prompt = f"{question} {instruction}".strip()
-        key = digest(prompt, answer)
-        items.setdefault(key, Item(key, prompt, answer, str(row.get("kind") or row.get("level") or ""), row))
-    chosen = list(items.values())[:count]
-    if not chosen:
-        raise ValueError(f"{path}: there are no problems to evaluate")
-    grade = load_grader(grader) if grader else exact_grade
-    return Suite(path.stem, chosen, grade, grader=grader or "exact")
+    if name == OWN and path is None:
+        raise DataError("problems of your own need their file: --path FILE")
+    if count is not None and count < 1:
+        raise ValueError(f"there are no problems to evaluate: asked for {count}")
+    limit = count if path is None else None  # from the hub, no more than that is fetched
+    problems = load_told(name, tell, path=path, split=split, limit=limit, allow_duplicates=True)
+    kinds = sorted({problem.kind for problem in problems})
+    if len(kinds) > 1 and not grader:
+        raise DataError(f"{path} holds {' and '.join(kinds)} problems: evaluate them apart")
+    items = {item.id: item for item in (_item(problem, instruction) for problem in problems)}
+    called = path.stem if name == OWN and path else source_named(name).name
+    return Suite(
+        called if split is None else f"{called} {split}",
+        list(islice(items.values(), count)),
+        load_grader(grader) if grader else grader_of(kinds[0]),
+    )
 
 
-def load_grader(name: str) -> Grader:
-    """A grader by its dotted name, `package.module:function`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"no grader {name!r}; expected package.module:function ({error})") from None
-    return found  # type: ignore[no-any-return]
-
-
-def exact_grade(item: Item, solution: str, finished: bool) -> bool:
-    """The final answers are the same, as text or as numbers. Stricter than a mathematician."""
-    answer = final_answer(solution)
-    return finished and answer is not None and _plain(answer) == _plain(str(item.reference))
-
-
-def final_answer(text: str) -> str | None:
-    """What stands in the last `\\boxed{...}`, or behind the last "Answer:"."""
-    at = text.rfind("\\boxed{")
-    if at >= 0:
-        depth = 0
-        for i in range(at, len(text)):
-            depth += (text[i] == "{") - (text[i] == "}")
-            if depth == 0 and text[i] == "}":
-                return text[at + 7 : i]
-        return None
-    found = re.findall(r"answer(?: is)?\s*:\s*([^\n]+)", text, re.IGNORECASE)
-    return found[-1] if found else None
-
-
-def _plain(answer: str) -> str:
-    final = final_answer(answer) if "\\boxed{" in answer else answer.split("####")[-1]
-    text = re.sub(r"[\s$,]|\\[,;!]|\.$", "", (final or "").strip().rstrip("."))
-    try:
-        return str(float(text))
-    except ValueError:
-        return text
+def _item(problem: Problem, instruction: str | None) -> Item:
+    prompt = prompt_of(problem, instruction)
+    reference: Any = tests_json(problem) if problem.kind == "code" else problem.answer
+    if problem.alternatives:
+        reference = [problem.answer, *problem.alternatives]
+    meta = problem.meta
+    kind = next((str(meta[name]) for name in ("kind", "level", "difficulty") if meta.get(name)), "")
+    rating = meta.get("rating") if problem.kind == "code" else None
+    return Item(
+        digest(prompt, reference),
+        prompt,
+        reference,
+        kind,
+        {"id": problem.id, **meta},
+        float(rating) if isinstance(rating, int | float) and rating > 0 else None,
+    )
 
 
 def digest(*parts: object) -> str:
     """A short name for what was asked: the same text, the same name."""
     text = "\x00".join(map(str, parts))
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def _rows(path: Path) -> list[Any]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        if text.lstrip().startswith("["):
-            return list(json.loads(text))
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a JSON list, or one JSON object a line: {error}") from None
-
-
-def _named(row: Any, names: Sequence[str]) -> Any:
-    found = (row.get(name) for name in names) if isinstance(row, dict) else ()
-    return next((value for value in found if value not in (None, "")), None)

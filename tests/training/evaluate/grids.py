@@ -6,6 +6,7 @@ from typing import Any
 
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.training.evaluate.cues import Cues
+from elastic_agent.training.evaluate.graders import FunctionGrader
 from elastic_agent.training.evaluate.grid import Grid
 from elastic_agent.training.evaluate.results import Record
 from elastic_agent.training.evaluate.strategies import make_strategy
@@ -17,9 +18,8 @@ CUES = Cues(wait="wait", probe="so", probe_closes=True, probe_tokens=3, read=str
 def suite(problems: int = 4, *, grade: Any = None) -> Suite:
     """Problems whose answer is their number; a scripted model knows it after `number` thinking tokens."""
     items = [Item(f"p{i}", f"what is {i} ?", str(i), f"kind-{i % 2}") for i in range(problems)]
-    return Suite(
-        "numbers", items, grade or (lambda item, text, done: done and text == item.reference), CUES, "same"
-    )
+    judge = grade or (lambda item, text, done: done and text == item.reference)
+    return Suite("numbers", items, FunctionGrader(judge, "same"), CUES)
 
 
 def grid(**changes: Any) -> Grid:

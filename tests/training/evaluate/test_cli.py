@@ -16,7 +16,6 @@ import pytest
 from elastic_agent.integrations.cli import main
 from elastic_agent.scheduler.curves import load_file
 from elastic_agent.training.evaluate.progress import Progress, minutes
-from elastic_agent.training.evaluate.suites import Item, exact_grade, file_suite, final_answer, load_grader
 from elastic_agent.training.model import new_model, save_model
 from tests import wire
 
@@ -136,38 +135,6 @@ def test_problems_of_ones_own(folder: Path, here: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("so \\boxed{\\frac{1}{2}} and \\boxed{ 7 }.", " 7 "),
-        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-        ("\\boxed{1", None),
-        ("The answer is: 12.", "12."),
-        ("no idea", None),
-    ],
-)
-def test_a_final_answer_is_the_last_one(text: str, answer: str | None) -> None:
-    assert final_answer(text) == answer
-
-
-def test_answers_are_compared_as_numbers_or_text() -> None:
-    """And a solution that was cut off is none."""
-    item = Item("a", "?", "some work #### 1,200")
-    assert exact_grade(item, "\\boxed{1200.0}", True)
-    assert not exact_grade(item, "\\boxed{1200}", False)
-    assert not exact_grade(item, "1200", True)
-    assert exact_grade(Item("b", "?", "$\\boxed{x+1}$"), "\\boxed{x + 1}", True)
-    assert load_grader("elastic_agent.training.evaluate.suites:exact_grade") is exact_grade
-
-
-def test_the_shared_evaluation_files_can_be_read() -> None:
-    """The authors' sets, where this machine has them."""
-    shared = Path("/work/shared/data")
-    if not (shared / "aime.json").exists():
-        pytest.skip("no shared data here")
-    assert [len(file_suite(shared / f"{name}.json").items) for name in ("aime", "math")] == [30, 500]
-
-
 BAD: list[tuple[list[str], str]] = [
     (["--model", "nonesuch"], "no model called 'nonesuch': embedded are e1-tiny"),
     (["--model", "e1-tiny", "--strategy", "elastc"], "did you mean elastic"),
@@ -179,8 +146,14 @@ BAD: list[tuple[list[str], str]] = [
     (["--model", "e1-tiny", "--problems", "0"], "no problems"),
     (["--model", "e1-tiny", "--samples", "0"], "at least 1"),
     (["--model", "e1-tiny", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
-    (["--model", "e1-tiny", "--data", "bad.jsonl"], "row 1 needs a question"),
-    (["--model", "e1-tiny", "--data", "empty.jsonl"], "no problems"),
+    (["--model", "e1-tiny", "--data", "bad.jsonl"], "line 1: no column for the question"),
+    (["--model", "e1-tiny", "--data", "empty.jsonl"], "gives no problem, it has no rows"),
+    (["--model", "e1-tiny", "--data", "mth500"], "did you mean 'math500'"),
+    (["--model", "e1-tiny", "--data", "math500"], "--path of eval"),
+    (["--model", "e1-tiny", "--data", "own"], "--path FILE"),
+    (["--model", "e1-tiny", "--data", "both.jsonl"], "holds code and math problems"),
+    (["--model", "e1-tiny", "--split", "tset"], "no split 'tset'"),
+    (["--model", "e1-tiny", "--grader", "a:b"], "--grader goes with --data"),
     (["--model", "e1-tiny", "--data", "good.jsonl", "--grader", "no.such:thing"], "no grader"),
     (["--model", "e1-tiny", "--inspect", "x.html"], "--inspect compares two"),
     (["--model", "e1-tiny", "--curves", "c.json", "--strategy", "s1"], "--curves needs"),
@@ -199,6 +172,9 @@ def test_bad_input_is_one_sentence_and_costs_nothing(
     """Status 2, what to do, and no sample drawn."""
     (here / "bad.jsonl").write_text('{"text": "1 + 1"}\n')
     (here / "empty.jsonl").write_text("\n")
+    (here / "both.jsonl").write_text(
+        '{"question": "1 + 1", "answer": 2}\n{"question": "f", "tests": ["assert f()"]}\n'
+    )
     (here / "good.jsonl").write_text('{"question": "1 + 1", "answer": 2}\n')
     assert main(["eval", *arguments]) == 2
     said = capsys.readouterr()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.errors import ContextLengthError, InvalidBudgetError
+from elastic_agent.training.evaluate.graders import FunctionGrader
 from elastic_agent.training.evaluate.grid import Grid, GridError, check, run, seed_of, weights_of
 from elastic_agent.training.evaluate.results import Key, Record, Results
 from elastic_agent.training.evaluate.served import Served
@@ -92,7 +93,7 @@ def test_no_problems_and_twice_the_same_are_refused() -> None:
         suite(0)
     item = Item("a", "?", "1")
     with pytest.raises(ValueError, match="same id"):
-        Suite("twice", [item, item], lambda *_: True)
+        Suite("twice", [item, item], FunctionGrader(lambda *_: True))
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from elastic_agent.scheduler.curves import load_file
-from elastic_agent.training.evaluate.plot import plot
 from elastic_agent.training.evaluate.stats import bootstrap, curves_of, interval, spread, summarize
 from elastic_agent.training.evaluate.tables import detail_table, paper_table, report
+from elastic_agent.training.plots.accuracy import plot
 from tests.training.evaluate.grids import record
 
 
