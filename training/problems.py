@@ -51,8 +51,6 @@ def named_sets(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[R
         tell(str(found))
     if not found.kept:
         raise DataError("data: nothing is left of the problems, they all stand in data.decontaminate's sets")
-    if several := sum(bool(problem.alternatives) for problem in found.kept):
-        tell(f"{several} problems have several right answers: the reward compares with the first of each")
     kept = Counter(problem.source for problem in found.kept)
     tell("problems: " + ", ".join(f"{count} of {name}" for name, count in kept.items()))
     return [

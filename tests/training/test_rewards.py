@@ -105,6 +105,19 @@ class Raising(Counting):
         return super().grade(samples)
 
 
+def test_every_one_of_several_right_answers_counts(decode: Callable[[Sequence[int]], str]) -> None:
+    seen: list[Sample] = []
+
+    class Looking(Counting):
+        def grade(self, samples: Sequence[Sample]) -> list[Grade]:
+            seen.extend(samples)
+            return [Grade(1.0)] * len(samples)
+
+    batch = rollout(("", ""), ("", "")) | {"answer": ["4", "5"], "alternatives": [["four"], []]}
+    RewardFunction(Looking(), decode, RewardConfig())(**batch)
+    assert [sample.answer for sample in seen] == [["4", "four"], "5"]
+
+
 def test_a_reward_that_raises_is_counted_named_and_scored_0(
     decode: Callable[[Sequence[int]], str], caplog: pytest.LogCaptureFixture
 ) -> None:

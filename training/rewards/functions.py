@@ -88,10 +88,11 @@ class RewardFunction:
         }
         none = [None] * count
         completions = lists.get("completion_ids", none)
+        others = lists.get("alternatives", none)
         return [
             Sample(
                 solution=self.decode(ids),
-                answer=columns[name][i],
+                answer=[columns[name][i], *others[i]] if others[i] else columns[name][i],
                 finished=bool(finished[i]),
                 thinking_tokens=lists.get("thinking_tokens", none)[i] or 0,
                 solution_tokens=len(ids),
