@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from elastic_agent.training.agents.fields import AgentConfig
 from elastic_agent.training.budget_fields import BudgetsConfig, Count, Section, no_bool, several
 
 Positive = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
@@ -156,6 +157,8 @@ class TrainConfig(Section):
     """Where the problems come from."""
     reward: RewardConfig = RewardConfig()
     """What a solution is worth."""
+    agent: AgentConfig | None = None
+    """Episodes of several turns with tools; null: each problem is one call."""
     learning: LearningConfig = LearningConfig()
     """The update."""
     lora: LoraConfig | None = None
@@ -185,6 +188,12 @@ class TrainConfig(Section):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return several(value)
+
+    @model_validator(mode="after")
+    def _together(self) -> TrainConfig:
+        if self.agent is not None and set(self.authors_compat) - {"inert-clipping"}:
+            raise ValueError("authors_compat: the defects of a single call can't be reproduced with agent")
+        return self
 
     @property
     def updates(self) -> int:

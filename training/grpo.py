@@ -1,9 +1,10 @@
-"""TRL's GRPOTrainer with three additions, each an override of one method; nothing of TRL is copied.
+"""TRL's GRPOTrainer with four additions, each an override of one method; nothing of TRL is copied.
 
 - Log-probs are computed in buckets of like length: batches that mix t=24 with unlimited thinking would
   otherwise be padding for the most part.
 - Every batch is measured segment by segment (`elastic_agent.training.segments`), where rewards and rollouts
   are known together; the numbers take TRL's own way to every `report_to`.
+- The rows of a batch are kept at hand for the rollouts: TRL hands on their prompts alone.
 - A checkpoint is sealed when it is whole (`elastic_agent.training.checkpoints`), and a full disk costs a
   checkpoint, not the run.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.training.checkpoints import checkpoints, fault, prune, seal, unseal
-from elastic_agent.training.segments import Sample, segment_metrics
+from elastic_agent.training.segments import AGENT, Sample, agent_metrics, segment_metrics
 
 _MOST_FAILURES = 3  # checkpoints in a row that may fail before the run is stopped
 
@@ -63,6 +64,10 @@ def make_trainer_class() -> Any:
                 return every, None, None
             return every, torch.cat([entropies for _, _, entropies in kept])[back], None
 
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+            self.rollout_rows = inputs  # an agent's environment needs more of a row than its prompt
+            return super()._generate_and_score_completions(inputs)
+
         def _calculate_rewards(
             self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
         ) -> Any:
@@ -79,7 +84,10 @@ def make_trainer_class() -> Any:
             model: Any = self.model
             mode = "train" if model.training else "eval"
             group: Any = self.num_generations if model.training else self.num_generations_eval
-            for name, value in segment_metrics(samples, group, self.context).items():
+            found = segment_metrics(samples, group, self.context)
+            if "turns" in inputs[0]:
+                found |= agent_metrics(gather_object([{name: row[name] for name in AGENT} for row in inputs]))
+            for name, value in found.items():
                 self._metrics[mode][name].append(value)
             return rewards
 
@@ -121,7 +129,7 @@ def _measured(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "limit": row["thinking_limit"],
         "thinking": row["thinking_tokens"],
-        "solution": len(row["solution_ids"]),
+        "solution": row["solution_tokens"],
         "forced": row["forced_tokens"],
         "cut": row["cut"],
         "finished": row["finished"],

@@ -9,17 +9,33 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from elastic_agent.backends.load import embedded_models, model_path
-from elastic_agent.errors import UnknownModelError
+from elastic_agent.errors import ElasticError, UnknownModelError
 from elastic_agent.markers import Markers
+from elastic_agent.tokenizer import HFCodec
+from elastic_agent.training.agents.environment import Episode
+from elastic_agent.training.agents.fields import AgentConfig
+from elastic_agent.training.agents.play import Rules
+from elastic_agent.training.agents.rollouts import Agent
+from elastic_agent.training.agents.splice import Splicer
 from elastic_agent.training.budgets import Budgets, check_context
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.configure import ConfigError
 from elastic_agent.training.grants import read_grants
-from elastic_agent.training.registry import ENGINES, REWARDS, SOURCES, RewardKind, Row, named
+from elastic_agent.training.registry import (
+    ENGINES,
+    ENVIRONMENTS,
+    REWARDS,
+    SOURCES,
+    RewardKind,
+    Row,
+    imported,
+    named,
+)
 from elastic_agent.training.rollout import Engine, markers_of, prompt_ids_of
 
 
@@ -38,6 +54,8 @@ class Ready:
     engine: Engine
     microbatch: int
     """Samples in one pass on one device."""
+    agent: Agent | None = None
+    """Episodes with tools; None: single calls."""
 
 
 def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready:
@@ -73,7 +91,10 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     _check_columns(rows, ("prompt", *reward.columns), config)
     rows = _check_prompts(rows, tokenizer, markers, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
-    return Ready(base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch)
+    agent = None if config.agent is None else _agent(config.agent, config, tokenizer, budgets, rows)
+    return Ready(
+        base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch, agent
+    )
 
 
 def micro_batch(config: TrainConfig, processes: int) -> int:
@@ -110,6 +131,32 @@ def take(rows: int, prompts: int, steps: int, seed: int) -> list[int]:
     while len(order) < prompts * steps:
         order += torch.randperm(rows, generator=generator).tolist()
     return order[: prompts * steps]
+
+
+def _agent(
+    section: AgentConfig, config: TrainConfig, tokenizer: Any, budgets: Budgets, rows: Sequence[Row]
+) -> Agent:
+    """An agent whose first episode can start, under the lowest cap."""
+    name = section.environment
+    environment: Callable[..., Episode] = (
+        imported(name, "agent.environment") if ":" in name else named(ENVIRONMENTS, name, "agent.environment")
+    )
+    scheduler = imported(section.scheduler, "agent.scheduler")
+    splicer = Splicer(HFCodec(tokenizer, model=config.base))
+    agent = Agent(
+        section,
+        partial(environment, **section.options),
+        partial(scheduler, close=splicer.close, **section.scheduler_options),
+        splicer,
+        Rules(section.turns, config.rollout.context, section.tool_seconds, section.tool_characters),
+    )
+    try:
+        first = agent.player(rows[0], section.cap_at(0.0))
+        splicer.between(first.episode.role, ["x"])
+        first.ask(budgets.at(0.0, 0), agent.rules, splicer.close)
+    except (ElasticError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"agent: the first episode can't start: {type(error).__name__}: {error}") from error
+    return agent
 
 
 def _base(name: str) -> str:

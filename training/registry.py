@@ -1,7 +1,7 @@
-"""Problem sources, rewards and rollout engines by name.
+"""Problem sources, rewards, rollout engines and agents' environments by name.
 
-What `data.source`, `reward.name` and `rollout.engine` in a config stand for; a new one is an entry in one of
-the three tables.
+What `data.source`, `reward.name`, `rollout.engine` and `agent.environment` in a config stand for; a new one
+is an entry in one of the tables. What a config names as "package.module:name" is imported instead.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any, TypeVar
 
+from elastic_agent.training.agents.environment import Episode
+from elastic_agent.training.agents.lookups import look_up, make_lookups
 from elastic_agent.training.config import DataConfig, RewardConfig
 from elastic_agent.training.configure import ConfigError
 from elastic_agent.training.rewards import Decode, Reward, make_reward
@@ -38,9 +41,36 @@ def stock(config: DataConfig, needed: int, seed: int) -> list[Row]:
     return [{"prompt": [{"role": "user", "content": p.text}], "answer": p.answer} for p in problems]
 
 
-SOURCES: dict[str, Source] = {"stock": stock}
-REWARDS: dict[str, RewardKind] = {"answer": RewardKind(("answer",), lambda _, decode: make_reward(decode))}
+def lookups(config: DataConfig, needed: int, seed: int) -> list[Row]:
+    """Fresh stock problems of the train split whose lines must be looked up; options: steps, as a list."""
+    return make_lookups(seed + 1_000_003, needed, split="train", **config.options)
+
+
+def episode_reward(**columns: Any) -> list[float]:
+    """What the episodes' own `score` gave; an episode without a final answer earns nothing."""
+    return [score or 0.0 for score in columns["episode_score"]]
+
+
+SOURCES: dict[str, Source] = {"stock": stock, "lookups": lookups}
+REWARDS: dict[str, RewardKind] = {
+    "answer": RewardKind(("answer",), lambda _, decode: make_reward(decode)),
+    "episode": RewardKind((), lambda _, decode: episode_reward),
+}
 ENGINES: dict[str, Engine] = {"transformers": decode_in_process}
+ENVIRONMENTS: dict[str, Callable[..., Episode]] = {"lookups": look_up}
+
+
+def imported(name: str, field: str) -> Any:
+    """What "package.module:name" stands for.
+
+    Raises:
+        ConfigError: it can't be imported.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{field}: {name!r} can't be imported: {error}") from None
 
 
 def named(table: Mapping[str, Named], name: str, field: str) -> Named:

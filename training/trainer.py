@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
+from elastic_agent.training.agents.rollouts import make_agent_rollout_func
 from elastic_agent.training.arguments import make_adapters, make_arguments
 from elastic_agent.training.budgets import parse_mixture
 from elastic_agent.training.checkpoints import checkpoints, last_good
@@ -32,7 +33,7 @@ from elastic_agent.training.grpo import make_trainer_class
 from elastic_agent.training.model import export_model, load_model
 from elastic_agent.training.preflight import Ready, preflight
 from elastic_agent.training.record import Record, make_callback
-from elastic_agent.training.rollout import Defects, make_rollout_func
+from elastic_agent.training.rollout import Defects, RolloutFunc, make_rollout_func
 
 __all__ = ["TrainConfig", "load_config", "main", "make_trainer_class", "parse_mixture", "train"]
 
@@ -45,7 +46,6 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
 
     torch.manual_seed(config.seed)
     arguments = make_arguments(config, ready.microbatch)
-    sampling = Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p)
     warnings.filterwarnings("ignore", message="You are using 'rollout_func'")  # pinned by our tests
     trainer = make_trainer_class()(
         model=load_model(ready.base),
@@ -53,18 +53,7 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
         processing_class=ready.tokenizer,
         train_dataset=Dataset.from_list(list(ready.rows)),
         reward_funcs=[ready.reward.make(config.reward, ready.tokenizer.decode)],
-        rollout_func=make_rollout_func(
-            ready.tokenizer,
-            budgets=ready.budgets,
-            context=config.rollout.context,
-            sampling=sampling,
-            seed=config.seed,
-            engine=ready.engine,
-            defects=Defects(
-                forced_close_in_loss="forced-close-in-loss" in config.authors_compat,
-                fake_end="fake-end" in config.authors_compat,
-            ),
-        ),
+        rollout_func=_rollout_func(config, ready),
         callbacks=[make_callback(record, config.updates), *callbacks],
         peft_config=make_adapters(config),
     )
@@ -73,6 +62,27 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
     trainer.context = config.rollout.context
     trainer.keep_checkpoints = config.checkpoint.keep
     return trainer
+
+
+def _rollout_func(config: TrainConfig, ready: Ready) -> RolloutFunc:
+    """Single calls, or an agent's episodes."""
+    sampling = Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p)
+    if ready.agent is not None:
+        return make_agent_rollout_func(
+            ready.agent, budgets=ready.budgets, sampling=sampling, seed=config.seed, engine=ready.engine
+        )
+    return make_rollout_func(
+        ready.tokenizer,
+        budgets=ready.budgets,
+        context=config.rollout.context,
+        sampling=sampling,
+        seed=config.seed,
+        engine=ready.engine,
+        defects=Defects(
+            forced_close_in_loss="forced-close-in-loss" in config.authors_compat,
+            fake_end="fake-end" in config.authors_compat,
+        ),
+    )
 
 
 def train(
