@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.decode import BatchDecoder
@@ -39,7 +40,7 @@ from elastic_agent.training.stock_problems import make_problem
 from elastic_agent.training.tokenizer import build_tokenizer
 from elastic_agent.training.trainer import train
 
-CAPS = (60, 90, 135, 200)
+CAPS = (50, 80, 120, 180)
 RULES = Rules(turns=6, context=768)
 ASKED = Budget(None, 32)
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="where models go (default: a folder that is removed)")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         run(args.output or Path(scratch), args.quick, args.seed)
 
@@ -91,7 +93,7 @@ def run(output: Path, quick: bool, seed: int) -> None:
     begun = time.perf_counter()
     before, after = output / "taught", output / "trained"
     print("1. supervised: how to call the tool", flush=True)
-    stage = sft.SftConfig(before, seed=seed, steps=3 if quick else 150, muon_lr=0.01, adam_lr=1.5e-3)
+    stage = sft.SftConfig(before, seed=seed, steps=3 if quick else 120, muon_lr=0.01, adam_lr=1.5e-3)
     sft.train(stage, model=load_model(model_path("e1-tiny-base")), make=example)
 
     print(f"2. GRPO under caps, after {time.perf_counter() - begun:.0f} s", flush=True)
@@ -99,12 +101,12 @@ def run(output: Path, quick: bool, seed: int) -> None:
         "base": str(before),
         "output": str(after),
         "seed": seed,
-        "steps": 2 if quick else 16,
+        "steps": 2 if quick else 20,
         "data": {"source": "lookups"},
         "agent": {"environment": "lookups", "turns": RULES.turns, "tokens": [CAPS[0], CAPS[-1]]},
         "budgets": {"thinking": None, "solution": ASKED.solution},
         "rollout": {"prompts": 2 if quick else 16, "group": 4 if quick else 8, "context": RULES.context},
-        "learning": {"rate": 1e-4},
+        "learning": {"rate": 1.5e-4},
     }
     train(build(config))
 

@@ -24,7 +24,7 @@ from elastic_agent.training.stock_problems import Problem, Split, make_problem
 from elastic_agent.training.tokenizer import CLOSE, END, START, THINK
 from elastic_agent.training.traces import STYLE_SHARES, Style, equations, think, words
 
-STEPS = (2, 3, 4)
+STEPS = (1, 2, 3)
 """Lines of a problem, in turn."""
 EARLY_STOP_SHARE, GUESS_SHARE = 0.3, 0.5
 """How often thinking stops early, and how often the work left over is then left undone."""
