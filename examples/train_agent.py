@@ -93,7 +93,9 @@ def run(output: Path, quick: bool, seed: int) -> None:
     begun = time.perf_counter()
     before, after = output / "taught", output / "trained"
     print("1. supervised: how to call the tool", flush=True)
-    stage = sft.SftConfig(before, seed=seed, steps=3 if quick else 120, muon_lr=0.01, adam_lr=1.5e-3)
+    stage = sft.SftConfig(
+        before, seed=seed, steps=3 if quick else 100, batch_tokens=2560, muon_lr=0.01, adam_lr=1.5e-3
+    )
     sft.train(stage, model=load_model(model_path("e1-tiny-base")), make=example)
 
     print(f"2. GRPO under caps, after {time.perf_counter() - begun:.0f} s", flush=True)
@@ -101,17 +103,17 @@ def run(output: Path, quick: bool, seed: int) -> None:
         "base": str(before),
         "output": str(after),
         "seed": seed,
-        "steps": 2 if quick else 20,
+        "steps": 2 if quick else 14,
         "data": {"source": "lookups"},
         "agent": {"environment": "lookups", "turns": RULES.turns, "tokens": [CAPS[0], CAPS[-1]]},
         "budgets": {"thinking": None, "solution": ASKED.solution},
         "rollout": {"prompts": 2 if quick else 16, "group": 4 if quick else 8, "context": RULES.context},
-        "learning": {"rate": 1.5e-4},
+        "learning": {"rate": 2e-4, "warmup_steps": 2},
     }
     train(build(config))
 
     print(f"3. held-out problems, after {time.perf_counter() - begun:.0f} s", flush=True)
-    rows = make_lookups(seed, 6 if quick else 192, split="test")
+    rows = make_lookups(seed, 6 if quick else 120, split="test")
     print("cap     before: right  answered  tokens     after: right  answered  tokens")
     for cap in CAPS:
         line = [f"{cap:4}"]

@@ -89,9 +89,14 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     )
     rows = source(config.data, config.rollout.prompts * config.steps, config.seed)
     _check_columns(rows, ("prompt", *reward.columns), config)
-    rows = _check_prompts(rows, tokenizer, markers, budgets, config, tell)
+    if config.agent is None:
+        agent, lengths = None, [len(prompt_ids_of(tokenizer, row["prompt"])) for row in rows]
+    else:
+        agent = _agent(config.agent, config, tokenizer, budgets, rows[0])
+        schemas = agent.environment(rows[0]).schemas
+        lengths = [len(agent.prompt(row, schemas)) for row in rows]
+    rows = _check_prompts(rows, lengths, markers, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
-    agent = None if config.agent is None else _agent(config.agent, config, tokenizer, budgets, rows)
     return Ready(
         base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch, agent
     )
@@ -133,10 +138,8 @@ def take(rows: int, prompts: int, steps: int, seed: int) -> list[int]:
     return order[: prompts * steps]
 
 
-def _agent(
-    section: AgentConfig, config: TrainConfig, tokenizer: Any, budgets: Budgets, rows: Sequence[Row]
-) -> Agent:
-    """An agent whose first episode can start, under the lowest cap."""
+def _agent(section: AgentConfig, config: TrainConfig, tokenizer: Any, budgets: Budgets, row: Row) -> Agent:
+    """An agent whose first episode, of this row, can start under the lowest cap."""
     name = section.environment
     environment: Callable[..., Episode] = (
         imported(name, "agent.environment") if ":" in name else named(ENVIRONMENTS, name, "agent.environment")
@@ -151,7 +154,7 @@ def _agent(
         Rules(section.turns, config.rollout.context, section.tool_seconds, section.tool_characters),
     )
     try:
-        first = agent.player(rows[0], section.cap_at(0.0))
+        first = agent.player(row, section.cap_at(0.0))
         splicer.between(first.episode.role, ["x"])
         first.ask(budgets.at(0.0, 0), agent.rules, splicer.close)
     except (ElasticError, LookupError, TypeError, ValueError) as error:
@@ -187,14 +190,13 @@ def _check_columns(rows: Sequence[Row], wanted: Sequence[str], config: TrainConf
 
 def _check_prompts(
     rows: Sequence[Row],
-    tokenizer: Any,
+    lengths: list[int],
     markers: Markers,
     budgets: Budgets,
     config: TrainConfig,
     tell: Callable[[str], None],
 ) -> Sequence[Row]:
-    """The problems whose prompts leave room for every budget; as many as are too long are an error."""
-    lengths = [len(prompt_ids_of(tokenizer, row["prompt"])) for row in rows]
+    """The problems whose prompts, of these lengths, leave room for every budget; the others are an error."""
     limit = config.data.longest_prompt
     if limit is not None and max(lengths) > limit:
         short = [(row, n) for row, n in zip(rows, lengths, strict=True) if n <= limit]

@@ -26,7 +26,7 @@ from elastic_agent.training.traces import STYLE_SHARES, Style, equations, think,
 
 STEPS = (1, 2, 3)
 """Lines of a problem, in turn."""
-EARLY_STOP_SHARE, GUESS_SHARE = 0.3, 0.5
+EARLY_STOP_SHARE, GUESS_SHARE = 0.35, 0.3
 """How often thinking stops early, and how often the work left over is then left undone."""
 
 _LINE = re.compile(r"#\d+ [^#]*?\.")

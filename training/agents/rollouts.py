@@ -43,9 +43,12 @@ class Agent:
         Raises:
             CapExceededError: the cap can't hold one answer.
         """
-        episode = self.environment(row)
-        ids = self.splicer.codec.encode_chat(row["prompt"], tools=list(episode.schemas) or None)
-        return Player(episode, ids, None if cap is None else self.make_granter(cap))
+        episode, granter = self.environment(row), None if cap is None else self.make_granter(cap)
+        return Player(episode, self.prompt(row, episode.schemas), granter)
+
+    def prompt(self, row: Mapping[str, Any], schemas: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The ids before an episode's first turn; control strings in a row's messages stay text."""
+        return self.splicer.codec.encode_chat(row["prompt"], tools=list(schemas) or None)
 
 
 def make_agent_rollout_func(

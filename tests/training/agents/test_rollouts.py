@@ -1,4 +1,4 @@
-"""Episodes in GRPO: who gets which cap, what TRL is given, what is logged, and resuming to the same weights."""
+"""Episodes in GRPO: who gets which cap, what TRL is given, what is logged, resuming to the same weights."""
 
 import shutil
 from pathlib import Path
