@@ -90,11 +90,14 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     rows = source(config.data, config.rollout.prompts * config.steps, config.seed)
     _check_columns(rows, ("prompt", *reward.columns), config)
     if config.agent is None:
-        agent, lengths = None, [len(prompt_ids_of(tokenizer, row["prompt"])) for row in rows]
+        agent, score = None, None
+        lengths = [len(prompt_ids_of(tokenizer, row["prompt"])) for row in rows]
     else:
         agent = _agent(config.agent, config, tokenizer, budgets, rows[0])
-        schemas = agent.environment(rows[0]).schemas
-        lengths = [len(agent.prompt(row, schemas)) for row in rows]
+        first = agent.environment(rows[0])
+        score, lengths = first.score, [len(agent.prompt(row, first.schemas)) for row in rows]
+    if config.reward.name == "episode" and score is None:
+        raise ConfigError("reward.name: episode is for an agent whose environment gives its episodes a score")
     rows = _check_prompts(rows, lengths, markers, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
     return Ready(

@@ -118,10 +118,10 @@ class Player:
     episode: Episode
     ids: list[int]
     granter: Granter | None = None
-    turns: list[Turn] = field(default_factory=list)
-    ending: Ending | None = None
-    _mask: list[int] = field(default_factory=list)
-    _logprobs: list[float | None] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list, init=False)
+    ending: Ending | None = field(default=None, init=False)
+    _mask: list[int] = field(default_factory=list, init=False)
+    _logprobs: list[float | None] = field(default_factory=list, init=False)
 
     def ask(self, asked: Budget, rules: Rules, close: int) -> Budget | None:
         """The next turn's grant; None: there is no room for one, and the episode has ended."""

@@ -79,7 +79,7 @@ def _run(tools: Mapping[str, Tool], call: ToolCall, seconds: float) -> Result:
             value = asyncio.run(_finish(value, seconds))
         if value is _LATE:
             return _late(seconds)
-        return Result(value if isinstance(value, str) else json.dumps(value, default=str))
+        return Result(value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False))
     except BaseException as error:  # a tool may even call sys.exit
         return Result(f"error: {type(error).__name__}: {error}", failed=True)
 

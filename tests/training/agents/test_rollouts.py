@@ -166,13 +166,15 @@ def test_trls_loss_leaves_out_what_a_tool_says(
         ({"tokens": 9}, "can't hold one answer"),
         ({"tokens": [90, 30]}, "agent.tokens"),
         ({"turns": 0}, "agent.turns"),
+        ({"environment": "lookups"}, "whose environment gives its episodes a score"),
     ],
 )
 def test_what_is_wrong_with_an_agent_is_said_before_anything_is_loaded(
     base: Path, tmp_path: Path, changes: dict[str, Any], wrong: str
 ) -> None:
+    agent = {"agent": AGENT["agent"] | changes, "reward": {"name": "episode"}}
     with pytest.raises(ConfigError, match=wrong):
-        preflight(small(base, tmp_path, **(AGENT | {"agent": AGENT["agent"] | changes})), quiet)
+        preflight(small(base, tmp_path, **(AGENT | agent)), quiet)
 
 
 def test_an_environment_of_ones_own_is_imported(base: Path, tmp_path: Path) -> None:
