@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.training.agents.rollouts import make_agent_rollout_func
+from elastic_agent.training.agents.rollouts import NUMBER, make_agent_rollout_func
 from elastic_agent.training.arguments import make_adapters, make_arguments
 from elastic_agent.training.budgets import parse_mixture
 from elastic_agent.training.checkpoints import checkpoints, last_good
@@ -51,7 +51,7 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
         model=load_model(ready.base),
         args=arguments,
         processing_class=ready.tokenizer,
-        train_dataset=Dataset.from_list(list(ready.rows)),
+        train_dataset=Dataset.from_list([{**row, NUMBER: i} for i, row in enumerate(ready.rows)]),
         reward_funcs=[ready.reward.make(config.reward, ready.tokenizer.decode)],
         rollout_func=_rollout_func(config, ready),
         callbacks=[make_callback(record, config.updates), *callbacks],
@@ -69,7 +69,12 @@ def _rollout_func(config: TrainConfig, ready: Ready) -> RolloutFunc:
     sampling = Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p)
     if ready.agent is not None:
         return make_agent_rollout_func(
-            ready.agent, budgets=ready.budgets, sampling=sampling, seed=config.seed, engine=ready.engine
+            ready.agent,
+            ready.rows,
+            budgets=ready.budgets,
+            sampling=sampling,
+            seed=config.seed,
+            engine=ready.engine,
         )
     return make_rollout_func(
         ready.tokenizer,

@@ -51,13 +51,27 @@ class Agent:
         return self.splicer.codec.encode_chat(row["prompt"], tools=list(schemas) or None)
 
 
+NUMBER = "row_number"
+"""The column of a data set that says which row of the source it is."""
+
+
 def make_agent_rollout_func(
-    agent: Agent, *, budgets: Budgets, sampling: Sampling, seed: int, engine: Engine
+    agent: Agent,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    budgets: Budgets,
+    sampling: Sampling,
+    seed: int,
+    engine: Engine,
 ) -> RolloutFunc:
     """The ``rollout_func`` for TRL's GRPOTrainer, for episodes; see `rollout.make_rollout_func`.
 
     Nothing is remembered from batch to batch: caps, limits and samples follow from the seed, the number of
     the batch, the turn and the process.
+
+    Args:
+        rows: as the source made them, by `NUMBER`. A data set would hand them on changed: it gives every
+            dict in a column the keys of all others.
     """
     markers = agent.splicer.codec.markers
 
@@ -79,9 +93,11 @@ def make_agent_rollout_func(
             draws = seeded(seed, _SAMPLES, batch, turn, accelerator.process_index)
             return engine(trainer, calls, markers, agent.rules.context, sampling, draws)
 
-        rows = zip(trainer.rollout_rows, caps, strict=True)
-        done = play([agent.player(row, cap) for row, cap in rows], asked, decode, agent.splicer, agent.rules)
-        return columns(done, caps)
+        players = [
+            agent.player(rows[sample[NUMBER]], cap)
+            for sample, cap in zip(trainer.rollout_rows, caps, strict=True)
+        ]
+        return columns(play(players, asked, decode, agent.splicer, agent.rules), caps)
 
     return rollout
 

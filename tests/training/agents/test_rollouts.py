@@ -9,12 +9,12 @@ import pytest
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.training.agents.lookups import make_lookups
-from elastic_agent.training.agents.rollouts import make_agent_rollout_func
+from elastic_agent.training.agents.rollouts import NUMBER, make_agent_rollout_func
 from elastic_agent.training.budgets import mixture
 from elastic_agent.training.configure import ConfigError
 from elastic_agent.training.preflight import preflight
 from elastic_agent.training.record import read_csv
-from elastic_agent.training.registry import ENVIRONMENTS, REWARDS, RewardKind
+from elastic_agent.training.registry import ENVIRONMENTS, REWARDS, SOURCES, RewardKind
 from elastic_agent.training.rollout import decode_in_process
 from elastic_agent.training.tokenizer import CLOSE, END, START, THINK
 from elastic_agent.training.trainer import train
@@ -54,23 +54,24 @@ def roll(base: Path, tmp_path: Path, *, step: int = 0, seed: int = 0, **changes:
 
     ready = preflight(small(base, tmp_path, **(AGENT | changes)), quiet)
     assert ready.agent is not None
+    rows = make_lookups(0, 2, split="train")
     rollout = make_agent_rollout_func(
         ready.agent,
+        rows,
         budgets=mixture((0, 5, 9, 14), 10),
         sampling=Sampling(1.0, 1.0),
         seed=seed,
         engine=decode_in_process,
     )
-    rows = [row for row in make_lookups(0, 2, split="train") for _ in range(3)]
     trainer = SimpleNamespace(
         model=load_model(base),
         num_generations=3,
-        rollout_rows=rows,
+        rollout_rows=[{NUMBER: i // 3} for i in range(6)],
         accelerator=SimpleNamespace(unwrap_model=lambda m: m, process_index=0, num_processes=1),
         args=SimpleNamespace(steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1),
         state=SimpleNamespace(global_step=step),
     )
-    return rollout([row["prompt"] for row in rows], trainer)
+    return rollout([rows[i // 3]["prompt"] for i in range(6)], trainer)
 
 
 def test_a_group_shares_its_cap_and_asks_for_the_same(base: Path, tmp_path: Path) -> None:
@@ -152,6 +153,27 @@ def test_trls_loss_leaves_out_what_a_tool_says(
         assert set(masked) <= {VOCAB[CLOSE]}, "forced closes are the only others"
     assert len(seen) == 16
     assert found
+
+
+def test_an_environment_gets_the_rows_of_the_source(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data set would give every dict the keys of all others: a shop would sell what it does not have."""
+    goods = [{"tea": 3}, {"milk": 2, "eggs": 1}]
+    prompts = [row["prompt"] for row in make_lookups(0, 2, split="train")]
+    rows = [{"prompt": p, "goods": g} for p, g in zip(prompts, goods, strict=True)]
+    seen: list[dict[str, int]] = []
+
+    def shop(row: Any) -> Any:
+        seen.append(row["goods"])
+        return always_calls(1)
+
+    monkeypatch.setitem(SOURCES, "shop", lambda config, needed, seed: rows)
+    monkeypatch.setitem(ENVIRONMENTS, "shop", shop)
+    changes = {"data": {"source": "shop"}, "agent": {"environment": "shop", "turns": 2}}
+    train(small(base, tmp_path, steps=1, **(AGENT | changes)), tell=quiet)
+    assert all(found in goods for found in seen)
+    assert all(seen.count(each) >= 8 for each in goods)
 
 
 @pytest.mark.parametrize(
