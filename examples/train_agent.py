@@ -1,12 +1,13 @@
 """Train an agent end to end: it looks up the lines of a problem with a tool, turn by turn, under a cap.
 
-    python examples/train_agent.py [--quick] [--seed N] [--output DIR]
+    python examples/train_agent.py [--quick] [--seed N] [--teach N] [--steps N] [--output DIR]
 
 1. A supervised stage teaches e1-tiny-base to call the tool. It thinks far more than it needs to.
 2. GRPO on whole episodes: each group draws a cap in tokens, every turn gets what the scheduler grants it.
 3. Both are measured on held-out problems, under the scheduler's grants, at a few caps.
 
-About ten minutes on one core; --quick runs every stage in seconds, and teaches next to nothing.
+About four minutes of one core's time; --quick runs every stage in seconds, and teaches nothing.
+--teach and --steps make the two stages longer. What it gave is in docs/lab-notes.md.
 """
 
 import argparse
@@ -81,21 +82,22 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="every stage in small, in under a minute")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--teach", type=int, default=100, help="supervised steps (default: 100)")
+    parser.add_argument("--steps", type=int, default=14, help="GRPO steps (default: 14)")
     parser.add_argument("--output", type=Path, help="where models go (default: a folder that is removed)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
-        run(args.output or Path(scratch), args.quick, args.seed)
+        teach, steps = (3, 2) if args.quick else (args.teach, args.steps)
+        run(args.output or Path(scratch), args.seed, teach, steps, quick=args.quick)
 
 
-def run(output: Path, quick: bool, seed: int) -> None:
+def run(output: Path, seed: int, teach: int, steps: int, *, quick: bool) -> None:
     begun = time.perf_counter()
     before, after = output / "taught", output / "trained"
     print("1. supervised: how to call the tool", flush=True)
-    stage = sft.SftConfig(
-        before, seed=seed, steps=3 if quick else 100, batch_tokens=2560, muon_lr=0.01, adam_lr=1.5e-3
-    )
+    stage = sft.SftConfig(before, seed=seed, steps=teach, batch_tokens=2560, muon_lr=0.01, adam_lr=1.5e-3)
     sft.train(stage, model=load_model(model_path("e1-tiny-base")), make=example)
 
     print(f"2. GRPO under caps, after {time.perf_counter() - begun:.0f} s", flush=True)
@@ -103,7 +105,7 @@ def run(output: Path, quick: bool, seed: int) -> None:
         "base": str(before),
         "output": str(after),
         "seed": seed,
-        "steps": 2 if quick else 14,
+        "steps": steps,
         "data": {"source": "lookups"},
         "agent": {"environment": "lookups", "turns": RULES.turns, "tokens": [CAPS[0], CAPS[-1]]},
         "budgets": {"thinking": None, "solution": ASKED.solution},
