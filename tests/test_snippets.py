@@ -32,6 +32,7 @@ from tests.snippets import ROOT, SERVER, Snippet, all_snippets, snippets_of
 
 SNIPPETS = all_snippets()
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+ARGUMENTS = {"train_agent.py": ["--quick"]}  # of examples that take minutes without
 
 # Stands before `make` on the PATH. -o: the set-up is there already, or these tests would not run.
 MAKE = """\
@@ -130,7 +131,7 @@ def test_an_example_runs(example: Path, tmp_path: Path, request: pytest.FixtureR
         script = tmp_path / example.name
         script.write_text(code.replace(SERVER, request.getfixturevalue("wire_server")), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, str(script), *ARGUMENTS.get(example.name, [])],
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         capture_output=True,

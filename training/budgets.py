@@ -148,10 +148,24 @@ def seeded(*numbers: int) -> int:
 
 def deal(budgets: Budgets, groups: int, *, seed: int, batch: int) -> list[Budget]:
     """One budget for each of the `groups` of a batch."""
-    rng = random.Random(seeded(seed, batch))
-    shares = [min((i + rng.random()) / groups, math.nextafter(1.0, 0.0)) for i in range(groups)]
-    rng.shuffle(shares)
-    return [budgets.at(share, batch) for share in shares]
+    return [budgets.at(share, batch) for share in _shares(groups, seed, batch)]
+
+
+def deal_shares(
+    samples: int, group: int, *, seed: int, batch: int, process: int = 0, processes: int = 1
+) -> list[float]:
+    """One share u a sample, the same within each group of `group` samples.
+
+    Args:
+        samples: samples of this process; process number i holds the i-th part of the whole batch, and a
+            group may lie across two of them.
+    """
+    total = samples * processes
+    if total % group:
+        raise ValueError(f"{total} samples are not whole groups of {group}")
+    dealt = _shares(total // group, seed, batch)
+    first = process * samples
+    return [dealt[(first + i) // group] for i in range(samples)]
 
 
 def deal_samples(
@@ -164,18 +178,17 @@ def deal_samples(
     process: int = 0,
     processes: int = 1,
 ) -> list[Budget]:
-    """One budget a sample, the same within each group of `group` samples.
+    """One budget a sample, the same within each group; arguments are those of `deal_shares`."""
+    shares = deal_shares(samples, group, seed=seed, batch=batch, process=process, processes=processes)
+    return [budgets.at(share, batch) for share in shares]
 
-    Args:
-        samples: samples of this process; process number i holds the i-th part of the whole batch, and a
-            group may lie across two of them.
-    """
-    total = samples * processes
-    if total % group:
-        raise ValueError(f"{total} samples are not whole groups of {group}")
-    dealt = deal(budgets, total // group, seed=seed, batch=batch)
-    first = process * samples
-    return [dealt[(first + i) // group] for i in range(samples)]
+
+def _shares(groups: int, seed: int, batch: int) -> list[float]:
+    """One share for each group: one out of each of as many equal slices, shuffled."""
+    rng = random.Random(seeded(seed, batch))
+    shares = [min((i + rng.random()) / groups, math.nextafter(1.0, 0.0)) for i in range(groups)]
+    rng.shuffle(shares)
+    return shares
 
 
 def check_context(

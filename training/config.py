@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from elastic_agent.training.agents.fields import AgentConfig
 from elastic_agent.training.budget_fields import BudgetsConfig
 from elastic_agent.training.data_fields import DataConfig
 from elastic_agent.training.fields import Count, Section, no_bool, several
@@ -156,6 +157,8 @@ class TrainConfig(Section):
     """Where the problems come from."""
     reward: RewardConfig = RewardConfig()
     """What a solution is worth. Every reward that ships reads the solution alone."""
+    agent: AgentConfig | None = None
+    """Episodes of several turns with tools; null: each problem is one call."""
     learning: LearningConfig = LearningConfig()
     """The update."""
     dense: DenseConfig | None = None
@@ -190,7 +193,7 @@ class TrainConfig(Section):
         return several(value)
 
     @model_validator(mode="after")
-    def _stated_lengths_are_rewarded(self) -> Self:
+    def _parts_go_together(self) -> Self:
         l1 = self.reward.length.startswith("l1")
         if l1 and self.budgets.stated is None and self.reward.length_target is None:
             raise ValueError(
@@ -202,6 +205,12 @@ class TrainConfig(Section):
                 f"budgets.stated {self.budgets.stated} only asks for the length: set reward.length to l1-max "
                 f"or l1-exact, so that keeping to it is worth something"
             )
+        if self.agent is None:
+            return self
+        if set(self.authors_compat) - {"inert-clipping"}:
+            raise ValueError("authors_compat: the defects of a single call can't be reproduced with agent")
+        if self.budgets.stated is not None or self.dense is not None:
+            raise ValueError("agent: budgets.stated and dense are for single calls; leave one of the two out")
         return self
 
     @property

@@ -37,8 +37,8 @@ from elastic_agent.training.rollout import (
     Rollout,
     RolloutFunc,
     batch_of,
-    columns,
     decode_in_process,
+    for_trl,
     machine_for,
     markers_of,
     prompt_ids_of,
@@ -161,6 +161,6 @@ def make_dense_rollout_func(
         done = [row for sample in rows for row in sample]
         masks = [mask for sample in rows for mask in masks_of(sample)]
         given = [(list(row.completion_ids), mask) for row, mask in zip(done, masks, strict=True)]
-        return columns(done, [cut for sample in limits for cut in sample], given)
+        return for_trl(done, [cut.thinking for sample in limits for cut in sample], given)
 
     return rollout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -25,6 +26,19 @@ def several(value: Any) -> Any:
 
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
 Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
+
+
+def imported(name: str, field: str) -> Any:
+    """What "package.module:name" stands for.
+
+    Raises:
+        ConfigError: it can't be imported.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{field}: {name!r} can't be imported: {error}") from None
 
 
 class Section(BaseModel):

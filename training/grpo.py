@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer with four additions; each overrides methods, and nothing of TRL is copied.
+"""TRL's GRPOTrainer with five additions; each overrides methods, and nothing of TRL is copied.
 
 - Log-probs are computed in buckets of like length: batches that mix t=24 with unlimited thinking would
   otherwise be padding for the most part.
@@ -6,6 +6,7 @@
   are known together; the numbers take TRL's own way to every `report_to`.
 - Under dense rewards the advantages that TRL made, one a row, give way to one a token
   (`elastic_agent.training.credit`); its loss takes either.
+- The rows of a batch are kept at hand for the rollouts: TRL hands on their prompts alone.
 - A checkpoint is sealed when it is whole (`elastic_agent.training.checkpoints`), and a full disk costs a
   checkpoint, not the run.
 """
@@ -21,7 +22,7 @@ from typing import Any
 from elastic_agent.training.checkpoints import checkpoints, fault, prune, seal, unseal
 from elastic_agent.training.config import DenseConfig
 from elastic_agent.training.credit import anytime, by_cut, credit, spread
-from elastic_agent.training.segments import Sample, segment_metrics
+from elastic_agent.training.segments import AGENT, Sample, agent_metrics, segment_metrics
 
 _MOST_FAILURES = 3  # checkpoints in a row that may fail before the run is stopped
 
@@ -69,6 +70,7 @@ def make_trainer_class() -> Any:
             return every, torch.cat([entropies for _, _, entropies in kept])[back], None
 
         def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+            self.rollout_rows = inputs  # an agent's environment needs more of a row than its prompt
             output = super()._generate_and_score_completions(inputs)
             if self.dense is not None:
                 credits = torch.stack([row["credit"] for row in inputs])
@@ -101,6 +103,8 @@ def make_trainer_class() -> Any:
                 found = anytime(samples, self.dense)
                 samples = by_cut(samples, group, self.dense)
                 group //= self.dense.cuts
+            if "turns" in inputs[0]:
+                found |= agent_metrics(gather_object([{name: row[name] for name in AGENT} for row in inputs]))
             for name, value in (found | segment_metrics(samples, group, self.context)).items():
                 self._metrics[mode][name].append(value)
             return rewards
@@ -143,7 +147,7 @@ def _measured(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "limit": row["thinking_limit"],
         "thinking": row["thinking_tokens"],
-        "solution": len(row["solution_ids"]),
+        "solution": row["solution_tokens"],
         "forced": row["forced_tokens"],
         "cut": row["cut"],
         "finished": row["finished"],

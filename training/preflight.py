@@ -14,15 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.backends.load import embedded_models, model_path
-from elastic_agent.errors import UnknownModelError
+from elastic_agent.errors import ElasticError, UnknownModelError
 from elastic_agent.markers import Markers
+from elastic_agent.tokenizer import HFCodec
+from elastic_agent.training.agents.environment import Episode
+from elastic_agent.training.agents.fields import AgentConfig
+from elastic_agent.training.agents.play import Rules
+from elastic_agent.training.agents.rollouts import Agent
+from elastic_agent.training.agents.splice import Splicer
 from elastic_agent.training.budgets import Budgets, check_context
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.data.sources import SOURCES as SETS
-from elastic_agent.training.fields import ConfigError
+from elastic_agent.training.fields import ConfigError, imported
 from elastic_agent.training.grants import read_grants
 from elastic_agent.training.problems import Row
-from elastic_agent.training.registry import ENGINES, named, source_of
+from elastic_agent.training.registry import ENGINES, ENVIRONMENTS, named, source_of
 from elastic_agent.training.rewards import make_reward_function
 from elastic_agent.training.rollout import Engine, markers_of, prompt_ids_of
 
@@ -42,6 +48,8 @@ class Ready:
     engine: Engine
     microbatch: int
     """Samples in one pass on one device."""
+    agent: Agent | None = None
+    """Episodes with tools; None: single calls."""
 
 
 def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready:
@@ -78,11 +86,22 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     )
     rows = source(config.data, config.rollout.prompts * config.steps, config.seed, tell)
     _check_columns(rows, ("prompt", *config.reward.columns), config)
-    rows = _check_prompts(rows, tokenizer, markers, budgets, config, tell)
+    if config.agent is None:
+        agent, score = None, None
+        lengths = [len(prompt_ids_of(tokenizer, row["prompt"])) for row in rows]
+    else:
+        agent = _agent(config.agent, config, tokenizer, budgets, rows[0])
+        first = agent.environment(rows[0])
+        score, lengths = first.score, [len(agent.prompt(row, first.schemas)) for row in rows]
+    if config.reward.kind == "episode" and score is None:
+        raise ConfigError("reward.kind: episode is for an agent whose environment gives its episodes a score")
+    rows = _check_prompts(rows, lengths, markers, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
     decode = partial(tokenizer.decode, skip_special_tokens=True)  # else "<|im_end|>" is part of a solution
     reward = make_reward_function(config.reward, decode, close_ids=markers.close_ids)
-    return Ready(base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch)
+    return Ready(
+        base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch, agent
+    )
 
 
 def micro_batch(config: TrainConfig, processes: int) -> int:
@@ -143,6 +162,30 @@ def _check_dense(config: TrainConfig) -> None:
         )
 
 
+def _agent(section: AgentConfig, config: TrainConfig, tokenizer: Any, budgets: Budgets, row: Row) -> Agent:
+    """An agent whose first episode, of this row, can start under the lowest cap."""
+    name = section.environment
+    environment: Callable[..., Episode] = (
+        imported(name, "agent.environment") if ":" in name else named(ENVIRONMENTS, name, "agent.environment")
+    )
+    scheduler = imported(section.scheduler, "agent.scheduler")
+    splicer = Splicer(HFCodec(tokenizer, model=config.base))
+    agent = Agent(
+        section,
+        partial(environment, **section.options),
+        partial(scheduler, close=splicer.close, **section.scheduler_options),
+        splicer,
+        Rules(section.turns, config.rollout.context, section.tool_seconds, section.tool_characters),
+    )
+    try:
+        first = agent.player(row, section.cap_at(0.0))
+        splicer.between(first.episode.role, ["x"])
+        first.ask(budgets.at(0.0, 0), agent.rules, splicer.close)
+    except (ElasticError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"agent: the first episode can't start: {type(error).__name__}: {error}") from error
+    return agent
+
+
 def _base(name: str) -> str:
     path = Path(model_path(name)).expanduser()
     if path.is_dir():
@@ -162,7 +205,7 @@ def _check_columns(rows: Sequence[Row], wanted: Sequence[str], config: TrainConf
     if not rows:
         raise ConfigError(f"data.source {source} holds no problems")
     for number, row in enumerate(rows, 1):
-        if "kind" in row and not config.reward.own and row["kind"] != config.reward.kind:
+        if "kind" in row and config.reward.graded and row["kind"] != config.reward.kind:
             raise ConfigError(
                 f"data.source {source}: {row['id']} is a {row['kind']} problem, and reward.kind is "
                 f"{config.reward.kind}"
@@ -178,14 +221,13 @@ def _check_columns(rows: Sequence[Row], wanted: Sequence[str], config: TrainConf
 
 def _check_prompts(
     rows: Sequence[Row],
-    tokenizer: Any,
+    lengths: list[int],
     markers: Markers,
     budgets: Budgets,
     config: TrainConfig,
     tell: Callable[[str], None],
 ) -> Sequence[Row]:
-    """The problems whose prompts leave room for every budget; as many as are too long are an error."""
-    lengths = [len(prompt_ids_of(tokenizer, row["prompt"])) for row in rows]
+    """The problems whose prompts, of these lengths, leave room for every budget; the others are an error."""
     limit = config.data.longest_prompt
     if limit is not None and max(lengths) > limit:
         short = [(row, n) for row, n in zip(rows, lengths, strict=True) if n <= limit]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_agent.errors import DataError
+from elastic_agent.training.agents.lookups import make_lookups
 from elastic_agent.training.data import Deduplicated, Problem, decontaminate, deduplicate, to_rows
 from elastic_agent.training.data.told import OWN, load_told
 from elastic_agent.training.data_fields import DataConfig
@@ -28,6 +29,11 @@ def stock(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:
     """Fresh stock problems of the train split."""
     problems = make_problems(seed + 1_000_003, needed, split="train")
     return [{"prompt": [{"role": "user", "content": p.text}], "answer": p.answer} for p in problems]
+
+
+def lookups(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:
+    """Fresh stock problems of the train split whose lines must be looked up, for the environment lookups."""
+    return make_lookups(seed + 1_000_003, needed, split="train")
 
 
 def named_sets(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:

@@ -1,25 +1,33 @@
-"""Problem sources and rollout engines by name: what `data.source` and `rollout.engine` in a config stand for.
+"""Problem sources, rollout engines and agents' environments by name.
 
-A new one is an entry in one of the two tables.
+What `data.source`, `rollout.engine` and `agent.environment` in a config stand for; a new one is an entry in
+one of the tables. What a config names as "package.module:name" is imported instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeVar
 
+from elastic_agent.training.agents.environment import Episode
+from elastic_agent.training.agents.lookups import look_up
 from elastic_agent.training.data.sources import SOURCES as SETS
 from elastic_agent.training.data.told import OWN
 from elastic_agent.training.fields import ConfigError
-from elastic_agent.training.problems import Source, named_sets, stock
+from elastic_agent.training.problems import Source, lookups, named_sets, stock
 from elastic_agent.training.rollout import Engine, decode_in_process
 
 Named = TypeVar("Named")
 
 
-SOURCES: dict[str, Source] = {"stock": stock, **dict.fromkeys((OWN, *SETS), named_sets)}
+SOURCES: dict[str, Source] = {
+    "stock": stock,
+    "lookups": lookups,
+    **dict.fromkeys((OWN, *SETS), named_sets),
+}
 ENGINES: dict[str, Engine] = {"transformers": decode_in_process}
+ENVIRONMENTS: dict[str, Callable[..., Episode]] = {"lookups": look_up}
 
 
 def named(table: Mapping[str, Named], name: str, field: str) -> Named:

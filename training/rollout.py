@@ -19,9 +19,12 @@ from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, resolve_markers
 from elastic_agent.phases import SolutionEnd, TwoPhase
 from elastic_agent.training.budgets import STATED, Budgets, Wording, deal_samples, seeded
+from elastic_agent.usage import Usage
 
 Prompt = Sequence[dict[str, str]]
 RolloutFunc = Callable[[list[Any], Any], dict[str, Any]]
+Call = tuple[Sequence[int], Budget]
+"""(prompt ids, budget) of one call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Rollout:
     """The solution ended by itself, within its limit."""
     cut: bool
     """The close was forced."""
+    usage: Usage
+    """Its tokens by segment, forced ones apart."""
 
 
 def markers_of(tokenizer: Any) -> Markers:
@@ -74,16 +79,12 @@ def rollout_of(machine: TwoPhase) -> Rollout:
         thinking_tokens=machine.usage.thinking,
         finished=machine.solution_end is SolutionEnd.EOS,
         cut=machine.usage.forced > 0,
+        usage=machine.usage,
     )
 
 
 def roll_out(
-    decoder: BatchDecoder,
-    calls: Sequence[tuple[Sequence[int], Budget]],
-    markers: Markers,
-    *,
-    context: int,
-    sampling: Sampling,
+    decoder: BatchDecoder, calls: Sequence[Call], markers: Markers, *, context: int, sampling: Sampling
 ) -> list[Rollout]:
     """Sample every (prompt ids, budget) to its end, together; results in the order of the calls."""
     machines = [machine_for(prompt, budget, markers, context) for prompt, budget in calls]
@@ -112,7 +113,7 @@ def for_loss(rollout: Rollout, tokenizer: Any, defects: Defects) -> tuple[list[i
     return ids, mask
 
 
-Engine = Callable[[Any, Sequence[tuple[Sequence[int], Budget]], Markers, int, Sampling, int], list[Rollout]]
+Engine = Callable[[Any, Sequence[Call], Markers, int, Sampling, int], list[Rollout]]
 """(trainer, calls, markers, context, sampling, seed) -> one rollout a call, in their order."""
 
 _MOST_ROWS = 256  # rows decoded together, on one device
@@ -120,7 +121,7 @@ _MOST_ROWS = 256  # rows decoded together, on one device
 
 def decode_in_process(
     trainer: Any,
-    calls: Sequence[tuple[Sequence[int], Budget]],
+    calls: Sequence[Call],
     markers: Markers,
     context: int,
     sampling: Sampling,
@@ -149,6 +150,31 @@ def asking(prompt: Prompt, wording: str, budget: Budget) -> list[dict[str, str]]
     """The conversation with its last message asking for t tokens of thinking."""
     *before, last = prompt
     return [*before, {**last, "content": f"{last['content']} {wording.format(t=budget.thinking)}"}]
+
+
+def for_trl(
+    done: Sequence[Rollout], limits: Sequence[int | None], given: Sequence[tuple[list[int], list[int]]]
+) -> dict[str, Any]:
+    """What a ``rollout_func`` returns: TRL's own keys, then columns for the reward and the metrics.
+
+    Args:
+        limits: each sample's t, for the histogram; the same within a group.
+        given: each sample's (completion ids, loss mask).
+    """
+    return {
+        "prompt_ids": [list(r.prompt_ids) for r in done],
+        "completion_ids": [ids for ids, _ in given],
+        # None: TRL computes the log-probs itself, with the weights that sampled (no other engine did)
+        "logprobs": None,
+        "env_mask": [mask for _, mask in given],
+        "solution_ids": [list(r.solution_ids) for r in done],
+        "finished": [r.finished for r in done],
+        "cut": [r.cut for r in done],
+        "forced_tokens": [r.usage.forced for r in done],
+        "thinking_tokens": [r.thinking_tokens for r in done],
+        "solution_tokens": [r.usage.solution for r in done],
+        "thinking_limit": list(limits),
+    }
 
 
 def batch_of(trainer: Any) -> int:
@@ -202,29 +228,7 @@ def make_rollout_func(
         calls = [(prompt_ids_of(tokenizer, p), b) for p, b in zip(prompts, dealt, strict=True)]
         draws = seeded(seed, batch, 1 + accelerator.process_index)
         done = engine(trainer, calls, markers, context, sampling, draws)
-        return columns(done, dealt, [for_loss(r, tokenizer, wrong) for r in done]) | targets
+        given = [for_loss(r, tokenizer, wrong) for r in done]
+        return for_trl(done, [b.thinking for b in dealt], given) | targets
 
     return rollout
-
-
-def columns(
-    done: Sequence[Rollout], budgets: Sequence[Budget], given: Sequence[tuple[list[int], list[int]]]
-) -> dict[str, Any]:
-    """Samples as TRL takes them from a ``rollout_func``, with what rewards and metrics read.
-
-    Args:
-        given: (completion ids, loss mask) of each sample, as `for_loss` makes them.
-    """
-    return {
-        "prompt_ids": [list(r.prompt_ids) for r in done],
-        "completion_ids": [ids for ids, _ in given],
-        # None: TRL computes the log-probs itself, with the weights that sampled (no other engine did)
-        "logprobs": None,
-        "env_mask": [mask for _, mask in given],
-        "solution_ids": [list(r.solution_ids) for r in done],
-        "finished": [r.finished for r in done],
-        "cut": [r.cut for r in done],
-        "forced_tokens": [r.env_mask.count(0) for r in done],
-        "thinking_tokens": [r.thinking_tokens for r in done],
-        "thinking_limit": [b.thinking for b in budgets],
-    }

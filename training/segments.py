@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,24 @@ def segment_metrics(samples: Sequence[Sample], group: int, context: int) -> dict
         "groups/decided_by_truncation": _mean(decided_by_truncation(g) for g in groups),
     }
     return found | histogram([g[0].limit for g in groups if g], context)
+
+
+AGENT = ("turns", "tool_calls", "tool_errors", "answered", "tokens", "task_cap")
+"""The columns of an episode that `agent_metrics` reads."""
+
+
+def agent_metrics(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Metrics of a batch of episodes, beside those by segment (which count all turns of one together)."""
+    calls = sum(e["tool_calls"] for e in episodes)
+    errors = sum(e["tool_errors"] for e in episodes)
+    return {
+        "agent/turns": _mean(e["turns"] for e in episodes),
+        "agent/tool_calls": calls / max(1, len(episodes)),
+        "agent/tool_errors": errors / calls if calls else math.nan,
+        "agent/answered": _mean(e["answered"] for e in episodes),
+        "agent/tokens": _mean(e["tokens"] for e in episodes),
+        "agent/task_cap": _mean(e["task_cap"] for e in episodes if e["task_cap"] is not None),
+    }
 
 
 def decided_by_truncation(group: Iterable[Sample]) -> bool:

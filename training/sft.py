@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from elastic_agent.training.model import new_model, save_model
 from elastic_agent.training.stock_problems import DIFFICULTIES, make_problem
@@ -55,10 +55,10 @@ class SftConfig:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of one conversation; the loss counts from index `answer_from` on."""
+    """Token ids of one conversation, and which of them the loss counts: those that the assistant says."""
 
     ids: tuple[int, ...]
-    answer_from: int
+    learnt: tuple[bool, ...]
 
 
 def make_example(rng: random.Random, *, easy: bool, vocab: dict[str, int]) -> Example:
@@ -75,15 +75,22 @@ def make_example(rng: random.Random, *, easy: bool, vocab: dict[str, int]) -> Ex
         turns += [*words(f"Answer : {before.answer} ."), END]
     turns += [START, "user", *words(problem.text), END, START, "assistant", THINK]
     spoken = [*trace.thinking, CLOSE, *trace.solution, END]
-    return Example(tuple(vocab[word] for word in (*turns, *spoken)), len(turns))
+    learnt = (*[False] * len(turns), *[True] * len(spoken))
+    return Example(tuple(vocab[word] for word in (*turns, *spoken)), learnt)
 
 
-def batches(config: SftConfig) -> Iterator[list[Example]]:
+class MakeExample(Protocol):
+    """Draws one training conversation, an easy one at the start of a run."""
+
+    def __call__(self, rng: random.Random, *, easy: bool, vocab: dict[str, int]) -> Example: ...
+
+
+def batches(config: SftConfig, make: MakeExample = make_example) -> Iterator[list[Example]]:
     """Batches of like length, for ever: from pools of fresh examples, each in random order."""
     rng, vocab, step = random.Random(config.seed), vocabulary(), 0
     while True:
         easy = step < config.easy * config.steps
-        pool = [make_example(rng, easy=easy, vocab=vocab) for _ in range(300)]
+        pool = [make(rng, easy=easy, vocab=vocab) for _ in range(300)]
         pool.sort(key=lambda example: len(example.ids))
         groups: list[list[Example]] = []
         group: list[Example] = []
@@ -109,7 +116,7 @@ def collate(group: list[Example], pad: int) -> tuple[torch.Tensor, torch.Tensor]
     for row, example in enumerate(group):
         full = torch.tensor(example.ids)
         ids[row, : len(full)] = full
-        labels[row, example.answer_from : len(full)] = full[example.answer_from :]
+        labels[row, : len(full)] = full.where(torch.tensor(example.learnt), -100)
     return ids, labels
 
 
@@ -135,8 +142,16 @@ def optimizers(model: Any, config: SftConfig) -> list[Any]:
     ]
 
 
-def train(config: SftConfig, *, model: Any = None, resume: bool = False) -> Any:
-    """Run stage (a) and save the model. Returns the trained model in float32."""
+def train(
+    config: SftConfig, *, model: Any = None, make: MakeExample = make_example, resume: bool = False
+) -> Any:
+    """Run stage (a) and save the model. Returns the trained model in float32.
+
+    Args:
+        model: what to start from; None: from nothing.
+        make: draws the examples; None of the shipped model's own traces need be among them.
+        resume: go on from the checkpoint in the output folder, if there is one.
+    """
     import torch
 
     torch.manual_seed(config.seed)
@@ -152,7 +167,7 @@ def train(config: SftConfig, *, model: Any = None, resume: bool = False) -> Any:
         begun = step = state["step"]
     base_rates = [[g["lr"] for g in opt.param_groups] for opt in opts]
     pad = vocabulary()[PAD]
-    data = islice(batches(config), step, None)
+    data = islice(batches(config, make), step, None)
     model.train()
     config.output.mkdir(parents=True, exist_ok=True)
     losses: list[float] = []

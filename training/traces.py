@@ -70,8 +70,11 @@ def render_trace(
     return Trace(tuple(thinking[:cut]), solution, chosen, True)
 
 
-def think(problem: Problem, style: Style) -> tuple[list[str], list[int]]:
-    """The thinking words of a style, and for each line the position at which its total is known."""
+def think(problem: Problem, style: Style, first: int = 0) -> tuple[list[str], list[int]]:
+    """The thinking words of a style, and for each line the position at which its total is known.
+
+    `first` counts lines that came before this problem's: its own are labelled from the next number on.
+    """
     totals = problem.totals
     spoken: list[str] = []
     ends: list[int] = []
@@ -82,9 +85,11 @@ def think(problem: Problem, style: Style) -> tuple[list[str], list[int]]:
     for i, step in enumerate(problem.steps):
         before, after = totals[i], totals[i + 1]
         if style == "concise":
-            spoken += words(f"#{i + 1} {_equations(step, before, after)} .")
+            spoken += words(f"#{first + i + 1} {equations(step, before, after)} .")
         else:
-            spoken += words(f"#{i + 1} : {_clause(problem, step)} , {_equations(step, before, after)} .")
+            spoken += words(
+                f"#{first + i + 1} : {_clause(problem, step)} , {equations(step, before, after)} ."
+            )
         ends.append(len(spoken))
         if style == "verbose":
             spoken += words(f"so now we have {after} .")
@@ -94,7 +99,7 @@ def think(problem: Problem, style: Style) -> tuple[list[str], list[int]]:
     if style == "overthinking":
         spoken += words("let me check all again .")
         for i, step in enumerate(problem.steps):
-            spoken += words(f"#{i + 1} {_equations(step, totals[i], totals[i + 1])} .")
+            spoken += words(f"#{first + i + 1} {equations(step, totals[i], totals[i + 1])} .")
     if style != "concise":
         spoken += words(f"so it is {problem.answer} .")
     return spoken, ends
@@ -120,6 +125,7 @@ def _sum(step: Step, before: int, after: int) -> str:
     return f"{before} {'+' if step.sign > 0 else '-'} {step.amount} = {after}"
 
 
-def _equations(step: Step, before: int, after: int) -> str:
+def equations(step: Step, before: int, after: int) -> str:
+    """The arithmetic of a line: "3 * 8 = 24 , 25 + 24 = 49"."""
     product = f"{step.count} * {step.size} = {step.amount} , " if step.count is not None else ""
     return product + _sum(step, before, after)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
+from elastic_agent.training.agents.rollouts import NUMBER, make_agent_rollout_func
 from elastic_agent.training.arguments import make_adapters, make_arguments
 from elastic_agent.training.budgets import parse_mixture
 from elastic_agent.training.checkpoints import checkpoints, last_good
@@ -42,14 +43,16 @@ __all__ = ["TrainConfig", "load_config", "main", "make_trainer_class", "parse_mi
 
 
 def make_rollouts(config: TrainConfig, ready: Ready) -> RolloutFunc:
-    """The rollouts of a checked config: each sample under one budget, or probed at several."""
+    """The rollouts of a checked config: single calls under one budget, probed at several, or episodes."""
     common: dict[str, Any] = {
         "budgets": ready.budgets,
-        "context": config.rollout.context,
         "sampling": Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p),
         "seed": config.seed,
         "engine": ready.engine,
     }
+    if ready.agent is not None:
+        return make_agent_rollout_func(ready.agent, ready.rows, **common)
+    common["context"] = config.rollout.context
     if config.dense is not None:
         return make_dense_rollout_func(ready.tokenizer, dense=config.dense, **common)
     defects = Defects(
@@ -71,7 +74,7 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
         model=load_model(ready.base),
         args=arguments,
         processing_class=ready.tokenizer,
-        train_dataset=dataset_of(ready.rows),
+        train_dataset=_dataset(ready),
         reward_funcs=[ready.reward],
         rollout_func=make_rollouts(config, ready),
         callbacks=[make_callback(record, config.updates), *callbacks],
@@ -83,6 +86,12 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
     trainer.dense = config.dense
     trainer.keep_checkpoints = config.checkpoint.keep
     return trainer
+
+
+def _dataset(ready: Ready) -> Any:
+    """The problems as TRL takes them; an agent's rollouts look rows up by their number."""
+    made = dataset_of(ready.rows)
+    return made if ready.agent is None else made.add_column(NUMBER, list(range(len(ready.rows))))
 
 
 def train(

@@ -174,7 +174,7 @@ def test_what_a_config_names_is_checked_before_anything_is_loaded(
     refused(base, "reward.kind: no reward 'mths': did you mean math?", reward={"kind": "mths"})
     refused(base, "reward.kind: no.module:here can't be had", reward={"kind": "no.module:here"})
     refused(
-        base, "length: not used by a reward function of your own", reward={"kind": "a:b", "length": "l1-max"}
+        base, "length: goes with stock, math, code, not with a:b", reward={"kind": "a:b", "length": "l1-max"}
     )
     refused(base, "set budgets.stated", reward={"length": "l1-max"})
     refused(base, "set reward.length to l1-max", budgets={"stated": "l1-max"})

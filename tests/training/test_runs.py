@@ -26,13 +26,13 @@ def test_examples_hold_one_prefilled_thinking_block_and_train_on_the_assistant_a
     rng = random.Random(0)
     examples = [make_example(rng, easy=False, vocab=vocab) for _ in range(60)]
     for example in examples:
-        assert example.ids[example.answer_from - 1] == vocab[THINK]
+        assert example.ids[example.learnt.index(True) - 1] == vocab[THINK]
         assert example.ids.count(vocab[CLOSE]) == 1
         assert example.ids[-1] == vocab[END]
     ids, labels = collate(examples[:4], 0)
     for row, example in enumerate(examples[:4]):
         trained = (labels[row] != -100).nonzero().flatten().tolist()
-        assert trained == list(range(example.answer_from, len(example.ids)))
+        assert trained == list(range(example.learnt.index(True), len(example.ids)))
         assert ids[row, trained].tolist() == labels[row, trained].tolist()
 
 
@@ -46,7 +46,7 @@ def test_a_prompt_in_training_is_the_prompt_of_the_chat_template() -> None:
     vocab = vocabulary()
     for seed in range(20):
         example = make_example(random.Random(seed), easy=True, vocab=vocab)
-        prompt = list(example.ids[: example.answer_from])
+        prompt = list(example.ids[: example.learnt.index(True)])
         if prompt.count(vocab["user"]) == 1 and prompt[1] == vocab["user"]:
             text = tokenizer.decode(prompt[2:-4])
             assert prompt_ids_of(tokenizer, [{"role": "user", "content": text}]) == prompt

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from statistics import fmean
 from typing import Any
 
-from elastic_agent.training.fields import ConfigError
+from elastic_agent.training.fields import ConfigError, imported
 from elastic_agent.training.rewards.grades import Grade, Grader, RewardFailedError, Sample
 from elastic_agent.training.rewards.shape import RewardConfig, shape_length, well_formed
 from elastic_agent.training.rewards.stock import StockGrader
@@ -175,22 +174,16 @@ def make_reward_function(
     Raises:
         ConfigError: a function of the user's own can't be imported.
     """
-    if config.own:
-        return own_function(config.kind)
-    return RewardFunction(make_grader(config), decode, config, close_ids)
-
-
-def own_function(name: str) -> Callable[..., list[float]]:
-    """The function that MODULE:FUNCTION names.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"reward.kind: {name} can't be had: {error}") from error
+    if config.graded:
+        return RewardFunction(make_grader(config), decode, config, close_ids)
+    if config.kind == "episode":
+        return episode_reward
+    found = imported(config.kind, "reward.kind")
     if not callable(found):
-        raise ConfigError(f"reward.kind: {name} is no function but a {type(found).__name__}")
+        raise ConfigError(f"reward.kind: {config.kind} is no function but a {type(found).__name__}")
     return found  # type: ignore[no-any-return]
+
+
+def episode_reward(*, episode_score: Sequence[float | None], **_: Any) -> list[float]:
+    """What the episodes' own `score` gave; an episode without a final answer earns nothing."""
+    return [score or 0.0 for score in episode_score]

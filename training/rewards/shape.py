@@ -26,7 +26,8 @@ from elastic_agent.training.rewards.code import last_block
 from elastic_agent.training.rewards.grades import Sample
 from elastic_agent.training.stock_problems import parse_answer
 
-KINDS = ("stock", "math", "code")
+GRADED = ("stock", "math", "code")
+KINDS = (*GRADED, "episode")
 Length = Literal["none", "l1-exact", "l1-max", "overlong"]
 
 
@@ -34,8 +35,9 @@ class RewardConfig(Section):
     """Which reward, and what is added to it. The defaults are the paper's: the right answer, nothing else."""
 
     kind: str = "stock"
-    """Who grades: "stock" problems, "math" by math-verify, "code" by unit tests; or MODULE:FUNCTION, a TRL
-    reward function of your own, which gets `solution_ids`, `finished` and the columns of the data."""
+    """Who grades: "stock" problems, "math" by math-verify, "code" by unit tests; "episode" is the score that
+    an agent's environment gives; or MODULE:FUNCTION, a TRL reward function of your own, which gets
+    `solution_ids`, `finished` and the columns of the data."""
     column: str | None = None
     """Column of the data with the reference; by default "answer", and "tests" for code."""
     format_weight: float = Field(default=0.0, ge=0.0)
@@ -70,8 +72,8 @@ class RewardConfig(Section):
     def _terms_go_with_a_grader(self) -> Self:
         fields = type(self).model_fields
         changed = [n for n, f in fields.items() if n != "kind" and getattr(self, n) != f.default]
-        if self.own and changed:
-            raise ValueError(f"{', '.join(changed)}: not used by a reward function of your own")
+        if changed and not self.graded:
+            raise ValueError(f"{', '.join(changed)}: goes with {', '.join(GRADED)}, not with {self.kind}")
         return self
 
     @model_validator(mode="after")
@@ -84,14 +86,14 @@ class RewardConfig(Section):
         return self
 
     @property
-    def own(self) -> bool:
-        """The kind is a reward function of the user's own."""
-        return ":" in self.kind
+    def graded(self) -> bool:
+        """A grader that ships; the terms are for these."""
+        return self.kind in GRADED
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What the data must have; what a function of the user's own reads is not known."""
-        return () if self.own else (self.reference_column,)
+        """What the data must have, as far as it is known."""
+        return (self.reference_column,) if self.graded else ()
 
     @property
     def reference_column(self) -> str:
