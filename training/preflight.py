@@ -1,7 +1,7 @@
 """Everything about a run that can be wrong before a weight is loaded, checked in the order of its cost.
 
 The names in the config, the run logs, the tokenizer and its markers, the model's context, the problems and
-their columns, and that every budget fits behind every prompt.
+their columns, that every budget fits behind every prompt, and what samples.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     """
     source = named(SOURCES, config.data.source, "data.source")
     reward = named(REWARDS, config.reward.name, "reward.name")
-    engine = named(ENGINES, config.rollout.engine, "rollout.engine")
+    make_engine = named(ENGINES, config.rollout.engine, "rollout.engine")
     microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
     grants = read_grants(config.budgets.logs, config.budgets.kinds) if config.budgets.kind == "grants" else []
     budgets = config.budgets.distribution(tuple(grants))
@@ -73,6 +73,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     _check_columns(rows, ("prompt", *reward.columns), config)
     rows = _check_prompts(rows, tokenizer, markers, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
+    engine = make_engine(config, base, tokenizer, tell)
     return Ready(base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch)
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from elastic_agent.training.config import DataConfig, RewardConfig
+from elastic_agent.training.config import DataConfig, RewardConfig, TrainConfig
 from elastic_agent.training.configure import ConfigError
 from elastic_agent.training.rewards import Decode, Reward, make_reward
 from elastic_agent.training.rollout import Engine, decode_in_process
+from elastic_agent.training.served_rollouts import make_served_rollouts
 from elastic_agent.training.stock_problems import make_problems
 
 Row = dict[str, Any]
@@ -38,9 +39,15 @@ def stock(config: DataConfig, needed: int, seed: int) -> list[Row]:
     return [{"prompt": [{"role": "user", "content": p.text}], "answer": p.answer} for p in problems]
 
 
+MakeEngine = Callable[[TrainConfig, str, Any, Callable[[str], None]], Engine]
+"""(config, base, tokenizer, tell) -> an engine, what it needs checked; ConfigError where that is missing."""
+
 SOURCES: dict[str, Source] = {"stock": stock}
 REWARDS: dict[str, RewardKind] = {"answer": RewardKind(("answer",), lambda _, decode: make_reward(decode))}
-ENGINES: dict[str, Engine] = {"transformers": decode_in_process}
+ENGINES: dict[str, MakeEngine] = {
+    "transformers": lambda config, base, tokenizer, tell: decode_in_process,
+    "vllm-server": make_served_rollouts,
+}
 
 
 def named(table: Mapping[str, Named], name: str, field: str) -> Named:

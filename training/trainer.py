@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
+from elastic_agent.errors import BackendError
 from elastic_agent.training.arguments import make_adapters, make_arguments
 from elastic_agent.training.budgets import parse_mixture
 from elastic_agent.training.checkpoints import checkpoints, last_good
@@ -91,6 +92,8 @@ def train(
 
     Raises:
         ConfigError and its like: before anything is loaded (`elastic_agent.training.preflight`).
+        BackendError: what samples was lost for good. A checkpoint of the last finished step is written first,
+            but by several processes: then the last one that was due serves.
     """
     folder = config.output / "checkpoints"
     first = int(os.environ.get("RANK", "0")) == 0
@@ -107,7 +110,11 @@ def train(
     if first:
         _note(config, resume=start is not None, tell=tell)
     trainer = make_trainer(config, ready, Record(config.output, config.steps, tell), callbacks)
-    trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    try:
+        trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    except BackendError:
+        tell(f"stopped after step {trainer.state.global_step // config.updates}: {trainer.rescue()}")
+        raise
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         trainer.save_model(str(config.output))
         ready.tokenizer.save_pretrained(str(config.output))
