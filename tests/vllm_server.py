@@ -69,7 +69,7 @@ class VllmServer:
                 command, env={**os.environ, **_ENVIRONMENT}, stdout=log, stderr=log, start_new_session=True
             )
 
-    def wait(self, seconds: float = 240) -> None:
+    def wait(self, seconds: float = 500) -> None:
         """Until it answers; an error with the end of its log if it does not."""
         until = time.monotonic() + seconds
         while not self._answers():

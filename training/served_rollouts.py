@@ -18,7 +18,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,20 @@ Attempt = Callable[[Backend, int], Awaitable[Rollout]]
 """(backend, number of the call) -> its sample."""
 
 
+@dataclass(slots=True)
+class _Batch:
+    """A batch on its way: which calls are still to do, what came of the others."""
+
+    adapter: Path
+    attempt: Attempt
+    todo: deque[int]
+    done: dict[int, Rollout] = field(default_factory=dict)
+    lost: list[BackendError] = field(default_factory=list)
+    """Why, for each attempt that failed."""
+    synced: float | None = None
+    """When the servers first had the weights, by time.perf_counter."""
+
+
 class ServedRollouts:
     """The engine. Called like every `Engine`; `tell` hears of samples that are lost.
 
@@ -122,12 +136,14 @@ class ServedRollouts:
         model = whole_model(trainer)
         started = time.perf_counter()
         adapter = self._publish(model, trainer.accelerator)
-        done, synced, lost = asyncio.run(self._batch(adapter, attempt, len(calls)))
+        batch = _Batch(adapter, attempt, deque(range(len(calls))))
+        asyncio.run(self._run(batch))
+        done = [batch.done[i] for i in range(len(calls))]
         mean, most = logprob_gap(model, done[:_MEASURED])
         trainer.note(
             {
-                "rollout/sync_seconds": synced - started,
-                "rollout/lost": float(lost),
+                "rollout/sync_seconds": (batch.synced or started) - started,
+                "rollout/lost": float(len(batch.lost)),
                 "rollout/logprob_gap": mean,
                 "rollout/logprob_gap_max": most,
             }
@@ -148,70 +164,65 @@ class ServedRollouts:
         self._published = adapter
         return adapter
 
-    async def _batch(self, adapter: Path, attempt: Attempt, calls: int) -> tuple[list[Rollout], float, int]:
-        """(samples in order, when the servers first had the weights, how many samples were drawn again)."""
-        todo, done = deque(range(calls)), dict[int, Rollout]()
-        synced, lost, tries = None, 0, 0
+    async def _run(self, batch: _Batch) -> None:
+        """Try until nothing is left to do, with pauses that grow while nothing comes."""
+        tries = 0
         while True:
-            before = len(done)
-            loading = await asyncio.gather(*(_unavailable(server.load(adapter)) for server in self._servers))
-            synced = synced or time.perf_counter()
-            lanes = [s for s, error in zip(self._servers, loading, strict=True) if error is None]
-            ran = await asyncio.gather(*(self._lane(s, adapter, attempt, todo, done) for s in lanes))
-            if not todo:
-                return [done[i] for i in range(calls)], synced, lost
-            lost += len(todo)
-            tries = 1 if len(done) > before else tries + 1
-            why = next(error for error in (*ran, *loading) if error is not None)
+            before = len(batch.done)
+            faults = await asyncio.gather(*(_load(server, batch.adapter) for server in self._servers))
+            batch.synced = batch.synced or time.perf_counter()
+            lanes = [server for server, fault in zip(self._servers, faults, strict=True) if fault is None]
+            await asyncio.gather(*(self._lane(server, batch) for server in lanes))
+            if not batch.todo:
+                return
+            tries = 1 if len(batch.done) > before else tries + 1
+            missing = f"{len(batch.todo)} of {len(batch.todo) + len(batch.done)} samples are missing"
+            why = next((fault for fault in faults if fault is not None), None) or batch.lost[-1]
             if tries > self._settings.retries:
                 raise BackendUnavailableError(
-                    f"{len(todo)} of {calls} samples are missing, and {tries} tries in a row brought none: "
-                    f"{why}"
+                    f"{missing}, {tries} tries in a row brought none: {why}"
                 ) from why
             pause = min(_LONGEST_PAUSE, self._settings.backoff * 2 ** (tries - 1))
             self._tell(
-                f"{len(todo)} of {calls} samples lost: {why}; trying again in {pause:.0f} s ({tries} of "
-                f"{self._settings.retries})"
+                f"{missing}: {why}; trying again in {pause:.0f} s ({tries} of {self._settings.retries})"
             )
             await asyncio.sleep(pause)
 
-    async def _lane(
-        self,
-        server: AdapterServer,
-        adapter: Path,
-        attempt: Attempt,
-        todo: deque[int],
-        done: dict[int, Rollout],
-    ) -> BackendError | None:
-        """Take calls from `todo` and run them on one server until none are left, or until one is lost: that
-        one goes back, those in flight still may end, and what went wrong is returned."""
-        backend = server.backend(adapter)
-        wrong: BackendError | None = None
+    async def _lane(self, server: AdapterServer, batch: _Batch) -> None:
+        """Run calls on one server until none are left or one is lost: that one goes back, to be done by
+        another server or the next try, and those in flight still may end."""
+        backend = server.backend(batch.adapter)
+        well = True
 
         async def work() -> None:
-            nonlocal wrong
-            while todo and wrong is None:
-                i = todo.popleft()
+            nonlocal well
+            while batch.todo and well:
+                i = batch.todo.popleft()
                 try:
-                    done[i] = await attempt(backend, i)
+                    batch.done[i] = await batch.attempt(backend, i)
                 except BackendError as error:
-                    todo.append(i)
-                    wrong = error
-                    lost = isinstance(error, BackendUnavailableError)
-                    # A server that was restarted does not know the adapter any more, and answers 404
-                    if not lost and await server.serves(name_of(adapter)):
+                    lost = isinstance(error, BackendUnavailableError) or await _forgot(server, batch.adapter)
+                    if not lost:
                         raise
+                    well = False
+                    batch.todo.append(i)
+                    batch.lost.append(error)
 
-        try:
-            await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
-        except BackendUnavailableError as error:  # of server.serves
-            wrong = error
-        return wrong
+        await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
 
 
-async def _unavailable(loading: Awaitable[None]) -> BackendUnavailableError | None:
+async def _load(server: AdapterServer, adapter: Path) -> BackendUnavailableError | None:
+    """Why the server is not there, if so."""
     try:
-        await loading
+        await server.load(adapter)
     except BackendUnavailableError as error:
         return error
     return None
+
+
+async def _forgot(server: AdapterServer, adapter: Path) -> bool:
+    """Whether the server was restarted since it loaded the adapter, or is lost altogether."""
+    try:
+        return not await server.serves(name_of(adapter))
+    except BackendUnavailableError:
+        return True
