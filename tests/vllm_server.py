@@ -21,7 +21,7 @@ BASE = "e1-tiny-base"
 MAX_LORA_RANK = 8
 _OPTIONS = (
     "--enforce-eager --dtype float32 --max-model-len 1024 --max-num-seqs 32 --block-size 32 "
-    "--distributed-executor-backend uni "  # one process less that imports vLLM: a third of the start
+    "--distributed-executor-backend uni "  # one process less that must import vLLM
     f"--enable-lora --max-loras 1 --max-lora-rank {MAX_LORA_RANK}"
 )
 _ENVIRONMENT = {

@@ -180,7 +180,7 @@ class ServedRollouts:
             why = next((fault for fault in faults if fault is not None), None) or batch.lost[-1]
             if tries > self._settings.retries:
                 raise BackendUnavailableError(
-                    f"{missing}, {tries} tries in a row brought none: {why}"
+                    f"{missing}, and {tries} tries in a row brought none: {why}"
                 ) from why
             pause = min(_LONGEST_PAUSE, self._settings.backoff * 2 ** (tries - 1))
             self._tell(
