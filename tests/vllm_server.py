@@ -1,7 +1,7 @@
 """A real vLLM server for tests, on a free port of 127.0.0.1: the fixture `vllm` (tests/conftest.py) is one.
 
 It runs in the environment of `make vllm`, or under the Python that ELASTIC_VLLM_PYTHON names, and serves
-e1-tiny-base in float32 with adapters loaded at run time. Starting takes half a minute or more, so one server
+e1-tiny-base in float32 with adapters loaded at run time. Starting takes a minute or more, so one server
 serves a whole session; a test that kills it starts it again.
 """
 
@@ -21,7 +21,6 @@ BASE = "e1-tiny-base"
 MAX_LORA_RANK = 8
 _OPTIONS = (
     "--enforce-eager --dtype float32 --max-model-len 1024 --max-num-seqs 32 --block-size 32 "
-    "--distributed-executor-backend uni "  # one process less that must import vLLM
     f"--enable-lora --max-loras 1 --max-lora-rank {MAX_LORA_RANK}"
 )
 _ENVIRONMENT = {
