@@ -3,12 +3,14 @@
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# vLLM's versions are its own, so it has a venv of its own; the tests that need it skip without.
+VLLM   := .venv-vllm
 PARTS  := scheduler training integrations
 # One worker for each of up to two cores: more only adds imports of torch.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 2 ] && n=2; echo $$n)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup links demo test lint format bench pins clean
+.PHONY: help setup links vllm demo test lint format bench pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,6 +29,16 @@ $(READY): pyproject.toml constraints.txt tools/setup_env.py | links
 	  echo "Setting up $(VENV) with $$python (once; a few minutes at most)"; $$python -m venv --clear $(VENV) || exit 1; \
 	fi
 	@$(BIN)/python tools/setup_env.py
+	@touch $@
+
+vllm: $(VLLM)/.ready ## make .venv-vllm with a vLLM server for the tests that need a real one (3 GB; CPU build without a GPU)
+
+$(VLLM)/.ready: constraints-vllm.txt tools/setup_env.py tools/setup_vllm.py
+	@python=$$(tools/find-python.sh) || exit 1; \
+	if ! $(VLLM)/bin/python -m pip --version >/dev/null 2>&1; then \
+	  echo "Setting up $(VLLM) with $$python (once; a few minutes at most)"; $$python -m venv --clear $(VLLM) || exit 1; \
+	fi
+	@$(VLLM)/bin/python tools/setup_vllm.py
 	@touch $@
 
 demo: links $(READY) ## an agent solves word problems under a money cap and a deadline (no GPU, key or server)
@@ -52,6 +64,6 @@ bench: links $(READY) ## every benchmark, in its quick form; one JSON line each
 pins: links $(READY) ## write the versions that are installed now into constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m uv pip freeze --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > $(VENV)/pins && mv $(VENV)/pins constraints.txt && touch $(READY)
 
-clean: ## remove caches and build results; .venv stays
+clean: ## remove caches and build results; the venvs stay
 	@rm -rf .cache .hypothesis .benchmarks dist build
-	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -not -path './$(VENV)*/*' -prune -exec rm -rf {} +

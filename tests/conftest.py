@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.vllm_server import VllmServer, vllm_python
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,3 +41,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """A real vLLM server that serves e1-tiny-base, for all tests of a worker (tests/vllm_server.py)."""
+    python = vllm_python()
+    if python is None:
+        pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
+    server = VllmServer(python, tmp_path_factory.mktemp("vllm") / "server.log")
+    server.ensure()
+    yield server
+    server.kill()

@@ -7,8 +7,9 @@
 
 It sends what vLLM 0.31 sends: `/v1/models` with `max_model_len`; `/v1/completions`, streamed or not, with
 prompt ids in, `token_ids` out (the stop token among them), `finish_reason` and `stop_reason`, and a last
-usage chunk with `prompt_tokens_details`. A client that goes away ends the backend's stream. `faults` make it
-misbehave; `requests` keeps the bodies that came.
+usage chunk with `prompt_tokens_details`. With `adapters` it loads and unloads LoRA adapters by name, as vLLM
+does under VLLM_ALLOW_RUNTIME_LORA_UPDATING, and samples from the backend whichever is named. A client that
+goes away ends the backend's stream. `faults` make it misbehave; `requests` keeps the bodies that came.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -56,6 +58,8 @@ class Faults:
     """Serve so many tokens more than asked."""
     coalesce: int = 1
     """Send so many tokens an event."""
+    refuse_adapters: str | None = None
+    """Answer 500 to adapters, and say this."""
 
     def __str__(self) -> str:
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
@@ -68,12 +72,21 @@ class Wire:
     Args:
         backend: what answers.
         key: the bearer token that it wants, if any.
+        adapters: folders of the adapters that are loaded, by name; None for a server without LoRA.
         faults: how to misbehave.
     """
 
-    def __init__(self, backend: Backend, *, key: str | None = None, faults: Faults | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        key: str | None = None,
+        adapters: dict[str, str] | None = None,
+        faults: Faults | None = None,
+    ) -> None:
         self.backend = backend
         self.key = key
+        self.adapters = adapters
         self.faults = faults or Faults()
         self.requests: list[dict[str, Any]] = []
         self.base_url = ""
@@ -82,6 +95,10 @@ class Wire:
         app = web.Application(middlewares=[self._authorized])
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._completions)
+        app.router.add_get("/health", self._health)
+        if self.adapters is not None:
+            app.router.add_post("/v1/load_lora_adapter", self._load_adapter)
+            app.router.add_post("/v1/unload_lora_adapter", self._unload_adapter)
         # Waiting handlers must not hold up the end; a client that leaves cancels its handler
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -106,7 +123,33 @@ class Wire:
             return web.json_response(self.faults.models)
         entry = {"id": self.backend.model, "object": "model", "owned_by": "vllm", "root": self.backend.model}
         entry["max_model_len"] = self.backend.context_length  # type: ignore[assignment]
-        return web.json_response({"object": "list", "data": [entry]})
+        loaded = [
+            {"id": name, "root": path, "parent": self.backend.model, "max_model_len": None}
+            for name, path in (self.adapters or {}).items()
+        ]
+        return web.json_response({"object": "list", "data": [entry, *loaded]})
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=self.faults.status or 200)
+
+    async def _load_adapter(self, http: web.Request) -> web.Response:
+        body = await http.json()
+        name, path = body["lora_name"], body["lora_path"]
+        assert self.adapters is not None
+        if (self.faults.status or 0) >= 500 or self.faults.refuse_adapters is not None:
+            return _error(self.faults.refuse_adapters or "EngineCore encountered an issue.", 500)
+        if not (Path(path) / "adapter_config.json").is_file():
+            return _error(f"Loading lora {name} failed: No adapter found for {path}", 404)
+        if name in self.adapters:
+            return _error(f"The lora adapter '{name}' has already been loaded.", 400)
+        self.adapters[name] = path
+        return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def _unload_adapter(self, http: web.Request) -> web.Response:
+        name = (await http.json())["lora_name"]
+        if self.adapters is None or self.adapters.pop(name, None) is None:
+            return _error(f"The lora adapter '{name}' cannot be found.", 404)
+        return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def _completions(self, http: web.Request) -> web.StreamResponse:
         body = await http.json()
@@ -114,7 +157,7 @@ class Wire:
         faults = self.faults
         if faults.status is not None:
             return _error(f"told to answer {faults.status}", faults.status)
-        if body["model"] != self.backend.model:
+        if body["model"] not in {self.backend.model, *(self.adapters or ())}:
             return _error(f"The model `{body['model']}` does not exist.", 404)
         request = self._request(body)
         room = self.backend.context_length - len(request.prompt_ids)
@@ -232,11 +275,9 @@ def _error(message: str, status: int) -> web.Response:
 
 
 @contextmanager
-def serve_in_thread(
-    backend: Backend, *, key: str | None = None, faults: Faults | None = None
-) -> Iterator[Wire]:
-    """A `Wire` in a thread with an event loop of its own."""
-    wire = Wire(backend, key=key, faults=faults)
+def serve_in_thread(backend: Backend, *, make: Callable[..., Wire] = Wire, **options: Any) -> Iterator[Wire]:
+    """A `Wire` (or what `make` makes instead) in a thread with an event loop of its own."""
+    wire = make(backend, **options)
     started = threading.Event()
     stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 

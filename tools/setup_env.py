@@ -60,8 +60,8 @@ def run(command: list[str], env: dict[str, str]) -> bool:
     return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode == 0
 
 
-def pinned(name: str) -> str:
-    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+def pinned(name: str, constraints: Path = CONSTRAINTS) -> str:
+    lines = constraints.read_text(encoding="utf-8").splitlines()
     return next(line for line in lines if line.startswith(f"{name}=="))
 
 
@@ -77,11 +77,11 @@ def has_nvidia_gpu() -> bool:
     )
 
 
-def install_torch(env: dict[str, str]) -> None:
+def install_torch(env: dict[str, str], constraints: Path = CONSTRAINTS) -> None:
     """The CPU build, where it is one of several; elsewhere the plain requirement does the right thing."""
     if not sys.platform.startswith("linux") or has_nvidia_gpu():
         return
-    cpu_build = f"{pinned('torch')}+cpu"
+    cpu_build = f"{pinned('torch', constraints)}+cpu"
     try:
         if version("torch") == cpu_build.removeprefix("torch=="):
             return

@@ -22,6 +22,36 @@ DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
 Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]
 
 
+class ServerConfig(Section):
+    """The vLLM servers that sample, for the engine "vllm-server". They serve the base of the run, started
+    with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora --max-lora-rank R. VLLM_API_KEY is sent, if
+    set."""
+
+    urls: Annotated[tuple[str, ...], Field(min_length=1)] = ("http://localhost:8000/v1",)
+    """Where they are, up to and with /v1; samples are dealt out evenly. Each a vLLM with one API server (its
+    default): of several, one alone would hear of a new adapter."""
+    base: str | None = None
+    """The name under which they serve the base; null: the one that `base` says."""
+    adapters: Path | None = None
+    """Folder in which the servers find the adapters, under the same path as this process; null: adapters/ in
+    the output."""
+    concurrency: Count = 64
+    """Samples in flight at one server."""
+    connect_timeout: Annotated[float, BeforeValidator(no_bool), Field(gt=0)] = 10.0
+    """Seconds to reach a server."""
+    idle_timeout: Annotated[float, BeforeValidator(no_bool), Field(gt=0)] = 300.0
+    """Seconds without a token after which a sample counts as lost, waiting in the server's queue included."""
+    retries: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] = 8
+    """Tries in a row that may bring no sample at all before the run stops, with a checkpoint."""
+    backoff: Positive = 1.0
+    """Seconds before the first retry; doubled each time, up to 60. 8 retries from 1 s on wait 3 minutes."""
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return several(value)
+
+
 class RolloutConfig(Section):
     """How samples are made."""
 
@@ -36,7 +66,12 @@ class RolloutConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus sampling; below 1 the sampled distribution is no longer quite the trained one."""
     engine: str = "transformers"
-    """What decodes: "transformers", in this process, which needs whole weights on each device."""
+    """What decodes: "transformers", in this process, with the weights in training; or "vllm-server": vLLM
+    servers, on this machine or others, to which the adapters of `lora` go before each batch. Both need whole
+    weights on each device, and without `lora` it is "transformers". TRL's own vLLM modes (server, colocate)
+    are not among them: they want CUDA, and generate in one pass, which has no limit for thinking."""
+    server: ServerConfig = ServerConfig()
+    """The servers of "vllm-server"."""
 
 
 class LearningConfig(Section):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ def make_trainer_class() -> Any:
                 output["advantages"] = spread(credits, solutions, output["completion_mask"])
             return output
 
+        def note(self, numbers: Mapping[str, float]) -> None:
+            """Log numbers with the batch that is being made."""
+            for name, value in numbers.items():
+                self._metrics["train"][name].append(value)
+
         def _calculate_rewards(
             self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
         ) -> Any:
@@ -108,6 +113,18 @@ def make_trainer_class() -> Any:
             for name, value in (found | segment_metrics(samples, group, self.context)).items():
                 self._metrics[mode][name].append(value)
             return rewards
+
+        def rescue(self) -> str:
+            """A run must stop: write a checkpoint of the last finished update, and say what is there."""
+            folder = Path(self._get_output_dir(trial=None))
+            step = self.state.global_step
+            # Each process has a part of a checkpoint, and the others may be doing well
+            if step and self.accelerator.num_processes == 1 and fault(folder / f"checkpoint-{step}"):
+                self._save_checkpoint(self.model, None)
+            good = [path for _, path in checkpoints(folder) if fault(path) is None]
+            if not good:
+                return "there is no checkpoint yet, so --resume starts from the beginning"
+            return f"--resume goes on from {good[-1]}"
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             folder = Path(self._get_output_dir(trial=trial))

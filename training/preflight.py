@@ -1,7 +1,7 @@
 """Everything about a run that can be wrong before a weight is loaded, checked in the order of its cost.
 
 The names in the config, the run logs, the tokenizer and its markers, the model's context, the problems and
-their columns, and that every budget fits behind every prompt.
+their columns, that every budget fits behind every prompt, and what samples.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     source = source_of(config.data.source)
     for name in config.data.decontaminate:
         named(SETS, name, "data.decontaminate")
-    engine = named(ENGINES, config.rollout.engine, "rollout.engine")
+    make_engine = named(ENGINES, config.rollout.engine, "rollout.engine")
     _check_dense(config)
     microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
     grants = read_grants(config.budgets.logs, config.budgets.kinds) if config.budgets.kind == "grants" else []
@@ -99,6 +99,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
     decode = partial(tokenizer.decode, skip_special_tokens=True)  # else "<|im_end|>" is part of a solution
     reward = make_reward_function(config.reward, decode, close_ids=markers.close_ids)
+    engine = make_engine(config, base, tokenizer, tell)
     return Ready(
         base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch, agent
     )

@@ -8,25 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from elastic_agent.training.agents.environment import Episode
 from elastic_agent.training.agents.lookups import look_up
+from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.data.sources import SOURCES as SETS
 from elastic_agent.training.data.told import OWN
 from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.problems import Source, lookups, named_sets, stock
 from elastic_agent.training.rollout import Engine, decode_in_process
+from elastic_agent.training.served_rollouts import make_served_rollouts
 
 Named = TypeVar("Named")
 
+
+MakeEngine = Callable[[TrainConfig, str, Any, Callable[[str], None]], Engine]
+"""(config, base, tokenizer, tell) -> an engine, what it needs checked; ConfigError where that is missing."""
 
 SOURCES: dict[str, Source] = {
     "stock": stock,
     "lookups": lookups,
     **dict.fromkeys((OWN, *SETS), named_sets),
 }
-ENGINES: dict[str, Engine] = {"transformers": decode_in_process}
+ENGINES: dict[str, MakeEngine] = {
+    "transformers": lambda config, base, tokenizer, tell: decode_in_process,
+    "vllm-server": make_served_rollouts,
+}
 ENVIRONMENTS: dict[str, Callable[..., Episode]] = {"lookups": look_up}
 
 

@@ -3,7 +3,8 @@
 Each sample runs through the same two-phase machine as a live call: at most t thinking tokens, the close,
 at most s solution tokens. A forced close stands in the completion, masked out of the loss and without a
 log-prob (``env_mask`` 0). Which budget a group gets is decided in `elastic_agent.training.budgets`; who
-decodes is an `Engine`, of which `decode_in_process` is the one that needs nothing else.
+decodes is an `Engine`: `decode_in_process` needs nothing else, `elastic_agent.training.served_rollouts` has
+one that drives vLLM servers.
 """
 
 from __future__ import annotations
@@ -119,6 +120,20 @@ Engine = Callable[[Any, Sequence[Call], Markers, int, Sampling, int], list[Rollo
 _MOST_ROWS = 256  # rows decoded together, on one device
 
 
+def whole_model(trainer: Any) -> Any:
+    """The model in training, its weights all on this device.
+
+    Raises:
+        RuntimeError: FSDP or DeepSpeed may have spread them.
+    """
+    if getattr(trainer, "is_fsdp_enabled", False) or getattr(trainer, "is_deepspeed_enabled", False):
+        raise RuntimeError(
+            "rollouts need whole weights on each device, and FSDP or DeepSpeed may have spread them: launch "
+            "without, and train with lora where memory is short"
+        )
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
 def decode_in_process(
     trainer: Any,
     calls: Sequence[Call],
@@ -130,12 +145,7 @@ def decode_in_process(
     """The engine "transformers": the weights in training, on the device where they are."""
     import torch
 
-    if getattr(trainer, "is_fsdp_enabled", False) or getattr(trainer, "is_deepspeed_enabled", False):
-        raise RuntimeError(
-            "rollout.engine transformers needs whole weights on each device, and FSDP or DeepSpeed may have "
-            "spread them: launch without, train with lora, or take another engine"
-        )
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = whole_model(trainer)
     was_training = model.training
     model.eval()
     try:
@@ -164,7 +174,8 @@ def for_trl(
     return {
         "prompt_ids": [list(r.prompt_ids) for r in done],
         "completion_ids": [ids for ids, _ in given],
-        # None: TRL computes the log-probs itself, with the weights that sampled (no other engine did)
+        # None: TRL computes the log-probs itself, with the weights that sampled. A server's own differ by its
+        # rounding, which an engine measures instead (rollout/logprob_gap)
         "logprobs": None,
         "env_mask": [mask for _, mask in given],
         "solution_ids": [list(r.solution_ids) for r in done],

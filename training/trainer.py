@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
+from elastic_agent.errors import BackendError
 from elastic_agent.training.agents.rollouts import NUMBER, make_agent_rollout_func
 from elastic_agent.training.arguments import make_adapters, make_arguments
 from elastic_agent.training.budgets import parse_mixture
@@ -110,6 +111,8 @@ def train(
 
     Raises:
         ConfigError and its like: before anything is loaded (`elastic_agent.training.preflight`).
+        BackendError: what samples was lost for good. A checkpoint of the last finished step is written first,
+            but by several processes: then the last one that was due serves.
     """
     folder = config.output / "checkpoints"
     first = int(os.environ.get("RANK", "0")) == 0
@@ -128,6 +131,9 @@ def train(
     trainer = make_trainer(config, ready, Record(config.output, config.steps, tell), callbacks)
     try:
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    except BackendError:
+        tell(f"stopped after step {trainer.state.global_step // config.updates}: {trainer.rescue()}")
+        raise
     finally:
         if isinstance(ready.reward, RewardFunction):
             ready.reward.close()

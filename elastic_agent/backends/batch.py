@@ -1,4 +1,4 @@
-"""Many two-phase machines driven together over one `BatchDecoder`, without asyncio.
+"""Two-phase machines driven to their end, without text: many over a `BatchDecoder`, one over a `Backend`.
 
 What training rollouts and evaluation use: the same machine as a live call, so that what is trained and
 measured is what is served.
@@ -6,11 +6,14 @@ measured is what is served.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
+from typing import Any, cast
 
-from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
 from elastic_agent.backends.decode import BatchDecoder
+from elastic_agent.errors import BackendProtocolError
 from elastic_agent.phases import Phase, TwoPhase
 
 
@@ -49,3 +52,35 @@ def run_batch(
                 continue
             del running[sampled.key]
             next_pass(i)
+
+
+async def run_machine(
+    backend: Backend,
+    machine: TwoPhase,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Drive one machine to its end; `extra` goes to the engine with every pass.
+
+    A `sampling.seed` gives the passes the seeds `seed`, `seed + 1` and so on.
+
+    Raises:
+        BackendError: as `Backend.stream` does; the machine then stands where the pass broke off.
+    """
+    while not machine.done:
+        if machine.phase is Phase.CLOSING:
+            machine.close()
+            continue
+        seed = None if sampling.seed is None else sampling.seed + machine.usage.passes
+        request = replace(machine.next_pass(replace(sampling, seed=seed)), extra=extra or {})
+        finish = None
+        async with aclosing(cast("AsyncGenerator[TokenChunk]", backend.stream(request))) as chunks:
+            async for chunk in chunks:
+                machine.feed(chunk.ids, chunk.logprobs, chunk.cached)
+                finish = chunk.finish
+                if machine.over:
+                    break
+        if not machine.over:
+            if finish is None:
+                raise BackendProtocolError(f"{backend.model}: the stream ended without a finish")
+            machine.pass_ended(finish)
