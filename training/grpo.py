@@ -1,7 +1,9 @@
-"""TRL's GRPOTrainer with five additions; each overrides methods, and nothing of TRL is copied.
+"""TRL's GRPOTrainer with six additions; each overrides methods, and nothing of TRL is copied.
 
 - Log-probs are computed in buckets of like length: batches that mix t=24 with unlimited thinking would
   otherwise be padding for the most part.
+- Rows without an advantage (groups all right or all wrong) are left out of the update where nothing else in
+  the loss looks at them: they have no gradient, and are often a half of the batch.
 - Every batch is measured segment by segment (`elastic_agent.training.segments`), where rewards and rollouts
   are known together; the numbers take TRL's own way to every `report_to`.
 - Under dense rewards the advantages that TRL made, one a row, give way to one a token
@@ -39,6 +41,9 @@ def make_trainer_class() -> Any:
         dense: DenseConfig | None = None
         keep_checkpoints = 2
         failed_checkpoints = 0
+        skips_idle = False
+        """Whether rows without an advantage are left out: not with a KL term or an entropy bonus."""
+        idle: Any = None  # during an update: which rows that are, and the log-probs that stand in for theirs
 
         def _get_per_token_logps_and_entropies(
             self,
@@ -51,10 +56,12 @@ def make_trainer_class() -> Any:
         ) -> Any:
             prompts = attention_mask[:, :-logits_to_keep].sum(1)
             answers = attention_mask[:, -logits_to_keep:].sum(1)
-            order = torch.argsort(prompts + answers)
+            order = torch.argsort(prompts + answers).tolist()
+            if self.idle is not None:  # one row always stays: the loss needs a gradient, of 0 if need be
+                order = [row for row in order if not self.idle[0][row]] or order[:1]
             split = input_ids.shape[1] - logits_to_keep
             kept: list[tuple[Any, Any, Any]] = []
-            for rows in _buckets(order.tolist(), (prompts + answers).tolist(), self.bucket_tokens):
+            for rows in _buckets(order, (prompts + answers).tolist(), self.bucket_tokens):
                 left, right = int(prompts[rows].max()), int(answers[rows].max())
                 window = slice(split - left, split + right)
                 logps, entropies, _ = super()._get_per_token_logps_and_entropies(
@@ -63,11 +70,28 @@ def make_trainer_class() -> Any:
                 pad = (0, logits_to_keep - right)
                 fill = torch.nn.functional.pad
                 kept.append((rows, fill(logps, pad), None if entropies is None else fill(entropies, pad)))
-            back = torch.argsort(torch.tensor([row for rows, _, _ in kept for row in rows]))
-            every = torch.cat([logps for _, logps, _ in kept])[back]
+            where = torch.tensor([row for rows, _, _ in kept for row in rows], device=input_ids.device)
+            logps = torch.cat([logps for _, logps, _ in kept])
+            rest = logps.new_zeros(len(input_ids), logits_to_keep)
+            if self.idle is not None and self.idle[1] is not None:
+                rest = self.idle[1]
+            every = rest.index_copy(0, where, logps)
             if kept[0][2] is None:
                 return every, None, None
-            return every, torch.cat([entropies for _, _, entropies in kept])[back], None
+            entropies = torch.cat([entropies for _, _, entropies in kept])
+            # TRL logs their mean over all tokens: rows that were left out get the mean of the others
+            real = attention_mask[where, -logits_to_keep:]
+            mean = (entropies * real).sum() / real.sum().clamp(min=1)
+            return every, mean.expand_as(rest).index_copy(0, where, entropies), None
+
+        def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+            if self.skips_idle:
+                none = inputs["advantages"].reshape(len(inputs["advantages"]), -1) == 0
+                self.idle = none.all(1).tolist(), inputs.get("old_per_token_logps")
+            try:
+                return super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+            finally:
+                self.idle = None
 
         def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
             self.rollout_rows = inputs  # an agent's environment needs more of a row than its prompt

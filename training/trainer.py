@@ -84,6 +84,7 @@ def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: S
     trainer.remove_callback(PrinterCallback)
     trainer.bucket_tokens = config.device.bucket_tokens
     trainer.context = config.rollout.context
+    trainer.skips_idle = config.learning.kl == config.learning.entropy == 0
     trainer.dense = config.dense
     trainer.keep_checkpoints = config.checkpoint.keep
     return trainer

@@ -5,6 +5,8 @@ from typing import Any
 
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.configure import build, merge
+from elastic_agent.training.preflight import preflight
+from elastic_agent.training.record import Record
 
 SMALL: dict[str, Any] = {
     "steps": 2,
@@ -38,3 +40,25 @@ EASY = "tests.training.runs:easy_reward"
 def easy_reward(**columns: Any) -> list[float]:
     """A reward that random models can earn, so that weights move: some ids are better."""
     return [sum(i % 7 for i in ids) / (7 * max(1, len(ids))) for ids in columns["solution_ids"]]
+
+
+def trainer_of(config: TrainConfig) -> Any:
+    """A trainer that has made its first batch, ready for `_compute_loss`."""
+    from elastic_agent.training.trainer import make_trainer
+
+    trainer = make_trainer(config, preflight(config), Record(config.output, config.steps))
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer._prepare_inputs(batch)
+    return trainer
+
+
+def gradient(trainer: Any, inputs: dict[str, Any]) -> Any:
+    """The loss's gradient as one vector."""
+    import torch
+
+    trainer.model.zero_grad()
+    trainer._compute_loss(trainer.model, inputs).backward()
+    found = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
+    return torch.cat(found)

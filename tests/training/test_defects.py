@@ -13,13 +13,11 @@ import pytest
 
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers
-from elastic_agent.training.config import TrainConfig
-from elastic_agent.training.preflight import preflight
-from elastic_agent.training.record import Record, read_csv
+from elastic_agent.training.record import read_csv
 from elastic_agent.training.rollout import Defects, Rollout, for_loss, machine_for, markers_of, rollout_of
 from elastic_agent.training.tokenizer import CLOSE, END, PAD, THINK, build_tokenizer, vocabulary
-from elastic_agent.training.trainer import make_trainer, train
-from tests.training.runs import EASY, make_base, small
+from elastic_agent.training.trainer import train
+from tests.training.runs import EASY, gradient, make_base, small, trainer_of
 
 VOCAB = vocabulary()
 CLIPPED = {
@@ -33,26 +31,6 @@ CLIPPED = {
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("base"))
-
-
-def trainer_of(config: TrainConfig) -> Any:
-    """A trainer that has made its first batch, ready for `_compute_loss`."""
-    trainer = make_trainer(config, preflight(config), Record(config.output, config.steps))
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1
-    batch = next(iter(trainer.get_train_dataloader()))
-    trainer._prepare_inputs(batch)
-    return trainer
-
-
-def gradient(trainer: Any, inputs: dict[str, Any]) -> Any:
-    """The loss's gradient as one vector."""
-    import torch
-
-    trainer.model.zero_grad()
-    trainer._compute_loss(trainer.model, inputs).backward()
-    found = [p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]
-    return torch.cat(found)
 
 
 # Forced is not sampled (law 6): the close that was appended moves no weight, whatever its log-prob was.

@@ -12,7 +12,7 @@ from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.training.record import read_csv
 from elastic_agent.training.trainer import main, train
 from tests.clock import run
-from tests.training.runs import EASY, make_base, small
+from tests.training.runs import EASY, gradient, make_base, small, trainer_of
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +123,32 @@ def test_the_check_prints_the_config_and_runs_nothing(
     assert "steps: 80" in said.out
     assert "nothing is wrong" in said.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])  # without and with log-probs kept from sampling time
+def test_rows_without_an_advantage_cost_nothing_and_change_nothing(
+    base: Path, tmp_path: Path, minibatches: int
+) -> None:
+    """The same loss and gradient as with them, from fewer rows. A KL term is of every row: not under one."""
+    import torch
+
+    config = small(base, tmp_path, rollout={"prompts": 4, "group": 4}, learning={"minibatches": minibatches})
+    trainer = trainer_of(config)
+    inputs = dict(trainer._buffered_inputs[0])
+    rows = len(inputs["advantages"])
+    inputs["advantages"] = torch.tensor([0.0, 0.7, 0.0, -1.3] * rows)[:rows]
+    read: list[int] = []
+    trainer.model.register_forward_pre_hook(
+        lambda model, given, named: read.append(len(named["input_ids"])), with_kwargs=True
+    )
+    assert trainer.skips_idle
+    fewer = gradient(trainer, inputs), sum(read)
+    nothing = gradient(trainer, {**inputs, "advantages": torch.zeros(rows)})
+    trainer.skips_idle = False
+    read.clear()
+    whole = gradient(trainer, inputs), sum(read)
+    assert (fewer[1], whole[1]) == (rows // 2, rows)
+    assert torch.allclose(fewer[0], whole[0], atol=1e-7)
+    assert whole[0].abs().max() > 0
+    assert not nothing.any()
+    assert not trainer_of(small(base, tmp_path / "kl", learning={"kl": 0.01})).skips_idle
