@@ -172,7 +172,7 @@ def test_what_a_config_names_is_checked_before_anything_is_loaded(
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
     refused(base, "data.source: there is no 'stocks'; did you mean stock?", data={"source": "stocks"})
     refused(base, "reward.kind: no reward 'mths': did you mean math?", reward={"kind": "mths"})
-    refused(base, "reward.kind: no.module:here can't be had", reward={"kind": "no.module:here"})
+    refused(base, "reward.kind: 'no.module:here' can't be imported", reward={"kind": "no.module:here"})
     refused(
         base, "length: goes with stock, math, code, not with a:b", reward={"kind": "a:b", "length": "l1-max"}
     )

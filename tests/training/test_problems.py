@@ -34,7 +34,7 @@ def rows_of(told: list[str] | None = None, **data: Any) -> list[dict[str, Any]]:
 
 
 def test_every_set_of_the_data_package_is_a_source() -> None:
-    assert set(SOURCES) == {"stock", "own", *SETS}
+    assert set(SOURCES) == {"stock", "lookups", "own", *SETS}
 
 
 def test_sets_are_joined_in_order_and_counted(tmp_path: Path) -> None:
