@@ -290,16 +290,9 @@ class TaskCall:
             ends = {"thinking_end": call.machine.thinking_end, "solution_end": call.machine.solution_end}
             used = asdict(usage) | {name: end.value if end else None for name, end in ends.items()}
             if self._answered():
-                self._learn(running, usage)
+                running.learn(usage)
         self.task.desk.settle(running, actual, now, answered=self._answered(), used=used)
         self._finish()
-
-    def _learn(self, running: Running, usage: Usage) -> None:
-        """What this call was like, for the plans of the next ones."""
-        request, budget = running.request, running.grant.budget
-        said = request.curve.says(budget.thinking or 0)
-        said = None if said is None else min(said, budget.solution)
-        request.habits.seen(self.kind, request.prompt, usage.solution, said)
 
     def _answered(self) -> bool:
         """It brought an answer, be it a cut one."""

@@ -141,5 +141,12 @@ class Running:
     started: float
     done: bool = False
 
+    def learn(self, usage: Usage) -> None:
+        """What this call was like, for the plans of the next ones; once it has brought an answer."""
+        request, budget = self.request, self.grant.budget
+        said = request.curve.says(budget.thinking or 0)
+        said = None if said is None else min(said, budget.solution)
+        request.habits.seen(request.kind, request.prompt, usage.solution, said)
+
 
 Outcome = Running | Exception

@@ -138,9 +138,5 @@ class TaskWalk:
         if self._running is None:
             raise RuntimeError("no call is running")
         running, self._running = self._running, None
-        budget = running.grant.budget
-        said = running.request.curve.says(budget.thinking or 0)
-        self._habits.seen(
-            self.kind, usage.prompt, usage.solution, None if said is None else min(said, budget.solution)
-        )
+        running.learn(usage)
         self.desk.settle(running, Amount(usage.generated), 0.0)
