@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
 from elastic_agent.training.budgets import Budgets, Granted, Mixture, Schedule, Spread, Wording, mixture
-from elastic_agent.training.fields import Count, Section, Share, no_bool, several
+from elastic_agent.training.fields import Count, OneOrSeveral, Section, Share, no_bool
 
 
 def _tokens(value: object) -> object:
@@ -25,15 +25,10 @@ class Stage(Section):
 
     steps: Count
     """Batches that this stage lasts; the last stage lasts to the end of the run."""
-    thinking: tuple[Thinking, ...]
+    thinking: Annotated[tuple[Thinking, ...], OneOrSeveral]
     """The t* of this stage, in equal parts; null is unlimited."""
     solution: Count
     """s* of this stage."""
-
-    @field_validator("thinking", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return several(value)
 
 
 class BudgetsConfig(Section):
@@ -43,7 +38,7 @@ class BudgetsConfig(Section):
     """Mixture: the t* of `thinking` in equal parts (one entry: a fixed t*). Uniform and log-uniform: t*
     between `low` and `high`, drawn for each group. Grants: (t, s) as a scheduler granted them in `logs`.
     Schedule: one stage of `stages` after another."""
-    thinking: tuple[Thinking, ...] = ()
+    thinking: Annotated[tuple[Thinking, ...], OneOrSeveral] = ()
     """mixture: the t*, in tokens. null is unlimited and holds the unconstrained accuracy; an entry given
     twice is twice as frequent. A single number may stand without brackets."""
     solution: Count | None = None
@@ -54,20 +49,15 @@ class BudgetsConfig(Section):
     """uniform, log-uniform: the largest t*."""
     unlimited: Share = 0.0
     """uniform, log-uniform, grants: share of the groups whose thinking is not limited."""
-    logs: tuple[str, ...] = ()
+    logs: Annotated[tuple[str, ...], OneOrSeveral] = ()
     """grants: run logs (`run.jsonl`), or folders of them."""
-    kinds: tuple[str, ...] = ()
+    kinds: Annotated[tuple[str, ...], OneOrSeveral] = ()
     """grants: the kinds of calls to take; none named: all."""
     stated: Wording | None = None
     """Ask for t* in the prompt, in L1's words (arXiv 2503.04697), and cut nowhere: for reward.length. A
     response is to be t* + s* tokens long: exactly (l1-exact), or at most (l1-max)."""
     stages: tuple[Stage, ...] = ()
     """schedule: stages in order, each with steps, thinking and solution."""
-
-    @field_validator("thinking", "logs", "kinds", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return several(value)
 
     @model_validator(mode="after")
     def _complete(self) -> BudgetsConfig:

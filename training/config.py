@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from elastic_agent.training.agents.fields import AgentConfig
 from elastic_agent.training.budget_fields import BudgetsConfig
 from elastic_agent.training.data_fields import DataConfig
-from elastic_agent.training.fields import Count, Section, no_bool, several
+from elastic_agent.training.fields import Count, OneOrSeveral, Section, no_bool
 from elastic_agent.training.rewards.shape import RewardConfig
 
 Positive = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
@@ -27,7 +27,7 @@ class ServerConfig(Section):
     with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora --max-lora-rank R. VLLM_API_KEY is sent, if
     set."""
 
-    urls: Annotated[tuple[str, ...], Field(min_length=1)] = ("http://localhost:8000/v1",)
+    urls: Annotated[tuple[str, ...], OneOrSeveral, Field(min_length=1)] = ("http://localhost:8000/v1",)
     """Where they are, up to and with /v1; samples are dealt out evenly. Each a vLLM with one API server (its
     default): of several, one alone would hear of a new adapter."""
     base: str | None = None
@@ -45,11 +45,6 @@ class ServerConfig(Section):
     """Tries in a row that may bring no sample at all before the run stops, with a checkpoint."""
     backoff: Positive = 1.0
     """Seconds before the first retry; doubled each time, up to 60. 8 retries from 1 s on wait 3 minutes."""
-
-    @field_validator("urls", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return several(value)
 
 
 class RolloutConfig(Section):
@@ -205,7 +200,7 @@ class TrainConfig(Section):
     """How the run lies on the hardware."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What survives a crash."""
-    report_to: tuple[str, ...] = ()
+    report_to: Annotated[tuple[str, ...], OneOrSeveral] = ()
     """Where metrics go besides metrics.csv, by transformers' name: wandb, tensorboard, trackio, ..."""
     authors_compat: tuple[Defect, ...] = ()
     """Defects of the authors' code to reproduce; true means all. "forced-close-in-loss": the close that was
@@ -221,11 +216,6 @@ class TrainConfig(Section):
         if isinstance(value, bool):
             return DEFECTS if value else ()
         return (value,) if isinstance(value, str) else value
-
-    @field_validator("report_to", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return several(value)
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> Self:

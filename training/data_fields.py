@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from elastic_agent.training.fields import Count, Section, several
+from elastic_agent.training.fields import Count, OneOrSeveral, Section, several
 
 
 class DataConfig(Section):
     """Where the problems come from."""
 
-    source: tuple[str, ...] = Field(default=("stock",), min_length=1)
+    source: Annotated[tuple[str, ...], OneOrSeveral] = Field(default=("stock",), min_length=1)
     """A set by name, or several that are joined: deepscaler, taco, ... (`elastic_agent.training.data.sources`
     lists them), "own" for a file of your own; or "stock", which makes problems without end."""
     path: dict[str, Path] = Field(default_factory=dict)
@@ -29,7 +29,7 @@ class DataConfig(Section):
     deduplicate: bool = False
     """Keep the first of problems that ask the same, in all sets together; what was taken out is told. Without
     it a set of which more than half repeats itself is an error."""
-    decontaminate: tuple[str, ...] = ()
+    decontaminate: Annotated[tuple[str, ...], OneOrSeveral] = ()
     """Evaluation sets by name: problems that stand in them, or share 60% of their runs of 8 words with one
     that does, are taken out and told."""
     instruction: str | None = None
@@ -47,11 +47,6 @@ class DataConfig(Section):
         if len(names) != 1:
             raise ValueError(f"path: one path for {len(names)} sources: give each its own, by name")
         return {**value, "path": {names[0]: value["path"]}}
-
-    @field_validator("source", "decontaminate", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        return several(value)
 
     @model_validator(mode="after")
     def _names_are_used(self) -> Self:

@@ -24,6 +24,8 @@ def several(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value,)
 
 
+OneOrSeveral = BeforeValidator(several)
+"""Annotates a tuple: a single value may stand without brackets."""
 Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
 Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
 
