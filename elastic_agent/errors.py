@@ -20,7 +20,15 @@ A message says what to do. Errors that carry numbers carry them as attributes to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A hint for a message that goes on: "did you mean X? " with the nearest name; empty if none is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(names), 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 class ElasticError(Exception):

@@ -25,6 +25,11 @@ STATED: dict[Wording, str] = {"l1-exact": "Think for {t} tokens.", "l1-max": "Th
 """How L1 asks for a length (arXiv 2503.04697, sections 3.1 and 3.2): behind the problem."""
 
 
+def by_thinking(budget: Budget) -> tuple[float, int]:
+    """Sorts budgets by t, unlimited last, then by s."""
+    return (math.inf if budget.thinking is None else budget.thinking), budget.solution
+
+
 class Budgets(Protocol):
     """A distribution of budgets, possibly another one from batch to batch."""
 
@@ -105,7 +110,7 @@ class Granted:
             raise InvalidBudgetError("there are no grants to draw budgets from")
         if not 0 <= self.unlimited <= 1:
             raise InvalidBudgetError(f"the unlimited share must be between 0 and 1, not {self.unlimited}")
-        ordered = sorted(self.grants, key=lambda b: (b.thinking is None, b.thinking or 0, b.solution))
+        ordered = sorted(self.grants, key=by_thinking)
         object.__setattr__(self, "grants", tuple(ordered))
 
     def at(self, share: float, batch: int) -> Budget:

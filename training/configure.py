@@ -17,6 +17,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from elastic_agent.errors import did_you_mean
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.fields import ConfigError
 
@@ -39,16 +40,14 @@ def read_layers(config: str) -> Tree:
         return _read(PRESETS / f"{config}.yaml")
     path = Path(config).expanduser()
     if not path.is_file():
-        near = get_close_matches(config, presets(), 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(config, presets())
         raise ConfigError(f"no preset or file {config!r}: {hint}presets are {', '.join(presets())}")
     tree = _read(path)
     preset = tree.pop("preset", None)
     if preset is None:
         return tree
     if preset not in presets():
-        near = get_close_matches(str(preset), presets(), 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(str(preset), presets())
         raise ConfigError(f"{path}: no preset {preset!r}: {hint}presets are {', '.join(presets())}")
     return merge(_read(PRESETS / f"{preset}.yaml"), tree)
 

@@ -30,7 +30,7 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers
 from elastic_agent.phases import Phase, ThinkingEnd, TwoPhase
-from elastic_agent.training.budgets import Budgets, deal, seeded
+from elastic_agent.training.budgets import Budgets, by_thinking, deal, seeded
 from elastic_agent.training.config import DenseConfig
 from elastic_agent.training.rollout import (
     Engine,
@@ -65,11 +65,7 @@ def deal_cuts(budgets: Budgets, groups: int, cuts: int, *, seed: int, batch: int
     """The cuts of each group of a batch, shortest first; they follow from (seed, batch) alone."""
     slices = [_Slice(budgets, i, cuts) for i in range(cuts)]
     dealt = [deal(part, groups, seed=seeded(seed, i), batch=batch) for i, part in enumerate(slices)]
-    return [tuple(sorted(cut, key=_by_thinking)) for cut in zip(*dealt, strict=True)]
-
-
-def _by_thinking(budget: Budget) -> tuple[float, int]:
-    return (math.inf if budget.thinking is None else budget.thinking), budget.solution
+    return [tuple(sorted(cut, key=by_thinking)) for cut in zip(*dealt, strict=True)]
 
 
 def closed_at(thought: Rollout, budget: Budget, markers: Markers, context: int) -> TwoPhase:

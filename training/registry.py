@@ -7,9 +7,9 @@ one of the tables. What a config names as "package.module:name" is imported inst
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from elastic_agent.errors import did_you_mean
 from elastic_agent.training.agents.environment import Episode
 from elastic_agent.training.agents.lookups import look_up
 from elastic_agent.training.config import TrainConfig
@@ -46,8 +46,7 @@ def named(table: Mapping[str, Named], name: str, field: str) -> Named:
     """
     if name in table:
         return table[name]
-    near = get_close_matches(name, table, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = did_you_mean(name, table)
     raise ConfigError(f"{field}: there is no {name!r}; {hint}there are {', '.join(sorted(table))}")
 
 

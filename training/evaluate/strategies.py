@@ -15,12 +15,11 @@ most t sampled thinking tokens and s solution tokens, or t + s in all where ther
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import ClassVar
 
 from elastic_agent.backends.base import Codec
 from elastic_agent.budget import Budget
-from elastic_agent.errors import BackendProtocolError
+from elastic_agent.errors import BackendProtocolError, did_you_mean
 from elastic_agent.phases import Phase, Segment, TwoPhase
 from elastic_agent.training.budgets import STATED, Wording
 from elastic_agent.training.evaluate.cues import Cues
@@ -224,8 +223,7 @@ def make_strategy(text: str) -> Strategy:
     name, _, options = text.strip().partition(":")
     kind = STRATEGIES.get(name)
     if kind is None:
-        near = get_close_matches(name, STRATEGIES, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(name, STRATEGIES)
         raise ValueError(f"no strategy called {name!r}: {hint}there are {', '.join(STRATEGIES)}")
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     values: dict[str, int] = {}

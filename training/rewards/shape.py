@@ -15,11 +15,11 @@ target is the number that its prompt names: the column ``length_target`` of the 
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from elastic_agent.errors import did_you_mean
 from elastic_agent.training.fields import Count, Section
 from elastic_agent.training.rewards.answers import boxed
 from elastic_agent.training.rewards.code import last_block
@@ -63,8 +63,7 @@ class RewardConfig(Section):
     @classmethod
     def _known(cls, kind: str) -> str:
         if kind not in KINDS and not all(kind.partition(":")):
-            near = get_close_matches(kind, KINDS, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            hint = did_you_mean(kind, KINDS)
             raise ValueError(f"no reward {kind!r}: {hint}there are {', '.join(KINDS)}, and MODULE:FUNCTION")
         return kind
 
