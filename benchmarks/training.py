@@ -7,6 +7,7 @@ Trains, by the commands that a user types, for each of two seeds and from the ba
     vanilla     GRPO as everyone does it: nothing is cut while training
     e1-fixed    E1 as published: thinking cut at one t*, which is 48
     e1-sampled  E1 with t* of 24, 48, 96 and, in a half of the groups, unlimited
+    e1-brief    E1 with t* of 16, 32, 64, 96 and in three groups of seven unlimited, and a weak length term
     l1-max      L1-Max's reward (arXiv 2503.04697): the length stands in the prompt, nothing is cut
 
 all with the same steps, problems, group size and learning rate, and measures each at t of 16 to 2t* and
@@ -14,7 +15,7 @@ unconstrained, s=96, 504 problems of the test split a point, beside the base its
 t + s), and under S1's budget forcing. An L1 model is asked for its length and capped at t + s in all; its
 rows under `elastic` show it cut like the others.
 
-The two seeds run side by side, one core each; about three quarters of an hour on two idle cores. The same
+The two seeds run side by side, one core each; about an hour on two idle cores. The same
 command goes on where it was stopped. --quick measures the models that ship instead, in under a minute.
 With --json the last line of stdout is one JSON object: {"rows": [...], ...}; t is null for unconstrained.
 `minutes` is the wall clock, `cpu_minutes` what one of the two cores would have needed by itself for its half.
@@ -41,6 +42,10 @@ RUNS: dict[str, tuple[str, ...]] = {
     "vanilla": ("budgets.thinking=[null]",),
     "e1-fixed": (f"budgets.thinking=[{T_STAR}]",),
     "e1-sampled": ("budgets.thinking=[24, 48, 96, null, null, null]",),
+    "e1-brief": (
+        "budgets.thinking=[16, 32, 64, 96, null, null, null]",
+        "reward={kind: stock, length: l1-max, length_target: 128, alpha: 0.001}",
+    ),
     "l1-max": (
         f"budgets={{kind: uniform, low: 16, high: 160, solution: {SOLUTION}, stated: l1-max}}",
         "reward={kind: stock, length: l1-max, alpha: 0.003}",  # L1's 3e-4 is for lengths of thousands
@@ -82,7 +87,7 @@ def claims(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the comparison is for, over the means of the seeds."""
     means = mean_by_cell(rows)
     limited = [t for t in BUDGETS if t is not None]
-    e1s = [name for name in ("e1-fixed", "e1-sampled") if (name, "elastic") in means]
+    e1s = [name for name in RUNS if name.startswith("e1-")]
     better = max(e1s, key=lambda name: sum(means[name, "elastic"][t][0] for t in limited))
     best, vanilla = means[better, "elastic"], means["vanilla", "elastic"]
     others = {w: c for w, c in means.items() if w[0] not in e1s}

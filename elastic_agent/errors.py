@@ -11,6 +11,9 @@
     ├── CapExceededError                  refused before a token was spent: what was needed, what is left
     │   └── DeadlineError                 the same for time
     ├── TaskClosedError                   a call on a task that has ended
+    ├── StoreError                        a ledger store was asked for something that can't be
+    │   ├── StoreUnavailableError         it could not be reached, is full, or did not answer in time
+    │   └── StoreVersionError             its schema is newer than this library
     └── BackendError                      the upstream failed
         ├── BackendUnavailableError       it could not be reached, or ended the stream in the middle
         └── BackendProtocolError          it answered with something that can't be trusted
@@ -98,6 +101,18 @@ class DeadlineError(CapExceededError):
 
 class TaskClosedError(ElasticError):
     """The task has ended; it takes no more calls."""
+
+
+class StoreError(ElasticError):
+    """A ledger store was asked for something that can't be."""
+
+
+class StoreUnavailableError(StoreError):
+    """A ledger store could not be reached, is full, or did not answer in time: no call leaves without it."""
+
+
+class StoreVersionError(StoreError):
+    """A ledger store's schema is from a newer version of this library."""
 
 
 class BackendError(ElasticError):

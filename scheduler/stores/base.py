@@ -1,0 +1,203 @@
+"""The durable ledger: one protocol, several stores. What the ledger in memory is to one process.
+
+Accounts form a tree and are named by their makers ("acme", "acme/alice", "acme/alice/task-7"). A hold takes
+tokens and nano-dollars from its account and from every account above it, whole or not at all, under a key
+that its maker chose; the same request again under the same key changes nothing and gets the same answer. It
+ends once:
+
+    hold -- dispatch -- settle(actual) ----> charged what was used, be it more than was held
+      |         `------ lease ends --------> nobody knows what became of it: all is charged (EXPIRED)
+      `---------------- lease ends --------> never dispatched, so it never left: all comes back (REFUNDED)
+      `---------------- refund ------------> provably never sent: all of it comes back
+
+A hold is a lease: its maker renews it while the call runs. `dispatch` is the last word before the call
+leaves, and fails on a hold that has ended: a maker that slept through its lease sends nothing.
+`hold(..., dispatched=True)` says both in one round trip.
+
+A capped window (a day, a month, in UTC) is an account of its own on the path whose `spent` starts anew with
+each window; what is held across the border stays held, and is charged to the window in which it ends. So the
+meter stays at or under the cap of either window.
+
+For every account and unit, at every instant: available + held + spent == cap, and a parent's held and spent
+cover those of its children (spent not for windows). `check()` is that law as a callable.
+
+The clock is the store's own. It never runs backwards: a store keeps the latest time that it has seen. Where
+it jumps ahead, leases end early, and are charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from elastic_agent.scheduler.accounts import NOTHING, Amount, Balance, HoldState
+
+Window = Literal["day", "month"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One account as it should be: the arguments of its opening.
+
+    Attributes:
+        id: its name, unique in the store.
+        tokens, nano: its caps; None counts a unit and leaves its limit to the accounts above.
+        seconds: how long it takes holds, from its opening on; None: for ever.
+        window: its `spent` starts anew with each UTC day or month; None: its caps are for its lifetime.
+    """
+
+    id: str
+    tokens: int | None = None
+    nano: int | None = None
+    seconds: float | None = None
+    window: Window | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One account's books at one moment.
+
+    Attributes:
+        left: seconds until it takes no more holds; None: for ever.
+    """
+
+    spec: Spec
+    spent: Amount
+    held: Amount
+    left: float | None
+    closed: bool = False
+
+    def balances(self) -> dict[str, Balance]:
+        """By unit ("tokens", "nano"), for those that are capped."""
+        found: dict[str, Balance] = {}
+        for unit, cap in (("tokens", self.spec.tokens), ("nano", self.spec.nano)):
+            if cap is not None:
+                spent, held = getattr(self.spent, unit), getattr(self.held, unit)
+                found[unit] = Balance(cap, spent, held, cap - spent - held)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHold:
+    """A hold as the store has it.
+
+    Attributes:
+        charged: what its end cost; nothing while it lives.
+        left: seconds until its lease ends; 0 once it has ended.
+    """
+
+    key: str
+    account: str
+    amount: Amount
+    state: HoldState = HoldState.LIVE
+    charged: Amount = NOTHING
+    dispatched: bool = False
+    left: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Why a hold can't be taken: the first account (from the leaf up) and unit that lack room."""
+
+    account: str
+    unit: str
+    needed: float
+    available: float
+
+
+class Store(Protocol):
+    """Where the accounts of many processes live. Every method is one atomic step, durable when it returns.
+
+    Every method may raise:
+        StoreUnavailableError: the store could not be reached, is full, or did not answer in time. The step
+            may have happened; asking again under the same key finds out.
+        StoreVersionError: its schema is from a newer version of this library.
+        StoreError: it was asked for something that can't be (an account that nobody opened, caps that
+            contradict those it has, a key that stands for another hold).
+    """
+
+    name: str
+
+    async def open(self, path: Sequence[Spec]) -> None:
+        """Accounts from the root down, each under the one before it; those that exist are left alone.
+
+        Raises:
+            StoreError: one exists with other caps (see `set_caps`), another window or another parent.
+            TaskClosedError: one of them is closed.
+        """
+        ...
+
+    async def set_caps(self, account: str, *, tokens: int | None, nano: int | None) -> None:
+        """Give an account other caps. Below what is spent and held they stop new holds and undo nothing."""
+        ...
+
+    async def hold(
+        self,
+        key: str,
+        account: str,
+        amount: Amount,
+        *,
+        lease: float,
+        seconds: float = 0.0,
+        dispatched: bool = False,
+        instead_of: str | None = None,
+    ) -> StoredHold | Lack:
+        """Take `amount` on the whole path, or nothing.
+
+        Args:
+            key: idempotency: the same key again returns the hold that it stands for, ended or not.
+            lease: seconds until it expires unless it is renewed.
+            seconds: how long the call may take; every account above must be open that long.
+            dispatched: it leaves as soon as this returns.
+            instead_of: a live hold of the same account that was not dispatched; it is refunded in the same
+                step, and only if this one is taken. That is how a final answer takes its reserve.
+
+        Raises:
+            TaskClosedError: the account or one above it is closed.
+        """
+        ...
+
+    async def dispatch(self, key: str) -> bool:
+        """The last word before the call leaves. False: the hold has ended, nothing may be sent."""
+        ...
+
+    async def settle(self, key: str, actual: Amount) -> StoredHold:
+        """End a hold with what was used. One that has ended stays as it is."""
+        ...
+
+    async def refund(self, key: str) -> StoredHold:
+        """End a hold of a call that provably never left. One that has ended stays as it is."""
+        ...
+
+    async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
+        """`lease` more seconds from now for each that lives. Returns those that have ended."""
+        ...
+
+    async def expire(self) -> list[StoredHold]:
+        """End every hold whose lease has run out: charged if it was dispatched, else refunded."""
+        ...
+
+    async def close(self, account: str) -> None:
+        """End an account and those below it. Live holds end as if their leases had run out. Idempotent."""
+        ...
+
+    async def books(self, account: str) -> list[Level]:
+        """The account and those above it, in one consistent view, from the account up."""
+        ...
+
+    async def holds(self, account: str | None = None) -> list[StoredHold]:
+        """Every hold of an account (not of those below), ended ones too as long as the store keeps them."""
+        ...
+
+    async def check(self) -> None:
+        """Hold the conservation law against every account, in one consistent view.
+
+        Raises:
+            AssertionError: which account breaks it, and how.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections and threads."""
+        ...
