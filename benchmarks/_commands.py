@@ -12,7 +12,7 @@ from typing import Any
 
 BASE = "e1-tiny-base"
 SOLUTION = 96
-STEPS, PROMPTS, GROUP = 50, 8, 12
+STEPS, PROMPTS, GROUP = 60, 8, 12
 
 
 def elastic_agent(folder: Path, *words: str) -> str:
@@ -27,13 +27,13 @@ def elastic_agent(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def train(folder: Path, name: str, seed: int, steps: int, settings: Sequence[str]) -> None:
-    """GRPO from the base that ships, under some settings; nothing to do when the model is there."""
+def train(folder: Path, name: str, seed: int, steps: int, settings: Sequence[str], base: str = BASE) -> None:
+    """GRPO from a model that ships, under some settings; nothing to do when the result is there."""
     if (folder / name / "train_log.json").exists():
         return
     every = (f"rollout.prompts={PROMPTS}", f"rollout.group={GROUP}", *settings)
     overrides = [word for setting in every for word in ("--set", setting)]
-    run = ("--base", BASE, "--output", name, "--seed", str(seed), "--steps", str(steps))
+    run = ("--base", base, "--output", name, "--seed", str(seed), "--steps", str(steps))
     elastic_agent(folder, "train", *run, *overrides, "--resume")
 
 

@@ -4,10 +4,11 @@
 
 1. Agents work under the scheduler with an E1 model (e1-tiny): tasks of 3 to 6 stock problems of the train
    split, each task under a token cap that leaves 40 to 160 tokens a problem. `run.jsonl` keeps every grant.
-2. Two models are trained from e1-tiny-base with the same steps, problems, group size and learning rate: one
-   with `budgets: {kind: grants, logs: [run.jsonl]}`, one with a fixed t* = 48. Success curves of both are
-   measured on the dev split, as the scheduler wants them.
-3. Both work on the same fresh tasks of the test split, under the same caps and the same scheduler.
+2. Two models are trained on from e1-tiny (`--base` names another) with the same steps, problems, group size
+   and learning rate: one with `budgets: {kind: grants, logs: [run.jsonl]}`, a fifth of its groups unlimited,
+   one with a fixed t* = 48. Success curves are measured on the dev split, as the scheduler wants them.
+3. Both, and the model that they come from, work on the same fresh tasks of the test split, under the same
+   caps and the same scheduler.
 
 Two seeds side by side, one core each: about half an hour on two idle cores. The same command goes on where
 it was stopped. --quick trains nothing: it draws grants from the scheduler and shows what training would see.
@@ -33,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _commands import SOLUTION, STEPS, elastic_agent, train
+from _commands import BASE, SOLUTION, STEPS, elastic_agent, train
 
 from elastic_agent import Caps
 from elastic_agent.backends.load import load_backend
@@ -146,7 +147,7 @@ def curves_for(folder: Path, name: str) -> Path:
     return path
 
 
-def lane(output: Path, seed: int, steps: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def lane(output: Path, seed: int, steps: int, base: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """All of one seed."""
     folder = output / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,19 +157,23 @@ def lane(output: Path, seed: int, steps: int) -> tuple[list[dict[str, Any]], dic
         draft.unlink(missing_ok=True)
         asyncio.run(serve("e1-tiny", None, make_work("train", TASKS, seed), draft))
         draft.rename(log)
-    budgets = {FIXED: f"budgets.thinking=[{T_STAR}]", GRANTS: f"budgets={{kind: grants, logs: [{log}]}}"}
+    budgets = {
+        FIXED: f"budgets.thinking=[{T_STAR}]",
+        GRANTS: f"budgets={{kind: grants, logs: [{log}], unlimited: 0.2}}",
+    }
     work = make_work("test", TASKS, seed)
-    rows = []
+    found = asyncio.run(serve(base, curves_for(folder, base), work, None))
+    rows = [row_of(base, seed, work, found)]
     for name, setting in budgets.items():
-        train(folder, name, seed, steps, (setting, f"rollout.context={CONTEXT}"))
+        train(folder, name, seed, steps, (setting, f"rollout.context={CONTEXT}"), base)
         found = asyncio.run(serve(str(folder / name), curves_for(folder, name), work, None))
         rows.append(row_of(name, seed, work, found))
     return rows, {"granted": shares_of(log), "trained_on": trained_on(folder / GRANTS)}
 
 
-def full(output: Path, steps: int) -> dict[str, Any]:
+def full(output: Path, steps: int, base: str) -> dict[str, Any]:
     with ThreadPoolExecutor(2) as lanes:
-        done = list(lanes.map(lambda seed: lane(output, seed, steps), (0, 1)))
+        done = list(lanes.map(lambda seed: lane(output, seed, steps, base), (0, 1)))
     return {"rows": [row for rows, _ in done for row in rows], **done[0][1]}
 
 
@@ -190,8 +195,9 @@ def main() -> None:
         "--output", type=Path, default=Path(".cache/benchmarks/grants"), help="models and samples"
     )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"GRPO steps ({STEPS})")
+    parser.add_argument("--base", choices=("e1-tiny", BASE), default="e1-tiny", help="trained on from here")
     args = parser.parse_args()
-    result = quick() if args.quick else full(args.output.resolve(), args.steps)
+    result = quick() if args.quick else full(args.output.resolve(), args.steps, args.base)
     for row in result["rows"]:
         print(
             f"{row['model']} (seed {row['seed']}): {row['right']} of {row['problems']} right, "

@@ -31,10 +31,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from _commands import BASE, SOLUTION, STEPS, measure, train
+
+from elastic_agent.training.plots.accuracy import plot
 
 T_STAR = 48
 BUDGETS: tuple[int | None, ...] = (16, 32, 48, 64, 96, None)
@@ -69,18 +73,36 @@ def lane(output: Path, seed: int, steps: int) -> list[dict[str, Any]]:
     return rows
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Means over the seeds; the interval, too, is the mean of theirs."""
+
+    model: str
+    strategy: str
+    t: int | None
+    s: int
+    accuracy: float
+    low: float
+    high: float
+    tokens: float
+
+
+def cells(rows: Sequence[dict[str, Any]]) -> list[Cell]:
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["strategy"], row["t"], row["s"]), []).append(row)
+    numbers = ("accuracy", "low", "high", "tokens")
+    return [Cell(*key, *(fmean(r[n] for r in same) for n in numbers)) for key, same in found.items()]
+
+
 def mean_by_cell(
     rows: Sequence[dict[str, Any]],
 ) -> dict[tuple[str, str], dict[int | None, tuple[float, float]]]:
     """(model, strategy) -> t -> (accuracy, tokens), means over the seeds."""
-    found: dict[tuple[str, str], dict[int | None, list[tuple[float, float]]]] = {}
-    for row in rows:
-        cells = found.setdefault((row["model"], row["strategy"]), {})
-        cells.setdefault(row["t"], []).append((row["accuracy"], row["tokens"]))
-    return {
-        which: {t: (sum(a for a, _ in v) / len(v), sum(n for _, n in v) / len(v)) for t, v in cells.items()}
-        for which, cells in found.items()
-    }
+    found: dict[tuple[str, str], dict[int | None, tuple[float, float]]] = {}
+    for cell in cells(rows):
+        found.setdefault((cell.model, cell.strategy), {})[cell.t] = cell.accuracy, cell.tokens
+    return found
 
 
 def claims(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -90,12 +112,12 @@ def claims(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     e1s = [name for name in RUNS if name.startswith("e1-")]
     better = max(e1s, key=lambda name: sum(means[name, "elastic"][t][0] for t in limited))
     best, vanilla = means[better, "elastic"], means["vanilla", "elastic"]
-    others = {w: c for w, c in means.items() if w[0] not in e1s}
+    others = {w: at for w, at in means.items() if w[0] not in e1s}
     behind = {
-        f"t={t} {model} {strategy}": round(cells[t][0] - best[t][0], 4)
-        for (model, strategy), cells in others.items()
+        f"t={t} {model} {strategy}": round(at[t][0] - best[t][0], 4)
+        for (model, strategy), at in others.items()
         for t in limited
-        if cells[t][0] >= best[t][0]
+        if at[t][0] >= best[t][0]
     }
     return {
         "better_e1": better,
@@ -114,9 +136,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     budgets = sorted({row["t"] for row in rows}, key=lambda t: (t is None, t or 0))
     head = [f"t={t}" if t is not None else "unconstrained (tokens)" for t in budgets]
     lines = [" | ".join(["| model", "strategy", *head]) + " |", "| --- | --- |" + " --- |" * len(budgets)]
-    for (model, strategy), cells in means.items():
+    for (model, strategy), at in means.items():
         shown = [
-            f"{cells[t][0]:.3f}" + (f" ({cells[t][1]:.0f})" if t is None else "") if t in cells else ""
+            f"{at[t][0]:.3f}" + (f" ({at[t][1]:.0f})" if t is None else "") if t in at else ""
             for t in budgets
         ]
         lines.append(" | ".join([f"| {model}", strategy, *shown]) + " |")
@@ -153,6 +175,7 @@ def full(output: Path, steps: int) -> dict[str, Any]:
         "cpu_minutes": round((spent.ru_utime + spent.ru_stime) / 2 / 60, 1),
     }
     (output / "rows.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (output / "plot.svg").write_text(plot(cells(rows), title="E1 and its rivals, trained from one base"))
     return summary
 
 

@@ -21,7 +21,7 @@ from html import escape
 
 from elastic_agent.training.evaluate.inspector_page import PAGE, SCRIPT, STYLE
 from elastic_agent.training.evaluate.results import Record
-from elastic_agent.training.evaluate.tables import budget_name
+from elastic_agent.training.segments import budget_name
 
 VIEWS = ("uncut", "cut")
 PATTERNS = 12

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from elastic_agent.training.evaluate.stats import Summary
-
-
-def budget_name(t: int | None) -> str:
-    return "unconstrained" if t is None else f"t={t}"
+from elastic_agent.training.segments import budget_name
 
 
 def paper_table(cells: Sequence[Summary]) -> str:

@@ -9,16 +9,37 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Protocol
 
-from elastic_agent.training.evaluate.stats import Summary
-from elastic_agent.training.evaluate.tables import budget_name
 from elastic_agent.training.plots.ink import COLOURS, document, mark, text, wide
+from elastic_agent.training.segments import budget_name
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 18, 44, 330, 720
 Scale = Callable[[float], float]
 
 
-def plot(cells: Sequence[Summary], *, title: str = "Accuracy by tokens") -> str:
+class Point(Protocol):
+    """What is drawn of a cell (`elastic_agent.training.evaluate.stats.Summary`); `low` to `high`: 95%."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def t(self) -> int | None: ...
+    @property
+    def s(self) -> int: ...
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def tokens(self) -> float: ...
+
+
+def plot(cells: Sequence[Point], *, title: str = "Accuracy by tokens") -> str:
     """The picture. The unconstrained point of a row is an open mark, and no line leads to it.
 
     Raises:
@@ -27,7 +48,7 @@ def plot(cells: Sequence[Summary], *, title: str = "Accuracy by tokens") -> str:
     if not cells:
         raise ValueError("nothing to plot")
     several = len({c.s for c in cells}) > 1
-    rows: dict[str, list[Summary]] = {}
+    rows: dict[str, list[Point]] = {}
     for cell in cells:
         name = f"{cell.model} · {cell.strategy}" + (f" · s={cell.s}" if several else "")
         rows.setdefault(name, []).append(cell)
@@ -64,7 +85,7 @@ def plot(cells: Sequence[Summary], *, title: str = "Accuracy by tokens") -> str:
     return document(WIDTH, height, parts, label=title)
 
 
-def _row(name: str, found: Sequence[Summary], number: int, depth: float, x: Scale, y: Scale) -> list[str]:
+def _row(name: str, found: Sequence[Point], number: int, depth: float, x: Scale, y: Scale) -> list[str]:
     """One line; `depth` is 1 for the first row, beneath all others, and 0 for the last."""
     colour = COLOURS[number % len(COLOURS)]
     cut = sorted((c for c in found if c.t is not None), key=lambda c: c.t or 0)
