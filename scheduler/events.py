@@ -25,9 +25,9 @@ from typing import IO, Any
 
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
-Log = str | Path | Sink | None
-"""Where events go: a path (the file is made anew), a function, or nowhere. A function is called while the
-books are locked: it must be quick, and must not ask for tokens."""
+Log = str | Path | Sink | Sequence[str | Path | Sink] | None
+"""Where events go: a path (the file is made anew), a function, several of these, or nowhere. A function is
+called while the books are locked: it must be quick, and must not ask for tokens."""
 
 
 class RunLog:
@@ -54,18 +54,27 @@ class RunLog:
                 self._file = None
 
 
-def sink(log: Log) -> Sink | None:
-    """A log as a function."""
-    return log if log is None or callable(log) else RunLog(log)
+def sinks(log: Log) -> list[Sink]:
+    """A log as functions."""
+    if log is None:
+        return []
+    several = [log] if isinstance(log, str | Path) or callable(log) else log
+    return [one if callable(one) else RunLog(one) for one in several]
+
+
+def close(sinks: Sequence[Sink]) -> None:
+    """Close those that are files."""
+    for one in sinks:
+        if isinstance(one, RunLog):
+            one.close()
 
 
 class TaskLog:
     """Where the events of one task go: to its own log, and to those around it."""
 
     def __init__(self, log: Log, above: Sequence[Sink]) -> None:
-        own = sink(log)
-        self._own = own if isinstance(own, RunLog) else None
-        self.sinks: list[Sink] = [*above, *([own] if own is not None else [])]
+        self._own = sinks(log)
+        self.sinks: list[Sink] = [*above, *self._own]
 
     def __call__(self, event: Event) -> None:
         """Tell all of them."""
@@ -73,9 +82,8 @@ class TaskLog:
             write(event)
 
     def close(self) -> None:
-        """No more events in its own file."""
-        if self._own is not None:
-            self._own.close()
+        """No more events in its own files."""
+        close(self._own)
 
 
 def _plain(value: Any) -> Any:

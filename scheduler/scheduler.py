@@ -18,10 +18,11 @@ from weakref import WeakKeyDictionary
 
 from elastic_agent.budget import Caps
 from elastic_agent.scheduler import curves as curve_files
+from elastic_agent.scheduler import events
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import CurveSet
 from elastic_agent.scheduler.desk import Desk
-from elastic_agent.scheduler.events import Log, RunLog, sink
+from elastic_agent.scheduler.events import Log
 from elastic_agent.scheduler.forecast import Habits
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.policies import AllocationPolicy, Marginal
@@ -46,7 +47,7 @@ class BudgetScheduler:
         curves: success curves: a CurveSet, a file, or either by model name; else those that ship with the
             model.
         latency: the speed of `backend`, if something is known before the first call.
-        log: where events go: a path (`run.jsonl`) or a function.
+        log: where events go: a path (`run.jsonl`), a function, or several of these.
         solution: solution tokens of calls that don't say.
         timing: how careful to be with deadlines.
     """
@@ -69,7 +70,7 @@ class BudgetScheduler:
         self.prices = dict(prices or {})
         self.policy: AllocationPolicy = policy or Marginal()
         self.desk = Desk(timing=timing)
-        self.sink = sink(log)
+        self.sinks = events.sinks(log)
         self.solution = solution
         self._given = curves
         self._curves: dict[str, CurveSet] = {}
@@ -108,8 +109,7 @@ class BudgetScheduler:
         """End every task that is still open, then the log. The backend is its owner's."""
         for task in list(self._tasks):
             await task.aclose()
-        if isinstance(self.sink, RunLog):
-            self.sink.close()
+        events.close(self.sinks)
 
     def check(self) -> None:
         """Hold the conservation law against every open account; AssertionError says what is wrong."""

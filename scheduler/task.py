@@ -140,8 +140,7 @@ class Task:
                 desk.ledger.close(account)
                 raise
             self._book = book
-            outer = [self._scheduler.sink] if self._scheduler.sink is not None else []
-            self._emit = TaskLog(self._log, parent._emit.sinks if parent else outer)
+            self._emit = TaskLog(self._log, parent._emit.sinks if parent else self._scheduler.sinks)
             if parent is not None:
                 parent._children.append(self)
             self._scheduler.opened(self)

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-EXTRAS = "demo,train,redis,postgres,gateway"
+EXTRAS = "demo,train,redis,postgres,telemetry,gateway"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]

@@ -1,0 +1,124 @@
+"""The scheduler's events as Prometheus metrics.
+
+    start_http_server(9100)
+    scheduler = BudgetScheduler(backend, log=PrometheusLog())
+
+`kind` and `model` are labels, so keep them few. Needs `pip install 'elastic-agent[telemetry]'`.
+"""
+
+from __future__ import annotations
+
+from elastic_agent.scheduler.events import Event
+
+try:
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+except ImportError as error:  # pragma: no cover
+    raise ImportError("Prometheus metrics need: pip install 'elastic-agent[telemetry]'") from error
+
+TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+SEGMENTS = ("input", "thinking", "forced", "solution", "discarded", "unknown")
+"""Labels of `elastic_agent_tokens_total`: fields of `Usage`."""
+
+
+class PrometheusLog:
+    """Counts events. One for a registry.
+
+    Args:
+        registry: where the metrics are registered; the process's by default.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def named(name: str) -> str:
+            return f"elastic_agent_{name}"
+
+        call = ("model", "kind")
+        self._tasks = Gauge(named("tasks_open"), "Tasks that are open.", registry=registry)
+        self._ended = Counter(
+            named("tasks_total"),
+            "Tasks that ended, by the error that ended them.",
+            ["error"],
+            registry=registry,
+        )
+        self._calls = Counter(
+            named("calls_total"),
+            "Calls by outcome: answered, stopped, unsent, refused, withdrawn.",
+            [*call, "outcome"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            named("refusals_total"), "Refused calls by error.", [*call, "error"], registry=registry
+        )
+        self._waiting = Counter(
+            named("waits_total"), "Calls that had to wait for refunds.", call, registry=registry
+        )
+        self._tokens = Counter(
+            named("tokens_total"), "Tokens used, by segment.", ["model", "segment"], registry=registry
+        )
+        self._usd = Counter(named("usd_total"), "Dollars charged.", ["model"], registry=registry)
+        self._granted = Histogram(
+            named("granted_thinking_tokens"),
+            "Thinking tokens granted to a call.",
+            call,
+            buckets=TOKENS,
+            registry=registry,
+        )
+        self._waited = Histogram(
+            named("wait_seconds"), "From arrival to grant.", ["model"], buckets=SECONDS, registry=registry
+        )
+        self._seconds = Histogram(
+            named("call_seconds"), "From grant to end.", ["model"], buckets=SECONDS, registry=registry
+        )
+        self._ends = Counter(
+            named("thinking_ends_total"), "How thinking ended.", ["model", "end"], registry=registry
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Count one event; names that it doesn't know are left alone."""
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_task_opened(self, event: Event) -> None:
+        self._tasks.inc()
+
+    def _on_task_closed(self, event: Event) -> None:
+        self._tasks.dec()
+        self._ended.labels(event["error"] or "").inc()
+
+    def _on_waiting(self, event: Event) -> None:
+        self._waiting.labels(*_call(event)).inc()
+
+    def _on_grant(self, event: Event) -> None:
+        self._granted.labels(*_call(event)).observe(event["granted"]["thinking"])
+        self._waited.labels(event["model"]).observe(event["why"]["waited"])
+
+    def _on_refused(self, event: Event) -> None:
+        self._calls.labels(*_call(event), "refused").inc()
+        self._refused.labels(*_call(event), event["error"]).inc()
+
+    def _on_withdrawn(self, event: Event) -> None:
+        self._calls.labels(*_call(event), "withdrawn").inc()
+
+    def _on_settled(self, event: Event) -> None:
+        model, used = event["model"], event["used"]
+        sent = event["outcome"] != "refunded"
+        self._calls.labels(*_call(event), _outcome(event)).inc()
+        self._usd.labels(model).inc(event["charged"]["usd"])
+        if not sent:
+            return
+        self._seconds.labels(model).observe(event["seconds"])
+        for segment in SEGMENTS:
+            self._tokens.labels(model, segment).inc(used.get(segment, 0))
+        if used.get("thinking_end"):
+            self._ends.labels(model, used["thinking_end"]).inc()
+
+
+def _call(event: Event) -> tuple[str, str]:
+    return event["model"], event["kind"]
+
+
+def _outcome(event: Event) -> str:
+    if event["outcome"] == "refunded":
+        return "unsent"
+    return "answered" if event["answered"] else "stopped"
