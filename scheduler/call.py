@@ -30,7 +30,7 @@ from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, pro
 from elastic_agent.markers import Opening
 from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler.accounts import Amount
-from elastic_agent.scheduler.admission import admit
+from elastic_agent.scheduler.admission import admit, admit_durably
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.grant import Grant
@@ -234,15 +234,29 @@ class TaskCall:
             self._settle(running)
 
     async def _admit(self, ids: Sequence[int]) -> Running:
-        """Queue up, and wait for the desk's word."""
-        request = self._request = self._make_request(ids)
+        """Queue up, and wait for the desk's word, and a durable ledger's."""
+        task, durable = self.task, self.task.scheduler.durable
+        self._request = self._make_request(ids)
         try:
-            self._running = await admit(self.task.desk, request, lambda: self.task.track(self))
+            if durable is None:
+                self._running = await admit(task.desk, self._request, lambda: task.track(self))
+            else:
+                task.track(self)
+                self._running = await admit_durably(
+                    task.desk, durable, self._request, lambda: self._again(ids)
+                )
+            return self._running
         except BaseException as error:
             self._refused = error if isinstance(error, Exception) else None
             self._finish()
             raise
-        return self._running
+
+    def _again(self, ids: Sequence[int]) -> Request:
+        """The same call, asking once more."""
+        assert self._request is not None
+        before, self._request = self._request, self._make_request(ids)
+        self._request.number, self._request.declared = before.number, before.declared
+        return self._request
 
     def _make_request(self, ids: Sequence[int]) -> Request:
         task, backend, scheduler = self.task, self.backend, self.task.scheduler

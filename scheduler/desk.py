@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import count
 from typing import Any
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, TaskClosedError
-from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Shortage
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, Shortage
 from elastic_agent.scheduler.case import Decided, Wait
 from elastic_agent.scheduler.decide import Decider
 from elastic_agent.scheduler.exhausted import too_small
@@ -38,11 +38,16 @@ Entry = tuple[int, int, Request]
 
 
 class Desk:
-    """Grants, for all tasks of one ledger. Thread-safe through the ledger's lock."""
+    """Grants, for all tasks of one ledger. Thread-safe through the ledger's lock.
+
+    Attributes:
+        ended: told of every hold that has ended, under the lock: it must only pass it on.
+    """
 
     def __init__(self, ledger: Ledger | None = None, timing: Timing | None = None) -> None:
         self.ledger = ledger or Ledger()
         self.timing = timing or Timing()
+        self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
         self._decider = Decider(self.ledger, self.timing, self._stuck)
         self._queues: dict[str, dict[str, list[Entry]]] = {}  # by root account, then account
@@ -61,8 +66,12 @@ class Desk:
             book = request.book
             if book.closing or book.account.closed:
                 raise _ended(book)
-            book.calls += 1
-            request.number, request.order, request.arrived = book.calls, next(self._orders), now
+            if not request.number:
+                book.calls += 1
+                request.number = book.calls
+            elif request.declared and not request.final:  # it was here before: as declared as it was then
+                book.forecast.expect({request.kind: 1})
+            request.order, request.arrived = next(self._orders), now
             request.declared = book.forecast.arrived(request.kind)
             self._stuck.update(request.around)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
@@ -97,7 +106,7 @@ class Desk:
         """The caller has gone: a waiting call leaves, a granted one that was not sent is refunded."""
         with self.ledger.lock:
             if isinstance(request.outcome, Running):
-                self.settle(request.outcome, None, now)
+                self.settle(request.outcome, None, now, answered=False)
             elif request.outcome is None:
                 self._leave(request, _ended(request.book), tell=False)
                 self._event(request, "withdrawn", now)
@@ -133,6 +142,7 @@ class Desk:
                 self.ledger.refund(hold)
             else:
                 self.ledger.settle(hold, actual)
+            self.ended(hold)
             if running.grant.last:
                 book.answered |= answered
                 book.reserving = not (answered and request.final)  # else what comes back is kept again

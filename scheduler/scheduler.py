@@ -10,7 +10,7 @@ model (per backend object), so a task profits from those before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,13 +19,17 @@ from weakref import WeakKeyDictionary
 from elastic_agent.budget import Caps
 from elastic_agent.scheduler import curves as curve_files
 from elastic_agent.scheduler import events
+from elastic_agent.scheduler.accounts import Account
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import CurveSet
 from elastic_agent.scheduler.desk import Desk
+from elastic_agent.scheduler.durable import LEASE, Durable, Failure
 from elastic_agent.scheduler.events import Log
 from elastic_agent.scheduler.forecast import Habits
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.policies import AllocationPolicy, Marginal
+from elastic_agent.scheduler.stores import open_store
+from elastic_agent.scheduler.stores.base import Spec, Store
 from elastic_agent.scheduler.task import Task
 from elastic_agent.scheduler.timing import Timing
 
@@ -50,6 +54,14 @@ class BudgetScheduler:
         log: where events go: a path (`run.jsonl`), a function, or several of these.
         solution: solution tokens of calls that don't say.
         timing: how careful to be with deadlines.
+        store: a durable ledger that other processes and later runs share: a `Store`, or where it is, such as
+            "spend.db" or "postgresql://..." (`elastic_agent.scheduler.stores.open_store`). None: this
+            process's memory.
+        accounts: what tasks are charged to in the store: `Spec`s from the root down, opened when they don't
+            exist yet, or the name of an account that exists.
+        lease: seconds after which what a process that went silent holds in the store is charged.
+        on_store_failure: while the store can't be reached, calls are refused ("closed"), or sent and written
+            down when it is back ("open": caps may then be overspent by what other processes do meanwhile).
     """
 
     def __init__(
@@ -64,6 +76,10 @@ class BudgetScheduler:
         log: Log = None,
         solution: int | None = None,
         timing: Timing | None = None,
+        store: Store | str | Path | None = None,
+        accounts: str | Sequence[Spec] = (),
+        lease: float = LEASE,
+        on_store_failure: Failure = "closed",
     ) -> None:
         self.backend = backend
         self.price = price
@@ -79,6 +95,13 @@ class BudgetScheduler:
         self._tasks: set[Task] = set()
         if backend is not None and latency is not None:
             self._latency[backend] = latency
+        self.durable: Durable | None = None
+        if store is not None:
+            opened = open_store(store) if isinstance(store, str | Path) else store
+            self.durable = Durable(self.desk.ledger, opened, accounts, lease=lease, failure=on_store_failure)
+            self.desk.ended = self.durable.end
+        elif accounts:
+            raise ValueError("accounts= are kept in a store: pass store=, such as store='spend.db'")
 
     def task(self, caps: Caps, **options: Any) -> Task:
         """A task with these caps; enter it with `async with` or `with`.
@@ -98,6 +121,8 @@ class BudgetScheduler:
         return Task(self, caps, **options)
 
     async def __aenter__(self) -> Self:
+        if self.durable is not None:
+            await self.durable.open()
         return self
 
     async def __aexit__(
@@ -106,9 +131,11 @@ class BudgetScheduler:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End every task that is still open, then the log. The backend is its owner's."""
+        """End every task that is still open, then the store and the log. The backend is its owner's."""
         for task in list(self._tasks):
             await task.aclose()
+        if self.durable is not None:
+            await self.durable.aclose()
         events.close(self.sinks)
 
     def check(self) -> None:
@@ -145,6 +172,10 @@ class BudgetScheduler:
         """Solution tokens of a call that doesn't say."""
         return self.solution or self.curves_for(backend).solution or DEFAULT_SOLUTION
 
+    def account(self) -> Account | None:
+        """The account that tasks are opened in: the store's. None without a store."""
+        return None if self.durable is None else self.durable.account()
+
     def opened(self, task: Task) -> None:
         """A task tells that it has opened."""
         self._tasks.add(task)
@@ -152,6 +183,8 @@ class BudgetScheduler:
     def closed(self, task: Task) -> None:
         """A task tells that it has ended."""
         self._tasks.discard(task)
+        if self.durable is not None and task.parent is None:
+            self.durable.close(task.book)
 
 
 _default: BudgetScheduler | None = None

@@ -108,13 +108,14 @@ class Task:
         parent = self.parent = self.parent or current_task()
         self._scheduler = self._scheduler or (parent.scheduler if parent else _default_scheduler())
         self.desk: Desk = parent.desk if parent else self._scheduler.desk
+        above = parent.book.account if parent else self._scheduler.account()
         desk, now = self.desk, _now()
         with desk.ledger.lock:
             if parent is not None and parent.closed:
                 raise TaskClosedError(f"task {parent.name!r} has ended: {self.name!r} can't be opened in it")
             account = desk.ledger.open(
                 self.name,
-                parent=parent.book.account if parent else None,
+                parent=above,
                 tokens=self.caps.tokens,
                 nano=self.caps.nanodollars,
                 seconds=self.caps.seconds,

@@ -1,0 +1,347 @@
+"""One process's link to a durable ledger: no call leaves without a hold that outlives this process.
+
+The desk plans on the books in memory; the store has the last word. A granted call takes its hold there, for
+the same amount and already marked as dispatched, and only then is it sent. Where the store lacks room,
+because other processes have spent or hold it, the call goes back to the desk, which decides again with what
+is really left: it shrinks, waits or is refused.
+
+In memory the store's accounts are a line of accounts above every task. Their caps are what this process may
+use: what the store says is left, and what this process itself holds and has spent. They are looked up when a
+hold is refused and whenever leases are renewed.
+
+Ends are written behind: a settled call does not wait for the store. What could not be written by the end of
+the lease is charged whole, so the books never say less than the meter. A task's reserve for its final answer
+is a hold of its own that nothing was sent on; it comes back when the task ends or its process dies.
+
+Everything runs on one thread with one event loop, whatever loops and threads the calls belong to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+from uuid import uuid4
+
+from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, HoldState
+from elastic_agent.scheduler.ledger import Ledger
+from elastic_agent.scheduler.request import Book, Running
+from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store
+
+LEASE = 60.0
+"""Seconds for which a hold outlives a process that has gone silent."""
+PATIENCE = 10.0
+"""Seconds for which a store that can't be reached is asked again before a call is refused."""
+AGAIN = 0.25
+"""Seconds between two such tries."""
+
+Failure = Literal["closed", "open"]
+"""What happens to a call while the store can't be reached: refused, or sent and written down afterwards."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Reserve:
+    """What the store holds for a task's final answer."""
+
+    key: str
+    amount: Amount
+
+
+class Durable:
+    """See the module.
+
+    Args:
+        ledger: the books in memory.
+        store: the durable ones; closed with this.
+        accounts: where tasks are charged: accounts from the root down, opened when they don't exist, or the
+            name of one that exists.
+        lease: seconds, see `LEASE`.
+        patience: seconds, see `PATIENCE`.
+        failure: see `Failure`.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        store: Store,
+        accounts: str | Sequence[Spec],
+        *,
+        lease: float = LEASE,
+        patience: float = PATIENCE,
+        failure: Failure = "closed",
+    ) -> None:
+        if not accounts:
+            raise ValueError("a store needs accounts=: the name of one, or Specs from the root down")
+        if failure not in ("closed", "open"):
+            raise ValueError(f"on_store_failure must be 'closed' or 'open', not {failure!r}")
+        if not lease > 0:
+            raise ValueError(f"a lease must be more than 0 seconds, got {lease}")
+        self.store, self.lease, self.patience, self.failure = store, lease, patience, failure
+        self.name = accounts if isinstance(accounts, str) else accounts[-1].id
+        self._specs = None if isinstance(accounts, str) else tuple(accounts)
+        self._ledger = ledger
+        self._mirror: dict[str, Account] = {}
+        self._maker = uuid4().hex[:12]
+        self._live: dict[str, Amount] = {}
+        self._unheld: set[str] = set()
+        self._charged = NOTHING
+        self._reserves: dict[Book, Reserve] = {}
+        self._behind: set[asyncio.Task[None]] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="ledger", daemon=True)
+        self._thread.start()
+
+    # For the scheduler
+
+    async def open(self) -> None:
+        """Open the accounts and look up what is left; a second time it only waits for that.
+
+        Raises:
+            StoreError: they contradict those that the store has, or it can't be reached.
+        """
+        await self._there(self._open())
+
+    def account(self) -> Account:
+        """The account in memory that every task is opened in. Blocks where `open` was not awaited before."""
+        if self.name not in self._mirror:
+            asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+        return self._mirror[self.name]
+
+    async def aclose(self) -> None:
+        """Write what is still to be written, give reserves back, let go of the store."""
+        if self._thread.is_alive():
+            try:
+                await self._there(self._end())
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                await asyncio.to_thread(self._thread.join)
+                self._loop.close()
+
+    # For calls
+
+    async def take(self, running: Running) -> Lack | None:
+        """The durable hold of a granted call. Lack: take nothing, and decide again.
+
+        Raises:
+            StoreUnavailableError: the store can't be reached; nothing may be sent.
+            TaskClosedError: the account was closed.
+        """
+        return await self._there(self._take(running))
+
+    def end(self, hold: Hold) -> None:
+        """A hold has ended in memory: write it behind. From any thread."""
+        self._behind_soon(self._finish(hold))
+
+    def close(self, book: Book) -> None:
+        """A task has ended: its reserve comes back. From any thread."""
+        self._behind_soon(self._give_back(book))
+
+    async def others_hold(self) -> bool:
+        """Look up what is left; whether other processes hold anything that may come back."""
+        return await self._there(self._others_hold())
+
+    # On the thread
+
+    async def _open(self) -> None:
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._do_open())
+        try:
+            await asyncio.shield(self._opening)
+        except StoreError:
+            self._opening = None  # the next call tries again
+            raise
+
+    async def _do_open(self) -> None:
+        if self._specs is not None:
+            await self.store.open(self._specs)
+        await self._look()
+        self._keeper = asyncio.ensure_future(self._keep())
+
+    async def _look(self) -> list[Level]:
+        """Caps in memory = what the store says is left + what this process holds there and has spent."""
+        levels = await self.store.books(self.name)
+        own, now = sum(self._live.values(), self._charged), time.monotonic()
+        above: Account | None = None
+        with self._ledger.lock:
+            for level in reversed(levels):
+                name, left = level.spec.id, level.balances()
+                account = self._mirror.get(name)
+                if account is None:
+                    account = self._ledger.open(name, parent=above, now=now)
+                account.tokens = int(left["tokens"].available) + own.tokens if "tokens" in left else None
+                account.nano = int(left["nano"].available) + own.nano if "nano" in left else None
+                account.seconds = None if level.left is None else now - account.opened + level.left
+                self._mirror[name] = above = account
+        return levels
+
+    async def _take(self, running: Running) -> Lack | None:
+        try:
+            await self._patiently(self._open)
+            return await self._patiently(lambda: self._do_take(running))
+        except StoreUnavailableError:
+            key = self._key(running.hold)
+            if self.failure == "open":
+                log.warning("the ledger's store can't be reached: call %s leaves without a hold there", key)
+                self._live[key] = running.hold.amount
+                self._unheld.add(key)
+                return None
+            self._behind_soon(self._forget(key))  # it may have been taken all the same
+            raise
+
+    async def _do_take(self, running: Running) -> Lack | None:
+        hold, book = running.hold, running.request.book.levels()[-1]
+        reserve = None
+        if running.grant.last:
+            reserve = self._reserves.get(book)
+        elif lack := await self._reserve(book):
+            return await self._short(lack)
+        key = self._key(hold)
+        got = await self.store.hold(
+            key,
+            self.name,
+            hold.amount,
+            lease=self.lease,
+            seconds=0.0 if hold.until == INFINITY else max(0.0, hold.until - running.started),
+            dispatched=True,
+            instead_of=reserve.key if reserve else None,
+        )
+        if isinstance(got, Lack):
+            return await self._short(got)
+        if got.state is not HoldState.LIVE:  # taken by a try whose reply was lost, long ago
+            raise StoreError(f"the hold of call {key} ran out before the store could say that it was taken")
+        if reserve is not None:
+            self._live.pop(self._reserves.pop(book).key, None)
+        self._live[key] = hold.amount
+        if hold.state is not HoldState.LIVE:  # its caller went, or its task ended, while this was under way
+            await self._finish(hold)
+        return None
+
+    async def _reserve(self, book: Book) -> Lack | None:
+        """Bring a task's reserve in the store to what it is in memory."""
+        have, wish = self._reserves.get(book), book.account.reserve
+        if wish == (have.amount if have else NOTHING) or book.account.closed:
+            return None
+        key = f"{self._maker}-{book.name}-reserve-{uuid4().hex[:8]}"
+        got = await self.store.hold(
+            key, self.name, wish, lease=self.lease, instead_of=have.key if have else None
+        )
+        if isinstance(got, Lack):
+            return got
+        if have is not None:
+            self._live.pop(have.key, None)
+        self._reserves[book], self._live[key] = Reserve(key, wish), wish
+        return None
+
+    async def _short(self, lack: Lack) -> Lack:
+        await self._look()
+        return lack
+
+    async def _others_hold(self) -> bool:
+        levels = await self._look()
+        own = sum(self._live.values(), NOTHING)
+        return any(level.held.tokens > own.tokens or level.held.nano > own.nano for level in levels)
+
+    async def _finish(self, hold: Hold) -> None:
+        key = self._key(hold)
+        if key not in self._live:
+            return  # it was never taken there
+        if key in self._unheld:  # an empty hold carries the charge
+            self._unheld.remove(key)
+            with suppress(StoreError):  # it was taken after all, unseen
+                await self._write(
+                    lambda: self.store.hold(key, self.name, NOTHING, lease=self.lease, dispatched=True)
+                )
+        if hold.state is HoldState.REFUNDED:
+            await self._write(lambda: self.store.refund(key))
+        else:
+            await self._write(lambda: self.store.settle(key, hold.charged))
+        self._live.pop(key, None)
+        self._charged += hold.charged
+
+    async def _give_back(self, book: Book) -> None:
+        reserve = self._reserves.pop(book, None)
+        if reserve is not None:
+            await self._write(lambda: self.store.refund(reserve.key))
+            self._live.pop(reserve.key, None)
+
+    async def _forget(self, key: str) -> None:
+        """A hold that may or may not have been taken; nothing was sent on it."""
+        with suppress(StoreError):
+            await self._write(lambda: self.store.refund(key))
+
+    async def _write(self, step: Callable[[], Awaitable[object]]) -> None:
+        """A step that has to happen, as often as it takes; some time after the lease it is left to that."""
+        until = self._loop.time() + 2 * self.lease
+        while True:
+            try:
+                await step()
+                return
+            except StoreUnavailableError as error:
+                if self._loop.time() > until:
+                    log.error("the ledger's store was away for too long; leases end what is held: %s", error)
+                    return
+                await asyncio.sleep(AGAIN)
+
+    async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
+        until = self._loop.time() + self.patience
+        while True:
+            try:
+                return await step()
+            except StoreUnavailableError as error:
+                if self._loop.time() > until:
+                    raise StoreUnavailableError(
+                        f"the ledger's store can't be reached since {self.patience:g} s, and no call leaves "
+                        f"without a hold there: {error}"
+                    ) from error
+                await asyncio.sleep(AGAIN)
+
+    async def _keep(self) -> None:
+        """Renew leases, end those of processes that have died, look up what is left."""
+        while True:
+            await asyncio.sleep(self.lease / 3)
+            with suppress(StoreUnavailableError):
+                ended = await self.store.renew(list(self._live), self.lease)
+                for key in ended & self._live.keys():
+                    log.warning("hold %s ran out before its call was over: it was charged whole", key)
+                await self.store.expire()
+                await self._look()
+
+    async def _end(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+        for book in list(self._reserves):
+            await self._give_back(book)
+        while self._behind:
+            await asyncio.gather(*self._behind, return_exceptions=True)
+        await self.store.aclose()
+
+    # Across threads
+
+    async def _there(self, step: Coroutine[Any, Any, T]) -> T:
+        """Run a step on the ledger's thread; cancelled here, it goes on there to its end."""
+        return await asyncio.shield(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step, self._loop)))
+
+    def _behind_soon(self, step: Coroutine[Any, Any, None]) -> None:
+        def start() -> None:
+            task = asyncio.ensure_future(step)
+            self._behind.add(task)
+            task.add_done_callback(self._behind.discard)
+
+        try:
+            self._loop.call_soon_threadsafe(start)
+        except RuntimeError:  # closed: leases end what is left
+            step.close()
+
+    def _key(self, hold: Hold) -> str:
+        return f"{self._maker}-{hold.id}"
