@@ -31,8 +31,10 @@ _HOME = {
     "Timing": "timing",
     "Uniform": "policies",
     "Units": "report",
+    "account": "durable",
     "current_task": "task",
     "default_scheduler": "scheduler",
+    "open_store": "stores",
     "task_budget": "scope",
 }
 _ERRORS = ("CapExceededError", "DeadlineError", "InvalidCapsError", "TaskClosedError", "UnknownPriceError")
@@ -60,8 +62,10 @@ __all__ = [
     "Uniform",
     "Units",
     "UnknownPriceError",
+    "account",
     "current_task",
     "default_scheduler",
+    "open_store",
     "task_budget",
 ]
 
@@ -76,6 +80,7 @@ if TYPE_CHECKING:
     from elastic_agent.scheduler.call import TaskCall
     from elastic_agent.scheduler.cost import Price
     from elastic_agent.scheduler.curves import Curve, CurveSet
+    from elastic_agent.scheduler.durable import account
     from elastic_agent.scheduler.grant import Grant
     from elastic_agent.scheduler.latency import Latency
     from elastic_agent.scheduler.ledger import Ledger
@@ -83,6 +88,7 @@ if TYPE_CHECKING:
     from elastic_agent.scheduler.report import CallReport, TaskReport, Units
     from elastic_agent.scheduler.scheduler import BudgetScheduler, default_scheduler
     from elastic_agent.scheduler.scope import task_budget
+    from elastic_agent.scheduler.stores import open_store
     from elastic_agent.scheduler.task import Task, current_task
     from elastic_agent.scheduler.timing import Timing
 

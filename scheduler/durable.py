@@ -28,11 +28,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
+from elastic_agent.budget import Caps
 from elastic_agent.errors import StoreError, StoreUnavailableError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, HoldState
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Book, Running
-from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store
+from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store, Window
 
 LEASE = 60.0
 """Seconds for which a hold outlives a process that has gone silent."""
@@ -45,6 +46,21 @@ Failure = Literal["closed", "open"]
 """What happens to a call while the store can't be reached: refused, or sent and written down afterwards."""
 
 T = TypeVar("T")
+
+
+def account(name: str, caps: Caps | None = None, *, window: Window | None = None) -> Spec:
+    """One of `BudgetScheduler`'s `accounts=`, in dollars.
+
+    Args:
+        name: unique in the store; "acme/alice" is a name like any other.
+        caps: what everything charged to it may cost together; None: whatever the accounts above allow.
+        window: the caps are for each UTC day or month; None: for its lifetime. For both: two accounts.
+    """
+    if caps is None:
+        return Spec(name, window=window)
+    return Spec(name, caps.tokens, caps.nanodollars, caps.seconds, window)
+
+
 log = logging.getLogger(__name__)
 
 

@@ -57,8 +57,8 @@ class BudgetScheduler:
         store: a durable ledger that other processes and later runs share: a `Store`, or where it is, such as
             "spend.db" or "postgresql://..." (`elastic_agent.scheduler.stores.open_store`). None: this
             process's memory.
-        accounts: what tasks are charged to in the store: `Spec`s from the root down, opened when they don't
-            exist yet, or the name of an account that exists.
+        accounts: what tasks are charged to in the store: accounts (`account(name, caps)`) from the root down,
+            opened when they don't exist yet, or the name of one that exists.
         lease: seconds after which what a process that went silent holds in the store is charged.
         on_store_failure: while the store can't be reached, calls are refused ("closed"), or sent and written
             down when it is back ("open": caps may then be overspent by what other processes do meanwhile).
