@@ -162,7 +162,17 @@ class PostgresServer(_Server):
             self._user = next(name for name in ("postgres", "nobody") if name in names)
             shutil.chown(self.folder, self._user)
         made = subprocess.run(
-            [initdb, "-D", str(self._data), "-U", "ledger", "--auth=trust", "--encoding=UTF8", "--locale=C"],
+            [
+                initdb,
+                "-D",
+                str(self._data),
+                "-U",
+                "ledger",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ],
             capture_output=True,
             text=True,
             cwd=self.folder,
