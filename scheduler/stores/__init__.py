@@ -2,7 +2,7 @@
 
     store = open_store("ledger.db")                           # an SQLite file: one machine, no server
     store = open_store("postgresql://user@host/database")     # many processes and hosts
-    store = open_store("redis://host:6379/0")                 # the same, fast; read about its durability first
+    store = open_store("redis://host:6379/0")                 # the same, faster, less durable
     store = open_store("memory://")                           # this process only
 
 Drivers are imported when a store is opened.
@@ -36,7 +36,7 @@ def open_store(url_or_path: str | PathLike[str], **options: Any) -> Store:
 
     Args:
         url_or_path: "memory://", "sqlite:///relative.db", "sqlite:////absolute.db", "postgresql://...",
-            "redis://...", "rediss://...", "valkey://..."; anything without "://" is the path of an SQLite file.
+            "redis://...", "rediss://...", "valkey://..."; without "://" it is the path of an SQLite file.
         options: what the store's class takes beside its place (`timeout`, `retention`, ...).
 
     Raises:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Concatenate, ParamSpec, TypeVar
 
 from elastic_agent.scheduler.accounts import HoldState
@@ -40,13 +39,13 @@ class MemoryShelf:
 
     def accounts(self, ids: Sequence[str] | None = None) -> list[AccountRow]:
         wanted = self._accounts if ids is None else ids
-        return [replace(self._accounts[name]) for name in wanted if name in self._accounts]
+        return [self._accounts[name] for name in wanted if name in self._accounts]
 
     def path(self, account: str) -> list[AccountRow]:
         found = []
         above = self._accounts.get(account)
         while above is not None:
-            found.append(replace(above))
+            found.append(above)
             above = None if above.parent is None else self._accounts[above.parent]
         return found
 
@@ -62,15 +61,13 @@ class MemoryShelf:
             self._below[row.parent].append(row.spec.id)
 
     def save_accounts(self, rows: Sequence[AccountRow]) -> None:
-        for row in rows:
-            self._accounts[row.spec.id] = row
+        """They are the stored ones."""
 
     def hold(self, key: str) -> HoldRow | None:
-        row = self._holds.get(key)
-        return None if row is None else replace(row)
+        return self._holds.get(key)
 
     def holds(self, account: str | None) -> list[HoldRow]:
-        return [replace(self._holds[key]) for key in (self._holds if account is None else self._of[account])]
+        return [self._holds[key] for key in (self._holds if account is None else self._of[account])]
 
     def live_holds(self, accounts: Sequence[str]) -> list[HoldRow]:
         rows = [row for account in accounts for row in self.holds(account)]
@@ -84,7 +81,7 @@ class MemoryShelf:
             if (
                 row is not None and row.state is HoldState.LIVE and row.until == until
             ):  # else: renewed or ended
-                over[key] = replace(row)
+                over[key] = row
         return list(over.values())
 
     def add_hold(self, row: HoldRow) -> None:
@@ -93,7 +90,6 @@ class MemoryShelf:
         heapq.heappush(self._leases, (row.until, row.key))
 
     def save_hold(self, row: HoldRow) -> None:
-        self._holds[row.key] = row
         if row.ended is not None:
             self._ended.append((row.ended, row.key))
 

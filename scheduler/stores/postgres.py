@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sqlalchemy import create_engine, event, exc, make_url
+from sqlalchemy import Connection, create_engine, event, exc, make_url
 
 from elastic_agent.errors import StoreError, StoreUnavailableError
 from elastic_agent.scheduler.accounts import Amount
 from elastic_agent.scheduler.stores.base import Lack, StoredHold
-from elastic_agent.scheduler.stores.sql import HOLD, SqlShelf, hold_row, migrate
+from elastic_agent.scheduler.stores.sql import HOLD, SqlShelf, Values, hold_row, migrate
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
 from elastic_agent.scheduler.stores.steps import (
     Steps,
@@ -60,6 +62,13 @@ class PostgresShelf(SqlShelf):
 
     for_update = " FOR UPDATE"
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
+        result = self._connection.exec_driver_sql(_pyformat(sql), values)
+        return list(result) if result.returns_rows else []
+
     def lock(self, account: str) -> float:
         root = "SELECT root FROM elastic_accounts WHERE id = :account"
         locked = f"SELECT 1 FROM elastic_accounts WHERE id = ({root}) FOR NO KEY UPDATE"
@@ -67,7 +76,7 @@ class PostgresShelf(SqlShelf):
         return self.now()
 
     def now(self) -> float:
-        return float(self.run("SELECT elastic_now()").scalar_one())
+        return float(self.run("SELECT elastic_now()")[0][0])
 
 
 class FunctionSteps(Steps):
@@ -87,12 +96,13 @@ class FunctionSteps(Steps):
     ) -> StoredHold | Lack:
         asked = {"key": key, "account": account, "tokens": amount.tokens, "nano": amount.nano}
         asked |= {"lease": lease, "seconds": seconds, "dispatched": dispatched, "instead_of": instead_of}
-        row = tuple(self.shelf.run(HOLD_CALL, asked).one())
+        (row,) = self.shelf.run(HOLD_CALL, asked)
         where, unit, needed, available = row[-4:]
         return _shown(row[:-4]) if where is None else Lack(where, unit, needed, available)
 
     def dispatch(self, key: str) -> bool:
-        return bool(self.shelf.run(DISPATCH_CALL, {"key": key}).scalar_one())
+        ((may,),) = self.shelf.run(DISPATCH_CALL, {"key": key})
+        return bool(may)
 
     def settle(self, key: str, actual: Amount) -> StoredHold:
         return self._ended(key, "settled", actual.tokens, actual.nano)
@@ -102,11 +112,12 @@ class FunctionSteps(Steps):
 
     def expire(self, most: int, retention: float) -> list[StoredHold]:
         over = self.shelf.run(EXPIRE_CALL, {"most": most, "retention": retention})
-        return [_shown(tuple(row)) for row in over]
+        return [_shown(row) for row in over]
 
     def _ended(self, key: str, how: str, tokens: int, nano: int) -> StoredHold:
         asked = {"key": key, "how": how, "tokens": tokens, "nano": nano}
-        return _shown(tuple(self.shelf.run(END_CALL, asked).one()))
+        (row,) = self.shelf.run(END_CALL, asked)
+        return _shown(row)
 
 
 FUNCTIONS: dict[object, Callable[..., Any]] = {
@@ -229,7 +240,13 @@ class PostgresStore(SteppedStore):
         return StoreUnavailableError(f"{self._where} did not take a step: {what}; {hint}")
 
 
-def _shown(row: tuple[Any, ...]) -> StoredHold:
+@cache
+def _pyformat(sql: str) -> str:
+    """A statement with its `:names` as psycopg wants them."""
+    return re.sub(r":([a-z_0-9]+)", r"%(\1)s", sql)
+
+
+def _shown(row: Sequence[Any]) -> StoredHold:
     """A hold's columns and the time."""
     return shown(hold_row(row[:-1]), row[-1])
 

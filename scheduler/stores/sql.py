@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, inspect
+from sqlalchemy import Connection, inspect
 
 from elastic_agent.errors import StoreVersionError
 from elastic_agent.scheduler.accounts import Amount, HoldState
@@ -49,6 +47,8 @@ SAVE_HOLD = """
 FORGET = """
     DELETE FROM elastic_holds WHERE key IN (
         SELECT key FROM elastic_holds WHERE ended <= :before ORDER BY ended LIMIT :most)"""
+Values = dict[str, Any]
+
 MANY = 500
 """Names in one statement: SQLite takes 32,766 values at most, older ones 999."""
 
@@ -60,7 +60,7 @@ def account_row(row: Sequence[Any]) -> AccountRow:
     return AccountRow(spec, parent, root, ends, starts, spent, held, own, past, bool(closed))
 
 
-def account_values(row: AccountRow) -> dict[str, Any]:
+def account_values(row: AccountRow) -> Values:
     values = {
         "id": row.spec.id,
         "parent": row.parent,
@@ -85,7 +85,7 @@ def hold_row(row: Sequence[Any]) -> HoldRow:
     return HoldRow(key, account, amount, until, bool(dispatched), HoldState(state), charged, ended)
 
 
-def hold_values(row: HoldRow) -> dict[str, Any]:
+def hold_values(row: HoldRow) -> Values:
     return {
         "key": row.key,
         "account": row.account,
@@ -100,24 +100,14 @@ def hold_values(row: HoldRow) -> dict[str, Any]:
     }
 
 
-@cache
-def spelled(sql: str, paramstyle: str) -> str:
-    """A statement with its `:names` as a driver wants them."""
-    return re.sub(r":([a-z_0-9]+)", r"%(\1)s", sql) if paramstyle == "pyformat" else sql
-
-
 class SqlShelf:
-    """Rows in tables, seen through one transaction. A database says how it locks and what time it is.
+    """Rows in tables, seen through one transaction.
 
-    Statements go to the driver as they are: SQLAlchemy's own layer took longer than SQLite took to run them.
+    A database says how it runs a statement, how it locks and what time it is.
     """
 
     for_update = ""
     """Ends a SELECT of holds that may be about to change, where the transaction itself keeps nobody out."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._style = connection.dialect.paramstyle
 
     def lock(self, account: str) -> float:
         raise NotImplementedError
@@ -125,14 +115,9 @@ class SqlShelf:
     def now(self) -> float:
         raise NotImplementedError
 
-    def run(
-        self, sql: str, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
-    ) -> CursorResult[Any]:
-        """One statement; a list of values runs it for each."""
-        given = (
-            dict(values) if isinstance(values, Mapping) else None if values is None else [*map(dict, values)]
-        )
-        return self._connection.exec_driver_sql(spelled(sql, self._style), given)
+    def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
+        """One statement with `:names` for its values, and its rows; a list of values runs it for each."""
+        raise NotImplementedError
 
     def accounts(self, ids: Sequence[str] | None = None) -> list[AccountRow]:
         if ids is None:
@@ -156,8 +141,8 @@ class SqlShelf:
 
     def hold(self, key: str) -> HoldRow | None:
         found = f"SELECT {HOLD} FROM elastic_holds WHERE key = :key{self.for_update}"
-        row = self.run(found, {"key": key}).first()
-        return None if row is None else hold_row(row)
+        rows = self.run(found, {"key": key})
+        return hold_row(rows[0]) if rows else None
 
     def holds(self, account: str | None) -> list[HoldRow]:
         where = "" if account is None else " WHERE account = :account"
@@ -190,7 +175,7 @@ class SqlShelf:
         self.run(FORGET, {"before": before, "most": most})
 
     def _among(
-        self, sql: str, names: Sequence[str], more: Mapping[str, Any] | None = None, end: str = ""
+        self, sql: str, names: Sequence[str], more: Values | None = None, end: str = ""
     ) -> list[Sequence[Any]]:
         """The rows of `sql IN (names) end`, some names at a time."""
         found: list[Sequence[Any]] = []

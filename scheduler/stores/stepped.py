@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from elastic_agent.errors import StoreError
 from elastic_agent.scheduler.accounts import Amount
-from elastic_agent.scheduler.stores.base import MOST, Lack, Level, Spec, StoredHold
+from elastic_agent.scheduler.stores.base import Lack, Level, Spec, StoredHold
+from elastic_agent.scheduler.stores.checks import check_amount, check_caps, check_name, check_path, check_time
 from elastic_agent.scheduler.stores.steps import Steps
 
 P = ParamSpec("P")
@@ -43,20 +42,12 @@ class SteppedStore(ABC):
         """Let go of connections and threads."""
 
     async def open(self, path: Sequence[Spec]) -> None:
-        if not path:
-            raise StoreError("open: an empty path; it takes at least the root account")
-        for spec in path:
-            _name("account", spec.id)
-            _caps(spec.tokens, spec.nano)
-            if spec.seconds is not None:
-                _time("seconds", spec.seconds)
-            if spec.window not in (None, "day", "month"):
-                raise StoreError(f"account {spec.id!r}: window is 'day' or 'month', not {spec.window!r}")
+        check_path(path)
         await self._run(Steps.open, list(path))
 
     async def set_caps(self, account: str, *, tokens: int | None, nano: int | None) -> None:
-        _name("account", account)
-        _caps(tokens, nano)
+        check_name("account", account)
+        check_caps(tokens, nano)
         await self._run(Steps.set_caps, account, tokens, nano)
 
     async def hold(
@@ -70,33 +61,33 @@ class SteppedStore(ABC):
         dispatched: bool = False,
         instead_of: str | None = None,
     ) -> StoredHold | Lack:
-        _name("key", key)
-        _name("account", account)
-        _amount(amount)
-        _time("lease", lease)
-        _time("seconds", seconds)
+        check_name("key", key)
+        check_name("account", account)
+        check_amount(amount)
+        check_time("lease", lease)
+        check_time("seconds", seconds)
         if instead_of is not None:
-            _name("key", instead_of)
+            check_name("key", instead_of)
         return await self._run(Steps.hold, key, account, amount, lease, seconds, dispatched, instead_of)
 
     async def dispatch(self, key: str) -> bool:
-        _name("key", key)
+        check_name("key", key)
         return await self._run(Steps.dispatch, key)
 
     async def settle(self, key: str, actual: Amount) -> StoredHold:
-        _name("key", key)
-        _amount(actual)
+        check_name("key", key)
+        check_amount(actual)
         return await self._run(Steps.settle, key, actual)
 
     async def refund(self, key: str) -> StoredHold:
-        _name("key", key)
+        check_name("key", key)
         return await self._run(Steps.refund, key)
 
     async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
         wanted = sorted(set(keys))
         for key in wanted:
-            _name("key", key)
-        _time("lease", lease)
+            check_name("key", key)
+        check_time("lease", lease)
         return await self._run(Steps.renew, wanted, lease) if wanted else set()
 
     async def expire(self) -> list[StoredHold]:
@@ -108,43 +99,17 @@ class SteppedStore(ABC):
                 return ended
 
     async def close(self, account: str) -> None:
-        _name("account", account)
+        check_name("account", account)
         await self._run(Steps.close, account)
 
     async def books(self, account: str) -> list[Level]:
-        _name("account", account)
+        check_name("account", account)
         return await self._run(Steps.books, account)
 
     async def holds(self, account: str | None = None) -> list[StoredHold]:
         if account is not None:
-            _name("account", account)
+            check_name("account", account)
         return await self._run(Steps.holds, account)
 
     async def check(self) -> None:
         await self._run(Steps.check)
-
-
-def _name(what: str, name: str) -> None:
-    if not 1 <= len(name) <= 500 or "\0" in name:
-        raise StoreError(f"{what} {name[:40]!r}: 1 to 500 characters, none of them NUL")
-
-
-def _whole(what: str, number: object) -> None:
-    if not isinstance(number, int) or not 0 <= number <= MOST:
-        raise StoreError(f"{what} is a whole number from 0 to {MOST}, not {number!r}")
-
-
-def _amount(amount: Amount) -> None:
-    _whole("tokens", amount.tokens)
-    _whole("nano", amount.nano)
-
-
-def _caps(tokens: int | None, nano: int | None) -> None:
-    for what, cap in (("tokens", tokens), ("nano", nano)):
-        if cap is not None:
-            _whole(f"a cap on {what}", cap)
-
-
-def _time(what: str, seconds: float) -> None:
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise StoreError(f"{what}: finite and not negative, not {seconds!r}")

@@ -58,7 +58,11 @@ class HoldRow:
 
 
 class Shelf(Protocol):
-    """Where the rows are, for the length of one step. Rows are copies until they are saved."""
+    """Where the rows are, for the length of one step.
+
+    A row may be the stored one itself, so a step changes it only when it can't fail any more (a window that
+    is rolled on is true either way), and then saves it.
+    """
 
     def lock(self, account: str) -> float:
         """Keep every other step away from this account's tree until this one is over. Returns the time."""
