@@ -203,8 +203,9 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     if level.reserving and not request.final and kinds.get(FINAL):
         kinds[FINAL] -= 1  # the reserve is there for it
     kinds[request.kind] = kinds.get(request.kind, 0) + 1
-    variance = sum(n * (SPREAD * _solution(request, kind)) ** 2 for kind, n in kinds.items())
-    return _sum(request, kinds) + request.cost(Usage(solution=math.ceil(2 * math.sqrt(variance))))
+    # In whole tokens: a sum of floats would depend on the order of the kinds, and so on the hash seed.
+    squares = sum(n * _solution(request, kind) ** 2 for kind, n in kinds.items())
+    return _sum(request, kinds) + request.cost(Usage(solution=math.ceil(2 * SPREAD * math.sqrt(squares))))
 
 
 def _sum(request: Request, kinds: Mapping[str, int]) -> Amount:
