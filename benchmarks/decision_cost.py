@@ -2,8 +2,8 @@
 
     python benchmarks/decision_cost.py [--quick] [--json]
 
-A decision is a call that is submitted, decided, held and settled, from the request to the refund; no model and
-no event loop are in the figure. The tasks are as in real use: capped in tokens, money and time, e1-tiny's
+A decision is a call that is submitted, decided, held and settled, from the request to the refund; no model
+and no event loop are in the figure. The tasks are as in real use: capped in tokens, money and time, e1-tiny's
 measured curves, the default policy, a known speed, one call running all the while, and some ten calls of five
 kinds still to come. The tasks take their turns at random; one that has made its calls is replaced, off the
 clock.

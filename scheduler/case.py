@@ -115,7 +115,7 @@ class Case:
         """
         where: Account | None = None
         request = self.request
-        for account in request.book.account.path():
+        for account in request.book.account.path:
             own = account is request.book.account
             less = self.above + (self.lacking if own else NOTHING)
             free = Amount(

@@ -65,19 +65,21 @@ class Desk:
             self._stuck.update(request.around)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
-            queues = self._queues.setdefault(_root(book.account).id, {})
+            queues = self._queues.setdefault(book.account.path[-1].id, {})
             heapq.heappush(queues.setdefault(book.account.id, []), (rank, request.order, request))
 
     def pump(self, account: Account, now: float) -> None:
         """Decide what can be decided in the tree of this account."""
         with self.ledger.lock:
-            root = _root(account).id
+            root = account.path[-1].id
+            if root not in self._queues:
+                return
             heads = [head for key in list(self._queues.get(root, ())) if (head := self._head(root, key))]
             heapq.heapify(heads)
             blocked: set[str] = set()
             while heads:
                 _, _, request = heapq.heappop(heads)
-                path = [a.id for a in request.book.account.path()]
+                path = [a.id for a in request.book.account.path]
                 first = request.final or bool(request.around)
                 if not first and not blocked.isdisjoint(path):
                     continue
@@ -126,7 +128,7 @@ class Desk:
             del book.running[hold.id]
             book.forecast.ended()
             back = hold.amount - running.expected
-            for level in book.levels():
+            for level in book.levels:
                 level.back -= back
             if actual is None:
                 self.ledger.refund(hold)
@@ -183,7 +185,7 @@ class Desk:
     def dismiss(self, book: Book, now: float) -> None:
         """A task is about to end: calls that wait are refused."""
         with self.ledger.lock:
-            for _, _, request in self._queues.get(_root(book.account).id, {}).get(book.account.id, []):
+            for _, _, request in self._queues.get(book.account.path[-1].id, {}).get(book.account.id, []):
                 if request.outcome is None:
                     error = _ended(book)
                     self._event(request, "refused", now, reason=str(error), error=type(error).__name__)
@@ -215,7 +217,7 @@ class Desk:
         request, now, speed, ledger = case.request, case.now, case.speed, self.ledger
         book, account = request.book, request.book.account
         thinking, solution = decided.thinking, decided.solution
-        if not decided.last:
+        if case.lacking != NOTHING and not decided.last:
             ledger.reserve(account, account.reserve + case.lacking)
         amount = request.worst(thinking, solution)
         until = hard = ledger.deadline(account, final=decided.last)
@@ -233,7 +235,7 @@ class Desk:
             book.reserving = False
         likely = expected(request, thinking, solution)
         back = amount - likely
-        for level in book.levels():
+        for level in book.levels:
             level.admitted = True
             level.back += back
         book.forecast.started()
@@ -321,10 +323,6 @@ class Desk:
                     **fields,
                 }
             )
-
-
-def _root(account: Account) -> Account:
-    return account.path()[-1]
 
 
 def _ended(book: Book) -> TaskClosedError:

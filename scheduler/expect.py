@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from elastic_agent.scheduler.accounts import INFINITY, Amount
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
 from elastic_agent.scheduler.forecast import FINAL, Habit
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 
@@ -79,11 +79,14 @@ def reserve_for(level: Book, request: Request) -> Amount:
 
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
-    """The calls of this task that wait behind this one: the smallest answers, and what they are expected to be."""
+    """The calls of this task that wait behind this one: the smallest answers, and what they may come to."""
     kinds = dict(request.book.forecast.pending)
     kinds[request.kind] -= 1
     kinds.pop(FINAL, None)
-    waiting, least = sum(kinds.values()), request.worst(0, request.least_solution())
+    waiting = sum(kinds.values())
+    if not waiting:
+        return NOTHING, NOTHING
+    least = request.worst(0, request.least_solution())
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
     return smallest, floors.add_up(kinds)[0].most(smallest)
 

@@ -41,6 +41,7 @@ class Book:
         back: what the running calls of this subtree are expected to give back.
         emit: hears of every decision; None: nobody listens.
         running: its granted calls that are not settled, by hold.
+        levels: this task and those around it.
     """
 
     name: str
@@ -59,19 +60,15 @@ class Book:
     zero: float = 0.0
     emit: Callable[[dict[str, Any]], None] | None = None
     running: dict[str, Running] = field(default_factory=dict)
-    _levels: tuple[Book, ...] = field(init=False)
+    levels: tuple[Book, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._levels = (self, *(self.parent.levels() if self.parent is not None else ()))
+        self.levels = (self, *(self.parent.levels if self.parent is not None else ()))
 
     @property
     def final_size(self) -> int:
         """Solution tokens of the final answer, as far as known."""
         return MIN_SOLUTION if self.final_solution is None else self.final_solution
-
-    def levels(self) -> tuple[Book, ...]:
-        """This task and those around it."""
-        return self._levels
 
 
 @dataclass(slots=True, eq=False)
