@@ -109,6 +109,8 @@ class Curve:
         solutions: the same by thinking limit, (thinking tokens, solution tokens), by rising tokens: a call
             whose thinking is cut does its work in the solution.
         measured: False for the prior.
+        envelopes, pieces: vertices and sides of the upper concave envelope.
+        unthought: average solution tokens of a call that doesn't think; None when nobody measured.
     """
 
     kind: str
@@ -119,6 +121,7 @@ class Curve:
     solutions: tuple[tuple[int, float], ...] = ()
     envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False, compare=False)
     pieces: Mapping[Objective, tuple[Piece, ...]] = field(init=False, repr=False, compare=False)
+    unthought: float | None = field(init=False, repr=False, compare=False)
     _champions: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False)
     _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False, default=())
 
@@ -132,6 +135,7 @@ class Curve:
             object.__setattr__(self, "_net", tuple(net))
         hulls = {"chain": self._hull(math.log), "each": self._hull(float)}
         object.__setattr__(self, "envelopes", hulls)
+        object.__setattr__(self, "unthought", self.says(0))
         object.__setattr__(self, "pieces", {name: _pieces(hull) for name, hull in hulls.items()})
         champions = accumulate(self.points, lambda best, new: new if new[1] > best[1] else best)
         object.__setattr__(self, "_champions", tuple(champions))

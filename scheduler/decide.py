@@ -87,6 +87,7 @@ class Decider:
             ledger=self._ledger,
             now=now,
             left=left,
+            end=end,
             speed=speed,
             others=others,
             floors=floors,

@@ -74,7 +74,7 @@ class Desk:
             root = account.path[-1].id
             if root not in self._queues:
                 return
-            heads = [head for key in list(self._queues.get(root, ())) if (head := self._head(root, key))]
+            heads = [head for key in list(self._queues[root]) if (head := self._head(root, key))]
             heapq.heapify(heads)
             blocked: set[str] = set()
             while heads:

@@ -199,9 +199,10 @@ class Marginal:
     def _why(self, state: State, chosen: int, price: float) -> str:
         curve = state.this.curve
         p = f"success {curve.p(chosen):.2f}" if curve.measured else "no curve was measured for it"
-        if not state.calls:
+        count = state.calls
+        if not count:
             return f"no call is known to come after it; {p}"
-        calls = "1 call" if state.calls == 1 else f"{state.calls} calls"
+        calls = "1 call" if count == 1 else f"{count} calls"
         if price == 0.0:
             return f"there is room for all that {calls} to come can use; {p}"
         return f"a further token is worth less here than {price:.2g} in {calls} to come; {p}"
