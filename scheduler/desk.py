@@ -13,7 +13,6 @@ an account, later calls on that account wait behind it: a large call is not over
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Mapping
 from itertools import count
@@ -29,11 +28,9 @@ from elastic_agent.scheduler.expect import expected
 from elastic_agent.scheduler.grant import Basis, Grant, left, units
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
+from elastic_agent.scheduler.queue import Queue
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
 from elastic_agent.scheduler.timing import After, Timing
-
-Entry = tuple[int, int, Request]
-"""(rank, order of arrival, call)"""
 
 
 class Desk:
@@ -44,7 +41,7 @@ class Desk:
         self.timing = timing or Timing()
         self._stuck: Counter[str] = Counter()
         self._decider = Decider(self.ledger, self.timing, self._stuck)
-        self._queues: dict[str, dict[str, list[Entry]]] = {}  # by root account, then account
+        self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
 
     # Calls
@@ -65,33 +62,36 @@ class Desk:
             self._stuck.update(request.around)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
-            queues = self._queues.setdefault(book.account.path[-1].id, {})
-            heapq.heappush(queues.setdefault(book.account.id, []), (rank, request.order, request))
+            root = book.account.path[-1].id
+            self._queues.setdefault(root, Queue()).push(rank, request)
 
     def pump(self, account: Account, now: float) -> None:
         """Decide what can be decided in the tree of this account."""
         with self.ledger.lock:
             root = account.path[-1].id
-            if root not in self._queues:
+            queue = self._queues.get(root)
+            if queue is None:
                 return
-            heads = [head for key in list(self._queues[root]) if (head := self._head(root, key))]
-            heapq.heapify(heads)
             blocked: set[str] = set()
-            while heads:
-                _, _, request = heapq.heappop(heads)
-                path = [a.id for a in request.book.account.path]
-                first = request.final or bool(request.around)
-                if not first and not blocked.isdisjoint(path):
-                    continue
-                outcome = self._try(request, now)
-                if isinstance(outcome, Wait):
-                    blocked.add(outcome.account.id)
-                    if first:
-                        blocked.add(request.book.account.id)
-                    continue
-                self._leave(request, outcome)
-                if head := self._head(root, request.book.account.id):
-                    heapq.heappush(heads, head)
+            try:
+                while (request := queue.pop()) is not None:
+                    first = request.final or bool(request.around)
+                    if not first and root in blocked:
+                        break  # so is everybody behind it
+                    if not first and not blocked.isdisjoint([a.id for a in request.book.account.path]):
+                        continue
+                    outcome = self._try(request, now)
+                    if isinstance(outcome, Wait):
+                        blocked.add(outcome.account.id)
+                        if first:
+                            blocked.add(request.book.account.id)
+                        continue
+                    self._leave(request, outcome)
+                    queue.leave(request)
+            finally:
+                queue.back()
+            if not queue:
+                del self._queues[root]
 
     def withdraw(self, request: Request, now: float) -> None:
         """The caller has gone: a waiting call leaves, a granted one that was not sent is refunded."""
@@ -185,11 +185,11 @@ class Desk:
     def dismiss(self, book: Book, now: float) -> None:
         """A task is about to end: calls that wait are refused."""
         with self.ledger.lock:
-            for _, _, request in self._queues.get(book.account.path[-1].id, {}).get(book.account.id, []):
-                if request.outcome is None:
-                    error = _ended(book)
-                    self._event(request, "refused", now, reason=str(error), error=type(error).__name__)
-                    self._leave(request, error)
+            queue = self._queues.get(book.account.path[-1].id)
+            for request in queue.waiting(book.account.id) if queue else ():
+                error = _ended(book)
+                self._event(request, "refused", now, reason=str(error), error=type(error).__name__)
+                self._leave(request, error)
 
     def left(self, book: Book, now: float) -> dict[str, float]:
         """What can still be spent on this task, its reserve included, by unit."""
@@ -277,19 +277,6 @@ class Desk:
                 why=grant.why,
             )
         return running
-
-    def _head(self, root: str, key: str) -> Entry | None:
-        """The first call of an account's queue that is still waiting."""
-        queues = self._queues.get(root, {})
-        queue = queues.get(key)
-        while queue and queue[0][2].outcome is not None:
-            heapq.heappop(queue)
-        if queue:
-            return queue[0]
-        queues.pop(key, None)
-        if not queues:
-            self._queues.pop(root, None)
-        return None
 
     def _comes_again(self, request: Request) -> None:
         """A declared final call brought no answer: it is still to come."""
