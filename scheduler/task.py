@@ -129,7 +129,6 @@ class Task:
                 final_solution=self._final_solution,
                 parent=parent.book if parent else None,
                 zero=parent.book.zero if parent else now,
-                emit=lambda event: self._emit(event),
             )
             backend = self._scheduler.backend
             speed = self._scheduler.latency_for(backend).speed() if backend else None
@@ -142,6 +141,7 @@ class Task:
                 raise
             self._book = book
             self._emit = TaskLog(self._log, parent._emit.sinks if parent else self._scheduler.sinks)
+            book.emit = self._emit if self._emit.sinks else None
             if parent is not None:
                 parent._children.append(self)
             self._scheduler.opened(self)
@@ -404,7 +404,7 @@ class Task:
             UnknownPriceError: nobody knows, and a cap on money is set on this task or around it.
         """
         price = find_price(model, own=own, default=self.scheduler.price, prices=self.scheduler.prices)
-        if any(account.nano is not None for account in self.book.account.path()):
+        if any(account.nano is not None for account in self.book.account.path):
             return require_price(price, model)
         return price
 
