@@ -23,10 +23,7 @@ from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.policies import Choice, Need, State
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 from elastic_agent.scheduler.timing import After
-from elastic_agent.usage import Usage, worst_case
-
-SPREAD = 0.4
-"""Standard deviation of what a call uses, as a share of its expected solution."""
+from elastic_agent.usage import worst_case
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
@@ -140,7 +137,8 @@ def plan(
         if unit is None:
             continue
         needs = tuple(Need(request.curves.curve(kind), n) for kind, n in sorted(others.items()))
-        choice = request.book.policy.choose(State(this, needs, room, most))
+        made = level.forecast.running + level.forecast.finished
+        choice = request.book.policy.choose(State(this, needs, room, most, made))
         if found is None or choice.thinking < found.choice.thinking:
             found = Plan(choice, level.name, unit, round(room, 1), sum(others.values()))
     return found
@@ -157,7 +155,11 @@ def _room(
 ) -> tuple[float, str | None]:
     """Thinking tokens for this call and the others, by the tightest cap of one level."""
     account, own = level.account, level is request.book
-    back = level.back + (account.reserve if own and request.final else NOTHING)
+    back = level.back
+    if (own and request.final) or (level.forecast.declared and others):
+        back += (
+            account.reserve
+        )  # planned with what the final answer will come to; the reserve is the worst case
     floors = _floors(request, level, others)
     rooms: dict[str, float] = {}
     if account.tokens is not None:
@@ -195,16 +197,12 @@ def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
     solution from the same curve at its own thinking. Long ones here beside average ones there would turn each
     grant into room that is not there.
 
-    A sum of averages is too small half of the time, and then the last calls find nothing left. So two
-    standard deviations of the sum are kept on top; they grow like the root of the number of calls, and are
-    given out as it falls.
+    A sum of averages is too small half of the time. How much is kept for that is the policy's to say: it
+    depends on what a token would gain.
     """
     kinds = dict(others)
-    if level.reserving and not request.final and kinds.get(FINAL):
-        kinds[FINAL] -= 1  # the reserve is there for it
     kinds[request.kind] = kinds.get(request.kind, 0) + 1
-    variance = sum(n * (SPREAD * _solution(request, kind)) ** 2 for kind, n in kinds.items())
-    return _sum(request, kinds) + request.cost(Usage(solution=math.ceil(2 * math.sqrt(variance))))
+    return _sum(request, kinds)
 
 
 def _sum(request: Request, kinds: Mapping[str, int]) -> Amount:
