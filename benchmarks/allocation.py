@@ -1,6 +1,6 @@
 """Right answers out of the same cap: the default policy beside what it replaces, and beside what is possible.
 
-    python benchmarks/allocation.py [--quick] [--live] [--json] [--write docs]
+    python benchmarks/allocation.py [--quick] [--live] [--json] [--write]
 
 Tasks of 3 to 9 calls (chains and branches, kinds mixed) are played from measured outcomes of e1-tiny
 (`benchmarks/data`) through the real desk, under caps over a 16-fold range. Every policy with a parameter is
@@ -287,7 +287,7 @@ def main() -> None:
     parser.add_argument("--live", action="store_true", help="on e1-tiny itself, at three caps")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     parser.add_argument("--tasks", type=int, help="tasks a policy and cap (400; quick: 24; live: 24)")
-    parser.add_argument("--write", type=Path, help="write the picture and the figures into this folder")
+    parser.add_argument("--write", action="store_true", help="docs/*.svg and benchmarks/data/*.json")
     args = parser.parse_args()
     if args.live:
         from benchmarks._live import live
@@ -304,9 +304,9 @@ def main() -> None:
             print(f"{name}: {value:.3f} ({low:.3f} to {high:.3f})")
     print(f"{result['violations']} caps broken in {result['tasks']} tasks")
     if args.write:
-        name = "allocation-live" if args.live else "allocation"
-        args.write.joinpath(f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        args.write.joinpath(f"{name}.svg").write_text(picture(result["curves"]))
+        name, here = "allocation-live" if args.live else "allocation", Path(__file__).parent
+        here.joinpath("data", f"{name}.json").write_text(json.dumps(result) + "\n")
+        here.parent.joinpath("docs", f"{name}.svg").write_text(picture(result["curves"]))
     if args.json:
         print(json.dumps(result))
 

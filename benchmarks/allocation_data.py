@@ -9,6 +9,8 @@ natural end of the thinking is the uncut one. So outcomes at different t belong 
 and a sample costs one thinking instead of twenty. Problems are of the test split: neither the model nor its
 shipped curves (dev split) have seen them. Sampling is the model's own (T=0.6, top_p=0.95), s=96.
 
+What is done is written every 128 samples; stopped, the same command goes on where it was.
+
 One row a sample: kind, problem, sample, prompt (tokens), thinking (natural length), right (0 or 1 a t),
 solution (tokens a t). The grid stands in the header of `right`.
 """
@@ -119,29 +121,55 @@ def measure(module: Any, codec: Codec, samples: list[Sample], rows: int) -> None
                     )
 
 
-def write(samples: list[Sample], path: Path) -> None:
+Key = tuple[str, int, int]
+"""Kind, problem, sample."""
+
+HEADER = [
+    "kind",
+    "problem",
+    "sample",
+    "prompt",
+    "thinking",
+    "right:" + " ".join(map(str, (*GRID, UNCUT))),
+    "solution",
+]
+
+
+def read(path: Path) -> dict[Key, list[str]]:
+    """Rows that were measured before; none where there is no such file.
+
+    Raises:
+        SystemExit: it is of another grid.
+    """
+    if not path.exists():
+        return {}
+    header, *rows = csv.reader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
+    if header != HEADER:
+        raise SystemExit(f"{path} was measured at other limits: move it away, or give another --output")
+    return {(row[0], int(row[1]), int(row[2])): row for row in rows}
+
+
+def row_of(sample: Sample) -> list[str]:
+    cells = [sample.found.get(t, sample.found[UNCUT]) for t in (*GRID, UNCUT)]
+    return [
+        sample.kind,
+        str(sample.index),
+        str(sample.number),
+        str(len(sample.prompt)),
+        str(sample.length),
+        "".join(str(right) for right, _ in cells),
+        " ".join(str(tokens) for _, tokens in cells),
+    ]
+
+
+def write(rows: dict[Key, list[str]], path: Path) -> None:
     text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    grid = (*GRID, UNCUT)
-    out.writerow(
-        ["kind", "problem", "sample", "prompt", "thinking", "right:" + " ".join(map(str, grid)), "solution"]
-    )
-    for sample in samples:
-        cells = [sample.found.get(t, sample.found[UNCUT]) for t in grid]
-        out.writerow(
-            [
-                sample.kind,
-                sample.index,
-                sample.number,
-                len(sample.prompt),
-                sample.length,
-                "".join(str(right) for right, _ in cells),
-                " ".join(str(tokens) for _, tokens in cells),
-            ]
-        )
+    csv.writer(text, lineterminator="\n").writerows([HEADER, *(rows[key] for key in sorted(rows))])
     path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
     # No time of day in it: the same measurement is the same file
-    path.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    draft.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    draft.replace(path)
 
 
 def main() -> None:
@@ -149,22 +177,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="e1-tiny")
-    parser.add_argument("--problems", type=int, default=150, help="problems of each kind (150)")
-    parser.add_argument("--samples", type=int, default=2, help="samples of each problem (2)")
-    parser.add_argument("--rows", type=int, default=192, help="most rows of a batch (192)")
+    parser.add_argument("--problems", type=int, default=130, help="problems of each kind (130)")
+    parser.add_argument("--samples", type=int, default=1, help="samples of each problem (1)")
+    parser.add_argument("--rows", type=int, default=128, help="most rows of a batch (128)")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
+    rows = read(args.output)
     backend: Any = load_backend(args.model)
-    samples = []
+    todo = []
     for lines in DIFFICULTIES:
         for index, problem in enumerate(make_problems(SEED, args.problems, split="test", steps=lines)):
             prompt = tuple(backend.codec.encode_chat([{"role": "user", "content": problem.text}]))
             for number in range(args.samples):
                 seed = (lines * 10_000 + index) * 10 + number  # whatever else is measured
-                samples.append(Sample(problem, problem.kind, index, number, prompt, seed))
-    measure(backend.module, backend.codec, samples, args.rows)
-    write(samples, args.output)
-    print(f"{len(samples)} samples in {args.output}, {args.output.stat().st_size:,} bytes")
+                if (problem.kind, index, number) not in rows:
+                    todo.append(Sample(problem, problem.kind, index, number, prompt, seed))
+    for first in range(0, len(todo), args.rows):
+        batch = todo[first : first + args.rows]
+        measure(backend.module, backend.codec, batch, args.rows)
+        rows |= {(sample.kind, sample.index, sample.number): row_of(sample) for sample in batch}
+        write(rows, args.output)
+        print(f"{len(rows)} samples in {args.output}, {args.output.stat().st_size:,} bytes", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ import random
 
 import pytest
 
+from elastic_agent import Caps, ScriptedBackend
+from elastic_agent.backends.scripted import Reply
+from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.scheduler.curves import prior
 from elastic_agent.scheduler.learnt import KNOWN, LearntCurves, kaplan_meier
+from tests.clock import run
 
 
 def test_kaplan_meier_by_hand() -> None:
@@ -76,3 +80,23 @@ def test_feedback_counts_more_than_the_proxy() -> None:
             curves.told("a", call, right=limit == 0)
     assert curves.curve("a").p(0) > 0.9
     assert curves.curve("a").p(64) < 0.3
+
+
+def test_live_calls_teach_and_users_tell() -> None:
+    """Every finished call of a scheduler is seen; `call.outcome` says whether it was right."""
+    curves = LearntCurves()
+
+    async def work() -> None:
+        backend = ScriptedBackend(Reply(thinking="hm " * 20, solution="so it is 42"))
+        scheduler = BudgetScheduler(backend, curves=curves)
+        async with scheduler, scheduler.task(Caps(tokens=5000)) as task:
+            for _ in range(KNOWN):
+                call = task.call("how many ?", kind="step", thinking=90, solution=24)
+                await call.run()
+                call.outcome(False)
+
+    run(work())
+    learnt = curves.curve("step")
+    assert learnt.measured
+    assert learnt.p(90) < 0.4
+    assert 15 < learnt.used(90) < 45
