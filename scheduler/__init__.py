@@ -3,9 +3,10 @@
     from elastic_agent.scheduler import BudgetScheduler, task_budget
 
 The centre is plain synchronous code that is told the time: `ledger` (accounts and holds), `cost` (prices),
-`latency` (speeds), `curves` and `forecast` (what thinking is worth and what is still to come), `policies`
-(who gets how much), `plan` and `decide` (one decision), `desk` (the queue). `task`, `call` and `scheduler`
-drive it on an event loop. Names are loaded when first used.
+`latency` (speeds), `curves`, `learnt` and `forecast` (what thinking is worth and what is still to come),
+`policies` (who gets how much; `baselines` and `oracle` to measure them by), `plan` and `decide` (one
+decision), `desk` (the queue). `task`, `call` and `scheduler` drive it on an event loop. Names are loaded
+when first used.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ _HOME = {
     "CallReport": "report",
     "Curve": "curves",
     "CurveSet": "curves",
+    "Decay": "baselines",
     "FixedCap": "policies",
     "Grant": "grant",
+    "GreedyUpfront": "baselines",
     "Latency": "latency",
+    "LearntCurves": "learnt",
     "Ledger": "ledger",
     "Marginal": "policies",
+    "Myopic": "baselines",
     "Price": "cost",
+    "Proportional": "baselines",
     "Task": "task",
     "TaskCall": "call",
     "TaskReport": "report",
@@ -47,13 +53,18 @@ __all__ = [
     "Curve",
     "CurveSet",
     "DeadlineError",
+    "Decay",
     "FixedCap",
     "Grant",
+    "GreedyUpfront",
     "InvalidCapsError",
     "Latency",
+    "LearntCurves",
     "Ledger",
     "Marginal",
+    "Myopic",
     "Price",
+    "Proportional",
     "Task",
     "TaskCall",
     "TaskClosedError",
@@ -77,12 +88,14 @@ if TYPE_CHECKING:
         TaskClosedError,
         UnknownPriceError,
     )
+    from elastic_agent.scheduler.baselines import Decay, GreedyUpfront, Myopic, Proportional
     from elastic_agent.scheduler.call import TaskCall
     from elastic_agent.scheduler.cost import Price
     from elastic_agent.scheduler.curves import Curve, CurveSet
     from elastic_agent.scheduler.durable import account
     from elastic_agent.scheduler.grant import Grant
     from elastic_agent.scheduler.latency import Latency
+    from elastic_agent.scheduler.learnt import LearntCurves
     from elastic_agent.scheduler.ledger import Ledger
     from elastic_agent.scheduler.policies import AllocationPolicy, FixedCap, Marginal, Uniform
     from elastic_agent.scheduler.report import CallReport, TaskReport, Units

@@ -321,6 +321,15 @@ class TaskCall:
         if not self.settled.done():
             self.settled.set_result(None)
 
+    def outcome(self, right: bool) -> None:
+        """Tell whether the answer was right: curves that are learnt (`LearntCurves`) learn from it.
+
+        Any time after the call; it changes nothing where curves are given, or where there was no answer.
+        """
+        if self._running is not None:
+            with self.task.desk.ledger.lock:
+                self._running.told(right)
+
     # How its task stops it
 
     def stop(self) -> None:

@@ -31,6 +31,9 @@ from typing import Any, Literal, NamedTuple
 LEAST_NET = 0.25
 """However much solution it spares, thinking is planned to cost at least this share of its tokens."""
 
+SPREAD = 0.4
+"""Standard deviation of a solution's tokens, as a share of their mean."""
+
 PRIOR_SCALE = 256.0
 """Thinking tokens after which the generic prior has gained 63% of what thinking can gain."""
 
@@ -66,6 +69,19 @@ class Lengths:
             at = s1 if x1 == x0 else s0 + (s1 - s0) * (right - x0) / (x1 - x0)
             total += (right - x0) * (s0 + at) / 2
         return total
+
+    def variance(self, limit: float) -> float:
+        """Of the tokens used when cut at `limit`: E[min²] is the integral of 2x times the share that is
+        longer.
+        """
+        square = 0.0
+        for (x0, s0), (x1, s1) in zip(self.knots, self.knots[1:], strict=False):
+            if limit <= x0:
+                break
+            right = min(limit, x1)
+            at = s1 if x1 == x0 else s0 + (s1 - s0) * (right - x0) / (x1 - x0)
+            square += (right - x0) * (x0 * (2 * s0 + at) + right * (s0 + 2 * at)) / 3
+        return max(0.0, square - self.used(limit) ** 2)
 
     @property
     def longest(self) -> int:
@@ -111,6 +127,7 @@ class Curve:
         measured: False for the prior.
         envelopes, pieces: vertices and sides of the upper concave envelope.
         unthought: average solution tokens of a call that doesn't think; None when nobody measured.
+        variance: of the tokens that such a call uses, thinking and solution, at its best limit.
     """
 
     kind: str
@@ -123,6 +140,7 @@ class Curve:
     pieces: Mapping[Objective, tuple[Piece, ...]] = field(init=False, repr=False, compare=False)
     unthought: float | None = field(init=False, repr=False, compare=False)
     _champions: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False)
+    variance: float = field(init=False, repr=False, compare=False)
     _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
@@ -138,6 +156,10 @@ class Curve:
         object.__setattr__(self, "unthought", self.says(0))
         object.__setattr__(self, "pieces", {name: _pieces(hull) for name, hull in hulls.items()})
         object.__setattr__(self, "_champions", tuple(accumulate(self.points, _better)))
+        best = hulls["chain"][-1].thinking
+        wrote = SPREAD * (self.says(best) or 0.0)
+        thought = 0.0 if self.lengths is None else self.lengths.variance(best)
+        object.__setattr__(self, "variance", thought + wrote**2)
 
     def p(self, thinking: int) -> float:
         """Success with at most so many thinking tokens."""

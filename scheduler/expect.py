@@ -45,15 +45,14 @@ class Floors:
             found = self._known[kind] = Floor(solution, request.worst(0, solution, prompt))
         return found
 
-    def add_up(self, kinds: Mapping[str, int]) -> tuple[Amount, int]:
-        """The floors of so many calls of these kinds, and the sum of the squares of their solutions."""
-        tokens = nano = squares = 0
+    def add_up(self, kinds: Mapping[str, int]) -> Amount:
+        """The floors of so many calls of these kinds."""
+        tokens = nano = 0
         for kind, count in kinds.items():
-            solution, amount = self.of(kind)
+            amount = self.of(kind).amount
             tokens += amount.tokens * count
             nano += amount.nano * count
-            squares += solution * solution * count
-        return Amount(tokens, nano), squares
+        return Amount(tokens, nano)
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:
@@ -88,7 +87,7 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
         return NOTHING, NOTHING
     least = request.worst(0, request.least_solution())
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
-    return smallest, floors.add_up(kinds)[0].most(smallest)
+    return smallest, floors.add_up(kinds).most(smallest)
 
 
 def _solution(request: Request, says: float | None, habit: Habit | None, bias: float) -> int:

@@ -25,9 +25,6 @@ from elastic_agent.scheduler.request import Book, Request
 from elastic_agent.scheduler.timing import After
 from elastic_agent.usage import worst_input
 
-SPREAD = 0.4
-"""Standard deviation of what a call uses, as a share of its expected solution."""
-
 
 @dataclass(slots=True)
 class Plan:
@@ -115,7 +112,8 @@ def plan(case: Case, most: int) -> Plan | None:
         if unit is None:
             continue
         needs = tuple([Need(request.curves.curve(kind), n) for kind, n in sorted(others.items())])
-        choice = request.book.policy.choose(State(this, needs, room, most))
+        made = level.forecast.running + level.forecast.finished
+        choice = request.book.policy.choose(State(this, needs, room, most, made))
         if found is None or choice.thinking < found.choice.thinking:
             found = Plan(choice, level.name, unit, room, sum(others.values()))
     return found
@@ -126,8 +124,8 @@ def _room(case: Case, level: Book, others: Mapping[str, int]) -> tuple[float, st
     request, account, speed = case.request, level.account, case.speed
     own = level is request.book
     spent, held, back = account.spent, account.held, level.back
-    if own and request.final:
-        back += account.reserve
+    if (own and request.final) or (level.forecast.declared and others):
+        back += account.reserve  # a worst case: the final answer is planned with what it will come to
     floors = _floors(case, level, others)
     rooms: dict[str, float] = {}
     if account.tokens is not None:
@@ -150,14 +148,9 @@ def _room(case: Case, level: Book, others: Mapping[str, int]) -> tuple[float, st
 def _floors(case: Case, level: Book, others: Mapping[str, int]) -> Amount:
     """What this call and the others are expected to use if none of them thinks: planning leaves it untouched.
 
-    A sum of averages is too small half of the time, and then the last calls find nothing left. So two
-    standard deviations of the sum are kept on top; they grow like the root of the number of calls, and are
-    given out as it falls.
+    A sum of averages is too small half of the time. How much is kept for that is the policy's to say: it
+    depends on what a token would gain.
     """
-    request, kinds = case.request, dict(others)
-    if level.reserving and not request.final and kinds.get(FINAL):
-        kinds[FINAL] -= 1  # the reserve is there for it
-    kinds[request.kind] = kinds.get(request.kind, 0) + 1
-    total, squares = case.floors.add_up(kinds)  # whole numbers: their order does not matter
-    spread = math.ceil(2 * SPREAD * math.sqrt(squares))
-    return total + Amount(spread, 0 if request.price is None else request.price.bound(0, spread))
+    kinds = dict(others)
+    kinds[case.request.kind] = kinds.get(case.request.kind, 0) + 1
+    return case.floors.add_up(kinds)

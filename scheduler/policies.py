@@ -11,15 +11,23 @@ multiplier. The gap to the best split is at most one call's segment. Calls that 
 evenly where the real curve allows; where a gain comes all at once, the first takes it whole. The desk asks
 again after every refund.
 
-`FixedCap` is what everybody does today; `Uniform` shares the room evenly. Both are here to be compared with.
+Uses are averages, and a sum of averages is exceeded half of the time. So a part of the room is kept
+(`margin`): much of it where tokens gain little, and less than none where a chain can only succeed if its
+calls happen to use little: there the room is overdrawn, knowingly. What is reserved for the final answer is
+not in the room.
+
+`FixedCap` is what everybody does today; `Uniform` shares the room evenly. Both are here to be compared with;
+more of their like are in `elastic_agent.scheduler.baselines`.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
+from statistics import NormalDist
 from typing import NamedTuple, Protocol
 
 from elastic_agent.scheduler.curves import Curve, Objective, Vertex
@@ -49,12 +57,14 @@ class State:
         others: calls waiting or still to come.
         room: thinking tokens that all of them together may be expected to use; may be below zero.
         most: most thinking tokens that this call may have (its own limit, the context, its deadline).
+        made: calls made before this one, running ones included.
     """
 
     this: Need
     others: tuple[Need, ...]
     room: float
     most: int
+    made: int = 0
 
     @property
     def calls(self) -> int:
@@ -110,6 +120,29 @@ class Uniform:
         )
 
 
+def margin(slope: float, spread: float) -> float:
+    """Tokens to keep free for what calls use beyond their averages, or below zero, to count on their using
+    less.
+
+    Of a room whose use is normal with standard deviation `spread`, a chain has the chance of Phi(z) to get
+    by, when z spreads are kept. The next token gains `slope` (of the log of success) and costs phi(z) /
+    Phi(z) / spread: so where a token gains little much is kept, and where nothing works without it, it is
+    risked.
+    """
+    return spread * _z(slope * spread) if spread > 0 else 0.0
+
+
+_NORMAL = NormalDist()
+_RISKS = [(-_NORMAL.pdf(z) / _NORMAL.cdf(z), z) for z in (i / 10 for i in range(-60, 31))]
+
+
+def _z(risk: float) -> float:
+    """Where phi(z) / Phi(z) is so much, within -6 and 3."""
+    at = min(max(1, bisect_left(_RISKS, (-risk, 0.0))), len(_RISKS) - 1)
+    (y0, z0), (y1, z1) = _RISKS[at - 1], _RISKS[at]
+    return min(max(z0 + (z1 - z0) * (-risk - y0) / (y1 - y0), -6.0), 3.0)
+
+
 class _Segment(NamedTuple):
     """A piece of an envelope: gain per expected token (weighted), expected tokens of one call, how many calls
     want it, where it ends, whether it is this call's, and how many others want the same."""
@@ -137,26 +170,36 @@ class Marginal:
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
         curve = state.this.curve
-        at, left, price, rest = curve.envelopes[self.objective][0], state.room, 0.0, state.room
-        if left <= 0:
-            return Choice(0, "after the floors of the calls to come nothing is left to think with")
+        at, price, given, rest = curve.envelopes[self.objective][0], 0.0, 0.0, state.room
+        spread = self._spread(state)
         for segment in self._segments(state):
-            if not segment.mine:
-                left -= segment.use * segment.calls
-            elif segment.use * (1 + segment.rivals) <= left:
-                at, left = segment.end, left - segment.use
-            else:
+            kept = margin(segment.slope, spread) if self.objective == "chain" else spread
+            left = state.room - kept - given
+            if left > 0 and segment.mine and segment.use * (1 + segment.rivals) > left:
                 at, left = self._part(curve, at, segment, left), 0.0
+            elif left > 0:
+                at = segment.end if segment.mine else at
+                given += segment.use * segment.calls
+                left -= segment.use * segment.calls
             if left <= 0:
                 price = segment.slope
                 break
             rest = left
+        else:
+            left = rest
+        if not at.thinking and not given and state.room <= 0:
+            return Choice(0, "after the floors of the calls to come nothing is left to think with")
         thinking = at.thinking
         if left > 0 and not curve.measured:
             # No curve says that still more helps, or that it does not: what is left over is shared.
             thinking += int(rest / (1 + state.calls))
         chosen = curve.best(min(thinking, state.most))
         return Choice(chosen, self._why(state, chosen, price), {"token_price": price, "ideal": thinking})
+
+    def _spread(self, state: State) -> float:
+        """Standard deviation of the tokens that all these calls will use."""
+        needs = (state.this, *state.others)
+        return math.sqrt(math.fsum(need.count * need.curve.variance for need in needs))
 
     def _segments(self, state: State) -> list[_Segment]:
         """The pieces of all envelopes, steepest first, ours before equals."""

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
 from elastic_agent.scheduler.cost import Price
-from elastic_agent.scheduler.curves import Curve, CurveSet
+from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.forecast import Forecast, Habits
 from elastic_agent.scheduler.grant import Grant
 from elastic_agent.scheduler.latency import Latency
+from elastic_agent.scheduler.learnt import Curves, LearntCurves, Seen
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.timing import After
 from elastic_agent.usage import Usage, worst_input
@@ -89,7 +90,7 @@ class Request:
     close: int
     solution: int
     thinking: int
-    curves: CurveSet
+    curves: Curves
     curve: Curve
     price: Price | None
     latency: Latency
@@ -139,6 +140,7 @@ class Running:
     rest: After
     started: float
     done: bool = False
+    taught: Seen | None = None
 
     def learn(self, usage: Usage) -> None:
         """What this call was like, for the plans of the next ones; once it has brought an answer."""
@@ -146,6 +148,15 @@ class Running:
         said = request.curve.says(budget.thinking or 0)
         said = None if said is None else min(said, budget.solution)
         request.habits.seen(request.kind, request.prompt, usage.solution, said)
+        if isinstance(request.curves, LearntCurves):
+            limit, cut = budget.thinking or 0, usage.forced > 0
+            self.taught = request.curves.seen(request.kind, limit, usage.thinking, cut, usage.solution)
+
+    def told(self, right: bool) -> None:
+        """Whether its answer was right: what nobody but its user can know."""
+        curves = self.request.curves
+        if isinstance(curves, LearntCurves) and self.taught is not None:
+            curves.told(self.request.kind, self.taught, right)
 
 
 Outcome = Running | Exception

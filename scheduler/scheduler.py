@@ -21,12 +21,12 @@ from elastic_agent.scheduler import curves as curve_files
 from elastic_agent.scheduler import events
 from elastic_agent.scheduler.accounts import Account
 from elastic_agent.scheduler.cost import Price
-from elastic_agent.scheduler.curves import CurveSet
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.durable import LEASE, Durable, Failure
 from elastic_agent.scheduler.events import Log
 from elastic_agent.scheduler.forecast import Habits
 from elastic_agent.scheduler.latency import Latency
+from elastic_agent.scheduler.learnt import Curves
 from elastic_agent.scheduler.policies import AllocationPolicy, Marginal
 from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Spec, Store
@@ -48,8 +48,8 @@ class BudgetScheduler:
         price: what every model here costs.
         prices: what models cost, by name. See `elastic_agent.scheduler.cost` for the order of look-up.
         policy: how thinking is shared out; `Marginal()` by default.
-        curves: success curves: a CurveSet, a file, or either by model name; else those that ship with the
-            model.
+        curves: success curves: a CurveSet, a file, `LearntCurves`, or any of them by model name; else those
+            that ship with the model.
         latency: the speed of `backend`, if something is known before the first call.
         log: where events go: a path (`run.jsonl`), a function, or several of these.
         solution: solution tokens of calls that don't say.
@@ -71,7 +71,7 @@ class BudgetScheduler:
         price: Price | None = None,
         prices: Mapping[str, Price] | None = None,
         policy: AllocationPolicy | None = None,
-        curves: CurveSet | str | Path | Mapping[str, CurveSet | str | Path] | None = None,
+        curves: Curves | str | Path | Mapping[str, Curves | str | Path] | None = None,
         latency: Latency | None = None,
         log: Log = None,
         solution: int | None = None,
@@ -89,7 +89,7 @@ class BudgetScheduler:
         self.sinks = events.sinks(log)
         self.solution = solution
         self._given = curves
-        self._curves: dict[str, CurveSet] = {}
+        self._curves: dict[str, Curves] = {}
         self._latency: WeakKeyDictionary[Backend, Latency] = WeakKeyDictionary()
         self._habits: WeakKeyDictionary[Backend, Habits] = WeakKeyDictionary()
         self._tasks: set[Task] = set()
@@ -154,7 +154,7 @@ class BudgetScheduler:
         with self.desk.ledger.lock:
             return self._habits.setdefault(backend, Habits())
 
-    def curves_for(self, backend: Backend) -> CurveSet:
+    def curves_for(self, backend: Backend) -> Curves:
         """The curves of a model; the scale of a prior is a sixteenth of its context."""
         with self.desk.ledger.lock:
             found = self._curves.get(backend.model)

@@ -9,14 +9,36 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from elastic_agent.scheduler.baselines import Decay, GreedyUpfront, Myopic, Proportional, Schedule
 from elastic_agent.scheduler.curves import Curve, Lengths, prior
-from elastic_agent.scheduler.policies import AllocationPolicy, FixedCap, Marginal, Need, State, Uniform
+from elastic_agent.scheduler.policies import (
+    AllocationPolicy,
+    FixedCap,
+    Marginal,
+    Need,
+    State,
+    Uniform,
+    margin,
+)
 
 EASY = Curve("easy", ((0, 0.77), (16, 0.92), (64, 0.93)))
 HARD = Curve("hard", ((0, 0.05), (32, 0.2), (64, 0.74), (128, 0.9)))
 STEP = Curve("step", ((0, 0.3), (31, 0.3), (32, 0.9)))  # the gain comes all at once
 
-POLICIES: list[AllocationPolicy] = [FixedCap(100), Uniform(), Marginal(), Marginal("each")]
+LONG = Curve("long", HARD.points, Lengths.of(100, 180, 300))
+SHORT = Curve("short", EASY.points, Lengths.of(20, 30, 50))
+SCHEDULES: tuple[Schedule, ...] = ("constant", "linear", "polynomial", "exponential", "cosine")
+
+POLICIES: list[AllocationPolicy] = [
+    FixedCap(100),
+    Uniform(),
+    Marginal(),
+    Marginal("each"),
+    Proportional(),
+    GreedyUpfront(),
+    Myopic(),
+    *(Decay(schedule, 0.7) for schedule in SCHEDULES),
+]
 curves = st.sampled_from([EASY, HARD, STEP, prior("x", 64), Curve("l", HARD.points, Lengths.of(40, 80, 120))])
 needs = st.builds(Need, curves, st.integers(1, 40), st.floats(0.1, 10))
 
@@ -35,10 +57,24 @@ def test_within_the_limits(
 
 
 @given(curves, st.lists(needs, max_size=4), st.floats(0, 4000))
-def test_the_default_never_plans_over_the_room(curve: Curve, others: list[Need], room: float) -> None:
-    """What this call is expected to use is at most what there is."""
-    choice = Marginal().choose(State(Need(curve), tuple(others), room, 10**6))
-    assert curve.used(choice.thinking) <= room + 1
+def test_the_default_overdraws_the_room_by_chance_alone(
+    curve: Curve, others: list[Need], room: float
+) -> None:
+    """What this call is expected to use is at most what there is, and six spreads of what all may use
+    less.
+    """
+    state = State(Need(curve), tuple(others), room, 10**6)
+    spread = math.sqrt(sum(need.count * need.curve.variance for need in (state.this, *others)))
+    assert curve.used(Marginal().choose(state).thinking) <= room + 6 * spread + 1
+    assert curve.used(Marginal("each").choose(state).thinking) <= room + 1
+
+
+def test_what_is_kept_depends_on_what_a_token_gains() -> None:
+    """phi(z) / Phi(z) = slope * spread: at z = 0 that is sqrt(2 / pi). No spread, nothing kept."""
+    assert margin(math.sqrt(2 / math.pi) / 50, 50) == pytest.approx(0, abs=0.5)
+    assert margin(0.001, 50) > 50  # little to gain: more than one spread is kept
+    assert margin(0.05, 50) < -50  # nothing works without it: it is risked
+    assert margin(0.05, 0) == 0
 
 
 @given(st.lists(st.sampled_from([EASY, HARD, STEP]), min_size=2, max_size=4), st.integers(0, 400))
@@ -102,3 +138,48 @@ def test_uniform_and_fixed() -> None:
     assert Uniform().choose(state).thinking == 60
     assert Uniform().choose(State(Need(HARD), (Need(HARD, 3),), 100, 60)).thinking == 25
     assert FixedCap(48).choose(state).thinking == 48
+
+
+def test_proportional_goes_by_natural_lengths() -> None:
+    """A kind that thinks longer gets the larger share; kinds that nobody measured share evenly."""
+    long = Proportional().choose(State(Need(LONG), (Need(SHORT),), 200, 1000)).thinking
+    short = Proportional().choose(State(Need(SHORT), (Need(LONG),), 200, 1000)).thinking
+    assert long > 3 * short
+    assert 198 <= long + short <= 200
+    assert Proportional().choose(State(Need(HARD), (Need(EASY, 3),), 200, 1000)).thinking == 50
+
+
+def test_greedy_takes_what_it_can_use() -> None:
+    """Up to the room, its best point and its own limit, whatever is to come."""
+    later = (Need(HARD, 9),)
+    assert GreedyUpfront().choose(State(Need(HARD), later, 100, 1000)).thinking == 100
+    assert GreedyUpfront().choose(State(Need(HARD), later, 500, 1000)).thinking == 128
+    assert GreedyUpfront(64).choose(State(Need(HARD), later, 500, 1000)).thinking == 64
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_decay_hands_out_the_room_by_weight(schedule: Schedule) -> None:
+    """Earlier calls get no less than later ones, and together they get the room; constant is uniform."""
+    policy, left, got = Decay(schedule, 0.7), 1000.0, []
+    for made in range(5):
+        later = (Need(HARD, 4 - made),) if made < 4 else ()
+        got.append(policy.choose(State(Need(HARD), later, left, 10**6, made)).thinking)
+        left -= got[-1]
+    assert got == pytest.approx(sorted(got, reverse=True), abs=1)
+    assert sum(got) == 1000
+    assert (got[0] - got[-1] <= 1) == (schedule == "constant")
+
+
+def test_decay_by_hand() -> None:
+    """Two calls, exponential at rate 2: weights 1 and exp(-1)."""
+    first = Decay("exponential", 2.0).choose(State(Need(HARD), (Need(HARD),), 1000, 10**6, 0)).thinking
+    assert first == int(1000 / (1 + math.exp(-1)))
+
+
+def test_myopic_looks_at_itself_alone() -> None:
+    """It goes on while a token gains its price; who is to come changes nothing."""
+    cheap, dear = Myopic(0.002), Myopic(0.009)
+    for others in ((), (Need(HARD, 30),)):
+        assert cheap.choose(State(Need(HARD), others, 500, 1000)).thinking == 128
+        assert dear.choose(State(Need(HARD), others, 500, 1000)).thinking == 64
+    assert dear.choose(State(Need(EASY), (), 500, 1000)).thinking == 16

@@ -1,0 +1,262 @@
+"""Tasks made of measured outcomes, played through the real desk in virtual time.
+
+An `Outcome` is one sample of `benchmarks/data`: what e1-tiny did at every thinking limit. A `Work` is a task:
+its calls, and which of them each one waits for (a chain, or branches and a call that combines them). `play`
+hands its calls to a `Desk`, as a live task would: held, waited for, settled and refunded; a token takes one
+unit of time, so branches overlap. The replay keeps its own meter of what was served.
+
+A grant between two measured limits is served at the lower one, and what lies between is not spent. A thinking
+that ends by itself within the grant is the uncut one.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import heapq
+import io
+import random
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from elastic_agent.errors import CapExceededError
+from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.desk import Desk
+from elastic_agent.scheduler.forecast import Forecast, Habits
+from elastic_agent.scheduler.latency import Latency
+from elastic_agent.scheduler.policies import AllocationPolicy
+from elastic_agent.scheduler.request import Book, Request, Running
+from elastic_agent.usage import Usage
+
+DATA = Path(__file__).with_name("data") / "e1-tiny.csv.gz"
+SOLUTION, CLOSE, LIMIT = 96, 1, 512
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one sample did at every measured limit."""
+
+    kind: str
+    problem: int
+    prompt: int
+    thinking: int
+    grid: tuple[int, ...]
+    right: tuple[bool, ...]
+    solution: tuple[int, ...]
+
+    def at(self, limit: int) -> tuple[int, bool, int]:
+        """With this limit: thinking tokens, right or not, solution tokens."""
+        if limit >= self.thinking:
+            return self.thinking, self.right[-1], self.solution[-1]
+        i = bisect_right(self.grid, limit) - 1
+        return self.grid[i], self.right[i], self.solution[i]
+
+    @cached_property
+    def cheapest(self) -> int | None:
+        """The fewest tokens with which it is right; None when it never is."""
+        costs = [used + CLOSE + said for t in self.grid for used, right, said in [self.at(t)] if right]
+        return min(costs, default=None)
+
+
+@dataclass(frozen=True)
+class Work(Generic[T]):
+    """A task: calls in the order in which they are declared, and for each the calls that it waits for."""
+
+    calls: tuple[T, ...]
+    after: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Played:
+    """How a task went: which calls were right, what the meter counted, and calls that were refused."""
+
+    right: tuple[bool, ...]
+    metered: int
+    refused: int
+
+
+def load(path: Path = DATA) -> list[Outcome]:
+    """The measured samples."""
+    rows = csv.reader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
+    grid = tuple(map(int, next(rows)[5].split(":")[1].split()))
+    return [
+        Outcome(
+            kind,
+            int(problem),
+            int(prompt),
+            int(thinking),
+            grid,
+            tuple(one == "1" for one in right),
+            tuple(map(int, solution.split())),
+        )
+        for kind, problem, _, prompt, thinking, right, solution in rows
+    ]
+
+
+def pool_of(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """By kind."""
+    pool: dict[str, list[Outcome]] = defaultdict(list)
+    for one in outcomes:
+        pool[one.kind].append(one)
+    return dict(pool)
+
+
+def make_work(pool: Mapping[str, Sequence[T]], count: int, seed: int) -> list[Work[T]]:
+    """Tasks of 3 to 9 calls, kinds mixed: every other one a chain of 3 to 7, the rest 2 to 4 branches of 1
+    or 2 calls each and a call that combines them (of as many lines as there are branches)."""
+    rng = random.Random(seed)
+    kinds = sorted(pool)
+
+    def draw() -> T:
+        return rng.choice(pool[rng.choice(kinds)])
+
+    work: list[Work[T]] = []
+    for number in range(count):
+        if number % 2 == 0:
+            size = rng.randint(3, 7)
+            before = tuple((i - 1,) if i else () for i in range(size))
+            work.append(Work(tuple(draw() for _ in range(size)), before))
+            continue
+        calls: list[T] = []
+        after: list[tuple[int, ...]] = []
+        ends = []
+        branches, links = rng.randint(2, 4), rng.randint(1, 2)
+        for _ in range(branches):
+            for link in range(links):
+                after.append((len(calls) - 1,) if link else ())
+                calls.append(draw())
+            ends.append(len(calls) - 1)
+        after.append(tuple(ends))
+        calls.append(rng.choice(pool[f"steps-{branches}"]))
+        work.append(Work(tuple(calls), tuple(after)))
+    return work
+
+
+@dataclass
+class Memory:
+    """What a scheduler knows beyond one task: its curves, and the habits that it has seen."""
+
+    curves: Any
+    habits: Habits
+    feedback: bool = True
+
+    @classmethod
+    def of(cls, curves: Any, *, feedback: bool = True) -> Memory:
+        return cls(curves, Habits(), feedback)
+
+
+def play(
+    work: Work[Outcome], cap: int, policy: AllocationPolicy, memory: Memory, *, declare: bool = True
+) -> Played:
+    """One task under one cap."""
+    desk, calls = Desk(), work.calls
+    account = desk.ledger.open("task", tokens=cap, now=0.0)
+    book = Book("task", account, Forecast(), policy)
+    if declare:
+        book.forecast.expect(Counter(call.kind for call in calls))
+    try:
+        desk.open(book, 0.0, None, CLOSE)
+    except CapExceededError:
+        return Played((False,) * len(calls), 0, len(calls))
+    right = [False] * len(calls)
+    over: set[int] = set()
+    asked: dict[int, Request] = {}
+    decided: list[int] = []
+    ends: list[tuple[float, int, Running, Usage, bool]] = []
+    now, metered, refused = 0.0, 0, 0
+
+    def submit() -> None:
+        for i, call in enumerate(calls):
+            if i not in asked and over.issuperset(work.after[i]):
+                asked[i] = _request(book, call, i == len(calls) - 1, memory, lambda i=i: decided.append(i))
+                desk.submit(asked[i], now)
+        desk.pump(account, now)
+
+    submit()
+    while len(over) < len(calls):
+        while decided:
+            i = decided.pop(0)
+            outcome = asked[i].outcome
+            if isinstance(outcome, Exception):
+                over.add(i)
+                refused += 1
+                continue
+            assert outcome is not None
+            budget = outcome.grant.budget
+            used, hit, said = calls[i].at(budget.thinking or 0)
+            cut = used < calls[i].thinking
+            usage = Usage(calls[i].prompt, used, CLOSE, CLOSE * cut, min(said, budget.solution))
+            right[i] = hit and said <= budget.solution
+            heapq.heappush(ends, (now + usage.generated, i, outcome, usage, right[i]))
+        if not ends:
+            submit()
+            if not decided and not ends:
+                break
+            continue
+        now, i, running, usage, hit = heapq.heappop(ends)
+        metered += usage.generated
+        running.learn(usage)
+        if memory.feedback:
+            running.told(hit)
+        over.add(i)
+        desk.settle(running, Amount(usage.generated), now)
+        submit()
+    desk.ledger.check()
+    assert account.spent.tokens == metered, (account.spent, metered)
+    desk.close(book, now)
+    assert account.held.tokens == 0
+    return Played(tuple(right), metered, refused)
+
+
+def _request(book: Book, call: Outcome, last: bool, memory: Memory, wake: Any) -> Request:
+    return Request(
+        book=book,
+        kind=call.kind,
+        prompt=call.prompt,
+        close=CLOSE,
+        solution=SOLUTION,
+        thinking=LIMIT,
+        curves=memory.curves,
+        curve=memory.curves.curve(call.kind),
+        price=None,
+        latency=Latency(),
+        habits=memory.habits,
+        wake=wake,
+        final=last,
+    )
+
+
+def table_of(outcomes: Sequence[Outcome]) -> Mapping[str, list[tuple[int, list[tuple[int, int | None]]]]]:
+    """By kind and limit, what `Informed` wants: tokens of thinking and close, and the solution if right."""
+    found: dict[str, list[tuple[int, list[tuple[int, int | None]]]]] = {}
+    for kind in sorted({one.kind for one in outcomes}):
+        rows = [one for one in outcomes if one.kind == kind]
+        found[kind] = [
+            (
+                t,
+                [
+                    (used + CLOSE, said if right else None)
+                    for used, right, said in (one.at(t) for one in rows)
+                ],
+            )
+            for t in rows[0].grid
+        ]
+    return found
+
+
+def play_plain(work: Work[Outcome], cap: int, most: int) -> Played:
+    """The same task with one `max_tokens` a call for thinking and solution together, cut where the cap ends,
+    and no scheduler. Branches are taken one after another, which is kinder than life."""
+    left, right = cap, []
+    for call in work.calls:
+        used, hit, said = call.at(LIMIT)
+        wanted, limit = used + CLOSE + said, min(most, left)
+        right.append(hit and wanted <= limit)
+        left -= min(wanted, limit)
+    return Played(tuple(right), cap - left, 0)

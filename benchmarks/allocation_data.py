@@ -1,0 +1,204 @@
+"""Measured outcomes of e1-tiny: each problem at each thinking limit, the data of `benchmarks/allocation.py`.
+
+    python benchmarks/allocation_data.py [--problems 150] [--samples 2] [--output
+    benchmarks/data/e1-tiny.csv.gz]
+
+A sample thinks once, uncut, and its thinking is cut at every t of the grid; each cut is answered anew, as a
+live call with that budget would answer (the same two-phase machine closes it and counts). A cut beyond the
+natural end of the thinking is the uncut one. So outcomes at different t belong together, as they do in life,
+and a sample costs one thinking instead of twenty. Problems are of the test split: neither the model nor its
+shipped curves (dev split) have seen them. Sampling is the model's own (T=0.6, top_p=0.95), s=96.
+
+What is done is written every 128 samples; stopped, the same command goes on where it was.
+
+One row a sample: kind, problem, sample, prompt (tokens), thinking (natural length), right (0 or 1 a t),
+solution (tokens a t). The grid stands in the header of `right`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import io
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from elastic_agent import Budget, load_backend
+from elastic_agent.backends.base import Codec, Sampling
+from elastic_agent.phases import Phase, SolutionEnd, ThinkingEnd, TwoPhase
+from elastic_agent.training.rewards import solution_reward
+from elastic_agent.training.stock_problems import DIFFICULTIES, Problem, make_problems
+
+GRID = (0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 112, 128, 144, 160, 192, 224, 256, 320, 384)
+UNCUT = 512
+SOLUTION = 96
+SEED = 4100
+OUTPUT = Path(__file__).with_name("data") / "e1-tiny.csv.gz"
+
+
+@dataclass
+class Sample:
+    """One thinking, and what its cuts led to: (right, solution tokens) by t."""
+
+    problem: Problem
+    kind: str
+    index: int
+    number: int
+    prompt: tuple[int, ...]
+    seed: int
+    thought: tuple[int, ...] = ()
+    closed: bool = False
+    length: int = 0
+    found: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+def machine_at(sample: Sample, t: int, codec: Codec) -> TwoPhase:
+    """The machine of a call with this limit, before its solution."""
+    markers = codec.markers
+    machine = TwoPhase(sample.prompt, Budget(t, SOLUTION), markers, markers.opening(sample.prompt))
+    if machine.phase is not Phase.CLOSING:
+        machine.next_pass()
+        machine.feed(sample.thought[: t + len(markers.close_ids)])
+        machine.cut(ThinkingEnd.END_OF_TEXT)
+    if machine.phase is Phase.CLOSING:
+        machine.close()
+    return machine
+
+
+def measure(module: Any, codec: Codec, samples: list[Sample], rows: int) -> None:
+    """Think, cut, answer: all in one batch that is never empty."""
+    from elastic_agent.backends.decode import BatchDecoder
+
+    decoder = BatchDecoder(module, max_rows=rows)
+    live: dict[int, tuple[Sample, int | None, TwoPhase]] = {}
+    queue: list[tuple[Sample, int | None]] = [(sample, None) for sample in reversed(samples)]
+    answers = 0
+    started = time.monotonic()
+
+    def begin(sample: Sample, t: int | None) -> None:
+        sampling = Sampling(seed=sample.seed * 1000 + (999 if t is None else t))
+        if t is None:
+            markers = codec.markers
+            machine = TwoPhase(
+                sample.prompt, Budget(UNCUT, SOLUTION), markers, markers.opening(sample.prompt)
+            )
+        else:
+            machine = machine_at(sample, t, codec)
+        live[decoder.add(machine.next_pass(sampling))] = (sample, t, machine)
+
+    while live or queue:
+        while queue and len(live) < rows:
+            begin(*queue.pop())
+        for sampled in decoder.step():
+            entry = live.get(sampled.key)
+            if entry is None:
+                continue
+            sample, t, machine = entry
+            machine.feed((sampled.token,))
+            if t is None:
+                sample.thought += (sampled.token,)
+            if not machine.over and sampled.finish is not None:
+                machine.pass_ended(sampled.finish)
+            if not machine.over:
+                continue
+            decoder.cancel(sampled.key)
+            del live[sampled.key]
+            if t is None:
+                sample.length = machine.usage.thinking
+                queue += [(sample, cut) for cut in (*GRID, UNCUT) if cut < sample.length or cut == UNCUT]
+            else:
+                said = codec.decode(machine.solution_ids)
+                right = solution_reward(said, machine.solution_end is SolutionEnd.EOS, sample.problem.answer)
+                sample.found[t] = (int(right), machine.usage.solution)
+                answers += 1
+                if answers % 1000 == 0:
+                    print(
+                        f"{answers} answers, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
+                    )
+
+
+Key = tuple[str, int, int]
+"""Kind, problem, sample."""
+
+HEADER = [
+    "kind",
+    "problem",
+    "sample",
+    "prompt",
+    "thinking",
+    "right:" + " ".join(map(str, (*GRID, UNCUT))),
+    "solution",
+]
+
+
+def read(path: Path) -> dict[Key, list[str]]:
+    """Rows that were measured before; none where there is no such file.
+
+    Raises:
+        SystemExit: it is of another grid.
+    """
+    if not path.exists():
+        return {}
+    header, *rows = csv.reader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
+    if header != HEADER:
+        raise SystemExit(f"{path} was measured at other limits: move it away, or give another --output")
+    return {(row[0], int(row[1]), int(row[2])): row for row in rows}
+
+
+def row_of(sample: Sample) -> list[str]:
+    cells = [sample.found.get(t, sample.found[UNCUT]) for t in (*GRID, UNCUT)]
+    return [
+        sample.kind,
+        str(sample.index),
+        str(sample.number),
+        str(len(sample.prompt)),
+        str(sample.length),
+        "".join(str(right) for right, _ in cells),
+        " ".join(str(tokens) for _, tokens in cells),
+    ]
+
+
+def write(rows: dict[Key, list[str]], path: Path) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([HEADER, *(rows[key] for key in sorted(rows))])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    # No time of day in it: the same measurement is the same file
+    draft.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
+    draft.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="e1-tiny")
+    parser.add_argument("--problems", type=int, default=130, help="problems of each kind (130)")
+    parser.add_argument("--samples", type=int, default=1, help="samples of each problem (1)")
+    parser.add_argument("--rows", type=int, default=128, help="most rows of a batch (128)")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    args = parser.parse_args()
+    rows = read(args.output)
+    backend: Any = load_backend(args.model)
+    todo = []
+    for lines in DIFFICULTIES:
+        for index, problem in enumerate(make_problems(SEED, args.problems, split="test", steps=lines)):
+            prompt = tuple(backend.codec.encode_chat([{"role": "user", "content": problem.text}]))
+            for number in range(args.samples):
+                seed = (lines * 10_000 + index) * 10 + number  # whatever else is measured
+                if (problem.kind, index, number) not in rows:
+                    todo.append(Sample(problem, problem.kind, index, number, prompt, seed))
+    for first in range(0, len(todo), args.rows):
+        batch = todo[first : first + args.rows]
+        measure(backend.module, backend.codec, batch, args.rows)
+        rows |= {(sample.kind, sample.index, sample.number): row_of(sample) for sample in batch}
+        write(rows, args.output)
+        print(f"{len(rows)} samples in {args.output}, {args.output.stat().st_size:,} bytes", flush=True)
+
+
+if __name__ == "__main__":
+    main()

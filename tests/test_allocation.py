@@ -1,0 +1,54 @@
+"""The allocation benchmark: its replay keeps the cap, is the same each time, and agrees with what it
+claims.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks._replay import Memory, load, make_work, play, play_plain, pool_of, table_of
+from elastic_agent.scheduler.curves import load as load_curves
+from elastic_agent.scheduler.learnt import LearntCurves
+from elastic_agent.scheduler.oracle import Informed
+from elastic_agent.scheduler.policies import FixedCap, Marginal
+
+OUTCOMES = load()
+WORK = make_work(pool_of(OUTCOMES), 10, seed=9)
+
+
+@pytest.mark.parametrize("each", [24, 60, 110, 400])
+def test_the_meter_stays_within_the_cap(each: int) -> None:
+    """Whatever the policy and the curves; `play` itself holds the books against the meter."""
+    learnt = LearntCurves()
+    for policy, curves in (
+        (Marginal(), load_curves("e1-tiny")),
+        (Marginal(), learnt),
+        (FixedCap(128), learnt),
+    ):
+        for work in WORK:
+            cap = each * len(work.calls)
+            assert play(work, cap, policy, Memory.of(curves)).metered <= cap
+            assert play_plain(work, cap, 64).metered <= cap
+
+
+def test_a_replay_is_the_same_each_time() -> None:
+    """Nothing in it is left to chance but the seed."""
+    memory = Memory.of(load_curves("e1-tiny"))
+    first, second = (play(WORK[1], 500, Marginal(), Memory.of(memory.curves)) for _ in range(2))
+    assert first == second
+    assert make_work(pool_of(OUTCOMES), 10, seed=9) == WORK
+
+
+def test_with_tokens_to_spare_a_task_is_as_right_as_its_calls_uncut() -> None:
+    """No policy, only outcomes: FixedCap beyond every length."""
+    for work in WORK:
+        played = play(work, 5000, FixedCap(512), Memory.of(load_curves("e1-tiny")))
+        assert played.right == tuple(call.right[-1] for call in work.calls)
+
+
+def test_the_bounds_are_bounds() -> None:
+    """Informed is at most what the clairvoyant reaches on average, and rises with the cap."""
+    best, kinds = Informed(table_of(OUTCOMES)), ["steps-2", "steps-4", "steps-3"]
+    chances = [best.chance(kinds, cap) for cap in (400, 300, 200, 100)]
+    assert chances == sorted(chances, reverse=True)
+    assert 0 <= chances[-1] < chances[0] <= 1
