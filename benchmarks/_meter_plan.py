@@ -16,7 +16,7 @@ TASKS_PER_KEY, KEYS_PER_ORG = 4, 2
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its accounts from the root down, the limits of its calls (thinking + solution), its answer's."""
+    """One task: its accounts from the root down, its calls' limits (thinking + solution), its answer's."""
 
     path: tuple[Spec, ...]
     calls: tuple[int, ...]

@@ -1,9 +1,9 @@
 """The upstream of the meter test: serves calls, and meters by itself what it served.
 
-A process of its own that knows nothing of the ledger. A call is a line of JSON: `{"call", "path", "limit"}`. It
-uses its whole limit more often than not, and is counted, on the disk, before the reply leaves. At each count
-the meter compares every account of the path with its cap. Replies are dropped, sent twice, and delayed, so that
-they arrive out of order; some calls begin only when their lease is over.
+A process of its own that knows nothing of the ledger. A call is a line of JSON: `{"call", "path", "limit"}`.
+It uses its whole limit more often than not, and is counted, on the disk, before the reply leaves. At each count
+the meter compares every account of the path with its cap. Replies are dropped, sent twice, and delayed, so
+that they arrive out of order; some calls begin only when their lease is over.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Upstream:
         self.served = self.violations = 0
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
+        while line := await _line(reader):
             call = json.loads(line)
             if call == "report":
                 await asyncio.gather(*self._busy)
@@ -95,6 +95,15 @@ class Upstream:
             await asyncio.to_thread(os.fdatasync, self._count.fileno())
             for _, counted in batch:
                 counted.set_result(None)
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """The next one; nothing where the worker is gone, perhaps in the middle of it."""
+    try:
+        line = await reader.readline()
+    except ConnectionError:
+        return b""
+    return line if line.endswith(b"\n") else b""
 
 
 def serve(port: Connection, count: Path, caps: Caps, seed: int) -> None:

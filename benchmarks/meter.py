@@ -1,27 +1,25 @@
-"""Caps hold at the meter, whatever dies: workers share one ledger and spend through an upstream that counts by itself.
+"""Caps hold at the meter, whatever dies: workers share one ledger, and the upstream counts by itself.
 
-Eight worker processes run tasks (organisation, key with a daily window, task, sometimes a sub-task) whose caps are
-too small for all that they want. Meanwhile, on purpose:
+Eight worker processes run tasks (organisation, key with a daily window, task, sometimes a sub-task) whose
+caps are too small for all that they want. Meanwhile, on purpose:
 
-- workers are killed with SIGKILL, in turn at every point between hold, dispatch, receipt and settle (`kills_at`),
-  and at random moments; others take over their tasks
+- workers are killed with SIGKILL, in turn at every point between hold, dispatch, receipt and settle, and at
+  random moments (`kills_at`); others take over their tasks
 - workers are stopped for longer than a lease, and go on (`pauses`)
 - replies are dropped, duplicated, delayed and reordered; some calls begin only after their lease (`faults`)
 - the store is killed and started again (`outages`); SQLite, which has no server, is locked for as long
-- its clock jumps ahead, and back (`clock_jumps`): SQLite's through the clock of some workers; a server's own clock
-  can't be moved from here, so the latest time that it remembers is
+- its clock jumps ahead, and back (`clock_jumps`): SQLite's through the clock of some workers; a server's own
+  clock can't be moved from here, so the latest time that its ledger remembers is
 
 Then, after a sweep, the ledger is held against the meter:
 
-    cap_violations      calls after whose count some account's usage was over its cap: the meter's own judgement
+    cap_violations      calls after whose count some account was over its cap: the meter's own judgement
     ledger_below_meter  accounts for which the ledger says that less was spent than the meter counted
     stranded            holds that still live after lease and grace
     double_terminal     holds of which the store told two different ends
 
-The variants other than `sound` are wrong on purpose (`_meter_variants.py`); for them the exit status is 0 if the
-meter caught them.
-
-    python benchmarks/meter.py --store sqlite|postgres|redis [--variant sound] [--tasks N] [--kills N] [--quick] [--json]
+The variants other than `sound` are wrong on purpose (`_meter_variants.py`); for them the exit status is 0 if
+the meter caught them.
 """
 
 from __future__ import annotations
@@ -37,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from itertools import cycle
+from itertools import cycle, pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -141,8 +139,16 @@ class Run:
             options = self._options
             process = self._processes.Process(
                 target=work,
-                args=((options.tasks, options.seed), theirs, options.store, self._ledger.url, options.variant)
-                + (self._port, self._folder / f"journal-{name}", f"{options.seed}.{name}"),
+                args=(
+                    (options.tasks, options.seed),
+                    theirs,
+                    options.store,
+                    self._ledger.url,
+                    options.variant,
+                    self._port,
+                    self._folder / f"journal-{name}",
+                    f"{options.seed}.{name}",
+                ),
             )
             await asyncio.to_thread(process.start)
             theirs.close()
@@ -238,7 +244,7 @@ class Run:
             self.counts["clock_jumps"] += 1
 
     async def _until(self, moment: float) -> None:
-        while self.progress < moment:
+        while self.progress < moment:  # noqa: ASYNC110  (many move it; looked at now and then)
             await asyncio.sleep(0.1)
 
 
@@ -258,7 +264,7 @@ async def judge(
 ) -> dict[str, Any]:
     """The ledger against the meter, once everything has come to its end."""
     ends: dict[str, set[tuple[str, ...]]] = {}
-    for journal in folder.glob("journal-*"):
+    for journal in folder.glob("journal-*"):  # noqa: ASYNC240  (nothing else runs by now)
         for line in journal.read_text().splitlines():
             key, *end = line.split("\t")
             ends.setdefault(key, set()).add(tuple(end))
@@ -276,7 +282,7 @@ async def judge(
     for task in tasks(options.tasks, options.seed):
         levels = await store.books(task.account)
         spent |= {level.spec.id: level.spent for level in levels}
-        parents |= {below.spec.id: above.spec.id for below, above in zip(levels, levels[1:], strict=False)}
+        parents |= {below.spec.id: above.spec.id for below, above in pairwise(levels)}
     below = [
         account
         for account, (tokens, nano) in metered.items()
