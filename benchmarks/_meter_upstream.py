@@ -1,9 +1,9 @@
 """The upstream of the meter test: serves calls, and meters by itself what it served.
 
 A process of its own that knows nothing of the ledger. A call is a line of JSON: `{"call", "path", "limit"}`.
-It uses its whole limit more often than not, and is counted, on the disk, before the reply leaves. At each count
-the meter compares every account of the path with its cap. Replies are dropped, sent twice, and delayed, so
-that they arrive out of order; some calls begin only when their lease is over.
+It uses its whole limit more often than not, and is counted, on the disk, before the reply leaves. At each
+count the meter compares every account of the path with its cap. Replies are dropped, sent twice, and delayed,
+so that they arrive out of order; some calls begin only when their lease is over.
 """
 
 from __future__ import annotations
