@@ -138,6 +138,10 @@ class SqliteStore(SteppedStore):
             steps = [job for job in batch if job is not None and job[1].set_running_or_notify_cancel()]
             try:
                 self._together(steps)
+            except exc.OperationalError as error:  # opening, BEGIN or COMMIT: one by one would wait as often
+                self._disconnect()
+                for _, future in steps:
+                    future.set_exception(self._said(error.orig))
             except Exception:
                 for job in steps:
                     self._alone(*job)
