@@ -17,4 +17,4 @@ def test_nothing_is_told_where_nobody_listens() -> None:
     heard: list[object] = []
     silent, told = (function_calls(Office(1, log), 20) for log in (None, heard.append))
     assert heard
-    assert silent < 0.8 * told
+    assert silent + 30 < told
