@@ -129,18 +129,18 @@ def margin(slope: float, spread: float) -> float:
     Phi(z) / spread: so where a token gains little much is kept, and where nothing works without it, it is
     risked.
     """
-    return spread * _z(slope * spread) if spread > 0 else 0.0
+    if spread <= 0:
+        return 0.0
+    gain = -slope * spread
+    at = min(max(1, bisect_left(_RISKS, (gain, 0.0))), len(_RISKS) - 1)
+    (y0, z0), (y1, z1) = _RISKS[at - 1], _RISKS[at]
+    z = z0 + (z1 - z0) * (gain - y0) / (y1 - y0)
+    return spread * min(max(z, -6.0), 3.0)
 
 
 _NORMAL = NormalDist()
 _RISKS = [(-_NORMAL.pdf(z) / _NORMAL.cdf(z), z) for z in (i / 10 for i in range(-60, 31))]
-
-
-def _z(risk: float) -> float:
-    """Where phi(z) / Phi(z) is so much, within -6 and 3."""
-    at = min(max(1, bisect_left(_RISKS, (-risk, 0.0))), len(_RISKS) - 1)
-    (y0, z0), (y1, z1) = _RISKS[at - 1], _RISKS[at]
-    return min(max(z0 + (z1 - z0) * (-risk - y0) / (y1 - y0), -6.0), 3.0)
+"""(-phi(z) / Phi(z), z), by rising z."""
 
 
 class _Segment(NamedTuple):
@@ -198,8 +198,7 @@ class Marginal:
 
     def _spread(self, state: State) -> float:
         """Standard deviation of the tokens that all these calls will use."""
-        needs = (state.this, *state.others)
-        return math.sqrt(math.fsum(need.count * need.curve.variance for need in needs))
+        return math.sqrt(sum([need.count * need.curve.variance for need in (state.this, *state.others)]))
 
     def _segments(self, state: State) -> list[_Segment]:
         """The pieces of all envelopes, steepest first, ours before equals."""

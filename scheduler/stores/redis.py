@@ -37,9 +37,9 @@ from redis.exceptions import RedisError, ResponseError
 from elastic_agent.errors import StoreError, StoreUnavailableError, StoreVersionError, TaskClosedError
 from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, StoredHold
+from elastic_agent.scheduler.stores.checks import check_amount, check_caps, check_name, check_path, check_time
 
 _SCRIPT = Path(__file__).with_name("redis.lua").read_text()
-_LIMIT = 2**53
 RETENTION = 2 * 86400.0
 _BATCH = 500  # holds that one script ends or renews: a script keeps everybody else waiting
 _CONNECTIONS = 32
@@ -96,8 +96,7 @@ class RedisStore:
         self._looked_at = False
 
     async def open(self, path: Sequence[Spec]) -> None:
-        if len({spec.id for spec in path}) < len(path):
-            raise StoreError(f"an account can't be above itself: {', '.join(spec.id for spec in path)}")
+        check_path(path)
         words: list[str] = []
         for spec in path:
             seconds = "" if spec.seconds is None else str(_micro(spec.seconds))
@@ -105,6 +104,8 @@ class RedisStore:
         await self._step("open", *words)
 
     async def set_caps(self, account: str, *, tokens: int | None, nano: int | None) -> None:
+        check_name("account", account)
+        check_caps(tokens, nano)
         await self._step("set_caps", account, _number(tokens), _number(nano))
 
     async def hold(
@@ -118,6 +119,13 @@ class RedisStore:
         dispatched: bool = False,
         instead_of: str | None = None,
     ) -> StoredHold | Lack:
+        check_name("key", key)
+        check_name("account", account)
+        check_amount(amount)
+        check_time("lease", lease)
+        check_time("seconds", seconds)
+        if instead_of is not None:
+            check_name("key", instead_of)
         times = str(_micro(lease)), str(_micro(seconds))
         kind, *found = await self._step(
             "hold", key, account, *_amount(amount), *times, str(int(dispatched)), instead_of or ""
@@ -129,16 +137,23 @@ class RedisStore:
         return Lack(owner, unit, int(needed) * scale, int(available) * scale)
 
     async def dispatch(self, key: str) -> bool:
+        check_name("key", key)
         return bool(await self._step("dispatch", key) == ["1"])
 
     async def settle(self, key: str, actual: Amount) -> StoredHold:
+        check_name("key", key)
+        check_amount(actual)
         return _stored(await self._step("settle", key, *_amount(actual)))
 
     async def refund(self, key: str) -> StoredHold:
+        check_name("key", key)
         return _stored(await self._step("refund", key))
 
     async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
         every, ended = list(keys), set[str]()
+        for key in every:
+            check_name("key", key)
+        check_time("lease", lease)
         for at in range(0, len(every), _BATCH):
             ended.update(await self._step("renew", str(_micro(lease)), *every[at : at + _BATCH]))
         return ended
@@ -152,9 +167,11 @@ class RedisStore:
                 return ended
 
     async def close(self, account: str) -> None:
+        check_name("account", account)
         await self._step("close", account)
 
     async def books(self, account: str) -> list[Level]:
+        check_name("account", account)
         return [_level(found) for found in await self._step("books", account)]
 
     async def holds(self, account: str | None = None) -> list[StoredHold]:
@@ -237,16 +254,8 @@ def _micro(seconds: float) -> int:
 
 
 def _number(value: int | None) -> str:
-    """A cap or an amount for the script.
-
-    Raises:
-        StoreError: the script's numbers could not hold it.
-    """
-    if value is None:
-        return ""
-    if not 0 <= value < _LIMIT:
-        raise StoreError(f"{value} is not between 0 and 2^53, all that this store can count")
-    return str(int(value))
+    """A cap or an amount for the script."""
+    return "" if value is None else str(int(value))
 
 
 def _amount(amount: Amount) -> tuple[str, str]:

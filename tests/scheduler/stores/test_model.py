@@ -115,7 +115,7 @@ class Ledgers(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.place.clear()
-        self.store = self.place.open()
+        self.store = self.place.open(retention=1e9)  # the model forgets nothing
         self.model = Naive()
 
     def teardown(self) -> None:
@@ -251,7 +251,7 @@ class Ledgers(RuleBasedStateMachine):
         """What was acknowledged is there for the next handle."""
         if self.place.url is not None:
             self.run(self.store.aclose())
-            self.store = self.place.open()
+            self.store = self.place.open(retention=1e9)  # the model forgets nothing
 
     @invariant()
     def as_the_model_has_it(self) -> None:
