@@ -252,15 +252,15 @@ def replay(tasks: int, tuning: int, caps: Sequence[float]) -> dict[str, Any]:
 
 
 def points(row: Row, caps: Sequence[float]) -> list[list[float]]:
-    """(cap a call, success, low, high, share of right calls)."""
+    """(cap a call, success, low, high, share of right calls if known)."""
     found = []
     for c, each in enumerate(caps):
         values = row.whole[c]
         low, high = interval(
             len(values), lambda picked, v=values: statistics.fmean(v[i] for i in picked), 200
         )
-        share = statistics.fmean(row.share[c]) if row.share else math.nan
-        found.append([round(each, 1), round(statistics.fmean(values), 4), low, high, round(share, 4)])
+        share = round(statistics.fmean(row.share[c]), 4) if row.share else None
+        found.append([round(each, 1), round(statistics.fmean(values), 4), low, high, share])
     return found
 
 

@@ -8,25 +8,39 @@ e1-tiny's measured curves, the default policy, a known speed, one call running a
 calls of five kinds still to come. The tasks take their turns at random; one that has made its calls is
 replaced, off the clock.
 
+With a store, a decision also takes a durable hold and settles it, and waits for both (a scheduler does not
+wait for the second); every live task has a hold there. The servers are throw-away ones on this machine,
+PostgreSQL as it comes, Redis with an append-only file that is synced at every step.
+
 With --json the last line of stdout is one JSON object:
     memory        live tasks -> p50_us, p99_us: microseconds for a decision, with no log
     memory_logged the same while every event is written to a file
     calls         live tasks -> Python function calls of a decision; does not depend on the machine
+    sqlite, postgres, redis   the same as memory; left out where the server is not installed
+    round_trip_us the store -> p50_us, p99_us of one bare write of one row to the same place, in the same run
+    round_trips   the store -> p50 of a decision as a multiple of that, with the fewest live tasks
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import random
+import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import quantiles
 from types import FrameType
 from typing import Any
+
+import psycopg
+import redis
+from _servers import NoServerError, PostgresServer, RedisServer
 
 from elastic_agent import Caps
 from elastic_agent.scheduler.accounts import Amount
@@ -38,6 +52,8 @@ from elastic_agent.scheduler.forecast import Forecast, Habits
 from elastic_agent.scheduler.latency import Latency, Pace
 from elastic_agent.scheduler.policies import Marginal
 from elastic_agent.scheduler.request import Book, Request, Running
+from elastic_agent.scheduler.stores import open_store
+from elastic_agent.scheduler.stores.base import Spec, StoredHold
 from elastic_agent.usage import worst_case
 
 LIVE = (1, 100, 10_000)
@@ -141,9 +157,84 @@ def times(office: Office, decisions: int) -> dict[str, float]:
         used = office.used(running)
         settling = time.perf_counter_ns()
         office.settle(running, used)
-        found.append((time.perf_counter_ns() - settling + granted - start) / 1000)
-    cuts = quantiles(found, n=100)
+        found.append(time.perf_counter_ns() - settling + granted - start)
+    return quantiles_us(found)
+
+
+def quantiles_us(nanoseconds: list[int]) -> dict[str, float]:
+    cuts = quantiles([each / 1000 for each in nanoseconds], n=100)
     return {"p50_us": round(cuts[49], 1), "p99_us": round(cuts[98], 1)}
+
+
+async def durable_times(url: str, live: int, decisions: int) -> dict[str, float]:
+    """A decision with its hold in a store, one after another, beside so many live ones there."""
+    store, office, account = open_store(url), Office(live), f"acme/{live}"
+    await store.open([Spec("acme"), Spec(account, tokens=2**50, nano=2**50)])
+
+    async def take(key: str, amount: Amount) -> None:
+        assert isinstance(await store.hold(key, account, amount, lease=3600, dispatched=True), StoredHold)
+
+    for first in range(0, live, 64):
+        last = min(live, first + 64)
+        await asyncio.gather(*(take(f"{live}-live-{i}", Amount(100, 100)) for i in range(first, last)))
+    found = []
+    for i in range(decisions):
+        book, kind = office.turn()
+        start = time.perf_counter_ns()
+        running = office.grant(book, kind)
+        await take(f"{live}-{i}", running.hold.amount)
+        granted = time.perf_counter_ns()
+        used = office.used(running)
+        settling = time.perf_counter_ns()
+        office.settle(running, used)
+        await store.settle(f"{live}-{i}", used)
+        found.append(time.perf_counter_ns() - settling + granted - start)
+    await store.aclose()
+    return quantiles_us(found)
+
+
+def round_trips(write: Callable[[], object], count: int) -> dict[str, float]:
+    found = []
+    for _ in range(count):
+        start = time.perf_counter_ns()
+        write()
+        found.append(time.perf_counter_ns() - start)
+    return quantiles_us(found)
+
+
+def bare_write(name: str, url: str) -> Callable[[], object]:
+    """One row, written as durably as the store of this name writes its own."""
+    if name == "sqlite":
+        file = sqlite3.connect(url, isolation_level=None)
+        file.execute("PRAGMA journal_mode=WAL")
+        file.execute("PRAGMA synchronous=NORMAL")
+        file.execute("CREATE TABLE probe (at INTEGER)")
+        return lambda: file.execute("INSERT INTO probe VALUES (1)")
+    if name == "postgres":
+        server = psycopg.connect(url, autocommit=True)
+        server.execute("CREATE TABLE probe (at INTEGER)")
+        return lambda: server.execute("INSERT INTO probe VALUES (1)")
+    client = redis.Redis.from_url(url)
+    return lambda: client.set("probe", 1)
+
+
+def durable(found: dict[str, Any], decisions: int, lives: tuple[int, ...]) -> None:
+    """All stores that can be started here, into `found`."""
+    found |= {"round_trip_us": {}, "round_trips": {}}
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        for name, server in (("sqlite", None), ("postgres", PostgresServer), ("redis", RedisServer)):
+            try:
+                url = f"{folder}/ledger.db" if server is None else stack.enter_context(server()).url
+            except NoServerError as error:
+                print(f"{name}: {error}")
+                continue
+            found[name] = {str(live): asyncio.run(durable_times(url, live, decisions)) for live in lives}
+            bare = f"{folder}/probe.db" if server is None else url
+            found["round_trip_us"][name] = round_trips(bare_write(name, bare), decisions)
+            first, trip = found[name][str(lives[0])]["p50_us"], found["round_trip_us"][name]["p50_us"]
+            found["round_trips"][name] = round(first / trip, 2)
+            print(f"{name}: {found[name]}; a bare write {found['round_trip_us'][name]}", flush=True)
 
 
 def function_calls(office: Office, decisions: int) -> float:
@@ -188,6 +279,7 @@ def main() -> None:
                 cost = found[name][str(live)]
                 shown.append(f"{name} p50 {cost['p50_us']} us, p99 {cost['p99_us']} us")
             print(f"{live:,} live tasks: " + "; ".join(shown), flush=True)
+    durable(found, decisions // 20, LIVE[:2] if args.quick else LIVE)
     if args.json:
         print(json.dumps(found))
 
