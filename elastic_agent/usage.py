@@ -74,13 +74,17 @@ def worst_case(prompt: int, thinking: int, close: int, solution: int) -> Usage:
     Thinking runs to its limit, the close is forced, the solution runs to its limit, and the second pass
     reads everything again. With `thinking=0` there is one pass.
     """
-    first = prompt if thinking else 0
     return Usage(
         prompt=prompt,
         thinking=thinking,
         close=close,
         forced=close,
         solution=solution,
-        input=first + prompt + thinking + close,
+        input=worst_input(prompt, thinking, close),
         passes=2 if thinking else 1,
     )
+
+
+def worst_input(prompt: int, thinking: int, close: int) -> int:
+    """Input tokens of `worst_case`, all passes: the second one reads prompt, thinking and close again."""
+    return (prompt if thinking else 0) + prompt + thinking + close

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 INFINITY = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Amount:
-    """Tokens (`Usage.generated`) and nano-dollars."""
+    """Tokens (`Usage.generated`) and nano-dollars.
+
+    A value: it is replaced, never changed. (Not frozen, since a decision makes dozens, and a frozen one takes
+    ten times as long to make.)
+    """
 
     tokens: int = 0
     nano: int = 0
@@ -25,6 +29,10 @@ class Amount:
     def most(self, other: Amount) -> Amount:
         """The larger of each unit."""
         return Amount(max(self.tokens, other.tokens), max(self.nano, other.nano))
+
+    def beyond(self, other: Amount) -> Amount:
+        """What this has more than the other of each unit; never below 0."""
+        return Amount(max(0, self.tokens - other.tokens), max(0, self.nano - other.nano))
 
     def least(self, other: Amount) -> Amount:
         """The smaller of each unit."""
@@ -47,7 +55,8 @@ class HoldState(StrEnum):
 class Account:
     """One account. Read it; only the ledger writes.
 
-    `spent` and `held` cover the whole subtree; `own_spent` is this account's part, closed children included.
+    `spent`, `held` and `kept`, the part of `held` that is reserved for final answers, cover the whole subtree;
+    `own_spent` is this account's part, closed children included.
     """
 
     id: str
@@ -58,19 +67,21 @@ class Account:
     opened: float
     spent: Amount = NOTHING
     held: Amount = NOTHING
+    kept: Amount = NOTHING
     own_spent: Amount = NOTHING
     reserve: Amount = NOTHING
     tail: float = 0.0
     live: dict[str, Hold] = field(default_factory=dict, repr=False)
     children: dict[str, Account] = field(default_factory=dict, repr=False)
     closed: bool = False
+    _path: tuple[Account, ...] = field(init=False, repr=False)
 
-    def path(self) -> Iterator[Account]:
+    def __post_init__(self) -> None:
+        self._path = (self, *(self.parent.path() if self.parent is not None else ()))
+
+    def path(self) -> tuple[Account, ...]:
         """This account and those above it."""
-        account: Account | None = self
-        while account is not None:
-            yield account
-            account = account.parent
+        return self._path
 
     @property
     def deadline(self) -> float:
@@ -79,12 +90,15 @@ class Account:
 
     def lacks(self, extra: Amount) -> tuple[str, float, float] | None:
         """The first unit in which this account has no room for `extra`: (unit, needed, available)."""
-        for unit, cap in (("tokens", self.tokens), ("nano", self.nano)):
-            more = getattr(extra, unit)
-            if cap is not None and more > 0:
-                left = cap - getattr(self.spent, unit) - getattr(self.held, unit)
-                if more > left:
-                    return unit, more, left
+        spent, held = self.spent, self.held
+        if self.tokens is not None and extra.tokens > 0:
+            left = self.tokens - spent.tokens - held.tokens
+            if extra.tokens > left:
+                return "tokens", extra.tokens, left
+        if self.nano is not None and extra.nano > 0:
+            left = self.nano - spent.nano - held.nano
+            if extra.nano > left:
+                return "nano", extra.nano, left
         return None
 
 
@@ -126,8 +140,7 @@ class Balance:
     available: float
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(NamedTuple):
     """What can still be held, over the whole path; None = not capped. `deadline` leaves the tails out."""
 
     tokens: int | None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Room
+from elastic_agent.scheduler.expect import Floors
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Request
@@ -23,7 +24,7 @@ class Wait(Exception):
         self.until = until
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decided:
     """What a call gets.
 
@@ -32,9 +33,6 @@ class Decided:
         last: it takes the final answer's reserve.
         rest: what happens in time after its thinking.
         why, numbers: the reason, in words and for programs.
-        reserve: what has to be added to the reserve beside it.
-        end: when the task has to be over; infinity without a deadline.
-        speed: the endpoint's, at this moment.
     """
 
     thinking: int
@@ -43,17 +41,17 @@ class Decided:
     rest: After
     why: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    reserve: Amount = NOTHING
-    end: float = INFINITY
-    speed: Speed | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Case:
     """What is known when a call is decided.
 
     Attributes:
-        end: when the task has to be over; infinity without a deadline.
+        left: what a last call could hold: the reserve is in it, and the time until the task has to be over.
+        speed: the endpoint's, at this moment.
+        others: calls still to come in this task, by kind.
+        floors: what they use when they don't think.
         rest: what has to happen in time after the call's thinking.
         in_time: solution tokens that the time holds.
         lacking: what the final answer's reserve still lacks.
@@ -66,24 +64,34 @@ class Case:
     request: Request
     ledger: Ledger
     now: float
-    end: float
+    left: Room
     speed: Speed | None
+    others: Mapping[str, int]
+    floors: Floors
     rest: After
     in_time: int
     lacking: Amount
     above: Amount
     kept: Amount
     answers: Amount
-    stuck: Container[str]
+    stuck: Mapping[str, int]
+
+    @property
+    def end(self) -> float:
+        """When the task has to be over; infinity without a deadline."""
+        return self.left.deadline
 
     def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
         """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
-        room = self.ledger.room(self.request.book.account, final=last or self.request.final)
-        less = self.above + keep + (NOTHING if last else self.lacking)
+        less, account = self.above + keep, self.request.book.account
+        tokens, nano, end = self.left
+        if not last:
+            less += self.lacking
+        if not (last or self.request.final):
+            less += account.reserve
+            end -= account.tail
         return Room(
-            None if room.tokens is None else room.tokens - less.tokens,
-            None if room.nano is None else room.nano - less.nano,
-            room.deadline,
+            None if tokens is None else tokens - less.tokens, None if nano is None else nano - less.nano, end
         )
 
     def seconds_for(self, tokens: int) -> float:
@@ -123,14 +131,11 @@ class Case:
             wish = need + keep if own else need
             if _covers(free, account, wish):
                 continue
-            helped = False
-            for hold in account.live.values():
-                if hold.id not in request.around and hold.id not in self.stuck:
-                    free += hold.amount
-                    helped = True
-                    if _covers(free, account, need):
-                        break
-            if not helped or not _covers(free, account, need):
+            stuck = self.stuck.keys() & account.live.keys()
+            back = account.held - account.kept  # all live holds
+            for hold in stuck:
+                back -= account.live[hold].amount
+            if len(stuck) == len(account.live) or not _covers(free + back, account, need):
                 return None
             where = account
         return where

@@ -18,6 +18,7 @@ from elastic_agent.errors import UnknownPriceError
 from elastic_agent.usage import Usage
 
 Money = Decimal | str | int | float
+_PLENTY = 2**62
 _SCALE = 1_000_000  # prices are kept as integers of a millionth of a nano-dollar per token
 
 
@@ -51,6 +52,7 @@ class Price:
     _in: int = field(init=False, repr=False, compare=False)
     _out: int = field(init=False, repr=False, compare=False)
     _cached: int = field(init=False, repr=False, compare=False)
+    _dearest: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         into = _rate("input", self.input)
@@ -58,6 +60,8 @@ class Price:
         object.__setattr__(self, "_out", _rate("output", self.output))
         cached = into if self.cached_input is None else _rate("cached_input", self.cached_input)
         object.__setattr__(self, "_cached", cached)
+        # What bounds an input token: a cache that costs more than a miss would break the bound else
+        object.__setattr__(self, "_dearest", max(into, cached))
 
     def charge(self, usage: Usage) -> int:
         """Nano-dollars for what was used, rounded up."""
@@ -67,8 +71,24 @@ class Price:
 
     def worst(self, usage: Usage) -> int:
         """Nano-dollars for it if nothing is cached: what a hold takes."""
-        dearest = max(self._in, self._cached)  # a cache that costs more than a miss would break the bound
-        return _up(usage.metered_input * dearest + usage.metered_output * self._out)
+        return self.bound(usage.metered_input, usage.metered_output)
+
+    def bound(self, input: int, output: int) -> int:
+        """Nano-dollars for so many metered tokens if nothing is cached."""
+        return _up(input * self._dearest + output * self._out)
+
+    def more(self, nano: int, input: int, output: int, *, read_again: bool) -> int:
+        """How many more sampled tokens `nano` pays for beside this input and output, by the same bound.
+
+        Args:
+            read_again: a second pass reads them, as it does thinking.
+
+        Returns:
+            below zero where it doesn't pay for the input and output given; a huge number if tokens are free.
+        """
+        left = nano * _SCALE - input * self._dearest - output * self._out
+        each = self._out + (self._dearest if read_again else 0)
+        return left // each if each else (_PLENTY if left >= 0 else -1)
 
     @property
     def per_thinking_token(self) -> float:

@@ -10,17 +10,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import replace
+from collections.abc import Mapping
 
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.exhausted import exhausted
+from elastic_agent.scheduler.expect import Floors, behind, reserve_for
 from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.grant import amounts
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
-from elastic_agent.scheduler.plan import after, behind, largest_thinking, plan, reserve_for
+from elastic_agent.scheduler.plan import after, largest_thinking, plan
 from elastic_agent.scheduler.request import Request
 from elastic_agent.scheduler.timing import SAFETY, Timing, Window
 
@@ -35,64 +35,67 @@ class Decider:
         stuck: ids of holds whose consumer waits for a call in the queue: they can't give anything back.
     """
 
-    def __init__(self, ledger: Ledger, timing: Timing, stuck: Container[str]) -> None:
+    def __init__(self, ledger: Ledger, timing: Timing, stuck: Mapping[str, int]) -> None:
         self._ledger = ledger
         self._timing = timing
         self._stuck = stuck
 
-    def decide(self, request: Request, now: float) -> Decided:
+    def decide(self, request: Request, now: float) -> tuple[Case, Decided]:
         """See the module.
+
+        Returns:
+            what was known, and what the call gets.
 
         Raises:
             Wait: not now.
             CapExceededError, DeadlineError: refused.
         """
-        case = self._case(request, now)
+        case, least = self._case(request, now), request.least_solution()
         if now >= case.end - SAFETY:
-            raise case.late(case.end - now, case.seconds_for(request.least_solution()))
+            raise case.late(case.end - now, case.seconds_for(least))
         fits = largest_thinking(request, case.in_time, case.room(case.kept)) if case.in_time else -1
-        if case.in_time < request.least_solution() or fits < 0:
-            decided = exhausted(case)
-        else:
-            fits = largest_thinking(request, case.in_time, case.room(case.answers))
-            decided = self._allocate(case, max(0, fits))
-        reserve = NOTHING if decided.last else case.lacking
-        return replace(decided, reserve=reserve, end=case.end, speed=case.speed)
+        if case.in_time < least or fits < 0:
+            return case, exhausted(case)
+        fits = largest_thinking(request, case.in_time, case.room(case.answers))
+        return case, self._allocate(case, max(0, fits))
 
     def _case(self, request: Request, now: float) -> Case:
         book, speed = request.book, request.latency.speed()
         book.largest_prompt = max(book.largest_prompt, request.prompt)
-        reserve = book.account.reserve
-        target = reserve_for(book, request) if book.reserving else NOTHING
+        lacking = NOTHING
+        if book.reserving:
+            target = reserve_for(book, request)  # for a final call, too: it says how long the answer may be
+            lacking = NOTHING if request.final else target.beyond(book.account.reserve)
         for level in book.levels():
             level.account.tail = self._timing.tail(speed, level.final_size) if level.reserving else 0.0
-        lacking = NOTHING if request.final else target.most(reserve) - reserve
         above = self._keep_above(request)
-        rest = after(request, request.solution)
-        end = self._ledger.deadline(book.account, final=True)
-        in_time = request.solution
+        floors = Floors(request)
+        others = book.forecast.to_come(request.kind, request.final)
+        rest = after(request, others, floors, request.solution)
+        left = self._ledger.room(book.account, final=True)
+        end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
             tail = self._timing.tail(speed, rest.final) if rest.final else SAFETY
             in_time = int(min(in_time, max(0.0, (end - tail - now - speed.ttft) / max(speed.tpot, 1e-9))))
             if request.final:  # an admitted task gets its answer while there is any time at all
                 in_time = max(in_time, request.least_solution())
-        waiting, answers = behind(request)
-        each = request.cost(request.worst(0, request.least_solution()))
-        kept = Amount(each.tokens * waiting, each.nano * waiting)
-        rest = replace(rest, solution=in_time)
+            rest = rest._replace(solution=in_time)
+        kept, answers = behind(request, floors)
         return Case(
-            request,
-            self._ledger,
-            now,
-            end,
-            speed,
-            rest,
-            in_time,
-            lacking,
-            above,
-            kept,
-            kept.most(answers),
-            self._stuck,
+            request=request,
+            ledger=self._ledger,
+            now=now,
+            left=left,
+            speed=speed,
+            others=others,
+            floors=floors,
+            rest=rest,
+            in_time=in_time,
+            lacking=lacking,
+            above=above,
+            kept=kept,
+            answers=answers,
+            stuck=self._stuck,
         )
 
     def _keep_above(self, request: Request) -> Amount:
@@ -105,7 +108,7 @@ class Decider:
             if level.reserving:
                 wish = reserve_for(level, request).most(level.account.reserve)
                 short = self._ledger.reserve(level.account, wish)
-                if short is not None and level.forecast.own[FINAL]:
+                if short is not None and FINAL in level.forecast.own:
                     above += wish - level.account.reserve
         return above
 
@@ -118,7 +121,7 @@ class Decider:
             until = self._timing.think_until(window, case.rest, speed)
             in_time = int(case.fits_in(until - case.now))
             short_of_time, most = in_time < most, min(most, in_time)
-        chosen = plan(request, self._ledger, case.now, speed, most, case.rest)
+        chosen = plan(case, most)
         wanted = most if chosen is None else min(most, chosen.choice.thinking)
         thinking = wanted if wanted <= holdable else request.curve.best(holdable)
         if thinking < wanted:
@@ -145,7 +148,7 @@ class Decider:
             left = case.end - case.now
             if speed is None or left < 4 * speed.answer(wanted + case.in_time, 2):
                 return
-        where = case.may_come_back(request.cost(request.worst(wanted, case.in_time)), case.answers)
+        where = case.may_come_back(request.worst(wanted, case.in_time), case.answers)
         if where is not None:
             raise Wait(
                 f"{wanted} thinking tokens are planned and {thinking} could be held now; running calls hold "

@@ -16,20 +16,19 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from itertools import count
 from typing import Any
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, TaskClosedError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, Shortage
-from elastic_agent.scheduler.case import Decided, Wait
+from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.decide import Decider
 from elastic_agent.scheduler.exhausted import too_small
-from elastic_agent.scheduler.grant import Grant, left, sentence, units
+from elastic_agent.scheduler.expect import expected
+from elastic_agent.scheduler.grant import Basis, Grant, left, units
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
-from elastic_agent.scheduler.plan import expected
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
 from elastic_agent.scheduler.timing import After, Timing
 
@@ -51,7 +50,6 @@ class Desk:
         self._stuck: Counter[str] = Counter()
         self._decider = Decider(self.ledger, self.timing, self._stuck)
         self._queues: dict[str, dict[str, list[Entry]]] = {}  # by root account, then account
-        self._running: dict[str, Running] = {}
         self._orders = count(1)
 
     # Calls
@@ -134,10 +132,11 @@ class Desk:
             running.done = True
             request, hold = running.request, running.hold
             book = request.book
-            del self._running[hold.id]
+            del book.running[hold.id]
             book.forecast.ended()
+            back = hold.amount - running.expected
             for level in book.levels():
-                level.back -= hold.amount - running.expected
+                level.back -= back
             if actual is None:
                 self.ledger.refund(hold)
             else:
@@ -148,18 +147,19 @@ class Desk:
                 book.reserving = not (answered and request.final)  # else what comes back is kept again
             if not answered:
                 self._comes_again(request)
-            self._event(
-                request,
-                "settled",
-                now,
-                used=dict(used or {}),
-                seconds=round(now - running.started, 6),
-                charged=units(hold.charged),
-                refund=units(hold.refund),
-                outcome=hold.state.value,
-                answered=answered and actual is not None,
-                left=self.left(book, now),
-            )
+            if book.emit is not None:
+                self._event(
+                    request,
+                    "settled",
+                    now,
+                    used=dict(used or {}),
+                    seconds=round(now - running.started, 6),
+                    charged=units(hold.charged),
+                    refund=units(hold.refund),
+                    outcome=hold.state.value,
+                    answered=answered and actual is not None,
+                    left=self.left(book, now),
+                )
             self.pump(book.account, now)
 
     # Tasks
@@ -183,7 +183,7 @@ class Desk:
         with self.ledger.lock:
             book.closing = True
             self.dismiss(book, now)
-            for running in [r for r in self._running.values() if r.request.book is book]:
+            for running in list(book.running.values()):
                 self.ledger.expire(running.hold)
                 self.settle(running, running.hold.amount, now, answered=False)
             book.forecast.close()
@@ -207,7 +207,7 @@ class Desk:
 
     def _try(self, request: Request, now: float) -> Outcome | Wait:
         try:
-            return self._grant(request, self._decider.decide(request, now), now)
+            return self._grant(*self._decider.decide(request, now))
         except Wait as wait:
             if request.ask_again is None:
                 self._event(request, "waiting", now, reason=str(wait), left=self.left(request.book, now))
@@ -220,14 +220,14 @@ class Desk:
             self._event(request, "refused", now, reason=str(error), error=type(error).__name__, **numbers)
             return error
 
-    def _grant(self, request: Request, decided: Decided, now: float) -> Running:
+    def _grant(self, case: Case, decided: Decided) -> Running:
         """Take the hold, for exactly what goes on the wire."""
-        book, account, ledger = request.book, request.book.account, self.ledger
-        thinking, solution, speed = decided.thinking, decided.solution, decided.speed
-        before = ledger.room(account, final=True)
-        if decided.reserve != NOTHING:
-            ledger.reserve(account, account.reserve + decided.reserve)
-        amount = request.cost(request.worst(thinking, solution))
+        request, now, speed, ledger = case.request, case.now, case.speed, self.ledger
+        book, account = request.book, request.book.account
+        thinking, solution = decided.thinking, decided.solution
+        if not decided.last:
+            ledger.reserve(account, account.reserve + case.lacking)
+        amount = request.worst(thinking, solution)
         until = hard = ledger.deadline(account, final=decided.last)
         if hard < INFINITY and speed is not None:
             until = min(hard, now + speed.answer(thinking + solution, 2 if thinking else 1))
@@ -241,42 +241,49 @@ class Desk:
         if decided.last:  # what it did not need of the reserve is free now
             ledger.reserve(account, NOTHING, 0.0)
             book.reserving = False
+        likely = expected(request, thinking, solution)
+        back = amount - likely
         for level in book.levels():
             level.admitted = True
-        likely = expected(request, thinking, solution)
-        for level in book.levels():
-            level.back += amount - likely
+            level.back += back
         book.forecast.started()
-        why = {
-            "prompt": request.prompt,
-            "left": left(before, now),
-            "reserve": units(account.reserve),
-            "waited": round(now - request.arrived, 6),
-            "speed": None if speed is None else asdict(speed),
-            **decided.numbers,
-        }
-        deadline = decided.end if decided.end < INFINITY else None
-        policy, budget = book.policy.name, Budget(thinking, solution)
-        reason = sentence(budget, decided.why, before, amount, account.reserve, now)
         grant = Grant(
-            budget, deadline, hold.id, reason, why, request.kind, policy, request.number, amount, decided.last
+            Budget(thinking, solution),
+            case.end if case.end < INFINITY else None,
+            hold.id,
+            request.kind,
+            book.policy.name,
+            request.number,
+            amount,
+            decided.last,
+            Basis(
+                decided.why,
+                decided.numbers,
+                request.prompt,
+                case.left,
+                account.reserve,
+                now,
+                now - request.arrived,
+                speed,
+            ),
         )
         rest = After(solution) if decided.last else decided.rest
-        running = Running(request, grant, hold, likely, rest, now)
-        self._running[hold.id] = running
-        self._event(
-            request,
-            "grant",
-            now,
-            granted={"thinking": thinking, "solution": solution},
-            hold=units(amount),
-            policy=policy,
-            last=decided.last,
-            deadline=None if deadline is None else round(deadline - book.zero, 6),
-            left=self.left(book, now),
-            reason=reason,
-            why=why,
-        )
+        running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
+        if book.emit is not None:
+            deadline = grant.deadline
+            self._event(
+                request,
+                "grant",
+                now,
+                granted={"thinking": thinking, "solution": solution},
+                hold=units(amount),
+                policy=grant.policy,
+                last=grant.last,
+                deadline=None if deadline is None else round(deadline - book.zero, 6),
+                left=self.left(book, now),
+                reason=grant.reason,
+                why=grant.why,
+            )
         return running
 
     def _head(self, root: str, key: str) -> Entry | None:
@@ -311,23 +318,23 @@ class Desk:
 
     def _event(self, request: Request, name: str, now: float, **fields: Any) -> None:
         book = request.book
-        book.emit(
-            {
-                "event": name,
-                "task": book.name,
-                "at": round(now - book.zero, 6),
-                "call": request.number,
-                "kind": request.kind,
-                "label": request.label,
-                "model": request.model,
-                **fields,
-            }
-        )
+        if book.emit is not None:
+            book.emit(
+                {
+                    "event": name,
+                    "task": book.name,
+                    "at": round(now - book.zero, 6),
+                    "call": request.number,
+                    "kind": request.kind,
+                    "label": request.label,
+                    "model": request.model,
+                    **fields,
+                }
+            )
 
 
 def _root(account: Account) -> Account:
-    *_, last = account.path()
-    return last
+    return account.path()[-1]
 
 
 def _ended(book: Book) -> TaskClosedError:

@@ -32,7 +32,7 @@ def exhausted(case: Case) -> Decided:
     in_time = case.in_time >= least
     shrinks = request.on_exhausted == "shrink"
     if in_time and request.on_exhausted != "raise":
-        need = request.cost(request.worst(0, case.in_time))
+        need = request.worst(0, case.in_time)
         where = case.may_come_back(need, case.kept)
         if where is not None:
             room = case.room(case.kept)
@@ -52,7 +52,7 @@ def exhausted(case: Case) -> Decided:
                     why += f"; the solution shrinks from {request.solution} to {fits}"
                 return Decided(0, fits, request.final, After(fits), why)
     room = case.room()
-    if shrinks and (request.final or not book.forecast.own[FINAL]):
+    if shrinks and (request.final or FINAL not in book.forecast.own):
         room = case.room(last=True)
         fits = int(min(largest_solution(request, room), case.fits_in(case.end - case.now - SAFETY)))
         if fits >= least:
@@ -64,7 +64,7 @@ def exhausted(case: Case) -> Decided:
 def _refusal(case: Case, room: Room, solution: int) -> CapExceededError:
     """The error, with what the smallest acceptable answer needs and what there is, by unit."""
     request, money = case.request, room.nano is not None
-    smallest = request.cost(request.worst(0, solution))
+    smallest = request.worst(0, solution)
     there = left(room, case.now)
     needed: dict[str, float] = {}
     if room.tokens is not None:

@@ -14,7 +14,6 @@ like the latest.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -30,9 +29,10 @@ class Forecast:
     """The calls that one task still expects, and those that wait."""
 
     parent: Forecast | None = None
-    own: Counter[str] = field(default_factory=Counter)
-    below: Counter[str] = field(default_factory=Counter)
-    pending: Counter[str] = field(default_factory=Counter)
+    own: dict[str, int] = field(default_factory=dict)
+    below: dict[str, int] = field(default_factory=dict)
+    coming: dict[str, int] = field(default_factory=dict)  # by kind, the larger of the two
+    pending: dict[str, int] = field(default_factory=dict)
     running: int = 0
     finished: int = 0
     declared: bool = False
@@ -58,12 +58,12 @@ class Forecast:
 
         A sub-task's final answer is not that of the tasks around it.
         """
-        declared = self.own[kind] > 0
+        declared = kind in self.own
         level: Forecast | None = self
         while level is not None:
-            if level.own[kind] > 0 and (level is self or kind != FINAL):
+            if kind in level.own and (level is self or kind != FINAL):
                 level._change(kind, own=-1)
-            level.pending[kind] += 1
+            _add(level.pending, kind, 1)
             level = level.parent
         return declared
 
@@ -71,9 +71,7 @@ class Forecast:
         """A waiting call was granted, refused or withdrawn."""
         level: Forecast | None = self
         while level is not None:
-            level.pending[kind] -= 1
-            if not level.pending[kind]:
-                del level.pending[kind]
+            _add(level.pending, kind, -1)
             level = level.parent
 
     def started(self) -> None:
@@ -96,31 +94,38 @@ class Forecast:
         for kind in list(self.own):
             self._change(kind, own=-self.own[kind])
 
-    def to_come(self, kind: str, final: bool = False) -> Counter[str]:
+    def to_come(self, kind: str, final: bool = False) -> dict[str, int]:
         """Calls still to come besides one waiting call of this kind, the other waiting ones included.
 
         After the final answer nothing is assumed to come that was not declared.
         """
-        found = Counter(self.pending)
-        found[kind] -= 1
+        found = dict(self.pending)
+        found[kind] = found.get(kind, 0) - 1
         if self.declared:
-            for name in self.own.keys() | self.below.keys():
-                found[name] += max(self.own[name], self.below[name])
+            for name, more in self.coming.items():
+                found[name] = found.get(name, 0) + more
         elif not final:
             assumed = max(FIRST_GUESS - self.finished, min(self.finished, LAST_GUESS))
             found[kind] += max(0, assumed - sum(found.values()))
-        return +found
+        if found[kind] <= 0:
+            del found[kind]
+        return found
 
     def _change(self, kind: str, *, own: int = 0, below: int = 0) -> None:
-        before = max(self.own[kind], self.below[kind])
-        self.own[kind] += own
-        self.below[kind] += below
-        after = max(self.own[kind], self.below[kind])
-        for counter in (self.own, self.below):
-            if not counter[kind]:
-                del counter[kind]
-        if self.parent is not None and after != before:
-            self.parent._change(kind, below=after - before)
+        after = max(_add(self.own, kind, own), _add(self.below, kind, below))
+        more = after - self.coming.get(kind, 0)
+        if more:
+            _add(self.coming, kind, more)
+            if self.parent is not None:
+                self.parent._change(kind, below=more)
+
+
+def _add(counts: dict[str, int], kind: str, more: int) -> int:
+    """So many more of a kind; a kind of which there are none is left out."""
+    counts[kind] = total = counts.get(kind, 0) + more
+    if not total:
+        del counts[kind]
+    return total
 
 
 @dataclass(slots=True)

@@ -8,6 +8,30 @@ from typing import Any
 
 from elastic_agent.budget import Budget, to_usd
 from elastic_agent.scheduler.accounts import INFINITY, Amount, Room
+from elastic_agent.scheduler.latency import Speed
+
+
+@dataclass(slots=True)
+class Basis:
+    """What a grant was decided from: the material of its reason, in words and for programs.
+
+    Attributes:
+        why, numbers: of the decision.
+        prompt: tokens.
+        before: what was left, the reserve included.
+        reserve: what is kept for the final answer beside the call.
+        now, waited: the moment, and how long the call had waited for it.
+        speed: the endpoint's at that moment.
+    """
+
+    why: str
+    numbers: Mapping[str, Any]
+    prompt: int
+    before: Room
+    reserve: Amount
+    now: float
+    waited: float
+    speed: Speed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,25 +42,41 @@ class Grant:
         budget: the two limits that go on the wire.
         deadline: when its answer has to be over, on the event loop's clock; None without a time cap.
         hold: id of its hold on the ledger.
-        reason: a sentence with the numbers.
-        why: the same for programs: the inputs of the decision.
         kind: the kind of call.
         policy: the policy that chose.
         call: the call's number in its task, from 1.
         held: what the hold takes (tokens and nano-dollars): the worst case of exactly this budget.
         last: it draws on the final answer's reserve: the task's answer is this one.
+        basis: what `reason` and `why` are made of, when somebody asks.
     """
 
     budget: Budget
     deadline: float | None
     hold: str
-    reason: str
-    why: Mapping[str, Any] = field(default_factory=dict)
-    kind: str = "call"
-    policy: str = ""
-    call: int = 0
-    held: Amount = field(default_factory=Amount)
-    last: bool = False
+    kind: str
+    policy: str
+    call: int
+    held: Amount
+    last: bool
+    basis: Basis = field(repr=False)
+
+    @property
+    def reason(self) -> str:
+        """A sentence with the numbers."""
+        return sentence(self.budget, self.held, self.basis)
+
+    @property
+    def why(self) -> dict[str, Any]:
+        """The same for programs: the inputs of the decision."""
+        basis = self.basis
+        return {
+            "prompt": basis.prompt,
+            "left": left(basis.before, basis.now),
+            "reserve": units(basis.reserve),
+            "waited": round(basis.waited, 6),
+            "speed": None if basis.speed is None else basis.speed._asdict(),
+            **basis.numbers,
+        }
 
 
 def dollars(nano: float) -> str:
@@ -82,11 +122,11 @@ def units(amount: Amount) -> dict[str, float]:
     return {"tokens": amount.tokens, "usd": float(to_usd(amount.nano))}
 
 
-def sentence(budget: Budget, why: str, before: Room, held: Amount, reserve: Amount, now: float) -> str:
+def sentence(budget: Budget, held: Amount, basis: Basis) -> str:
     """The reason of a grant: the budget, why it is that, what was left, what it holds and what is kept."""
-    money = before.nano is not None
+    money, reserve = basis.before.nano is not None, basis.reserve
     kept = f", beside {amounts(reserve, nano=money)} kept for the final answer" if reserve.tokens else ""
     return (
-        f"thinks up to {budget.thinking} tokens and answers in up to {budget.solution}: {why}. Of "
-        f"{left_text(before, now)} left it holds {amounts(held, nano=money)}{kept}"
+        f"thinks up to {budget.thinking} tokens and answers in up to {budget.solution}: {basis.why}. Of "
+        f"{left_text(basis.before, basis.now)} left it holds {amounts(held, nano=money)}{kept}"
     )

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
+class Speed(NamedTuple):
     """What an endpoint takes, in seconds.
 
     Attributes:
@@ -95,7 +94,7 @@ class Latency:
                     _quantile(blocks, 0.5),
                 )
             window = self._window
-            return window if self._pace <= window.tpot else replace(window, tpot=self._pace)
+            return window if self._pace <= window.tpot else window._replace(tpot=self._pace)
 
 
 class Pace:

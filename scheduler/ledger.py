@@ -76,30 +76,29 @@ class Ledger:
 
     def room(self, account: Account, *, final: bool = False) -> Room:
         """What a hold on this account can be at most; a final one has the account's own reserve too."""
-        tokens, nano = INFINITY, INFINITY
+        tokens: int | None = None
+        nano: int | None = None
         extra = account.reserve if final else NOTHING
         for a in account.path():
+            spent, held = a.spent, a.held
             if a.tokens is not None:
-                tokens = min(tokens, a.tokens - a.spent.tokens - a.held.tokens + extra.tokens)
+                free = a.tokens - spent.tokens - held.tokens + extra.tokens
+                tokens = free if tokens is None or free < tokens else tokens
             if a.nano is not None:
-                nano = min(nano, a.nano - a.spent.nano - a.held.nano + extra.nano)
-        return Room(
-            None if tokens == INFINITY else int(tokens),
-            None if nano == INFINITY else int(nano),
-            self.deadline(account, final=final),
-        )
+                free = a.nano - spent.nano - held.nano + extra.nano
+                nano = free if nano is None or free < nano else nano
+        return Room(tokens, nano, self.deadline(account, final=final))
 
     def deadline(self, account: Account, *, final: bool = False) -> float:
         """When a call on this account has to be over: each account's own end, less what is kept above it."""
-        end, tails = INFINITY, 0.0
-        for a in reversed(list(account.path())):
-            end = min(end - tails, a.deadline)
-            tails = 0.0 if final and a is account else a.tail
-        return end - tails
+        end = account.deadline
+        if account.parent is not None:
+            end = min(self.deadline(account.parent), end)
+        return end if final else end - account.tail
 
     def span(self, account: Account) -> float:
         """How long this task may take in all: the shortest cap of the path, in seconds."""
-        return min(INFINITY if a.seconds is None else a.seconds for a in account.path())
+        return min([INFINITY if a.seconds is None else a.seconds for a in account.path()])
 
     def hold(
         self, account: Account, amount: Amount, *, until: float, now: float, final: bool = False
@@ -122,10 +121,13 @@ class Ledger:
             if until > end:
                 return Shortage(account, "seconds", until - now, end - now)
             held = Hold(f"h{next(self._ids)}", account, amount, until, drawn)
-            account.reserve -= drawn
             for a in account.path():
                 a.held += extra
                 a.live[held.id] = held
+            if drawn != NOTHING:
+                account.reserve -= drawn
+                for a in account.path():
+                    a.kept -= drawn
             return held
 
     def settle(self, hold: Hold, actual: Amount) -> Hold:
@@ -145,14 +147,16 @@ class Ledger:
         with self.lock:
             if account.closed:
                 raise TaskClosedError(f"{account.id} has ended")
-            extra = amount - account.reserve
-            for a in account.path():
-                lack = a.lacks(extra)
-                if lack is not None:
-                    return Shortage(a, *lack)
-            for a in account.path():
-                a.held += extra
-            account.reserve = amount
+            if amount != account.reserve:
+                extra = amount - account.reserve
+                for a in account.path():
+                    lack = a.lacks(extra)
+                    if lack is not None:
+                        return Shortage(a, *lack)
+                for a in account.path():
+                    a.held += extra
+                    a.kept += extra
+                account.reserve = amount
             if tail is not None:
                 account.tail = tail
             return None
@@ -202,6 +206,8 @@ class Ledger:
                 spent = sum((c.spent for c in a.children.values()), a.own_spent)
                 assert a.held == held, f"{a.id}: holds add up to {held}, the books say {a.held}"
                 assert a.spent == spent, f"{a.id}: charges add up to {spent}, the books say {a.spent}"
+                kept = sum((c.kept for c in a.children.values()), a.reserve)
+                assert a.kept == kept, f"{a.id}: reserves add up to {kept}, the books say {a.kept}"
                 assert min(a.reserve.tokens, a.reserve.nano, a.tail) >= 0, f"{a.id}: a reserve below zero"
                 for child in a.children.values():
                     assert child.live.keys() <= a.live.keys(), f"{a.id}: a hold of {child.id} is not covered"

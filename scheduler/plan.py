@@ -12,27 +12,24 @@ Everything here is arithmetic on the present state; `desk` decides with it. Two 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount, Room
+from elastic_agent.scheduler.accounts import INFINITY, Amount, Room
+from elastic_agent.scheduler.case import Case
+from elastic_agent.scheduler.expect import Floors
 from elastic_agent.scheduler.forecast import FINAL
-from elastic_agent.scheduler.latency import Speed
-from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.policies import Choice, Need, State
-from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
+from elastic_agent.scheduler.request import Book, Request
 from elastic_agent.scheduler.timing import After
-from elastic_agent.usage import Usage, worst_case
+from elastic_agent.usage import worst_input
 
 SPREAD = 0.4
 """Standard deviation of what a call uses, as a share of its expected solution."""
 
-UNSEEN = 0.25
-"""Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """What the policy would give, on the level where it gives least.
 
@@ -55,25 +52,10 @@ class Plan:
         return {
             "level": self.level,
             "binds": self.unit,
-            "room": self.room,
+            "room": round(self.room, 1),
             "others": self.others,
             **self.choice.numbers,
         }
-
-
-def reserve_for(level: Book, request: Request) -> Amount:
-    """What the final answer of this call's task, or of one around it, needs: it doesn't think.
-
-    Until more is known it is as long as this call's solution, and its prompt is the largest seen and as much
-    again.
-    """
-    if level.final_solution is None:
-        cap = level.account.tokens
-        quarter = INFINITY if cap is None else max(MIN_SOLUTION, cap // 4)
-        level.final_solution = int(min(max(request.solution, MIN_SOLUTION), quarter))
-    size = level.final_solution
-    prompt = max(level.largest_prompt, request.prompt) + size
-    return request.cost(worst_case(prompt, 0, request.close, size))
 
 
 def largest_solution(request: Request, room: Room) -> int:
@@ -81,160 +63,101 @@ def largest_solution(request: Request, room: Room) -> int:
     most = request.solution
     if room.tokens is not None:
         most = min(most, room.tokens - request.close)
-    return _search(most, lambda s: _affordable(request, 0, s, room)) if most > 0 else most
+    if most > 0 and room.nano is not None and request.price is not None:
+        read = worst_input(request.prompt, 0, request.close)
+        most = max(0, min(most, request.price.more(room.nano, read, 0, read_again=False)))
+    return most
 
 
 def largest_thinking(request: Request, solution: int, room: Room) -> int:
     """The most thinking that can be held beside this solution; -1 when not even none can."""
-    most = request.thinking
+    most, close = request.thinking, request.close
     if room.tokens is not None:
-        most = min(most, room.tokens - request.close - solution)
-    if most < 0 or not _affordable(request, 0, solution, room):
+        most = min(most, room.tokens - close - solution)
+    if most < 0:
         return -1
-    return _search(most, lambda t: _affordable(request, t, solution, room))
+    if room.nano is not None and request.price is not None:
+        if request.worst(0, solution).nano > room.nano:
+            return -1
+        read = worst_input(request.prompt, 1, close) - 1  # of two passes, the thinking not counted
+        most = max(0, min(most, request.price.more(room.nano, read, solution, read_again=True)))
+    return most
 
 
-def _affordable(request: Request, thinking: int, solution: int, room: Room) -> bool:
-    if room.nano is None:
-        return True
-    return request.cost(request.worst(thinking, solution)).nano <= room.nano
+def after(request: Request, others: Mapping[str, int], floors: Floors, solution: int) -> After:
+    """What has to happen in time once this call has thought, on its own task's level.
 
-
-def _search(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest number up to `most` that fits (what fits is downward closed); 0 if none does."""
-    if fits(most):
-        return most
-    low, high = 0, most - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def after(request: Request, solution: int) -> After:
-    """What has to happen in time once this call has thought, on its own task's level."""
-    forecast = request.book.forecast
-    others = forecast.to_come(request.kind, request.final)
-    others.pop(FINAL, None)
+    Args:
+        others: the calls still to come there, by kind.
+        solution: tokens of this call's solution.
+    """
+    book = request.book
+    forecast = book.forecast
+    calls = tokens = 0
+    for kind, count in others.items():
+        if kind != FINAL:
+            calls += count
+            tokens += floors.of(kind).solution * count
     lanes = max(1, forecast.running + sum(forecast.pending.values()))
-    waves = math.ceil((forecast.running + 1 + sum(others.values())) / lanes) - 1
-    size = 0.0
-    if others:
-        size = sum(_solution(request, kind) * n for kind, n in others.items()) / sum(others.values())
-    final = request.book.final_size if request.book.reserving and not request.final else 0
-    return After(solution, waves, math.ceil(size), final)
+    waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
+    final = book.final_size if book.reserving and not request.final else 0
+    return After(solution, waves, math.ceil(tokens / calls) if calls else 0, final)
 
 
-def plan(
-    request: Request, ledger: Ledger, now: float, speed: Speed | None, most: int, rest: After
-) -> Plan | None:
+def plan(case: Case, most: int) -> Plan | None:
     """Ask the policy on every level that has a cap; the level that gives least counts."""
     found: Plan | None = None
+    request = case.request
     this = Need(request.curve, 1, request.weight)
     for level in request.book.levels():
-        others = level.forecast.to_come(request.kind, request.final and level is request.book)
-        room, unit = _room(request, level, others, ledger, now, speed, rest)
+        others = case.others if level is request.book else level.forecast.to_come(request.kind)
+        room, unit = _room(case, level, others)
         if unit is None:
             continue
-        needs = tuple(Need(request.curves.curve(kind), n) for kind, n in sorted(others.items()))
+        needs = tuple([Need(request.curves.curve(kind), n) for kind, n in sorted(others.items())])
         choice = request.book.policy.choose(State(this, needs, room, most))
         if found is None or choice.thinking < found.choice.thinking:
-            found = Plan(choice, level.name, unit, round(room, 1), sum(others.values()))
+            found = Plan(choice, level.name, unit, room, sum(others.values()))
     return found
 
 
-def _room(
-    request: Request,
-    level: Book,
-    others: dict[str, int],
-    ledger: Ledger,
-    now: float,
-    speed: Speed | None,
-    rest: After,
-) -> tuple[float, str | None]:
+def _room(case: Case, level: Book, others: Mapping[str, int]) -> tuple[float, str | None]:
     """Thinking tokens for this call and the others, by the tightest cap of one level."""
-    account, own = level.account, level is request.book
-    back = level.back + (account.reserve if own and request.final else NOTHING)
-    floors = _floors(request, level, others)
+    request, account, speed = case.request, level.account, case.speed
+    own = level is request.book
+    spent, held, back = account.spent, account.held, level.back
+    if own and request.final:
+        back += account.reserve
+    floors = _floors(case, level, others)
     rooms: dict[str, float] = {}
     if account.tokens is not None:
-        rooms["tokens"] = (
-            account.tokens - account.spent.tokens - account.held.tokens + back.tokens - floors.tokens
-        )
+        rooms["tokens"] = account.tokens - spent.tokens - held.tokens + back.tokens - floors.tokens
     if account.nano is not None and request.price is not None:
-        nano = account.nano - account.spent.nano - account.held.nano + back.nano - floors.nano
+        nano = account.nano - spent.nano - held.nano + back.nano - floors.nano
         rooms["usd"] = nano / max(request.price.per_thinking_token, 1e-9)
-    end = ledger.deadline(account, final=own and request.final)
     if account.seconds is not None and speed is not None:
         lanes = max(1, level.forecast.running + sum(level.forecast.pending.values()))
-        waves = rest.others if own else math.ceil((lanes + sum(others.values())) / lanes) - 1
-        floor = speed.answer(rest.solution, 2) + waves * speed.answer(rest.other_solution, 2)
-        rooms["seconds"] = (end - now - floor) / max(speed.tpot, 1e-9) * lanes
+        waves = case.rest.others if own else math.ceil((lanes + sum(others.values())) / lanes) - 1
+        floor = speed.answer(case.rest.solution, 2) + waves * speed.answer(case.rest.other_solution, 2)
+        end = case.ledger.deadline(account, final=own and request.final)
+        rooms["seconds"] = (end - case.now - floor) / max(speed.tpot, 1e-9) * lanes
     if not rooms:
         return INFINITY, None
-    unit = min(rooms, key=lambda name: rooms[name])
+    unit = min(rooms, key=rooms.__getitem__)
     return rooms[unit], unit
 
 
-def behind(request: Request) -> tuple[int, Amount]:
-    """The calls of this task that wait behind this one: how many, and what they will use without thinking."""
-    forecast = request.book.forecast
-    kinds = forecast.pending.copy()
-    kinds[request.kind] -= 1
-    del kinds[FINAL]
-    return sum(kinds.values()), _sum(request, kinds)
-
-
-def _floors(request: Request, level: Book, others: dict[str, int]) -> Amount:
+def _floors(case: Case, level: Book, others: Mapping[str, int]) -> Amount:
     """What this call and the others are expected to use if none of them thinks: planning leaves it untouched.
-
-    Solutions of calls that don't think are long, where the curves know it; `expected` takes a running call's
-    solution from the same curve at its own thinking. Long ones here beside average ones there would turn each
-    grant into room that is not there.
 
     A sum of averages is too small half of the time, and then the last calls find nothing left. So two
     standard deviations of the sum are kept on top; they grow like the root of the number of calls, and are
     given out as it falls.
     """
-    kinds = dict(others)
+    request, kinds = case.request, dict(others)
     if level.reserving and not request.final and kinds.get(FINAL):
         kinds[FINAL] -= 1  # the reserve is there for it
     kinds[request.kind] = kinds.get(request.kind, 0) + 1
-    variance = sum(n * (SPREAD * _solution(request, kind)) ** 2 for kind, n in kinds.items())
-    return _sum(request, kinds) + request.cost(Usage(solution=math.ceil(2 * math.sqrt(variance))))
-
-
-def _sum(request: Request, kinds: Mapping[str, int]) -> Amount:
-    """What so many calls of these kinds are expected to use without thinking."""
-    total = NOTHING
-    for kind, count in kinds.items():
-        habit = request.habits.get(kind)
-        prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-        each = request.cost(worst_case(prompt, 0, request.close, _solution(request, kind)))
-        total += Amount(each.tokens * count, each.nano * count)
-    return total
-
-
-def _solution(request: Request, kind: str, thinking: int = 0) -> int:
-    """Solution tokens that a call of a kind, with so much thinking, is expected to use.
-
-    As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
-    """
-    habit, curve = request.habits.get(kind), request.curves.curve(kind)
-    size = curve.says(thinking)
-    if size is not None:
-        size *= request.habits.bias
-    else:
-        size = habit.solution if habit else request.solution * UNSEEN
-    return max(1, math.ceil(min(size, request.solution)))
-
-
-def expected(request: Request, thinking: int, solution: int) -> Amount:
-    """What a call with this budget is expected to use."""
-    used = math.ceil(request.curve.used(thinking))
-    return request.cost(
-        request.worst(min(used, thinking), min(_solution(request, request.kind, thinking), solution))
-    )
+    total, squares = case.floors.add_up(kinds)  # whole numbers: their order does not matter
+    spread = math.ceil(2 * SPREAD * math.sqrt(squares))
+    return total + Amount(spread, 0 if request.price is None else request.price.bound(0, spread))

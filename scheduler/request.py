@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
@@ -14,7 +14,7 @@ from elastic_agent.scheduler.grant import Grant
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.timing import After
-from elastic_agent.usage import Usage, worst_case
+from elastic_agent.usage import Usage, worst_input
 
 OnExhausted = Literal["shrink", "wait", "raise"]
 """What a call does that the caps can't hold whole: `shrink` waits for refunds while any may come, then takes
@@ -39,6 +39,8 @@ class Book:
         closing: it takes no more calls.
         zero: when the outermost task of the tree was opened; events count from there.
         back: what the running calls of this subtree are expected to give back.
+        emit: hears of every decision; None: nobody listens.
+        running: its granted calls that are not settled, by hold.
     """
 
     name: str
@@ -55,21 +57,21 @@ class Book:
     calls: int = 0
     closing: bool = False
     zero: float = 0.0
-    emit: Callable[[dict[str, Any]], None] = lambda event: None
+    emit: Callable[[dict[str, Any]], None] | None = None
+    running: dict[str, Running] = field(default_factory=dict)
+    _levels: tuple[Book, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._levels = (self, *(self.parent.levels() if self.parent is not None else ()))
 
     @property
     def final_size(self) -> int:
         """Solution tokens of the final answer, as far as known."""
         return MIN_SOLUTION if self.final_solution is None else self.final_solution
 
-    def levels(self) -> list[Book]:
+    def levels(self) -> tuple[Book, ...]:
         """This task and those around it."""
-        found, book = [], self
-        while True:
-            found.append(book)
-            if book.parent is None:
-                return found
-            book = book.parent
+        return self._levels
 
 
 @dataclass(slots=True, eq=False)
@@ -110,13 +112,13 @@ class Request:
     declared: bool = False
     outcome: Outcome | None = None
 
-    def worst(self, thinking: int, solution: int) -> Usage:
-        """The most that a call with this budget can use."""
-        return worst_case(self.prompt, thinking, self.close, solution)
-
-    def cost(self, usage: Usage) -> Amount:
-        """What a hold for this usage takes."""
-        return Amount(usage.generated, 0 if self.price is None else self.price.worst(usage))
+    def worst(self, thinking: int, solution: int, prompt: int | None = None) -> Amount:
+        """The most that a call with this budget (and prompt) can use: what a hold for it takes."""
+        generated = thinking + self.close + solution
+        if self.price is None:
+            return Amount(generated)
+        read = worst_input(self.prompt if prompt is None else prompt, thinking, self.close)
+        return Amount(generated, self.price.bound(read, thinking + solution))
 
     def least_solution(self) -> int:
         """The smallest solution that is worth a call; a final answer takes what was reserved for it."""

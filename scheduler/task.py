@@ -129,7 +129,6 @@ class Task:
                 final_solution=self._final_solution,
                 parent=parent.book if parent else None,
                 zero=parent.book.zero if parent else now,
-                emit=lambda event: self._emit(event),
             )
             backend = self._scheduler.backend
             speed = self._scheduler.latency_for(backend).speed() if backend else None
@@ -143,6 +142,7 @@ class Task:
             self._book = book
             outer = [self._scheduler.sink] if self._scheduler.sink is not None else []
             self._emit = TaskLog(self._log, parent._emit.sinks if parent else outer)
+            book.emit = self._emit if self._emit.sinks else None
             if parent is not None:
                 parent._children.append(self)
             self._scheduler.opened(self)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from elastic_agent.control import Control
 from elastic_agent.phases import Segment
@@ -26,8 +27,7 @@ SAFETY = 0.01
 """Seconds kept free at the end of everything: timers and cancelled streams take a moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class After:
+class After(NamedTuple):
     """What has to happen after the thinking of a call.
 
     Attributes:
@@ -87,8 +87,7 @@ class Timing:
         return window.end - min(tail, max(SAFETY, self.share * (window.end - window.started)))
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """The time of a call.
 
     Attributes:

@@ -443,7 +443,7 @@ def test_declared_calls_are_weighed() -> None:
             task.expect({"step": 1 + declared, "final": 1})
             call = task.call("a", kind="step", solution=20)
             await call.run()
-            assert +task.book.forecast.own == {"step": declared, "final": 1}
+            assert task.book.forecast.own == {"step": declared, "final": 1}
             assert call.grant is not None
             assert call.grant.why["others"] == declared + 1
             return call.grant.budget.thinking or 0

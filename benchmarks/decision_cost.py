@@ -1,0 +1,195 @@
+"""What a decision costs: allocate + hold + settle, through the real desk, with 1, 100 and 10,000 live tasks.
+
+    python benchmarks/decision_cost.py [--quick] [--json]
+
+A decision is a call that is submitted, decided, held and settled, from the request to the refund; no model and
+no event loop are in the figure. The tasks are as in real use: capped in tokens, money and time, e1-tiny's
+measured curves, the default policy, a known speed, one call running all the while, and some ten calls of five
+kinds still to come. The tasks take their turns at random; one that has made its calls is replaced, off the
+clock.
+
+With --json the last line of stdout is one JSON object:
+    memory        live tasks -> p50_us, p99_us: microseconds for a decision, with no log
+    memory_logged the same while every event is written to a file
+    calls         live tasks -> Python function calls of a decision; does not depend on the machine
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import quantiles
+from types import FrameType
+from typing import Any
+
+from elastic_agent import Caps
+from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.cost import Price
+from elastic_agent.scheduler.curves import load
+from elastic_agent.scheduler.desk import Desk
+from elastic_agent.scheduler.events import RunLog, Sink
+from elastic_agent.scheduler.forecast import Forecast, Habits
+from elastic_agent.scheduler.latency import Latency, Pace
+from elastic_agent.scheduler.policies import Marginal
+from elastic_agent.scheduler.request import Book, Request, Running
+from elastic_agent.usage import Usage, worst_case
+
+LIVE = (1, 100, 10_000)
+CAPS = Caps(tokens=1600, usd="0.0046", seconds=60)
+EXPECT = {"steps-3": 3, "steps-4": 3, "steps-5": 3, "steps-7": 3, "final": 1}
+TURNS = ("steps-3", "steps-5", "steps-4", "steps-7") * 2
+"""The calls of a task that are timed; the rest of what it expects is still to come when it is replaced."""
+
+
+class Office:
+    """A desk with so many live tasks, and the calls that they make.
+
+    Args:
+        tasks: how many are live at once.
+        log: where events go.
+    """
+
+    def __init__(self, tasks: int, log: Sink | None = None) -> None:
+        self.desk = Desk()
+        self._log = log
+        self._curves, self._price, self._policy = load("e1-tiny"), Price("0.50", "2.00"), Marginal()
+        self._latency, self._habits = Latency(), Habits()
+        pace = Pace(self._latency)
+        for _ in range(64):
+            pace.first(1, 0.04)
+            pace.more(16, 0.16)
+        for kind in TURNS:
+            self._habits.seen(kind, 52, 40)
+        self._random, self._now, self._opened = random.Random(0), 0.0, 0
+        self._tasks = [self._task() for _ in range(tasks)]
+
+    def turn(self) -> tuple[Book, str]:
+        """Whose turn it is, and the kind of its next call."""
+        at = self._random.randrange(len(self._tasks))
+        book, kinds = self._tasks[at]
+        kind = next(kinds, None)
+        if kind is None:
+            self.desk.close(book, self._now)
+            book, kinds = self._tasks[at] = self._task()
+            kind = next(kinds)
+        self._now += 0.001
+        return book, kind
+
+    def grant(self, book: Book, kind: str) -> Running:
+        """A call asks and is granted."""
+        request = Request(
+            book=book,
+            kind=kind,
+            prompt=52,
+            close=1,
+            solution=96,
+            thinking=1024,
+            curves=self._curves,
+            curve=self._curves.curve(kind),
+            price=self._price,
+            latency=self._latency,
+            habits=self._habits,
+            wake=lambda: None,
+            model="e1-tiny",
+        )
+        self.desk.submit(request, self._now)
+        self.desk.pump(book.account, self._now)
+        assert isinstance(request.outcome, Running), request.outcome
+        return request.outcome
+
+    def settle(self, running: Running) -> Usage:
+        """It has answered, with half of its thinking and of its solution."""
+        request, budget = running.request, running.grant.budget
+        usage = worst_case(request.prompt, (budget.thinking or 0) // 2, request.close, budget.solution // 2)
+        running.learn(usage)
+        self.desk.settle(running, Amount(usage.generated, self._price.charge(usage)), self._now)
+        return usage
+
+    def decide(self, book: Book, kind: str) -> None:
+        """What is measured: from the request to the refund."""
+        self.settle(self.grant(book, kind))
+
+    def _task(self) -> tuple[Book, Iterator[str]]:
+        """A task with one call that runs."""
+        self._opened += 1
+        name = f"task-{self._opened}"
+        account = self.desk.ledger.open(
+            name, tokens=CAPS.tokens, nano=CAPS.nanodollars, seconds=CAPS.seconds, now=self._now
+        )
+        book = Book(name, account, Forecast(), self._policy, zero=self._now)
+        if self._log is not None:
+            book.emit = self._log
+        book.forecast.expect(EXPECT)
+        self.desk.open(book, self._now, self._latency.speed())
+        self.grant(book, "steps-3")
+        return book, iter(TURNS)
+
+
+def times(office: Office, decisions: int) -> dict[str, float]:
+    """Microseconds for a decision: p50 and p99 of so many."""
+    found = []
+    for _ in range(decisions):
+        book, kind = office.turn()
+        start = time.perf_counter_ns()
+        office.decide(book, kind)
+        found.append((time.perf_counter_ns() - start) / 1000)
+    cuts = quantiles(found, n=100)
+    return {"p50_us": round(cuts[49], 1), "p99_us": round(cuts[98], 1)}
+
+
+def function_calls(office: Office, decisions: int) -> float:
+    """Python functions that a decision enters, on average."""
+    entered = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal entered
+        entered += event == "call"
+
+    for _ in range(decisions):
+        book, kind = office.turn()
+        sys.setprofile(count)
+        try:
+            office.decide(book, kind)
+        finally:
+            sys.setprofile(None)
+    return entered / decisions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--decisions", type=int, default=20_000, help="decisions that are timed, each")
+    parser.add_argument("--quick", action="store_true", help="2,000 decisions each; under 60 s")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    args = parser.parse_args()
+    decisions = 2_000 if args.quick else args.decisions
+    found: dict[str, Any] = {"memory": {}, "memory_logged": {}, "calls": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for live in LIVE:
+            found["memory"][str(live)] = times(Office(live), decisions)
+            log = RunLog(Path(folder) / f"{live}.jsonl")
+            found["memory_logged"][str(live)] = times(Office(live, log), decisions)
+            log.close()
+            found["calls"][str(live)] = round(function_calls(Office(live), 200), 1)
+            print(
+                f"{live:,} live tasks: "
+                + "; ".join(
+                    f"{name} p50 {found[name][str(live)]['p50_us']} us, p99 {found[name][str(live)]['p99_us']} us"
+                    for name in ("memory", "memory_logged")
+                )
+                + f"; {found['calls'][str(live)]} function calls",
+                flush=True,
+            )
+    if args.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
