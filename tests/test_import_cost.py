@@ -9,7 +9,8 @@ import sys
 import pytest
 
 MODELS = ("torch", "transformers", "vllm", "trl")
-HEAVY = (*MODELS, "langchain", "langchain_core", "langgraph")
+STORES = ("sqlalchemy", "psycopg", "redis")
+HEAVY = (*MODELS, *STORES, "langchain", "langchain_core", "langgraph")
 
 # What users import first, and what that may not bring with it.
 LIGHT = {
@@ -17,6 +18,7 @@ LIGHT = {
     "elastic_agent.phases": HEAVY,
     "elastic_agent.generate": HEAVY,
     "elastic_agent.scheduler": HEAVY,
+    "elastic_agent.scheduler.stores": HEAVY,
     "elastic_agent.integrations.cli": HEAVY,
     "elastic_agent.integrations.langchain": MODELS,
 }

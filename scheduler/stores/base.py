@@ -14,6 +14,10 @@ A hold is a lease: its maker renews it while the call runs. `dispatch` is the la
 leaves, and fails on a hold that has ended: a maker that slept through its lease sends nothing.
 `hold(..., dispatched=True)` says both in one round trip.
 
+A hold whose lease has run out has ended, whether or not anybody has written that down: `dispatch` and `renew`
+say so, and the steps that answer with a hold (`hold`, `settle`, `refund`) end it first. What nobody asks for
+stays held until `expire` comes by; `holds` shows it as live with nothing left.
+
 A capped window (a day, a month, in UTC) is an account of its own on the path whose `spent` starts anew with
 each window; what is held across the border stays held, and is charged to the window in which it ends. So the
 meter stays at or under the cap of either window.
@@ -21,8 +25,11 @@ meter stays at or under the cap of either window.
 For every account and unit, at every instant: available + held + spent == cap, and a parent's held and spent
 cover those of its children (spent not for windows). `check()` is that law as a callable.
 
-The clock is the store's own. It never runs backwards: a store keeps the latest time that it has seen. Where
-it jumps ahead, leases end early, and are charged.
+The clock is the store's own. It never runs backwards: a store keeps the latest time that it has seen, to the
+second. Where it jumps ahead, leases end early, and are charged.
+
+Amounts and caps are whole numbers from 0 to `MOST`; leases and seconds are finite and not negative; names and
+keys are 1 to 500 characters, none of them NUL. Anything else is a StoreError and changes nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +41,9 @@ from typing import Literal, Protocol
 from elastic_agent.scheduler.accounts import NOTHING, Amount, Balance, HoldState
 
 Window = Literal["day", "month"]
+
+MOST = 2**53 - 1
+"""The largest amount or cap: every store counts exactly up to here, those that count in doubles too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,8 @@ class Store(Protocol):
         """Accounts from the root down, each under the one before it; those that exist are left alone.
 
         Raises:
-            StoreError: one exists with other caps (see `set_caps`), another window or another parent.
+            StoreError: one exists with other caps (see `set_caps`), other seconds, another window or another
+                parent.
             TaskClosedError: one of them is closed.
         """
         ...
@@ -143,15 +154,18 @@ class Store(Protocol):
         dispatched: bool = False,
         instead_of: str | None = None,
     ) -> StoredHold | Lack:
-        """Take `amount` on the whole path, or nothing.
+        """Take `amount` on the whole path, or nothing. Send only what came back live.
 
         Args:
-            key: idempotency: the same key again returns the hold that it stands for, ended or not.
+            key: idempotency: the same key again returns the hold that it stands for, ended or not; with
+                another account or amount it is a StoreError.
             lease: seconds until it expires unless it is renewed.
             seconds: how long the call may take; every account above must be open that long.
-            dispatched: it leaves as soon as this returns.
-            instead_of: a live hold of the same account that was not dispatched; it is refunded in the same
-                step, and only if this one is taken. That is how a final answer takes its reserve.
+            dispatched: it leaves as soon as this returns. The same as `dispatch` right after, for a key that
+                already stood for a live hold too.
+            instead_of: a hold of the same account that was not dispatched (else: a StoreError); it is
+                refunded in the same step, and only if this one is taken. That is how a final answer takes its
+                reserve. One that has ended gives nothing.
 
         Raises:
             TaskClosedError: the account or one above it is closed.
@@ -159,7 +173,11 @@ class Store(Protocol):
         ...
 
     async def dispatch(self, key: str) -> bool:
-        """The last word before the call leaves. False: the hold has ended, nothing may be sent."""
+        """The last word before the call leaves. False: the hold has ended, nothing may be sent.
+
+        Raises:
+            StoreError: nobody took a hold under this key, or it was forgotten (so for `settle`, `refund`).
+        """
         ...
 
     async def settle(self, key: str, actual: Amount) -> StoredHold:
@@ -171,11 +189,14 @@ class Store(Protocol):
         ...
 
     async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
-        """`lease` more seconds from now for each that lives. Returns those that have ended."""
+        """`lease` more seconds from now for each that lives. Returns the others: ended, or unknown."""
         ...
 
     async def expire(self) -> list[StoredHold]:
-        """End every hold whose lease has run out: charged if it was dispatched, else refunded."""
+        """End every hold whose lease has run out: charged if it was dispatched, else refunded.
+
+        Holds that ended longer ago than the store's retention are forgotten, and their keys with them.
+        """
         ...
 
     async def close(self, account: str) -> None:

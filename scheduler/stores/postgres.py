@@ -1,0 +1,273 @@
+"""The ledger on a PostgreSQL server: many processes and hosts. Its clock is the server's.
+
+`hold`, `dispatch`, `settle`, `refund` and `expire` are each one call of a function on the server (schema.py),
+in its own transaction: one round trip, one durable commit. The rest are the shared steps in a transaction.
+
+Steps run on a few threads with a connection each. A connection that broke is made anew and the step asked
+again, which is safe, since every step may be repeated: if the server has it already, it says so.
+
+What survives: as much as the server's own settings let survive (`synchronous_commit`, replication). As it
+comes, a crash or a power cut loses nothing that was acknowledged; a failover to an asynchronous replica may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from sqlalchemy import Connection, create_engine, event, exc, make_url
+
+from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.stores.base import Lack, StoredHold
+from elastic_agent.scheduler.stores.sql import HOLD, SqlShelf, Values, hold_row, migrate
+from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
+from elastic_agent.scheduler.stores.steps import (
+    Steps,
+    closed,
+    no_account,
+    no_hold,
+    not_instead,
+    other_hold,
+    shown,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REFUSALS = {"EA001": no_account, "EA002": no_hold, "EA003": other_hold, "EA004": not_instead, "EA005": closed}
+"""What the functions raise, about which account or hold."""
+
+AGAIN = ("40001", "40P01", "23505")
+"""Serialisation failure, deadlock, and a row that somebody else inserted first: run the step again."""
+
+TRIES = 10
+MIGRATING = 0x656C6173746963  # the key of the lock under which one process migrates: "elastic"
+
+H = ", ".join(f"(f.h).{name}" for name in HOLD.split(", "))
+HOLD_CALL = f"""SELECT {H}, f.now, f.lack_account, f.lack_unit, f.lack_needed, f.lack_available
+    FROM elastic_hold(:key, :account, :tokens, :nano, :lease, :seconds, :dispatched, :instead_of) f"""
+END_CALL = f"SELECT {H}, f.now FROM elastic_end(:key, :how, :tokens, :nano) f"
+DISPATCH_CALL = "SELECT elastic_dispatch(:key)"
+EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most, :retention) f"
+
+
+class PostgresShelf(SqlShelf):
+    """One transaction on the server."""
+
+    for_update = " FOR UPDATE"
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
+        result = self._connection.exec_driver_sql(_pyformat(sql), values)
+        return list(result) if result.returns_rows else []
+
+    def lock(self, account: str) -> float:
+        root = "SELECT root FROM elastic_accounts WHERE id = :account"
+        locked = f"SELECT 1 FROM elastic_accounts WHERE id = ({root}) FOR NO KEY UPDATE"
+        self.run(locked, {"account": account})
+        return self.now()
+
+    def now(self) -> float:
+        return float(self.run("SELECT elastic_now()")[0][0])
+
+
+class FunctionSteps(Steps):
+    """The steps of which each is one call of a function. On a connection that commits by itself."""
+
+    shelf: PostgresShelf
+
+    def hold(
+        self,
+        key: str,
+        account: str,
+        amount: Amount,
+        lease: float,
+        seconds: float,
+        dispatched: bool,
+        instead_of: str | None,
+    ) -> StoredHold | Lack:
+        asked = {"key": key, "account": account, "tokens": amount.tokens, "nano": amount.nano}
+        asked |= {"lease": lease, "seconds": seconds, "dispatched": dispatched, "instead_of": instead_of}
+        (row,) = self.shelf.run(HOLD_CALL, asked)
+        where, unit, needed, available = row[-4:]
+        return _shown(row[:-4]) if where is None else Lack(where, unit, needed, available)
+
+    def dispatch(self, key: str) -> bool:
+        ((may,),) = self.shelf.run(DISPATCH_CALL, {"key": key})
+        return bool(may)
+
+    def settle(self, key: str, actual: Amount) -> StoredHold:
+        return self._ended(key, "settled", actual.tokens, actual.nano)
+
+    def refund(self, key: str) -> StoredHold:
+        return self._ended(key, "refunded", 0, 0)
+
+    def expire(self, most: int, retention: float) -> list[StoredHold]:
+        over = self.shelf.run(EXPIRE_CALL, {"most": most, "retention": retention})
+        return [_shown(row) for row in over]
+
+    def _ended(self, key: str, how: str, tokens: int, nano: int) -> StoredHold:
+        asked = {"key": key, "how": how, "tokens": tokens, "nano": nano}
+        (row,) = self.shelf.run(END_CALL, asked)
+        return _shown(row)
+
+
+FUNCTIONS: dict[object, Callable[..., Any]] = {
+    Steps.hold: FunctionSteps.hold,
+    Steps.dispatch: FunctionSteps.dispatch,
+    Steps.settle: FunctionSteps.settle,
+    Steps.refund: FunctionSteps.refund,
+    Steps.expire: FunctionSteps.expire,
+}
+VIEWS: tuple[object, ...] = (Steps.books, Steps.holds, Steps.check)
+"""Steps that see one moment: repeatable read."""
+
+
+class PostgresStore(SteppedStore):
+    """A ledger on a server.
+
+    Args:
+        url: "postgresql://user:password@host:port/database"; its role may create tables and functions, at
+            least when the first process of a new version opens it.
+        connections: at most, and as many steps at once.
+        timeout: seconds for each step, waiting for a free connection included; also the server's own
+            `statement_timeout`. None: for ever.
+        retention: seconds for which ended holds are kept.
+
+    Raises:
+        StoreError: the driver is not installed, or the URL is none.
+    """
+
+    name = "postgres"
+
+    def __init__(
+        self, url: str, *, connections: int = 4, timeout: float | None = 5.0, retention: float = RETENTION
+    ) -> None:
+        super().__init__(retention)
+        self._timeout = timeout
+        try:
+            where = make_url(url).set(drivername="postgresql+psycopg")
+            self._engine = create_engine(
+                where,
+                pool_size=connections,
+                max_overflow=0,
+                pool_reset_on_return=None,
+                connect_args=_patience(timeout),
+            )
+        except ImportError:
+            raise StoreError("PostgreSQL needs its driver: pip install 'elastic-agent[postgres]'") from None
+        except exc.ArgumentError as error:
+            raise StoreError(
+                f"{url!r}: {error}; it looks like postgresql://user@host:5432/database"
+            ) from None
+        self._where = where.set(drivername="postgresql").render_as_string(hide_password=True)
+        # One statement is one transaction; psycopg prepares it by itself when it comes again.
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._view = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        if timeout is not None:
+            limit = f"SET statement_timeout = {math.ceil(timeout * 1000)}"
+            event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, limit))
+        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="ledger")
+        self._ready = False
+
+    async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        answer = self._threads.submit(self._tried, step, *args, **kwargs)
+        try:
+            return cast("T", await asyncio.wait_for(asyncio.wrap_future(answer), self._timeout))
+        except TimeoutError:
+            raise StoreUnavailableError(
+                f"{self._where} did not answer within {self._timeout} s: it hangs, is overloaded or out of "
+                "reach; the step may have happened, and asking again under the same key finds out"
+            ) from None
+
+    async def aclose(self) -> None:
+        """Finish what runs, and close the connections."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        self._engine.dispose()
+
+    # ------------------------------------------------------------------------ on one of the store's threads
+
+    def _tried(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A step, again where the server says that it was not its fault, and once where it was not there."""
+        lost = False
+        for _ in range(TRIES):
+            try:
+                return self._once(step, *args, **kwargs)
+            except exc.DBAPIError as error:
+                code = getattr(error.orig, "sqlstate", None)
+                if code in REFUSALS:
+                    raise REFUSALS[code](_subject(error)) from None
+                if code in AGAIN:
+                    continue
+                if error.connection_invalidated and not lost:
+                    lost = True
+                    continue
+                raise self._said(error, code) from error
+        raise StoreUnavailableError(f"{self._where}: {TRIES} times another process was in the way of a step")
+
+    def _once(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._ready:
+            with self._engine.begin() as connection:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
+                migrate(connection, self._where)
+            self._ready = True
+        if step in FUNCTIONS:
+            with self._single.connect() as connection:
+                return FUNCTIONS[step](FunctionSteps(PostgresShelf(connection)), *args, **kwargs)
+        with (self._view if step in VIEWS else self._engine).begin() as connection:
+            return step(Steps(PostgresShelf(connection)), *args, **kwargs)
+
+    def _said(self, error: exc.DBAPIError, code: str | None) -> StoreError:
+        what = str(error.orig).strip()
+        if code == "57014":
+            hint = f"it took longer than {self._timeout} s; a longer `timeout` waits longer"
+        elif code is not None and code[:2] == "53":
+            hint = "the server has run out of disk, memory or connections: make room there"
+        elif code is not None and code[:2] == "28":
+            hint = "it refused the login: see to user and password in the URL"
+        elif isinstance(error, exc.OperationalError | exc.InterfaceError):
+            hint = "start the server, or see to the network between; the next step tries again"
+        else:
+            return StoreError(f"{self._where}: {what}")
+        return StoreUnavailableError(f"{self._where} did not take a step: {what}; {hint}")
+
+
+@cache
+def _pyformat(sql: str) -> str:
+    """A statement with its `:names` as psycopg wants them."""
+    return re.sub(r":([a-z_0-9]+)", r"%(\1)s", sql)
+
+
+def _shown(row: Sequence[Any]) -> StoredHold:
+    """A hold's columns and the time."""
+    return shown(hold_row(row[:-1]), row[-1])
+
+
+def _patience(timeout: float | None) -> dict[str, Any]:
+    """What makes a connection notice that its server is gone (libpq's settings)."""
+    if timeout is None:
+        return {}
+    return {
+        "connect_timeout": max(2, math.ceil(timeout)),
+        "tcp_user_timeout": math.ceil(timeout * 1000),
+        "keepalives_idle": 30,
+    }
+
+
+def _at_once(connection: Any, statement: str) -> None:
+    """A setting of a new connection, outside of any transaction."""
+    connection.autocommit = True
+    connection.execute(statement)
+    connection.autocommit = False
+
+
+def _subject(error: exc.DBAPIError) -> str:
+    return str(cast("Any", error.orig).diag.message_primary)

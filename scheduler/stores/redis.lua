@@ -1,0 +1,406 @@
+-- One step of the ledger, whole or not at all: Redis runs nothing else meanwhile. `redis.py` says what for.
+--
+-- KEYS[1]  the store's name in braces, so that a cluster keeps all of its keys in one slot; it is itself a hash:
+--          `version` of this layout, `clock`: the latest time seen, to the second
+-- ARGV     a step's name and its arguments; '' stands for None
+--
+--   :accounts      set of account ids                     :account:ID    hash: ACCOUNT and KEPT below
+--   :closed        ids by time of closing                 :children:ID   set of account ids
+--   :live          hold keys by end of lease              :holds:ID      set of the keys of its holds
+--   :ended         hold keys by time of end               :hold:KEY      hash: HOLD below
+--
+-- Times are microseconds. Lua's numbers are doubles, exact up to 2^53, which no sum may pass. `tostring` and `..`
+-- turn 10^15 into "1e+15": use `int`. A command costs some microseconds, most of them for the append-only file.
+--
+-- What a step refuses, it refuses before its first write: a script that fails is not rolled back.
+
+local VERSION = 1
+local LIMIT = 2 ^ 53
+local UNITS = {'tokens', 'nano'}
+local ACCOUNT = {
+  'parent', 'tokens', 'nano', 'seconds', 'window', 'opened', 'closed', 'started', -- started: its window's number
+  'spent_tokens', 'spent_nano', 'held_tokens', 'held_nano',
+}
+-- What its own holds were charged ever, and what it and those below it were charged in the windows before.
+local KEPT = {'own_tokens', 'own_nano', 'past_tokens', 'past_nano'}
+local HOLD = {'account', 'tokens', 'nano', 'state', 'until', 'dispatched', 'charged_tokens', 'charged_nano'}
+
+local root = KEYS[1]
+local ACCOUNTS, LIVE, ENDED, CLOSED = root .. ':accounts', root .. ':live', root .. ':ended', root .. ':closed'
+local now, wrote = 0, false
+
+local read = redis.call
+
+local function write(...)
+  wrote = true
+  return redis.call(...)
+end
+
+local function key(kind, name) return root .. ':' .. kind .. ':' .. name end
+
+local function int(number) return string.format('%.0f', number) end
+
+local function fail(kind, message) error({kind = kind, message = message}, 0) end
+
+-- A hash as a table; false where a field is missing. nil if there is no such hash.
+local function load(kind, name, fields)
+  local values = read('HMGET', key(kind, name), unpack(fields))
+  local found, any = {}, false
+  for i, field in ipairs(fields) do
+    found[field] = values[i]
+    any = any or values[i]
+  end
+  return any and found or nil
+end
+
+-- Days or months since 1970 (Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days).
+local function window_number(window)
+  local day = math.floor(now / 86400000000)
+  if window == 'day' then return day end
+  local z = day + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local month = math.floor((5 * doy + 2) / 153) -- 0 is March
+  return (yoe + era * 400) * 12 + month
+end
+
+-- One account as it is now: the spent of a window that is over is nothing, though nobody wrote that down yet.
+local function load_account(id)
+  local a = load('account', id, ACCOUNT)
+  if not a then return nil end
+  a.id = id
+  local number = a.window and window_number(a.window)
+  if number and number > tonumber(a.started) then
+    a.over, a.started = {tokens = a.spent_tokens, nano = a.spent_nano}, int(number)
+    a.spent_tokens, a.spent_nano = '0', '0'
+  end
+  return a
+end
+
+-- An account and those above it, from the account up.
+local function path(id)
+  local levels = {}
+  while id do
+    local a = load_account(id)
+    if not a then fail('store', 'nobody opened the account ' .. id) end
+    levels[#levels + 1] = a
+    id = a.parent
+  end
+  return levels
+end
+
+-- Write to the books of a whole path: `amount` more (1) or less (-1) held, and what was charged.
+local function post(levels, sign, amount, charged)
+  for _, a in ipairs(levels) do
+    for _, unit in ipairs(UNITS) do
+      local spent, held = 'spent_' .. unit, 'held_' .. unit
+      a[held] = int(a[held] + sign * amount[unit])
+      a[spent] = int(a[spent] + charged[unit])
+      if a[spent] + a[held] >= LIMIT then
+        fail('store', 'the ' .. unit .. ' of ' .. a.id .. ' would pass 2^53, which is all that this store can count')
+      end
+    end
+  end
+  for _, a in ipairs(levels) do
+    local books = key('account', a.id)
+    write('HSET', books, 'held_tokens', a.held_tokens, 'held_nano', a.held_nano, 'spent_tokens', a.spent_tokens,
+      'spent_nano', a.spent_nano)
+    if a.over then
+      write('HSET', books, 'started', a.started)
+      for _, unit in ipairs(UNITS) do write('HINCRBY', books, 'past_' .. unit, a.over[unit]) end
+    end
+  end
+end
+
+local function finish(h, state, charged)
+  local levels = path(h.account)
+  -- First a command that Redis allows even when its memory is full: the others go with it.
+  write('ZREM', LIVE, h.key)
+  post(levels, -1, h, charged)
+  for _, unit in ipairs(UNITS) do
+    if tonumber(charged[unit]) > 0 then
+      write('HINCRBY', key('account', h.account), 'own_' .. unit, charged[unit])
+    end
+  end
+  h.state, h.charged_tokens, h.charged_nano = state, charged.tokens, charged.nano
+  write('HSET', key('hold', h.key), 'state', state, 'charged_tokens', h.charged_tokens, 'charged_nano', h.charged_nano)
+  write('ZADD', ENDED, int(now), h.key)
+end
+
+local NOTHING = {tokens = '0', nano = '0'}
+
+-- The end of a hold that nobody ended: charged if it may have left.
+local function lapse(h)
+  if h.dispatched == '1' then finish(h, 'expired', h) else finish(h, 'refunded', NOTHING) end
+end
+
+local function lives(h) return h.state == 'live' and tonumber(h['until']) > now end
+
+local function load_hold(name)
+  local h = load('hold', name, HOLD)
+  if h then h.key = name end
+  return h
+end
+
+-- A hold that somebody asks for: where its lease has run out, it ends here.
+local function current(h)
+  if h.state == 'live' and not lives(h) then lapse(h) end
+  return h
+end
+
+local function known_hold(name)
+  return load_hold(name)
+    or fail('store', 'this store knows no hold ' .. name .. ': it was never taken, or it is forgotten')
+end
+
+local function hold_reply(h)
+  local left = h.state == 'live' and math.max(0, h['until'] - now) or 0
+  return {h.key, h.account, h.tokens, h.nano, h.state, h.charged_tokens, h.charged_nano, h.dispatched, int(left)}
+end
+
+local function account_reply(a)
+  local left = a.seconds and int(math.max(0, a.opened + a.seconds - now))
+  return {
+    a.id, a.tokens, a.nano, a.seconds, a.window, a.spent_tokens, a.spent_nano, a.held_tokens, a.held_nano, left,
+    a.closed,
+  }
+end
+
+-- What is kept for those who ask again goes after a while: a few at a time, so that no step takes long.
+local function forget(retention, most)
+  local before = int(now - retention)
+  for _, name in ipairs(read('ZRANGEBYSCORE', ENDED, '-inf', before, 'LIMIT', 0, most)) do
+    write('SREM', key('holds', read('HGET', key('hold', name), 'account')), name)
+    write('ZREM', ENDED, name)
+    write('DEL', key('hold', name))
+  end
+  for _, id in ipairs(read('ZRANGEBYSCORE', CLOSED, '-inf', before, 'LIMIT', 0, most)) do
+    -- Children close before their parents and are forgotten before them; until then it stays.
+    if read('EXISTS', key('holds', id), key('children', id)) > 0 then return end
+    local parent = read('HGET', key('account', id), 'parent')
+    if parent then
+      for _, unit in ipairs(UNITS) do
+        for _, sum in ipairs({'spent_', 'past_'}) do
+          local charged = read('HGET', key('account', id), sum .. unit)
+          write('HINCRBY', key('account', parent), 'own_' .. unit, charged)
+        end
+      end
+      write('SREM', key('children', parent), id)
+    end
+    write('ZREM', CLOSED, id)
+    write('SREM', ACCOUNTS, id)
+    write('DEL', key('account', id))
+  end
+end
+
+local step = {}
+
+function step.open(...)
+  local specs, fresh, parent = {...}, {}, false
+  for i = 1, #specs, 5 do
+    local id, a = specs[i], load_account(specs[i])
+    if a then
+      if a.closed then fail('closed', id .. ' has ended') end
+      if a.parent ~= parent then
+        fail('store', id .. ' is open under ' .. (a.parent or 'no other account') .. ', not ' .. (parent or 'as a root'))
+      end
+      for at, field in ipairs({'tokens', 'nano', 'seconds', 'window'}) do
+        local want = specs[i + at]
+        if (a[field] or '') ~= want then
+          fail('store', id .. ' is open with ' .. field .. ' ' .. (a[field] or 'None') .. ', not '
+            .. (want == '' and 'None' or want) .. ': `set_caps` changes caps')
+        end
+      end
+    else
+      fresh[#fresh + 1] = {i, parent}
+    end
+    parent = id
+  end
+  for _, new in ipairs(fresh) do
+    local i, above = new[1], new[2]
+    local id, books = specs[i], key('account', specs[i])
+    write('HSET', books, 'opened', int(now))
+    for _, field in ipairs({'spent', 'held', 'own', 'past'}) do
+      write('HSET', books, field .. '_tokens', '0', field .. '_nano', '0')
+    end
+    for at, field in ipairs({'tokens', 'nano', 'seconds', 'window'}) do
+      if specs[i + at] ~= '' then write('HSET', books, field, specs[i + at]) end
+    end
+    if specs[i + 4] ~= '' then write('HSET', books, 'started', int(window_number(specs[i + 4]))) end
+    if above then
+      write('HSET', books, 'parent', above)
+      write('SADD', key('children', above), id)
+    end
+    write('SADD', ACCOUNTS, id)
+  end
+  return {}
+end
+
+function step.set_caps(id, tokens, nano)
+  path(id)
+  for field, value in pairs({tokens = tokens, nano = nano}) do
+    if value == '' then write('HDEL', key('account', id), field) else write('HSET', key('account', id), field, value) end
+  end
+  return {}
+end
+
+function step.hold(name, id, tokens, nano, lease, seconds, dispatched, instead_of)
+  local h = load_hold(name)
+  if h then
+    current(h)
+    if h.account ~= id or h.tokens ~= tokens or h.nano ~= nano then
+      fail('store', 'the key ' .. name .. ' stands for another hold: ' .. h.tokens .. ' tokens and ' .. h.nano
+        .. ' nano-dollars of ' .. h.account)
+    end
+    if dispatched == '1' and h.state == 'live' and h.dispatched == '0' then
+      write('HSET', key('hold', name), 'dispatched', '1')
+      h.dispatched = '1'
+    end
+    return {'hold', unpack(hold_reply(h))}
+  end
+  local old = instead_of ~= '' and current(known_hold(instead_of))
+  if old and (old.account ~= id or old.dispatched == '1') then
+    fail('store', instead_of .. ' is no hold of ' .. id .. ' that was not dispatched: nothing can take its place')
+  end
+  local back = old and old.state == 'live' and old or NOTHING
+  local levels = path(id)
+  for _, a in ipairs(levels) do
+    if a.closed then fail('closed', a.id .. ' has ended: it takes no more holds') end
+  end
+  local want = {tokens = tokens, nano = nano}
+  for _, a in ipairs(levels) do
+    for _, unit in ipairs(UNITS) do
+      local room = a[unit] and a[unit] - a['spent_' .. unit] - a['held_' .. unit] + back[unit]
+      if room and want[unit] - back[unit] > 0 and want[unit] - room > 0 then
+        return {'lack', a.id, unit, want[unit], int(room)}
+      end
+    end
+    local left = a.seconds and a.opened + a.seconds - now
+    if left and tonumber(seconds) > left then return {'lack', a.id, 'seconds', seconds, int(left)} end
+  end
+  h = {
+    key = name, account = id, tokens = tokens, nano = nano, state = 'live', dispatched = dispatched,
+    charged_tokens = '0', charged_nano = '0',
+  }
+  h['until'] = int(now + lease)
+  post(levels, 1, h, NOTHING)
+  write('HSET', key('hold', name), 'account', id, 'tokens', tokens, 'nano', nano, 'state', 'live', 'until', h['until'],
+    'dispatched', dispatched, 'charged_tokens', '0', 'charged_nano', '0')
+  write('ZADD', LIVE, h['until'], name)
+  write('SADD', key('holds', id), name)
+  if back ~= NOTHING then finish(old, 'refunded', NOTHING) end
+  return {'hold', unpack(hold_reply(h))}
+end
+
+function step.dispatch(name)
+  local h = known_hold(name)
+  if not lives(h) then return {'0'} end
+  if h.dispatched == '0' then write('HSET', key('hold', name), 'dispatched', '1') end
+  return {'1'}
+end
+
+function step.settle(name, tokens, nano)
+  local h = current(known_hold(name))
+  if h.state == 'live' then finish(h, 'settled', {tokens = tokens, nano = nano}) end
+  return hold_reply(h)
+end
+
+function step.refund(name)
+  local h = current(known_hold(name))
+  if h.state == 'live' then finish(h, 'refunded', NOTHING) end
+  return hold_reply(h)
+end
+
+function step.renew(lease, ...)
+  local ended = {}
+  for _, name in ipairs({...}) do
+    local h = load_hold(name)
+    if h and lives(h) then
+      local ends = int(now + lease)
+      write('HSET', key('hold', name), 'until', ends)
+      write('ZADD', LIVE, ends, name)
+    else
+      ended[#ended + 1] = name
+    end
+  end
+  return ended
+end
+
+function step.expire(most, retention)
+  local ended = {}
+  for _, name in ipairs(read('ZRANGEBYSCORE', LIVE, '-inf', int(now), 'LIMIT', 0, most)) do
+    ended[#ended + 1] = hold_reply(current(load_hold(name)))
+  end
+  forget(retention, most)
+  return ended
+end
+
+local function close(id, closed)
+  local a = load_account(id)
+  if a.closed then return closed end
+  for _, child in ipairs(read('SMEMBERS', key('children', id))) do closed = close(child, closed) end
+  for _, name in ipairs(read('SMEMBERS', key('holds', id))) do
+    local h = load_hold(name)
+    if h.state == 'live' then lapse(h) end
+  end
+  write('HSET', key('account', id), 'closed', '1')
+  write('ZADD', CLOSED, int(now + closed), id) -- a parent after its children
+  return closed + 1
+end
+
+function step.close(id)
+  path(id)
+  close(id, 0)
+  return {}
+end
+
+function step.books(id)
+  local levels = {}
+  for i, a in ipairs(path(id)) do levels[i] = account_reply(a) end
+  return levels
+end
+
+local function holds_reply(names)
+  local found = {}
+  for i, name in ipairs(names) do found[i] = hold_reply(load_hold(name)) end
+  return found
+end
+
+function step.holds(id)
+  path(id)
+  return holds_reply(read('SMEMBERS', key('holds', id)))
+end
+
+function step.all_holds()
+  local names = read('ZRANGE', LIVE, 0, -1)
+  for _, name in ipairs(read('ZRANGE', ENDED, 0, -1)) do names[#names + 1] = name end
+  return holds_reply(names)
+end
+
+-- Everything that the conservation law is about.
+function step.all()
+  local accounts = {}
+  for i, id in ipairs(read('SMEMBERS', ACCOUNTS)) do
+    local a = load('account', id, ACCOUNT)
+    a.id = id
+    accounts[i] = {account_reply(a), a.parent, read('HMGET', key('account', id), unpack(KEPT))}
+  end
+  return {accounts, holds_reply(read('ZRANGE', LIVE, 0, -1))}
+end
+
+local known = read('HMGET', root, 'version', 'clock')
+if known[1] and tonumber(known[1]) > VERSION then return {'version', known[1]} end
+local time = read('TIME')
+now = math.max(time[1] * 1000000 + time[2], tonumber(known[2] or 0))
+
+local ok, result = pcall(step[ARGV[1]], unpack(ARGV, 2))
+local refused = not ok and type(result) == 'table' and result.kind
+if wrote and (ok or refused) and now - tonumber(known[2] or 0) >= 1000000 then
+  write('HSET', root, 'version', VERSION, 'clock', int(now))
+end
+if ok then return {'ok', result} end
+if refused then return {result.kind, result.message} end
+if type(result) == 'table' then return result end -- an error of Redis's own
+return redis.error_reply(result)

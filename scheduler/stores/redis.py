@@ -1,0 +1,278 @@
+"""The ledger in Redis or Valkey: fast, shared by many hosts, and only as durable as that server is set up.
+
+Every step is one run of `redis.lua`, which the server executes whole, on its own clock. All keys are in one
+slot (their names start with `{elastic}`), so a node of a cluster serves as well as a server by itself.
+
+What it can lose. With `appendonly yes` and `appendfsync always` a step is on the server's disk when it is
+acknowledged, and a killed server comes back with all of them. Anything less loses acknowledged steps:
+
+- `appendfsync everysec` (what Redis does unless told): up to about two seconds of them in a crash of the
+  machine; a crash of the server alone loses nothing that it had handed to the kernel.
+- no append-only file: everything since the last snapshot, in any crash. The store warns of it, once.
+- failover to a replica, Sentinel's or a cluster's: what had not been replicated yet. Replication is
+  asynchronous; no setting here closes that gap, `WAIT` makes it smaller.
+
+A lost hold is money: its call is under way, and its room is given to another. A lost settle is only a hold
+that ends with its lease, charged in full. Who can't have that takes PostgreSQL. Redis is for those who have
+one anyway, and either run it without failover or can bear that the calls of a moment go over the cap.
+
+Values stay below 2^53 (9 million dollars; 9e15 tokens): numbers in the script are doubles. Ended holds and
+closed accounts are kept for two days, then forgotten a few at a time: a key that old would be taken as new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from elastic_agent.errors import StoreError, StoreUnavailableError, StoreVersionError, TaskClosedError
+from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
+from elastic_agent.scheduler.stores.base import Lack, Level, Spec, StoredHold
+
+_SCRIPT = Path(__file__).with_name("redis.lua").read_text()
+_LIMIT = 2**53
+RETENTION = 2 * 86400.0
+_BATCH = 500  # holds that one script ends or renews: a script keeps everybody else waiting
+_CONNECTIONS = 32
+
+# What to do about it, by the word that a server's error starts with.
+_ADVICE = {
+    "OOM": "its memory is full: raise its `maxmemory`",
+    "READONLY": "it is a replica: give the URL of the primary",
+    "MASTERDOWN": "it is a replica that lost its primary",
+    "LOADING": "it is reading its file after a start: ask again when it has",
+    "MISCONF": "it can't write its file: look at its disk",
+    "NOREPLICAS": "it has fewer replicas than its `min-replicas-to-write` asks for",
+    "MOVED": "it is a cluster: give the URL of the node that has the slot of the store's keys",
+    "CLUSTERDOWN": "its cluster is down",
+    "BUSY": "it runs someone's endless script: see SCRIPT KILL",
+    "NOAUTH": "it wants a password: redis://:PASSWORD@HOST:PORT/0",
+    "WRONGPASS": "its password is another",
+    "NOPERM": "this user may not run scripts on the store's keys",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class RedisStore:
+    """A `Store` in Redis 5 or later, or Valkey.
+
+    Args:
+        url: redis://[USER:PASSWORD@]HOST:PORT/DATABASE, rediss:// for TLS, unix://PATH.
+        timeout: seconds that one step may take, waiting for a connection included.
+        name: of this ledger; several can share a server.
+        retention: seconds for which ended holds and closed accounts are kept, for those who ask again.
+    """
+
+    name = "redis"
+
+    def __init__(
+        self, url: str, *, timeout: float = 5.0, name: str = "elastic", retention: float = RETENTION
+    ) -> None:
+        where = urlsplit(url)
+        self._where = f"the ledger at {where.scheme}://{where.hostname or ''}:{where.port or ''}{where.path}"
+        self._timeout, self._retention = timeout, _micro(retention)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=timeout,
+            decode_responses=True,
+            # After a restart of the server each connection is dead and says so at its next use. Any step can
+            # be repeated, so one that finds that out goes again, once.
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._redis = redis.asyncio.Redis.from_pool(pool)
+        self._run = self._redis.register_script(_SCRIPT)  # EVALSHA; loads it where the server says NOSCRIPT
+        self._root = f"{{{name}}}"
+        self._looked_at = False
+
+    async def open(self, path: Sequence[Spec]) -> None:
+        if len({spec.id for spec in path}) < len(path):
+            raise StoreError(f"an account can't be above itself: {', '.join(spec.id for spec in path)}")
+        words: list[str] = []
+        for spec in path:
+            seconds = "" if spec.seconds is None else str(_micro(spec.seconds))
+            words += [spec.id, _number(spec.tokens), _number(spec.nano), seconds, spec.window or ""]
+        await self._step("open", *words)
+
+    async def set_caps(self, account: str, *, tokens: int | None, nano: int | None) -> None:
+        await self._step("set_caps", account, _number(tokens), _number(nano))
+
+    async def hold(
+        self,
+        key: str,
+        account: str,
+        amount: Amount,
+        *,
+        lease: float,
+        seconds: float = 0.0,
+        dispatched: bool = False,
+        instead_of: str | None = None,
+    ) -> StoredHold | Lack:
+        times = str(_micro(lease)), str(_micro(seconds))
+        kind, *found = await self._step(
+            "hold", key, account, *_amount(amount), *times, str(int(dispatched)), instead_of or ""
+        )
+        if kind == "hold":
+            return _stored(found)
+        owner, unit, needed, available = found
+        scale = 1e-6 if unit == "seconds" else 1
+        return Lack(owner, unit, int(needed) * scale, int(available) * scale)
+
+    async def dispatch(self, key: str) -> bool:
+        return bool(await self._step("dispatch", key) == ["1"])
+
+    async def settle(self, key: str, actual: Amount) -> StoredHold:
+        return _stored(await self._step("settle", key, *_amount(actual)))
+
+    async def refund(self, key: str) -> StoredHold:
+        return _stored(await self._step("refund", key))
+
+    async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
+        every, ended = list(keys), set[str]()
+        for at in range(0, len(every), _BATCH):
+            ended.update(await self._step("renew", str(_micro(lease)), *every[at : at + _BATCH]))
+        return ended
+
+    async def expire(self) -> list[StoredHold]:
+        ended: list[StoredHold] = []
+        while True:
+            found = await self._step("expire", str(_BATCH), str(self._retention))
+            ended += map(_stored, found)
+            if len(found) < _BATCH:
+                return ended
+
+    async def close(self, account: str) -> None:
+        await self._step("close", account)
+
+    async def books(self, account: str) -> list[Level]:
+        return [_level(found) for found in await self._step("books", account)]
+
+    async def holds(self, account: str | None = None) -> list[StoredHold]:
+        words = ("all_holds",) if account is None else ("holds", account)
+        return [_stored(found) for found in await self._step(*words)]
+
+    async def check(self) -> None:
+        accounts, live = await self._step("all")
+        levels = {found[0]: _level(found) for found, _, _ in accounts}
+        held = dict.fromkeys(levels, NOTHING)
+        charged, total = dict[str, Amount](), dict[str, Amount]()
+        for (id, *_), _, kept in accounts:
+            own_tokens, own_nano, past_tokens, past_nano = map(int, kept)
+            charged[id] = Amount(own_tokens, own_nano)
+            total[id] = levels[id].spent + Amount(past_tokens, past_nano)
+        for hold in map(_stored, live):
+            held[hold.account] += hold.amount
+            assert not levels[hold.account].closed, f"{hold.account} is closed and hold {hold.key} lives"
+        for (id, *_), parent, _ in accounts:
+            if parent is not None:
+                held[parent] += levels[id].held
+                charged[parent] += total[id]
+        for id, level in levels.items():
+            assert level.held == held[id], f"{id}: holds add up to {held[id]}, the books say {level.held}"
+            assert total[id] == charged[id], (
+                f"{id}: charges add up to {charged[id]}, the books say {total[id]}"
+            )
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+        await self._redis.connection_pool.disconnect()
+
+    async def _step(self, *words: str) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout):
+                if not self._looked_at:
+                    await self._look()
+                kind, found = await self._run(keys=[self._root], args=words)
+        except TimeoutError as error:
+            raise StoreUnavailableError(
+                f"{self._where} did not answer within {self._timeout:g} s; the step may have happened"
+            ) from error
+        except (RedisError, OSError) as error:
+            # The driver takes the first word off those errors that it has classes for
+            word = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+            if isinstance(error, ResponseError) and word not in _ADVICE:
+                raise StoreError(f"{self._where}: {error}") from error
+            advice = _ADVICE.get(word, "is it up, and can it be reached from here?")
+            raise StoreUnavailableError(f"{self._where}: {error}; {advice}") from error
+        if kind == "ok":
+            return found
+        if kind == "closed":
+            raise TaskClosedError(found)
+        if kind == "version":
+            raise StoreVersionError(
+                f"{self._where} has schema version {found}, newer than this library: upgrade it"
+            )
+        raise StoreError(found)
+
+    async def _look(self) -> None:
+        """At how the server keeps what it is told, once."""
+        info = await self._redis.info()
+        self._looked_at = True
+        if not info.get("aof_enabled"):
+            _log.warning(
+                "%s keeps no append-only file: a crash of the server loses holds since its last snapshot. "
+                "Set `appendonly yes`, and `appendfsync always` to lose none",
+                self._where,
+            )
+        if info.get("maxmemory") and str(info.get("maxmemory_policy")).startswith("allkeys"):
+            self._looked_at = False
+            raise StoreError(
+                f"{self._where} throws away accounts when its memory is full "
+                f"(maxmemory-policy {info['maxmemory_policy']}): set it to noeviction"
+            )
+
+
+def _micro(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+def _number(value: int | None) -> str:
+    """A cap or an amount for the script.
+
+    Raises:
+        StoreError: the script's numbers could not hold it.
+    """
+    if value is None:
+        return ""
+    if not 0 <= value < _LIMIT:
+        raise StoreError(f"{value} is not between 0 and 2^53, all that this store can count")
+    return str(int(value))
+
+
+def _amount(amount: Amount) -> tuple[str, str]:
+    return _number(amount.tokens), _number(amount.nano)
+
+
+def _stored(found: Sequence[Any]) -> StoredHold:
+    key, account, tokens, nano, state, charged_tokens, charged_nano, dispatched, left = found
+    return StoredHold(
+        key,
+        account,
+        Amount(int(tokens), int(nano)),
+        HoldState(state),
+        Amount(int(charged_tokens), int(charged_nano)),
+        dispatched == "1",
+        int(left) / 1e6,
+    )
+
+
+def _level(found: Sequence[Any]) -> Level:
+    id, tokens, nano, seconds, window, *books = found[:9]
+    left, closed = found[9:11]
+    spent_tokens, spent_nano, held_tokens, held_nano = map(int, books)
+    seconds, left = (None if time is None else int(time) / 1e6 for time in (seconds, left))
+    tokens, nano = (None if cap is None else int(cap) for cap in (tokens, nano))
+    spec = Spec(id, tokens, nano, seconds, window)
+    return Level(
+        spec, Amount(spent_tokens, spent_nano), Amount(held_tokens, held_nano), left, closed is not None
+    )

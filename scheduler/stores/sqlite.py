@@ -1,0 +1,212 @@
+"""The ledger in an SQLite file: every process of one machine, no server. The embedded default.
+
+One thread owns the connection. It takes every step that waits and runs them in one transaction
+(`BEGIN IMMEDIATE`: one writer at a time, also among processes), so that tasks in parallel share a commit. If
+one of them fails, all are rolled back and run again one by one, and each gets its own answer.
+
+What survives: kill -9 at any point loses nothing that was acknowledged. With `synchronous="normal"`, the
+default, a power cut or a crash of the operating system may lose the steps of the last moments (those since
+the last checkpoint of the WAL), never tear one in half; the ledger can then lie below the meter by what they
+charged. "full" waits for the disk at each commit and loses nothing: 0.2 ms a step on a quiet SSD, 4 ms and
+more on a busy one, against 0.02 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, create_engine, event, exc
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.scheduler.stores.sql import SqlShelf, Values, migrate
+from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
+from elastic_agent.scheduler.stores.steps import Steps
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TOGETHER = 64
+"""Steps in one transaction at most: so long do others wait for the file."""
+
+
+class SqliteShelf(SqlShelf):
+    """One transaction on the file, which has it to itself.
+
+    Statements go to the driver itself: SQLAlchemy's layers take three times as long as SQLite.
+    """
+
+    def __init__(self, connection: Connection, clock: Callable[[], float]) -> None:
+        self._cursor = connection.connection.cursor()
+        self._clock = clock
+        self._mark: float | None = None
+
+    def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
+        if isinstance(values, list):
+            self._cursor.executemany(sql, values)
+            return []
+        self._cursor.execute(sql, values or {})
+        return self._cursor.fetchall()  # type: ignore[return-value]
+
+    def lock(self, account: str) -> float:
+        return self.now()
+
+    def now(self) -> float:
+        if self._mark is None:
+            ((self._mark,),) = self.run("SELECT latest FROM elastic_ledger")
+        clock = self._clock()
+        if clock >= self._mark + 1:
+            self.run("UPDATE elastic_ledger SET latest = :clock", {"clock": clock})
+            self._mark = clock
+        return max(clock, self._mark)
+
+
+class SqliteStore(SteppedStore):
+    """A ledger in a file.
+
+    Args:
+        path: the file; made if it isn't there. On a local disk: SQLite's locks don't work on network drives.
+        synchronous: "normal" or "full"; see above.
+        timeout: seconds that a step waits for other processes.
+        clock: seconds since the epoch, the same for every process.
+        retention: seconds for which ended holds are kept.
+    """
+
+    name = "sqlite"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        synchronous: Literal["normal", "full"] = "normal",
+        timeout: float = 5.0,
+        clock: Callable[[], float] = time.time,
+        retention: float = RETENTION,
+    ) -> None:
+        super().__init__(retention)
+        if synchronous not in ("normal", "full"):
+            raise StoreError(f"synchronous is 'normal' or 'full', not {synchronous!r}")
+        self._path, self._synchronous, self._timeout, self._clock = Path(path), synchronous, timeout, clock
+        url = URL.create("sqlite+pysqlite", database=str(path))
+        patience = {"timeout": timeout, "check_same_thread": False, "isolation_level": None}
+        self._engine = create_engine(url, poolclass=NullPool, connect_args=patience)
+        event.listen(self._engine, "connect", self._prepare)
+        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        self._connection: Connection | None = None
+        self._waiting: queue.SimpleQueue[tuple[Callable[[Steps], Any], Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread: threading.Thread | None = None
+
+    async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"ledger {self._path}", daemon=True)
+            self._thread.start()
+        answer: Future[T] = Future()
+        self._waiting.put((lambda steps: step(steps, *args, **kwargs), answer))
+        return await asyncio.wrap_future(answer)
+
+    async def aclose(self) -> None:
+        """Finish what waits, and close the file."""
+        if self._thread is not None:
+            self._waiting.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+        self._engine.dispose()
+
+    # ------------------------------------------------------------------------------ on the store's own thread
+
+    def _work(self) -> None:
+        going = True
+        while going:
+            batch = [self._waiting.get()]
+            while len(batch) < TOGETHER and batch[-1] is not None:
+                try:
+                    batch.append(self._waiting.get_nowait())
+                except queue.Empty:
+                    break
+            going = batch[-1] is not None
+            steps = [job for job in batch if job is not None and job[1].set_running_or_notify_cancel()]
+            try:
+                self._together(steps)
+            except exc.OperationalError as error:  # opening, BEGIN or COMMIT: one by one would wait as often
+                self._disconnect()
+                for _, future in steps:
+                    future.set_exception(self._said(error.orig))
+            except Exception:
+                for job in steps:
+                    self._alone(*job)
+        self._disconnect()
+
+    def _together(self, jobs: list[tuple[Callable[[Steps], Any], Future[Any]]]) -> None:
+        """All in one transaction; nobody is answered before it is durable."""
+        if not jobs:
+            return
+        with self._connected().begin():
+            shelf = SqliteShelf(self._connected(), self._clock)
+            answers = [step(Steps(shelf)) for step, _ in jobs]
+        for (_, future), answer in zip(jobs, answers, strict=True):
+            future.set_result(answer)
+
+    def _alone(self, step: Callable[[Steps], Any], future: Future[Any]) -> None:
+        try:
+            self._together([(step, future)])
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            self._disconnect()
+            future.set_exception(self._said(error.orig if isinstance(error, exc.DBAPIError) else error))
+        except BaseException as error:
+            future.set_exception(error)
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            connection = self._engine.connect()
+            try:
+                with connection.begin():
+                    migrate(connection, str(self._path))
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _disconnect(self) -> None:
+        """The next step opens the file anew: it may have been moved, replaced or brought back."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+    def _prepare(self, connection: sqlite3.Connection, _: object) -> None:
+        """WAL: readers don't wait, and a commit is one append. Turning it on does not honour the timeout."""
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+
+    def _said(self, error: BaseException | None) -> StoreError:
+        what = str(error)
+        if "locked" in what or "busy" in what:
+            hint = f"another process kept it for more than {self._timeout} s; a longer `timeout` waits longer"
+        elif "full" in what:
+            hint = "make room on its disk"
+        elif "unable to open" in what or "readonly" in what or "read-only" in what:
+            hint = "its folder must exist, and file and folder be writable"
+        elif isinstance(error, sqlite3.OperationalError):
+            hint = "see to its disk; the next step tries again"
+        else:
+            return StoreError(f"the ledger {self._path}: {what}; is it an SQLite file of this library?")
+        return StoreUnavailableError(f"the ledger {self._path} did not take a step: {what}; {hint}")
