@@ -81,7 +81,11 @@ class Desk:
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
             queues = self._queues.setdefault(_root(book.account).id, {})
-            heapq.heappush(queues.setdefault(book.account.id, []), (rank, request.order, request))
+            queue = queues.setdefault(book.account.id, [])
+            heapq.heappush(queue, (rank, request.order, request))
+            endpoint = request.endpoint
+            if endpoint is not None and endpoint.takes_turns(request) and queue[0][2] is request:
+                endpoint.offer(request, again=True)  # whoever is pumped first in this moment sees all of them
 
     def pump(self, account: Account, now: float) -> None:
         """Decide what can be decided in the tree of this account, and on endpoints where calls take turns."""
