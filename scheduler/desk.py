@@ -353,7 +353,8 @@ class Desk:
             return False
         busy = None if request.final else endpoint.full(book.key)
         if busy is None:
-            endpoint.enter(request, self.ledger.deadline(book.account, final=True))
+            end, span = self.ledger.deadline(book.account, final=True), self.ledger.span(book.account)
+            endpoint.enter(request, end, span)
             self._limited[endpoint] = None
             return False
         self._event(request, "refused", now, reason=str(busy), error=type(busy).__name__)

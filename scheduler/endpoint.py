@@ -23,19 +23,16 @@ about thinking. Before the speed is known everything is admitted.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from elastic_agent.errors import DeadlineError, EndpointBusyError
 from elastic_agent.scheduler.accounts import INFINITY, Account
-from elastic_agent.scheduler.expect import UNSEEN, Floors
+from elastic_agent.scheduler.expect import Floors
 from elastic_agent.scheduler.forecast import FINAL, Habits
 from elastic_agent.scheduler.latency import Latency, Speed
 from elastic_agent.scheduler.plan import after
 from elastic_agent.scheduler.promises import Job, Stage, endings, latest
-from elastic_agent.scheduler.timing import SAFETY, After, Timing
-
-if TYPE_CHECKING:
-    from elastic_agent.scheduler.request import Book, Request, Running
+from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request, Running
+from elastic_agent.scheduler.timing import SAFETY, After, Timing, Window
 
 PATIENCE = 60.0
 """Seconds after which a call without a deadline goes before those that still have time."""
@@ -46,7 +43,6 @@ class Endpoint:
 
     Args:
         latency, habits: what is known of its speed and its calls.
-        solution: solution tokens of a call that doesn't say.
         timing: how careful to be.
         max_running: most calls at once; None: no limit, and no queue.
         max_waiting: most calls that wait. A key that has as many places as are free gets no more, so that
@@ -61,7 +57,6 @@ class Endpoint:
         latency: Latency,
         habits: Habits,
         *,
-        solution: int,
         timing: Timing,
         max_running: int | None = None,
         max_waiting: int | None = None,
@@ -71,7 +66,7 @@ class Endpoint:
         self.max_running, self.max_waiting = max_running, max_waiting
         self.running: dict[str, Running] = {}
         self.promises: dict[Book, float] = {}
-        self._solution, self._timing = solution, timing
+        self._timing = timing
         self._waiting: dict[
             Request, tuple[float, After]
         ] = {}  # the task's end, and what has to happen until then
@@ -109,11 +104,11 @@ class Endpoint:
         """Nobody waits or runs."""
         return not self._waiting and not self.running
 
-    def enter(self, request: Request, end: float) -> None:
-        """A call waits from now on; its task has to be over at `end`."""
+    def enter(self, request: Request, end: float, span: float) -> None:
+        """A call waits from now on; its task has to be over at `end`, and may take `span` seconds in all."""
         others = request.book.forecast.to_come(request.kind, request.final)
         rest = after(request, others, Floors(request), request.solution)
-        self._waiting[request] = (end, rest)
+        self._waiting[request] = (Window(request.arrived, end, span), rest)
 
     def leave(self, request: Request) -> None:
         """It was granted, refused or withdrawn."""
@@ -196,15 +191,15 @@ class Endpoint:
 
     def _start_by(self, request: Request, speed: Speed | None) -> float:
         """When a waiting call has to start for its task to be in time."""
-        end, rest = self._waiting[request]
-        if end == INFINITY:
+        window, rest = self._waiting[request]
+        if window.end == INFINITY:
             return request.arrived + PATIENCE
-        takes = 0.0 if speed is None else speed.answer(rest.tokens, rest.passes)
-        return end - SAFETY - self._timing.headroom * takes
+        return self._timing.think_until(window, rest, speed)
 
     def _rest(self, running: Running, speed: Speed) -> float:
         """Seconds that a running call still takes if it stops thinking now."""
-        size = min(running.grant.budget.solution, self._size(running.request.kind))
+        limit = running.grant.budget.solution
+        size = min(limit, self._size(running.request.kind, limit))
         if running.slot.solving:
             return max(1.0, size - running.slot.done) * speed.tpot
         return speed.answer(size)
@@ -314,12 +309,10 @@ class Endpoint:
             spare = scale * (book.final_size - size) * speed.tpot
         return Job(end, ready, tuple(stages), spare)
 
-    def _size(self, kind: str, otherwise: int | None = None) -> int:
-        """Solution tokens of a call of a kind, as seen lately, else a share of the limit."""
+    def _size(self, kind: str, unseen: int = MIN_SOLUTION) -> int:
+        """Solution tokens of a call of a kind, as seen lately; nobody is refused for a guess."""
         habit = self.habits.get(kind)
-        if habit is not None:
-            return max(1, round(habit.solution))
-        return otherwise if otherwise is not None else max(1, round(UNSEEN * self._solution))
+        return unseen if habit is None else max(1, round(habit.solution))
 
 
 def check_limits(max_running: int | None, max_waiting: int | None) -> None:

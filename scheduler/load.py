@@ -11,8 +11,9 @@ Load is one cause of slowness, and the weather another: an upstream that others 
 at every load. `weather` is what the latest tokens took as a multiple of what is usual at their load.
 
 Time is counted as busy time: a block of tokens that took s seconds beside n calls stands for s / n of them. A
-level takes one sample in `GAP` such seconds, so that a minute's spike does not become what is usual, and it
-forgets what is older than its window.
+level takes one sample in `GAP` such seconds and forgets what is older than its window. In bad weather a level
+that is known learns nothing: a spike is over when it is over, and does not slow plans down for minutes after.
+Weather that lasts becomes what is usual.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ GAP = 1.0
 """Busy seconds between two samples of a level, once it has a few."""
 
 FEW = 8
+
+STORM, LASTS = 1.5, 60.0
+"""Weather from which on a level that is known learns nothing, unless it has lasted so many busy seconds."""
 
 
 class Levels:
@@ -39,11 +43,11 @@ class Levels:
         self._taken: dict[int, float] = {}
         self._fits: dict[float, list[tuple[int, float]]] = {}
 
-    def add(self, load: int, seconds: float, clock: float) -> None:
+    def add(self, load: int, seconds: float, clock: float, *, storm: bool = False) -> None:
         """One more sample, at so many busy seconds; too soon after the last of its level it is dropped."""
         level = level_of(load)
         samples = self._samples.setdefault(level, deque(maxlen=self._window))
-        if len(samples) >= FEW and clock - self._taken[level] < GAP:
+        if len(samples) >= FEW and (storm or clock - self._taken[level] < GAP):
             return
         samples.append(seconds)
         self._taken[level] = clock
@@ -86,19 +90,26 @@ class SpeedByLoad:
 
     def __init__(self) -> None:
         self.ttft, self.tpot = Levels(), Levels()
-        self._clock = 0.0
+        self._clock = self._calm = 0.0
         self._latest: deque[float] = deque(maxlen=self.LATEST)
 
     def first(self, load: int, seconds: float) -> None:
         """A pass brought its first token after this long."""
-        self.ttft.add(load, seconds, self._clock)
+        self.ttft.add(load, seconds, self._clock, storm=self._storm)
 
     def block(self, load: int, tokens: int, seconds: float) -> None:
         """So many tokens of one pass took this long."""
         each, usual = seconds / tokens, self.tpot.at(load, 0.5)
         self._latest.append(1.0 if not usual else each / usual)
         self._clock += seconds / max(1, load)
-        self.tpot.add(load, each, self._clock)
+        if self.weather < STORM:
+            self._calm = self._clock
+        self.tpot.add(load, each, self._clock, storm=self._storm)
+
+    @property
+    def _storm(self) -> bool:
+        """It is slow in a way that will hopefully pass."""
+        return 0 < self._clock - self._calm < LASTS
 
     @property
     def weather(self) -> float:

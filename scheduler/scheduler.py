@@ -176,7 +176,6 @@ class BudgetScheduler:
                 found = self._endpoints[backend] = Endpoint(
                     self.latency_for(backend),
                     self.habits_for(backend),
-                    solution=self.solution_for(backend),
                     timing=self.desk.timing,
                     max_running=self.max_running,
                     max_waiting=self.max_waiting,

@@ -80,7 +80,7 @@ def test_a_spike_counts_at_every_load_and_passes() -> None:
 def test_what_has_become_usual_is_learnt() -> None:
     """A window of busy time later the old speed is forgotten."""
     by_load = SpeedByLoad()
-    for each, seconds in ((0.01, 100), (0.04, 100)):
+    for each, seconds in ((0.01, 100), (0.04, 150)):
         for _ in range(int(seconds / (8 * each))):
             by_load.block(1, 8, 8 * each)
     assert by_load.tpot.at(1, 0.5) == pytest.approx(0.04)
