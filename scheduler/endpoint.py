@@ -22,6 +22,7 @@ about thinking. Before the speed is known everything is admitted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from elastic_agent.errors import DeadlineError, EndpointBusyError
@@ -75,6 +76,7 @@ class Endpoint:
         self._served: dict[str, float] = {}  # by key: the virtual time up to which it was served
         self._virtual = 0.0
         self._usual: float | None = None
+        self._shares: dict[str, float] = {}  # by kind: solutions as a share of their limits
 
     # The queue
 
@@ -170,6 +172,10 @@ class Endpoint:
         if self.running.pop(running.hold.id, None) is None:
             return
         self.latency.load = max(1, len(self.running))
+        if running.slot.done:
+            kind, share = running.request.kind, running.slot.done / running.grant.budget.solution
+            before = self._shares.get(kind, share)
+            self._shares[kind] = before + (min(share, 1.0) - before) / 16
         took = now - running.started
         self._usual = took if self._usual is None else self._usual + (took - self._usual) / 16
 
@@ -198,11 +204,14 @@ class Endpoint:
 
     def _rest(self, running: Running, speed: Speed) -> float:
         """Seconds that a running call still takes if it stops thinking now."""
-        limit = running.grant.budget.solution
-        size = min(limit, self._size(running.request.kind, limit))
-        if running.slot.solving:
-            return max(1.0, size - running.slot.done) * speed.tpot
-        return speed.answer(size)
+        limit, slot = running.grant.budget.solution, running.slot
+        size = self._share(running.request.kind) * limit
+        if not slot.solving:
+            return speed.answer(math.ceil(size))
+        left = (
+            size - slot.done if slot.done < size else (limit - slot.done) / 2
+        )  # longer than usual: as long as any
+        return left * speed.tpot
 
     # Promises
 
@@ -304,15 +313,19 @@ class Endpoint:
             final = 1
         spare = 0.0
         if final:
-            size = min(book.final_size, self._size(FINAL, book.final_size))
+            size = math.ceil(self._share(FINAL) * book.final_size)
             stages.append(Stage(1, scale * speed.answer(size)))
             spare = scale * (book.final_size - size) * speed.tpot
         return Job(end, ready, tuple(stages), spare)
 
-    def _size(self, kind: str, unseen: int = MIN_SOLUTION) -> int:
+    def _size(self, kind: str) -> int:
         """Solution tokens of a call of a kind, as seen lately; nobody is refused for a guess."""
         habit = self.habits.get(kind)
-        return unseen if habit is None else max(1, round(habit.solution))
+        return MIN_SOLUTION if habit is None else max(1, round(habit.solution))
+
+    def _share(self, kind: str) -> float:
+        """How much of their limits the solutions of a kind usually take."""
+        return self._shares.get(kind, 1.0)
 
 
 def check_limits(max_running: int | None, max_waiting: int | None) -> None:
