@@ -55,8 +55,9 @@ class HoldState(StrEnum):
 class Account:
     """One account. Read it; only the ledger writes.
 
-    `spent`, `held` and `kept`, the part of `held` that is reserved for final answers, cover the whole subtree;
-    `own_spent` is this account's part, closed children included.
+    `spent`, `held` and `kept` (the part of `held` that is reserved for final answers) cover the whole
+    subtree; `own_spent` is this account's part, closed children included. `path` is this account and those
+    above it; `deadline` the moment at which its own time is up.
     """
 
     id: str
@@ -74,19 +75,12 @@ class Account:
     live: dict[str, Hold] = field(default_factory=dict, repr=False)
     children: dict[str, Account] = field(default_factory=dict, repr=False)
     closed: bool = False
-    _path: tuple[Account, ...] = field(init=False, repr=False)
+    path: tuple[Account, ...] = field(init=False, repr=False)
+    deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._path = (self, *(self.parent.path() if self.parent is not None else ()))
-
-    def path(self) -> tuple[Account, ...]:
-        """This account and those above it."""
-        return self._path
-
-    @property
-    def deadline(self) -> float:
-        """The moment at which this account's own time is up."""
-        return INFINITY if self.seconds is None else self.opened + self.seconds
+        self.path = (self, *(self.parent.path if self.parent is not None else ()))
+        self.deadline = INFINITY if self.seconds is None else self.opened + self.seconds
 
     def lacks(self, extra: Amount) -> tuple[str, float, float] | None:
         """The first unit in which this account has no room for `extra`: (unit, needed, available)."""

@@ -106,13 +106,13 @@ def _lacking(lack: Lack, request: Request) -> CapExceededError:
 def _own_room(request: Request) -> bool:
     """Whether the caps of its own tasks would hold the smallest answer."""
     need = request.worst(0, request.least_solution())
-    return all(level.account.lacks(need - level.account.reserve) is None for level in request.book.levels())
+    return all(level.account.lacks(need - level.account.reserve) is None for level in request.book.levels)
 
 
 def _fits(desk: Desk, request: Request) -> bool:
     """Whether all caps hold it by now."""
     account, need = request.book.account, request.worst(0, request.least_solution())
-    return all(a.lacks(need - account.reserve) is None for a in account.path())
+    return all(a.lacks(need - account.reserve) is None for a in account.path)
 
 
 def _tell(told: asyncio.Future[None]) -> None:

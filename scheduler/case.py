@@ -48,7 +48,8 @@ class Case:
     """What is known when a call is decided.
 
     Attributes:
-        left: what a last call could hold: the reserve is in it, and the time until the task has to be over.
+        left: what a last call could hold: the reserve is in it.
+        end: when the task has to be over; infinity without a deadline.
         speed: the endpoint's, at this moment.
         others: calls still to come in this task, by kind.
         floors: what they use when they don't think.
@@ -65,6 +66,7 @@ class Case:
     ledger: Ledger
     now: float
     left: Room
+    end: float
     speed: Speed | None
     others: Mapping[str, int]
     floors: Floors
@@ -75,11 +77,6 @@ class Case:
     kept: Amount
     answers: Amount
     stuck: Mapping[str, int]
-
-    @property
-    def end(self) -> float:
-        """When the task has to be over; infinity without a deadline."""
-        return self.left.deadline
 
     def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
         """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
@@ -115,7 +112,7 @@ class Case:
         """
         where: Account | None = None
         request = self.request
-        for account in request.book.account.path():
+        for account in request.book.account.path:
             own = account is request.book.account
             less = self.above + (self.lacking if own else NOTHING)
             free = Amount(

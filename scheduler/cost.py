@@ -67,7 +67,8 @@ class Price:
         """Nano-dollars for what was used, rounded up."""
         cached = min(usage.cached, usage.metered_input)
         fresh = usage.metered_input - cached
-        return _up(fresh * self._in + cached * self._cached + usage.metered_output * self._out)
+        exact = fresh * self._in + cached * self._cached + usage.metered_output * self._out
+        return -(-exact // _SCALE)
 
     def worst(self, usage: Usage) -> int:
         """Nano-dollars for it if nothing is cached: what a hold takes."""
@@ -75,7 +76,7 @@ class Price:
 
     def bound(self, input: int, output: int) -> int:
         """Nano-dollars for so many metered tokens if nothing is cached."""
-        return _up(input * self._dearest + output * self._out)
+        return -(-(input * self._dearest + output * self._out) // _SCALE)
 
     def more(self, nano: int, input: int, output: int, *, read_again: bool) -> int:
         """How many more sampled tokens `nano` pays for beside this input and output, by the same bound.
@@ -94,10 +95,6 @@ class Price:
     def per_thinking_token(self) -> float:
         """Nano-dollars of one more thinking token: sampled in the first pass, read again in the second."""
         return (self._in + self._out) / _SCALE
-
-
-def _up(amount: int) -> int:
-    return -(-amount // _SCALE)
 
 
 NOTIONAL: Mapping[str, Price] = {

@@ -19,11 +19,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -88,6 +89,14 @@ class Vertex(NamedTuple):
         return (other.worth - self.worth) / (other.use - self.use)
 
 
+class Piece(NamedTuple):
+    """A side of an envelope: worth gained per expected token, expected tokens, and where it ends."""
+
+    slope: float
+    use: float
+    end: Vertex
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """One kind's success by thinking tokens.
@@ -100,6 +109,8 @@ class Curve:
         solutions: the same by thinking limit, (thinking tokens, solution tokens), by rising tokens: a call
             whose thinking is cut does its work in the solution.
         measured: False for the prior.
+        envelopes, pieces: vertices and sides of the upper concave envelope.
+        unthought: average solution tokens of a call that doesn't think; None when nobody measured.
     """
 
     kind: str
@@ -109,6 +120,9 @@ class Curve:
     measured: bool = True
     solutions: tuple[tuple[int, float], ...] = ()
     envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False, compare=False)
+    pieces: Mapping[Objective, tuple[Piece, ...]] = field(init=False, repr=False, compare=False)
+    unthought: float | None = field(init=False, repr=False, compare=False)
+    _champions: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False)
     _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
@@ -121,6 +135,10 @@ class Curve:
             object.__setattr__(self, "_net", tuple(net))
         hulls = {"chain": self._hull(math.log), "each": self._hull(float)}
         object.__setattr__(self, "envelopes", hulls)
+        object.__setattr__(self, "unthought", self.says(0))
+        object.__setattr__(self, "pieces", {name: _pieces(hull) for name, hull in hulls.items()})
+        champions = accumulate(self.points, lambda best, new: new if new[1] > best[1] else best)
+        object.__setattr__(self, "_champions", tuple(champions))
 
     def p(self, thinking: int) -> float:
         """Success with at most so many thinking tokens."""
@@ -140,8 +158,12 @@ class Curve:
 
     def best(self, limit: int) -> int:
         """The limit, at most this, under which success is likeliest; the smallest of equals."""
-        candidates = [t for t, _ in self.points if t < limit]
-        return max([*candidates, limit], key=lambda t: (self.p(t), -t))
+        below = bisect_left(self.points, (limit,))
+        if below:
+            thinking, p = self._champions[below - 1]
+            if p >= self.p(limit):
+                return thinking
+        return limit
 
     def _hull(self, worth: Callable[[float], float]) -> tuple[Vertex, ...]:
         """Vertices of the upper concave envelope of worth(p) over expected use, as far as it rises."""
@@ -158,10 +180,14 @@ class Curve:
         return tuple(hull)
 
 
+def _pieces(hull: Sequence[Vertex]) -> tuple[Piece, ...]:
+    return tuple(Piece(a.slope(b), b.use - a.use, b) for a, b in pairwise(hull))
+
+
 def _between(points: Sequence[tuple[int, float]], x: float) -> float:
     """The value at x of a function that is linear between its points, and flat beyond them."""
-    at = max(0, bisect_right(points, (x, math.inf)) - 1)
-    x0, y0 = points[at]
+    at = bisect_right(points, (x, math.inf)) - 1
+    x0, y0 = points[max(0, at)]
     if at + 1 == len(points) or x <= x0:
         return y0
     x1, y1 = points[at + 1]

@@ -56,7 +56,8 @@ class Decider:
         fits = largest_thinking(request, case.in_time, case.room(case.kept)) if case.in_time else -1
         if case.in_time < least or fits < 0:
             return case, exhausted(case)
-        fits = largest_thinking(request, case.in_time, case.room(case.answers))
+        if case.answers is not case.kept:
+            fits = largest_thinking(request, case.in_time, case.room(case.answers))
         return case, self._allocate(case, max(0, fits))
 
     def _case(self, request: Request, now: float) -> Case:
@@ -66,7 +67,7 @@ class Decider:
         if book.reserving:
             target = reserve_for(book, request)  # for a final call, too: it says how long the answer may be
             lacking = NOTHING if request.final else target.beyond(book.account.reserve)
-        for level in book.levels():
+        for level in book.levels:
             level.account.tail = self._timing.tail(speed, level.final_size) if level.reserving else 0.0
         above = self._keep_above(request)
         floors = Floors(request)
@@ -86,6 +87,7 @@ class Decider:
             ledger=self._ledger,
             now=now,
             left=left,
+            end=end,
             speed=speed,
             others=others,
             floors=floors,
@@ -104,7 +106,7 @@ class Decider:
         Returns what they lack for those that they have declared.
         """
         above = NOTHING
-        for level in request.book.levels()[1:]:
+        for level in request.book.levels[1:]:
             if level.reserving:
                 wish = reserve_for(level, request).most(level.account.reserve)
                 short = self._ledger.reserve(level.account, wish)

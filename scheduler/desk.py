@@ -16,7 +16,6 @@ On an endpoint that runs a limited number of calls at once, heads of all tasks t
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -32,11 +31,9 @@ from elastic_agent.scheduler.exhausted import too_small
 from elastic_agent.scheduler.expect import expected
 from elastic_agent.scheduler.grant import Basis, Grant, left, units
 from elastic_agent.scheduler.ledger import Ledger
+from elastic_agent.scheduler.queue import Queue
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
 from elastic_agent.scheduler.timing import SAFETY, After, Timing
-
-Entry = tuple[int, int, Request]
-"""(rank, order of arrival, call)"""
 
 
 class Desk:
@@ -52,7 +49,7 @@ class Desk:
         self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
         self._decider = Decider(self.ledger, self.timing, self._stuck)
-        self._queues: dict[str, dict[str, list[Entry]]] = {}  # by root account, then account
+        self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
         self._limited: dict[Endpoint, None] = {}  # endpoints whose calls take turns
 
@@ -80,58 +77,62 @@ class Desk:
             self._stuck.update(request.around)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
-            queues = self._queues.setdefault(_root(book.account).id, {})
-            queue = queues.setdefault(book.account.id, [])
-            heapq.heappush(queue, (rank, request.order, request))
+            head = self._queues.setdefault(book.account.path[-1].id, Queue()).push(rank, request)
             endpoint = request.endpoint
-            if endpoint is not None and endpoint.takes_turns(request) and queue[0][2] is request:
+            if head and endpoint is not None and endpoint.takes_turns(request):
                 endpoint.offer(request, again=True)  # whoever is pumped first in this moment sees all of them
 
     def pump(self, account: Account, now: float) -> None:
         """Decide what can be decided in the tree of this account, and on endpoints where calls take turns."""
         with self.ledger.lock:
-            self._pump_tree(_root(account).id, None, now)
+            self._pump_tree(account.path[-1].id, None, now)
             for endpoint in list(self._limited):
                 while (turn := endpoint.turn(now)) is not None:
-                    self._pump_tree(_root(turn.book.account).id, turn, now)
+                    self._pump_tree(turn.book.account.path[-1].id, turn, now)
                 endpoint.press()
                 if endpoint.idle:
                     del self._limited[endpoint]
 
     def _pump_tree(self, root: str, turn: Request | None, now: float) -> None:
         """Decide in one tree; on endpoints where calls take turns for one call only, whose turn it is."""
-        heads = [head for key in list(self._queues.get(root, ())) if (head := self._head(root, key))]
-        heapq.heapify(heads)
+        queue = self._queues.get(root)
+        if queue is None:
+            return
         blocked: set[str] = set()
-        while heads:
-            _, _, request = heapq.heappop(heads)
-            endpoint, account = request.endpoint, request.book.account
-            outcome: Outcome | Wait
-            if endpoint is not None and endpoint.takes_turns(request) and request is not turn:
-                late = self._out_of_time(request, now)
-                if late is None:
-                    lacking = endpoint.offer(request, again=turn is None)
-                    if lacking is not None:
-                        blocked.add(lacking.id)
-                    continue
-                outcome = late
-            else:
-                first = request.final or bool(request.around)
-                if not first and not blocked.isdisjoint(a.id for a in account.path()):
-                    if endpoint is not None:
-                        endpoint.park(request, account)
-                    continue
-                outcome = self._try(request, now)
-                if isinstance(outcome, Wait):
-                    if endpoint is not None:
-                        endpoint.park(request, outcome.account)
-                    blocked.add(outcome.account.id)
-                    if first:
-                        blocked.add(account.id)
-                    continue
-            self._leave(request, outcome)
-            if head := self._head(root, account.id):
-                heapq.heappush(heads, head)
+        try:
+            while (request := queue.pop()) is not None:
+                endpoint, account = request.endpoint, request.book.account
+                outcome: Outcome | Wait
+                if endpoint is not None and endpoint.takes_turns(request) and request is not turn:
+                    late = self._out_of_time(request, now)
+                    if late is None:
+                        lacking = endpoint.offer(request, again=turn is None)
+                        if lacking is not None:
+                            blocked.add(lacking.id)
+                        continue
+                    outcome = late
+                else:
+                    first = request.final or bool(request.around)
+                    if not first and not blocked.isdisjoint([a.id for a in account.path]):
+                        if endpoint is not None:
+                            endpoint.park(request, account)
+                        if root in blocked:
+                            break  # so is everybody behind it
+                        continue
+                    outcome = self._try(request, now)
+                    if isinstance(outcome, Wait):
+                        if endpoint is not None:
+                            endpoint.park(request, outcome.account)
+                        blocked.add(outcome.account.id)
+                        if first:
+                            blocked.add(account.id)
+                        continue
+                self._leave(request, outcome)
+                queue.leave(request)
+        finally:
+            queue.back()
+        if not queue:
+            del self._queues[root]
 
     def withdraw(self, request: Request, now: float) -> None:
         """The caller has gone: a waiting call leaves, a granted one that was not sent is refunded."""
@@ -170,7 +171,7 @@ class Desk:
                 request.endpoint.ended(running, now)
             book.forecast.ended()
             back = hold.amount - running.expected
-            for level in book.levels():
+            for level in book.levels:
                 level.back -= back
             if actual is None:
                 self.ledger.refund(hold)
@@ -237,11 +238,11 @@ class Desk:
     def dismiss(self, book: Book, now: float) -> None:
         """A task is about to end: calls that wait are refused."""
         with self.ledger.lock:
-            for _, _, request in self._queues.get(_root(book.account).id, {}).get(book.account.id, []):
-                if request.outcome is None:
-                    error = _ended(book)
-                    self._event(request, "refused", now, reason=str(error), error=type(error).__name__)
-                    self._leave(request, error)
+            queue = self._queues.get(book.account.path[-1].id)
+            for request in queue.waiting(book.account.id) if queue else ():
+                error = _ended(book)
+                self._event(request, "refused", now, reason=str(error), error=type(error).__name__)
+                self._leave(request, error)
 
     def left(self, book: Book, now: float) -> dict[str, float]:
         """What can still be spent on this task, its reserve included, by unit."""
@@ -269,7 +270,7 @@ class Desk:
         request, now, speed, ledger = case.request, case.now, case.speed, self.ledger
         book, account = request.book, request.book.account
         thinking, solution = decided.thinking, decided.solution
-        if not decided.last:
+        if case.lacking != NOTHING and not decided.last:
             ledger.reserve(account, account.reserve + case.lacking)
         amount = request.worst(thinking, solution)
         until = hard = ledger.deadline(account, final=decided.last)
@@ -287,7 +288,7 @@ class Desk:
             book.reserving = False
         likely = expected(request, thinking, solution)
         back = amount - likely
-        for level in book.levels():
+        for level in book.levels:
             level.admitted = True
             level.back += back
         book.forecast.started()
@@ -332,19 +333,6 @@ class Desk:
                 why=grant.why,
             )
         return running
-
-    def _head(self, root: str, key: str) -> Entry | None:
-        """The first call of an account's queue that is still waiting."""
-        queues = self._queues.get(root, {})
-        queue = queues.get(key)
-        while queue and queue[0][2].outcome is not None:
-            heapq.heappop(queue)
-        if queue:
-            return queue[0]
-        queues.pop(key, None)
-        if not queues:
-            self._queues.pop(root, None)
-        return None
 
     def _full(self, request: Request, now: float) -> bool:
         """Where calls take turns: give it a place in the queue, or refuse it."""
@@ -415,10 +403,6 @@ class Desk:
                     **fields,
                 }
             )
-
-
-def _root(account: Account) -> Account:
-    return account.path()[-1]
 
 
 def _ended(book: Book) -> TaskClosedError:

@@ -200,7 +200,7 @@ class Durable:
             raise
 
     async def _do_take(self, running: Running) -> Lack | None:
-        hold, book = running.hold, running.request.book.levels()[-1]
+        hold, book = running.hold, running.request.book.levels[-1]
         reserve = None
         if running.grant.last:
             reserve = self._reserves.get(book)

@@ -246,7 +246,7 @@ class Endpoint:
             free = ([now] * (self.max_running - len(busy)) + busy)[-self.max_running :]
         ready = dict.fromkeys(self.promises, now)
         for running, moment in over:
-            for level in running.request.book.levels():
+            for level in running.request.book.levels:
                 if level in ready:
                     ready[level] = max(ready[level], moment)
         others = [self._job(b, e - SAFETY, ready[b], speed) for b, e in self.promises.items()]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from elastic_agent.scheduler.accounts import INFINITY, Amount
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
 from elastic_agent.scheduler.forecast import FINAL, Habit
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 
@@ -41,7 +41,7 @@ class Floors:
             request = self._request
             habit = request.habits.get(kind)
             prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-            solution = _solution(request, kind, 0, habit, self._bias)
+            solution = _solution(request, request.curves.curve(kind).unthought, habit, self._bias)
             found = self._known[kind] = Floor(solution, request.worst(0, solution, prompt))
         return found
 
@@ -60,7 +60,7 @@ def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
     used = math.ceil(request.curve.used(thinking))
     habits = request.habits
-    says = _solution(request, request.kind, thinking, habits.get(request.kind), habits.bias)
+    says = _solution(request, request.curve.says(thinking), habits.get(request.kind), habits.bias)
     return request.worst(min(used, thinking), min(says, solution))
 
 
@@ -79,23 +79,26 @@ def reserve_for(level: Book, request: Request) -> Amount:
 
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
-    """The calls of this task that wait behind this one: the smallest answers, and what they are expected to be."""
+    """The calls of this task that wait behind this one: the smallest answers, and what they may come to."""
     kinds = dict(request.book.forecast.pending)
     kinds[request.kind] -= 1
     kinds.pop(FINAL, None)
-    waiting, least = sum(kinds.values()), request.worst(0, request.least_solution())
+    waiting = sum(kinds.values())
+    if not waiting:
+        return NOTHING, NOTHING
+    least = request.worst(0, request.least_solution())
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
     return smallest, floors.add_up(kinds)[0].most(smallest)
 
 
-def _solution(request: Request, kind: str, thinking: int, habit: Habit | None, bias: float) -> int:
-    """Solution tokens that a call of a kind, with so much thinking, is expected to use.
+def _solution(request: Request, says: float | None, habit: Habit | None, bias: float) -> int:
+    """Solution tokens that a call is expected to use.
 
     As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
+
+    Args:
+        says: what its curve says, for the thinking that it has.
     """
-    size = request.curves.curve(kind).says(thinking)
-    if size is not None:
-        size *= bias
-    else:
-        size = habit.solution if habit else request.solution * UNSEEN
+    seen = habit.solution if habit else request.solution * UNSEEN
+    size = seen if says is None else says * bias
     return max(1, math.ceil(min(size, request.solution)))

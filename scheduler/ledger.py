@@ -79,7 +79,7 @@ class Ledger:
         tokens: int | None = None
         nano: int | None = None
         extra = account.reserve if final else NOTHING
-        for a in account.path():
+        for a in account.path:
             spent, held = a.spent, a.held
             if a.tokens is not None:
                 free = a.tokens - spent.tokens - held.tokens + extra.tokens
@@ -98,7 +98,7 @@ class Ledger:
 
     def span(self, account: Account) -> float:
         """How long this task may take in all: the shortest cap of the path, in seconds."""
-        return min([INFINITY if a.seconds is None else a.seconds for a in account.path()])
+        return min([INFINITY if a.seconds is None else a.seconds for a in account.path])
 
     def hold(
         self, account: Account, amount: Amount, *, until: float, now: float, final: bool = False
@@ -112,8 +112,8 @@ class Ledger:
             if account.closed:
                 raise TaskClosedError(f"{account.id} has ended: it takes no more calls")
             drawn = account.reserve.least(amount) if final else NOTHING
-            extra = amount - drawn
-            for a in account.path():
+            extra = amount - drawn if final else amount
+            for a in account.path:
                 lack = a.lacks(extra)
                 if lack is not None:
                     return Shortage(a, *lack)
@@ -121,12 +121,12 @@ class Ledger:
             if until > end:
                 return Shortage(account, "seconds", until - now, end - now)
             held = Hold(f"h{next(self._ids)}", account, amount, until, drawn)
-            for a in account.path():
+            for a in account.path:
                 a.held += extra
                 a.live[held.id] = held
             if drawn != NOTHING:
                 account.reserve -= drawn
-                for a in account.path():
+                for a in account.path:
                     a.kept -= drawn
             return held
 
@@ -149,11 +149,11 @@ class Ledger:
                 raise TaskClosedError(f"{account.id} has ended")
             if amount != account.reserve:
                 extra = amount - account.reserve
-                for a in account.path():
+                for a in account.path:
                     lack = a.lacks(extra)
                     if lack is not None:
                         return Shortage(a, *lack)
-                for a in account.path():
+                for a in account.path:
                     a.held += extra
                     a.kept += extra
                 account.reserve = amount
@@ -220,7 +220,7 @@ class Ledger:
                 return hold
             hold.state, hold.charged = state, charge
             hold.account.own_spent += charge
-            for a in hold.account.path():
+            for a in hold.account.path:
                 a.held -= hold.amount
                 a.spent += charge
                 del a.live[hold.id]

@@ -109,7 +109,7 @@ def plan(case: Case, most: int) -> Plan | None:
     found: Plan | None = None
     request = case.request
     this = Need(request.curve, 1, request.weight)
-    for level in request.book.levels():
+    for level in request.book.levels:
         others = case.others if level is request.book else level.forecast.to_come(request.kind)
         room, unit = _room(case, level, others)
         if unit is None:

@@ -19,13 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from elastic_agent.scheduler.curves import Curve, Objective, Vertex
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Need:
     """Like calls that want thinking tokens.
 
@@ -40,7 +40,7 @@ class Need:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class State:
     """What a policy decides from.
 
@@ -59,10 +59,10 @@ class State:
     @property
     def calls(self) -> int:
         """How many calls are still to come."""
-        return sum(need.count for need in self.others)
+        return sum([need.count for need in self.others])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
     """A policy's answer: the thinking tokens, why in words, and the numbers behind it."""
 
@@ -160,16 +160,17 @@ class Marginal:
 
     def _segments(self, state: State) -> list[_Segment]:
         """The pieces of all envelopes, steepest first, ours before equals."""
-        found: list[_Segment] = []
-        for other in state.others:
-            for a, b in pairwise(other.curve.envelopes[self.objective]):
-                found.append(_Segment(other.weight * a.slope(b), b.use - a.use, other.count, b))
-        for a, b in pairwise(state.this.curve.envelopes[self.objective]):
-            slope = state.this.weight * a.slope(b)
-            rivals = sum(s.calls for s in found if not s.mine and math.isclose(s.slope, slope))
-            found.append(_Segment(slope, b.use - a.use, 1, b, mine=True, rivals=rivals))
-        found.sort(key=lambda segment: (-segment.slope, not segment.mine))
-        return found
+        theirs = [
+            _Segment(other.weight * slope, use, other.count, end)
+            for other in state.others
+            for slope, use, end in other.curve.pieces[self.objective]
+        ]
+        ours = []
+        for slope, use, end in state.this.curve.pieces[self.objective]:
+            slope *= state.this.weight
+            rivals = sum([other.calls for other in theirs if math.isclose(other.slope, slope)])
+            ours.append(_Segment(slope, use, 1, end, mine=True, rivals=rivals))
+        return sorted(theirs + ours, key=attrgetter("slope", "mine"), reverse=True)
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
         """How far into a segment that can't be had by all who want it equally.
@@ -198,9 +199,10 @@ class Marginal:
     def _why(self, state: State, chosen: int, price: float) -> str:
         curve = state.this.curve
         p = f"success {curve.p(chosen):.2f}" if curve.measured else "no curve was measured for it"
-        if not state.calls:
+        count = state.calls
+        if not count:
             return f"no call is known to come after it; {p}"
-        calls = "1 call" if state.calls == 1 else f"{state.calls} calls"
+        calls = "1 call" if count == 1 else f"{count} calls"
         if price == 0.0:
             return f"there is room for all that {calls} to come can use; {p}"
         return f"a further token is worth less here than {price:.2g} in {calls} to come; {p}"

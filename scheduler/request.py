@@ -47,6 +47,7 @@ class Book:
         key: whose it is: endpoints are shared fairly among keys.
         parallel: kinds of declared calls that will run side by side.
         endpoint: which has promised it an answer in time.
+        levels: this task and those around it.
     """
 
     name: str
@@ -68,19 +69,15 @@ class Book:
     key: str = ""
     parallel: frozenset[str] = frozenset()
     endpoint: Endpoint | None = None
-    _levels: tuple[Book, ...] = field(init=False)
+    levels: tuple[Book, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._levels = (self, *(self.parent.levels() if self.parent is not None else ()))
+        self.levels = (self, *(self.parent.levels if self.parent is not None else ()))
 
     @property
     def final_size(self) -> int:
         """Solution tokens of the final answer, as far as known."""
         return MIN_SOLUTION if self.final_solution is None else self.final_solution
-
-    def levels(self) -> tuple[Book, ...]:
-        """This task and those around it."""
-        return self._levels
 
 
 @dataclass(slots=True, eq=False)

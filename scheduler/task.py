@@ -412,7 +412,7 @@ class Task:
             UnknownPriceError: nobody knows, and a cap on money is set on this task or around it.
         """
         price = find_price(model, own=own, default=self.scheduler.price, prices=self.scheduler.prices)
-        if any(account.nano is not None for account in self.book.account.path()):
+        if any(account.nano is not None for account in self.book.account.path):
             return require_price(price, model)
         return price
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from types import FrameType
 
 import hypothesis.strategies as st
 import pytest
@@ -40,6 +42,39 @@ def test_a_fan_out_that_cant_be_held_at_once_is_served_whole(branches: int) -> N
             assert sum(a.usage.thinking for a in answers) > 0
 
     run(main())
+
+
+def scheduler_work(branches: int) -> int:
+    """Functions of the scheduler that a fan-out enters, half of whose calls have to wait."""
+    entered = 0
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal entered
+        entered += event == "call" and "/scheduler/" in frame.f_code.co_filename
+
+    async def main() -> None:
+        backend = ScriptedBackend(TALK, ttft=0.05, tpot=0.01)
+        scheduler = BudgetScheduler(backend, price=Price("0.5", "2"), policy=FixedCap(8))
+        caps = Caps(tokens=branches * 28, usd=f"{branches * 0.0016:.4f}", seconds=3600)
+        async with scheduler, scheduler.task(caps, expect={"final": 1}) as task:
+            before = sys.getprofile()
+            sys.setprofile(count)
+            try:
+                await asyncio.gather(*(task.generate(f"part {i}", solution=40) for i in range(branches)))
+            finally:
+                sys.setprofile(before)
+            await task.generate("all of it", kind="final", solution=40)
+            scheduler.check()
+        assert backend.meter.output <= branches * 28
+
+    run(main())
+    return entered
+
+
+def test_the_work_grows_with_the_branches_and_not_faster() -> None:
+    """Counted, not timed: a branch among 400 costs what it costs among 100."""
+    each = {n: scheduler_work(n) / n for n in (100, 200, 400)}
+    assert each[400] < 1.15 * each[100], each
 
 
 def test_waiting_calls_are_woken_in_the_order_of_their_arrival() -> None:
