@@ -381,9 +381,9 @@ def main() -> None:
     source, arrivals = trace(args.data, args.tasks or (100 if args.quick else 1000), args.load, args.seed)
     result = measure(source, arrivals, Timing(headroom=args.headroom))
     print(
-        f"{result['tasks']} tasks of the {source} trace in {result['minutes']} minutes: {result['admitted']} admitted, "
-        f"{result['answered']} of them answered, {result['late']} late. {result['refused']} refused, "
-        f"99% within {result['refusal_ms_p99']:.2f} ms, {result['needless']} of them needlessly.\n"
+        f"{result['tasks']} tasks of the {source} trace in {result['minutes']} minutes: "
+        f"{result['admitted']} admitted, {result['answered']} of them answered, {result['late']} late. "
+        f"{result['refused']} refused, 99% within {result['refusal_ms_p99']:.2f} ms, {result['needless']} of them needlessly.\n"
         f"Without admission {result['unmanaged']['answered']} answered, {result['unmanaged']['late']} late.\n"
         f"Mean thinking: {result['thinking']['managed']} tokens, and {result['thinking']['unmanaged']}."
     )

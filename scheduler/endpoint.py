@@ -68,9 +68,7 @@ class Endpoint:
         self.running: dict[str, Running] = {}
         self.promises: dict[Book, float] = {}
         self._timing = timing
-        self._waiting: dict[
-            Request, tuple[float, After]
-        ] = {}  # the task's end, and what has to happen until then
+        self._waiting: dict[Request, tuple[Window, After]] = {}  # its time, and what has to happen in it
         self._ready: set[Request] = set()
         self._parked: dict[Request, Account] = {}
         self._served: dict[str, float] = {}  # by key: the virtual time up to which it was served
