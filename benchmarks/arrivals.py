@@ -383,7 +383,7 @@ def main() -> None:
     print(
         f"{result['tasks']} tasks of the {source} trace in {result['minutes']} minutes: "
         f"{result['admitted']} admitted, {result['answered']} of them answered, {result['late']} late. "
-        f"{result['refused']} refused, 99% within {result['refusal_ms_p99']:.2f} ms, {result['needless']} of them needlessly.\n"
+        f"{result['refused']} refused (99% in {result['refusal_ms_p99']:.2f} ms), {result['needless']} needlessly.\n"
         f"Without admission {result['unmanaged']['answered']} answered, {result['unmanaged']['late']} late.\n"
         f"Mean thinking: {result['thinking']['managed']} tokens, and {result['thinking']['unmanaged']}."
     )
