@@ -373,7 +373,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(data), help="folder of the Azure traces")
     parser.add_argument("--tasks", type=int, help="default 1000")
     parser.add_argument("--load", type=float, default=1.5, help="tokens asked for, over what can be served")
-    parser.add_argument("--headroom", type=float, default=Timing().headroom, help="see `Timing`")
+    parser.add_argument("--headroom", type=float, default=2.0, help="see `Timing`")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="100 tasks; under 60 s")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
@@ -383,12 +383,13 @@ def main() -> None:
     print(
         f"{result['tasks']} tasks of the {source} trace in {result['minutes']} minutes: "
         f"{result['admitted']} admitted, {result['answered']} of them answered, {result['late']} late. "
-        f"{result['refused']} refused (99% in {result['refusal_ms_p99']:.2f} ms), {result['needless']} needlessly.\n"
+        f"{result['refused']} refused (99% in {result['refusal_ms_p99']:.2f} ms), "
+        f"{result['needless']} needlessly.\n"
         f"Without admission {result['unmanaged']['answered']} answered, {result['unmanaged']['late']} late.\n"
         f"Mean thinking: {result['thinking']['managed']} tokens, and {result['thinking']['unmanaged']}."
     )
     for name, why in result["late_named"].items():
-        known = "; nobody could have kept it" if name in result["late_unavoidable"] else ""
+        known = "; nobody could have kept all promises" if name in result["late_unavoidable"] else ""
         print(f"late: {name}: {why}{known}")
     if args.json:
         print(json.dumps(result))
