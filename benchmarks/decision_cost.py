@@ -141,7 +141,7 @@ class Office:
         if self._log is not None:
             book.emit = self._log
         book.forecast.expect(EXPECT)
-        self.desk.open(book, self._now, self._latency.speed())
+        self.desk.open(book, self._now)
         self.grant(book, "steps-3")
         return book, iter(TURNS)
 

@@ -10,6 +10,7 @@
     ├── DataError (ValueError)            a data set that can't be read, trained on or graded
     ├── CapExceededError                  refused before a token was spent: what was needed, what is left
     │   └── DeadlineError                 the same for time
+    ├── EndpointBusyError                 too many calls wait for a model already: when to try again
     ├── TaskClosedError                   a call on a task that has ended
     ├── StoreError                        a ledger store was asked for something that can't be
     │   ├── StoreUnavailableError         it could not be reached, is full, or did not answer in time
@@ -97,6 +98,21 @@ def _rebuild(
 
 class DeadlineError(CapExceededError):
     """Refused, or ended without an answer, because the deadline can't hold it."""
+
+
+class EndpointBusyError(ElasticError):
+    """Refused before a token was spent: too many calls wait for this model already.
+
+    Attributes:
+        retry_after: seconds until a place is expected to be free.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return EndpointBusyError, (self.args[0], self.retry_after)
 
 
 class TaskClosedError(ElasticError):

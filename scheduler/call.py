@@ -209,6 +209,7 @@ class TaskCall:
                 self._loop.time(),
                 task.end(),
                 task.desk.ledger.span(task.book.account),
+                running.slot,
             )
             self._call = Call(
                 self.backend,
@@ -290,6 +291,7 @@ class TaskCall:
             around=_around.get(),
             model=backend.model,
             label=self.label,
+            endpoint=scheduler.endpoint_for(backend),
         )
 
     def _settle(self, running: Running) -> None:

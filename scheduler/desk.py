@@ -9,6 +9,9 @@ A call waits only while a running call could free what it lacks, and every runni
 consumer waits for a queued call (a stream that is open around it) can't end before that one: nobody waits for
 them, and the inner call goes first. So nothing waits for ever. Where the head of one task waits for tokens of
 an account, later calls on that account wait behind it: a large call is not overtaken for ever by small ones.
+
+On an endpoint that runs a limited number of calls at once, heads of all tasks take turns instead
+(`elastic_agent.scheduler.endpoint`), and are decided on, and hold tokens, only when it is their turn.
 """
 
 from __future__ import annotations
@@ -19,18 +22,18 @@ from itertools import count
 from typing import Any
 
 from elastic_agent.budget import Budget
-from elastic_agent.errors import CapExceededError, TaskClosedError
+from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, Shortage
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.decide import Decider
+from elastic_agent.scheduler.endpoint import Endpoint
 from elastic_agent.scheduler.exhausted import too_small
 from elastic_agent.scheduler.expect import expected
 from elastic_agent.scheduler.grant import Basis, Grant, left, units
-from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.queue import Queue
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
-from elastic_agent.scheduler.timing import After, Timing
+from elastic_agent.scheduler.timing import SAFETY, After, Timing
 
 
 class Desk:
@@ -48,6 +51,7 @@ class Desk:
         self._decider = Decider(self.ledger, self.timing, self._stuck)
         self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
+        self._limited: dict[Endpoint, None] = {}  # endpoints whose calls take turns
 
     # Calls
 
@@ -68,39 +72,67 @@ class Desk:
                 book.forecast.expect({request.kind: 1})
             request.order, request.arrived = next(self._orders), now
             request.declared = book.forecast.arrived(request.kind)
+            if self._full(request, now):
+                return
             self._stuck.update(request.around)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
-            root = book.account.path[-1].id
-            self._queues.setdefault(root, Queue()).push(rank, request)
+            head = self._queues.setdefault(book.account.path[-1].id, Queue()).push(rank, request)
+            endpoint = request.endpoint
+            if head and endpoint is not None and endpoint.takes_turns(request):
+                endpoint.offer(request, again=True)  # whoever is pumped first in this moment sees all of them
 
     def pump(self, account: Account, now: float) -> None:
-        """Decide what can be decided in the tree of this account."""
+        """Decide what can be decided in the tree of this account, and on endpoints where calls take turns."""
         with self.ledger.lock:
-            root = account.path[-1].id
-            queue = self._queues.get(root)
-            if queue is None:
-                return
-            blocked: set[str] = set()
-            try:
-                while (request := queue.pop()) is not None:
+            self._pump_tree(account.path[-1].id, None, now)
+            for endpoint in list(self._limited):
+                while (turn := endpoint.turn(now)) is not None:
+                    self._pump_tree(turn.book.account.path[-1].id, turn, now)
+                endpoint.press()
+                if endpoint.idle:
+                    del self._limited[endpoint]
+
+    def _pump_tree(self, root: str, turn: Request | None, now: float) -> None:
+        """Decide in one tree; on endpoints where calls take turns for one call only, whose turn it is."""
+        queue = self._queues.get(root)
+        if queue is None:
+            return
+        blocked: set[str] = set()
+        try:
+            while (request := queue.pop()) is not None:
+                endpoint, account = request.endpoint, request.book.account
+                outcome: Outcome | Wait
+                if endpoint is not None and endpoint.takes_turns(request) and request is not turn:
+                    late = self._out_of_time(request, now)
+                    if late is None:
+                        lacking = endpoint.offer(request, again=turn is None)
+                        if lacking is not None:
+                            blocked.add(lacking.id)
+                        continue
+                    outcome = late
+                else:
                     first = request.final or bool(request.around)
-                    if not first and root in blocked:
-                        break  # so is everybody behind it
-                    if not first and not blocked.isdisjoint([a.id for a in request.book.account.path]):
+                    if not first and not blocked.isdisjoint([a.id for a in account.path]):
+                        if endpoint is not None:
+                            endpoint.park(request, account)
+                        if root in blocked:
+                            break  # so is everybody behind it
                         continue
                     outcome = self._try(request, now)
                     if isinstance(outcome, Wait):
+                        if endpoint is not None:
+                            endpoint.park(request, outcome.account)
                         blocked.add(outcome.account.id)
                         if first:
-                            blocked.add(request.book.account.id)
+                            blocked.add(account.id)
                         continue
-                    self._leave(request, outcome)
-                    queue.leave(request)
-            finally:
-                queue.back()
-            if not queue:
-                del self._queues[root]
+                self._leave(request, outcome)
+                queue.leave(request)
+        finally:
+            queue.back()
+        if not queue:
+            del self._queues[root]
 
     def withdraw(self, request: Request, now: float) -> None:
         """The caller has gone: a waiting call leaves, a granted one that was not sent is refunded."""
@@ -135,6 +167,8 @@ class Desk:
             request, hold = running.request, running.hold
             book = request.book
             del book.running[hold.id]
+            if request.endpoint is not None:
+                request.endpoint.ended(running, now)
             book.forecast.ended()
             back = hold.amount - running.expected
             for level in book.levels:
@@ -166,17 +200,24 @@ class Desk:
 
     # Tasks
 
-    def open(self, book: Book, now: float, speed: Speed | None, close: int = 1) -> None:
+    def open(self, book: Book, now: float, endpoint: Endpoint | None = None, close: int = 1) -> None:
         """A task opens: keep its reserve, or refuse if its caps alone show that they can't hold one answer.
 
         Raises:
             CapExceededError, DeadlineError: with the least that would have been needed.
+            EndpointBusyError: nobody may join the endpoint's queue.
         """
         with self.ledger.lock:
             account, size = book.account, book.final_size
-            error = too_small(book, self.ledger.deadline(account, final=True) - now, speed, close)
+            end = self.ledger.deadline(account, final=True)
+            speed = None if endpoint is None else endpoint.latency.speed()
+            error = too_small(book, end - now, speed, close)
             if error is not None:
                 raise error
+            promised = account.parent is not None and self.ledger.deadline(account.parent) < INFINITY
+            if endpoint is not None and not promised:
+                endpoint.admit(book, end, now)
+                book.endpoint = endpoint
             # A parent that has no room for it now may have later.
             self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size))
 
@@ -190,6 +231,8 @@ class Desk:
                 self.settle(running, running.hold.amount, now, answered=False)
             book.forecast.close()
             self.ledger.close(book.account)
+            if book.endpoint is not None:
+                book.endpoint.forget(book)
             self.pump(book.account, now)
 
     def dismiss(self, book: Book, now: float) -> None:
@@ -271,6 +314,9 @@ class Desk:
         )
         rest = After(solution) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
+        running.slot.solving = not thinking
+        if request.endpoint is not None:
+            request.endpoint.started(running)
         if book.emit is not None:
             deadline = grant.deadline
             self._event(
@@ -288,6 +334,41 @@ class Desk:
             )
         return running
 
+    def _full(self, request: Request, now: float) -> bool:
+        """Where calls take turns: give it a place in the queue, or refuse it."""
+        endpoint, book = request.endpoint, request.book
+        if endpoint is None or not endpoint.takes_turns(request):
+            return False
+        busy = None if request.final else endpoint.full(book.key)
+        if busy is None:
+            end, span = self.ledger.deadline(book.account, final=True), self.ledger.span(book.account)
+            endpoint.enter(request, end, span)
+            self._limited[endpoint] = None
+            return False
+        self._event(request, "refused", now, reason=str(busy), error=type(busy).__name__)
+        request.outcome = busy
+        book.forecast.left(request.kind)
+        return True
+
+    def _out_of_time(self, request: Request, now: float) -> DeadlineError | None:
+        """The error for a call whose time is up before its turn has come, or None."""
+        end = self.ledger.deadline(request.book.account, final=request.final)
+        request.ask_again = end - SAFETY
+        if now < end - SAFETY - 1e-6:
+            return None
+        speed, least = request.latency.speed(), request.least_solution()
+        takes = SAFETY + (0.0 if speed is None else speed.answer(least))
+        error = DeadlineError(
+            f"task {request.book.name!r}, call {request.number} ({request.kind}): it has waited for its turn "
+            f"for {now - request.arrived:.3f} s, and no time is left for an answer of {least} tokens, which "
+            f"takes {takes:.3f} s; raise seconds= or make fewer calls",
+            needed={"seconds": takes},
+            available={"seconds": max(0.0, end - now)},
+        )
+        numbers = {"needed": error.needed, "available": error.available}
+        self._event(request, "refused", now, reason=str(error), error="DeadlineError", **numbers)
+        return error
+
     def _comes_again(self, request: Request) -> None:
         """A declared final call brought no answer: it is still to come."""
         if request.final and request.declared:
@@ -295,6 +376,8 @@ class Desk:
 
     def _leave(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
         request.outcome = outcome
+        if request.endpoint is not None:
+            request.endpoint.leave(request)
         request.book.forecast.left(request.kind)
         if isinstance(outcome, Exception):
             self._comes_again(request)

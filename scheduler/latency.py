@@ -6,6 +6,9 @@ single token does not count for a whole answer; and the present pace, the median
 which follows a slow-down within three tokens and ignores a single stall, however many calls stalled together.
 The larger of the two is the answer: planning must not wait for statistics while a deadline nears.
 
+`speed` is how it is now. `at(load)` is how it would be with so many calls at once (`scheduler.load`): a task
+that is to be admitted makes the others slower.
+
 Nothing is assumed before the first tokens: `known` is False, and whoever plans has to do so without numbers
 (`elastic_agent.scheduler.timing` then spends at most half of the time on thinking).
 """
@@ -15,6 +18,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from typing import NamedTuple
+
+from elastic_agent.scheduler.load import SpeedByLoad, quantile_of
 
 
 class Speed(NamedTuple):
@@ -47,6 +52,9 @@ class Latency:
     Args:
         quantile: which upper quantile counts.
         window: passes (for TTFT) and blocks (for TPOT) that are remembered.
+
+    Attributes:
+        load: calls that run on it now, as far as this process knows; whoever starts and ends them says so.
     """
 
     def __init__(self, *, quantile: float = 0.9, window: int = 64) -> None:
@@ -55,6 +63,8 @@ class Latency:
         self._blocks: deque[float] = deque(maxlen=window)
         self._pace: float | None = None
         self._window: Speed | None = None
+        self.load = 1
+        self._by_load = SpeedByLoad()
         self._lock = threading.Lock()  # calls of several event loops may share an endpoint
 
     @property
@@ -66,12 +76,14 @@ class Latency:
         """A pass brought its first token after this long."""
         with self._lock:
             self._ttft.append(max(0.0, seconds))
+            self._by_load.first(self.load, max(0.0, seconds))
             self._window = None
 
     def block(self, tokens: int, seconds: float) -> None:
         """So many tokens of one pass took this long: a sample of the window."""
         with self._lock:
             self._blocks.append(max(0.0, seconds) / tokens)
+            self._by_load.block(self.load, tokens, max(0.0, seconds))
             self._window = None
 
     def pace(self, each: float) -> None:
@@ -86,15 +98,26 @@ class Latency:
                 return None
             if self._window is None:
                 ttft, blocks, q = self._ttft, self._blocks or [self._pace], self._quantile
-                latest = _quantile(list(ttft)[-3:], 0.5)
+                latest = quantile_of(list(ttft)[-3:], 0.5)
                 self._window = Speed(
-                    max(_quantile(ttft, q), latest),
-                    _quantile(blocks, q),
-                    _quantile(ttft, 0.5),
-                    _quantile(blocks, 0.5),
+                    max(quantile_of(ttft, q), latest),
+                    quantile_of(blocks, q),
+                    quantile_of(ttft, 0.5),
+                    quantile_of(blocks, 0.5),
                 )
             window = self._window
             return window if self._pace <= window.tpot else window._replace(tpot=self._pace)
+
+    def at(self, load: int) -> Speed | None:
+        """What it would be with so many calls at once, in the present weather; None while unknown."""
+        with self._lock:
+            ttft, tpot, q = self._by_load.ttft, self._by_load.tpot, self._quantile
+            first, each = ttft.at(load, q), tpot.at(load, q)
+            usual_first, usual_each = ttft.at(load, 0.5), tpot.at(load, 0.5)
+            weather = self._by_load.weather
+        if first is None or each is None or usual_first is None or usual_each is None:
+            return self.speed()
+        return Speed(first, each, usual_first, usual_each).slowed(weather)
 
 
 class Pace:
@@ -124,9 +147,3 @@ class Pace:
         if self._tokens >= self.BLOCK:
             self._latency.block(self._tokens, self._seconds)
             self._tokens, self._seconds = 0, 0.0
-
-
-def _quantile(values: deque[float] | list[float], q: float) -> float:
-    """The smallest value that at least a share q of the values does not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]

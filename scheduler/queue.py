@@ -24,13 +24,15 @@ class Queue:
         self._listed: dict[str, Entry] = {}
         self._out: list[Request] = []
 
-    def push(self, rank: int, request: Request) -> None:
-        """A call arrives."""
+    def push(self, rank: int, request: Request) -> bool:
+        """A call arrives. Returns whether it is the first of its task."""
         key = request.book.account.id
         entries = self._tasks.setdefault(key, [])
         heapq.heappush(entries, (rank, request.order, request))
-        if entries[0][2] is request:
+        first = entries[0][2] is request
+        if first:
             self._list(key)
+        return first
 
     def pop(self) -> Request | None:
         """The first of the calls that come first in their tasks, and are not out yet."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
 from elastic_agent.scheduler.cost import Price
@@ -14,8 +14,11 @@ from elastic_agent.scheduler.grant import Grant
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.learnt import Curves, LearntCurves, Seen
 from elastic_agent.scheduler.policies import AllocationPolicy
-from elastic_agent.scheduler.timing import After
+from elastic_agent.scheduler.timing import After, Slot
 from elastic_agent.usage import Usage, worst_input
+
+if TYPE_CHECKING:
+    from elastic_agent.scheduler.endpoint import Endpoint
 
 OnExhausted = Literal["shrink", "wait", "raise"]
 """What a call does that the caps can't hold whole: `shrink` waits for refunds while any may come, then takes
@@ -42,6 +45,9 @@ class Book:
         back: what the running calls of this subtree are expected to give back.
         emit: hears of every decision; None: nobody listens.
         running: its granted calls that are not settled, by hold.
+        key: whose it is: endpoints are shared fairly among keys.
+        parallel: kinds of declared calls that will run side by side.
+        endpoint: which has promised it an answer in time.
         levels: this task and those around it.
     """
 
@@ -61,6 +67,9 @@ class Book:
     zero: float = 0.0
     emit: Callable[[dict[str, Any]], None] | None = None
     running: dict[str, Running] = field(default_factory=dict)
+    key: str = ""
+    parallel: frozenset[str] = frozenset()
+    endpoint: Endpoint | None = None
     levels: tuple[Book, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +91,7 @@ class Request:
         wake: called when `outcome` is there, under the ledger's lock: it must only pass it on.
         ask_again: while it waits: when to pump again if nothing else happens.
         declared: its task had announced it.
+        endpoint: where it will run; None: nobody counts the calls there.
     """
 
     book: Book
@@ -108,6 +118,7 @@ class Request:
     arrived: float = 0.0
     ask_again: float | None = None
     declared: bool = False
+    endpoint: Endpoint | None = None
     outcome: Outcome | None = None
 
     def worst(self, thinking: int, solution: int, prompt: int | None = None) -> Amount:
@@ -131,6 +142,7 @@ class Running:
     Attributes:
         expected: what it will probably use of its hold.
         rest: what happens in time after its thinking.
+        slot: its place on the endpoint.
     """
 
     request: Request
@@ -141,6 +153,7 @@ class Running:
     started: float
     done: bool = False
     taught: Seen | None = None
+    slot: Slot = field(default_factory=Slot)
 
     def learn(self, usage: Usage) -> None:
         """What this call was like, for the plans of the next ones; once it has brought an answer."""

@@ -23,6 +23,7 @@ from elastic_agent.scheduler.accounts import Account
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.durable import LEASE, Durable, Failure
+from elastic_agent.scheduler.endpoint import Endpoint, check_limits
 from elastic_agent.scheduler.events import Log
 from elastic_agent.scheduler.forecast import Habits
 from elastic_agent.scheduler.latency import Latency
@@ -54,6 +55,10 @@ class BudgetScheduler:
         log: where events go: a path (`run.jsonl`), a function, or several of these.
         solution: solution tokens of calls that don't say.
         timing: how careful to be with deadlines.
+        max_running: most calls at once on each model; the others wait, without tokens, in an order that
+            `elastic_agent.scheduler.endpoint` explains. None: no limit.
+        max_waiting: most calls that wait for each model; tasks and calls beyond are refused with
+            `EndpointBusyError`, except final answers of tasks that were admitted. None: no limit.
         store: a durable ledger that other processes and later runs share: a `Store`, or where it is, such as
             "spend.db" or "postgresql://..." (`elastic_agent.scheduler.stores.open_store`). None: this
             process's memory.
@@ -76,11 +81,14 @@ class BudgetScheduler:
         log: Log = None,
         solution: int | None = None,
         timing: Timing | None = None,
+        max_running: int | None = None,
+        max_waiting: int | None = None,
         store: Store | str | Path | None = None,
         accounts: str | Sequence[Spec] = (),
         lease: float = LEASE,
         on_store_failure: Failure = "closed",
     ) -> None:
+        check_limits(max_running, max_waiting)
         self.backend = backend
         self.price = price
         self.prices = dict(prices or {})
@@ -88,9 +96,11 @@ class BudgetScheduler:
         self.desk = Desk(timing=timing)
         self.sinks = events.sinks(log)
         self.solution = solution
+        self.max_running, self.max_waiting = max_running, max_waiting
         self._given = curves
         self._curves: dict[str, Curves] = {}
         self._latency: WeakKeyDictionary[Backend, Latency] = WeakKeyDictionary()
+        self._endpoints: WeakKeyDictionary[Backend, Endpoint] = WeakKeyDictionary()
         self._habits: WeakKeyDictionary[Backend, Habits] = WeakKeyDictionary()
         self._tasks: set[Task] = set()
         if backend is not None and latency is not None:
@@ -112,6 +122,10 @@ class BudgetScheduler:
             caps: what it may spend.
             name: for logs and reports.
             expect: calls to come, by kind, such as {"steps-3": 4, "final": 1}.
+            parallel: those of these kinds whose calls will run side by side; the others are planned one after
+                the other when the task is admitted.
+            key: whose task it is: models are shared fairly among keys. None: its own, or that of the task
+                around it.
             final_solution: solution tokens to keep for the final answer, from the opening on; None: those
                 of the first call, up to a quarter of the token cap.
             on_exhausted: what calls do that don't fit any more, see `OnExhausted`.
@@ -153,6 +167,20 @@ class BudgetScheduler:
         """What is known of the calls of a model."""
         with self.desk.ledger.lock:
             return self._habits.setdefault(backend, Habits())
+
+    def endpoint_for(self, backend: Backend) -> Endpoint:
+        """The queue of a model, and what its tasks have been promised."""
+        with self.desk.ledger.lock:
+            found = self._endpoints.get(backend)
+            if found is None:
+                found = self._endpoints[backend] = Endpoint(
+                    self.latency_for(backend),
+                    self.habits_for(backend),
+                    timing=self.desk.timing,
+                    max_running=self.max_running,
+                    max_waiting=self.max_waiting,
+                )
+            return found
 
     def curves_for(self, backend: Backend) -> Curves:
         """The curves of a model; the scale of a prior is a sixteenth of its context."""

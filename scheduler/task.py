@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
@@ -71,6 +71,8 @@ class Task:
         name: str | None = None,
         expect: Mapping[str, int] | None = None,
         final_solution: int | None = None,
+        parallel: Iterable[str] = (),
+        key: str | None = None,
         on_exhausted: OnExhausted = "shrink",
         policy: AllocationPolicy | None = None,
         log: Log = None,
@@ -85,6 +87,7 @@ class Task:
         self.parent = parent
         self._scheduler, self._policy, self._log = scheduler, policy, log
         self._expect, self._final_solution = dict(expect or {}), final_solution
+        self._parallel, self._key = frozenset(parallel), key
         self._book: Book | None = None
         self._emit: TaskLog
         self._tokens: list[Token[Task | None]] = []
@@ -99,7 +102,9 @@ class Task:
         """Open its account; entering the scope does it.
 
         Raises:
-            CapExceededError, DeadlineError: the caps can't hold even one answer.
+            CapExceededError, DeadlineError: the caps can't hold even one answer, or its deadline can't be
+                kept beside what other tasks have been promised.
+            EndpointBusyError: too many calls wait for the model.
             TaskClosedError: the task around it has ended.
             RuntimeError: it was opened before.
         """
@@ -128,13 +133,15 @@ class Task:
                 self._policy or (parent.book.policy if parent else None) or self._scheduler.policy,
                 final_solution=self._final_solution,
                 parent=parent.book if parent else None,
+                key=self._key or (parent.book.key if parent else account.id),
+                parallel=self._parallel,
                 zero=parent.book.zero if parent else now,
             )
             backend = self._scheduler.backend
-            speed = self._scheduler.latency_for(backend).speed() if backend else None
+            endpoint = self._scheduler.endpoint_for(backend) if backend else None
             try:
                 book.forecast.expect(self._expect)
-                desk.open(book, now, speed, len(backend.codec.markers.close_ids) if backend else 1)
+                desk.open(book, now, endpoint, len(backend.codec.markers.close_ids) if backend else 1)
             except BaseException:
                 book.forecast.close()
                 desk.ledger.close(account)

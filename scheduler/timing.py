@@ -60,10 +60,12 @@ class Timing:
     Attributes:
         slowdown: a fall in speed that should not cost an answer.
         share: part of a task's time that may be kept for it.
+        headroom: a task is admitted if its answers could take so many times what they are expected to.
     """
 
     slowdown: float = 10.0
     share: float = 1 / 3
+    headroom: float = 1.25
 
     def tail(self, speed: Speed | None, final: int) -> float:
         """Seconds to keep at a task's end for a final answer of so many tokens."""
@@ -101,6 +103,21 @@ class Window(NamedTuple):
     span: float
 
 
+@dataclass(slots=True)
+class Slot:
+    """A running call's place on its endpoint.
+
+    Attributes:
+        until: when somebody else needs it: thinking ends early enough for that. Others write it at any time.
+        solving: the call doesn't think any more.
+        done: solution tokens so far.
+    """
+
+    until: float = INFINITY
+    solving: bool = False
+    done: int = 0
+
+
 class Pilot:
     """Steers one running call: learns the speed from its tokens and moves its moments.
 
@@ -112,6 +129,7 @@ class Pilot:
         end: the moment at which the task has to be over, now (it is asked again at every move); None = no
             deadline, the pilot only learns.
         span: how long the task may take in all.
+        slot: the call's place on its endpoint.
     """
 
     def __init__(
@@ -122,9 +140,10 @@ class Pilot:
         started: float,
         end: Callable[[], float] | None = None,
         span: float = INFINITY,
+        slot: Slot | None = None,
     ) -> None:
         self._latency, self._timing, self._after = latency, timing, after
-        self._end, self._span = end, span
+        self._end, self._span, self._slot = end, span, slot or Slot()
         self._started = self._last = started
         self._segment: Segment | None = None
         self._pace = Pace(latency)
@@ -135,6 +154,8 @@ class Pilot:
     def on_tokens(self, segment: Segment, count: int, now: float) -> None:
         """A chunk came: learn from it, steer by it."""
         gap, self._last = now - self._last, now
+        if segment is Segment.SOLUTION:
+            self._slot.solving, self._slot.done = True, self._slot.done + count
         if segment is not self._segment:
             self._segment = segment
             self._pace.first(count, gap)
@@ -148,16 +169,26 @@ class Pilot:
         self.control.move(self._started, self._started)
 
     def _steer(self) -> None:
-        if self._end is None or self._stopped:
+        if self._stopped:
             return
-        window, speed = Window(self._started, self._end(), self._span), self._latency.speed()
-        think = self._timing.think_until(window, self._after, speed)
-        answer = self._timing.answer_until(window, self._after, speed)
-        old_think, old_answer = self.control.think_until, self.control.answer_until
-        if (
-            old_think is None
-            or old_answer is None
-            or abs(think - old_think) > 1e-3
-            or abs(answer - old_answer) > 1e-3
-        ):
-            self.control.move(min(think, answer), answer)
+        speed, think, answer = self._latency.speed(), INFINITY, INFINITY
+        if self._end is not None:
+            window = Window(self._started, self._end(), self._span)
+            answer = self._timing.answer_until(window, self._after, speed)
+            think = min(self._timing.think_until(window, self._after, speed), answer)
+        if speed is not None:
+            think = min(think, self._slot.until - speed.answer(self._after.solution) - SAFETY)
+        moved = _moved(self.control.think_until, think) or _moved(self.control.answer_until, answer)
+        if moved:
+            self.control.move(_moment(think), _moment(answer))
+
+
+def _moment(moment: float) -> float | None:
+    return None if moment == INFINITY else moment
+
+
+def _moved(before: float | None, now: float) -> bool:
+    """By more than a millisecond."""
+    if before is None or now == INFINITY:
+        return _moment(now) != before
+    return abs(now - before) > 1e-3

@@ -1,0 +1,335 @@
+"""One model's door: which tasks it can promise an answer, and which waiting call goes next. No clock, no IO.
+
+**Slots.** With `max_running` set, so many calls run at once and the others wait without holding anything:
+the desk asks whose `turn` it is whenever a slot is free, and only then decides on tokens. A call that the
+desk makes wait for tokens leaves its turn to the next one until something comes back in its task.
+
+**Order.** Calls that would be late otherwise go first, by the moment at which they have to start. The
+others go in turns by key (a task's `key=`, else each outermost task is one), the least served first
+(start-time fair queueing); within a key by priority, then by that moment. A call without a deadline has to
+start `PATIENCE` seconds after it came, so nothing waits for ever. Calls of one task keep their order of
+arrival. A call that is made inside an open one runs beside the limit: the open one can't end, and give its
+slot back, before it.
+
+**Making room.** A waiting call's moment is also the moment at which somebody who thinks has to be done:
+`press` says so to the running calls, those first that could be over first, and as late as the promises
+allow.
+
+**Promises.** A task with a deadline is admitted if its answers, and those of all tasks that were admitted
+before it, can be in time at the speed that so many calls have (`scheduler.promises`). Nothing is promised
+about thinking. Before the speed is known everything is admitted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from elastic_agent.errors import DeadlineError, EndpointBusyError
+from elastic_agent.scheduler.accounts import INFINITY, Account
+from elastic_agent.scheduler.expect import Floors
+from elastic_agent.scheduler.forecast import FINAL, Habits
+from elastic_agent.scheduler.latency import Latency, Speed
+from elastic_agent.scheduler.plan import after
+from elastic_agent.scheduler.promises import Job, Stage, endings, latest
+from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request, Running
+from elastic_agent.scheduler.timing import SAFETY, After, Timing, Window
+
+PATIENCE = 60.0
+"""Seconds after which a call without a deadline goes before those that still have time."""
+
+
+class Endpoint:
+    """Calls and promises of one model; changed under the ledger's lock.
+
+    Args:
+        latency, habits: what is known of its speed and its calls.
+        timing: how careful to be.
+        max_running: most calls at once; None: no limit, and no queue.
+        max_waiting: most calls that wait. A key that has as many places as are free gets no more, so that
+            nobody takes the last one from others. None: no limit.
+
+    Raises:
+        ValueError: a limit below 1, or `max_waiting` alone.
+    """
+
+    def __init__(
+        self,
+        latency: Latency,
+        habits: Habits,
+        *,
+        timing: Timing,
+        max_running: int | None = None,
+        max_waiting: int | None = None,
+    ) -> None:
+        check_limits(max_running, max_waiting)
+        self.latency, self.habits = latency, habits
+        self.max_running, self.max_waiting = max_running, max_waiting
+        self.running: dict[str, Running] = {}
+        self.promises: dict[Book, float] = {}
+        self._timing = timing
+        self._waiting: dict[Request, tuple[Window, After]] = {}  # its time, and what has to happen in it
+        self._ready: set[Request] = set()
+        self._parked: dict[Request, Account] = {}
+        self._served: dict[str, float] = {}  # by key: the virtual time up to which it was served
+        self._virtual = 0.0
+        self._usual: float | None = None
+        self._shares: dict[str, float] = {}  # by kind: solutions as a share of their limits
+
+    # The queue
+
+    def full(self, key: str) -> EndpointBusyError | None:
+        """The error for a call that finds no place to wait, or None."""
+        if self.max_running is None or self.max_waiting is None:
+            return None
+        waiting = len(self._waiting)
+        own = sum(request.book.key == key for request in self._waiting)
+        free = max(0, self.max_running - len(self.running))  # calls of this very moment that will have a slot
+        if waiting < free or max(0, own - free) < self.max_waiting - (waiting - free):
+            return None
+        seconds = (self._usual or 1.0) / self.max_running
+        whose = f"{own} of {waiting} waiting calls are of {key!r}" if own else f"{waiting} calls wait"
+        return EndpointBusyError(
+            f"{whose}, {self.max_waiting} may (max_waiting=), {self.max_running} run: "
+            f"try again in {seconds:.2f} s",
+            seconds,
+        )
+
+    def takes_turns(self, request: Request) -> bool:
+        """It has to wait for its turn here."""
+        return self.max_running is not None and not request.around
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits or runs."""
+        return not self._waiting and not self.running
+
+    def enter(self, request: Request, end: float, span: float) -> None:
+        """A call waits from now on; its task has to be over at `end`, and may take `span` seconds in all."""
+        others = request.book.forecast.to_come(request.kind, request.final)
+        rest = after(request, others, Floors(request), request.solution)
+        self._waiting[request] = (Window(request.arrived, end, span), rest)
+
+    def leave(self, request: Request) -> None:
+        """It was granted, refused or withdrawn."""
+        self._waiting.pop(request, None)
+        self._ready.discard(request)
+        self._parked.pop(request, None)
+
+    def offer(self, request: Request, *, again: bool) -> Account | None:
+        """The head of a task's queue can have its turn.
+
+        Args:
+            again: something has happened in its task: it can have it even if it is parked.
+
+        Returns:
+            what it lacks, if it is parked.
+        """
+        if again:
+            self._parked.pop(request, None)
+        lacking = self._parked.get(request)
+        if lacking is None:
+            self._ready.add(request)
+        return lacking
+
+    def park(self, request: Request, account: Account) -> None:
+        """It lacks something on this account: it has no turn before something happens in its task."""
+        self._ready.discard(request)
+        if request in self._waiting:
+            self._parked[request] = account
+
+    def turn(self, now: float) -> Request | None:
+        """Whose turn it is, once; None when no slot is free or nobody is ready."""
+        if self.max_running is None or len(self.running) >= self.max_running or not self._ready:
+            return None
+        speed, horizon = self.latency.at(self.max_running), now + (self._usual or 0.0)
+
+        def urgency(request: Request) -> tuple[int, float, int, float, int]:
+            start = self._start_by(request, speed)
+            if start <= horizon:
+                return (0, start, request.priority, start, request.order)
+            served = max(self._virtual, self._served.get(request.book.key, 0.0))
+            return (1, served, request.priority, start, request.order)
+
+        turn = min(self._ready, key=urgency)
+        self._ready.discard(turn)
+        return turn
+
+    def started(self, running: Running) -> None:
+        """A call was granted: it has a slot now."""
+        self.running[running.hold.id] = running
+        self.latency.load = len(self.running)
+        if self.max_running is not None:
+            key = running.request.book.key
+            start = self._virtual = max(self._virtual, self._served.get(key, 0.0))
+            self._served = {k: v for k, v in self._served.items() if v > start}  # idle keys save nothing up
+            self._served[key] = start + max(1, running.expected.tokens)
+
+    def ended(self, running: Running, now: float) -> None:
+        """A call has given its slot back."""
+        if self.running.pop(running.hold.id, None) is None:
+            return
+        self.latency.load = max(1, len(self.running))
+        if running.slot.done:
+            kind, share = running.request.kind, running.slot.done / running.grant.budget.solution
+            before = self._shares.get(kind, share)
+            self._shares[kind] = before + (min(share, 1.0) - before) / 16
+        took = now - running.started
+        self._usual = took if self._usual is None else self._usual + (took - self._usual) / 16
+
+    def press(self) -> None:
+        """Tell running calls until when somebody can wait for their slots."""
+        if self.max_running is None:
+            return
+        speed = self.latency.at(self.max_running)
+        there = [request for request in self._waiting if request not in self._parked]
+        if speed is None or not there:
+            for running in self.running.values():
+                running.slot.until = INFINITY
+            return
+        starts = [(self._start_by(r, speed), speed.answer(self._waiting[r][1].solution)) for r in there]
+        moments = latest(starts, self.max_running)
+        soonest = sorted(self.running.values(), key=lambda r: (self._rest(r, speed), r.started))
+        for running, moment in zip(soonest, [*moments, *[INFINITY] * len(soonest)], strict=False):
+            running.slot.until = moment
+
+    def _start_by(self, request: Request, speed: Speed | None) -> float:
+        """When a waiting call has to start for its task to be in time."""
+        window, rest = self._waiting[request]
+        if window.end == INFINITY:
+            return request.arrived + PATIENCE
+        return self._timing.think_until(window, rest, speed)
+
+    def _rest(self, running: Running, speed: Speed) -> float:
+        """Seconds that a running call still takes if it stops thinking now."""
+        limit, slot = running.grant.budget.solution, running.slot
+        size = self._share(running.request.kind) * limit
+        if not slot.solving:
+            return speed.answer(math.ceil(size))
+        left = (
+            size - slot.done if slot.done < size else (limit - slot.done) / 2
+        )  # longer than usual: as long as any
+        return left * speed.tpot
+
+    # Promises
+
+    def admit(self, book: Book, end: float, now: float) -> None:
+        """Promise a task its answer by `end`.
+
+        Raises:
+            EndpointBusyError: nobody may join the queue.
+            DeadlineError: it would be late, or others would: with the seconds that it would need.
+        """
+        busy = self.full(book.key)
+        if busy is not None:
+            raise busy
+        if end == INFINITY:
+            return
+        speed = self._speed_with([*self.promises, book])
+        if speed is not None:
+            error = self._refusal(book, end, now, speed)
+            if error is not None:
+                raise error
+        self.promises[book] = end
+
+    def forget(self, book: Book) -> None:
+        """A task has ended."""
+        self.promises.pop(book, None)
+
+    def _refusal(self, book: Book, end: float, now: float, speed: Speed) -> DeadlineError | None:
+        over = [(r, now + self._timing.headroom * self._rest(r, speed)) for r in self.running.values()]
+        free = None
+        if self.max_running is not None:
+            busy = sorted(moment for _, moment in over)
+            free = ([now] * (self.max_running - len(busy)) + busy)[-self.max_running :]
+        ready = dict.fromkeys(self.promises, now)
+        for running, moment in over:
+            for level in running.request.book.levels:
+                if level in ready:
+                    ready[level] = max(ready[level], moment)
+        others = [self._job(b, e - SAFETY, ready[b], speed) for b, e in self.promises.items()]
+        job = self._job(book, end - SAFETY, now, speed)
+        before, beside = endings(others, free), endings([*others, job], free)
+        hit = None
+        for other, was, then in zip(zip(self.promises, others, strict=True), before, beside, strict=False):
+            if was <= other[1].end < then:
+                hit = other[0]
+                break
+        if hit is None and beside[-1] <= job.end:
+            return None
+        needed = beside[-1] - now
+        if hit is not None:  # after all the others it would be in nobody's way
+            needed = endings([*others, job._replace(end=INFINITY)], free)[-1] - now
+            if now + needed <= job.end:
+                return None
+        return self._late(book, end - now, needed + SAFETY, job, speed, hit)
+
+    def _late(
+        self, book: Book, there: float, needed: float, job: Job, speed: Speed, hit: Book | None
+    ) -> DeadlineError:
+        queue = max(0.0, needed - job.alone)
+        sooner = "" if hit is None else f", sooner {hit.name!r} would miss its own deadline"
+        behind = (
+            f" and {queue:.3f} s behind {len(self.promises)} admitted tasks{sooner}" if queue > SAFETY else ""
+        )
+        return DeadlineError(
+            f"task {book.name!r}: {max(0.0, there):.3f} s are left and it needs {needed:.3f} s: "
+            f"{job.alone:.3f} s for its answers at {1000 * speed.tpot:.1f} ms a token, as so many calls have "
+            f"it{behind}; raise seconds=, lower final_solution= or come back later",
+            needed={"seconds": needed},
+            available={"seconds": max(0.0, there)},
+        )
+
+    def _speed_with(self, books: Iterable[Book]) -> Speed | None:
+        """The speed when all of these run."""
+        calls = max(len(self.running), sum(self._width(book) for book in books))
+        return self.latency.at(max(1, calls if self.max_running is None else min(calls, self.max_running)))
+
+    def _width(self, book: Book) -> int:
+        """Calls of a task that will be there at once."""
+        coming = book.forecast.coming
+        return max(1, sum(book.forecast.pending.values()), *(coming.get(kind, 0) for kind in book.parallel))
+
+    def _job(self, book: Book, end: float, ready: float, speed: Speed) -> Job:
+        """What a task still has to do: calls that wait, declared ones, the final answer."""
+        scale = self._timing.headroom
+        forecast, stages = book.forecast, []
+
+        def add(kind: str, width: int, times: int) -> None:
+            seconds = scale * times * speed.answer(self._size(kind))
+            stages.append(Stage(width, seconds))
+
+        for kind, count in forecast.pending.items():
+            if kind != FINAL:
+                add(kind, count, 1)
+        final = forecast.pending.get(FINAL, 0)
+        if book.reserving:
+            for kind, count in forecast.coming.items():
+                if kind != FINAL and count:
+                    parallel = kind in book.parallel
+                    add(kind, count if parallel else 1, 1 if parallel else count)
+            final = 1
+        spare = 0.0
+        if final:
+            size = math.ceil(self._share(FINAL) * book.final_size)
+            stages.append(Stage(1, scale * speed.answer(size)))
+            spare = scale * (book.final_size - size) * speed.tpot
+        return Job(end, ready, tuple(stages), spare)
+
+    def _size(self, kind: str) -> int:
+        """Solution tokens of a call of a kind, as seen lately; nobody is refused for a guess."""
+        habit = self.habits.get(kind)
+        return MIN_SOLUTION if habit is None else max(1, round(habit.solution))
+
+    def _share(self, kind: str) -> float:
+        """How much of their limits the solutions of a kind usually take."""
+        return self._shares.get(kind, 1.0)
+
+
+def check_limits(max_running: int | None, max_waiting: int | None) -> None:
+    """Raise ValueError for limits that make no sense."""
+    for name, limit in (("max_running", max_running), ("max_waiting", max_waiting)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} must be at least 1, got {limit}")
+    if max_waiting is not None and max_running is None:
+        raise ValueError("max_waiting needs max_running: without a limit nobody waits")
