@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks._servers import NoServerError, PostgresServer, RedisServer
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError, StoreError, StoreUnavailableError, TaskClosedError
@@ -56,14 +57,28 @@ class Moody(MemoryStore):
         return step
 
 
-def test_two_schedulers_share_one_account(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where a real store is."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "spend.db")
+        return
+    try:
+        server = PostgresServer() if request.param == "postgres" else RedisServer()
+    except NoServerError as error:
+        pytest.skip(str(error))
+    with server:
+        yield server.url
+
+
+def test_two_schedulers_share_one_account(place: str) -> None:
     """The meters of both together stay under the cap, and the store's books say what the meters say."""
     cap = 1500
 
     async def one(name: str) -> tuple[int, int]:
         backend = ScriptedBackend(TALK, ttft=0.002, tpot=0.0002)
         answered = 0
-        async with BudgetScheduler(backend, store=tmp_path / "spend.db", accounts=shared(cap)) as scheduler:
+        async with BudgetScheduler(backend, store=place, accounts=shared(cap)) as scheduler:
             async with scheduler.task(Caps(tokens=cap), name=name) as task:
                 for i in range(30):
                     with suppress(CapExceededError):
@@ -76,7 +91,7 @@ def test_two_schedulers_share_one_account(tmp_path: Path) -> None:
         (a, said_a), (b, said_b) = await asyncio.gather(one("a"), one("b"))
         assert a + b <= cap
         assert min(said_a, said_b) > 0
-        store = open_store(tmp_path / "spend.db")
+        store = open_store(place)
         await store.check()
         books = await level(store)
         assert books.held == NOTHING
