@@ -209,6 +209,29 @@ def test_a_cancelled_call_leaves_nothing_behind(moment: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("after", [0.05, 0.15, 0.25, 0.35, 0.45])
+def test_a_task_that_ends_while_the_store_is_slow_leaves_nothing_behind(after: float) -> None:
+    """At whichever step: its reserve was being written, or its call's hold."""
+
+    async def main() -> None:
+        store, backend = Moody(), ScriptedBackend(TALK, tpot=0.01)
+        async with BudgetScheduler(backend, store=store, accounts=shared(4000)) as scheduler:
+            store.pause = 0.2
+            task = scheduler.task(Caps(tokens=400), final_solution=40).open()
+            call = asyncio.ensure_future(task.generate("a", solution=16))
+            await asyncio.sleep(after)
+            task.close()
+            with suppress(TaskClosedError, asyncio.CancelledError):
+                await call
+            store.pause = 0.0
+            await asyncio.sleep(0.5)
+            await until(lambda: nothing_held(store))
+            spent = (await level(store)).spent
+            assert spent.tokens == scheduler.desk.ledger.accounts["acme"].spent.tokens
+
+    asyncio.run(main())
+
+
 def test_while_the_store_is_away_no_call_leaves() -> None:
     """Fail closed: refused with what to do, the books in memory untouched; later calls find it back."""
 
