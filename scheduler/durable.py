@@ -257,7 +257,7 @@ class Durable:
         if have is not None:
             self._live.pop(have.key, None)
         self._reserves[book], self._live[key] = Reserve(key, wish), wish
-        if book.account.closed:  # meanwhile
+        if book.closing:  # meanwhile
             await self._give_back(book)
         return None
 
