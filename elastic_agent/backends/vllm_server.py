@@ -237,7 +237,13 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, A
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Lines of any length (aiohttp's own end at 128 KiB)."""
     rest = b""
-    async for piece in response.content.iter_any():
+    while True:
+        try:
+            piece = await response.content.readany()
+        except RuntimeError as error:  # how aiohttp says that its session was closed meanwhile
+            raise aiohttp.ClientConnectionError(str(error)) from error
+        if not piece:
+            break
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield line
