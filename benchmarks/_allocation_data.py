@@ -1,7 +1,6 @@
 """Measured outcomes of e1-tiny: each problem at each thinking limit, the data of `benchmarks/allocation.py`.
 
-    python benchmarks/allocation_data.py [--problems 150] [--samples 2] [--output
-    benchmarks/data/e1-tiny.csv.gz]
+    python benchmarks/_allocation_data.py [--problems 130] [--samples 1] [--output FILE]
 
 A sample thinks once, uncut, and its thinking is cut at every t of the grid; each cut is answered anew, as a
 live call with that budget would answer (the same two-phase machine closes it and counts). A cut beyond the
