@@ -155,6 +155,6 @@ class Decider:
             raise Wait(
                 f"{wanted} thinking tokens are planned and {thinking} could be held now; running calls hold "
                 f"{amounts(where.held)} and are expected to give a part of it back",
-                request.book.account,
+                where,
                 case.ask_again(),
             )
