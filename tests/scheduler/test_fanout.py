@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError
-from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price
+from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, Task
 from elastic_agent.scheduler.accounts import NOTHING
 from tests.clock import run
 
@@ -44,9 +44,20 @@ def test_a_fan_out_that_cant_be_held_at_once_is_served_whole(branches: int) -> N
     run(main())
 
 
-def scheduler_work(branches: int) -> int:
-    """Functions of the scheduler that a fan-out enters, half of whose calls have to wait."""
+def scheduler_work(branches: int, nested: bool) -> int:
+    """Functions of the scheduler that a fan-out enters, half of whose calls have to wait.
+
+    Args:
+        nested: each branch is a sub-task.
+    """
     entered = 0
+
+    async def part(task: Task, i: int) -> None:
+        if nested:
+            async with task.task(Caps(tokens=400), final_solution=1) as branch:
+                await branch.generate(f"part {i}", solution=40)
+        else:
+            await task.generate(f"part {i}", solution=40)
 
     def count(frame: FrameType, event: str, arg: object) -> None:
         nonlocal entered
@@ -60,7 +71,7 @@ def scheduler_work(branches: int) -> int:
             before = sys.getprofile()
             sys.setprofile(count)
             try:
-                await asyncio.gather(*(task.generate(f"part {i}", solution=40) for i in range(branches)))
+                await asyncio.gather(*(part(task, i) for i in range(branches)))
             finally:
                 sys.setprofile(before)
             await task.generate("all of it", kind="final", solution=40)
@@ -71,9 +82,10 @@ def scheduler_work(branches: int) -> int:
     return entered
 
 
-def test_the_work_grows_with_the_branches_and_not_faster() -> None:
-    """Counted, not timed: a branch among 400 costs what it costs among 100."""
-    each = {n: scheduler_work(n) / n for n in (100, 200, 400)}
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_work_grows_with_the_branches_and_not_faster(nested: bool) -> None:
+    """Counted, not timed: a branch among 400 costs what it costs among 100, also in a sub-task of its own."""
+    each = {n: scheduler_work(n, nested) / n for n in (100, 200, 400)}
     assert each[400] < 1.15 * each[100], each
 
 
