@@ -85,7 +85,7 @@ async def admit_durably(
             late = request.on_exhausted == "raise" or loop.time() >= until
             if late or not _own_room(request):
                 raise
-            if not await durable.others_hold() and not _fits(desk, request):
+            if not await durable.others_hold() and not _fits(request):
                 raise
             told = None
             await asyncio.sleep(AGAIN)
@@ -109,7 +109,7 @@ def _own_room(request: Request) -> bool:
     return all(level.account.lacks(need - level.account.reserve) is None for level in request.book.levels)
 
 
-def _fits(desk: Desk, request: Request) -> bool:
+def _fits(request: Request) -> bool:
     """Whether all caps hold it by now."""
     account, need = request.book.account, request.worst(0, request.least_solution())
     return all(a.lacks(need - account.reserve) is None for a in account.path)

@@ -300,28 +300,30 @@ class Durable:
 
     async def _write(self, step: Callable[[], Awaitable[object]]) -> None:
         """A step that has to happen, as often as it takes; some time after the lease it is left to that."""
-        until = self._loop.time() + 2 * self.lease
-        while True:
-            try:
-                await step()
-                return
-            except StoreUnavailableError as error:
-                if self._loop.time() > until:
-                    log.error("the ledger's store was away for too long; leases end what is held: %s", error)
-                    return
-                await asyncio.sleep(AGAIN)
+        try:
+            await self._tried(step, 2 * self.lease)
+        except StoreUnavailableError as error:
+            log.error("the ledger's store was away for too long; leases end what is held: %s", error)
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
-        until = self._loop.time() + self.patience
+        """A step that a call waits for."""
+        try:
+            return await self._tried(step, self.patience)
+        except StoreUnavailableError as error:
+            raise StoreUnavailableError(
+                f"the ledger's store can't be reached since {self.patience:g} s, and no call leaves without "
+                f"a hold there: {error}"
+            ) from error
+
+    async def _tried(self, step: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """A step, again and again for so long while the store can't be reached."""
+        until = self._loop.time() + seconds
         while True:
             try:
                 return await step()
-            except StoreUnavailableError as error:
+            except StoreUnavailableError:
                 if self._loop.time() > until:
-                    raise StoreUnavailableError(
-                        f"the ledger's store can't be reached since {self.patience:g} s, and no call leaves "
-                        f"without a hold there: {error}"
-                    ) from error
+                    raise
                 await asyncio.sleep(AGAIN)
 
     async def _keep(self) -> None:

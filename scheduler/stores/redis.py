@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
 import redis.asyncio
@@ -37,11 +37,14 @@ from redis.exceptions import RedisError, ResponseError
 from elastic_agent.errors import StoreError, StoreUnavailableError, StoreVersionError, TaskClosedError
 from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, StoredHold
-from elastic_agent.scheduler.stores.checks import check_amount, check_caps, check_name, check_path, check_time
+from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
+from elastic_agent.scheduler.stores.steps import Steps
 
 _SCRIPT = Path(__file__).with_name("redis.lua").read_text()
-RETENTION = 2 * 86400.0
-_BATCH = 500  # holds that one script ends or renews: a script keeps everybody else waiting
+_BATCH = 500  # holds that one script renews: a script keeps everybody else waiting
+
+P = ParamSpec("P")
+T = TypeVar("T")
 _CONNECTIONS = 32
 
 # What to do about it, by the word that a server's error starts with.
@@ -63,7 +66,7 @@ _ADVICE = {
 _log = logging.getLogger(__name__)
 
 
-class RedisStore:
+class RedisStore(SteppedStore):
     """A `Store` in Redis 5 or later, or Valkey.
 
     Args:
@@ -78,9 +81,10 @@ class RedisStore:
     def __init__(
         self, url: str, *, timeout: float = 5.0, name: str = "elastic", retention: float = RETENTION
     ) -> None:
+        super().__init__(retention)
         where = urlsplit(url)
         self._where = f"the ledger at {where.scheme}://{where.hostname or ''}:{where.port or ''}{where.path}"
-        self._timeout, self._retention = timeout, _micro(retention)
+        self._timeout = timeout
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
@@ -91,41 +95,34 @@ class RedisStore:
             retry=Retry(NoBackoff(), 1),
         )
         self._redis = redis.asyncio.Redis.from_pool(pool)
-        self._run = self._redis.register_script(_SCRIPT)  # EVALSHA; loads it where the server says NOSCRIPT
+        self._script = self._redis.register_script(_SCRIPT)  # EVALSHA; loads it where it says NOSCRIPT
         self._root = f"{{{name}}}"
         self._looked_at = False
 
-    async def open(self, path: Sequence[Spec]) -> None:
-        check_path(path)
+    async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The step of this name, as the script has it."""
+        return cast("T", await getattr(self, f"_{step.__name__}")(*args, **kwargs))
+
+    async def _open(self, path: Sequence[Spec]) -> None:
         words: list[str] = []
         for spec in path:
             seconds = "" if spec.seconds is None else str(_micro(spec.seconds))
             words += [spec.id, _number(spec.tokens), _number(spec.nano), seconds, spec.window or ""]
         await self._step("open", *words)
 
-    async def set_caps(self, account: str, *, tokens: int | None, nano: int | None) -> None:
-        check_name("account", account)
-        check_caps(tokens, nano)
+    async def _set_caps(self, account: str, tokens: int | None, nano: int | None) -> None:
         await self._step("set_caps", account, _number(tokens), _number(nano))
 
-    async def hold(
+    async def _hold(
         self,
         key: str,
         account: str,
         amount: Amount,
-        *,
         lease: float,
-        seconds: float = 0.0,
-        dispatched: bool = False,
-        instead_of: str | None = None,
+        seconds: float,
+        dispatched: bool,
+        instead_of: str | None,
     ) -> StoredHold | Lack:
-        check_name("key", key)
-        check_name("account", account)
-        check_amount(amount)
-        check_time("lease", lease)
-        check_time("seconds", seconds)
-        if instead_of is not None:
-            check_name("key", instead_of)
         times = str(_micro(lease)), str(_micro(seconds))
         kind, *found = await self._step(
             "hold", key, account, *_amount(amount), *times, str(int(dispatched)), instead_of or ""
@@ -136,49 +133,35 @@ class RedisStore:
         scale = 1e-6 if unit == "seconds" else 1
         return Lack(owner, unit, int(needed) * scale, int(available) * scale)
 
-    async def dispatch(self, key: str) -> bool:
-        check_name("key", key)
+    async def _dispatch(self, key: str) -> bool:
         return bool(await self._step("dispatch", key) == ["1"])
 
-    async def settle(self, key: str, actual: Amount) -> StoredHold:
-        check_name("key", key)
-        check_amount(actual)
+    async def _settle(self, key: str, actual: Amount) -> StoredHold:
         return _stored(await self._step("settle", key, *_amount(actual)))
 
-    async def refund(self, key: str) -> StoredHold:
-        check_name("key", key)
+    async def _refund(self, key: str) -> StoredHold:
         return _stored(await self._step("refund", key))
 
-    async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
-        every, ended = list(keys), set[str]()
-        for key in every:
-            check_name("key", key)
-        check_time("lease", lease)
-        for at in range(0, len(every), _BATCH):
-            ended.update(await self._step("renew", str(_micro(lease)), *every[at : at + _BATCH]))
+    async def _renew(self, keys: Sequence[str], lease: float) -> set[str]:
+        ended = set[str]()
+        for at in range(0, len(keys), _BATCH):
+            ended.update(await self._step("renew", str(_micro(lease)), *keys[at : at + _BATCH]))
         return ended
 
-    async def expire(self) -> list[StoredHold]:
-        ended: list[StoredHold] = []
-        while True:
-            found = await self._step("expire", str(_BATCH), str(self._retention))
-            ended += map(_stored, found)
-            if len(found) < _BATCH:
-                return ended
+    async def _expire(self, most: int, retention: float) -> list[StoredHold]:
+        return [_stored(found) for found in await self._step("expire", str(most), str(_micro(retention)))]
 
-    async def close(self, account: str) -> None:
-        check_name("account", account)
+    async def _close(self, account: str) -> None:
         await self._step("close", account)
 
-    async def books(self, account: str) -> list[Level]:
-        check_name("account", account)
+    async def _books(self, account: str) -> list[Level]:
         return [_level(found) for found in await self._step("books", account)]
 
-    async def holds(self, account: str | None = None) -> list[StoredHold]:
+    async def _holds(self, account: str | None) -> list[StoredHold]:
         words = ("all_holds",) if account is None else ("holds", account)
         return [_stored(found) for found in await self._step(*words)]
 
-    async def check(self) -> None:
+    async def _check(self) -> None:
         accounts, live = await self._step("all")
         levels = {found[0]: _level(found) for found, _, _ in accounts}
         held = dict.fromkeys(levels, NOTHING)
@@ -209,7 +192,7 @@ class RedisStore:
             async with asyncio.timeout(self._timeout):
                 if not self._looked_at:
                     await self._look()
-                kind, found = await self._run(keys=[self._root], args=words)
+                kind, found = await self._script(keys=[self._root], args=words)
         except TimeoutError as error:
             raise StoreUnavailableError(
                 f"{self._where} did not answer within {self._timeout:g} s; the step may have happened"

@@ -143,7 +143,7 @@ class Redis(Place):
         store = redis.RedisStore(self.server.url, **options)
         script = redis._SCRIPT.replace("read('TIME')", "{read('GET', 'test_clock'), 0}")
         assert script != redis._SCRIPT
-        store._run = store._redis.register_script(script)
+        store._script = store._redis.register_script(script)
         return store
 
     def at(self, now: float) -> None:
