@@ -11,18 +11,11 @@ from hypothesis import given, settings
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import DeadlineError
-from elastic_agent.scheduler import BudgetScheduler, FixedCap, Latency
+from elastic_agent.scheduler import BudgetScheduler, FixedCap
 from tests.clock import run
+from tests.scheduler.speeds import known
 
 THINKER = Reply(thinking="hm " * 5000, solution="so the answer is 42")
-
-
-def known(ttft: float, tpot: float) -> Latency:
-    latency = Latency()
-    latency.first(ttft)
-    latency.pace(tpot)
-    latency.block(8, 8 * tpot)
-    return latency
 
 
 @pytest.mark.parametrize("learnt", [True, False])

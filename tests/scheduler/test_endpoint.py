@@ -11,21 +11,14 @@ import pytest
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import DeadlineError, EndpointBusyError, TaskClosedError
-from elastic_agent.scheduler import BudgetScheduler, FixedCap, Latency
+from elastic_agent.scheduler import BudgetScheduler, FixedCap
 from elastic_agent.scheduler.endpoint import PATIENCE
 from elastic_agent.scheduler.task import Task
 from tests.clock import run
+from tests.scheduler.speeds import known
 
 SHORT = Reply(thinking="", solution="so it is")
 THINKER = Reply(thinking="hm " * 5000, solution="so it is")
-
-
-def known(ttft: float, tpot: float) -> Latency:
-    latency = Latency()
-    latency.first(ttft)
-    latency.pace(tpot)
-    latency.block(8, 8 * tpot)
-    return latency
 
 
 async def finish(task: Task, done: list[str], **options: object) -> None:

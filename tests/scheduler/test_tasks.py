@@ -20,21 +20,13 @@ from elastic_agent.errors import (
     TaskClosedError,
     UnknownPriceError,
 )
-from elastic_agent.scheduler import BudgetScheduler, Latency, Price, Task, current_task, task_budget
+from elastic_agent.scheduler import BudgetScheduler, Price, Task, current_task, task_budget
 from elastic_agent.scheduler.accounts import NOTHING
 from elastic_agent.scheduler.timing import SAFETY
 from tests.clock import run
+from tests.scheduler.speeds import known
 
 LONG = Reply(thinking="hm " * 200, solution="so the answer is 42")
-
-
-def known(ttft: float, tpot: float) -> Latency:
-    """A speed learnt earlier."""
-    latency = Latency()
-    latency.first(ttft)
-    latency.pace(tpot)
-    latency.block(8, 8 * tpot)
-    return latency
 
 
 def test_the_scope_reaches_what_is_awaited_and_spawned_inside() -> None:
