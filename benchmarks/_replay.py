@@ -168,7 +168,7 @@ def play(
     over: set[int] = set()
     asked: dict[int, Request] = {}
     decided: list[int] = []
-    ends: list[tuple[float, int, Running, Usage, bool]] = []
+    ends: list[tuple[float, int, Running]] = []  # when thinking is at its limit, or the call is over
     now, metered, refused = 0.0, 0, 0
 
     def submit() -> None:
@@ -188,22 +188,27 @@ def play(
                 refused += 1
                 continue
             assert outcome is not None
-            budget = outcome.grant.budget
-            used, hit, said = calls[i].at(budget.thinking or 0)
-            cut = used < calls[i].thinking
-            usage = Usage(calls[i].prompt, used, CLOSE, CLOSE * cut, min(said, budget.solution))
-            right[i] = hit and said <= budget.solution
-            heapq.heappush(ends, (now + usage.generated, i, outcome, usage, right[i]))
+            usage, right[i] = _served(calls[i], outcome)
+            heapq.heappush(ends, (now + usage.thinking, i, outcome))
         if not ends:
             submit()
             if not decided and not ends:
                 break
             continue
-        now, i, running, usage, hit = heapq.heappop(ends)
+        now, i, running = heapq.heappop(ends)
+        usage, _ = _served(calls[i], running)
+        if not running.slot.solving:
+            if usage.forced and desk.more(running, usage.thinking, now) is not None:
+                more, right[i] = _served(calls[i], running)
+                heapq.heappush(ends, (now + more.thinking - usage.thinking, i, running))
+            else:
+                running.slot.solving = True
+                heapq.heappush(ends, (now + CLOSE + usage.solution, i, running))
+            continue
         metered += usage.generated
         running.learn(usage)
         if memory.feedback:
-            running.told(hit)
+            running.told(right[i])
         over.add(i)
         desk.settle(running, Amount(usage.generated), now)
         submit()
@@ -212,6 +217,15 @@ def play(
     desk.close(book, now)
     assert account.held.tokens == 0
     return Played(tuple(right), metered, refused)
+
+
+def _served(call: Outcome, running: Running) -> tuple[Usage, bool]:
+    """What a call uses under its grant, and whether its answer is right."""
+    budget = running.grant.budget
+    used, hit, said = call.at(budget.thinking or 0)
+    cut = CLOSE * (used < call.thinking)
+    usage = Usage(call.prompt, used, CLOSE, cut, min(said, budget.solution))
+    return usage, hit and said <= budget.solution
 
 
 def _request(book: Book, call: Outcome, last: bool, memory: Memory, wake: Any) -> Request:

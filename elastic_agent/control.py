@@ -7,7 +7,7 @@ as the deadline nears or the upstream slows down. Times are the event loop's clo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from elastic_agent.phases import Delta, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 
@@ -22,6 +22,8 @@ class Control:
         think_until: thinking is cut at this moment.
         answer_until: the solution ends at this moment.
         on_tokens: called after each chunk with (segment, tokens, now); may move the two moments.
+        more: asked with the thinking tokens so far when thinking has reached its limit: a higher limit, for
+            which the prompt and the thinking are read in another pass, or None. Set before the call is made.
     """
 
     def __init__(
@@ -29,10 +31,12 @@ class Control:
         think_until: float | None = None,
         answer_until: float | None = None,
         on_tokens: Callable[[Segment, int, float], None] | None = None,
+        more: Callable[[int], Awaitable[int | None]] | None = None,
     ) -> None:
         self.think_until = think_until
         self.answer_until = answer_until
         self.on_tokens = on_tokens
+        self.more = more
         self._limit: int | None = None
         self._most = 0  # thinking tokens that the context has room for
         self._cut: ThinkingEnd | None = None
@@ -76,6 +80,16 @@ class Control:
         if self.answer_until is not None and now >= self.answer_until:
             machine.end_solution(SolutionEnd.DEADLINE)
         return deltas
+
+    async def _at_limit(self) -> list[Delta]:
+        """Thinking has reached its limit: ask for more, or end it."""
+        assert self._machine is not None
+        assert self.more is not None
+        used = self._machine.usage.thinking
+        limit = min(await self.more(used) or 0, self._most)
+        if limit > used:
+            return self._machine.set_limit(limit)
+        return self._machine.cut(ThinkingEnd.BUDGET)
 
     def _interrupted(self, now: float) -> list[Delta]:
         """The running pass was interrupted, and is lost: what it was interrupted for happens now.

@@ -111,8 +111,8 @@ class Call:
         opening = markers.opening(ids)
         self.backend = backend
         self.budget = bounded(backend, len(ids), budget)
-        self.machine = TwoPhase(ids, self.budget, markers, opening)
         self.control = control or Control()
+        self.machine = TwoPhase(ids, self.budget, markers, opening, raisable=self.control.more is not None)
         self.control._machine = self.machine
         self.control._most = bounded(backend, len(ids), replace(budget, thinking=None)).thinking or 0
         self._sampling = sampling
@@ -133,7 +133,7 @@ class Call:
         return Generation(
             thinking=self._thinking.text.strip(),
             solution=self._solution.text.strip(),
-            budget=self.budget,
+            budget=Budget(max(self.budget.thinking or 0, m.limit), self.budget.solution),
             usage=m.usage,
             thinking_end=m.thinking_end,
             solution_end=m.solution_end,
@@ -157,7 +157,10 @@ class Call:
             while not machine.done:
                 for event in self._events(self.control._apply(asyncio.get_running_loop().time())):
                     yield event
-                if machine.phase is Phase.CLOSING:
+                if machine.phase is Phase.AT_LIMIT:
+                    for event in self._events(await self.control._at_limit()):
+                        yield event
+                elif machine.phase is Phase.CLOSING:
                     for event in self._events([machine.close()]):
                         yield event
                 elif not machine.done:

@@ -14,10 +14,14 @@ Rules (Elastic Reasoning, arXiv 2505.05315, section 3; the laws are DESIGN.md's)
 
              token              limit, cut, end of text          close()
     OPENING ------> THINKING --------------------------> CLOSING -------> SOLUTION ----> DONE
-       |                |  sampled close                                    ^  |  eos, stop string,
-       |                +---------------------------------------------------+  |  limit, deadline
-       |  not the start marker                                              |
+       |             |  ^  |  sampled close                 ^               ^  |  eos, stop string,
+       |       limit |  |  +--------------------------------|---------------+  |  limit, deadline
+       |             v  | set_limit                         |               |
+       |            AT_LIMIT -------------------------------+               |
+       |  not the start marker                 cut                          |
        +--------------------------------------------------------------------+
+
+AT_LIMIT is there only where somebody may raise the limit (`raisable`).
 
 The driver (`elastic_agent.generate`, or a batched one in training) asks `next_pass()` what to request, feeds
 what comes back, and tells `pass_ended()` when the stream is over. `over` says that the rest of a running
@@ -41,6 +45,7 @@ class Phase(StrEnum):
 
     OPENING = "opening"
     THINKING = "thinking"
+    AT_LIMIT = "at_limit"
     CLOSING = "closing"
     SOLUTION = "solution"
     DONE = "done"
@@ -106,9 +111,18 @@ class TwoPhase:
         budget: the two limits; `thinking` must be a number (`Budget.bounded`).
         markers: the model's markers.
         opening: how thinking stands at the end of the prompt (`markers.opening(prompt_ids)`).
+        raisable: thinking that reaches its limit waits for a word (`set_limit`, or `cut`).
     """
 
-    def __init__(self, prompt_ids: Sequence[int], budget: Budget, markers: Markers, opening: Opening) -> None:
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        budget: Budget,
+        markers: Markers,
+        opening: Opening,
+        *,
+        raisable: bool = False,
+    ) -> None:
         if budget.thinking is None:
             raise ValueError("thinking must be a number here: call budget.bounded(room, close) first")
         self.prompt_ids = tuple(prompt_ids)
@@ -125,6 +139,7 @@ class TwoPhase:
         self._emitted = 0
         self._pass_start = self._asked = 0
         self._pass_phase = Phase.DONE
+        self._raisable = raisable
         self._opened = opening is not Opening.SELF
         if opening is Opening.CLOSED:
             self.thinking_end = ThinkingEnd.OFF
@@ -148,7 +163,7 @@ class TwoPhase:
     def over(self) -> bool:
         """The running pass has given what it can: stop reading it."""
         if self._pass_phase is Phase.OPENING:
-            return self.phase in (Phase.CLOSING, Phase.DONE) or self._close > 0
+            return self.phase in (Phase.AT_LIMIT, Phase.CLOSING, Phase.DONE) or self._close > 0
         return self.phase is not self._pass_phase
 
     def next_pass(self, sampling: Sampling = DEFAULT_SAMPLING) -> TokenRequest:
@@ -217,7 +232,7 @@ class TwoPhase:
     def cut(self, reason: ThinkingEnd) -> list[Delta]:
         """End thinking now; nothing happens when it has ended already."""
         deltas: list[Delta] = []
-        if self.phase in (Phase.OPENING, Phase.THINKING):
+        if self.phase in (Phase.OPENING, Phase.THINKING, Phase.AT_LIMIT):
             self._end_thinking(reason, deltas)
         return _merge(deltas)
 
@@ -229,7 +244,11 @@ class TwoPhase:
         if self.thinking_end is not None:
             return []
         self.limit = max(0, limit)
-        return self.cut(ThinkingEnd.PREEMPTED) if self._thinking >= self.limit else []
+        if self._thinking >= self.limit:
+            return self.cut(ThinkingEnd.PREEMPTED)
+        if self.phase is Phase.AT_LIMIT:
+            self.phase = Phase.THINKING
+        return []
 
     def close(self) -> Delta:
         """Force the close: splice its ids in."""
@@ -378,9 +397,11 @@ class TwoPhase:
             self.thinking_end = ThinkingEnd.NATURAL
             self.phase = Phase.SOLUTION
             return
-        if self._thinking >= self.limit:
+        if self._thinking >= self.limit and not self._raisable:
             self._end_thinking(ThinkingEnd.BUDGET, deltas)
             return
+        if self._thinking >= self.limit:
+            self.phase = Phase.AT_LIMIT
         keep = next(
             n for n in range(min(len(close) - 1, self._thinking), -1, -1) if self._ends_with(close[:n])
         )

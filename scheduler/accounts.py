@@ -98,7 +98,11 @@ class Account:
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """A promise of what a call may use. `amount` never changes."""
+    """A promise of what a call may use. `amount` never changes: a call that gets more has a further hold.
+
+    Attributes:
+        call: id of the call's first hold; its own for that one.
+    """
 
     id: str
     account: Account
@@ -107,6 +111,10 @@ class Hold:
     from_reserve: Amount = NOTHING
     state: HoldState = HoldState.LIVE
     charged: Amount = NOTHING
+    call: str = ""
+
+    def __post_init__(self) -> None:
+        self.call = self.call or self.id
 
     @property
     def refund(self) -> Amount:
@@ -140,3 +148,11 @@ class Room(NamedTuple):
     tokens: int | None
     nano: int | None
     deadline: float
+
+    def beside(self, own: Amount) -> Room:
+        """The room for one that gives up what it holds already."""
+        if own == NOTHING:
+            return self
+        tokens = None if self.tokens is None else self.tokens + own.tokens
+        nano = None if self.nano is None else self.nano + own.nano
+        return Room(tokens, nano, self.deadline)

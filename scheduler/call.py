@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget, to_usd
-from elastic_agent.errors import TaskClosedError
+from elastic_agent.errors import StoreUnavailableError, TaskClosedError
 from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, prompt_ids
 from elastic_agent.markers import Opening
 from elastic_agent.phases import SolutionEnd
@@ -183,7 +183,7 @@ class TaskCall:
             outcome=outcome,
             grant=grant,
             usage=self.usage,
-            refund=self._running.hold.refund.tokens,
+            refund=self._running.refund.tokens,
             cost=self.cost,
             seconds=self._seconds,
             thinking_end=machine.thinking_end.value if machine.thinking_end else None,
@@ -211,6 +211,7 @@ class TaskCall:
                 task.desk.ledger.span(task.book.account),
                 running.slot,
             )
+            self._pilot.control.more = self._more
             self._call = Call(
                 self.backend,
                 ids,
@@ -233,6 +234,26 @@ class TaskCall:
         finally:
             _around.set(_around.get() - {hold})
             self._settle(running)
+
+    async def _more(self, used: int) -> int | None:
+        """Its thinking has reached its limit: a higher one, or None."""
+        running, desk, durable = self._running, self.task.desk, self.task.scheduler.durable
+        assert running is not None
+        assert self._loop is not None
+        assert self._pilot is not None
+        raised = desk.more(running, used, self._loop.time())
+        if raised is None:
+            return None
+        if durable is not None:
+            try:
+                held = await durable.take(running, raised.hold) is None
+            except (StoreUnavailableError, TaskClosedError):
+                held = False
+            if not held:
+                desk.drop(running, raised, self._loop.time())
+                return None
+        self._pilot.next_pass(self._loop.time())
+        return running.grant.budget.thinking
 
     async def _admit(self, ids: Sequence[int]) -> Running:
         """Queue up, and wait for the desk's word, and a durable ledger's."""

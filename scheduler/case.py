@@ -60,6 +60,7 @@ class Case:
         kept: the smallest answers of the calls that wait behind this one.
         answers: what these are expected to need for their answers.
         stuck: holds whose consumer waits for a call in the queue: they can't give anything back.
+        own: what the call holds already, where it is decided on once more.
     """
 
     request: Request
@@ -77,6 +78,7 @@ class Case:
     kept: Amount
     answers: Amount
     stuck: Mapping[str, int]
+    own: Amount = NOTHING
 
     def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
         """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
@@ -128,10 +130,10 @@ class Case:
             wish = need + keep if own else need
             if _covers(free, account, wish):
                 continue
-            stuck = self.stuck.keys() & account.live.keys()
+            stuck = [hold for hold in account.live.values() if hold.call in self.stuck] if self.stuck else []
             back = account.held - account.kept  # all live holds
             for hold in stuck:
-                back -= account.live[hold].amount
+                back -= hold.amount
             if len(stuck) == len(account.live) or not _covers(free + back, account, need):
                 return None
             where = account

@@ -31,6 +31,9 @@ from typing import Any, Literal, NamedTuple
 LEAST_NET = 0.25
 """However much solution it spares, thinking is planned to cost at least this share of its tokens."""
 
+LEAST_SHARE = 0.02
+"""Of calls that still think: a measured distribution says little about fewer."""
+
 SPREAD = 0.4
 """Standard deviation of a solution's tokens, as a share of their mean."""
 
@@ -161,7 +164,7 @@ class Curve:
         thought = 0.0 if self.lengths is None else self.lengths.variance(best)
         object.__setattr__(self, "variance", thought + wrote**2)
 
-    def p(self, thinking: int) -> float:
+    def p(self, thinking: float) -> float:
         """Success with at most so many thinking tokens."""
         return _between(self.points, thinking)
 
@@ -176,6 +179,14 @@ class Curve:
     def used(self, thinking: float) -> float:
         """Thinking tokens that a call with this limit uses on average."""
         return float(thinking) if self.lengths is None else self.lengths.used(thinking)
+
+    def gain(self, used: float, limit: float) -> float:
+        """How much likelier a right answer gets for a call that still thinks after `used` tokens.
+
+        p is of all calls; those that have ended by themselves before gain nothing from a higher limit.
+        """
+        still = max(self.used(used + 1) - self.used(used), LEAST_SHARE)
+        return (self.p(limit) - self.p(used)) / still
 
     def best(self, limit: int) -> int:
         """The limit, at most this, under which success is likeliest; the smallest of equals."""

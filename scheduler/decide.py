@@ -40,8 +40,11 @@ class Decider:
         self._timing = timing
         self._stuck = stuck
 
-    def decide(self, request: Request, now: float) -> tuple[Case, Decided]:
+    def decide(self, request: Request, now: float, own: Amount = NOTHING) -> tuple[Case, Decided]:
         """See the module.
+
+        Args:
+            own: what it holds already.
 
         Returns:
             what was known, and what the call gets.
@@ -50,7 +53,7 @@ class Decider:
             Wait: not now.
             CapExceededError, DeadlineError: refused.
         """
-        case, least = self._case(request, now), request.least_solution()
+        case, least = self._case(request, now, own), request.least_solution()
         if now >= case.end - SAFETY:
             raise case.late(case.end - now, case.seconds_for(least))
         fits = largest_thinking(request, case.in_time, case.room(case.kept)) if case.in_time else -1
@@ -60,7 +63,7 @@ class Decider:
             fits = largest_thinking(request, case.in_time, case.room(case.answers))
         return case, self._allocate(case, max(0, fits))
 
-    def _case(self, request: Request, now: float) -> Case:
+    def _case(self, request: Request, now: float, own: Amount) -> Case:
         book, speed = request.book, request.latency.speed()
         book.largest_prompt = max(book.largest_prompt, request.prompt)
         lacking = NOTHING
@@ -73,7 +76,7 @@ class Decider:
         floors = Floors(request)
         others = book.forecast.to_come(request.kind, request.final)
         rest = after(request, others, floors, request.solution)
-        left = self._ledger.room(book.account, final=True)
+        left = self._ledger.room(book.account, final=True).beside(own)
         end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
             tail = self._timing.tail(speed, rest.final) if rest.final else SAFETY
@@ -98,6 +101,7 @@ class Decider:
             kept=kept,
             answers=answers,
             stuck=self._stuck,
+            own=own,
         )
 
     def _keep_above(self, request: Request) -> Amount:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, Shortage
 from elastic_agent.scheduler.case import Case, Decided, Wait
@@ -29,7 +28,8 @@ from elastic_agent.scheduler.decide import Decider
 from elastic_agent.scheduler.endpoint import Endpoint
 from elastic_agent.scheduler.exhausted import too_small
 from elastic_agent.scheduler.expect import expected
-from elastic_agent.scheduler.grant import Basis, Grant, left, units
+from elastic_agent.scheduler.grant import left, units
+from elastic_agent.scheduler.granting import Raise, Raiser, grant_of, take
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.queue import Queue
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
@@ -49,6 +49,7 @@ class Desk:
         self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
         self._decider = Decider(self.ledger, self.timing, self._stuck)
+        self._raiser = Raiser(self.ledger, self._decider)
         self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
         self._limited: dict[Endpoint, None] = {}  # endpoints whose calls take turns
@@ -164,20 +165,16 @@ class Desk:
             if running.done:
                 return
             running.done = True
-            request, hold = running.request, running.hold
+            request, held = running.request, running.held
             book = request.book
-            del book.running[hold.id]
+            del book.running[running.hold.id]
             if request.endpoint is not None:
                 request.endpoint.ended(running, now)
             book.forecast.ended()
-            back = hold.amount - running.expected
+            back = held - running.expected
             for level in book.levels:
                 level.back -= back
-            if actual is None:
-                self.ledger.refund(hold)
-            else:
-                self.ledger.settle(hold, actual)
-            self.ended(hold)
+            charged = self._end_holds(running, actual)
             if running.grant.last:
                 book.answered |= answered
                 book.reserving = not (answered and request.final)  # else what comes back is kept again
@@ -190,13 +187,35 @@ class Desk:
                     now,
                     used=dict(used or {}),
                     seconds=round(now - running.started, 6),
-                    charged=units(hold.charged),
-                    refund=units(hold.refund),
-                    outcome=hold.state.value,
+                    charged=units(charged),
+                    refund=units(held - charged),
+                    outcome=running.hold.state.value,
                     answered=answered and actual is not None,
                     left=self.left(book, now),
                 )
             self.pump(book.account, now)
+
+    def more(self, running: Running, used: int, now: float) -> Raise | None:
+        """A running call has reached its thinking limit: raise it, if that is worth it by now.
+
+        Args:
+            used: its thinking tokens so far.
+
+        Returns:
+            the raise, which is in `running.grant` already; None: it gets no more.
+        """
+        with self.ledger.lock:
+            raised = self._raiser.more(running, used, now)
+            if raised is not None:
+                self._granted("raised", running, now, used=used)
+            return raised
+
+    def drop(self, running: Running, raised: Raise, now: float) -> None:
+        """A durable ledger has no room for a raise: the call keeps what it had."""
+        with self.ledger.lock:
+            self._raiser.drop(running, raised)
+            self._granted("dropped", running, now)
+            self.pump(running.request.book.account, now)
 
     # Tasks
 
@@ -227,8 +246,9 @@ class Desk:
             book.closing = True
             self.dismiss(book, now)
             for running in list(book.running.values()):
-                self.ledger.expire(running.hold)
-                self.settle(running, running.hold.amount, now, answered=False)
+                for hold in running.holds:
+                    self.ledger.expire(hold)
+                self.settle(running, running.held, now, answered=False)
             book.forecast.close()
             self.ledger.close(book.account)
             if book.endpoint is not None:
@@ -267,16 +287,11 @@ class Desk:
 
     def _grant(self, case: Case, decided: Decided) -> Running:
         """Take the hold, for exactly what goes on the wire."""
-        request, now, speed, ledger = case.request, case.now, case.speed, self.ledger
-        book, account = request.book, request.book.account
+        request, now = case.request, case.now
+        book = request.book
         thinking, solution = decided.thinking, decided.solution
-        if case.lacking != NOTHING and not decided.last:
-            ledger.reserve(account, account.reserve + case.lacking)
         amount = request.worst(thinking, solution)
-        until = hard = ledger.deadline(account, final=decided.last)
-        if hard < INFINITY and speed is not None:
-            until = min(hard, now + speed.answer(thinking + solution, 2 if thinking else 1))
-        hold = ledger.hold(account, amount, until=until, now=now, final=decided.last)
+        hold = take(self.ledger, case, decided, amount)
         if isinstance(hold, Shortage):
             raise CapExceededError(
                 f"task {book.name!r}: no room for {hold.needed} {hold.unit} on {hold.account.id}",
@@ -284,7 +299,7 @@ class Desk:
                 available={hold.unit: hold.available},
             )
         if decided.last:  # what it did not need of the reserve is free now
-            ledger.reserve(account, NOTHING, 0.0)
+            self.ledger.reserve(book.account, NOTHING, 0.0)
             book.reserving = False
         likely = expected(request, thinking, solution)
         back = amount - likely
@@ -292,47 +307,30 @@ class Desk:
             level.admitted = True
             level.back += back
         book.forecast.started()
-        grant = Grant(
-            Budget(thinking, solution),
-            case.end if case.end < INFINITY else None,
-            hold.id,
-            request.kind,
-            book.policy.name,
-            request.number,
-            amount,
-            decided.last,
-            Basis(
-                decided.why,
-                decided.numbers,
-                request.prompt,
-                case.left,
-                account.reserve,
-                now,
-                now - request.arrived,
-                speed,
-            ),
-        )
+        grant = grant_of(case, decided, hold, amount, now - request.arrived)
         rest = After(solution) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
         running.slot.solving = not thinking
         if request.endpoint is not None:
             request.endpoint.started(running)
-        if book.emit is not None:
-            deadline = grant.deadline
-            self._event(
-                request,
-                "grant",
-                now,
-                granted={"thinking": thinking, "solution": solution},
-                hold=units(amount),
-                policy=grant.policy,
-                last=grant.last,
-                deadline=None if deadline is None else round(deadline - book.zero, 6),
-                left=self.left(book, now),
-                reason=grant.reason,
-                why=grant.why,
-            )
+        self._granted("grant", running, now)
         return running
+
+    def _end_holds(self, running: Running, actual: Amount | None) -> Amount:
+        """End what a call holds; what was used is charged to the first hold, and beyond it to the raises."""
+        first = running.hold
+        if actual is None:
+            for hold in running.holds:
+                self.ledger.refund(hold)
+        else:
+            for hold in running.raises:
+                part = actual.beyond(first.amount).least(hold.amount)
+                self.ledger.settle(hold, part)
+                actual -= part
+            self.ledger.settle(first, actual)
+        for hold in running.holds:
+            self.ended(hold)
+        return sum([hold.charged for hold in running.raises], first.charged)
 
     def _full(self, request: Request, now: float) -> bool:
         """Where calls take turns: give it a place in the queue, or refuse it."""
@@ -387,6 +385,25 @@ class Desk:
                 del self._stuck[hold]
         if tell:
             request.wake()
+
+    def _granted(self, name: str, running: Running, now: float, **fields: Any) -> None:
+        book, grant = running.request.book, running.grant
+        if book.emit is not None:
+            deadline = grant.deadline
+            self._event(
+                running.request,
+                name,
+                now,
+                granted={"thinking": grant.budget.thinking, "solution": grant.budget.solution},
+                hold=units(grant.held),
+                policy=grant.policy,
+                last=grant.last,
+                deadline=None if deadline is None else round(deadline - book.zero, 6),
+                left=self.left(book, now),
+                reason=grant.reason,
+                why=grant.why,
+                **fields,
+            )
 
     def _event(self, request: Request, name: str, now: float, **fields: Any) -> None:
         book = request.book

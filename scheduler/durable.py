@@ -146,14 +146,14 @@ class Durable:
 
     # For calls
 
-    async def take(self, running: Running) -> Lack | None:
-        """The durable hold of a granted call. Lack: take nothing, and decide again.
+    async def take(self, running: Running, hold: Hold | None = None) -> Lack | None:
+        """The durable hold of a granted call, or of its raise. Lack: take nothing, and decide again.
 
         Raises:
             StoreUnavailableError: the store can't be reached; nothing may be sent.
             TaskClosedError: the account was closed.
         """
-        return await self._there(self._take(running))
+        return await self._there(self._take(running, hold or running.hold))
 
     def end(self, hold: Hold) -> None:
         """A hold has ended in memory: write it behind. From any thread."""
@@ -201,24 +201,23 @@ class Durable:
                 self._mirror[name] = above = account
         return levels
 
-    async def _take(self, running: Running) -> Lack | None:
+    async def _take(self, running: Running, hold: Hold) -> Lack | None:
         try:
             await self._patiently(self._open)
-            return await self._patiently(lambda: self._do_take(running))
+            return await self._patiently(lambda: self._do_take(running, hold))
         except StoreUnavailableError:
-            key = self._key(running.hold)
+            key = self._key(hold)
             if self.failure == "open":
                 log.warning("the ledger's store can't be reached: call %s leaves without a hold there", key)
-                self._live[key] = running.hold.amount
+                self._live[key] = hold.amount
                 self._unheld.add(key)
                 return None
             self._behind_soon(self._forget(key))  # it may have been taken all the same
             raise
 
-    async def _do_take(self, running: Running) -> Lack | None:
-        hold, book = running.hold, running.request.book.levels[-1]
-        reserve = None
-        if running.grant.last:
+    async def _do_take(self, running: Running, hold: Hold) -> Lack | None:
+        book, reserve = running.request.book.levels[-1], None
+        if running.grant.last and hold is running.hold:
             reserve = self._reserves.get(book)
         elif lack := await self._reserve(book):
             return await self._short(lack)
@@ -342,8 +341,8 @@ class Durable:
             self._keeper.cancel()
         for book in list(self._reserves):
             await self._give_back(book)
-        while self._behind:
-            await asyncio.gather(*self._behind, return_exceptions=True)
+        while under_way := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(under_way)
         await self.store.aclose()
 
     # Across threads

@@ -6,12 +6,14 @@ One object a line, flushed as it happens: a run that is killed leaves a log that
     task_opened   task, parent, caps, started (wall clock, for people), expect, final_solution, policy
     waiting       call, kind, reason, left                              once a call
     grant         call, kind, granted {thinking, solution}, hold, left, policy, last, deadline, reason, why
+    raised        as grant, and used                                    it thinks on; the hold is all it has
+    dropped       as grant                                              a store had no room for that raise
     refused       call, kind, error, reason, needed, available
     withdrawn     call, kind                                            its caller went before it was granted
     settled       call, kind, used {...}, charged, refund, outcome, answered, seconds, left
     task_closed   task, spent, calls, error
 
-Training reads `granted` and `kind` of the grants: the budgets that are really handed out.
+Training reads `granted` and `kind` of the last of `GRANTS` of each call: the budgets really handed out.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ Sink = Callable[[Event], None]
 Log = str | Path | Sink | Sequence[str | Path | Sink] | None
 """Where events go: a path (the file is made anew), a function, several of these, or nowhere. A function is
 called while the books are locked: it must be quick, and must not ask for tokens."""
+
+
+GRANTS = ("grant", "raised", "dropped")
+"""Events that say what a call may use from here on."""
 
 
 class RunLog:

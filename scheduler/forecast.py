@@ -74,6 +74,14 @@ class Forecast:
             _add(level.pending, kind, -1)
             level = level.parent
 
+    def again(self, kind: str) -> None:
+        """A running call is taken for a waiting one; `left` and `started` undo it."""
+        level: Forecast | None = self
+        while level is not None:
+            level.running -= 1
+            _add(level.pending, kind, 1)
+            level = level.parent
+
     def started(self) -> None:
         """A call runs."""
         level: Forecast | None = self

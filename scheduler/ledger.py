@@ -101,9 +101,20 @@ class Ledger:
         return min([INFINITY if a.seconds is None else a.seconds for a in account.path])
 
     def hold(
-        self, account: Account, amount: Amount, *, until: float, now: float, final: bool = False
+        self,
+        account: Account,
+        amount: Amount,
+        *,
+        until: float,
+        now: float,
+        final: bool = False,
+        first: Hold | None = None,
     ) -> Hold | Shortage:
         """Take `amount` on the whole path, up to `until`, or nothing.
+
+        Args:
+            final: the account's reserve may be used.
+            first: the hold that the call has already.
 
         Raises:
             TaskClosedError: the account is closed.
@@ -120,7 +131,7 @@ class Ledger:
             end = self.deadline(account, final=final)
             if until > end:
                 return Shortage(account, "seconds", until - now, end - now)
-            held = Hold(f"h{next(self._ids)}", account, amount, until, drawn)
+            held = Hold(f"h{next(self._ids)}", account, amount, until, drawn, call=first.id if first else "")
             for a in account.path:
                 a.held += extra
                 a.live[held.id] = held

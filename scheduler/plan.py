@@ -61,7 +61,7 @@ def largest_solution(request: Request, room: Room) -> int:
     if room.tokens is not None:
         most = min(most, room.tokens - request.close)
     if most > 0 and room.nano is not None and request.price is not None:
-        read = worst_input(request.prompt, 0, request.close)
+        read = request.read + worst_input(request.prompt, 0, request.close)
         most = max(0, min(most, request.price.more(room.nano, read, 0, read_again=False)))
     return most
 
@@ -76,7 +76,7 @@ def largest_thinking(request: Request, solution: int, room: Room) -> int:
     if room.nano is not None and request.price is not None:
         if request.worst(0, solution).nano > room.nano:
             return -1
-        read = worst_input(request.prompt, 1, close) - 1  # of two passes, the thinking not counted
+        read = request.read + worst_input(request.prompt, 1, close) - 1  # the thinking not counted
         most = max(0, min(most, request.price.more(room.nano, read, solution, read_again=True)))
     return most
 
@@ -123,7 +123,7 @@ def _room(case: Case, level: Book, others: Mapping[str, int]) -> tuple[float, st
     """Thinking tokens for this call and the others, by the tightest cap of one level."""
     request, account, speed = case.request, level.account, case.speed
     own = level is request.book
-    spent, held, back = account.spent, account.held, level.back
+    spent, held, back = account.spent, account.held, level.back + case.own
     if (own and request.final) or (level.forecast.declared and others):
         back += account.reserve  # a worst case: the final answer is planned with what it will come to
     floors = _floors(case, level, others)

@@ -92,6 +92,7 @@ class Request:
         ask_again: while it waits: when to pump again if nothing else happens.
         declared: its task had announced it.
         endpoint: where it will run; None: nobody counts the calls there.
+        read: input tokens of passes that it has made already.
     """
 
     book: Book
@@ -119,6 +120,7 @@ class Request:
     ask_again: float | None = None
     declared: bool = False
     endpoint: Endpoint | None = None
+    read: int = 0
     outcome: Outcome | None = None
 
     def worst(self, thinking: int, solution: int, prompt: int | None = None) -> Amount:
@@ -127,7 +129,7 @@ class Request:
         if self.price is None:
             return Amount(generated)
         read = worst_input(self.prompt if prompt is None else prompt, thinking, self.close)
-        return Amount(generated, self.price.bound(read, thinking + solution))
+        return Amount(generated, self.price.bound(self.read + read, thinking + solution))
 
     def least_solution(self) -> int:
         """The smallest solution that is worth a call; a final answer takes what was reserved for it."""
@@ -140,7 +142,11 @@ class Running:
     """A granted call until it is settled.
 
     Attributes:
-        expected: what it will probably use of its hold.
+        grant: what it may use by now.
+        hold: its first hold.
+        raises: those that it was given while it thought.
+        expected: what it will probably use of its holds.
+        read: input tokens of its thinking passes but the last.
         rest: what happens in time after its thinking.
         slot: its place on the endpoint.
     """
@@ -154,6 +160,23 @@ class Running:
     done: bool = False
     taught: Seen | None = None
     slot: Slot = field(default_factory=Slot)
+    raises: list[Hold] = field(default_factory=list)
+    read: int = 0
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """All of them."""
+        return (self.hold, *self.raises)
+
+    @property
+    def held(self) -> Amount:
+        """What they hold together."""
+        return sum([hold.amount for hold in self.raises], self.hold.amount)
+
+    @property
+    def refund(self) -> Amount:
+        """What came back once it was over; below zero where more was served than asked for."""
+        return sum([hold.refund for hold in self.raises], self.hold.refund)
 
     def learn(self, usage: Usage) -> None:
         """What this call was like, for the plans of the next ones; once it has brought an answer."""

@@ -163,6 +163,10 @@ class Pilot:
             self._pace.more(count, gap)
         self._steer()
 
+    def next_pass(self, now: float) -> None:
+        """It goes on thinking, in another pass."""
+        self._segment, self._last = None, now
+
     def stop(self) -> None:
         """End the call now: thinking and solution."""
         self._stopped = True

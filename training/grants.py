@@ -2,7 +2,8 @@
 
 A run log (`run.jsonl`, `BudgetScheduler(..., log=...)`) holds one JSON object a line. Of these the events
 called "grant" matter here: `granted` is {"thinking": t, "solution": s} and `kind` says what sort of call got
-it. Training on them is training for the cuts that the model will meet.
+it; a later "raised" or "dropped" of the same call says what it had in the end. Training on them is training
+for the cuts that the model will meet.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import ElasticError
@@ -29,6 +31,7 @@ def parse_grants(
             killed run leaves behind: it is left out.
     """
     found: list[tuple[str, Budget]] = []
+    latest: dict[Any, int] = {}
     pending: GrantLogError | None = None
     for number, line in enumerate(lines, 1):
         if pending is not None:
@@ -45,7 +48,7 @@ def parse_grants(
             continue
         if not isinstance(event, dict):
             raise GrantLogError(f"{where} is not an event: expected a JSON object")
-        if event.get("event") != "grant":
+        if event.get("event") not in ("grant", "raised", "dropped"):
             continue
         granted, kind = event.get("granted"), str(event.get("kind", "call"))
         if not isinstance(granted, dict) or not {"thinking", "solution"} <= granted.keys():
@@ -57,7 +60,12 @@ def parse_grants(
         except ElasticError as error:
             raise GrantLogError(f"{where}: {error}") from None
         if not kinds or kind in kinds:
-            found.append((kind, budget))
+            call = event.get("task"), event.get("call")
+            if event["event"] == "grant":
+                latest[call] = len(found)
+                found.append((kind, budget))
+            elif call in latest:
+                found[latest[call]] = kind, budget
     return found
 
 

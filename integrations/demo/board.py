@@ -7,7 +7,7 @@ from typing import Any
 
 from elastic_agent.budget import Caps
 from elastic_agent.integrations.demo.display import Bar, CallRow
-from elastic_agent.scheduler.events import RunLog
+from elastic_agent.scheduler.events import GRANTS, RunLog
 
 
 @dataclass(slots=True)
@@ -31,8 +31,8 @@ class Board:
         if label is None:
             return
         row = self.rows.setdefault(label, CallRow(label))
-        if event["event"] == "grant":
-            self.granted += 1
+        if event["event"] in GRANTS:
+            self.granted += event["event"] == "grant"
             row.granted_thinking = event["granted"]["thinking"]
             row.granted_solution = event["granted"]["solution"]
             self.held[label] = event["hold"]

@@ -12,6 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from elastic_agent.scheduler.events import GRANTS
+
 
 class RunLogError(ValueError):
     """A run log that can't be read; the message names the line."""
@@ -55,10 +57,10 @@ def render_run(path: str | Path, *, why: bool = False) -> RenderableType:
         table.add_column(
             name, no_wrap=True, min_width=22 if name == "call" else None, justify="right" if right else "left"
         )
-    grants = {(e["task"], e["call"]): e for e in events if e["event"] == "grant"}
+    grants = {(e["task"], e["call"]): e for e in events if e["event"] in GRANTS}
     reasons: list[Text] = []
     for event in events:
-        if event["event"] not in ("grant", "settled", "refused"):
+        if event["event"] not in (*GRANTS, "settled", "refused"):
             continue
         name = f"{event['call']} {event.get('label') or event['kind']}"
         name = f"{event['task']}: {name}" if tasks > 1 else name

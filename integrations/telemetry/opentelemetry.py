@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from elastic_agent import __version__
-from elastic_agent.scheduler.events import Event
+from elastic_agent.scheduler.events import GRANTS, Event
 
 try:
     from opentelemetry import metrics, trace
@@ -56,7 +56,7 @@ class OpenTelemetryLog:
     def __call__(self, event: Event) -> None:
         """Take one event in."""
         name = event["event"]
-        if name == "grant":
+        if name in GRANTS:
             self._grants[event["task"], event["call"]] = event
         elif name == "settled":
             self._settled(event, self._grants.pop((event["task"], event["call"]), None))

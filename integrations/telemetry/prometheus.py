@@ -66,6 +66,9 @@ class PrometheusLog:
         self._waited = Histogram(
             named("wait_seconds"), "From arrival to grant.", ["model"], buckets=SECONDS, registry=registry
         )
+        self._raised = Counter(
+            named("raises_total"), "Thinking limits raised while a call ran.", call, registry=registry
+        )
         self._seconds = Histogram(
             named("call_seconds"), "From grant to end.", ["model"], buckets=SECONDS, registry=registry
         )
@@ -92,6 +95,9 @@ class PrometheusLog:
     def _on_grant(self, event: Event) -> None:
         self._granted.labels(*_call(event)).observe(event["granted"]["thinking"])
         self._waited.labels(event["model"]).observe(event["why"]["waited"])
+
+    def _on_raised(self, event: Event) -> None:
+        self._raised.labels(*_call(event)).inc()
 
     def _on_refused(self, event: Event) -> None:
         self._calls.labels(*_call(event), "refused").inc()

@@ -6,7 +6,7 @@ it says end-of-text. A simulated upstream serves passes from it and counts, like
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -89,14 +89,19 @@ def drive(
     chunks: Sequence[int] = (1,),
     steer: Callable[[TwoPhase, int], list[Delta]] | None = None,
     lag: int = 0,
+    raises: Iterator[int] | None = None,
 ) -> list[Delta]:
     """Run a machine as the drivers do. `chunks` are the sizes of what arrives, over and over; `lag` tokens
-    more than were read have been served when a pass is cut off."""
+    more than were read have been served when a pass is cut off; `raises` are granted at the limit."""
     deltas: list[Delta] = []
     turn = 0
     while not machine.done:
         if machine.phase is Phase.CLOSING:
             deltas.append(machine.close())
+            continue
+        if machine.phase is Phase.AT_LIMIT:
+            more = next(raises or iter(()), 0)
+            deltas += machine.set_limit(machine.limit + more) if more else machine.cut(ThinkingEnd.BUDGET)
             continue
         request = machine.next_pass()
         ids, read = upstream.serve(request), 0
@@ -394,6 +399,22 @@ def test_a_limit_that_moves() -> None:
     assert machine.usage.passes == 3
     assert machine.set_limit(1) == []
     assert machine.limit == 7
+
+
+@given(tapes, budgets, all_markers, openings, chunkings, st.lists(st.integers(1, 6), max_size=4))
+def test_raised_at_its_limit_it_is_as_if_it_had_had_it_all(
+    tape: list[int], budget: Budget, markers: Markers, opening: Opening, chunks: list[int], raises: list[int]
+) -> None:
+    """A limit of 3 that becomes 8 brings the tokens of a limit of 8, at one more pass for each raise."""
+    machine, upstream = TwoPhase(PROMPT, budget, markers, opening, raisable=True), Upstream(tape)
+    deltas = drive(machine, upstream, chunks, raises=iter(raises))
+    check(machine, upstream, deltas)
+    whole = TwoPhase(PROMPT, Budget(machine.limit, budget.solution), markers, opening)
+    drive(whole, Upstream(tape), chunks)
+    assert machine.output_ids == whole.output_ids
+    assert machine.sampled == whole.sampled
+    assert machine.thinking_end is whole.thinking_end
+    assert machine.usage.passes <= 2 + len(raises)
 
 
 def test_a_limit_below_what_was_used_preempts() -> None:

@@ -1,0 +1,154 @@
+"""Taking the hold of a decision, for exactly what goes on the wire, and raising a call that still thinks.
+
+A call that reaches its thinking limit could go on: refunds may have come since it was granted, calls may have
+been called off. `Raiser` decides on it once more, as if it came now and gave up what it holds: what has
+changed since is all in the books. If a right answer becomes clearly likelier it thinks on, under a further
+hold for the difference, which includes another pass over prompt and thinking.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from elastic_agent.budget import Budget
+from elastic_agent.errors import CapExceededError, DeadlineError
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount, Hold, Shortage
+from elastic_agent.scheduler.case import Case, Decided, Wait
+from elastic_agent.scheduler.decide import WORTH_WAITING, Decider
+from elastic_agent.scheduler.expect import expected
+from elastic_agent.scheduler.grant import Basis, Grant
+from elastic_agent.scheduler.ledger import Ledger
+from elastic_agent.scheduler.request import Request, Running
+
+
+def take(
+    ledger: Ledger, case: Case, decided: Decided, amount: Amount, first: Hold | None = None
+) -> Hold | Shortage:
+    """The hold of a decision; before it, the final answer's reserve is brought to what it should be.
+
+    Args:
+        amount: what to hold.
+        first: the call's first hold, if this is a further one.
+    """
+    account, speed = case.request.book.account, case.speed
+    if case.lacking != NOTHING and not decided.last:
+        ledger.reserve(account, account.reserve + case.lacking)
+    until = hard = ledger.deadline(account, final=decided.last)
+    if hard < INFINITY and speed is not None:
+        passes = 2 if decided.thinking else 1
+        until = min(hard, case.now + speed.answer(decided.thinking + decided.solution, passes))
+    return ledger.hold(account, amount, until=until, now=case.now, final=decided.last, first=first)
+
+
+def grant_of(case: Case, decided: Decided, hold: Hold, held: Amount, waited: float) -> Grant:
+    """The decision as its call sees it."""
+    request = case.request
+    return Grant(
+        Budget(decided.thinking, decided.solution),
+        case.end if case.end < INFINITY else None,
+        hold.id,
+        request.kind,
+        request.book.policy.name,
+        request.number,
+        held,
+        decided.last,
+        Basis(
+            decided.why,
+            decided.numbers,
+            request.prompt,
+            case.left,
+            request.book.account.reserve,
+            case.now,
+            waited,
+            case.speed,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """A raise that was made: its hold, and what the call had before."""
+
+    hold: Hold
+    grant: Grant
+    expected: Amount
+    read: int
+
+
+class Raiser:
+    """Raises the calls of one desk; under the ledger's lock."""
+
+    def __init__(self, ledger: Ledger, decider: Decider) -> None:
+        self._ledger, self._decider = ledger, decider
+
+    def more(self, running: Running, used: int, now: float) -> Raise | None:
+        """A call has thought up to its limit, `used` tokens; None: that is all."""
+        request, book = running.request, running.request.book
+        if running.done or book.closing or book.account.closed:
+            return None
+        solution = running.grant.budget.solution
+        read = running.read + request.prompt + used
+        asks = replace(request, solution=solution, read=read, on_exhausted="raise")
+        over = _over(asks, used)
+        held = running.held
+        found = self._decide(running, asks, held, over, now)
+        if found is None:
+            return None
+        case, decided = found
+        if decided.solution < solution or decided.last != running.grant.last:
+            return None
+        if decided.thinking <= (running.grant.budget.thinking or 0):
+            return None
+        if request.curve.gain(used, decided.thinking) <= WORTH_WAITING:
+            return None
+        amount = asks.worst(decided.thinking, solution)
+        hold = take(self._ledger, case, decided, amount - held, running.hold)
+        if isinstance(hold, Shortage):
+            return None
+        raised = Raise(hold, running.grant, running.expected, running.read)
+        grant = grant_of(case, decided, running.hold, amount, 0.0)
+        likely = (expected(asks, decided.thinking, solution) + over).least(amount)
+        _set(running, [*running.raises, hold], grant, likely, read)
+        return raised
+
+    def drop(self, running: Running, raised: Raise) -> None:
+        """The raise can't be had after all: the call keeps what it had."""
+        if running.done:
+            return
+        holds = [hold for hold in running.raises if hold is not raised.hold]
+        _set(running, holds, raised.grant, raised.expected, raised.read)
+        self._ledger.refund(raised.hold)
+
+    def _decide(
+        self, running: Running, asks: Request, held: Amount, over: Amount, now: float
+    ) -> tuple[Case, Decided] | None:
+        """What it would get if it waited now; None: nothing."""
+        book = asks.book
+        back = held - running.expected + over
+        book.forecast.again(asks.kind)
+        for level in book.levels:
+            level.back -= back
+        try:
+            return self._decider.decide(asks, now, held)
+        except (Wait, CapExceededError, DeadlineError):
+            return None
+        finally:
+            for level in book.levels:
+                level.back += back
+            book.forecast.left(asks.kind)
+            book.forecast.started()
+
+
+def _over(asks: Request, used: int) -> Amount:
+    """What it has used beyond what such a call uses on average: a plan counts with averages."""
+    tokens = max(0, math.ceil(used - asks.curve.used(used)))
+    return Amount(tokens, 0 if asks.price is None else math.ceil(tokens * asks.price.per_thinking_token))
+
+
+def _set(running: Running, raises: list[Hold], grant: Grant, likely: Amount, read: int) -> None:
+    before = running.held - running.expected
+    running.raises, running.grant, running.expected, running.read = raises, grant, likely, read
+    more = running.held - running.expected - before
+    for level in running.request.book.levels:
+        level.back += more
