@@ -30,6 +30,10 @@ class Amount:
         """The larger of each unit."""
         return Amount(max(self.tokens, other.tokens), max(self.nano, other.nano))
 
+    def within(self, other: Amount) -> bool:
+        """No unit has more than the other's."""
+        return self.tokens <= other.tokens and self.nano <= other.nano
+
     def beyond(self, other: Amount) -> Amount:
         """What this has more than the other of each unit; never below 0."""
         return Amount(max(0, self.tokens - other.tokens), max(0, self.nano - other.nano))

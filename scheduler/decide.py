@@ -63,13 +63,15 @@ class Decider:
     def _case(self, request: Request, now: float) -> Case:
         book, speed = request.book, request.latency.speed()
         book.largest_prompt = max(book.largest_prompt, request.prompt)
-        lacking = NOTHING
+        lacking = above = NOTHING
         if book.reserving:
             target = reserve_for(book, request)  # for a final call, too: it says how long the answer may be
-            lacking = NOTHING if request.final else target.beyond(book.account.reserve)
+            if not (request.final or target.within(book.account.reserve)):
+                lacking = target.beyond(book.account.reserve)
         for level in book.levels:
             level.account.tail = self._timing.tail(speed, level.final_size) if level.reserving else 0.0
-        above = self._keep_above(request)
+        if book.parent is not None:
+            above = self._keep_above(request)
         floors = Floors(request)
         others = book.forecast.to_come(request.kind, request.final)
         rest = after(request, others, floors, request.solution)
@@ -80,7 +82,8 @@ class Decider:
             in_time = int(min(in_time, max(0.0, (end - tail - now - speed.ttft) / max(speed.tpot, 1e-9))))
             if request.final:  # an admitted task gets its answer while there is any time at all
                 in_time = max(in_time, request.least_solution())
-            rest = rest._replace(solution=in_time)
+            if in_time < request.solution:
+                rest = rest._replace(solution=in_time)
         kept, answers = behind(request, floors)
         return Case(
             request=request,
@@ -136,9 +139,7 @@ class Decider:
         else:
             why = chosen.choice.why
         numbers = {"wanted": wanted, "most": most, "holdable": holdable, "behind": case.answers.tokens}
-        if chosen is not None:
-            numbers |= chosen.numbers()
-        return Decided(thinking, solution, request.final, case.rest, why, numbers)
+        return Decided(thinking, solution, request.final, case.rest, why, numbers, chosen)
 
     def _maybe_wait(self, case: Case, thinking: int, wanted: int, speed: Speed | None) -> None:
         """Wait when refunds that are due would make this call clearly better, and time allows."""

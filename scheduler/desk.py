@@ -72,9 +72,10 @@ class Desk:
                 book.forecast.expect({request.kind: 1})
             request.order, request.arrived = next(self._orders), now
             request.declared = book.forecast.arrived(request.kind)
-            if self._full(request, now):
+            if request.endpoint is not None and self._full(request, now):
                 return
-            self._stuck.update(request.around)
+            if request.around:
+                self._stuck.update(request.around)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
             head = self._queues.setdefault(book.account.path[-1].id, Queue()).push(rank, request)
@@ -113,7 +114,7 @@ class Desk:
                     outcome = late
                 else:
                     first = request.final or bool(request.around)
-                    if not first and not blocked.isdisjoint([a.id for a in account.path]):
+                    if blocked and not first and not blocked.isdisjoint([a.id for a in account.path]):
                         if endpoint is not None:
                             endpoint.park(request, account)
                         if root in blocked:
@@ -270,10 +271,10 @@ class Desk:
         request, now, speed, ledger = case.request, case.now, case.speed, self.ledger
         book, account = request.book, request.book.account
         thinking, solution = decided.thinking, decided.solution
-        if case.lacking != NOTHING and not decided.last:
+        if case.lacking is not NOTHING and not decided.last:
             ledger.reserve(account, account.reserve + case.lacking)
         amount = request.worst(thinking, solution)
-        until = hard = ledger.deadline(account, final=decided.last)
+        until = hard = case.end_of(final=decided.last)
         if hard < INFINITY and speed is not None:
             until = min(hard, now + speed.answer(thinking + solution, 2 if thinking else 1))
         hold = ledger.hold(account, amount, until=until, now=now, final=decided.last)
@@ -301,16 +302,7 @@ class Desk:
             request.number,
             amount,
             decided.last,
-            Basis(
-                decided.why,
-                decided.numbers,
-                request.prompt,
-                case.left,
-                account.reserve,
-                now,
-                now - request.arrived,
-                speed,
-            ),
+            Basis(decided, request.prompt, case.left, account.reserve, now, now - request.arrived, speed),
         )
         rest = After(solution) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
@@ -381,7 +373,8 @@ class Desk:
         request.book.forecast.left(request.kind)
         if isinstance(outcome, Exception):
             self._comes_again(request)
-        self._stuck.subtract(request.around)
+        if request.around:
+            self._stuck.subtract(request.around)
         for hold in request.around:
             if self._stuck[hold] <= 0:
                 del self._stuck[hold]

@@ -13,45 +13,53 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
+from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.forecast import FINAL, Habit
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
+from elastic_agent.usage import worst_input
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
 
 
 class Floor(NamedTuple):
-    """What a call that doesn't think is expected to use: solution tokens, and all of it."""
+    """What is known of calls of a kind that is still to come.
 
+    Attributes:
+        curve: their success curve.
+        solution, tokens, nano: what one that doesn't think is expected to use: solution tokens, all tokens,
+            and nano-dollars.
+    """
+
+    curve: Curve
     solution: int
-    amount: Amount
+    tokens: int
+    nano: int
 
 
-class Floors:
-    """The floors of all kinds of calls in one decision; each is worked out once."""
+class Floors(dict[str, Floor]):
+    """The floors of calls by kind, in one decision; each is worked out when it is first asked for."""
 
     def __init__(self, request: Request) -> None:
         self._request, self._bias = request, request.habits.bias
-        self._known: dict[str, Floor] = {}
 
-    def of(self, kind: str) -> Floor:
-        """The floor of one call of a kind."""
-        found = self._known.get(kind)
-        if found is None:
-            request = self._request
-            habit = request.habits.get(kind)
-            prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-            solution = _solution(request, request.curves.curve(kind).unthought, habit, self._bias)
-            found = self._known[kind] = Floor(solution, request.worst(0, solution, prompt))
-        return found
+    def __missing__(self, kind: str) -> Floor:
+        request = self._request
+        habit, price = request.habits.get(kind), request.price
+        prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
+        curve = request.curves.curve(kind)
+        solution = _solution(request, curve.unthought, habit, self._bias)
+        nano = 0 if price is None else price.bound(worst_input(prompt, 0, request.close), solution)
+        self[kind] = floor = Floor(curve, solution, request.close + solution, nano)
+        return floor
 
     def add_up(self, kinds: Mapping[str, int]) -> Amount:
         """The floors of so many calls of these kinds."""
         tokens = nano = 0
         for kind, count in kinds.items():
-            amount = self.of(kind).amount
-            tokens += amount.tokens * count
-            nano += amount.nano * count
+            floor = self[kind]
+            tokens += floor.tokens * count
+            nano += floor.nano * count
         return Amount(tokens, nano)
 
 
@@ -79,7 +87,10 @@ def reserve_for(level: Book, request: Request) -> Amount:
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
     """The calls of this task that wait behind this one: the smallest answers, and what they may come to."""
-    kinds = dict(request.book.forecast.pending)
+    pending = request.book.forecast.pending
+    if sum(pending.values()) == 1:  # itself
+        return NOTHING, NOTHING
+    kinds = dict(pending)
     kinds[request.kind] -= 1
     kinds.pop(FINAL, None)
     waiting = sum(kinds.values())

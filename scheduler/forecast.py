@@ -112,8 +112,9 @@ class Forecast:
         return found
 
     def _change(self, kind: str, *, own: int = 0, below: int = 0) -> None:
-        after = max(_add(self.own, kind, own), _add(self.below, kind, below))
-        more = after - self.coming.get(kind, 0)
+        mine = _add(self.own, kind, own) if own else self.own.get(kind, 0)
+        theirs = _add(self.below, kind, below) if below else self.below.get(kind, 0)
+        more = max(mine, theirs) - self.coming.get(kind, 0)
         if more:
             _add(self.coming, kind, more)
             if self.parent is not None:

@@ -98,7 +98,11 @@ class Ledger:
 
     def span(self, account: Account) -> float:
         """How long this task may take in all: the shortest cap of the path, in seconds."""
-        return min([INFINITY if a.seconds is None else a.seconds for a in account.path])
+        span = INFINITY
+        for a in account.path:
+            if a.seconds is not None and a.seconds < span:
+                span = a.seconds
+        return span
 
     def hold(
         self, account: Account, amount: Amount, *, until: float, now: float, final: bool = False
@@ -124,7 +128,7 @@ class Ledger:
             for a in account.path:
                 a.held += extra
                 a.live[held.id] = held
-            if drawn != NOTHING:
+            if final:
                 account.reserve -= drawn
                 for a in account.path:
                     a.kept -= drawn
