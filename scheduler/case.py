@@ -35,7 +35,7 @@ class Decided:
         thinking, solution: its budget.
         last: it takes the final answer's reserve.
         rest: what happens in time after its thinking.
-        why, numbers: the reason, in words and for programs.
+        why, numbers: the reason, in words (`str` of it) and for programs.
         plan: the policy's part of it; None where no policy was asked.
     """
 
@@ -43,7 +43,7 @@ class Decided:
     solution: int
     last: bool
     rest: After
-    why: str
+    why: object
     numbers: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
 

@@ -131,7 +131,7 @@ class Decider:
         thinking = wanted if wanted <= holdable else request.curve.best(holdable)
         if thinking < wanted:
             self._maybe_wait(case, thinking, wanted, speed)
-            why = f"{wanted} were planned, no more than {holdable} can be held now"
+            why: object = f"{wanted} were planned, no more than {holdable} can be held now"
         elif chosen is None:
             why = "no cap binds it"
         elif short_of_time and wanted == most:

@@ -171,9 +171,8 @@ class Desk:
             if request.endpoint is not None:
                 request.endpoint.ended(running, now)
             book.forecast.ended()
-            back = hold.amount - running.expected
             for level in book.levels:
-                level.back -= back
+                level.back -= running.back
             if actual is None:
                 self.ledger.refund(hold)
             else:
@@ -305,7 +304,7 @@ class Desk:
             Basis(decided, request.prompt, case.left, account.reserve, now, now - request.arrived, speed),
         )
         rest = After(solution) if decided.last else decided.rest
-        running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
+        running = book.running[hold.id] = Running(request, grant, hold, likely, back, rest, now)
         running.slot.solving = not thinking
         if request.endpoint is not None:
             request.endpoint.started(running)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
@@ -65,10 +66,16 @@ class Floors(dict[str, Floor]):
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
-    used = math.ceil(request.curve.used(thinking))
+    used, says = _by_curve(request.curve, thinking)
     habits = request.habits
-    says = _solution(request, request.curve.says(thinking), habits.get(request.kind), habits.bias)
-    return request.worst(min(used, thinking), min(says, solution))
+    writes = _solution(request, says, habits.get(request.kind), habits.bias)
+    return request.worst(used, min(writes, solution))
+
+
+@lru_cache(maxsize=4096)
+def _by_curve(curve: Curve, thinking: int) -> tuple[int, float | None]:
+    """Thinking and solution tokens of a call with this limit. Kept, since a curve never changes."""
+    return min(math.ceil(curve.used(thinking)), thinking), curve.says(thinking)
 
 
 def reserve_for(level: Book, request: Request) -> Amount:

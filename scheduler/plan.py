@@ -129,10 +129,9 @@ def _room(case: Case, level: Book, others: Mapping[str, int]) -> tuple[float, st
     gain.
     """
     request, account, speed, floors = case.request, level.account, case.speed, case.floors
-    own, spent, held, back = level is request.book, account.spent, account.held, level.back
-    mine = floors[request.kind]
-    tokens = spent.tokens + held.tokens - back.tokens + mine.tokens
-    nano = spent.nano + held.nano - back.nano + mine.nano
+    own, mine = level is request.book, floors[request.kind]
+    tokens = account.spent_tokens + account.held_tokens - level.back.tokens + mine.tokens
+    nano = account.spent_nano + account.held_nano - level.back.nano + mine.nano
     for kind, count in others.items():
         floor = floors[kind]
         tokens += floor.tokens * count

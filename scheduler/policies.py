@@ -39,12 +39,12 @@ class Need(NamedTuple):
 
     Attributes:
         curve: their success curve.
-        count: how many.
+        calls: how many.
         weight: how much each counts.
     """
 
     curve: Curve
-    count: int = 1
+    calls: int = 1
     weight: float = 1.0
 
 
@@ -69,15 +69,21 @@ class State:
     @property
     def calls(self) -> int:
         """How many calls are still to come."""
-        return sum([need.count for need in self.others])
+        return sum([need.calls for need in self.others])
 
 
 @dataclass(slots=True)
 class Choice:
-    """A policy's answer: the thinking tokens, why in words, and the numbers behind it."""
+    """A policy's answer.
+
+    Attributes:
+        thinking: tokens.
+        why: the reason; `str` of it, when somebody asks, in words.
+        numbers: behind it, for the log.
+    """
 
     thinking: int
-    why: str
+    why: object
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -181,6 +187,25 @@ class _Rung(NamedTuple):
     wanted: float
 
 
+class _Reason(NamedTuple):
+    """Why `Marginal` chose so."""
+
+    curve: Curve
+    chosen: int
+    calls: int
+    price: float
+
+    def __str__(self) -> str:
+        curve = self.curve
+        p = f"success {curve.p(self.chosen):.2f}" if curve.measured else "no curve was measured for it"
+        if not self.calls:
+            return f"no call is known to come after it; {p}"
+        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+        if self.price == 0.0:
+            return f"there is room for all that {calls} to come can use; {p}"
+        return f"a further token is worth less here than {self.price:.2g} in {calls} to come; {p}"
+
+
 class _Ladder(NamedTuple):
     """All that `Marginal` knows of a call and those to come before it is told how much room they have."""
 
@@ -194,7 +219,7 @@ def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladd
 
     Made once for each mixture of calls: curves never change, so neither does this.
     """
-    spread = math.sqrt(sum([need.count * need.curve.variance for need in (this, *others)]))
+    spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
     rungs, before = [], 0.0
     for segment in _segments(objective, this, others):
         kept = margin(segment.slope, spread) if objective == "chain" else spread
@@ -202,12 +227,12 @@ def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladd
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
         rungs.append(_Rung(segment, segment.slope, kept, before, total, wanted))
         before += total
-    return _Ladder(tuple(rungs), sum([need.count for need in others]))
+    return _Ladder(tuple(rungs), sum([need.calls for need in others]))
 
 
 def _segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
     theirs = [
-        _Segment(other.weight * slope, use, other.count, end)
+        _Segment(other.weight * slope, use, other.calls, end)
         for other in others
         for slope, use, end in other.curve.pieces[objective]
     ]
@@ -257,8 +282,9 @@ class Marginal:
             # No curve says that still more helps, or that it does not: what is left over is shared.
             thinking += int(rest / (1 + calls))
         chosen = curve.best(min(thinking, state.most))
-        why = self._why(curve, chosen, calls, price)
-        return Choice(chosen, why, {"token_price": price, "ideal": thinking})
+        return Choice(
+            chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking}
+        )
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
         """How far into a segment that can't be had by all who want it equally.
@@ -283,12 +309,3 @@ class Marginal:
                 high = middle - 1
         p = curve.p(low)
         return Vertex(low, curve.net(low), math.log(p) if self.objective == "chain" else p)
-
-    def _why(self, curve: Curve, chosen: int, count: int, price: float) -> str:
-        p = f"success {curve.p(chosen):.2f}" if curve.measured else "no curve was measured for it"
-        if not count:
-            return f"no call is known to come after it; {p}"
-        calls = "1 call" if count == 1 else f"{count} calls"
-        if price == 0.0:
-            return f"there is room for all that {calls} to come can use; {p}"
-        return f"a further token is worth less here than {price:.2g} in {calls} to come; {p}"

@@ -141,6 +141,7 @@ class Running:
 
     Attributes:
         expected: what it will probably use of its hold.
+        back: what it will probably give back.
         rest: what happens in time after its thinking.
         slot: its place on the endpoint.
     """
@@ -149,6 +150,7 @@ class Running:
     grant: Grant
     hold: Hold
     expected: Amount
+    back: Amount
     rest: After
     started: float
     done: bool = False
