@@ -78,7 +78,7 @@ class Decider:
         left = self._ledger.room(book.account, final=True)
         end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
-            tail = self._timing.tail(speed, rest.final) if rest.final else SAFETY
+            tail = book.account.tail if rest.final else SAFETY
             in_time = int(min(in_time, max(0.0, (end - tail - now - speed.ttft) / max(speed.tpot, 1e-9))))
             if request.final:  # an admitted task gets its answer while there is any time at all
                 in_time = max(in_time, request.least_solution())

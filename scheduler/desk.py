@@ -196,7 +196,8 @@ class Desk:
                     answered=answered and actual is not None,
                     left=self.left(book, now),
                 )
-            self.pump(book.account, now)
+            if self._queues or self._limited:
+                self.pump(book.account, now)
 
     # Tasks
 

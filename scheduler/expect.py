@@ -16,6 +16,7 @@ from typing import NamedTuple
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
 from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.forecast import FINAL, Habit
+from elastic_agent.scheduler.policies import Need, need
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 from elastic_agent.usage import worst_input
 
@@ -23,17 +24,22 @@ UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
 
 
-class Floor(NamedTuple):
-    """What is known of calls of a kind that is still to come.
+Floor = tuple[Curve, int, int, int]
+"""What is known of calls of a kind that is still to come: their success curve, and what one that doesn't think
+is expected to use: solution tokens, all tokens, nano-dollars."""
+
+
+class Outlook(NamedTuple):
+    """The calls that are still to come on one level.
 
     Attributes:
-        curve: their success curve.
-        solution, tokens, nano: what one that doesn't think is expected to use: solution tokens, all tokens,
-            and nano-dollars.
+        needs: theirs, in the order of their kinds.
+        calls: how many they are.
+        tokens, nano: what they are expected to use if none of them thinks.
     """
 
-    curve: Curve
-    solution: int
+    needs: tuple[Need, ...]
+    calls: int
     tokens: int
     nano: int
 
@@ -42,33 +48,33 @@ class Floors(dict[str, Floor]):
     """The floors of calls by kind, in one decision; each is worked out when it is first asked for."""
 
     def __init__(self, request: Request) -> None:
-        self._request, self._bias = request, request.habits.bias
+        self._request = request
 
     def __missing__(self, kind: str) -> Floor:
         request = self._request
-        habit, price = request.habits.get(kind), request.price
+        curve, habit, price = request.curves.curve(kind), request.habits.get(kind), request.price
         prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-        curve = request.curves.curve(kind)
-        solution = _solution(request, curve.unthought, habit, self._bias)
+        solution = _solution(request, curve.unthought, habit)
         nano = 0 if price is None else price.bound(worst_input(prompt, 0, request.close), solution)
-        self[kind] = floor = Floor(curve, solution, request.close + solution, nano)
+        self[kind] = floor = (curve, solution, request.close + solution, nano)
         return floor
 
-    def add_up(self, kinds: Mapping[str, int]) -> Amount:
-        """The floors of so many calls of these kinds."""
-        tokens = nano = 0
-        for kind, count in kinds.items():
-            floor = self[kind]
-            tokens += floor.tokens * count
-            nano += floor.nano * count
-        return Amount(tokens, nano)
+    def outlook(self, others: Mapping[str, int]) -> Outlook:
+        """The floors of so many calls of these kinds, added up."""
+        needs, calls, tokens, nano = [], 0, 0, 0
+        for kind, count in sorted(others.items()):
+            curve, _, each, money = self[kind]
+            needs.append(need(curve, count))
+            calls += count
+            tokens += each * count
+            nano += money * count
+        return Outlook(tuple(needs), calls, tokens, nano)
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
     used, says = _by_curve(request.curve, thinking)
-    habits = request.habits
-    writes = _solution(request, says, habits.get(request.kind), habits.bias)
+    writes = _solution(request, says, request.habits.get(request.kind))
     return request.worst(used, min(writes, solution))
 
 
@@ -105,10 +111,11 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
         return NOTHING, NOTHING
     least = request.worst(0, request.least_solution())
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
-    return smallest, floors.add_up(kinds).most(smallest)
+    outlook = floors.outlook(kinds)
+    return smallest, Amount(outlook.tokens, outlook.nano).most(smallest)
 
 
-def _solution(request: Request, says: float | None, habit: Habit | None, bias: float) -> int:
+def _solution(request: Request, says: float | None, habit: Habit | None) -> int:
     """Solution tokens that a call is expected to use.
 
     As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
@@ -116,6 +123,9 @@ def _solution(request: Request, says: float | None, habit: Habit | None, bias: f
     Args:
         says: what its curve says, for the thinking that it has.
     """
-    seen = habit.solution if habit else request.solution * UNSEEN
-    size = seen if says is None else says * bias
-    return max(1, math.ceil(min(size, request.solution)))
+    limit = request.solution
+    if says is not None:
+        size = says * request.habits.bias
+    else:
+        size = habit.solution if habit else limit * UNSEEN
+    return max(1, math.ceil(size)) if size < limit else max(1, limit)

@@ -147,22 +147,19 @@ class Habit:
 
 
 class Habits:
-    """The habits of every kind of call on one model, and how far its curves are off."""
+    """The habits of every kind of call on one model, and how far its curves are off.
+
+    Attributes:
+        bias: what solutions came to, as a multiple of what the curves said: about the last 30 calls. Curves
+            are measured once and used on other prompts; `DOUBT` tokens of agreement are assumed at first.
+    """
 
     KEEP, DOUBT = 0.97, 150.0
 
     def __init__(self) -> None:
         self._kinds: dict[str, Habit] = {}
         self._expected = self._found = 0.0
-
-    @property
-    def bias(self) -> float:
-        """What solutions came to, as a multiple of what the curves said: about the last 30 calls.
-
-        Curves are measured once and used on other prompts; `DOUBT` tokens of agreement are assumed at first.
-        """
-        ratio = (self._found + self.DOUBT) / (self._expected + self.DOUBT)
-        return min(max(ratio, 0.5), 2.5)
+        self.bias = 1.0
 
     def get(self, kind: str) -> Habit | None:
         """What is known of a kind; None until a few calls were seen."""
@@ -175,3 +172,5 @@ class Habits:
         if expected is not None:
             self._expected = self.KEEP * self._expected + expected
             self._found = self.KEEP * self._found + solution
+            ratio = (self._found + self.DOUBT) / (self._expected + self.DOUBT)
+            self.bias = min(max(ratio, 0.5), 2.5)

@@ -18,7 +18,7 @@ from typing import Any
 
 from elastic_agent.scheduler.accounts import INFINITY, Room
 from elastic_agent.scheduler.case import Case
-from elastic_agent.scheduler.expect import Floors
+from elastic_agent.scheduler.expect import Floors, Outlook
 from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.policies import Choice, Need, State
@@ -90,13 +90,12 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
         others: the calls still to come there, by kind.
         solution: tokens of this call's solution.
     """
-    book = request.book
-    forecast = book.forecast
+    book, forecast = request.book, request.book.forecast
     calls = tokens = 0
     for kind, count in others.items():
         if kind != FINAL:
             calls += count
-            tokens += floors[kind].solution * count
+            tokens += floors[kind][1] * count
     lanes = max(1, forecast.running + sum(forecast.pending.values()))
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
     final = book.final_size if book.reserving and not request.final else 0
@@ -110,33 +109,29 @@ def plan(case: Case, most: int) -> Plan | None:
     this = Need(request.curve, 1, request.weight)
     for level in request.book.levels:
         others = case.others if level is request.book else level.forecast.to_come(request.kind)
-        room, unit = _room(case, level, others)
+        outlook = case.floors.outlook(others)
+        room, unit = _room(case, level, outlook)
         if unit is None:
             continue
-        needs = tuple([Need(case.floors[kind].curve, count) for kind, count in sorted(others.items())])
         made = level.forecast.running + level.forecast.finished
-        choice = request.book.policy.choose(State(this, needs, room, most, made))
+        choice = request.book.policy.choose(State(this, outlook.needs, room, most, made))
         if found is None or choice.thinking < found.choice.thinking:
-            found = Plan(choice, level.name, unit, room, sum(others.values()))
+            found = Plan(choice, level.name, unit, room, outlook.calls)
     return found
 
 
-def _room(case: Case, level: Book, others: Mapping[str, int]) -> tuple[float, str | None]:
+def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]:
     """Thinking tokens for this call and the others, by the tightest cap of one level, and which that is.
 
     Planning leaves untouched what all of them are expected to use if none thinks. A sum of averages is too
     small half of the time. How much is kept for that is the policy's to say: it depends on what a token would
     gain.
     """
-    request, account, speed, floors = case.request, level.account, case.speed, case.floors
-    own, mine = level is request.book, floors[request.kind]
-    tokens = account.spent_tokens + account.held_tokens - level.back.tokens + mine.tokens
-    nano = account.spent_nano + account.held_nano - level.back.nano + mine.nano
-    for kind, count in others.items():
-        floor = floors[kind]
-        tokens += floor.tokens * count
-        nano += floor.nano * count
-    if (own and request.final) or (level.forecast.declared and others):
+    request, account, speed, back = case.request, level.account, case.speed, level.back
+    own, (_, _, tokens, nano) = level is request.book, case.floors[request.kind]
+    tokens += outlook.tokens + account.spent_tokens + account.held_tokens - back.tokens
+    nano += outlook.nano + account.spent_nano + account.held_nano - back.nano
+    if (own and request.final) or (level.forecast.declared and outlook.needs):
         tokens -= account.reserve.tokens  # a worst case: the final answer is planned with what it will come
         nano -= account.reserve.nano  # to
     room, unit = INFINITY, None
@@ -147,20 +142,20 @@ def _room(case: Case, level: Book, others: Mapping[str, int]) -> tuple[float, st
         if by_usd < room:
             room, unit = by_usd, "usd"
     if account.seconds is not None and speed is not None:
-        by_time = _room_in_time(case, level, others, speed)
+        by_time = _room_in_time(case, level, outlook, speed)
         if by_time < room:
             room, unit = by_time, "seconds"
     return room, unit
 
 
-def _room_in_time(case: Case, level: Book, others: Mapping[str, int], speed: Speed) -> float:
+def _room_in_time(case: Case, level: Book, outlook: Outlook, speed: Speed) -> float:
     """The same by time: what answers leave of it, in each of the lanes in which calls run side by side."""
     rest, forecast = case.rest, level.forecast
     lanes = max(1, forecast.running + sum(forecast.pending.values()))
     if level is case.request.book:
         waves, end = rest.others, case.end_of(final=case.request.final)
     else:
-        waves = math.ceil((lanes + sum(others.values())) / lanes) - 1
+        waves = math.ceil((lanes + outlook.calls) / lanes) - 1
         end = case.ledger.deadline(level.account)
     floor = speed.answer(rest.solution, 2) + waves * speed.answer(rest.other_solution, 2)
     return (end - case.now - floor) / max(speed.tpot, 1e-9) * lanes

@@ -27,6 +27,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from operator import attrgetter
 from statistics import NormalDist
 from typing import NamedTuple, Protocol
@@ -46,6 +47,12 @@ class Need(NamedTuple):
     curve: Curve
     calls: int = 1
     weight: float = 1.0
+
+
+@lru_cache(maxsize=4096)
+def need(curve: Curve, calls: int) -> Need:
+    """So many calls with this curve. Kept: a decision wants several, and mostly the same as the last one."""
+    return Need(curve, calls)
 
 
 @dataclass(slots=True)
@@ -173,6 +180,7 @@ class _Rung(NamedTuple):
     """A segment in its turn.
 
     Attributes:
+        at: where this call stands before it.
         kept: tokens that have to stay free when it is given.
         before: expected tokens of all that is steeper.
         total: of this one, for all calls that want it.
@@ -180,7 +188,7 @@ class _Rung(NamedTuple):
     """
 
     segment: _Segment
-    slope: float
+    at: Vertex
     kept: float
     before: float
     total: float
@@ -207,9 +215,18 @@ class _Reason(NamedTuple):
 
 
 class _Ladder(NamedTuple):
-    """All that `Marginal` knows of a call and those to come before it is told how much room they have."""
+    """All that `Marginal` knows of a call and those to come before it is told how much room they have.
+
+    Attributes:
+        rungs: the segments, steepest first.
+        rooms: for each of them, about the room that it takes to get beyond it.
+        top: where this call stands beyond all of them.
+        calls: how many are to come.
+    """
 
     rungs: tuple[_Rung, ...]
+    rooms: tuple[float, ...]
+    top: Vertex
     calls: int
 
 
@@ -220,14 +237,18 @@ def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladd
     Made once for each mixture of calls: curves never change, so neither does this.
     """
     spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
-    rungs, before = [], 0.0
+    at, before = this.curve.envelopes[objective][0], 0.0
+    rungs, rooms = [], []
     for segment in _segments(objective, this, others):
         kept = margin(segment.slope, spread) if objective == "chain" else spread
         total = segment.use * segment.calls
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
-        rungs.append(_Rung(segment, segment.slope, kept, before, total, wanted))
+        rungs.append(_Rung(segment, at, kept, before, total, wanted))
+        rooms.append(kept + before + max(total, wanted))
         before += total
-    return _Ladder(tuple(rungs), sum([need.calls for need in others]))
+        if segment.mine:
+            at = segment.end
+    return _Ladder(tuple(rungs), tuple(accumulate(rooms, max)), at, sum([need.calls for need in others]))
 
 
 def _segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
@@ -259,28 +280,30 @@ class Marginal:
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
         curve, room = state.this.curve, state.room
-        rungs, calls = _ladder(self.objective, state.this, state.others)
-        at, price, given, rest = curve.envelopes[self.objective][0], 0.0, 0.0, room
-        for segment, slope, kept, before, total, wanted in rungs:
-            given, left = before, room - kept - before
+        ladder = _ladder(self.objective, state.this, state.others)
+        calls, at, price, given, left = ladder.calls, ladder.top, 0.0, 0.0, room
+        # Those before have room for sure. A hair early, since sums in another order round otherwise.
+        first = bisect_left(ladder.rooms, room - 1e-9 * (1e3 + abs(room)))
+        for rung in ladder.rungs[first:] or ladder.rungs[-1:]:
+            segment, here, kept, given, total, wanted = rung
+            left = room - kept - given
             if wanted > left > 0:
-                at, left = self._part(curve, at, segment, left), 0.0
+                at, left = self._part(curve, here, segment, left), 0.0
             elif left > 0:
-                at = segment.end if wanted else at
+                at = segment.end if wanted else here
                 given += total
                 left -= total
+            else:
+                at = here
             if left <= 0:
-                price = slope
+                price = segment.slope
                 break
-            rest = left
-        else:
-            left = rest
         if not at.thinking and not given and room <= 0:
             return Choice(0, "after the floors of the calls to come nothing is left to think with")
         thinking = at.thinking
         if left > 0 and not curve.measured:
             # No curve says that still more helps, or that it does not: what is left over is shared.
-            thinking += int(rest / (1 + calls))
+            thinking += int(left / (1 + calls))
         chosen = curve.best(min(thinking, state.most))
         return Choice(
             chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking}

@@ -77,7 +77,7 @@ class Timing:
             return window.started + (window.end - window.started) / (2 + after.others)
         tokens, passes = after.tokens, after.passes
         plan = speed.answer(tokens, passes) + SAFETY
-        worst = speed.slowed(self.slowdown).answer(tokens, passes) + SAFETY
+        worst = speed.answer(tokens, passes, self.slowdown) + SAFETY
         return window.end - max(plan, min(worst, self.share * window.span))
 
     def answer_until(self, window: Window, after: After, speed: Speed | None) -> float:
