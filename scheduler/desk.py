@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, Shortage
 from elastic_agent.scheduler.case import Case, Decided, Wait
@@ -29,7 +28,7 @@ from elastic_agent.scheduler.decide import Decider
 from elastic_agent.scheduler.endpoint import Endpoint
 from elastic_agent.scheduler.exhausted import too_small
 from elastic_agent.scheduler.expect import expected
-from elastic_agent.scheduler.grant import Basis, Grant, left, units
+from elastic_agent.scheduler.grant import Basis, Grant, budget, left, units
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.queue import Queue
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
@@ -172,7 +171,8 @@ class Desk:
                 request.endpoint.ended(running, now)
             book.forecast.ended()
             for level in book.levels:
-                level.back -= running.back
+                level.back_tokens -= hold.amount.tokens - running.expected.tokens
+                level.back_nano -= hold.amount.nano - running.expected.nano
             if actual is None:
                 self.ledger.refund(hold)
             else:
@@ -288,13 +288,13 @@ class Desk:
             ledger.reserve(account, NOTHING, 0.0)
             book.reserving = False
         likely = expected(request, thinking, solution)
-        back = amount - likely
         for level in book.levels:
             level.admitted = True
-            level.back += back
+            level.back_tokens += amount.tokens - likely.tokens
+            level.back_nano += amount.nano - likely.nano
         book.forecast.started()
         grant = Grant(
-            Budget(thinking, solution),
+            budget(thinking, solution),
             case.end if case.end < INFINITY else None,
             hold.id,
             request.kind,
@@ -305,7 +305,7 @@ class Desk:
             Basis(decided, request.prompt, case.left, account.reserve, now, now - request.arrived, speed),
         )
         rest = After(solution) if decided.last else decided.rest
-        running = book.running[hold.id] = Running(request, grant, hold, likely, back, rest, now)
+        running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
         running.slot.solving = not thinking
         if request.endpoint is not None:
             request.endpoint.started(running)

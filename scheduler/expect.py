@@ -100,10 +100,10 @@ def reserve_for(level: Book, request: Request) -> Amount:
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
     """The calls of this task that wait behind this one: the smallest answers, and what they may come to."""
-    pending = request.book.forecast.pending
-    if sum(pending.values()) == 1:  # itself
+    forecast = request.book.forecast
+    if forecast.waiting == 1:  # itself
         return NOTHING, NOTHING
-    kinds = dict(pending)
+    kinds = dict(forecast.pending)
     kinds[request.kind] -= 1
     kinds.pop(FINAL, None)
     waiting = sum(kinds.values())

@@ -33,6 +33,7 @@ class Forecast:
     below: dict[str, int] = field(default_factory=dict)
     coming: dict[str, int] = field(default_factory=dict)  # by kind, the larger of the two
     pending: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0  # all that are pending
     running: int = 0
     finished: int = 0
     declared: bool = False
@@ -64,6 +65,7 @@ class Forecast:
             if kind in level.own and (level is self or kind != FINAL):
                 level._change(kind, own=-1)
             _add(level.pending, kind, 1)
+            level.waiting += 1
             level = level.parent
         return declared
 
@@ -72,6 +74,7 @@ class Forecast:
         level: Forecast | None = self
         while level is not None:
             _add(level.pending, kind, -1)
+            level.waiting -= 1
             level = level.parent
 
     def started(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from elastic_agent.budget import Budget, to_usd
 from elastic_agent.scheduler.accounts import INFINITY, Amount, Room
@@ -35,8 +36,7 @@ class Basis:
     speed: Speed | None
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """What one call may use, and why.
 
     Attributes:
@@ -59,7 +59,7 @@ class Grant:
     call: int
     held: Amount
     last: bool
-    basis: Basis = field(repr=False)
+    basis: Basis
 
     @property
     def reason(self) -> str:
@@ -79,6 +79,12 @@ class Grant:
             **decided.numbers,
             **({} if decided.plan is None else decided.plan.numbers()),
         }
+
+
+@lru_cache(maxsize=4096)
+def budget(thinking: int, solution: int) -> Budget:
+    """The two limits as a value, checked once: most calls of an agent get one of a few."""
+    return Budget(thinking, solution)
 
 
 def dollars(nano: float) -> str:

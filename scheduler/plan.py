@@ -96,7 +96,7 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
         if kind != FINAL:
             calls += count
             tokens += floors[kind][1] * count
-    lanes = max(1, forecast.running + sum(forecast.pending.values()))
+    lanes = max(1, forecast.running + forecast.waiting)
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
     final = book.final_size if book.reserving and not request.final else 0
     return After(solution, waves, math.ceil(tokens / calls) if calls else 0, final)
@@ -127,10 +127,10 @@ def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]
     small half of the time. How much is kept for that is the policy's to say: it depends on what a token would
     gain.
     """
-    request, account, speed, back = case.request, level.account, case.speed, level.back
+    request, account, speed = case.request, level.account, case.speed
     own, (_, _, tokens, nano) = level is request.book, case.floors[request.kind]
-    tokens += outlook.tokens + account.spent_tokens + account.held_tokens - back.tokens
-    nano += outlook.nano + account.spent_nano + account.held_nano - back.nano
+    tokens += outlook.tokens + account.spent_tokens + account.held_tokens - level.back_tokens
+    nano += outlook.nano + account.spent_nano + account.held_nano - level.back_nano
     if (own and request.final) or (level.forecast.declared and outlook.needs):
         tokens -= account.reserve.tokens  # a worst case: the final answer is planned with what it will come
         nano -= account.reserve.nano  # to
@@ -151,7 +151,7 @@ def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]
 def _room_in_time(case: Case, level: Book, outlook: Outlook, speed: Speed) -> float:
     """The same by time: what answers leave of it, in each of the lanes in which calls run side by side."""
     rest, forecast = case.rest, level.forecast
-    lanes = max(1, forecast.running + sum(forecast.pending.values()))
+    lanes = max(1, forecast.running + forecast.waiting)
     if level is case.request.book:
         waves, end = rest.others, case.end_of(final=case.request.final)
     else:

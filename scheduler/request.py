@@ -42,7 +42,7 @@ class Book:
         admitted: a call has been granted: from here on the task must get its answer.
         closing: it takes no more calls.
         zero: when the outermost task of the tree was opened; events count from there.
-        back: what the running calls of this subtree are expected to give back.
+        back_tokens, back_nano: what the running calls of this subtree are expected to give back.
         emit: hears of every decision; None: nobody listens.
         running: its granted calls that are not settled, by hold.
         key: whose it is: endpoints are shared fairly among keys.
@@ -61,7 +61,8 @@ class Book:
     reserving: bool = True
     answered: bool = False
     admitted: bool = False
-    back: Amount = NOTHING
+    back_tokens: int = 0
+    back_nano: int = 0
     calls: int = 0
     closing: bool = False
     zero: float = 0.0
@@ -141,7 +142,6 @@ class Running:
 
     Attributes:
         expected: what it will probably use of its hold.
-        back: what it will probably give back.
         rest: what happens in time after its thinking.
         slot: its place on the endpoint.
     """
@@ -150,7 +150,6 @@ class Running:
     grant: Grant
     hold: Hold
     expected: Amount
-    back: Amount
     rest: After
     started: float
     done: bool = False

@@ -136,7 +136,7 @@ def test_cancelled_at_random_points_everything_settles(seed: int) -> None:
             assert account.spent.nano <= 20_000_000
             assert task.book.forecast.pending == {}
             assert task.book.forecast.running == 0
-            assert task.book.back == NOTHING
+            assert task.book.back_tokens == task.book.back_nano == 0
 
     run(main())
 
