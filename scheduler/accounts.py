@@ -30,6 +30,10 @@ class Amount:
         """The larger of each unit."""
         return Amount(max(self.tokens, other.tokens), max(self.nano, other.nano))
 
+    def within(self, other: Amount) -> bool:
+        """No unit has more than the other's."""
+        return self.tokens <= other.tokens and self.nano <= other.nano
+
     def beyond(self, other: Amount) -> Amount:
         """What this has more than the other of each unit; never below 0."""
         return Amount(max(0, self.tokens - other.tokens), max(0, self.nano - other.nano))
@@ -56,8 +60,10 @@ class Account:
     """One account. Read it; only the ledger writes.
 
     `spent`, `held` and `kept` (the part of `held` that is reserved for final answers) cover the whole
-    subtree; `own_spent` is this account's part, closed children included. `path` is this account and those
-    above it; `deadline` the moment at which its own time is up.
+    subtree; `own_tokens` and `own_nano` are this account's
+    part of what was spent, closed children included. What every call changes is kept in
+    plain numbers. `path` is this account and those above it; `deadline` the moment at which its own time is
+    up.
     """
 
     id: str
@@ -66,10 +72,13 @@ class Account:
     nano: int | None
     seconds: float | None
     opened: float
-    spent: Amount = NOTHING
-    held: Amount = NOTHING
+    spent_tokens: int = 0
+    spent_nano: int = 0
+    held_tokens: int = 0
+    held_nano: int = 0
+    own_tokens: int = 0
+    own_nano: int = 0
     kept: Amount = NOTHING
-    own_spent: Amount = NOTHING
     reserve: Amount = NOTHING
     tail: float = 0.0
     live: dict[str, Hold] = field(default_factory=dict, repr=False)
@@ -82,15 +91,24 @@ class Account:
         self.path = (self, *(self.parent.path if self.parent is not None else ()))
         self.deadline = INFINITY if self.seconds is None else self.opened + self.seconds
 
+    @property
+    def spent(self) -> Amount:
+        """What was charged."""
+        return Amount(self.spent_tokens, self.spent_nano)
+
+    @property
+    def held(self) -> Amount:
+        """What is promised."""
+        return Amount(self.held_tokens, self.held_nano)
+
     def lacks(self, extra: Amount) -> tuple[str, float, float] | None:
         """The first unit in which this account has no room for `extra`: (unit, needed, available)."""
-        spent, held = self.spent, self.held
         if self.tokens is not None and extra.tokens > 0:
-            left = self.tokens - spent.tokens - held.tokens
+            left = self.tokens - self.spent_tokens - self.held_tokens
             if extra.tokens > left:
                 return "tokens", extra.tokens, left
         if self.nano is not None and extra.nano > 0:
-            left = self.nano - spent.nano - held.nano
+            left = self.nano - self.spent_nano - self.held_nano
             if extra.nano > left:
                 return "nano", extra.nano, left
         return None

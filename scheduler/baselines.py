@@ -30,7 +30,7 @@ class Proportional:
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
         mine = _natural(state.this.curve)
-        every = mine + sum(need.count * _natural(need.curve) for need in state.others)
+        every = mine + sum(need.calls * _natural(need.curve) for need in state.others)
         return _limited(
             state, state.room * mine / every, f"{mine / every:.0%} of the room, by natural lengths"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Room
@@ -13,6 +13,9 @@ from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Request
 from elastic_agent.scheduler.timing import SAFETY, After
+
+if TYPE_CHECKING:
+    from elastic_agent.scheduler.plan import Plan
 
 
 class Wait(Exception):
@@ -32,15 +35,17 @@ class Decided:
         thinking, solution: its budget.
         last: it takes the final answer's reserve.
         rest: what happens in time after its thinking.
-        why, numbers: the reason, in words and for programs.
+        why, numbers: the reason, in words (`str` of it) and for programs.
+        plan: the policy's part of it; None where no policy was asked.
     """
 
     thinking: int
     solution: int
     last: bool
     rest: After
-    why: str
+    why: object
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    plan: Plan | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -82,16 +87,21 @@ class Case:
 
     def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
         """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
-        less, account = self.above + keep, self.request.book.account
-        tokens, nano, end = self.left
-        if not last:
-            less += self.lacking
-        if not (last or self.request.final):
-            less += account.reserve
-            end -= account.tail
-        return Room(
-            None if tokens is None else tokens - less.tokens, None if nano is None else nano - less.nano, end
-        )
+        above, lacking, reserve = self.above, self.lacking, self.request.book.account.reserve
+        if last:
+            lacking = reserve = NOTHING
+        elif self.request.final:
+            reserve = NOTHING
+        tokens, nano, _ = self.left
+        if tokens is not None:
+            tokens -= above.tokens + keep.tokens + lacking.tokens + reserve.tokens
+        if nano is not None:
+            nano -= above.nano + keep.nano + lacking.nano + reserve.nano
+        return Room(tokens, nano, self.end_of(final=last or self.request.final))
+
+    def end_of(self, *, final: bool) -> float:
+        """When the call has to be over: a final one at the end of its task, others before the final one."""
+        return self.end if final else self.end - self.request.book.account.tail
 
     def seconds_for(self, tokens: int) -> float:
         """An upper estimate for an answer of so many tokens; the least there is while nothing is known."""

@@ -116,9 +116,11 @@ class Piece(NamedTuple):
     end: Vertex
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Curve:
     """One kind's success by thinking tokens.
+
+    It never changes, and is compared by identity: what follows from curves can be kept by them.
 
     Attributes:
         kind: the kind that it is for.
@@ -139,12 +141,12 @@ class Curve:
     solution: float | None = None
     measured: bool = True
     solutions: tuple[tuple[int, float], ...] = ()
-    envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False, compare=False)
-    pieces: Mapping[Objective, tuple[Piece, ...]] = field(init=False, repr=False, compare=False)
-    unthought: float | None = field(init=False, repr=False, compare=False)
-    _champions: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False)
-    variance: float = field(init=False, repr=False, compare=False)
-    _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, compare=False, default=())
+    envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False)
+    pieces: Mapping[Objective, tuple[Piece, ...]] = field(init=False, repr=False)
+    unthought: float | None = field(init=False, repr=False)
+    _champions: tuple[tuple[int, float], ...] = field(init=False, repr=False)
+    variance: float = field(init=False, repr=False)
+    _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
         if self.solutions:

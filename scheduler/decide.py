@@ -66,24 +66,27 @@ class Decider:
     def _case(self, request: Request, now: float, own: Amount) -> Case:
         book, speed = request.book, request.latency.speed()
         book.largest_prompt = max(book.largest_prompt, request.prompt)
-        lacking = NOTHING
+        lacking = above = NOTHING
         if book.reserving:
             target = reserve_for(book, request)  # for a final call, too: it says how long the answer may be
-            lacking = NOTHING if request.final else target.beyond(book.account.reserve)
+            if not (request.final or target.within(book.account.reserve)):
+                lacking = target.beyond(book.account.reserve)
         for level in book.levels:
             level.account.tail = self._timing.tail(speed, level.final_size) if level.reserving else 0.0
-        above = self._keep_above(request)
+        if book.parent is not None:
+            above = self._keep_above(request)
         floors = Floors(request)
         others = book.forecast.to_come(request.kind, request.final)
         rest = after(request, others, floors, request.solution)
         left = self._ledger.room(book.account, final=True).beside(own)
         end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
-            tail = self._timing.tail(speed, rest.final) if rest.final else SAFETY
+            tail = book.account.tail if rest.final else SAFETY
             in_time = int(min(in_time, max(0.0, (end - tail - now - speed.ttft) / max(speed.tpot, 1e-9))))
             if request.final:  # an admitted task gets its answer while there is any time at all
                 in_time = max(in_time, request.least_solution())
-            rest = rest._replace(solution=in_time)
+            if in_time < request.solution:
+                rest = rest._replace(solution=in_time)
         kept, answers = behind(request, floors)
         return Case(
             request=request,
@@ -132,7 +135,7 @@ class Decider:
         thinking = wanted if wanted <= holdable else request.curve.best(holdable)
         if thinking < wanted:
             self._maybe_wait(case, thinking, wanted, speed)
-            why = f"{wanted} were planned, no more than {holdable} can be held now"
+            why: object = f"{wanted} were planned, no more than {holdable} can be held now"
         elif chosen is None:
             why = "no cap binds it"
         elif short_of_time and wanted == most:
@@ -140,9 +143,7 @@ class Decider:
         else:
             why = chosen.choice.why
         numbers = {"wanted": wanted, "most": most, "holdable": holdable, "behind": case.answers.tokens}
-        if chosen is not None:
-            numbers |= chosen.numbers()
-        return Decided(thinking, solution, request.final, case.rest, why, numbers)
+        return Decided(thinking, solution, request.final, case.rest, why, numbers, chosen)
 
     def _maybe_wait(self, case: Case, thinking: int, wanted: int, speed: Speed | None) -> None:
         """Wait when refunds that are due would make this call clearly better, and time allows."""

@@ -73,9 +73,10 @@ class Desk:
                 book.forecast.expect({request.kind: 1})
             request.order, request.arrived = next(self._orders), now
             request.declared = book.forecast.arrived(request.kind)
-            if self._full(request, now):
+            if request.endpoint is not None and self._full(request, now):
                 return
-            self._stuck.update(request.around)
+            if request.around:
+                self._stuck.update(request.around)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
             head = self._queues.setdefault(book.account.path[-1].id, Queue()).push(rank, request)
@@ -114,7 +115,7 @@ class Desk:
                     outcome = late
                 else:
                     first = request.final or bool(request.around)
-                    if not first and not blocked.isdisjoint([a.id for a in account.path]):
+                    if blocked and not first and not blocked.isdisjoint([a.id for a in account.path]):
                         if endpoint is not None:
                             endpoint.park(request, account)
                         if root in blocked:
@@ -171,9 +172,9 @@ class Desk:
             if request.endpoint is not None:
                 request.endpoint.ended(running, now)
             book.forecast.ended()
-            back = held - running.expected
             for level in book.levels:
-                level.back -= back
+                level.back_tokens -= held.tokens - running.expected.tokens
+                level.back_nano -= held.nano - running.expected.nano
             charged = self._end_holds(running, actual)
             if running.grant.last:
                 book.answered |= answered
@@ -193,7 +194,8 @@ class Desk:
                     answered=answered and actual is not None,
                     left=self.left(book, now),
                 )
-            self.pump(book.account, now)
+            if self._queues or self._limited:
+                self.pump(book.account, now)
 
     def more(self, running: Running, used: int, now: float) -> Raise | None:
         """A running call has reached its thinking limit: raise it, if that is worth it by now.
@@ -302,10 +304,10 @@ class Desk:
             self.ledger.reserve(book.account, NOTHING, 0.0)
             book.reserving = False
         likely = expected(request, thinking, solution)
-        back = amount - likely
         for level in book.levels:
             level.admitted = True
-            level.back += back
+            level.back_tokens += amount.tokens - likely.tokens
+            level.back_nano += amount.nano - likely.nano
         book.forecast.started()
         grant = grant_of(case, decided, hold, amount, now - request.arrived)
         rest = After(solution) if decided.last else decided.rest
@@ -379,7 +381,8 @@ class Desk:
         request.book.forecast.left(request.kind)
         if isinstance(outcome, Exception):
             self._comes_again(request)
-        self._stuck.subtract(request.around)
+        if request.around:
+            self._stuck.subtract(request.around)
         for hold in request.around:
             if self._stuck[hold] <= 0:
                 del self._stuck[hold]

@@ -10,57 +10,78 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
+from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.forecast import FINAL, Habit
+from elastic_agent.scheduler.policies import Need, need
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
+from elastic_agent.usage import worst_input
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
 
 
-class Floor(NamedTuple):
-    """What a call that doesn't think is expected to use: solution tokens, and all of it."""
-
-    solution: int
-    amount: Amount
+Floor = tuple[Curve, int, int, int]
+"""What is known of calls of a kind that is still to come: their success curve, and what one that doesn't think
+is expected to use: solution tokens, all tokens, nano-dollars."""
 
 
-class Floors:
-    """The floors of all kinds of calls in one decision; each is worked out once."""
+class Outlook(NamedTuple):
+    """The calls that are still to come on one level.
+
+    Attributes:
+        needs: theirs, in the order of their kinds.
+        calls: how many they are.
+        tokens, nano: what they are expected to use if none of them thinks.
+    """
+
+    needs: tuple[Need, ...]
+    calls: int
+    tokens: int
+    nano: int
+
+
+class Floors(dict[str, Floor]):
+    """The floors of calls by kind, in one decision; each is worked out when it is first asked for."""
 
     def __init__(self, request: Request) -> None:
-        self._request, self._bias = request, request.habits.bias
-        self._known: dict[str, Floor] = {}
+        self._request = request
 
-    def of(self, kind: str) -> Floor:
-        """The floor of one call of a kind."""
-        found = self._known.get(kind)
-        if found is None:
-            request = self._request
-            habit = request.habits.get(kind)
-            prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-            solution = _solution(request, request.curves.curve(kind).unthought, habit, self._bias)
-            found = self._known[kind] = Floor(solution, request.worst(0, solution, prompt))
-        return found
+    def __missing__(self, kind: str) -> Floor:
+        request = self._request
+        curve, habit, price = request.curves.curve(kind), request.habits.get(kind), request.price
+        prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
+        solution = _solution(request, curve.unthought, habit)
+        nano = 0 if price is None else price.bound(worst_input(prompt, 0, request.close), solution)
+        self[kind] = floor = (curve, solution, request.close + solution, nano)
+        return floor
 
-    def add_up(self, kinds: Mapping[str, int]) -> Amount:
-        """The floors of so many calls of these kinds."""
-        tokens = nano = 0
-        for kind, count in kinds.items():
-            amount = self.of(kind).amount
-            tokens += amount.tokens * count
-            nano += amount.nano * count
-        return Amount(tokens, nano)
+    def outlook(self, others: Mapping[str, int]) -> Outlook:
+        """The floors of so many calls of these kinds, added up."""
+        needs, calls, tokens, nano = [], 0, 0, 0
+        for kind, count in sorted(others.items()):
+            curve, _, each, money = self[kind]
+            needs.append(need(curve, count))
+            calls += count
+            tokens += each * count
+            nano += money * count
+        return Outlook(tuple(needs), calls, tokens, nano)
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
-    used = math.ceil(request.curve.used(thinking))
-    habits = request.habits
-    says = _solution(request, request.curve.says(thinking), habits.get(request.kind), habits.bias)
-    return request.worst(min(used, thinking), min(says, solution))
+    used, says = _by_curve(request.curve, thinking)
+    writes = _solution(request, says, request.habits.get(request.kind))
+    return request.worst(used, min(writes, solution))
+
+
+@lru_cache(maxsize=4096)
+def _by_curve(curve: Curve, thinking: int) -> tuple[int, float | None]:
+    """Thinking and solution tokens of a call with this limit. Kept, since a curve never changes."""
+    return min(math.ceil(curve.used(thinking)), thinking), curve.says(thinking)
 
 
 def reserve_for(level: Book, request: Request) -> Amount:
@@ -79,7 +100,10 @@ def reserve_for(level: Book, request: Request) -> Amount:
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
     """The calls of this task that wait behind this one: the smallest answers, and what they may come to."""
-    kinds = dict(request.book.forecast.pending)
+    forecast = request.book.forecast
+    if forecast.waiting == 1:  # itself
+        return NOTHING, NOTHING
+    kinds = dict(forecast.pending)
     kinds[request.kind] -= 1
     kinds.pop(FINAL, None)
     waiting = sum(kinds.values())
@@ -87,10 +111,11 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
         return NOTHING, NOTHING
     least = request.worst(0, request.least_solution())
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
-    return smallest, floors.add_up(kinds).most(smallest)
+    outlook = floors.outlook(kinds)
+    return smallest, Amount(outlook.tokens, outlook.nano).most(smallest)
 
 
-def _solution(request: Request, says: float | None, habit: Habit | None, bias: float) -> int:
+def _solution(request: Request, says: float | None, habit: Habit | None) -> int:
     """Solution tokens that a call is expected to use.
 
     As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
@@ -98,6 +123,9 @@ def _solution(request: Request, says: float | None, habit: Habit | None, bias: f
     Args:
         says: what its curve says, for the thinking that it has.
     """
-    seen = habit.solution if habit else request.solution * UNSEEN
-    size = seen if says is None else says * bias
-    return max(1, math.ceil(min(size, request.solution)))
+    limit = request.solution
+    if says is not None:
+        size = says * request.habits.bias
+    else:
+        size = habit.solution if habit else limit * UNSEEN
+    return max(1, math.ceil(size)) if size < limit else max(1, limit)

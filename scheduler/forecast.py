@@ -33,6 +33,7 @@ class Forecast:
     below: dict[str, int] = field(default_factory=dict)
     coming: dict[str, int] = field(default_factory=dict)  # by kind, the larger of the two
     pending: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0  # all that are pending
     running: int = 0
     finished: int = 0
     declared: bool = False
@@ -64,6 +65,7 @@ class Forecast:
             if kind in level.own and (level is self or kind != FINAL):
                 level._change(kind, own=-1)
             _add(level.pending, kind, 1)
+            level.waiting += 1
             level = level.parent
         return declared
 
@@ -72,6 +74,7 @@ class Forecast:
         level: Forecast | None = self
         while level is not None:
             _add(level.pending, kind, -1)
+            level.waiting -= 1
             level = level.parent
 
     def again(self, kind: str) -> None:
@@ -80,6 +83,7 @@ class Forecast:
         while level is not None:
             level.running -= 1
             _add(level.pending, kind, 1)
+            level.waiting += 1
             level = level.parent
 
     def started(self) -> None:
@@ -120,8 +124,9 @@ class Forecast:
         return found
 
     def _change(self, kind: str, *, own: int = 0, below: int = 0) -> None:
-        after = max(_add(self.own, kind, own), _add(self.below, kind, below))
-        more = after - self.coming.get(kind, 0)
+        mine = _add(self.own, kind, own) if own else self.own.get(kind, 0)
+        theirs = _add(self.below, kind, below) if below else self.below.get(kind, 0)
+        more = max(mine, theirs) - self.coming.get(kind, 0)
         if more:
             _add(self.coming, kind, more)
             if self.parent is not None:
@@ -154,22 +159,19 @@ class Habit:
 
 
 class Habits:
-    """The habits of every kind of call on one model, and how far its curves are off."""
+    """The habits of every kind of call on one model, and how far its curves are off.
+
+    Attributes:
+        bias: what solutions came to, as a multiple of what the curves said: about the last 30 calls. Curves
+            are measured once and used on other prompts; `DOUBT` tokens of agreement are assumed at first.
+    """
 
     KEEP, DOUBT = 0.97, 150.0
 
     def __init__(self) -> None:
         self._kinds: dict[str, Habit] = {}
         self._expected = self._found = 0.0
-
-    @property
-    def bias(self) -> float:
-        """What solutions came to, as a multiple of what the curves said: about the last 30 calls.
-
-        Curves are measured once and used on other prompts; `DOUBT` tokens of agreement are assumed at first.
-        """
-        ratio = (self._found + self.DOUBT) / (self._expected + self.DOUBT)
-        return min(max(ratio, 0.5), 2.5)
+        self.bias = 1.0
 
     def get(self, kind: str) -> Habit | None:
         """What is known of a kind; None until a few calls were seen."""
@@ -182,3 +184,5 @@ class Habits:
         if expected is not None:
             self._expected = self.KEEP * self._expected + expected
             self._found = self.KEEP * self._found + solution
+            ratio = (self._found + self.DOUBT) / (self._expected + self.DOUBT)
+            self.bias = min(max(ratio, 0.5), 2.5)

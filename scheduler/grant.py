@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from elastic_agent.budget import Budget, to_usd
 from elastic_agent.scheduler.accounts import INFINITY, Amount, Room
 from elastic_agent.scheduler.latency import Speed
+
+if TYPE_CHECKING:
+    from elastic_agent.scheduler.case import Decided
 
 
 @dataclass(slots=True)
@@ -16,7 +19,7 @@ class Basis:
     """What a grant was decided from: the material of its reason, in words and for programs.
 
     Attributes:
-        why, numbers: of the decision.
+        decided: what the call gets, and why.
         prompt: tokens.
         before: what was left, the reserve included.
         reserve: what is kept for the final answer beside the call.
@@ -24,8 +27,7 @@ class Basis:
         speed: the endpoint's at that moment.
     """
 
-    why: str
-    numbers: Mapping[str, Any]
+    decided: Decided
     prompt: int
     before: Room
     reserve: Amount
@@ -34,8 +36,7 @@ class Basis:
     speed: Speed | None
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """What one call may use, and why.
 
     Attributes:
@@ -58,7 +59,7 @@ class Grant:
     call: int
     held: Amount
     last: bool
-    basis: Basis = field(repr=False)
+    basis: Basis
 
     @property
     def reason(self) -> str:
@@ -68,15 +69,22 @@ class Grant:
     @property
     def why(self) -> dict[str, Any]:
         """The same for programs: the inputs of the decision."""
-        basis = self.basis
+        basis, decided = self.basis, self.basis.decided
         return {
             "prompt": basis.prompt,
             "left": left(basis.before, basis.now),
             "reserve": units(basis.reserve),
             "waited": round(basis.waited, 6),
             "speed": None if basis.speed is None else basis.speed._asdict(),
-            **basis.numbers,
+            **decided.numbers,
+            **({} if decided.plan is None else decided.plan.numbers()),
         }
+
+
+@lru_cache(maxsize=4096)
+def budget(thinking: int, solution: int) -> Budget:
+    """The two limits as a value, checked once: most calls of an agent get one of a few."""
+    return Budget(thinking, solution)
 
 
 def dollars(nano: float) -> str:
@@ -127,6 +135,6 @@ def sentence(budget: Budget, held: Amount, basis: Basis) -> str:
     money, reserve = basis.before.nano is not None, basis.reserve
     kept = f", beside {amounts(reserve, nano=money)} kept for the final answer" if reserve.tokens else ""
     return (
-        f"thinks up to {budget.thinking} tokens and answers in up to {budget.solution}: {basis.why}. Of "
+        f"thinks up to {budget.thinking} tokens and answers in up to {budget.solution}: {basis.decided.why}. Of "
         f"{left_text(basis.before, basis.now)} left it holds {amounts(held, nano=money)}{kept}"
     )

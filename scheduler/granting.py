@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, DeadlineError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount, Hold, Shortage
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.decide import WORTH_WAITING, Decider
 from elastic_agent.scheduler.expect import expected
-from elastic_agent.scheduler.grant import Basis, Grant
+from elastic_agent.scheduler.grant import Basis, Grant, budget
 from elastic_agent.scheduler.ledger import Ledger
-from elastic_agent.scheduler.request import Request, Running
+from elastic_agent.scheduler.request import Book, Request, Running
 
 
 def take(
@@ -32,9 +31,9 @@ def take(
         first: the call's first hold, if this is a further one.
     """
     account, speed = case.request.book.account, case.speed
-    if case.lacking != NOTHING and not decided.last:
+    if case.lacking is not NOTHING and not decided.last:
         ledger.reserve(account, account.reserve + case.lacking)
-    until = hard = ledger.deadline(account, final=decided.last)
+    until = hard = case.end_of(final=decided.last)
     if hard < INFINITY and speed is not None:
         passes = 2 if decided.thinking else 1
         until = min(hard, case.now + speed.answer(decided.thinking + decided.solution, passes))
@@ -45,7 +44,7 @@ def grant_of(case: Case, decided: Decided, hold: Hold, held: Amount, waited: flo
     """The decision as its call sees it."""
     request = case.request
     return Grant(
-        Budget(decided.thinking, decided.solution),
+        budget(decided.thinking, decided.solution),
         case.end if case.end < INFINITY else None,
         hold.id,
         request.kind,
@@ -53,16 +52,7 @@ def grant_of(case: Case, decided: Decided, hold: Hold, held: Amount, waited: flo
         request.number,
         held,
         decided.last,
-        Basis(
-            decided.why,
-            decided.numbers,
-            request.prompt,
-            case.left,
-            request.book.account.reserve,
-            case.now,
-            waited,
-            case.speed,
-        ),
+        Basis(decided, request.prompt, case.left, request.book.account.reserve, case.now, waited, case.speed),
     )
 
 
@@ -127,15 +117,13 @@ class Raiser:
         book = asks.book
         back = held - running.expected + over
         book.forecast.again(asks.kind)
-        for level in book.levels:
-            level.back -= back
+        _give_back(book, NOTHING - back)
         try:
             return self._decider.decide(asks, now, held)
         except (Wait, CapExceededError, DeadlineError):
             return None
         finally:
-            for level in book.levels:
-                level.back += back
+            _give_back(book, back)
             book.forecast.left(asks.kind)
             book.forecast.started()
 
@@ -149,6 +137,11 @@ def _over(asks: Request, used: int) -> Amount:
 def _set(running: Running, raises: list[Hold], grant: Grant, likely: Amount, read: int) -> None:
     before = running.held - running.expected
     running.raises, running.grant, running.expected, running.read = raises, grant, likely, read
-    more = running.held - running.expected - before
-    for level in running.request.book.levels:
-        level.back += more
+    _give_back(running.request.book, running.held - running.expected - before)
+
+
+def _give_back(book: Book, amount: Amount) -> None:
+    """The running calls of a task are expected to give back so much more."""
+    for level in book.levels:
+        level.back_tokens += amount.tokens
+        level.back_nano += amount.nano

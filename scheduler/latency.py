@@ -36,9 +36,16 @@ class Speed(NamedTuple):
     usual_ttft: float
     usual_tpot: float
 
-    def answer(self, tokens: int, passes: int = 1) -> float:
-        """Seconds for so many tokens in so many passes."""
-        return passes * self.ttft + tokens * self.tpot
+    def answer(self, tokens: int, passes: int = 1, slowdown: float = 0.0) -> float:
+        """Seconds for so many tokens in so many passes.
+
+        Args:
+            slowdown: at so many times what the endpoint usually takes, or as it is where that is slower.
+        """
+        ttft, tpot, usual_ttft, usual_tpot = self
+        if slowdown:
+            ttft, tpot = max(ttft, slowdown * usual_ttft), max(tpot, slowdown * usual_tpot)
+        return passes * ttft + tokens * tpot
 
     def slowed(self, factor: float) -> Speed:
         """The same endpoint at so many times what it usually takes, or as it is where that is slower."""
@@ -62,7 +69,8 @@ class Latency:
         self._ttft: deque[float] = deque(maxlen=window)
         self._blocks: deque[float] = deque(maxlen=window)
         self._pace: float | None = None
-        self._window: Speed | None = None
+        self._window: Speed | None = None  # both are made when somebody asks, and again after the next sample
+        self._speed: Speed | None = None
         self.load = 1
         self._by_load = SpeedByLoad()
         self._lock = threading.Lock()  # calls of several event loops may share an endpoint
@@ -77,25 +85,25 @@ class Latency:
         with self._lock:
             self._ttft.append(max(0.0, seconds))
             self._by_load.first(self.load, max(0.0, seconds))
-            self._window = None
+            self._window = self._speed = None
 
     def block(self, tokens: int, seconds: float) -> None:
         """So many tokens of one pass took this long: a sample of the window."""
         with self._lock:
             self._blocks.append(max(0.0, seconds) / tokens)
             self._by_load.block(self.load, tokens, max(0.0, seconds))
-            self._window = None
+            self._window = self._speed = None
 
     def pace(self, each: float) -> None:
         """A call's latest tokens took this long each."""
         with self._lock:
-            self._pace = max(0.0, each)
+            self._pace, self._speed = max(0.0, each), None
 
     def speed(self) -> Speed | None:
         """What to plan with, or None before anything is known."""
         with self._lock:
-            if self._pace is None or not self._ttft:
-                return None
+            if self._speed is not None or self._pace is None or not self._ttft:
+                return self._speed
             if self._window is None:
                 ttft, blocks, q = self._ttft, self._blocks or [self._pace], self._quantile
                 latest = quantile_of(list(ttft)[-3:], 0.5)
@@ -106,7 +114,8 @@ class Latency:
                     quantile_of(blocks, 0.5),
                 )
             window = self._window
-            return window if self._pace <= window.tpot else window._replace(tpot=self._pace)
+            self._speed = window if self._pace <= window.tpot else window._replace(tpot=self._pace)
+            return self._speed
 
     def at(self, load: int) -> Speed | None:
         """What it would be with so many calls at once, in the present weather; None while unknown."""

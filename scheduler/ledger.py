@@ -80,12 +80,11 @@ class Ledger:
         nano: int | None = None
         extra = account.reserve if final else NOTHING
         for a in account.path:
-            spent, held = a.spent, a.held
             if a.tokens is not None:
-                free = a.tokens - spent.tokens - held.tokens + extra.tokens
+                free = a.tokens - a.spent_tokens - a.held_tokens + extra.tokens
                 tokens = free if tokens is None or free < tokens else tokens
             if a.nano is not None:
-                free = a.nano - spent.nano - held.nano + extra.nano
+                free = a.nano - a.spent_nano - a.held_nano + extra.nano
                 nano = free if nano is None or free < nano else nano
         return Room(tokens, nano, self.deadline(account, final=final))
 
@@ -98,7 +97,11 @@ class Ledger:
 
     def span(self, account: Account) -> float:
         """How long this task may take in all: the shortest cap of the path, in seconds."""
-        return min([INFINITY if a.seconds is None else a.seconds for a in account.path])
+        span = INFINITY
+        for a in account.path:
+            if a.seconds is not None and a.seconds < span:
+                span = a.seconds
+        return span
 
     def hold(
         self,
@@ -133,9 +136,10 @@ class Ledger:
                 return Shortage(account, "seconds", until - now, end - now)
             held = Hold(f"h{next(self._ids)}", account, amount, until, drawn, call=first.id if first else "")
             for a in account.path:
-                a.held += extra
+                a.held_tokens += extra.tokens
+                a.held_nano += extra.nano
                 a.live[held.id] = held
-            if drawn != NOTHING:
+            if final:
                 account.reserve -= drawn
                 for a in account.path:
                     a.kept -= drawn
@@ -165,7 +169,8 @@ class Ledger:
                     if lack is not None:
                         return Shortage(a, *lack)
                 for a in account.path:
-                    a.held += extra
+                    a.held_tokens += extra.tokens
+                    a.held_nano += extra.nano
                     a.kept += extra
                 account.reserve = amount
             if tail is not None:
@@ -184,7 +189,8 @@ class Ledger:
             self.reserve(account, NOTHING, 0.0)
             account.closed = True
             if account.parent is not None:
-                account.parent.own_spent += account.spent
+                account.parent.own_tokens += account.spent_tokens
+                account.parent.own_nano += account.spent_nano
                 account.parent.children.pop(account.id, None)
             self.accounts.pop(account.id, None)
 
@@ -214,7 +220,7 @@ class Ledger:
                 own = [h for h in a.live.values() if h.account is a]
                 held = sum((h.amount for h in own), a.reserve)
                 held = sum((c.held for c in a.children.values()), held)
-                spent = sum((c.spent for c in a.children.values()), a.own_spent)
+                spent = sum((c.spent for c in a.children.values()), Amount(a.own_tokens, a.own_nano))
                 assert a.held == held, f"{a.id}: holds add up to {held}, the books say {a.held}"
                 assert a.spent == spent, f"{a.id}: charges add up to {spent}, the books say {a.spent}"
                 kept = sum((c.kept for c in a.children.values()), a.reserve)
@@ -230,9 +236,12 @@ class Ledger:
             if hold.state is not HoldState.LIVE:
                 return hold
             hold.state, hold.charged = state, charge
-            hold.account.own_spent += charge
+            hold.account.own_tokens += charge.tokens
+            hold.account.own_nano += charge.nano
             for a in hold.account.path:
-                a.held -= hold.amount
-                a.spent += charge
+                a.held_tokens -= hold.amount.tokens
+                a.held_nano -= hold.amount.nano
+                a.spent_tokens += charge.tokens
+                a.spent_nano += charge.nano
                 del a.live[hold.id]
             return hold

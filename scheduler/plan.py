@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from elastic_agent.scheduler.accounts import INFINITY, Amount, Room
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Room
 from elastic_agent.scheduler.case import Case
-from elastic_agent.scheduler.expect import Floors
+from elastic_agent.scheduler.expect import Floors, Outlook
 from elastic_agent.scheduler.forecast import FINAL
+from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.policies import Choice, Need, State
 from elastic_agent.scheduler.request import Book, Request
 from elastic_agent.scheduler.timing import After
@@ -74,10 +75,11 @@ def largest_thinking(request: Request, solution: int, room: Room) -> int:
     if most < 0:
         return -1
     if room.nano is not None and request.price is not None:
-        if request.worst(0, solution).nano > room.nano:
+        price, prompt = request.price, request.prompt
+        if price.bound(request.read + worst_input(prompt, 0, close), solution) > room.nano:
             return -1
-        read = request.read + worst_input(request.prompt, 1, close) - 1  # the thinking not counted
-        most = max(0, min(most, request.price.more(room.nano, read, solution, read_again=True)))
+        read = request.read + worst_input(prompt, 1, close) - 1  # the thinking not counted
+        most = max(0, min(most, price.more(room.nano, read, solution, read_again=True)))
     return most
 
 
@@ -88,14 +90,13 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
         others: the calls still to come there, by kind.
         solution: tokens of this call's solution.
     """
-    book = request.book
-    forecast = book.forecast
+    book, forecast = request.book, request.book.forecast
     calls = tokens = 0
     for kind, count in others.items():
         if kind != FINAL:
             calls += count
-            tokens += floors.of(kind).solution * count
-    lanes = max(1, forecast.running + sum(forecast.pending.values()))
+            tokens += floors[kind][1] * count
+    lanes = max(1, forecast.running + forecast.waiting)
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
     final = book.final_size if book.reserving and not request.final else 0
     return After(solution, waves, math.ceil(tokens / calls) if calls else 0, final)
@@ -108,49 +109,56 @@ def plan(case: Case, most: int) -> Plan | None:
     this = Need(request.curve, 1, request.weight)
     for level in request.book.levels:
         others = case.others if level is request.book else level.forecast.to_come(request.kind)
-        room, unit = _room(case, level, others)
+        outlook = case.floors.outlook(others)
+        room, unit = _room(case, level, outlook)
         if unit is None:
             continue
-        needs = tuple([Need(request.curves.curve(kind), n) for kind, n in sorted(others.items())])
         made = level.forecast.running + level.forecast.finished
-        choice = request.book.policy.choose(State(this, needs, room, most, made))
+        choice = request.book.policy.choose(State(this, outlook.needs, room, most, made))
         if found is None or choice.thinking < found.choice.thinking:
-            found = Plan(choice, level.name, unit, room, sum(others.values()))
+            found = Plan(choice, level.name, unit, room, outlook.calls)
     return found
 
 
-def _room(case: Case, level: Book, others: Mapping[str, int]) -> tuple[float, str | None]:
-    """Thinking tokens for this call and the others, by the tightest cap of one level."""
-    request, account, speed = case.request, level.account, case.speed
-    own = level is request.book
-    spent, held, back = account.spent, account.held, level.back + case.own
-    if (own and request.final) or (level.forecast.declared and others):
-        back += account.reserve  # a worst case: the final answer is planned with what it will come to
-    floors = _floors(case, level, others)
-    rooms: dict[str, float] = {}
-    if account.tokens is not None:
-        rooms["tokens"] = account.tokens - spent.tokens - held.tokens + back.tokens - floors.tokens
-    if account.nano is not None and request.price is not None:
-        nano = account.nano - spent.nano - held.nano + back.nano - floors.nano
-        rooms["usd"] = nano / max(request.price.per_thinking_token, 1e-9)
-    if account.seconds is not None and speed is not None:
-        lanes = max(1, level.forecast.running + sum(level.forecast.pending.values()))
-        waves = case.rest.others if own else math.ceil((lanes + sum(others.values())) / lanes) - 1
-        floor = speed.answer(case.rest.solution, 2) + waves * speed.answer(case.rest.other_solution, 2)
-        end = case.ledger.deadline(account, final=own and request.final)
-        rooms["seconds"] = (end - case.now - floor) / max(speed.tpot, 1e-9) * lanes
-    if not rooms:
-        return INFINITY, None
-    unit = min(rooms, key=rooms.__getitem__)
-    return rooms[unit], unit
+def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]:
+    """Thinking tokens for this call and the others, by the tightest cap of one level, and which that is.
 
-
-def _floors(case: Case, level: Book, others: Mapping[str, int]) -> Amount:
-    """What this call and the others are expected to use if none of them thinks: planning leaves it untouched.
-
-    A sum of averages is too small half of the time. How much is kept for that is the policy's to say: it
-    depends on what a token would gain.
+    Planning leaves untouched what all of them are expected to use if none thinks. A sum of averages is too
+    small half of the time. How much is kept for that is the policy's to say: it depends on what a token would
+    gain.
     """
-    kinds = dict(others)
-    kinds[case.request.kind] = kinds.get(case.request.kind, 0) + 1
-    return case.floors.add_up(kinds)
+    request, account, speed = case.request, level.account, case.speed
+    own, (_, _, tokens, nano) = level is request.book, case.floors[request.kind]
+    tokens += outlook.tokens + account.spent_tokens + account.held_tokens - level.back_tokens
+    nano += outlook.nano + account.spent_nano + account.held_nano - level.back_nano
+    if case.own is not NOTHING:  # it is decided on once more
+        tokens -= case.own.tokens
+        nano -= case.own.nano - (0 if request.price is None else request.price.bound(request.read, 0))
+    if (own and request.final) or (level.forecast.declared and outlook.needs):
+        tokens -= account.reserve.tokens  # a worst case: the final answer is planned with what it will come
+        nano -= account.reserve.nano  # to
+    room, unit = INFINITY, None
+    if account.tokens is not None:
+        room, unit = account.tokens - tokens, "tokens"
+    if account.nano is not None and request.price is not None:
+        by_usd = (account.nano - nano) / max(request.price.per_thinking_token, 1e-9)
+        if by_usd < room:
+            room, unit = by_usd, "usd"
+    if account.seconds is not None and speed is not None:
+        by_time = _room_in_time(case, level, outlook, speed)
+        if by_time < room:
+            room, unit = by_time, "seconds"
+    return room, unit
+
+
+def _room_in_time(case: Case, level: Book, outlook: Outlook, speed: Speed) -> float:
+    """The same by time: what answers leave of it, in each of the lanes in which calls run side by side."""
+    rest, forecast = case.rest, level.forecast
+    lanes = max(1, forecast.running + forecast.waiting)
+    if level is case.request.book:
+        waves, end = rest.others, case.end_of(final=case.request.final)
+    else:
+        waves = math.ceil((lanes + outlook.calls) / lanes) - 1
+        end = case.ledger.deadline(level.account)
+    floor = speed.answer(rest.solution, 2) + waves * speed.answer(rest.other_solution, 2)
+    return (end - case.now - floor) / max(speed.tpot, 1e-9) * lanes

@@ -26,6 +26,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
 from operator import attrgetter
 from statistics import NormalDist
 from typing import NamedTuple, Protocol
@@ -33,19 +35,24 @@ from typing import NamedTuple, Protocol
 from elastic_agent.scheduler.curves import Curve, Objective, Vertex
 
 
-@dataclass(slots=True)
-class Need:
+class Need(NamedTuple):
     """Like calls that want thinking tokens.
 
     Attributes:
         curve: their success curve.
-        count: how many.
+        calls: how many.
         weight: how much each counts.
     """
 
     curve: Curve
-    count: int = 1
+    calls: int = 1
     weight: float = 1.0
+
+
+@lru_cache(maxsize=4096)
+def need(curve: Curve, calls: int) -> Need:
+    """So many calls with this curve. Kept: a decision wants several, and mostly the same as the last one."""
+    return Need(curve, calls)
 
 
 @dataclass(slots=True)
@@ -69,15 +76,21 @@ class State:
     @property
     def calls(self) -> int:
         """How many calls are still to come."""
-        return sum([need.count for need in self.others])
+        return sum([need.calls for need in self.others])
 
 
 @dataclass(slots=True)
 class Choice:
-    """A policy's answer: the thinking tokens, why in words, and the numbers behind it."""
+    """A policy's answer.
+
+    Attributes:
+        thinking: tokens.
+        why: the reason; `str` of it, when somebody asks, in words.
+        numbers: behind it, for the log.
+    """
 
     thinking: int
-    why: str
+    why: object
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -144,8 +157,16 @@ _RISKS = [(-_NORMAL.pdf(z) / _NORMAL.cdf(z), z) for z in (i / 10 for i in range(
 
 
 class _Segment(NamedTuple):
-    """A piece of an envelope: gain per expected token (weighted), expected tokens of one call, how many calls
-    want it, where it ends, whether it is this call's, and how many others want the same."""
+    """A piece of an envelope, and who wants it.
+
+    Attributes:
+        slope: gain per expected token, weighted.
+        use: expected tokens of one call.
+        calls: how many calls want it.
+        end: where it ends.
+        mine: it is this call's.
+        rivals: how many others want the same.
+    """
 
     slope: float
     use: float
@@ -153,6 +174,95 @@ class _Segment(NamedTuple):
     end: Vertex
     mine: bool = False
     rivals: int = 0
+
+
+class _Rung(NamedTuple):
+    """A segment in its turn.
+
+    Attributes:
+        at: where this call stands before it.
+        kept: tokens that have to stay free when it is given.
+        before: expected tokens of all that is steeper.
+        total: of this one, for all calls that want it.
+        wanted: those of this call and its rivals; 0 where it isn't this call's.
+    """
+
+    segment: _Segment
+    at: Vertex
+    kept: float
+    before: float
+    total: float
+    wanted: float
+
+
+class _Reason(NamedTuple):
+    """Why `Marginal` chose so."""
+
+    curve: Curve
+    chosen: int
+    calls: int
+    price: float
+
+    def __str__(self) -> str:
+        curve = self.curve
+        p = f"success {curve.p(self.chosen):.2f}" if curve.measured else "no curve was measured for it"
+        if not self.calls:
+            return f"no call is known to come after it; {p}"
+        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+        if self.price == 0.0:
+            return f"there is room for all that {calls} to come can use; {p}"
+        return f"a further token is worth less here than {self.price:.2g} in {calls} to come; {p}"
+
+
+class _Ladder(NamedTuple):
+    """All that `Marginal` knows of a call and those to come before it is told how much room they have.
+
+    Attributes:
+        rungs: the segments, steepest first.
+        rooms: for each of them, about the room that it takes to get beyond it.
+        top: where this call stands beyond all of them.
+        calls: how many are to come.
+    """
+
+    rungs: tuple[_Rung, ...]
+    rooms: tuple[float, ...]
+    top: Vertex
+    calls: int
+
+
+@lru_cache(maxsize=1024)
+def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladder:
+    """The pieces of all envelopes, steepest first, ours before equals.
+
+    Made once for each mixture of calls: curves never change, so neither does this.
+    """
+    spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
+    at, before = this.curve.envelopes[objective][0], 0.0
+    rungs, rooms = [], []
+    for segment in _segments(objective, this, others):
+        kept = margin(segment.slope, spread) if objective == "chain" else spread
+        total = segment.use * segment.calls
+        wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
+        rungs.append(_Rung(segment, at, kept, before, total, wanted))
+        rooms.append(kept + before + max(total, wanted))
+        before += total
+        if segment.mine:
+            at = segment.end
+    return _Ladder(tuple(rungs), tuple(accumulate(rooms, max)), at, sum([need.calls for need in others]))
+
+
+def _segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
+    theirs = [
+        _Segment(other.weight * slope, use, other.calls, end)
+        for other in others
+        for slope, use, end in other.curve.pieces[objective]
+    ]
+    ours = []
+    for slope, use, end in this.curve.pieces[objective]:
+        slope *= this.weight
+        rivals = sum([other.calls for other in theirs if math.isclose(other.slope, slope)])
+        ours.append(_Segment(slope, use, 1, end, mine=True, rivals=rivals))
+    return sorted(theirs + ours, key=attrgetter("slope", "mine"), reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,50 +279,33 @@ class Marginal:
 
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
-        curve = state.this.curve
-        at, price, given, rest = curve.envelopes[self.objective][0], 0.0, 0.0, state.room
-        spread = self._spread(state)
-        for segment in self._segments(state):
-            kept = margin(segment.slope, spread) if self.objective == "chain" else spread
-            left = state.room - kept - given
-            if left > 0 and segment.mine and segment.use * (1 + segment.rivals) > left:
-                at, left = self._part(curve, at, segment, left), 0.0
+        curve, room = state.this.curve, state.room
+        ladder = _ladder(self.objective, state.this, state.others)
+        calls, at, price, given, left = ladder.calls, ladder.top, 0.0, 0.0, room
+        # Those before have room for sure. A hair early, since sums in another order round otherwise.
+        first = bisect_left(ladder.rooms, room - 1e-9 * (1e3 + abs(room)))
+        for rung in ladder.rungs[first:] or ladder.rungs[-1:]:
+            segment, here, kept, given, total, wanted = rung
+            left = room - kept - given
+            if wanted > left > 0:
+                at, left = self._part(curve, here, segment, left), 0.0
             elif left > 0:
-                at = segment.end if segment.mine else at
-                given += segment.use * segment.calls
-                left -= segment.use * segment.calls
+                at = segment.end if wanted else here
+                given += total
+                left -= total
+            else:
+                at = here
             if left <= 0:
                 price = segment.slope
                 break
-            rest = left
-        else:
-            left = rest
-        if not at.thinking and not given and state.room <= 0:
+        if not at.thinking and not given and room <= 0:
             return Choice(0, "after the floors of the calls to come nothing is left to think with")
         thinking = at.thinking
         if left > 0 and not curve.measured:
             # No curve says that still more helps, or that it does not: what is left over is shared.
-            thinking += int(rest / (1 + state.calls))
+            thinking += int(left / (1 + calls))
         chosen = curve.best(min(thinking, state.most))
-        return Choice(chosen, self._why(state, chosen, price), {"token_price": price, "ideal": thinking})
-
-    def _spread(self, state: State) -> float:
-        """Standard deviation of the tokens that all these calls will use."""
-        return math.sqrt(sum([need.count * need.curve.variance for need in (state.this, *state.others)]))
-
-    def _segments(self, state: State) -> list[_Segment]:
-        """The pieces of all envelopes, steepest first, ours before equals."""
-        theirs = [
-            _Segment(other.weight * slope, use, other.count, end)
-            for other in state.others
-            for slope, use, end in other.curve.pieces[self.objective]
-        ]
-        ours = []
-        for slope, use, end in state.this.curve.pieces[self.objective]:
-            slope *= state.this.weight
-            rivals = sum([other.calls for other in theirs if math.isclose(other.slope, slope)])
-            ours.append(_Segment(slope, use, 1, end, mine=True, rivals=rivals))
-        return sorted(theirs + ours, key=attrgetter("slope", "mine"), reverse=True)
+        return Choice(chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking})
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
         """How far into a segment that can't be had by all who want it equally.
@@ -237,14 +330,3 @@ class Marginal:
                 high = middle - 1
         p = curve.p(low)
         return Vertex(low, curve.net(low), math.log(p) if self.objective == "chain" else p)
-
-    def _why(self, state: State, chosen: int, price: float) -> str:
-        curve = state.this.curve
-        p = f"success {curve.p(chosen):.2f}" if curve.measured else "no curve was measured for it"
-        count = state.calls
-        if not count:
-            return f"no call is known to come after it; {p}"
-        calls = "1 call" if count == 1 else f"{count} calls"
-        if price == 0.0:
-            return f"there is room for all that {calls} to come can use; {p}"
-        return f"a further token is worth less here than {price:.2g} in {calls} to come; {p}"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
+from elastic_agent.scheduler.accounts import Account, Amount, Hold
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.forecast import Forecast, Habits
@@ -42,7 +42,7 @@ class Book:
         admitted: a call has been granted: from here on the task must get its answer.
         closing: it takes no more calls.
         zero: when the outermost task of the tree was opened; events count from there.
-        back: what the running calls of this subtree are expected to give back.
+        back_tokens, back_nano: what the running calls of this subtree are expected to give back.
         emit: hears of every decision; None: nobody listens.
         running: its granted calls that are not settled, by hold.
         key: whose it is: endpoints are shared fairly among keys.
@@ -61,7 +61,8 @@ class Book:
     reserving: bool = True
     answered: bool = False
     admitted: bool = False
-    back: Amount = NOTHING
+    back_tokens: int = 0
+    back_nano: int = 0
     calls: int = 0
     closing: bool = False
     zero: float = 0.0

@@ -75,8 +75,9 @@ class Timing:
         """When a call has to stop thinking."""
         if speed is None:
             return window.started + (window.end - window.started) / (2 + after.others)
-        plan = speed.answer(after.tokens, after.passes) + SAFETY
-        worst = speed.slowed(self.slowdown).answer(after.tokens, after.passes) + SAFETY
+        tokens, passes = after.tokens, after.passes
+        plan = speed.answer(tokens, passes) + SAFETY
+        worst = speed.answer(tokens, passes, self.slowdown) + SAFETY
         return window.end - max(plan, min(worst, self.share * window.span))
 
     def answer_until(self, window: Window, after: After, speed: Speed | None) -> float:

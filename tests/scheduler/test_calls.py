@@ -17,7 +17,6 @@ from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedCodec
 from elastic_agent.errors import BackendUnavailableError, CapExceededError, ContextLengthError, ElasticError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, TaskCall
-from elastic_agent.scheduler.accounts import NOTHING
 from elastic_agent.usage import worst_case
 from tests.clock import run
 
@@ -136,7 +135,7 @@ def test_cancelled_at_random_points_everything_settles(seed: int) -> None:
             assert account.spent.nano <= 20_000_000
             assert task.book.forecast.pending == {}
             assert task.book.forecast.running == 0
-            assert task.book.back == NOTHING
+            assert task.book.back_tokens == task.book.back_nano == 0
 
     run(main())
 

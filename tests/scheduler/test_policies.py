@@ -64,7 +64,7 @@ def test_the_default_overdraws_the_room_by_chance_alone(
     less.
     """
     state = State(Need(curve), tuple(others), room, 10**6)
-    spread = math.sqrt(sum(need.count * need.curve.variance for need in (state.this, *others)))
+    spread = math.sqrt(sum(need.calls * need.curve.variance for need in (state.this, *others)))
     assert curve.used(Marginal().choose(state).thinking) <= room + 6 * spread + 1
     assert curve.used(Marginal("each").choose(state).thinking) <= room + 1
 
