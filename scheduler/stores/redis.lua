@@ -249,22 +249,22 @@ end
 function step.hold(name, id, tokens, nano, lease, seconds, dispatched, instead_of)
   local h = load_hold(name)
   if h then
-    current(h)
     if h.account ~= id or h.tokens ~= tokens or h.nano ~= nano then
       fail('store', 'the key ' .. name .. ' stands for another hold: ' .. h.tokens .. ' tokens and ' .. h.nano
         .. ' nano-dollars of ' .. h.account)
     end
+    current(h)
     if dispatched == '1' and h.state == 'live' and h.dispatched == '0' then
       write('HSET', key('hold', name), 'dispatched', '1')
       h.dispatched = '1'
     end
     return {'hold', unpack(hold_reply(h))}
   end
-  local old = instead_of ~= '' and current(known_hold(instead_of))
+  local old = instead_of ~= '' and known_hold(instead_of)
   if old and (old.account ~= id or old.dispatched == '1') then
     fail('store', instead_of .. ' is no hold of ' .. id .. ' that was not dispatched: nothing can take its place')
   end
-  local back = old and old.state == 'live' and old or NOTHING
+  local back = old and current(old).state == 'live' and old or NOTHING
   local levels = path(id)
   for _, a in ipairs(levels) do
     if a.closed then fail('closed', a.id .. ' has ended: it takes no more holds') end
