@@ -54,7 +54,7 @@ HOLD_CALL = f"""SELECT {H}, f.now, f.lack_account, f.lack_unit, f.lack_needed, f
     FROM elastic_hold(:key, :account, :tokens, :nano, :lease, :seconds, :dispatched, :instead_of) f"""
 END_CALL = f"SELECT {H}, f.now FROM elastic_end(:key, :how, :tokens, :nano) f"
 DISPATCH_CALL = "SELECT elastic_dispatch(:key)"
-EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most, :retention) f"
+EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most) f"
 
 
 class PostgresShelf(SqlShelf):
@@ -110,9 +110,8 @@ class FunctionSteps(Steps):
     def refund(self, key: str) -> StoredHold:
         return self._ended(key, "refunded", 0, 0)
 
-    def expire(self, most: int, retention: float) -> list[StoredHold]:
-        over = self.shelf.run(EXPIRE_CALL, {"most": most, "retention": retention})
-        return [_shown(row) for row in over]
+    def expire(self, most: int) -> list[StoredHold]:
+        return [_shown(row) for row in self.shelf.run(EXPIRE_CALL, {"most": most})]
 
     def _ended(self, key: str, how: str, tokens: int, nano: int) -> StoredHold:
         asked = {"key": key, "how": how, "tokens": tokens, "nano": nano}
@@ -140,7 +139,7 @@ class PostgresStore(SteppedStore):
         connections: at most, and as many steps at once.
         timeout: seconds for each step, waiting for a free connection included; also the server's own
             `statement_timeout`. None: for ever.
-        retention: seconds for which ended holds are kept.
+        retention: seconds for which ended holds and closed accounts are kept.
 
     Raises:
         StoreError: the driver is not installed, or the URL is none.
@@ -172,9 +171,11 @@ class PostgresStore(SteppedStore):
         # One statement is one transaction; psycopg prepares it by itself when it comes again.
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._view = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        # Each step has its indexes; a plan that was made while a table was small would outlive that.
+        settings = "SET enable_seqscan = off"
         if timeout is not None:
-            limit = f"SET statement_timeout = {math.ceil(timeout * 1000)}"
-            event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, limit))
+            settings += f"; SET statement_timeout = {math.ceil(timeout * 1000)}"
+        event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, settings))
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="ledger")
         self._ready = False
 
@@ -262,10 +263,10 @@ def _patience(timeout: float | None) -> dict[str, Any]:
     }
 
 
-def _at_once(connection: Any, statement: str) -> None:
-    """A setting of a new connection, outside of any transaction."""
+def _at_once(connection: Any, settings: str) -> None:
+    """Settings of a new connection, outside of any transaction."""
     connection.autocommit = True
-    connection.execute(statement)
+    connection.execute(settings)
     connection.autocommit = False
 
 
