@@ -4,6 +4,8 @@
         server.url       # postgresql://ledger@127.0.0.1:PORT/postgres, no password
         server.kill()    # SIGKILL, everything of it: a power cut, but for the disk's cache
         server.start()   # again, same port and data
+    server.hang()    # SIGSTOP: it keeps its connections, takes new ones, and says nothing
+    server.go_on()
 
 Each has a temporary folder of its own, a port on 127.0.0.1 that was free a moment ago, and keeps what it
 acknowledged (PostgreSQL as it comes; Redis with `appendonly yes`, `appendfsync always`). Where a binary is
@@ -23,6 +25,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -101,15 +104,23 @@ class _Server(ABC):
     def kill(self) -> None:
         """SIGKILL it and its children. What was acknowledged is on the disk, or it was never durable."""
         if self._process is not None:
-            children = _children(self._process.pid)
-            self._process.kill()
-            for pid in children:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+            self._signal_all(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def hang(self) -> None:
+        """Stop it and its children in mid-step, until `go_on`; the kernel still takes connections for it."""
+        self._signal_all(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After `hang`."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None, "it does not run"
+        for pid in (self._process.pid, *_children(self._process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def remove(self) -> None:
         """Kill it and delete its folder."""

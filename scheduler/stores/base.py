@@ -22,6 +22,13 @@ A capped window (a day, a month, in UTC) is an account of its own on the path wh
 each window; what is held across the border stays held, and is charged to the window in which it ends. So the
 meter stays at or under the cap of either window.
 
+An ended hold and its key, and a closed account and its name, are kept for the store's retention (two days,
+unless told otherwise): whoever asks again gets the same answer. Then `expire` forgets them: a hold, and an
+account once its own holds and the accounts below it are forgotten. What they were charged stays in the books
+of the accounts above. A forgotten name or key is one that nobody knows: opened again it is a new account that
+has spent nothing, under whatever caps and parent it is given. So an account whose cap is to hold for longer
+than that is not closed, and a name is not used for two things.
+
 For every account and unit, at every instant: available + held + spent == cap, and a parent's held and spent
 cover those of its children (spent not for windows). `check()` is that law as a callable.
 
@@ -176,7 +183,7 @@ class Store(Protocol):
         """The last word before the call leaves. False: the hold has ended, nothing may be sent.
 
         Raises:
-            StoreError: nobody took a hold under this key, or it was forgotten (so for `settle`, `refund`).
+            StoreError: nobody took a hold under this key, or it is forgotten (so for `settle`, `refund`).
         """
         ...
 
@@ -195,12 +202,15 @@ class Store(Protocol):
     async def expire(self) -> list[StoredHold]:
         """End every hold whose lease has run out: charged if it was dispatched, else refunded.
 
-        Holds that ended longer ago than the store's retention are forgotten, and their keys with them.
+        Holds that ended, and accounts that were closed, longer ago than the store's retention are forgotten.
         """
         ...
 
     async def close(self, account: str) -> None:
-        """End an account and those below it. Live holds end as if their leases had run out. Idempotent."""
+        """End an account and those below it. Live holds end as if their leases had run out. Idempotent.
+
+        Nothing opens it again while the store remembers it.
+        """
         ...
 
     async def books(self, account: str) -> list[Level]:

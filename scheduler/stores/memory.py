@@ -24,11 +24,12 @@ class MemoryShelf:
         self._clock = clock
         self._latest = 0.0
         self._accounts: dict[str, AccountRow] = {}
-        self._below: dict[str, list[str]] = {}
+        self._below: dict[str, dict[str, None]] = {}
         self._holds: dict[str, HoldRow] = {}
         self._of: dict[str, dict[str, None]] = {}
         self._leases: list[tuple[float, str]] = []
         self._ended: deque[tuple[float, str]] = deque()
+        self._closed: dict[str, None] = {}  # by time of closing
 
     def now(self) -> float:
         self._latest = max(self._latest, self._clock())
@@ -56,12 +57,13 @@ class MemoryShelf:
 
     def add_account(self, row: AccountRow) -> None:
         self._accounts[row.spec.id] = row
-        self._below[row.spec.id], self._of[row.spec.id] = [], {}
+        self._below[row.spec.id], self._of[row.spec.id] = {}, {}
         if row.parent is not None:
-            self._below[row.parent].append(row.spec.id)
+            self._below[row.parent][row.spec.id] = None
 
     def save_accounts(self, rows: Sequence[AccountRow]) -> None:
         """They are the stored ones."""
+        self._closed.update(dict.fromkeys(row.spec.id for row in rows if row.closed))
 
     def hold(self, key: str) -> HoldRow | None:
         return self._holds.get(key)
@@ -100,12 +102,30 @@ class MemoryShelf:
             heapq.heappush(self._leases, (until, key))
         return live
 
-    def forget(self, before: float, most: int) -> None:
-        for _ in range(most):
+    def drop_holds(self, before: float, most: int) -> int:
+        for dropped in range(most):
             if not self._ended or self._ended[0][0] > before:
-                return
+                return dropped
             key = self._ended.popleft()[1]
             del self._of[self._holds.pop(key).account][key]
+        return most
+
+    def finished(self, before: float, most: int) -> list[AccountRow]:
+        found: list[AccountRow] = []
+        for name in self._closed:
+            row = self._accounts[name]
+            if len(found) == most or row.closed_at is None or row.closed_at > before:
+                break
+            if not self._of[name] and not self._below[name]:
+                found.append(row)
+        return found
+
+    def drop_accounts(self, names: Sequence[str]) -> None:
+        for name in names:
+            row = self._accounts.pop(name)
+            del self._below[name], self._of[name], self._closed[name]
+            if row.parent is not None:
+                del self._below[row.parent][name]
 
 
 def _lives(row: HoldRow, now: float) -> bool:
@@ -117,7 +137,7 @@ class MemoryStore(SteppedStore):
 
     Args:
         clock: seconds since the epoch; where it jumps back, time stands still until it has caught up.
-        retention: seconds for which ended holds are kept.
+        retention: seconds for which ended holds and closed accounts are kept.
     """
 
     name = "memory"

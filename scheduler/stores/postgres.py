@@ -4,7 +4,8 @@
 in its own transaction: one round trip, one durable commit. The rest are the shared steps in a transaction.
 
 Steps run on a few threads with a connection each. A connection that broke is made anew and the step asked
-again, which is safe, since every step may be repeated: if the server has it already, it says so.
+again, which is safe, since every step may be repeated: if the server has it already, it says so. A step that
+the server does not answer in time is given up and its connection cut, so that its thread is free for others.
 
 What survives: as much as the server's own settings let survive (`synchronous_commit`, replication). As it
 comes, a crash or a power cut loses nothing that was acknowledged; a failover to an asynchronous replica may.
@@ -14,9 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
-from collections.abc import Callable, Sequence
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -54,7 +59,41 @@ HOLD_CALL = f"""SELECT {H}, f.now, f.lack_account, f.lack_unit, f.lack_needed, f
     FROM elastic_hold(:key, :account, :tokens, :nano, :lease, :seconds, :dispatched, :instead_of) f"""
 END_CALL = f"SELECT {H}, f.now FROM elastic_end(:key, :how, :tokens, :nano) f"
 DISPATCH_CALL = "SELECT elastic_dispatch(:key)"
-EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most, :retention) f"
+EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most) f"
+
+
+class Errand:
+    """One step on its way to the server and back, which somebody else may give up.
+
+    Attributes:
+        over: it was given up: nobody waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self._lock = threading.Lock()
+        self._connection: Any = None
+
+    @contextmanager
+    def on(self, connection: Connection) -> Iterator[None]:
+        """The step has this connection to itself."""
+        with self._lock:
+            if self.over:
+                raise StoreUnavailableError("the step was given up before it was sent")
+            self._connection = connection.connection.driver_connection
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+
+    def give_up(self) -> None:
+        """Cut the connection that it waits on: libpq itself would wait for as long as the peer is there."""
+        with self._lock:
+            self.over = True
+            if self._connection is not None and not self._connection.closed:
+                with socket.socket(fileno=os.dup(self._connection.fileno())) as wire, suppress(OSError):
+                    wire.shutdown(socket.SHUT_RDWR)
 
 
 class PostgresShelf(SqlShelf):
@@ -110,9 +149,8 @@ class FunctionSteps(Steps):
     def refund(self, key: str) -> StoredHold:
         return self._ended(key, "refunded", 0, 0)
 
-    def expire(self, most: int, retention: float) -> list[StoredHold]:
-        over = self.shelf.run(EXPIRE_CALL, {"most": most, "retention": retention})
-        return [_shown(row) for row in over]
+    def expire(self, most: int) -> list[StoredHold]:
+        return [_shown(row) for row in self.shelf.run(EXPIRE_CALL, {"most": most})]
 
     def _ended(self, key: str, how: str, tokens: int, nano: int) -> StoredHold:
         asked = {"key": key, "how": how, "tokens": tokens, "nano": nano}
@@ -140,7 +178,7 @@ class PostgresStore(SteppedStore):
         connections: at most, and as many steps at once.
         timeout: seconds for each step, waiting for a free connection included; also the server's own
             `statement_timeout`. None: for ever.
-        retention: seconds for which ended holds are kept.
+        retention: seconds for which ended holds and closed accounts are kept.
 
     Raises:
         StoreError: the driver is not installed, or the URL is none.
@@ -172,57 +210,73 @@ class PostgresStore(SteppedStore):
         # One statement is one transaction; psycopg prepares it by itself when it comes again.
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._view = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        # Each step has its indexes; a plan that was made while a table was small would outlive that.
+        settings = "SET enable_seqscan = off"
         if timeout is not None:
-            limit = f"SET statement_timeout = {math.ceil(timeout * 1000)}"
-            event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, limit))
+            settings += f"; SET statement_timeout = {math.ceil(timeout * 1000)}"
+        event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, settings))
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="ledger")
+        self._errands: set[Errand] = set()
         self._ready = False
 
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        answer = self._threads.submit(self._tried, step, *args, **kwargs)
+        errand = Errand()
+        answer = self._threads.submit(self._tried, errand, step, *args, **kwargs)
+        self._errands.add(errand)
+        answer.add_done_callback(lambda _: self._errands.discard(errand))
         try:
             return cast("T", await asyncio.wait_for(asyncio.wrap_future(answer), self._timeout))
+        except asyncio.CancelledError:
+            if self._timeout is not None:
+                asyncio.get_running_loop().call_later(self._timeout, errand.give_up)
+            raise
         except TimeoutError:
+            errand.give_up()
             raise StoreUnavailableError(
                 f"{self._where} did not answer within {self._timeout} s: it hangs, is overloaded or out of "
                 "reach; the step may have happened, and asking again under the same key finds out"
             ) from None
 
     async def aclose(self) -> None:
-        """Finish what runs, and close the connections."""
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        """Finish what runs, or give it up after the store's timeout, and close the connections."""
+        ending = asyncio.ensure_future(asyncio.to_thread(self._threads.shutdown, cancel_futures=True))
+        await asyncio.wait([ending], timeout=self._timeout)
+        for errand in list(self._errands):
+            errand.give_up()
+        await ending
         self._engine.dispose()
 
     # ------------------------------------------------------------------------ on one of the store's threads
 
-    def _tried(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _tried(self, errand: Errand, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A step, again where the server says that it was not its fault, and once where it was not there."""
         lost = False
         for _ in range(TRIES):
             try:
-                return self._once(step, *args, **kwargs)
+                return self._once(errand, step, *args, **kwargs)
             except exc.DBAPIError as error:
                 code = getattr(error.orig, "sqlstate", None)
                 if code in REFUSALS:
                     raise REFUSALS[code](_subject(error)) from None
                 if code in AGAIN:
                     continue
-                if error.connection_invalidated and not lost:
+                if error.connection_invalidated and not lost and not errand.over:
                     lost = True
                     continue
                 raise self._said(error, code) from error
         raise StoreUnavailableError(f"{self._where}: {TRIES} times another process was in the way of a step")
 
-    def _once(self, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _once(self, errand: Errand, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._ready:
-            with self._engine.begin() as connection:
+            with self._engine.begin() as connection, errand.on(connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
                 migrate(connection, self._where)
             self._ready = True
         if step in FUNCTIONS:
-            with self._single.connect() as connection:
+            with self._single.connect() as connection, errand.on(connection):
                 return FUNCTIONS[step](FunctionSteps(PostgresShelf(connection)), *args, **kwargs)
-        with (self._view if step in VIEWS else self._engine).begin() as connection:
+        engine = self._view if step in VIEWS else self._engine
+        with engine.begin() as connection, errand.on(connection):
             return step(Steps(PostgresShelf(connection)), *args, **kwargs)
 
     def _said(self, error: exc.DBAPIError, code: str | None) -> StoreError:
@@ -262,10 +316,10 @@ def _patience(timeout: float | None) -> dict[str, Any]:
     }
 
 
-def _at_once(connection: Any, statement: str) -> None:
-    """A setting of a new connection, outside of any transaction."""
+def _at_once(connection: Any, settings: str) -> None:
+    """Settings of a new connection, outside of any transaction."""
     connection.autocommit = True
-    connection.execute(statement)
+    connection.execute(settings)
     connection.autocommit = False
 
 

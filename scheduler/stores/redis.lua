@@ -168,31 +168,21 @@ local function account_reply(a)
   }
 end
 
--- What is kept for those who ask again goes after a while: a few at a time, so that no step takes long.
-local function forget(retention, most)
-  local before = int(now - retention)
-  for _, name in ipairs(read('ZRANGEBYSCORE', ENDED, '-inf', before, 'LIMIT', 0, most)) do
-    write('SREM', key('holds', read('HGET', key('hold', name), 'account')), name)
-    write('ZREM', ENDED, name)
-    write('DEL', key('hold', name))
-  end
-  for _, id in ipairs(read('ZRANGEBYSCORE', CLOSED, '-inf', before, 'LIMIT', 0, most)) do
-    -- Children close before their parents and are forgotten before them; until then it stays.
-    if read('EXISTS', key('holds', id), key('children', id)) > 0 then return end
-    local parent = read('HGET', key('account', id), 'parent')
-    if parent then
-      for _, unit in ipairs(UNITS) do
-        for _, sum in ipairs({'spent_', 'past_'}) do
-          local charged = read('HGET', key('account', id), sum .. unit)
-          write('HINCRBY', key('account', parent), 'own_' .. unit, charged)
-        end
+-- What it was charged goes into what its parent was charged by itself: the sums stay right.
+local function forget_account(id)
+  local parent = read('HGET', key('account', id), 'parent')
+  write('ZREM', CLOSED, id)
+  if parent then
+    for _, unit in ipairs(UNITS) do
+      for _, sum in ipairs({'spent_', 'past_'}) do
+        local charged = read('HGET', key('account', id), sum .. unit)
+        write('HINCRBY', key('account', parent), 'own_' .. unit, charged)
       end
-      write('SREM', key('children', parent), id)
     end
-    write('ZREM', CLOSED, id)
-    write('SREM', ACCOUNTS, id)
-    write('DEL', key('account', id))
+    write('SREM', key('children', parent), id)
   end
+  write('SREM', ACCOUNTS, id)
+  write('DEL', key('account', id))
 end
 
 local step = {}
@@ -249,22 +239,22 @@ end
 function step.hold(name, id, tokens, nano, lease, seconds, dispatched, instead_of)
   local h = load_hold(name)
   if h then
-    current(h)
     if h.account ~= id or h.tokens ~= tokens or h.nano ~= nano then
       fail('store', 'the key ' .. name .. ' stands for another hold: ' .. h.tokens .. ' tokens and ' .. h.nano
         .. ' nano-dollars of ' .. h.account)
     end
+    current(h)
     if dispatched == '1' and h.state == 'live' and h.dispatched == '0' then
       write('HSET', key('hold', name), 'dispatched', '1')
       h.dispatched = '1'
     end
     return {'hold', unpack(hold_reply(h))}
   end
-  local old = instead_of ~= '' and current(known_hold(instead_of))
+  local old = instead_of ~= '' and known_hold(instead_of)
   if old and (old.account ~= id or old.dispatched == '1') then
     fail('store', instead_of .. ' is no hold of ' .. id .. ' that was not dispatched: nothing can take its place')
   end
-  local back = old and old.state == 'live' and old or NOTHING
+  local back = old and current(old).state == 'live' and old or NOTHING
   local levels = path(id)
   for _, a in ipairs(levels) do
     if a.closed then fail('closed', a.id .. ' has ended: it takes no more holds') end
@@ -328,13 +318,32 @@ function step.renew(lease, ...)
   return ended
 end
 
-function step.expire(most, retention)
+function step.expire(most)
   local ended = {}
   for _, name in ipairs(read('ZRANGEBYSCORE', LIVE, '-inf', int(now), 'LIMIT', 0, most)) do
     ended[#ended + 1] = hold_reply(current(load_hold(name)))
   end
-  forget(retention, most)
   return ended
+end
+
+-- What is kept for those who ask again goes after a while: a few at a time, so that no step takes long. Says
+-- whether there may be more.
+function step.forget(most, retention)
+  local before, more = int(now - retention), '0'
+  local names = read('ZRANGEBYSCORE', ENDED, '-inf', before, 'LIMIT', 0, most)
+  for _, name in ipairs(names) do
+    write('ZREM', ENDED, name)
+    write('SREM', key('holds', read('HGET', key('hold', name), 'account')), name)
+    write('DEL', key('hold', name))
+  end
+  if #names == tonumber(most) then return {'1'} end
+  for _, id in ipairs(read('ZRANGEBYSCORE', CLOSED, '-inf', before, 'LIMIT', 0, most)) do
+    if read('EXISTS', key('holds', id), key('children', id)) == 0 then
+      forget_account(id)
+      more = '1'
+    end
+  end
+  return {more}
 end
 
 local function close(id, closed)

@@ -16,8 +16,7 @@ A lost hold is money: its call is under way, and its room is given to another. A
 that ends with its lease, charged in full. Who can't have that takes PostgreSQL. Redis is for those who have
 one anyway, and either run it without failover or can bear that the calls of a moment go over the cap.
 
-Values stay below 2^53 (9 million dollars; 9e15 tokens): numbers in the script are doubles. Ended holds and
-closed accounts are kept for two days, then forgotten a few at a time: a key that old would be taken as new.
+Values stay below 2^53 (9 million dollars; 9e15 tokens): numbers in the script are doubles.
 """
 
 from __future__ import annotations
@@ -148,8 +147,11 @@ class RedisStore(SteppedStore):
             ended.update(await self._step("renew", str(_micro(lease)), *keys[at : at + _BATCH]))
         return ended
 
-    async def _expire(self, most: int, retention: float) -> list[StoredHold]:
-        return [_stored(found) for found in await self._step("expire", str(most), str(_micro(retention)))]
+    async def _expire(self, most: int) -> list[StoredHold]:
+        return [_stored(found) for found in await self._step("expire", str(most))]
+
+    async def _forget(self, most: int, retention: float) -> bool:
+        return bool(await self._step("forget", str(most), str(_micro(retention))) == ["1"])
 
     async def _close(self, account: str) -> None:
         await self._step("close", account)

@@ -253,5 +253,40 @@ class Migration:
     postgres: tuple[str, ...] = ()
 
 
-MIGRATIONS = (Migration((*TABLES, "INSERT INTO elastic_ledger VALUES (0, 0)"), POSTGRES_FUNCTIONS),)
+FIRST = Migration((*TABLES, "INSERT INTO elastic_ledger VALUES (0, 0)"), POSTGRES_FUNCTIONS)
+
+# Closed accounts are forgotten after a while, as ended holds are, by a step of its own.
+FORGET_ACCOUNTS = Migration(
+    (
+        "ALTER TABLE elastic_accounts ADD COLUMN closed_at DOUBLE PRECISION",
+        "UPDATE elastic_accounts SET closed_at = (SELECT latest FROM elastic_ledger) WHERE closed",
+        """CREATE INDEX elastic_accounts_closed ON elastic_accounts (closed_at)
+            WHERE closed_at IS NOT NULL""",
+        "CREATE INDEX elastic_accounts_children ON elastic_accounts (parent)",
+    ),
+    (
+        "DROP FUNCTION elastic_expire(integer, double precision)",
+        # Up to `most` holds whose lease is over, those over longest first.
+        """CREATE FUNCTION elastic_expire(most integer)
+    RETURNS TABLE (h elastic_holds, now double precision) LANGUAGE plpgsql VOLATILE AS $$
+    DECLARE which text; ended record;
+    BEGIN
+        now := elastic_now();
+        FOR which IN
+            SELECT lapsed.key FROM (
+                SELECT b.key, b.account FROM elastic_holds b
+                WHERE b.state = 'live' AND b.until <= elastic_expire.now ORDER BY b.until LIMIT most
+            ) lapsed JOIN elastic_accounts a ON a.id = lapsed.account ORDER BY a.root
+        LOOP
+            ended := elastic_end(which, 'lapsed', 0, 0);
+            IF ended.changed THEN
+                h := ended.h;
+                RETURN NEXT;
+            END IF;
+        END LOOP;
+    END $$""",
+    ),
+)
+
+MIGRATIONS = (FIRST, FORGET_ACCOUNTS)
 """What makes version 1 out of nothing, 2 out of 1, and so on."""

@@ -15,7 +15,7 @@ from elastic_agent.scheduler.stores.steps import AccountRow, HoldRow
 
 FIXED = ("id", "parent", "root", "seconds", "period", "ends")
 NUMBERS = tuple(f"{what}_{unit}" for what in ("spent", "held", "own", "past") for unit in ("tokens", "nano"))
-MOVING = ("tokens", "nano", "starts", *NUMBERS, "closed")
+MOVING = ("tokens", "nano", "starts", *NUMBERS, "closed", "closed_at")
 ACCOUNT = ", ".join(f"a.{name}" for name in (*FIXED, *MOVING))
 HOLD = "key, account, tokens, nano, until, dispatched, state, charged_tokens, charged_nano, ended"
 PATH = f"""
@@ -44,9 +44,13 @@ SAVE_HOLD = """
     UPDATE elastic_holds SET dispatched = :dispatched, state = :state, charged_tokens = :charged_tokens,
         charged_nano = :charged_nano, ended = :ended
     WHERE key = :key"""
-FORGET = """
-    DELETE FROM elastic_holds WHERE key IN (
-        SELECT key FROM elastic_holds WHERE ended <= :before ORDER BY ended LIMIT :most)"""
+# A probe of an index for each account: NOT EXISTS might be planned as a join with the whole table.
+FINISHED = f"""
+    SELECT {ACCOUNT} FROM elastic_accounts a
+    WHERE a.closed_at <= :before
+        AND (SELECT 1 FROM elastic_holds h WHERE h.account = a.id LIMIT 1) IS NULL
+        AND (SELECT 1 FROM elastic_accounts b WHERE b.parent = a.id LIMIT 1) IS NULL
+    ORDER BY a.closed_at LIMIT :most"""
 Values = dict[str, Any]
 
 MANY = 500
@@ -54,10 +58,10 @@ MANY = 500
 
 
 def account_row(row: Sequence[Any]) -> AccountRow:
-    (name, parent, root, seconds, period, ends, tokens, nano, starts, *numbers, closed) = row
+    (name, parent, root, seconds, period, ends, tokens, nano, starts, *numbers, closed, closed_at) = row
     spent, held, own, past = (Amount(*numbers[i : i + 2]) for i in (0, 2, 4, 6))
     spec = Spec(name, tokens, nano, seconds, period)
-    return AccountRow(spec, parent, root, ends, starts, spent, held, own, past, bool(closed))
+    return AccountRow(spec, parent, root, ends, starts, spent, held, own, past, bool(closed), closed_at)
 
 
 def account_values(row: AccountRow) -> Values:
@@ -72,6 +76,7 @@ def account_values(row: AccountRow) -> Values:
         "ends": row.ends,
         "starts": row.starts,
         "closed": row.closed,
+        "closed_at": row.closed_at,
     }
     for name in ("spent", "held", "own", "past"):
         amount = getattr(row, name)
@@ -137,7 +142,8 @@ class SqlShelf:
         self.run(ADD_ACCOUNT, account_values(row))
 
     def save_accounts(self, rows: Sequence[AccountRow]) -> None:
-        self.run(SAVE_ACCOUNT, [account_values(row) for row in rows])
+        if rows:
+            self.run(SAVE_ACCOUNT, [account_values(row) for row in rows])
 
     def hold(self, key: str) -> HoldRow | None:
         found = f"SELECT {HOLD} FROM elastic_holds WHERE key = :key{self.for_update}"
@@ -171,8 +177,16 @@ class SqlShelf:
         moved = self._among(move, keys, {"now": now, "until": until}, end=" RETURNING key")
         return {key for (key,) in moved}
 
-    def forget(self, before: float, most: int) -> None:
-        self.run(FORGET, {"before": before, "most": most})
+    def drop_holds(self, before: float, most: int) -> int:
+        old = "SELECT key FROM elastic_holds WHERE ended <= :before ORDER BY ended LIMIT :most"
+        drop = f"DELETE FROM elastic_holds WHERE key IN ({old}{self.for_update}) RETURNING key"
+        return len(self.run(drop, {"before": before, "most": most}))
+
+    def finished(self, before: float, most: int) -> list[AccountRow]:
+        return [account_row(row) for row in self.run(FINISHED, {"before": before, "most": most})]
+
+    def drop_accounts(self, names: Sequence[str]) -> None:
+        self._among("DELETE FROM elastic_accounts WHERE id", names)
 
     def _among(
         self, sql: str, names: Sequence[str], more: Values | None = None, end: str = ""

@@ -78,7 +78,7 @@ class SqliteStore(SteppedStore):
         synchronous: "normal" or "full"; see above.
         timeout: seconds that a step waits for other processes.
         clock: seconds since the epoch, the same for every process.
-        retention: seconds for which ended holds are kept.
+        retention: seconds for which ended holds and closed accounts are kept.
     """
 
     name = "sqlite"

@@ -15,17 +15,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SWEEP = 200
-"""Holds that one step of `expire` ends at most: others wait for it no longer than that takes."""
+"""Holds that one step of `expire` ends or forgets at most: others wait for it no longer than that takes."""
 
 RETENTION = 2 * 86400.0
-"""Seconds for which an ended hold, and with it its key, is kept."""
+"""Seconds for which an ended hold, and with it its key, is kept, and a closed account with its name."""
 
 
 class SteppedStore(ABC):
     """The `Store` protocol over `Steps`; a store says where and how a step runs.
 
     Args:
-        retention: seconds for which ended holds are kept, so that a repeated request gets the same answer.
+        retention: seconds for which ended holds and closed accounts are kept, so that a repeated request gets
+            the same answer.
     """
 
     name: str
@@ -93,10 +94,13 @@ class SteppedStore(ABC):
     async def expire(self) -> list[StoredHold]:
         ended: list[StoredHold] = []
         while True:
-            some = await self._run(Steps.expire, SWEEP, self._retention)
+            some = await self._run(Steps.expire, SWEEP)
             ended += some
             if len(some) < SWEEP:
-                return ended
+                break
+        while await self._run(Steps.forget, SWEEP, self._retention):
+            pass
+        return ended
 
     async def close(self, account: str) -> None:
         check_name("account", account)

@@ -28,7 +28,8 @@ class AccountRow:
         starts: when the window that `spent` is about began; 0 without windows.
         spent: what it and those below it were charged, in this window.
         past: the same in the windows before.
-        own: what its own holds were charged, ever.
+        own: what its own holds were charged, ever, and accounts below it that are forgotten.
+        closed_at: when it was closed.
     """
 
     spec: Spec
@@ -41,6 +42,7 @@ class AccountRow:
     own: Amount = NOTHING
     past: Amount = NOTHING
     closed: bool = False
+    closed_at: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -108,9 +110,15 @@ class Shelf(Protocol):
         """Move the lease of those that live. Returns them."""
         ...
 
-    def forget(self, before: float, most: int) -> None:
-        """Drop up to `most` holds that ended by then."""
+    def drop_holds(self, before: float, most: int) -> int:
+        """Drop up to `most` holds that ended by then. Returns how many."""
         ...
+
+    def finished(self, before: float, most: int) -> list[AccountRow]:
+        """Up to `most` accounts closed by then that have no hold and nothing below them any more."""
+        ...
+
+    def drop_accounts(self, names: Sequence[str]) -> None: ...
 
 
 def no_account(account: str) -> StoreError:
@@ -262,13 +270,37 @@ class Steps:
         now = self.shelf.now()
         return set(keys) - self.shelf.renew(keys, now, now + lease)
 
-    def expire(self, most: int, retention: float) -> list[StoredHold]:
+    def expire(self, most: int) -> list[StoredHold]:
         now = self.shelf.now()
         over = self.shelf.lapsed(now, most)
         for row in over:
             self._lives(row, now)
-        self.shelf.forget(now - retention, most)
         return [shown(row, now) for row in over]
+
+    def forget(self, most: int, retention: float) -> bool:
+        """Drop some of what is over for longer than that: holds first, then accounts of one tree.
+
+        Returns:
+            there may be more.
+        """
+        before = self.shelf.now() - retention
+        if self.shelf.drop_holds(before, most) == most:
+            return True
+        rows = self.shelf.finished(before, most)
+        if rows:
+            root = rows[0].root
+            self.shelf.lock(root)
+            rows = [row for row in self.shelf.finished(before, most) if row.root == root]
+        charged: dict[str, Amount] = {}
+        for row in rows:
+            if row.parent is not None:
+                charged[row.parent] = charged.get(row.parent, NOTHING) + row.past + row.spent
+        parents = self.shelf.accounts(list(charged))
+        for parent in parents:
+            parent.own += charged[parent.spec.id]
+        self.shelf.save_accounts(parents)
+        self.shelf.drop_accounts([row.spec.id for row in rows])
+        return bool(rows)
 
     def close(self, account: str) -> None:
         now = self.shelf.lock(account)
@@ -279,7 +311,7 @@ class Steps:
             self._lapse(row, now)
         rows = self.shelf.accounts(names)
         for level in rows:
-            level.closed = True
+            level.closed, level.closed_at = True, now
         self.shelf.save_accounts(rows)
 
     def books(self, account: str) -> list[Level]:

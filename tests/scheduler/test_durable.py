@@ -253,6 +253,42 @@ def test_while_the_store_is_away_no_call_leaves() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("kind", [PostgresServer, RedisServer])
+def test_while_the_server_hangs_no_call_leaves(kind: type[PostgresServer | RedisServer]) -> None:
+    """A real one that takes connections and says nothing; what was under way is settled when it goes on."""
+    try:
+        server = kind()
+    except NoServerError as error:
+        pytest.skip(str(error))
+
+    async def main() -> None:
+        store, backend = open_store(server.url, timeout=1.0), ScriptedBackend(TALK, ttft=0.5)
+        async with BudgetScheduler(backend, store=store, accounts=shared(4000)) as scheduler:
+            assert scheduler.durable is not None
+            scheduler.durable.patience = 0.5
+            async with scheduler.task(Caps(tokens=400)) as task:
+                before = asyncio.ensure_future(task.generate("a", solution=16))
+                await until(lambda: started(backend))
+                server.hang()
+                try:
+                    with pytest.raises(StoreUnavailableError, match="no call leaves"):
+                        await task.generate("b", solution=16)
+                    assert (await before).solution == "so it is 42"
+                    assert backend.meter.requests == 2  # both passes of the first
+                finally:
+                    server.go_on()
+                scheduler.durable.patience = 60.0
+                assert (await task.generate("c", solution=16)).solution == "so it is 42"
+            scheduler.check()
+        store = open_store(server.url)
+        await store.check()
+        assert (await level(store)).spent.tokens >= task.spent.tokens
+        await store.aclose()
+
+    with server:
+        asyncio.run(main())
+
+
 def test_a_settlement_is_written_when_the_store_is_back() -> None:
     """The caller does not wait for it."""
 

@@ -18,6 +18,7 @@ import redis as driver
 from benchmarks._servers import PostgresServer, RedisServer
 from elastic_agent.scheduler.stores import open_store, redis
 from elastic_agent.scheduler.stores.base import Store
+from elastic_agent.scheduler.stores.schema import MIGRATIONS
 
 START = 1_793_404_800.0
 """When tests begin: 2026-10-31, 00:00 UTC, so that the month ends with the day."""
@@ -112,7 +113,8 @@ class Postgres(Place):
 
     def clear(self) -> None:
         self.run(
-            "TRUNCATE elastic_accounts, elastic_holds", "UPDATE elastic_ledger SET version = 1, latest = 0"
+            "TRUNCATE elastic_accounts, elastic_holds",
+            f"UPDATE elastic_ledger SET version = {len(MIGRATIONS)}, latest = 0",
         )
         self.at(START)
 

@@ -456,6 +456,65 @@ async def test_ended_holds_are_forgotten_after_a_while(place: Place) -> None:
     await store.aclose()
 
 
+async def test_closed_accounts_are_forgotten_after_a_while(place: Place) -> None:
+    """With their holds and all below them; the books above keep what they were charged, window or not."""
+    store = place.open(retention=100)
+    org, task = Spec("org", tokens=1000), Spec("org/task", tokens=500, window="day")
+    await store.open([org, task, Spec("org/task/sub")])
+    await store.open([org, Spec("org/young")])
+    await store.open([org, Spec("org/open")])
+    for key, account in (("a", "org/task/sub"), ("b", "org/task"), ("c", "org/young"), ("d", "org/open")):
+        await take(store, key, 10, account=account, dispatched=True)
+    await store.settle("a", Amount(7))
+    await store.close("org/task")
+    place.at(START + 60)
+    await store.close("org/young")
+    place.at(START + 130)
+    await store.expire()
+    for gone in ("org/task", "org/task/sub"):
+        with pytest.raises(StoreError, match=gone):
+            await store.books(gone)
+    assert [level.closed for level in await store.books("org/young")] == [True, False]
+    assert [hold.key for hold in await store.holds()] == ["c", "d"]
+    assert await tokens(store, "org") == (37, 0)
+    with pytest.raises(TaskClosedError):
+        await store.open([org, Spec("org/young")])
+
+    await store.open([org, Spec("org/task", tokens=3)])  # a new one, of other caps
+    assert await tokens(store) == (0, 0)
+    await take(store, "a", 3)
+    assert await tokens(store, "org") == (37, 3)
+
+    await store.close("org")
+    place.at(START + 300)
+    await store.expire()
+    await store.check()
+    with pytest.raises(StoreError, match="org"):
+        await store.books("org")
+    assert await store.holds() == []
+    await store.open([task])
+    assert await tokens(store) == (0, 0)
+    await store.aclose()
+
+
+async def test_many_are_forgotten_as_well_as_few(place: Place) -> None:
+    """More than one step of a sweep takes, in one `expire`."""
+    store = place.open(retention=100)
+    for i in range(220):
+        await store.open([Spec("org"), Spec(f"org/{i}")])
+        for j in range(2):
+            await take(store, f"{i}-{j}", 1, account=f"org/{i}", dispatched=True)
+        await store.close(f"org/{i}")
+    place.at(START + 100)
+    await store.expire()
+    assert await store.holds() == []
+    for i in (0, 219):
+        with pytest.raises(StoreError):
+            await store.books(f"org/{i}")
+    assert await tokens(store, "org") == (440, 0)
+    await store.aclose()
+
+
 async def test_a_newer_schema_is_refused(place: Place) -> None:
     """A library that doesn't know it would misread it."""
     if place.url is None:

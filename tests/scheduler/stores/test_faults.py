@@ -6,15 +6,19 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from elastic_agent.errors import StoreError, StoreUnavailableError
-from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.accounts import Amount, HoldState
 from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Spec, StoredHold
 from tests.scheduler.stores.places import Place
+
+T = TypeVar("T")
 
 # Holds and settles 32 at a time until nothing is left, saying what was acknowledged.
 SPENDER = """
@@ -98,6 +102,51 @@ async def test_a_server_may_be_away_for_a_while(shared: Place) -> None:
     assert (await store.settle("k", Amount(5))).charged == Amount(5)
     await store.check()
     await store.aclose()
+
+
+async def test_a_server_may_hang_for_a_while(shared: Place) -> None:
+    """It takes connections and says nothing: each step ends by itself, as many as there are, and so does a
+    handle that is closed meanwhile; when it goes on, so does the store, and the books are right.
+    """
+    if shared.server is None:
+        pytest.skip("a file has no server")
+    store, other = shared.open(timeout=1.0), shared.open(timeout=1.0)
+    await store.open([Spec("org", tokens=100)])
+    await asyncio.gather(*(other.books("org") for _ in range(20)))
+    await asyncio.gather(*(store.books("org") for _ in range(20)))  # all of its connections are there
+    held = await store.hold("k", "org", Amount(10), lease=1000)
+    shared.server.hang()
+    try:
+        async with asyncio.timeout(60):
+            for first in (0, 20):
+                steps = [store.hold(f"{i}", "org", Amount(1), lease=1000) for i in range(first, first + 20)]
+                said = await asyncio.gather(*steps, return_exceptions=True)
+                assert {type(answer) for answer in said} == {StoreUnavailableError}
+            with pytest.raises(StoreUnavailableError):
+                await other.books("org")
+            await other.aclose()
+            new = shared.open(timeout=1.0)
+            with pytest.raises(StoreUnavailableError):
+                await new.books("org")
+            await new.aclose()
+    finally:
+        shared.server.go_on()
+    assert await again(lambda: store.hold("k", "org", Amount(10), lease=1000)) == held
+    assert (await store.settle("k", Amount(5))).state is HoldState.SETTLED
+    await store.check()
+    known = {hold.key for hold in await store.holds("org")}
+    assert known <= {"k", *map(str, range(40))}
+    assert (await store.books("org"))[0].held == Amount(len(known) - 1)
+    await store.aclose()
+
+
+async def again(step: Callable[[], Awaitable[T]]) -> T:
+    """A step, until the store can be reached."""
+    while True:
+        try:
+            return await step()
+        except StoreUnavailableError:
+            continue
 
 
 async def test_a_full_disk_is_unavailable_and_heals(tmp_path: Path) -> None:

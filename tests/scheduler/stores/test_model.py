@@ -27,6 +27,7 @@ from tests.scheduler.stores.places import START, Place
 AMOUNTS = st.builds(Amount, st.integers(0, 60), st.integers(0, 60))
 CAP = st.one_of(st.none(), st.integers(0, 150))
 SECONDS = st.integers(0, 20)
+LEASES = st.one_of(SECONDS, st.just(40 * 86400))  # some outlive a day or a month
 WINDOWS = {None: "", "day": "%Y-%m-%d", "month": "%Y-%m"}
 
 
@@ -125,9 +126,9 @@ class Ledgers(RuleBasedStateMachine):
     def run(self, step: Any) -> Any:
         return self.runner.run(step)
 
-    @initialize(target=accounts, tokens=CAP, nano=CAP)
-    def root(self, tokens: int | None, nano: int | None) -> str:
-        return self._open(Spec("root", tokens, nano), None)
+    @initialize(target=accounts, tokens=CAP, nano=CAP, window=st.sampled_from(list(WINDOWS)))
+    def root(self, tokens: int | None, nano: int | None, window: Any) -> str:
+        return self._open(Spec("root", tokens, nano, None, window), None)
 
     @rule(
         target=accounts,
@@ -135,7 +136,7 @@ class Ledgers(RuleBasedStateMachine):
         tokens=CAP,
         nano=CAP,
         seconds=st.one_of(st.none(), st.integers(1, 100)),
-        window=st.sampled_from([None, "day", "month"]),
+        window=st.sampled_from(list(WINDOWS)),
     )
     def child(
         self, parent: str, tokens: int | None, nano: int | None, seconds: int | None, window: Any
@@ -157,14 +158,14 @@ class Ledgers(RuleBasedStateMachine):
         target=keys,
         account=accounts,
         amount=AMOUNTS,
-        lease=SECONDS,
+        lease=LEASES,
         seconds=SECONDS,
         dispatched=st.booleans(),
     )
     def hold(self, account: str, amount: Amount, lease: int, seconds: int, dispatched: bool) -> str:
         return self._hold(f"k{len(self.model.holds)}", account, amount, lease, seconds, dispatched, None)
 
-    @rule(target=keys, old=keys, amount=AMOUNTS, lease=SECONDS, dispatched=st.booleans())
+    @rule(target=keys, old=keys, amount=AMOUNTS, lease=LEASES, dispatched=st.booleans())
     def hold_instead(self, old: str, amount: Amount, lease: int, dispatched: bool) -> str:
         if old not in self.model.holds:
             return old
@@ -192,11 +193,12 @@ class Ledgers(RuleBasedStateMachine):
             assert self.run(self.store.dispatch(key)) is may
             hold.dispatched |= may
 
-    @rule(key=keys, actual=st.one_of(st.none(), AMOUNTS))
-    def end(self, key: str, actual: Amount | None) -> None:
+    @rule(key=keys, actual=st.one_of(st.none(), AMOUNTS), times=st.integers(1, 2))
+    def end(self, key: str, actual: Amount | None, times: int) -> None:
         """Settle, or refund; again and again it stays as it is."""
         hold = self.model.holds.get(key)
-        if hold is not None:
+        for _ in range(0 if hold is None else times):
+            assert hold is not None
             step = self.store.refund(key) if actual is None else self.store.settle(key, actual)
             got = self.run(step)
             if self.model.lives(hold):
@@ -204,7 +206,7 @@ class Ledgers(RuleBasedStateMachine):
                 self.model.end(hold, state, actual or NOTHING)
             assert got == self.model.shown(hold)
 
-    @rule(some=st.lists(keys, max_size=4), lease=SECONDS)
+    @rule(some=st.lists(keys, max_size=4), lease=LEASES)
     def renew(self, some: list[str], lease: int) -> None:
         ended = self.run(self.store.renew(some, lease))
         holds = self.model.holds
