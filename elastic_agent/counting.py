@@ -158,6 +158,8 @@ class _Tally:
         for key, value in _dict(message, "a message").items():
             if key in _CONTENT:
                 tokens += self._content(value)
+            elif key == "role" and isinstance(value, str):
+                tokens += self._text(value)
             elif key in _PLAIN:
                 tokens += self._value(key) + self._value(value)
             elif value:

@@ -182,6 +182,22 @@ def test_tools_are_bounded_however_they_are_rewritten(
 
 
 @each_way
+def test_lines_of_a_tool_are_comments_each(model: str, encoding: tiktoken.Encoding | None) -> None:
+    """OpenAI's rewriting begins every line of a description with slashes."""
+    lines = "a\n" * 500
+    bound = count_prompt(model, HELLO, [tool("look", lines, {})], encoding=encoding).tokens
+    assert len(SMALL.encode_ordinary("".join(f"  // {line}" for line in lines.splitlines(True)))) <= bound
+
+
+def test_a_tokenizer_that_normalises_is_bounded() -> None:
+    """NFKC makes 33 bytes out of one character of 3."""
+    messages = [{"role": "user", "content": "ﷺ" * 500}]
+    read = len(NFKC.encode_chat(messages))
+    assert read > 33 * 500
+    assert read <= count_prompt("nobody's-model", messages).tokens
+
+
+@each_way
 def test_calls_of_tools_and_their_results_count(model: str, encoding: tiktoken.Encoding | None) -> None:
     """Everything that goes over the wire costs: calls, results, thinking; in two shapes."""
     plain = count_prompt(model, [{"role": "assistant", "content": "Hello"}], encoding=encoding).tokens
