@@ -94,14 +94,14 @@ class Framing:
     tool: int
 
 
-OPENAI = Framing(request=16, message=8, value=8, tools=32, tool=32)
+OPENAI = Framing(request=16, message=8, value=5, tools=32, tool=32)
 """Documented (OpenAI cookbook, "How to count tokens with tiktoken", an estimate by its own words): 3 or 4 a
 message, 1 a name, 3 to prime the answer; 7 to 10 and 12 a tool, 3 a property and 3 a key or value of it.
 Reported against it: 1 more a message (openai-cookbook#488)."""
-CLAUDE = Framing(request=32, message=16, value=8, tools=1024, tool=32)
+CLAUDE = Framing(request=32, message=16, value=5, tools=1024, tool=32)
 """Documented (Anthropic, "Pricing", tool use): a system prompt of 159 to 530 tokens where there are tools, by
 model; 346 for those of 2025 and 2026."""
-OTHER = Framing(request=1024, message=32, value=8, tools=1024, tool=32)
+OTHER = Framing(request=1024, message=32, value=5, tools=1024, tool=32)
 """Not documented: open models come with default system prompts of up to some hundred tokens."""
 
 

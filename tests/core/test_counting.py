@@ -293,6 +293,87 @@ def test_a_negative_allowance_is_refused() -> None:
         count_prompt("gpt-4o", HELLO, allow={"image_url": -1})
 
 
+# (model, messages, tools, prompt tokens by the provider's own count, in its own documentation)
+BILLED: list[tuple[str, list[dict[str, Any]], list[dict[str, Any]] | None, int]] = [
+    (
+        "gpt-4-0613",  # OpenAI cookbook, "How to count tokens with tiktoken"
+        [
+            {
+                "role": "system",
+                "content": "You are a helpful, pattern-following assistant that translates corporate jargon "
+                "into plain English.",
+            },
+            {
+                "role": "system",
+                "name": "example_user",
+                "content": "New synergies will help drive top-line growth.",
+            },
+            {
+                "role": "system",
+                "name": "example_assistant",
+                "content": "Things working well together will increase revenue.",
+            },
+            {
+                "role": "system",
+                "name": "example_user",
+                "content": "Let's circle back when we have more bandwidth to touch base on opportunities for "
+                "increased leverage.",
+            },
+            {
+                "role": "system",
+                "name": "example_assistant",
+                "content": "Let's talk later when we're less busy about how to do better.",
+            },
+            {
+                "role": "user",
+                "content": "This late pivot means we don't have time to boil the ocean for the client "
+                "deliverable.",
+            },
+        ],
+        None,
+        129,
+    ),
+    (
+        "claude-opus-5",  # platform.claude.com, "Token counting"
+        [
+            {"role": "system", "content": "You are a scientist"},
+            {"role": "user", "content": "Hello, Claude"},
+        ],
+        None,
+        14,
+    ),
+    (
+        "claude-opus-5",
+        [{"role": "user", "content": "What's the weather like in San Francisco?"}],
+        [
+            {
+                "name": "get_weather",
+                "description": "Get the current weather in a given location",
+                "input_schema": {
+                    "type": "object",
+                    "properties": {
+                        "location": {
+                            "type": "string",
+                            "description": "The city and state, e.g. San Francisco, CA",
+                        }
+                    },
+                    "required": ["location"],
+                },
+            }
+        ],
+        403,
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "messages", "tools", "billed"), BILLED)
+def test_what_providers_really_counted_is_within_the_bound(
+    model: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, billed: int
+) -> None:
+    """Their documentation's own examples."""
+    assert billed <= count_prompt(model, messages, tools).tokens
+
+
 def test_claude_with_tools_holds_its_system_prompt() -> None:
     """Anthropic documents up to 530 tokens that it adds where there are tools."""
     with_tools, without = (count_prompt("anthropic/claude-3-opus", HELLO, t).tokens for t in ([TOOL], None))
