@@ -5,12 +5,14 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # vLLM's versions are its own, so it has a venv of its own; the tests that need it skip without.
 VLLM   := .venv-vllm
+# LiteLLM is what the benchmarks compare with; it pins dozens of packages of its own.
+LITELLM := .venv-litellm
 PARTS  := scheduler training integrations
 # One worker for each of up to two cores: more only adds imports of torch.
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 2 ] && n=2; echo $$n)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup links vllm demo test lint format bench pins clean
+.PHONY: help setup links vllm litellm demo test lint format bench pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -39,6 +41,16 @@ $(VLLM)/.ready: constraints-vllm.txt tools/setup_env.py tools/setup_vllm.py
 	  echo "Setting up $(VLLM) with $$python (once; a few minutes at most)"; $$python -m venv --clear $(VLLM) || exit 1; \
 	fi
 	@$(VLLM)/bin/python tools/setup_vllm.py
+	@touch $@
+
+litellm: $(LITELLM)/.ready ## make .venv-litellm with LiteLLM and its proxy, for the benchmarks that compare with it (0.8 GB)
+
+$(LITELLM)/.ready: constraints-litellm.txt tools/setup_env.py tools/setup_litellm.py
+	@python=$$(tools/find-python.sh) || exit 1; \
+	if ! $(LITELLM)/bin/python -m pip --version >/dev/null 2>&1; then \
+	  echo "Setting up $(LITELLM) with $$python (once; a minute or two)"; $$python -m venv --clear $(LITELLM) || exit 1; \
+	fi
+	@$(LITELLM)/bin/python tools/setup_litellm.py
 	@touch $@
 
 demo: links $(READY) ## an agent solves word problems under a money cap and a deadline (no GPU, key or server)

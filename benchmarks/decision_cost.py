@@ -12,6 +12,10 @@ With a store, a decision also takes a durable hold and settles it, and waits for
 wait for the second); every live task has a hold there. The servers are throw-away ones on this machine,
 PostgreSQL as it comes, Redis with an append-only file that is synced at every step.
 
+Beside it, in the same run and as often, LiteLLM's own budget checks in memory: what it does before a call
+and after it, with 100 keys. They know money alone, on one account, and allocate nothing;
+`_litellm_budget.py` says what is timed. Needs `make litellm`.
+
 With --json the last line of stdout is one JSON object:
     memory        live tasks -> p50_us, p99_us: microseconds for a decision, with no log
     memory_logged the same while every event is written to a file
@@ -19,6 +23,9 @@ With --json the last line of stdout is one JSON object:
     sqlite, postgres, redis   the same as memory; left out where the server is not installed
     round_trip_us the store -> p50_us, p99_us of one bare write of one row to the same place, in the same run
     round_trips   the store -> p50 of a decision as a multiple of that, with the fewest live tasks
+    litellm       what -> p50_us, p99_us: proxy_reserve (its proxy's default: check, reserve, reconcile),
+                  proxy_check (no reservation), proxy_count (its count of the prompt alone), manager (the
+                  SDK's, as it comes), manager_unsaved; left out, as is litellm_version, without LiteLLM
 """
 
 from __future__ import annotations
@@ -28,6 +35,7 @@ import asyncio
 import json
 import random
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +48,7 @@ from typing import Any
 
 import psycopg
 import redis
+from _litellm import NoLiteLLMError, litellm_python
 from _servers import NoServerError, PostgresServer, RedisServer
 
 from elastic_agent import Caps
@@ -237,6 +246,30 @@ def durable(found: dict[str, Any], decisions: int, lives: tuple[int, ...]) -> No
             print(f"{name}: {found[name]}; a bare write {found['round_trip_us'][name]}", flush=True)
 
 
+def litellm(found: dict[str, Any], calls: int) -> None:
+    """LiteLLM's budget checks, by a process in its own environment, into `found`.
+
+    Raises:
+        subprocess.CalledProcessError: it is installed and failed.
+    """
+    try:
+        python = litellm_python()
+    except NoLiteLLMError as error:
+        print(f"litellm: {error}")
+        return
+    script = Path(__file__).with_name("_litellm_budget.py")
+    done = subprocess.run(
+        # -P: none of our scripts is ever taken for a module of its own
+        [python, "-P", script, "--calls", str(calls)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    said = json.loads(done.stdout.splitlines()[-1])
+    found |= {"litellm": said["times"], "litellm_version": said["version"]}
+    print(f"litellm {said['version']}: {said['times']}", flush=True)
+
+
 def function_calls(office: Office, decisions: int) -> float:
     """Python functions that a decision enters, on average."""
     entered = 0
@@ -279,6 +312,7 @@ def main() -> None:
                 cost = found[name][str(live)]
                 shown.append(f"{name} p50 {cost['p50_us']} us, p99 {cost['p99_us']} us")
             print(f"{live:,} live tasks: " + "; ".join(shown), flush=True)
+    litellm(found, decisions)
     durable(found, decisions // 20, LIVE[:2] if args.quick else LIVE)
     if args.json:
         print(json.dumps(found))

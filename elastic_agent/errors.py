@@ -4,6 +4,7 @@
     ├── InvalidBudgetError (ValueError)   a Budget that can't be obeyed
     ├── InvalidCapsError (ValueError)     Caps that can't be kept
     ├── UnknownModelError                 no such model: names what there is
+    ├── UncountablePromptError            a part of a prompt has no bound in tokens (an image, say)
     ├── NoMarkersError                    the model has no end-of-thinking marker
     ├── UnknownPriceError                 a money cap, but no price for the model
     ├── ContextLengthError                the prompt does not fit
@@ -49,6 +50,10 @@ class InvalidCapsError(ElasticError, ValueError):
 
 class UnknownModelError(ElasticError):
     """No model of this name, path or hub id."""
+
+
+class UncountablePromptError(ElasticError):
+    """A part of a prompt whose tokens nothing bounds: an image, a file, a provider's own tool."""
 
 
 class NoMarkersError(ElasticError):

@@ -10,11 +10,12 @@ import pytest
 
 MODELS = ("torch", "transformers", "vllm", "trl")
 STORES = ("sqlalchemy", "psycopg", "redis")
-HEAVY = (*MODELS, *STORES, "langchain", "langchain_core", "langgraph")
+HEAVY = (*MODELS, *STORES, "langchain", "langchain_core", "langgraph", "tiktoken")
 
 # What users import first, and what that may not bring with it.
 LIGHT = {
     "elastic_agent": HEAVY,
+    "elastic_agent.counting": HEAVY,
     "elastic_agent.phases": HEAVY,
     "elastic_agent.generate": HEAVY,
     "elastic_agent.scheduler": HEAVY,
