@@ -116,7 +116,6 @@ class Office:
             solution=96,
             thinking=1024,
             curves=self._curves,
-            curve=self._curves.curve(kind),
             price=self._price,
             latency=self._latency,
             habits=self._habits,

@@ -83,6 +83,10 @@ class Durable:
         lease: seconds, see `LEASE`.
         patience: seconds, see `PATIENCE`.
         failure: see `Failure`.
+
+    Attributes:
+        looked: told of the accounts in memory, from the root down, whenever their caps were looked up, under
+            the lock: it must only pass it on.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Durable:
         self.name = accounts if isinstance(accounts, str) else accounts[-1].id
         self._specs = None if isinstance(accounts, str) else tuple(accounts)
         self._ledger = ledger
+        self.looked: Callable[[Sequence[Account], float], None] = lambda accounts, now: None
         self._mirror: dict[str, Account] = {}
         self._maker = uuid4().hex[:12]
         self._live: dict[str, Amount] = {}
@@ -199,6 +204,7 @@ class Durable:
                 account.nano = int(left["nano"].available) + own.nano if "nano" in left else None
                 account.seconds = None if level.left is None else now - account.opened + level.left
                 self._mirror[name] = above = account
+            self.looked(list(self._mirror.values()), now)
         return levels
 
     async def _take(self, running: Running, hold: Hold) -> Lack | None:

@@ -29,7 +29,7 @@ from elastic_agent.errors import DeadlineError, EndpointBusyError
 from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.expect import Floors
 from elastic_agent.scheduler.forecast import FINAL, Habits
-from elastic_agent.scheduler.latency import Latency, Speed
+from elastic_agent.scheduler.latency import Speed, Speeds
 from elastic_agent.scheduler.plan import after
 from elastic_agent.scheduler.promises import Job, Stage, endings, latest
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request, Running
@@ -55,7 +55,7 @@ class Endpoint:
 
     def __init__(
         self,
-        latency: Latency,
+        latency: Speeds,
         habits: Habits,
         *,
         timing: Timing,
@@ -98,6 +98,11 @@ class Endpoint:
     def takes_turns(self, request: Request) -> bool:
         """It has to wait for its turn here."""
         return self.max_running is not None and not request.around
+
+    @property
+    def queue(self) -> int:
+        """How many calls wait."""
+        return len(self._waiting)
 
     @property
     def idle(self) -> bool:
@@ -170,8 +175,8 @@ class Endpoint:
         if self.running.pop(running.hold.id, None) is None:
             return
         self.latency.load = max(1, len(self.running))
-        if running.slot.done:
-            kind, share = running.request.kind, running.slot.done / running.grant.budget.solution
+        if running.slot.seen:
+            kind, share = running.request.kind, running.slot.seen / running.grant.budget.solution
             before = self._shares.get(kind, share)
             self._shares[kind] = before + (min(share, 1.0) - before) / 16
         took = now - running.started
@@ -181,15 +186,15 @@ class Endpoint:
         """Tell running calls until when somebody can wait for their slots."""
         if self.max_running is None:
             return
-        speed = self.latency.at(self.max_running)
         there = [request for request in self._waiting if request not in self._parked]
-        if speed is None or not there:
+        speed = self.latency.at(self.max_running) if there else None
+        if speed is None:
             for running in self.running.values():
                 running.slot.until = INFINITY
             return
         starts = [(self._start_by(r, speed), speed.answer(self._waiting[r][1].solution)) for r in there]
         moments = latest(starts, self.max_running)
-        soonest = sorted(self.running.values(), key=lambda r: (self._rest(r, speed), r.started))
+        soonest = sorted(self.running.values(), key=lambda r: (self._rest(r, r.slot.done, speed), r.started))
         for running, moment in zip(soonest, [*moments, *[INFINITY] * len(soonest)], strict=False):
             running.slot.until = moment
 
@@ -200,15 +205,14 @@ class Endpoint:
             return request.arrived + PATIENCE
         return self._timing.think_until(window, rest, speed)
 
-    def _rest(self, running: Running, speed: Speed) -> float:
-        """Seconds that a running call still takes if it stops thinking now."""
-        limit, slot = running.grant.budget.solution, running.slot
+    def _rest(self, running: Running, done: int, speed: Speed) -> float:
+        """Seconds that a running call, so many solution tokens done, still takes if it stops thinking now."""
+        budget = running.grant.budget
+        limit = budget.solution
         size = self._share(running.request.kind) * limit
-        if not slot.solving:
+        if budget.thinking and not done:
             return speed.answer(math.ceil(size))
-        left = (
-            size - slot.done if slot.done < size else (limit - slot.done) / 2
-        )  # longer than usual: as long as any
+        left = size - done if done < size else (limit - done) / 2  # longer than usual: as long as any
         return left * speed.tpot
 
     # Promises
@@ -237,7 +241,10 @@ class Endpoint:
         self.promises.pop(book, None)
 
     def _refusal(self, book: Book, end: float, now: float, speed: Speed) -> DeadlineError | None:
-        over = [(r, now + self._timing.headroom * self._rest(r, speed)) for r in self.running.values()]
+        over = [
+            (r, now + self._timing.headroom * self._rest(r, r.slot.seen, speed))
+            for r in self.running.values()
+        ]
         free = None
         if self.max_running is not None:
             busy = sorted(moment for _, moment in over)

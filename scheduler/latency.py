@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from elastic_agent.scheduler.load import SpeedByLoad, quantile_of
 
@@ -51,6 +51,24 @@ class Speed(NamedTuple):
         """The same endpoint at so many times what it usually takes, or as it is where that is slower."""
         ttft, tpot = max(self.ttft, factor * self.usual_ttft), max(self.tpot, factor * self.usual_tpot)
         return Speed(ttft, tpot, self.usual_ttft, self.usual_tpot)
+
+
+class Speeds(Protocol):
+    """What decisions ask of an endpoint's speed: a `Latency`, or one that is written down or read back.
+
+    Attributes:
+        load: calls that run on it now; whoever starts and ends them says so.
+    """
+
+    load: int
+
+    def speed(self) -> Speed | None:
+        """What to plan with, or None before anything is known."""
+        ...
+
+    def at(self, load: int) -> Speed | None:
+        """What it would be with so many calls at once; None while unknown."""
+        ...
 
 
 class Latency:
