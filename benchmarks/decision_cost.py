@@ -18,7 +18,7 @@ and after it, with 100 keys. They know money alone, on one account, and allocate
 
 With --json the last line of stdout is one JSON object:
     memory        live tasks -> p50_us, p99_us: microseconds for a decision, with no log
-    memory_logged the same while every event is written to a file
+    memory_logged the same while all that a replay needs is written to a file
     calls         live tasks -> Python function calls of a decision; does not depend on the machine
     sqlite, postgres, redis   the same as memory; left out where the server is not installed
     round_trip_us the store -> p50_us, p99_us of one bare write of one row to the same place, in the same run
@@ -77,15 +77,16 @@ class Office:
 
     Args:
         tasks: how many are live at once.
-        log: where events go.
+        log: where events go, all that a replay needs.
     """
 
     def __init__(self, tasks: int, log: Sink | None = None) -> None:
-        self.desk = Desk()
+        self.desk = Desk(files=[] if log is None else [log])
         self._log = log
         self._curves, self._price, self._policy = load("e1-tiny"), Price("0.50", "2.00"), Marginal()
-        self._latency, self._habits = Latency(), Habits()
-        pace = Pace(self._latency)
+        latency, self._habits = Latency(), Habits()
+        self._latency = self.desk.record.watched(latency, "e1-tiny")
+        pace = Pace(latency)
         for _ in range(64):
             pace.first(1, 0.04)
             pace.more(16, 0.16)
@@ -148,8 +149,7 @@ class Office:
         book = Book(name, account, Forecast(), self._policy, zero=self._now)
         if self._log is not None:
             book.emit = self._log
-        book.forecast.expect(EXPECT)
-        self.desk.open(book, self._now)
+        self.desk.open(book, self._now, expect=EXPECT, started="")
         self.grant(book, "steps-3")
         return book, iter(TURNS)
 

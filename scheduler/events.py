@@ -55,7 +55,7 @@ GRANTS = ("grant", "raised", "dropped")
 
 def as_line(event: Event) -> str:
     """An event as its line, without the end of the line: the same for the same event, always."""
-    return json.dumps(event, default=_plain, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(event)
 
 
 class RunLog:
@@ -64,11 +64,11 @@ class RunLog:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = threading.Lock()
-        self._file: IO[str] | None = self.path.open("w", encoding="utf-8")
+        self._file: IO[bytes] | None = self.path.open("wb")
 
     def __call__(self, event: Event) -> None:
         """Write one event; after `close` nothing."""
-        line = as_line(event) + "\n"
+        line = (as_line(event) + "\n").encode()
         with self._lock:
             if self._file is not None:
                 self._file.write(line)
@@ -120,3 +120,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} in an event")
+
+
+_ENCODER = json.JSONEncoder(default=_plain, ensure_ascii=False, allow_nan=False)
