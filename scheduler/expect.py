@@ -9,7 +9,7 @@ average ones there would turn each grant into room that is not there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from elastic_agent.scheduler.forecast import FINAL, Habit
 from elastic_agent.scheduler.policies import Need, need
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 from elastic_agent.usage import worst_input
+
+USUAL = 0.9
+"""The share of answers for which the final answer's reserve is long enough, where lengths are known."""
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
@@ -87,15 +90,35 @@ def _by_curve(curve: Curve, thinking: int) -> tuple[int, float | None]:
 def reserve_for(level: Book, request: Request) -> Amount:
     """What the final answer of this call's task, or of one around it, needs: it doesn't think.
 
-    Until more is known it is as long as this call's solution, and its prompt is the largest seen and as much
-    again.
+    Where nobody said how long it may get it is as long as the first call's solution, at most a quarter of the
+    token cap. Where it is known how long right solutions are, no longer than nine of ten of those kinds that
+    the final call may be of. Its prompt is the largest seen and as much again.
     """
     if level.final_solution is None:
-        cap = level.account.tokens
-        quarter = INFINITY if cap is None else max(MIN_SOLUTION, cap // 4)
-        level.final_solution = int(min(max(request.solution, MIN_SOLUTION), quarter))
-    size = level.final_solution
+        if level.first_solution is None:
+            cap = level.account.tokens
+            quarter = request.solution if cap is None else max(MIN_SOLUTION, cap // 4)
+            level.first_solution = min(max(request.solution, MIN_SOLUTION), quarter)
+        usual = max([_usual_answer(request.curves.curve(kind)) for kind in _final_kinds(level, request)])
+        bias = request.habits.bias
+        level.final_guess = max(MIN_SOLUTION, math.ceil(min(level.first_solution, usual * bias)))
+    size = level.final_size
     return request.worst(0, size, max(level.largest_prompt, request.prompt) + size)
+
+
+def _final_kinds(level: Book, request: Request) -> Iterable[str]:
+    """The kinds that the final call may be of: "final", or any that the task has declared and not made."""
+    forecast = level.forecast
+    if request.final and level is request.book:
+        return (request.kind,)
+    kinds = forecast.coming or forecast.pending
+    return (FINAL,) if FINAL in kinds or not kinds else kinds
+
+
+@lru_cache(maxsize=4096)
+def _usual_answer(curve: Curve) -> float:
+    """Tokens that nine of ten right solutions need that were not thought about; infinity if unknown."""
+    return curve.answer_lengths(0).size(USUAL) if curve.answers else INFINITY
 
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:

@@ -301,10 +301,9 @@ class Marginal:
         if not at.thinking and not given and room <= 0:
             return Choice(0, "after the floors of the calls to come nothing is left to think with")
         thinking = at.thinking
-        if left > 0 and not curve.measured:
-            # No curve says that still more helps, or that it does not: what is left over is shared.
-            thinking += int(left / (1 + calls))
-        chosen = curve.best(min(thinking, state.most))
+        if left > 0:  # nobody needs it: what is left over is shared, as far as it does no harm
+            thinking = curve.onwards(thinking, left / (1 + calls))
+        chosen = thinking if left > 0 and thinking <= state.most else curve.best(min(thinking, state.most))
         return Choice(chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking})
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:

@@ -33,8 +33,9 @@ class Book:
     """What the desk knows of one task.
 
     Attributes:
-        final_solution: solution tokens of the final answer; None takes those of the first call here or
-            below, up to a quarter of the token cap.
+        final_solution: solution tokens to keep for the final answer; None: what it will probably need.
+        final_guess: what that is by now, in tokens.
+        first_solution: the limit that the first call here or below asked for; it needs no more than that.
         largest_prompt: the largest prompt seen, in tokens: the measure of the final one.
         reserving: tokens are kept for the final answer. Not while a call runs that took them, nor once the
             final answer is given.
@@ -56,6 +57,8 @@ class Book:
     forecast: Forecast
     policy: AllocationPolicy
     final_solution: int | None = None
+    final_guess: int = MIN_SOLUTION
+    first_solution: int | None = None
     parent: Book | None = None
     largest_prompt: int = 0
     reserving: bool = True
@@ -79,7 +82,7 @@ class Book:
     @property
     def final_size(self) -> int:
         """Solution tokens of the final answer, as far as known."""
-        return MIN_SOLUTION if self.final_solution is None else self.final_solution
+        return self.final_guess if self.final_solution is None else self.final_solution
 
 
 @dataclass(slots=True, eq=False)
