@@ -122,7 +122,7 @@ class Decider:
         request, speed, solution = case.request, case.speed, case.in_time
         most, short_of_time = request.thinking, False
         if case.end < INFINITY and speed is not None:
-            window = Window(case.now, case.end, self._ledger.span(request.book.account))
+            window = Window(case.now, case.end, request.book.account.span)
             until = self._timing.think_until(window, case.rest, speed)
             in_time = int(case.fits_in(until - case.now))
             short_of_time, most = in_time < most, min(most, in_time)

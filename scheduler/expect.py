@@ -16,7 +16,7 @@ from typing import NamedTuple
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
 from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.forecast import FINAL, Habit
-from elastic_agent.scheduler.policies import Need, need
+from elastic_agent.scheduler.policies import Need, needs
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 from elastic_agent.usage import worst_input
 
@@ -61,14 +61,15 @@ class Floors(dict[str, Floor]):
 
     def outlook(self, others: Mapping[str, int]) -> Outlook:
         """The floors of so many calls of these kinds, added up."""
-        needs, calls, tokens, nano = [], 0, 0, 0
-        for kind, count in sorted(others.items()):
+        curves, counts, tokens, nano = [], [], 0, 0
+        for kind in sorted(others):
             curve, _, each, money = self[kind]
-            needs.append(need(curve, count))
-            calls += count
+            count = others[kind]
+            curves.append(curve)
+            counts.append(count)
             tokens += each * count
             nano += money * count
-        return Outlook(tuple(needs), calls, tokens, nano)
+        return Outlook(needs(tuple(curves), tuple(counts)), sum(counts), tokens, nano)
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:

@@ -62,7 +62,7 @@ class Forecast:
         declared = kind in self.own
         level: Forecast | None = self
         while level is not None:
-            if kind in level.own and (level is self or kind != FINAL):
+            if declared if level is self else kind in level.own and kind != FINAL:
                 level._change(kind, own=-1)
             _add(level.pending, kind, 1)
             level.waiting += 1

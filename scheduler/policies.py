@@ -49,10 +49,10 @@ class Need(NamedTuple):
     weight: float = 1.0
 
 
-@lru_cache(maxsize=4096)
-def need(curve: Curve, calls: int) -> Need:
-    """So many calls with this curve. Kept: a decision wants several, and mostly the same as the last one."""
-    return Need(curve, calls)
+@lru_cache(maxsize=1024)
+def needs(curves: tuple[Curve, ...], calls: tuple[int, ...]) -> tuple[Need, ...]:
+    """So many calls with each of these curves. Kept, since the same mixtures come again and again."""
+    return tuple([Need(curve, count) for curve, count in zip(curves, calls, strict=True)])
 
 
 @dataclass(slots=True)
