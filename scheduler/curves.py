@@ -184,7 +184,7 @@ class Curve:
         below = bisect_left(self.points, (limit,))
         if below:
             thinking, p = self._champions[below - 1]
-            if p >= self.p(limit):
+            if below == len(self.points) or p >= self.p(limit):
                 return thinking
         return limit
 

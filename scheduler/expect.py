@@ -9,7 +9,7 @@ average ones there would turn each grant into room that is not there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -30,12 +30,12 @@ is expected to use: solution tokens, all tokens, nano-dollars."""
 
 
 class Outlook(NamedTuple):
-    """The calls that are still to come on one level.
+    """A call and those that are still to come on one level.
 
     Attributes:
-        needs: theirs, in the order of their kinds.
+        needs: of those to come, in the order of their kinds.
         calls: how many they are.
-        tokens, nano: what they are expected to use if none of them thinks.
+        tokens, nano: what all of them, this call too, are expected to use if none thinks.
     """
 
     needs: tuple[Need, ...]
@@ -45,26 +45,37 @@ class Outlook(NamedTuple):
 
 
 class Floors(dict[str, Floor]):
-    """The floors of calls by kind, in one decision; each is worked out when it is first asked for."""
+    """The floors of calls by kind, in one decision; each is worked out once, when it is first asked for."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
 
     def __missing__(self, kind: str) -> Floor:
+        self.look((kind,))
+        return self[kind]
+
+    def look(self, kinds: Iterable[str]) -> None:
+        """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
-        curve, habit, price = request.curves.curve(kind), request.habits.get(kind), request.price
-        prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-        solution = _solution(request, curve.unthought, habit)
-        nano = 0 if price is None else price.bound(worst_input(prompt, 0, request.close), solution)
-        self[kind] = floor = (curve, solution, request.close + solution, nano)
-        return floor
+        habits, close, limit, price = request.habits, request.close, request.solution, request.price
+        bias, beside = habits.bias, worst_input(0, 0, close)  # what one pass reads beside its prompt
+        for kind in kinds:
+            if kind not in self:
+                curve, habit = request.curves.curve(kind), habits.get(kind)
+                prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
+                solution = _solution(curve.unthought, habit, bias, limit)
+                nano = 0 if price is None else price.bound(prompt + beside, solution)
+                self[kind] = (curve, solution, close + solution, nano)
 
     def outlook(self, others: Mapping[str, int]) -> Outlook:
-        """The floors of so many calls of these kinds, added up."""
-        curves, counts, tokens, nano = [], [], 0, 0
+        """This call and so many others of these kinds."""
+        mine = self._request.kind
+        self.look((mine, *others))
+        _, _, tokens, nano = self[mine]
+        curves, counts = [], []
         for kind in sorted(others):
-            curve, _, each, money = self[kind]
             count = others[kind]
+            curve, _, each, money = self[kind]
             curves.append(curve)
             counts.append(count)
             tokens += each * count
@@ -75,7 +86,8 @@ class Floors(dict[str, Floor]):
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
     used, says = _by_curve(request.curve, thinking)
-    writes = _solution(request, says, request.habits.get(request.kind))
+    habits = request.habits
+    writes = _solution(says, habits.get(request.kind), habits.bias, request.solution)
     return request.worst(used, min(writes, solution))
 
 
@@ -112,21 +124,25 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
         return NOTHING, NOTHING
     least = request.worst(0, request.least_solution())
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
-    outlook = floors.outlook(kinds)
-    return smallest, Amount(outlook.tokens, outlook.nano).most(smallest)
+    tokens = nano = 0
+    for kind, count in kinds.items():
+        _, _, each, money = floors[kind]
+        tokens += each * count
+        nano += money * count
+    return smallest, Amount(tokens, nano).most(smallest)
 
 
-def _solution(request: Request, says: float | None, habit: Habit | None) -> int:
+def _solution(says: float | None, habit: Habit | None, bias: float, limit: int) -> int:
     """Solution tokens that a call is expected to use.
 
     As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
 
     Args:
         says: what its curve says, for the thinking that it has.
+        bias: of its habits.
     """
-    limit = request.solution
     if says is not None:
-        size = says * request.habits.bias
+        size = says * bias
     else:
         size = habit.solution if habit else limit * UNSEEN
-    return max(1, math.ceil(size)) if size < limit else max(1, limit)
+    return max(1, math.ceil(size) if size < limit else limit)

@@ -92,10 +92,12 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
     """
     book, forecast = request.book, request.book.forecast
     calls = tokens = 0
-    for kind, count in others.items():
-        if kind != FINAL:
-            calls += count
-            tokens += floors[kind][1] * count
+    steps = [kind for kind in others if kind != FINAL]
+    floors.look(steps)
+    for kind in steps:
+        count = others[kind]
+        calls += count
+        tokens += floors[kind][1] * count
     lanes = max(1, forecast.running + forecast.waiting)
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
     final = book.final_size if book.reserving and not request.final else 0
@@ -128,9 +130,9 @@ def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]
     gain.
     """
     request, account, speed = case.request, level.account, case.speed
-    own, (_, _, tokens, nano) = level is request.book, case.floors[request.kind]
-    tokens += outlook.tokens + account.spent_tokens + account.held_tokens - level.back_tokens
-    nano += outlook.nano + account.spent_nano + account.held_nano - level.back_nano
+    own = level is request.book
+    tokens = account.spent_tokens + account.held_tokens - level.back_tokens + outlook.tokens
+    nano = account.spent_nano + account.held_nano - level.back_nano + outlook.nano
     if (own and request.final) or (level.forecast.declared and outlook.needs):
         tokens -= account.reserve.tokens  # a worst case: the final answer is planned with what it will come
         nano -= account.reserve.nano  # to
