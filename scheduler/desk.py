@@ -274,7 +274,7 @@ class Desk:
         if case.lacking is not NOTHING and not decided.last:
             ledger.reserve(account, account.reserve + case.lacking)
         amount = request.worst(thinking, solution)
-        until = hard = case.end_of(final=decided.last)
+        until = hard = case.end_of(decided.last)
         if hard < INFINITY and speed is not None:
             until = min(hard, now + speed.answer(thinking + solution, 2 if thinking else 1))
         hold = ledger.hold(account, amount, until=until, now=now, final=decided.last)

@@ -58,12 +58,12 @@ class Floors(dict[str, Floor]):
         """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
         habits, close, limit, price = request.habits, request.close, request.solution, request.price
-        bias, beside = habits.bias, worst_input(0, 0, close)  # what one pass reads beside its prompt
+        beside = worst_input(0, 0, close)  # what one pass reads beside its prompt
         for kind in kinds:
             if kind not in self:
                 curve, habit = request.curves.curve(kind), habits.get(kind)
                 prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-                solution = _solution(curve.unthought, habit, bias, limit)
+                solution = _solution(curve.unthought, habit, habits.bias, limit)
                 nano = 0 if price is None else price.bound(prompt + beside, solution)
                 self[kind] = (curve, solution, close + solution, nano)
 

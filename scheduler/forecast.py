@@ -64,7 +64,7 @@ class Forecast:
         while level is not None:
             if declared if level is self else kind in level.own and kind != FINAL:
                 level._change(kind, own=-1)
-            _add(level.pending, kind, 1)
+            level.pending[kind] = level.pending.get(kind, 0) + 1
             level.waiting += 1
             level = level.parent
         return declared

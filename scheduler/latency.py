@@ -94,9 +94,12 @@ class Latency:
 
     def speed(self) -> Speed | None:
         """What to plan with, or None before anything is known."""
+        speed = self._speed
+        if speed is not None:
+            return speed
         with self._lock:
-            if self._speed is not None or self._pace is None or not self._ttft:
-                return self._speed
+            if self._pace is None or not self._ttft:
+                return None
             if self._window is None:
                 ttft, blocks, q = self._ttft, self._blocks or [self._pace], self._quantile
                 latest = quantile_of(list(ttft)[-3:], 0.5)

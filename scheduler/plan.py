@@ -155,7 +155,7 @@ def _room_in_time(case: Case, level: Book, outlook: Outlook, speed: Speed) -> fl
     rest, forecast = case.rest, level.forecast
     lanes = max(1, forecast.running + forecast.waiting)
     if level is case.request.book:
-        waves, end = rest.others, case.end_of(final=case.request.final)
+        waves, end = rest.others, case.end_of(case.request.final)
     else:
         waves = math.ceil((lanes + outlook.calls) / lanes) - 1
         end = case.ledger.deadline(level.account)
