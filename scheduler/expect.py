@@ -57,13 +57,14 @@ class Floors(dict[str, Floor]):
     def look(self, kinds: Iterable[str]) -> None:
         """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
-        habits, close, limit, price = request.habits, request.close, request.solution, request.price
+        close, limit, price, curve_of = request.close, request.solution, request.price, request.curves.curve
+        known, bias = request.habits.known, request.habits.bias
         beside = worst_input(0, 0, close)  # what one pass reads beside its prompt
         for kind in kinds:
             if kind not in self:
-                curve, habit = request.curves.curve(kind), habits.get(kind)
+                curve, habit = curve_of(kind), known.get(kind)
                 prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-                solution = _solution(curve.unthought, habit, habits.bias, limit)
+                solution = _solution(curve.unthought, habit, bias, limit)
                 nano = 0 if price is None else price.bound(prompt + beside, solution)
                 self[kind] = (curve, solution, close + solution, nano)
 

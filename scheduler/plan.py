@@ -76,10 +76,11 @@ def largest_thinking(request: Request, solution: int, room: Room) -> int:
         return -1
     if room.nano is not None and request.price is not None:
         price, prompt = request.price, request.prompt
-        if price.bound(worst_input(prompt, 0, close), solution) > room.nano:
-            return -1
         read = worst_input(prompt, 1, close) - 1  # of two passes, the thinking not counted
-        most = max(0, min(most, price.more(room.nano, read, solution, read_again=True)))
+        more = price.more(room.nano, read, solution, read_again=True)
+        if more < 0 and price.bound(worst_input(prompt, 0, close), solution) > room.nano:
+            return -1
+        most = max(0, min(most, more))
     return most
 
 

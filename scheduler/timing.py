@@ -69,7 +69,7 @@ class Timing:
 
     def tail(self, speed: Speed | None, final: int) -> float:
         """Seconds to keep at a task's end for a final answer of so many tokens."""
-        return 0.0 if speed is None else speed.answer(final) + SAFETY
+        return 0.0 if speed is None else speed.ttft + final * speed.tpot + SAFETY
 
     def think_until(self, window: Window, after: After, speed: Speed | None) -> float:
         """When a call has to stop thinking."""
