@@ -108,8 +108,11 @@ def reserve_for(level: Book, request: Request) -> Amount:
         cap = level.account.tokens
         quarter = INFINITY if cap is None else max(MIN_SOLUTION, cap // 4)
         level.final_solution = int(min(max(request.solution, MIN_SOLUTION), quarter))
-    size = level.final_solution
-    return request.worst(0, size, max(level.largest_prompt, request.prompt) + size)
+    prompt = max(level.largest_prompt, request.prompt) + level.final_solution
+    for_what = (level.final_solution, prompt, request.close, request.price)
+    if level.wish_for != for_what:  # mostly it is what it was for the last call
+        level.wish_for, level.wish = for_what, request.worst(0, level.final_solution, prompt)
+    return level.wish
 
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:

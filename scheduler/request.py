@@ -49,6 +49,7 @@ class Book:
         parallel: kinds of declared calls that will run side by side.
         endpoint: which has promised it an answer in time.
         levels: this task and those around it.
+        wish: what its final answer needs, by `expect.reserve_for`, and `wish_for` what that was worked out from.
     """
 
     name: str
@@ -72,6 +73,8 @@ class Book:
     parallel: frozenset[str] = frozenset()
     endpoint: Endpoint | None = None
     levels: tuple[Book, ...] = field(init=False)
+    wish: Amount = NOTHING
+    wish_for: tuple[int, int, int, Price | None] | None = None
 
     def __post_init__(self) -> None:
         self.levels = (self, *(self.parent.levels if self.parent is not None else ()))
