@@ -25,8 +25,8 @@ UNSEEN = 0.25
 
 
 Floor = tuple[Curve, int, int, int]
-"""What is known of calls of a kind that is still to come: their success curve, and what one that doesn't think
-is expected to use: solution tokens, all tokens, nano-dollars."""
+"""What is known of calls of a kind that is still to come: their success curve, and what one that doesn't
+think is expected to use: solution tokens, all tokens, nano-dollars."""
 
 
 class Outlook(NamedTuple):
@@ -145,8 +145,6 @@ def _solution(says: float | None, habit: Habit | None, bias: float, limit: int) 
         says: what its curve says, for the thinking that it has.
         bias: of its habits.
     """
-    if says is not None:
-        size = says * bias
-    else:
-        size = habit.solution if habit else limit * UNSEEN
+    seen = habit.solution if habit else limit * UNSEEN
+    size = seen if says is None else says * bias
     return max(1, math.ceil(size) if size < limit else limit)

@@ -232,14 +232,11 @@ class _Ladder(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladder:
-    """The pieces of all envelopes, steepest first, ours before equals.
-
-    Made once for each mixture of calls: curves never change, so neither does this.
-    """
+    """Made once for each mixture of calls: curves never change, so neither does this."""
     spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
     at, before = this.curve.envelopes[objective][0], 0.0
     rungs, rooms = [], []
-    for segment in _segments(objective, this, others):
+    for segment in segments(objective, this, others):
         kept = margin(segment.slope, spread) if objective == "chain" else spread
         total = segment.use * segment.calls
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
@@ -251,7 +248,8 @@ def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladd
     return _Ladder(tuple(rungs), tuple(accumulate(rooms, max)), at, sum([need.calls for need in others]))
 
 
-def _segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
+def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
+    """The pieces of all envelopes, steepest first, ours before equals."""
     theirs = [
         _Segment(other.weight * slope, use, other.calls, end)
         for other in others
@@ -305,9 +303,7 @@ class Marginal:
             # No curve says that still more helps, or that it does not: what is left over is shared.
             thinking += int(left / (1 + calls))
         chosen = curve.best(min(thinking, state.most))
-        return Choice(
-            chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking}
-        )
+        return Choice(chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking})
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
         """How far into a segment that can't be had by all who want it equally.

@@ -49,7 +49,7 @@ class Book:
         parallel: kinds of declared calls that will run side by side.
         endpoint: which has promised it an answer in time.
         levels: this task and those around it.
-        wish: what its final answer needs, by `expect.reserve_for`, and `wish_for` what that was worked out from.
+        wish, wish_for: what its final answer needs (`expect.reserve_for`), and what that was worked out from.
     """
 
     name: str

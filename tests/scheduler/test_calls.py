@@ -17,7 +17,6 @@ from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedCodec
 from elastic_agent.errors import BackendUnavailableError, CapExceededError, ContextLengthError, ElasticError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, TaskCall
-from elastic_agent.scheduler.accounts import NOTHING
 from elastic_agent.usage import worst_case
 from tests.clock import run
 
