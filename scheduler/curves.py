@@ -31,6 +31,9 @@ from typing import Any, Literal, NamedTuple
 LEAST_NET = 0.25
 """However much solution it spares, thinking is planned to cost at least this share of its tokens."""
 
+USUAL = 0.9
+"""The share of answers for which the final answer's reserve is long enough."""
+
 BEYOND = 2.0
 """Standard errors by which success has to fall with more thinking to be believed."""
 
@@ -148,6 +151,8 @@ class Curve:
         envelopes, pieces: vertices and sides of the upper concave envelope.
         unthought: average solution tokens of a call that doesn't think; None when nobody measured.
         variance: of the tokens that such a call uses, thinking and solution, at its best limit.
+        usual: solution tokens that `USUAL` of the right answers need that were not thought about; infinity if
+            nobody measured.
     """
 
     kind: str
@@ -162,6 +167,7 @@ class Curve:
     unthought: float | None = field(init=False, repr=False)
     _champions: tuple[tuple[int, float], ...] = field(init=False, repr=False)
     variance: float = field(init=False, repr=False)
+    usual: float = field(init=False, repr=False)
     _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
@@ -181,6 +187,7 @@ class Curve:
         wrote = SPREAD * (self.says(best) or 0.0)
         thought = 0.0 if self.lengths is None else self.lengths.variance(best)
         object.__setattr__(self, "variance", thought + wrote**2)
+        object.__setattr__(self, "usual", self.answer_lengths(0).size(USUAL) if self.answers else math.inf)
 
     def p(self, thinking: float) -> float:
         """Success with at most so many thinking tokens."""
@@ -191,7 +198,7 @@ class Curve:
         return _between(self.solutions, thinking) if self.solutions else self.solution
 
     def whole(self, thinking: float, solution: float) -> float:
-        """The share of right solutions with this thinking limit that fit into so many tokens; 1 if unknown."""
+        """The share of right solutions with this thinking limit that so many tokens hold; 1 if unknown."""
         if not self.answers:
             return 1.0
         at = bisect_right(self.answers, thinking, key=_first) - 1
@@ -227,7 +234,7 @@ class Curve:
         below = bisect_left(self.points, (limit,))
         if below:
             thinking, p = self._champions[below - 1]
-            if p >= self.p(limit):
+            if below == len(self.points) or p >= self.p(limit):
                 return thinking
         return limit
 

@@ -96,22 +96,22 @@ class Decider:
                 rest = rest._replace(solution=in_time)
         kept, answers = behind(request, floors)
         return Case(
-            request=request,
-            ledger=self._ledger,
-            now=now,
-            left=left,
-            end=end,
-            speed=speed,
-            others=others,
-            floors=floors,
-            rest=rest,
-            in_time=in_time,
-            lacking=lacking,
-            above=above,
-            kept=kept,
-            answers=answers,
-            stuck=self._stuck,
-            own=own,
+            request,
+            self._ledger,
+            now,
+            left,
+            end,
+            speed,
+            others,
+            floors,
+            rest,
+            in_time,
+            lacking,
+            above,
+            kept,
+            answers,
+            self._stuck,
+            own,
         )
 
     def _keep_above(self, request: Request) -> Amount:
@@ -133,10 +133,11 @@ class Decider:
         request, speed, solution = case.request, case.speed, case.in_time
         most, short_of_time = request.thinking, False
         if case.end < INFINITY and speed is not None:
-            window = Window(case.now, case.end, self._ledger.span(request.book.account))
+            window = Window(case.now, case.end, request.book.account.span)
             until = self._timing.think_until(window, case.rest, speed)
             in_time = int(case.fits_in(until - case.now))
-            short_of_time, most = in_time < most, min(most, in_time)
+            if in_time < most:
+                short_of_time, most = True, in_time
         chosen = plan(case, most)
         wanted = most if chosen is None else min(most, chosen.choice.thinking)
         thinking = wanted if wanted <= holdable else request.curve.best(holdable)

@@ -49,10 +49,10 @@ class Need(NamedTuple):
     weight: float = 1.0
 
 
-@lru_cache(maxsize=4096)
-def need(curve: Curve, calls: int) -> Need:
-    """So many calls with this curve. Kept: a decision wants several, and mostly the same as the last one."""
-    return Need(curve, calls)
+@lru_cache(maxsize=1024)
+def needs(curves: tuple[Curve, ...], calls: tuple[int, ...]) -> tuple[Need, ...]:
+    """So many calls with each of these curves. Kept, since the same mixtures come again and again."""
+    return tuple([Need(curve, count) for curve, count in zip(curves, calls, strict=True)])
 
 
 @dataclass(slots=True)
@@ -232,14 +232,11 @@ class _Ladder(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladder:
-    """The pieces of all envelopes, steepest first, ours before equals.
-
-    Made once for each mixture of calls: curves never change, so neither does this.
-    """
+    """Made once for each mixture of calls: curves never change, so neither does this."""
     spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
     at, before = this.curve.envelopes[objective][0], 0.0
     rungs, rooms = [], []
-    for segment in _segments(objective, this, others):
+    for segment in segments(objective, this, others):
         kept = margin(segment.slope, spread) if objective == "chain" else spread
         total = segment.use * segment.calls
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
@@ -251,7 +248,8 @@ def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladd
     return _Ladder(tuple(rungs), tuple(accumulate(rooms, max)), at, sum([need.calls for need in others]))
 
 
-def _segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
+def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
+    """The pieces of all envelopes, steepest first, ours before equals."""
     theirs = [
         _Segment(other.weight * slope, use, other.calls, end)
         for other in others

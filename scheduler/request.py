@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from elastic_agent.scheduler.accounts import Account, Amount, Hold
+from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.forecast import Forecast, Habits
@@ -50,6 +50,7 @@ class Book:
         parallel: kinds of declared calls that will run side by side.
         endpoint: which has promised it an answer in time.
         levels: this task and those around it.
+        wish, wish_for: what its final answer needs (`expect.reserve_for`), and what that was worked out from.
     """
 
     name: str
@@ -75,6 +76,8 @@ class Book:
     parallel: frozenset[str] = frozenset()
     endpoint: Endpoint | None = None
     levels: tuple[Book, ...] = field(init=False)
+    wish: Amount = NOTHING
+    wish_for: tuple[int, int, int, Price | None] | None = None
 
     def __post_init__(self) -> None:
         self.levels = (self, *(self.parent.levels if self.parent is not None else ()))

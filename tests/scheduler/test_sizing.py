@@ -20,14 +20,14 @@ def grant(curves: CurveSet, tokens: int, **options: object) -> tuple[int, int, i
 
     async def main() -> tuple[int, int, int]:
         backend = ScriptedBackend(Reply("hm " * 200, "ok " * 100))
-        async with BudgetScheduler(backend, curves=curves) as scheduler:
-            async with scheduler.task(Caps(tokens=tokens), expect={"hard": 1}) as task:
-                call = task.call("a b c", kind="hard", solution=64, **options)  # type: ignore[arg-type]
-                async for _ in call:
-                    break
-                assert call.grant is not None
-                budget, kept = call.grant.budget, task.book.account.reserve.tokens
-                await call.aclose()
+        scheduler = BudgetScheduler(backend, curves=curves)
+        async with scheduler, scheduler.task(Caps(tokens=tokens), expect={"hard": 1}) as task:
+            call = task.call("a b c", kind="hard", solution=64, **options)  # type: ignore[arg-type]
+            async for _ in call:
+                break
+            assert call.grant is not None
+            budget, kept = call.grant.budget, task.book.account.reserve.tokens
+            await call.aclose()
         return budget.thinking or 0, budget.solution, kept
 
     return run(main())
@@ -60,10 +60,10 @@ def test_what_the_user_says_is_kept() -> None:
 
     async def main() -> None:
         backend = ScriptedBackend(Reply("hm", "ok"))
-        async with BudgetScheduler(backend, curves=KNOWN) as scheduler:
-            async with scheduler.task(Caps(tokens=1000), final_solution=64) as task:
-                await task.generate("a b c", kind="hard", solution=32)
-                assert task.book.account.reserve.tokens == 65
+        scheduler = BudgetScheduler(backend, curves=KNOWN)
+        async with scheduler, scheduler.task(Caps(tokens=1000), final_solution=64) as task:
+            await task.generate("a b c", kind="hard", solution=32)
+            assert task.book.account.reserve.tokens == 65
 
     run(main())
 
