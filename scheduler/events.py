@@ -4,6 +4,7 @@ One object a line, flushed as it happens: a run that is killed leaves a log that
 (`at`, `deadline`) are seconds since the outermost task of the tree was opened. The events:
 
     task_opened   task, parent, caps, started (wall clock, for people), expect, final_solution, policy
+    task_refused  task, error, reason, needed, available                instead of task_opened
     waiting       call, kind, reason, left                              once a call
     grant         call, kind, granted {thinking, solution}, hold, left, policy, last, deadline, reason, why
     raised        as grant, and used                                    it thinks on; the hold is all it has

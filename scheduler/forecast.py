@@ -14,7 +14,7 @@ like the latest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -29,7 +29,11 @@ FEW = 3
 
 @dataclass(slots=True, eq=False)
 class Forecast:
-    """The calls that one task still expects, and those that wait."""
+    """The calls that one task still expects, and those that wait.
+
+    Attributes:
+        told: called when any of that has changed, or a call is over.
+    """
 
     parent: Forecast | None = None
     own: dict[str, int] = field(default_factory=dict)
@@ -40,6 +44,7 @@ class Forecast:
     running: int = 0
     finished: int = 0
     declared: bool = False
+    told: Callable[[], object] | None = None
 
     def expect(self, kinds: Mapping[str, int]) -> None:
         """More calls to come, by kind.
@@ -69,6 +74,7 @@ class Forecast:
                 level._change(kind, own=-1)
             level.pending[kind] = level.pending.get(kind, 0) + 1
             level.waiting += 1
+            level._tell()
             level = level.parent
         return declared
 
@@ -78,6 +84,7 @@ class Forecast:
         while level is not None:
             _add(level.pending, kind, -1)
             level.waiting -= 1
+            level._tell()
             level = level.parent
 
     def again(self, kind: str) -> None:
@@ -102,6 +109,7 @@ class Forecast:
         while level is not None:
             level.running -= 1
             level.finished += 1
+            level._tell()
             level = level.parent
 
     def close(self) -> None:
@@ -132,8 +140,13 @@ class Forecast:
         more = max(mine, theirs) - self.coming.get(kind, 0)
         if more:
             _add(self.coming, kind, more)
+            self._tell()
             if self.parent is not None:
                 self.parent._change(kind, below=more)
+
+    def _tell(self) -> None:
+        if self.told is not None:
+            self.told()
 
 
 def _add(counts: dict[str, int], kind: str, more: int) -> int:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Budget, Caps, to_usd
-from elastic_agent.errors import TaskClosedError
+from elastic_agent.errors import CapExceededError, EndpointBusyError, TaskClosedError
 from elastic_agent.generate import Generation, Prompt
 from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.call import TaskCall
@@ -142,9 +142,10 @@ class Task:
             try:
                 book.forecast.expect(self._expect)
                 desk.open(book, now, endpoint, len(backend.codec.markers.close_ids) if backend else 1)
-            except BaseException:
+            except BaseException as error:
                 book.forecast.close()
                 desk.ledger.close(account)
+                self._refused(error, now - book.zero)
                 raise
             self._book = book
             self._emit = TaskLog(self._log, parent._emit.sinks if parent else self._scheduler.sinks)
@@ -166,6 +167,18 @@ class Task:
                 }
             )
         return self
+
+    def _refused(self, error: BaseException, at: float) -> None:
+        """Tell the log that it was not let in, and why."""
+        numbers = {}
+        if isinstance(error, CapExceededError):
+            numbers = {"needed": error.needed, "available": error.available}
+        elif not isinstance(error, EndpointBusyError):
+            return  # a mistake of its maker's
+        log = TaskLog(self._log, self.parent._emit.sinks if self.parent else self.scheduler.sinks)
+        event = {"event": "task_refused", "task": self.name, "at": round(at, 6)}
+        log({**event, "error": type(error).__name__, "reason": str(error), **numbers})
+        log.close()
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Leave: stop what still runs, wait until it is settled, close the books."""
