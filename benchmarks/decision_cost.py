@@ -19,6 +19,8 @@ and after it, with 100 keys. They know money alone, on one account, and allocate
 With --json the last line of stdout is one JSON object:
     memory        live tasks -> p50_us, p99_us: microseconds for a decision, with no log
     memory_logged the same while every event is written to a file
+    memory_new    the same as memory when nothing of the kind was decided before: what is kept of mixtures of
+                  calls and of limits for the next time is forgotten before each decision
     calls         live tasks -> Python function calls of a decision; does not depend on the machine
     sqlite, postgres, redis   the same as memory; left out where the server is not installed
     round_trip_us the store -> p50_us, p99_us of one bare write of one row to the same place, in the same run
@@ -52,6 +54,7 @@ from _litellm import NoLiteLLMError, litellm_python
 from _servers import NoServerError, PostgresServer, RedisServer
 
 from elastic_agent import Caps
+from elastic_agent.scheduler import expect, grant, policies
 from elastic_agent.scheduler.accounts import Amount
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import load
@@ -155,11 +158,18 @@ class Office:
         return book, iter(TURNS)
 
 
-def times(office: Office, decisions: int) -> dict[str, float]:
-    """Microseconds for a decision: p50 and p99 of so many."""
+def forget() -> None:
+    """Nothing is kept of earlier decisions."""
+    for kept in (policies._ladder, policies.needs, expect._by_curve, grant.budget):
+        kept.cache_clear()
+
+
+def times(office: Office, decisions: int, before: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Microseconds for a decision: p50 and p99 of so many; `before` is called before each, off the clock."""
     found = []
     for _ in range(decisions):
         book, kind = office.turn()
+        before()
         start = time.perf_counter_ns()
         running = office.grant(book, kind)
         granted = time.perf_counter_ns()
@@ -271,7 +281,8 @@ def litellm(found: dict[str, Any], calls: int) -> None:
 
 
 def function_calls(office: Office, decisions: int) -> float:
-    """Python functions that a decision enters, on average."""
+    """Python functions that a decision enters, on average, once a few like it were made."""
+    times(office, 2 * len(TURNS))
     entered = 0
 
     def count(frame: FrameType, event: str, arg: object) -> None:
@@ -299,16 +310,17 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     args = parser.parse_args()
     decisions = 2_000 if args.quick else args.decisions
-    found: dict[str, Any] = {"memory": {}, "memory_logged": {}, "calls": {}}
+    found: dict[str, Any] = {"memory": {}, "memory_logged": {}, "memory_new": {}, "calls": {}}
     with tempfile.TemporaryDirectory() as folder:
         for live in LIVE:
             found["memory"][str(live)] = times(Office(live), decisions)
             log = RunLog(Path(folder) / f"{live}.jsonl")
             found["memory_logged"][str(live)] = times(Office(live, log), decisions)
             log.close()
+            found["memory_new"][str(live)] = times(Office(live), decisions // 10, forget)
             found["calls"][str(live)] = round(function_calls(Office(live), 200), 1)
             shown = [f"{found['calls'][str(live)]} function calls"]
-            for name in ("memory", "memory_logged"):
+            for name in ("memory", "memory_logged", "memory_new"):
                 cost = found[name][str(live)]
                 shown.append(f"{name} p50 {cost['p50_us']} us, p99 {cost['p99_us']} us")
             print(f"{live:,} live tasks: " + "; ".join(shown), flush=True)

@@ -145,15 +145,16 @@ def margin(slope: float, spread: float) -> float:
     if spread <= 0:
         return 0.0
     gain = -slope * spread
-    at = min(max(1, bisect_left(_RISKS, (gain, 0.0))), len(_RISKS) - 1)
-    (y0, z0), (y1, z1) = _RISKS[at - 1], _RISKS[at]
+    at = min(max(1, bisect_left(_GAINS, gain)), len(_GAINS) - 1)
+    y0, y1, z0, z1 = _GAINS[at - 1], _GAINS[at], _SPREADS[at - 1], _SPREADS[at]
     z = z0 + (z1 - z0) * (gain - y0) / (y1 - y0)
     return spread * min(max(z, -6.0), 3.0)
 
 
 _NORMAL = NormalDist()
-_RISKS = [(-_NORMAL.pdf(z) / _NORMAL.cdf(z), z) for z in (i / 10 for i in range(-60, 31))]
-"""(-phi(z) / Phi(z), z), by rising z."""
+_SPREADS = [i / 10 for i in range(-60, 31)]
+_GAINS = [-_NORMAL.pdf(z) / _NORMAL.cdf(z) for z in _SPREADS]
+"""-phi(z) / Phi(z) for each z of `_SPREADS`, both rising."""
 
 
 class _Segment(NamedTuple):
