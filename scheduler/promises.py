@@ -165,15 +165,15 @@ class Promises:
         heapq.heapify(before)
         others = self._jobs(over)
         place = bisect_right(self._made, promise.end, key=attrgetter("end"))
-        serve(others[:place], before)
+        list(serve(others[:place], before))
         beside = before.copy()
         (own,) = serve([job], beside)
         delay = own - before[0]  # no slot, and so nobody behind, is kept longer than this
         later, behind = self._made[place:], others[place:]
-        endings = serve(behind, before)
+        endings = list(serve(behind, before))
         hit = None
         if any(was <= p.end - SAFETY < was + delay for p, was in zip(later, endings, strict=True)):
-            for other, was, then in zip(later, endings, serve(behind, beside), strict=True):
+            for other, was, then in zip(later, endings, serve(behind, beside), strict=False):
                 if was <= other.end - SAFETY < then:
                     hit = other.book
                     break
