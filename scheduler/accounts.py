@@ -60,10 +60,10 @@ class Account:
     """One account. Read it; only the ledger writes.
 
     `spent`, `held` and `kept` (the part of `held` that is reserved for final answers) cover the whole
-    subtree; `own_tokens` and `own_nano` are this account's
-    part of what was spent, closed children included. What every call changes is kept in
-    plain numbers. `path` is this account and those above it; `deadline` the moment at which its own time is
-    up.
+    subtree; `own_tokens` and `own_nano` are this account's part of what was spent, closed children included.
+    What every call changes is kept in plain numbers. `path` is this account and those above it; `deadline`
+    the moment at which its own time is up; `span` how long it may take in all: the shortest cap of the path,
+    in seconds.
     """
 
     id: str
@@ -86,10 +86,12 @@ class Account:
     closed: bool = False
     path: tuple[Account, ...] = field(init=False, repr=False)
     deadline: float = field(init=False)
+    span: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.path = (self, *(self.parent.path if self.parent is not None else ()))
         self.deadline = INFINITY if self.seconds is None else self.opened + self.seconds
+        self.span = min([INFINITY if a.seconds is None else a.seconds for a in self.path])
 
     @property
     def spent(self) -> Amount:

@@ -97,9 +97,9 @@ class Case:
             tokens -= above.tokens + keep.tokens + lacking.tokens + reserve.tokens
         if nano is not None:
             nano -= above.nano + keep.nano + lacking.nano + reserve.nano
-        return Room(tokens, nano, self.end_of(final=last or self.request.final))
+        return Room(tokens, nano, self.end_of(last or self.request.final))
 
-    def end_of(self, *, final: bool) -> float:
+    def end_of(self, final: bool) -> float:
         """When the call has to be over: a final one at the end of its task, others before the final one."""
         return self.end if final else self.end - self.request.book.account.tail
 

@@ -53,6 +53,8 @@ class Price:
     _out: int = field(init=False, repr=False, compare=False)
     _cached: int = field(init=False, repr=False, compare=False)
     _dearest: int = field(init=False, repr=False, compare=False)
+    per_thinking_token: float = field(init=False, repr=False, compare=False)
+    """Nano-dollars of one more thinking token: sampled in the first pass, read again in the second."""
 
     def __post_init__(self) -> None:
         into = _rate("input", self.input)
@@ -62,6 +64,7 @@ class Price:
         object.__setattr__(self, "_cached", cached)
         # What bounds an input token: a cache that costs more than a miss would break the bound else
         object.__setattr__(self, "_dearest", max(into, cached))
+        object.__setattr__(self, "per_thinking_token", (into + self._out) / _SCALE)
 
     def charge(self, usage: Usage) -> int:
         """Nano-dollars for what was used, rounded up."""
@@ -90,11 +93,6 @@ class Price:
         left = nano * _SCALE - input * self._dearest - output * self._out
         each = self._out + (self._dearest if read_again else 0)
         return left // each if each else (_PLENTY if left >= 0 else -1)
-
-    @property
-    def per_thinking_token(self) -> float:
-        """Nano-dollars of one more thinking token: sampled in the first pass, read again in the second."""
-        return (self._in + self._out) / _SCALE
 
 
 NOTIONAL: Mapping[str, Price] = {

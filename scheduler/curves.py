@@ -31,6 +31,12 @@ from typing import Any, Literal, NamedTuple
 LEAST_NET = 0.25
 """However much solution it spares, thinking is planned to cost at least this share of its tokens."""
 
+USUAL = 0.9
+"""The share of answers for which the final answer's reserve is long enough."""
+
+BEYOND = 2.0
+"""Standard errors by which success has to fall with more thinking to be believed."""
+
 LEAST_SHARE = 0.02
 """Of calls that still think: a measured distribution says little about fewer."""
 
@@ -86,6 +92,17 @@ class Lengths:
             square += (right - x0) * (x0 * (2 * s0 + at) + right * (s0 + 2 * at)) / 3
         return max(0.0, square - self.used(limit) ** 2)
 
+    def longer(self, tokens: float) -> float:
+        """The share that is longer."""
+        return _between(self.knots, tokens)
+
+    def size(self, share: float) -> float:
+        """Tokens that hold so large a share of them."""
+        for (x0, s0), (x1, s1) in pairwise(self.knots):
+            if s1 <= 1 - share:
+                return x1 if s0 == s1 else x0 + (x1 - x0) * (s0 - (1 - share)) / (s0 - s1)
+        return self.knots[-1][0]
+
     @property
     def longest(self) -> int:
         """Nothing is longer."""
@@ -129,10 +146,13 @@ class Curve:
         solution: average solution tokens, if known.
         solutions: the same by thinking limit, (thinking tokens, solution tokens), by rising tokens: a call
             whose thinking is cut does its work in the solution.
+        answers: how long right solutions are, by thinking limit, by rising tokens, if known.
         measured: False for the prior.
         envelopes, pieces: vertices and sides of the upper concave envelope.
         unthought: average solution tokens of a call that doesn't think; None when nobody measured.
         variance: of the tokens that such a call uses, thinking and solution, at its best limit.
+        usual: solution tokens that `USUAL` of the right answers need that were not thought about; infinity if
+            nobody measured.
     """
 
     kind: str
@@ -141,11 +161,13 @@ class Curve:
     solution: float | None = None
     measured: bool = True
     solutions: tuple[tuple[int, float], ...] = ()
+    answers: tuple[tuple[int, Lengths], ...] = ()
     envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False)
     pieces: Mapping[Objective, tuple[Piece, ...]] = field(init=False, repr=False)
     unthought: float | None = field(init=False, repr=False)
     _champions: tuple[tuple[int, float], ...] = field(init=False, repr=False)
     variance: float = field(init=False, repr=False)
+    usual: float = field(init=False, repr=False)
     _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
@@ -165,6 +187,7 @@ class Curve:
         wrote = SPREAD * (self.says(best) or 0.0)
         thought = 0.0 if self.lengths is None else self.lengths.variance(best)
         object.__setattr__(self, "variance", thought + wrote**2)
+        object.__setattr__(self, "usual", self.answer_lengths(0).size(USUAL) if self.answers else math.inf)
 
     def p(self, thinking: float) -> float:
         """Success with at most so many thinking tokens."""
@@ -173,6 +196,22 @@ class Curve:
     def says(self, thinking: float) -> float | None:
         """Solution tokens that a call with this thinking limit uses on average; None when nobody measured."""
         return _between(self.solutions, thinking) if self.solutions else self.solution
+
+    def whole(self, thinking: float, solution: float) -> float:
+        """The share of right solutions with this thinking limit that so many tokens hold; 1 if unknown."""
+        if not self.answers:
+            return 1.0
+        at = bisect_right(self.answers, thinking, key=_first) - 1
+        t0, below = self.answers[max(0, at)]
+        fits = 1 - below.longer(solution)
+        if at + 1 == len(self.answers) or thinking <= t0:
+            return fits
+        t1, above = self.answers[at + 1]
+        return fits + (1 - above.longer(solution) - fits) * (thinking - t0) / (t1 - t0)
+
+    def answer_lengths(self, thinking: int) -> Lengths:
+        """How long right solutions are with the measured limit that is next below (or above)."""
+        return self.answers[max(0, bisect_right(self.answers, thinking, key=_first) - 1)][1]
 
     def net(self, thinking: float) -> float:
         """What a thinking limit costs on average beyond none: the thinking, less the solution it spares."""
@@ -195,9 +234,20 @@ class Curve:
         below = bisect_left(self.points, (limit,))
         if below:
             thinking, p = self._champions[below - 1]
-            if p >= self.p(limit):
+            if below == len(self.points) or p >= self.p(limit):
                 return thinking
         return limit
+
+    def onwards(self, thinking: int, use: float) -> int:
+        """The largest limit that is as good as this one and costs at most so much more on average.
+
+        Where nothing was measured nothing says that still more helps, or that it doesn't.
+        """
+        if not self.measured:
+            return thinking + int(use)
+        p, most = self.p(thinking), self.net(thinking) + use
+        as_good = [t for t, here in self.points if t > thinking and here >= p and self.net(t) <= most]
+        return as_good[-1] if as_good else thinking
 
     def _hull(self, worth: Callable[[float], float]) -> tuple[Vertex, ...]:
         """Vertices of the upper concave envelope of worth(p) over expected use, as far as it rises."""
@@ -214,6 +264,10 @@ class Curve:
         return tuple(hull)
 
 
+def _first(pair: tuple[int, Lengths]) -> int:
+    return pair[0]
+
+
 def _pieces(hull: Sequence[Vertex]) -> tuple[Piece, ...]:
     return tuple(Piece(a.slope(b), b.use - a.use, b) for a, b in pairwise(hull))
 
@@ -222,7 +276,7 @@ def _better(best: tuple[int, float], new: tuple[int, float]) -> tuple[int, float
     return new if new[1] > best[1] else best
 
 
-def _between(points: Sequence[tuple[int, float]], x: float) -> float:
+def _between(points: Sequence[tuple[float, float]], x: float) -> float:
     """The value at x of a function that is linear between its points, and flat beyond them."""
     at = bisect_right(points, (x, math.inf)) - 1
     x0, y0 = points[max(0, at)]
@@ -274,14 +328,23 @@ def _average(curves: Sequence[Curve]) -> Curve:
     points = tuple((t, math.fsum(curve.p(t) for curve in curves) / len(curves)) for t in at)
     lengths = [curve.lengths for curve in curves if curve.lengths is not None]
     middle: Lengths | None = None
-    if lengths:  # the mixture, read off at its own percentiles by averaging theirs
-        knots = zip(*(one.knots for one in lengths), strict=True)
-        middle = Lengths(tuple((math.fsum(x for x, _ in k) / len(k), k[0][1]) for k in map(list, knots)))
+    if lengths:
+        middle = _mixture(lengths)
     solutions = [curve.solution for curve in curves if curve.solution is not None]
     by_limit: tuple[tuple[int, float], ...] = ()
     if all(curve.solutions for curve in curves):
         by_limit = tuple((t, math.fsum(curve.says(t) or 0.0 for curve in curves) / len(curves)) for t in at)
-    return Curve("", points, middle, _mean(solutions), solutions=by_limit)
+    answers: tuple[tuple[int, Lengths], ...] = ()
+    if any(curve.answers for curve in curves):
+        at = sorted({t for curve in curves for t, _ in curve.answers})
+        answers = tuple((t, _mixture([one.answer_lengths(t) for one in curves if one.answers])) for t in at)
+    return Curve("", points, middle, _mean(solutions), solutions=by_limit, answers=answers)
+
+
+def _mixture(lengths: Sequence[Lengths]) -> Lengths:
+    """Read off at its own percentiles by averaging theirs."""
+    knots = zip(*(one.knots for one in lengths), strict=True)
+    return Lengths(tuple((math.fsum(x for x, _ in k) / len(k), k[0][1]) for k in map(list, knots)))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -315,7 +378,8 @@ def parse(data: Any, *, where: str = "curves") -> CurveSet:
 
     The schema: `{"model": str, "s": int, "kinds": {kind: [[t, p, n], ...]}}`, t null for unconstrained
     thinking, and optionally `"natural_thinking": {kind: {"mean", "p50", "p90", "p99"}}` and
-    `"solution_tokens"` with the same, and `"solution_by_thinking": {kind: [[t, mean], ...]}`.
+    `"solution_tokens"` with the same, `"solution_by_thinking": {kind: [[t, mean], ...]}` and
+    `"right_solutions": {kind: [[t, p50, p90, p99], ...]}`.
 
     Raises:
         CurveFileError: it is something else.
@@ -336,13 +400,14 @@ def parse(data: Any, *, where: str = "curves") -> CurveSet:
         says = (
             _lengths_at(table.get(kind), points, f"{where}: solution_by_thinking[{kind!r}]") if table else ()
         )
-        curves[kind] = Curve(kind, points, lengths, mean, solutions=says)
+        right = _answers(data.get("right_solutions"), kind, points, f"{where}: right_solutions[{kind!r}]")
+        curves[kind] = Curve(kind, points, lengths, mean, solutions=says, answers=right)
     return CurveSet(model, curves, solution)
 
 
 def _points(rows: Any, lengths: Lengths | None, where: str) -> tuple[tuple[int, float], ...]:
-    found: dict[int, float] = {}
-    unlimited: float | None = None
+    found: dict[int, tuple[float, int]] = {}
+    unlimited: tuple[float, int] | None = None
     if not isinstance(rows, list) or not rows:
         raise CurveFileError(f"{where}: expected a list of [t, p, n]")
     for row in rows:
@@ -353,7 +418,7 @@ def _points(rows: Any, lengths: Lengths | None, where: str) -> tuple[tuple[int, 
             raise CurveFileError(f"{where}: t must be null or a whole number, each once; got {t!r}")
         if not isinstance(p, int | float) or not 0 <= p <= 1 or not isinstance(n, int) or n < 1:
             raise CurveFileError(f"{where}: p must lie in 0..1 and n be at least 1; got {row!r}")
-        smooth = (p * n + 0.5) / (n + 1)
+        smooth = (p * n + 0.5) / (n + 1), n
         if t is None:
             unlimited = smooth
         else:
@@ -362,7 +427,29 @@ def _points(rows: Any, lengths: Lengths | None, where: str) -> tuple[tuple[int, 
         found[max([lengths.longest if lengths else 0, *(2 * t for t in found)])] = unlimited
     if 0 not in found:
         found[0] = min(found.values())  # nobody measured it: no better than the worst that was
-    return tuple(sorted(found.items()))
+    return _smoothed([(t, p, n) for t, (p, n) in sorted(found.items())])
+
+
+def _smoothed(rows: Sequence[tuple[int, float, int]]) -> tuple[tuple[int, float], ...]:
+    """More thinking is taken to be no worse, unless it was measured to be: a fall that is within its error is
+    averaged away (pool adjacent violators), one beyond `BEYOND` standard errors stays.
+
+    Args:
+        rows: (thinking tokens, success, samples), by rising tokens.
+    """
+    blocks: list[tuple[list[int], float, int]] = []
+    for t, p, n in rows:
+        block = [t], p, n
+        while blocks and blocks[-1][1] > block[1]:
+            before, count = blocks[-1], blocks[-1][2] + block[2]
+            mean = (before[1] * before[2] + block[1] * block[2]) / count
+            error = math.sqrt(mean * (1 - mean) * (1 / before[2] + 1 / block[2]))
+            if before[1] - block[1] > BEYOND * error:
+                break
+            blocks.pop()
+            block = before[0] + block[0], mean, count
+        blocks.append(block)
+    return tuple((t, p) for ts, p, _ in blocks for t in ts)
 
 
 def _lengths_at(rows: Any, points: Sequence[tuple[int, float]], where: str) -> tuple[tuple[int, float], ...]:
@@ -373,6 +460,19 @@ def _lengths_at(rows: Any, points: Sequence[tuple[int, float]], where: str) -> t
             raise CurveFileError(f"{where}: expected [t, tokens], got {row!r}")
         found[points[-1][0] if row[0] is None else int(row[0])] = float(row[1])
     return tuple(sorted(found.items()))
+
+
+def _answers(
+    table: Any, kind: str, points: Sequence[tuple[int, float]], where: str
+) -> tuple[tuple[int, Lengths], ...]:
+    """[t, p50, p90, p99] rows; null stands where the success curve has its unconstrained point."""
+    found: dict[int, Lengths] = {}
+    for row in (table or {}).get(kind, ()):
+        numbers = row[1:] if isinstance(row, list) else ()
+        if len(numbers) != 3 or not all(isinstance(n, int | float) and n >= 0 for n in numbers):
+            raise CurveFileError(f"{where}: expected [t, p50, p90, p99], got {row!r}")
+        found[points[-1][0] if row[0] is None else int(row[0])] = Lengths.of(*numbers)
+    return tuple(sorted(found.items(), key=_first))
 
 
 def _percentiles(table: Any, kind: str, where: str) -> dict[str, float] | None:

@@ -5,14 +5,16 @@
    answer, and before thinking what they are expected to need: nobody thinks at the cost of another's answer.
 2. If not even a floor (no thinking, its solution) fits: `exhausted`.
 3. Otherwise the policy chooses the thinking (`plan`). What it wants may be more than can be held at this
-   instant, since holds are worst cases: the call waits for refunds if the difference is worth it.
+   instant, since holds are worst cases: then the room is shared out between thinking and solution, where it
+   is known how long solutions are; and the call waits for refunds if the difference is worth it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
+from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount, Room
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.exhausted import exhausted
 from elastic_agent.scheduler.expect import Floors, behind, reserve_for
@@ -26,6 +28,10 @@ from elastic_agent.scheduler.timing import SAFETY, Timing, Window
 
 WORTH_WAITING = 0.05
 """A call waits for refunds when thinking less would cost it more than this share of its success."""
+
+
+SHARES = 12
+"""Solutions are sized in so many steps."""
 
 
 class Decider:
@@ -71,6 +77,8 @@ class Decider:
             target = reserve_for(book, request)  # for a final call, too: it says how long the answer may be
             if not (request.final or target.within(book.account.reserve)):
                 lacking = target.beyond(book.account.reserve)
+            elif not request.final and target != book.account.reserve:
+                self._ledger.reserve(book.account, target)  # it is known by now to need less
         for level in book.levels:
             level.account.tail = self._timing.tail(speed, level.final_size) if level.reserving else 0.0
         if book.parent is not None:
@@ -89,22 +97,22 @@ class Decider:
                 rest = rest._replace(solution=in_time)
         kept, answers = behind(request, floors)
         return Case(
-            request=request,
-            ledger=self._ledger,
-            now=now,
-            left=left,
-            end=end,
-            speed=speed,
-            others=others,
-            floors=floors,
-            rest=rest,
-            in_time=in_time,
-            lacking=lacking,
-            above=above,
-            kept=kept,
-            answers=answers,
-            stuck=self._stuck,
-            own=own,
+            request,
+            self._ledger,
+            now,
+            left,
+            end,
+            speed,
+            others,
+            floors,
+            rest,
+            in_time,
+            lacking,
+            above,
+            kept,
+            answers,
+            self._stuck,
+            own,
         )
 
     def _keep_above(self, request: Request) -> Amount:
@@ -126,16 +134,20 @@ class Decider:
         request, speed, solution = case.request, case.speed, case.in_time
         most, short_of_time = request.thinking, False
         if case.end < INFINITY and speed is not None:
-            window = Window(case.now, case.end, self._ledger.span(request.book.account))
+            window = Window(case.now, case.end, request.book.account.span)
             until = self._timing.think_until(window, case.rest, speed)
             in_time = int(case.fits_in(until - case.now))
-            short_of_time, most = in_time < most, min(most, in_time)
+            if in_time < most:
+                short_of_time, most = True, in_time
         chosen = plan(case, most)
         wanted = most if chosen is None else min(most, chosen.choice.thinking)
         thinking = wanted if wanted <= holdable else request.curve.best(holdable)
         if thinking < wanted:
-            self._maybe_wait(case, thinking, wanted, speed)
-            why: object = f"{wanted} were planned, no more than {holdable} can be held now"
+            thinking, solution, chance = self._share_out(case, wanted, case.room(case.answers))
+            self._maybe_wait(case, chance, wanted, speed)
+            why: object = f"{wanted} were planned, no more than {thinking} can be held now"
+            if solution < case.in_time:
+                why = f"{why}, beside a solution cut from {case.in_time} to {solution}"
         elif chosen is None:
             why = "no cap binds it"
         elif short_of_time and wanted == most:
@@ -145,20 +157,44 @@ class Decider:
         numbers = {"wanted": wanted, "most": most, "holdable": holdable, "behind": case.answers.tokens}
         return Decided(thinking, solution, request.final, case.rest, why, numbers, chosen)
 
-    def _maybe_wait(self, case: Case, thinking: int, wanted: int, speed: Speed | None) -> None:
+    def _share_out(self, case: Case, wanted: int, room: Room) -> tuple[int, int, float]:
+        """The best thinking and solution that this room holds, and how likely such a call is right.
+
+        Where it is known how long solutions are, a smaller one may make room for more thinking: the last
+        tokens of a solution's limit are hardly ever used, and come back too late for the call itself.
+        """
+        request, curve, asked = case.request, case.request.curve, case.in_time
+        bias, least = request.habits.bias, request.least_solution()
+        sized = bool(curve.answers) and request.on_exhausted == "shrink"
+        best = 0, asked, 0.0
+        for part in range(SHARES, 0 if sized else SHARES - 1, -1):
+            solution = max(least, asked * part // SHARES)
+            thinking = curve.best(max(0, min(wanted, largest_thinking(request, solution, room))))
+            chance = curve.p(thinking) * curve.whole(thinking, solution / bias)
+            if chance > best[2]:
+                best = thinking, solution, chance
+        return best
+
+    def _maybe_wait(self, case: Case, chance: float, wanted: int, speed: Speed | None) -> None:
         """Wait when refunds that are due would make this call clearly better, and time allows."""
-        request = case.request
-        curve = request.curve
-        if request.on_exhausted == "raise" or curve.p(thinking) > (1 - WORTH_WAITING) * curve.p(wanted):
+        request, book = case.request, case.request.book
+        top = book.account.path[-1]
+        if request.on_exhausted == "raise" or not top.live:
+            return
+        due = Amount(math.floor(book.back_tokens), math.floor(book.back_nano))
+        if len(book.account.path) > len(book.levels):  # with other tasks: maybe all of it
+            due = due.most(top.held - top.kept)
+        thinking, solution, hope = self._share_out(case, wanted, case.room(case.answers).beside(due))
+        if chance > (1 - WORTH_WAITING) * hope:
             return
         if case.end < INFINITY:
             left = case.end - case.now
-            if speed is None or left < 4 * speed.answer(wanted + case.in_time, 2):
+            if speed is None or left < 4 * speed.answer(thinking + case.in_time, 2):
                 return
-        where = case.may_come_back(request.worst(wanted, case.in_time), case.answers)
+        where = case.may_come_back(request.worst(thinking, solution), case.answers)
         if where is not None:
             raise Wait(
-                f"{wanted} thinking tokens are planned and {thinking} could be held now; running calls hold "
+                f"{wanted} thinking tokens are planned and cannot be held now; running calls hold "
                 f"{amounts(where.held)} and are expected to give a part of it back",
                 where,
                 case.ask_again(),

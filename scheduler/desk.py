@@ -290,8 +290,7 @@ class Desk:
             except BaseException as error:
                 book.forecast.close()
                 self.ledger.close(book.account)
-                named = {"error": type(error).__name__, "reason": str(error)}
-                self.record.opened(book, now, close, endpoint, **about, **named)
+                self.record.opened(book, now, close, endpoint, **about, **_numbers(error))
                 raise
             self.record.opened(book, now, close, endpoint, **about)
 
@@ -359,7 +358,7 @@ class Desk:
             queue = self._queues.get(book.account.path[-1].id)
             for request in queue.waiting(book.account.id) if queue else ():
                 error = _ended(book)
-                self.record.call(request, "refused", now, reason=str(error), error=type(error).__name__)
+                self.record.call(request, "refused", now, **_numbers(error))
                 self._leave(request, error)
 
     # Inside
@@ -374,10 +373,7 @@ class Desk:
             request.ask_again = wait.until
             return wait
         except Exception as error:  # a policy's mistake belongs to the call it was made for, too
-            why: dict[str, Any] = {"reason": str(error), "error": type(error).__name__}
-            if isinstance(error, CapExceededError):
-                why |= {"needed": error.needed, "available": error.available}
-            self.record.call(request, "refused", now, **why)
+            self.record.call(request, "refused", now, **_numbers(error))
             return error
 
     def _grant(self, case: Case, decided: Decided) -> Running:
@@ -438,7 +434,7 @@ class Desk:
             endpoint.enter(request, end, span)
             self._limited[endpoint] = None
             return False
-        self.record.call(request, "refused", now, reason=str(busy), error=type(busy).__name__)
+        self.record.call(request, "refused", now, **_numbers(busy))
         request.outcome = busy
         book.forecast.left(request.kind)
         return True
@@ -458,8 +454,7 @@ class Desk:
             needed={"seconds": takes},
             available={"seconds": max(0.0, end - now)},
         )
-        numbers = {"needed": error.needed, "available": error.available}
-        self.record.call(request, "refused", now, reason=str(error), error="DeadlineError", **numbers)
+        self.record.call(request, "refused", now, **_numbers(error))
         return error
 
     def _comes_again(self, request: Request) -> None:
@@ -481,6 +476,14 @@ class Desk:
                 del self._stuck[hold]
         if tell:
             request.wake()
+
+
+def _numbers(error: BaseException) -> dict[str, Any]:
+    """Why something was refused, for the log."""
+    why: dict[str, Any] = {"error": type(error).__name__, "reason": str(error)}
+    if isinstance(error, CapExceededError):
+        why |= {"needed": error.needed, "available": error.available}
+    return why
 
 
 def _ended(book: Book) -> TaskClosedError:

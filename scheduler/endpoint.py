@@ -1,4 +1,4 @@
-"""One model's door: which tasks it can promise an answer, and which waiting call goes next. No clock, no IO.
+"""One model's door: which waiting call goes next, and who may come in. No clock, no IO.
 
 **Slots.** With `max_running` set, so many calls run at once and the others wait without holding anything:
 the desk asks whose `turn` it is whenever a slot is free, and only then decides on tokens. A call that the
@@ -15,25 +15,23 @@ slot back, before it.
 `press` says so to the running calls, those first that could be over first, and as late as the promises
 allow.
 
-**Promises.** A task with a deadline is admitted if its answers, and those of all tasks that were admitted
-before it, can be in time at the speed that so many calls have (`scheduler.promises`). Nothing is promised
-about thinking. Before the speed is known everything is admitted.
+**Promises.** A task with a deadline comes in if it can be promised its answers in time
+(`scheduler.promises`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-
-from elastic_agent.errors import DeadlineError, EndpointBusyError
+from elastic_agent.errors import EndpointBusyError
 from elastic_agent.scheduler.accounts import INFINITY, Account
+from elastic_agent.scheduler.answers import Answers
 from elastic_agent.scheduler.expect import Floors
-from elastic_agent.scheduler.forecast import FINAL, Habits
+from elastic_agent.scheduler.forecast import Habits
 from elastic_agent.scheduler.latency import Speed, Speeds
 from elastic_agent.scheduler.plan import after
-from elastic_agent.scheduler.promises import Job, Stage, endings, latest
-from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request, Running
-from elastic_agent.scheduler.timing import SAFETY, After, Timing, Window
+from elastic_agent.scheduler.promises import Promises
+from elastic_agent.scheduler.request import Book, Request, Running
+from elastic_agent.scheduler.slots import latest
+from elastic_agent.scheduler.timing import After, Timing, Window
 
 PATIENCE = 60.0
 """Seconds after which a call without a deadline goes before those that still have time."""
@@ -66,7 +64,8 @@ class Endpoint:
         self.latency, self.habits = latency, habits
         self.max_running, self.max_waiting = max_running, max_waiting
         self.running: dict[str, Running] = {}
-        self.promises: dict[Book, float] = {}
+        self.answers = Answers(habits)
+        self.promises = Promises(latency, self.answers, timing, self.running, max_running)
         self._timing = timing
         self._waiting: dict[Request, tuple[Window, After]] = {}  # its time, and what has to happen in it
         self._ready: set[Request] = set()
@@ -74,7 +73,6 @@ class Endpoint:
         self._served: dict[str, float] = {}  # by key: the virtual time up to which it was served
         self._virtual = 0.0
         self._usual: float | None = None
-        self._shares: dict[str, float] = {}  # by kind: solutions as a share of their limits
 
     # The queue
 
@@ -175,10 +173,7 @@ class Endpoint:
         if self.running.pop(running.hold.id, None) is None:
             return
         self.latency.load = max(1, len(self.running))
-        if running.slot.seen:
-            kind, share = running.request.kind, running.slot.seen / running.grant.budget.solution
-            before = self._shares.get(kind, share)
-            self._shares[kind] = before + (min(share, 1.0) - before) / 16
+        self.answers.seen(running)
         took = now - running.started
         self._usual = took if self._usual is None else self._usual + (took - self._usual) / 16
 
@@ -194,7 +189,9 @@ class Endpoint:
             return
         starts = [(self._start_by(r, speed), speed.answer(self._waiting[r][1].solution)) for r in there]
         moments = latest(starts, self.max_running)
-        soonest = sorted(self.running.values(), key=lambda r: (self._rest(r, r.slot.done, speed), r.started))
+        soonest = sorted(
+            self.running.values(), key=lambda r: (self.answers.rest(r, r.slot.done, speed), r.started)
+        )
         for running, moment in zip(soonest, [*moments, *[INFINITY] * len(soonest)], strict=False):
             running.slot.until = moment
 
@@ -205,20 +202,8 @@ class Endpoint:
             return request.arrived + PATIENCE
         return self._timing.think_until(window, rest, speed)
 
-    def _rest(self, running: Running, done: int, speed: Speed) -> float:
-        """Seconds that a running call, so many solution tokens done, still takes if it stops thinking now."""
-        budget = running.grant.budget
-        limit = budget.solution
-        size = self._share(running.request.kind) * limit
-        if budget.thinking and not done:
-            return speed.answer(math.ceil(size))
-        left = size - done if done < size else (limit - done) / 2  # longer than usual: as long as any
-        return left * speed.tpot
-
-    # Promises
-
     def admit(self, book: Book, end: float, now: float) -> None:
-        """Promise a task its answer by `end`.
+        """Let a task in, and promise it its answers by `end`.
 
         Raises:
             EndpointBusyError: nobody may join the queue.
@@ -227,110 +212,12 @@ class Endpoint:
         busy = self.full(book.key)
         if busy is not None:
             raise busy
-        if end == INFINITY:
-            return
-        speed = self._speed_with([*self.promises, book])
-        if speed is not None:
-            error = self._refusal(book, end, now, speed)
-            if error is not None:
-                raise error
-        self.promises[book] = end
+        if end < INFINITY:
+            self.promises.make(book, end, now)
 
     def forget(self, book: Book) -> None:
         """A task has ended."""
-        self.promises.pop(book, None)
-
-    def _refusal(self, book: Book, end: float, now: float, speed: Speed) -> DeadlineError | None:
-        over = [
-            (r, now + self._timing.headroom * self._rest(r, r.slot.seen, speed))
-            for r in self.running.values()
-        ]
-        free = None
-        if self.max_running is not None:
-            busy = sorted(moment for _, moment in over)
-            free = ([now] * (self.max_running - len(busy)) + busy)[-self.max_running :]
-        ready = dict.fromkeys(self.promises, now)
-        for running, moment in over:
-            for level in running.request.book.levels:
-                if level in ready:
-                    ready[level] = max(ready[level], moment)
-        others = [self._job(b, e - SAFETY, ready[b], speed) for b, e in self.promises.items()]
-        job = self._job(book, end - SAFETY, now, speed)
-        before, beside = endings(others, free), endings([*others, job], free)
-        hit = None
-        for other, was, then in zip(zip(self.promises, others, strict=True), before, beside, strict=False):
-            if was <= other[1].end < then:
-                hit = other[0]
-                break
-        if hit is None and beside[-1] <= job.end:
-            return None
-        needed = beside[-1] - now
-        if hit is not None:  # after all the others it would be in nobody's way
-            needed = endings([*others, job._replace(end=INFINITY)], free)[-1] - now
-            if now + needed <= job.end:
-                return None
-        return self._late(book, end - now, needed + SAFETY, job, speed, hit)
-
-    def _late(
-        self, book: Book, there: float, needed: float, job: Job, speed: Speed, hit: Book | None
-    ) -> DeadlineError:
-        queue = max(0.0, needed - job.alone)
-        sooner = "" if hit is None else f", sooner {hit.name!r} would miss its own deadline"
-        behind = (
-            f" and {queue:.3f} s behind {len(self.promises)} admitted tasks{sooner}" if queue > SAFETY else ""
-        )
-        return DeadlineError(
-            f"task {book.name!r}: {max(0.0, there):.3f} s are left and it needs {needed:.3f} s: "
-            f"{job.alone:.3f} s for its answers at {1000 * speed.tpot:.1f} ms a token, as so many calls have "
-            f"it{behind}; raise seconds=, lower final_solution= or come back later",
-            needed={"seconds": needed},
-            available={"seconds": max(0.0, there)},
-        )
-
-    def _speed_with(self, books: Iterable[Book]) -> Speed | None:
-        """The speed when all of these run."""
-        calls = max(len(self.running), sum(self._width(book) for book in books))
-        return self.latency.at(max(1, calls if self.max_running is None else min(calls, self.max_running)))
-
-    def _width(self, book: Book) -> int:
-        """Calls of a task that will be there at once."""
-        coming = book.forecast.coming
-        return max(1, sum(book.forecast.pending.values()), *(coming.get(kind, 0) for kind in book.parallel))
-
-    def _job(self, book: Book, end: float, ready: float, speed: Speed) -> Job:
-        """What a task still has to do: calls that wait, declared ones, the final answer."""
-        scale = self._timing.headroom
-        forecast, stages = book.forecast, []
-
-        def add(kind: str, width: int, times: int) -> None:
-            seconds = scale * times * speed.answer(self._size(kind))
-            stages.append(Stage(width, seconds))
-
-        for kind, count in forecast.pending.items():
-            if kind != FINAL:
-                add(kind, count, 1)
-        final = forecast.pending.get(FINAL, 0)
-        if book.reserving:
-            for kind, count in forecast.coming.items():
-                if kind != FINAL and count:
-                    parallel = kind in book.parallel
-                    add(kind, count if parallel else 1, 1 if parallel else count)
-            final = 1
-        spare = 0.0
-        if final:
-            size = math.ceil(self._share(FINAL) * book.final_size)
-            stages.append(Stage(1, scale * speed.answer(size)))
-            spare = scale * (book.final_size - size) * speed.tpot
-        return Job(end, ready, tuple(stages), spare)
-
-    def _size(self, kind: str) -> int:
-        """Solution tokens of a call of a kind, as seen lately; nobody is refused for a guess."""
-        habit = self.habits.get(kind)
-        return MIN_SOLUTION if habit is None else max(1, round(habit.solution))
-
-    def _share(self, kind: str) -> float:
-        """How much of their limits the solutions of a kind usually take."""
-        return self._shares.get(kind, 1.0)
+        self.promises.forget(book)
 
 
 def check_limits(max_running: int | None, max_waiting: int | None) -> None:

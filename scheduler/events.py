@@ -4,7 +4,7 @@ One object a line, flushed as it happens: a run that is killed leaves a log that
 (`at`, `deadline`) are seconds since the outermost task of the tree was opened. Everybody who listens hears
 
     task_opened   task, parent, caps, started (wall clock, for people), expect, final_solution, policy
-    task_refused  as task_opened, and error, reason
+    task_refused  as task_opened, and error, reason, needed, available
     asked         call, kind, prompt, thinking, solution, ...           a call arrives
     waiting       call, kind, reason, left                              once a call
     grant         call, kind, granted {thinking, solution}, hold, left, policy, last, deadline, reason, why

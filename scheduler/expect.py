@@ -9,14 +9,14 @@ average ones there would turn each grant into room that is not there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Amount
 from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.forecast import FINAL, Habit
-from elastic_agent.scheduler.policies import Need, need
+from elastic_agent.scheduler.policies import Need, needs
 from elastic_agent.scheduler.request import MIN_SOLUTION, Book, Request
 from elastic_agent.usage import worst_input
 
@@ -25,17 +25,17 @@ UNSEEN = 0.25
 
 
 Floor = tuple[Curve, int, int, int]
-"""What is known of calls of a kind that is still to come: their success curve, and what one that doesn't think
-is expected to use: solution tokens, all tokens, nano-dollars."""
+"""What is known of calls of a kind that is still to come: their success curve, and what one that doesn't
+think is expected to use: solution tokens, all tokens, nano-dollars."""
 
 
 class Outlook(NamedTuple):
-    """The calls that are still to come on one level.
+    """A call and those that are still to come on one level.
 
     Attributes:
-        needs: theirs, in the order of their kinds.
+        needs: of those to come, in the order of their kinds.
         calls: how many they are.
-        tokens, nano: what they are expected to use if none of them thinks.
+        tokens, nano: what all of them, this call too, are expected to use if none thinks.
     """
 
     needs: tuple[Need, ...]
@@ -45,36 +45,50 @@ class Outlook(NamedTuple):
 
 
 class Floors(dict[str, Floor]):
-    """The floors of calls by kind, in one decision; each is worked out when it is first asked for."""
+    """The floors of calls by kind, in one decision; each is worked out once, when it is first asked for."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
 
     def __missing__(self, kind: str) -> Floor:
+        self.look((kind,))
+        return self[kind]
+
+    def look(self, kinds: Iterable[str]) -> None:
+        """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
-        curve, habit, price = request.curves.curve(kind), request.habits.get(kind), request.price
-        prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-        solution = _solution(request, curve.unthought, habit)
-        nano = 0 if price is None else price.bound(worst_input(prompt, 0, request.close), solution)
-        self[kind] = floor = (curve, solution, request.close + solution, nano)
-        return floor
+        close, limit, price, curve_of = request.close, request.solution, request.price, request.curves.curve
+        known, bias = request.habits.known, request.habits.bias
+        beside = worst_input(0, 0, close)  # what one pass reads beside its prompt
+        for kind in kinds:
+            if kind not in self:
+                curve, habit = curve_of(kind), known.get(kind)
+                prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
+                solution = _solution(curve.unthought, habit, bias, limit)
+                nano = 0 if price is None else price.bound(prompt + beside, solution)
+                self[kind] = (curve, solution, close + solution, nano)
 
     def outlook(self, others: Mapping[str, int]) -> Outlook:
-        """The floors of so many calls of these kinds, added up."""
-        needs, calls, tokens, nano = [], 0, 0, 0
-        for kind, count in sorted(others.items()):
+        """This call and so many others of these kinds."""
+        mine = self._request.kind
+        self.look((mine, *others))
+        _, _, tokens, nano = self[mine]
+        curves, counts = [], []
+        for kind in sorted(others):
+            count = others[kind]
             curve, _, each, money = self[kind]
-            needs.append(need(curve, count))
-            calls += count
+            curves.append(curve)
+            counts.append(count)
             tokens += each * count
             nano += money * count
-        return Outlook(tuple(needs), calls, tokens, nano)
+        return Outlook(needs(tuple(curves), tuple(counts)), sum(counts), tokens, nano)
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
     used, says = _by_curve(request.curve, thinking)
-    writes = _solution(request, says, request.habits.get(request.kind))
+    habits = request.habits
+    writes = _solution(says, habits.get(request.kind), habits.bias, request.solution)
     return request.worst(used, min(writes, solution))
 
 
@@ -87,15 +101,33 @@ def _by_curve(curve: Curve, thinking: int) -> tuple[int, float | None]:
 def reserve_for(level: Book, request: Request) -> Amount:
     """What the final answer of this call's task, or of one around it, needs: it doesn't think.
 
-    Until more is known it is as long as this call's solution, and its prompt is the largest seen and as much
-    again.
+    Where nobody said how long it may get it is as long as the first call's solution, at most a quarter of the
+    token cap. Where it is known how long right solutions are, no longer than nine of ten of those kinds that
+    the final call may be of. Its prompt is the largest seen and as much again.
     """
     if level.final_solution is None:
-        cap = level.account.tokens
-        quarter = INFINITY if cap is None else max(MIN_SOLUTION, cap // 4)
-        level.final_solution = int(min(max(request.solution, MIN_SOLUTION), quarter))
-    size = level.final_solution
-    return request.worst(0, size, max(level.largest_prompt, request.prompt) + size)
+        if level.first_solution is None:
+            cap = level.account.tokens
+            quarter = request.solution if cap is None else max(MIN_SOLUTION, cap // 4)
+            level.first_solution = min(max(request.solution, MIN_SOLUTION), quarter)
+        kinds, usual = level.forecast.coming or level.forecast.pending, 0.0
+        if request.final and level is request.book:
+            usual = request.curve.usual
+        elif FINAL in kinds or not kinds:
+            usual = request.curves.curve(FINAL).usual
+        else:  # it is one of those that the task has declared and not made
+            usual = max([request.curves.curve(kind).usual for kind in kinds])
+        guess = level.first_solution
+        if usual < INFINITY:
+            guess = max(MIN_SOLUTION, min(guess, math.ceil(usual * request.habits.bias)))
+        level.final_guess = size = guess
+    else:
+        size = level.final_solution
+    prompt = max(level.largest_prompt, request.prompt) + size
+    for_what = (size, prompt, request.close, request.price)
+    if level.wish_for != for_what:  # mostly it is what it was for the last call
+        level.wish_for, level.wish = for_what, request.worst(0, size, prompt)
+    return level.wish
 
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
@@ -111,21 +143,23 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
         return NOTHING, NOTHING
     least = request.worst(0, request.least_solution())
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
-    outlook = floors.outlook(kinds)
-    return smallest, Amount(outlook.tokens, outlook.nano).most(smallest)
+    tokens = nano = 0
+    for kind, count in kinds.items():
+        _, _, each, money = floors[kind]
+        tokens += each * count
+        nano += money * count
+    return smallest, Amount(tokens, nano).most(smallest)
 
 
-def _solution(request: Request, says: float | None, habit: Habit | None) -> int:
+def _solution(says: float | None, habit: Habit | None, bias: float, limit: int) -> int:
     """Solution tokens that a call is expected to use.
 
     As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
 
     Args:
         says: what its curve says, for the thinking that it has.
+        bias: of its habits.
     """
-    limit = request.solution
-    if says is not None:
-        size = says * request.habits.bias
-    else:
-        size = habit.solution if habit else limit * UNSEEN
-    return max(1, math.ceil(size)) if size < limit else max(1, limit)
+    seen = habit.solution if habit else limit * UNSEEN
+    size = seen if says is None else says * bias
+    return max(1, math.ceil(size) if size < limit else limit)

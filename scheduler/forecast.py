@@ -14,7 +14,7 @@ like the latest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -23,10 +23,17 @@ FINAL = "final"
 
 FIRST_GUESS, LAST_GUESS = 3, 32
 
+FEW = 3
+"""Calls of a kind from which on it has habits."""
+
 
 @dataclass(slots=True, eq=False)
 class Forecast:
-    """The calls that one task still expects, and those that wait."""
+    """The calls that one task still expects, and those that wait.
+
+    Attributes:
+        told: called when any of that has changed, or a call is over.
+    """
 
     parent: Forecast | None = None
     own: dict[str, int] = field(default_factory=dict)
@@ -37,6 +44,7 @@ class Forecast:
     running: int = 0
     finished: int = 0
     declared: bool = False
+    told: Callable[[], object] | None = None
 
     def expect(self, kinds: Mapping[str, int]) -> None:
         """More calls to come, by kind.
@@ -62,10 +70,11 @@ class Forecast:
         declared = kind in self.own
         level: Forecast | None = self
         while level is not None:
-            if kind in level.own and (level is self or kind != FINAL):
+            if declared if level is self else kind in level.own and kind != FINAL:
                 level._change(kind, own=-1)
-            _add(level.pending, kind, 1)
+            level.pending[kind] = level.pending.get(kind, 0) + 1
             level.waiting += 1
+            level._tell()
             level = level.parent
         return declared
 
@@ -75,6 +84,7 @@ class Forecast:
         while level is not None:
             _add(level.pending, kind, -1)
             level.waiting -= 1
+            level._tell()
             level = level.parent
 
     def again(self, kind: str) -> None:
@@ -99,6 +109,7 @@ class Forecast:
         while level is not None:
             level.running -= 1
             level.finished += 1
+            level._tell()
             level = level.parent
 
     def close(self) -> None:
@@ -129,8 +140,13 @@ class Forecast:
         more = max(mine, theirs) - self.coming.get(kind, 0)
         if more:
             _add(self.coming, kind, more)
+            self._tell()
             if self.parent is not None:
                 self.parent._change(kind, below=more)
+
+    def _tell(self) -> None:
+        if self.told is not None:
+            self.told()
 
 
 def _add(counts: dict[str, int], kind: str, more: int) -> int:
@@ -162,6 +178,7 @@ class Habits:
     """The habits of every kind of call on one model, and how far its curves are off.
 
     Attributes:
+        known: by kind, of which a few calls were seen.
         bias: what solutions came to, as a multiple of what the curves said: about the last 30 calls. Curves
             are measured once and used on other prompts; `DOUBT` tokens of agreement are assumed at first.
     """
@@ -169,18 +186,21 @@ class Habits:
     KEEP, DOUBT = 0.97, 150.0
 
     def __init__(self) -> None:
+        self.known: dict[str, Habit] = {}
         self._kinds: dict[str, Habit] = {}
         self._expected = self._found = 0.0
         self.bias = 1.0
 
     def get(self, kind: str) -> Habit | None:
         """What is known of a kind; None until a few calls were seen."""
-        habit = self._kinds.get(kind)
-        return habit if habit is not None and habit.seen >= 3 else None
+        return self.known.get(kind)
 
     def seen(self, kind: str, prompt: int, solution: int, expected: float | None = None) -> None:
         """A call of this kind was answered; its curve had said `expected` solution tokens."""
-        self._kinds.setdefault(kind, Habit()).learn(prompt, solution)
+        habit = self._kinds.setdefault(kind, Habit())
+        habit.learn(prompt, solution)
+        if habit.seen >= FEW:
+            self.known[kind] = habit
         if expected is not None:
             self._expected = self.KEEP * self._expected + expected
             self._found = self.KEEP * self._found + solution

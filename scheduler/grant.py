@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from elastic_agent.budget import Budget, to_usd
+from elastic_agent.budget import NANO, Budget, to_usd
 from elastic_agent.scheduler.accounts import INFINITY, Amount, Room
 from elastic_agent.scheduler.latency import Speed
 
@@ -107,7 +107,7 @@ def left(room: Room, now: float) -> dict[str, float]:
     if room.tokens is not None:
         found["tokens"] = max(0, room.tokens)
     if room.nano is not None:
-        found["usd"] = float(to_usd(max(0, room.nano)))
+        found["usd"] = max(0, room.nano) / NANO
     if room.deadline < INFINITY:
         found["seconds"] = max(0.0, round(room.deadline - now, 6))
     return found
@@ -127,7 +127,7 @@ def left_text(room: Room, now: float) -> str:
 
 def units(amount: Amount) -> dict[str, float]:
     """An amount by unit, for logs: tokens, usd."""
-    return {"tokens": amount.tokens, "usd": float(to_usd(amount.nano))}
+    return {"tokens": amount.tokens, "usd": amount.nano / NANO}
 
 
 def sentence(budget: Budget, held: Amount, basis: Basis) -> str:
@@ -135,6 +135,6 @@ def sentence(budget: Budget, held: Amount, basis: Basis) -> str:
     money, reserve = basis.before.nano is not None, basis.reserve
     kept = f", beside {amounts(reserve, nano=money)} kept for the final answer" if reserve.tokens else ""
     return (
-        f"thinks up to {budget.thinking} tokens and answers in up to {budget.solution}: {basis.decided.why}. Of "
-        f"{left_text(basis.before, basis.now)} left it holds {amounts(held, nano=money)}{kept}"
+        f"thinks up to {budget.thinking} tokens and answers in up to {budget.solution}: {basis.decided.why}. "
+        f"Of {left_text(basis.before, basis.now)} left it holds {amounts(held, nano=money)}{kept}"
     )

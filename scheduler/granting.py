@@ -33,7 +33,7 @@ def take(
     account, speed = case.request.book.account, case.speed
     if case.lacking is not NOTHING and not decided.last:
         ledger.reserve(account, account.reserve + case.lacking)
-    until = hard = case.end_of(final=decided.last)
+    until = hard = case.end_of(decided.last)
     if hard < INFINITY and speed is not None:
         passes = 2 if decided.thinking else 1
         until = min(hard, case.now + speed.answer(decided.thinking + decided.solution, passes))

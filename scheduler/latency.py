@@ -36,16 +36,9 @@ class Speed(NamedTuple):
     usual_ttft: float
     usual_tpot: float
 
-    def answer(self, tokens: int, passes: int = 1, slowdown: float = 0.0) -> float:
-        """Seconds for so many tokens in so many passes.
-
-        Args:
-            slowdown: at so many times what the endpoint usually takes, or as it is where that is slower.
-        """
-        ttft, tpot, usual_ttft, usual_tpot = self
-        if slowdown:
-            ttft, tpot = max(ttft, slowdown * usual_ttft), max(tpot, slowdown * usual_tpot)
-        return passes * ttft + tokens * tpot
+    def answer(self, tokens: int, passes: int = 1) -> float:
+        """Seconds for so many tokens in so many passes."""
+        return passes * self.ttft + tokens * self.tpot
 
     def slowed(self, factor: float) -> Speed:
         """The same endpoint at so many times what it usually takes, or as it is where that is slower."""
@@ -119,9 +112,12 @@ class Latency:
 
     def speed(self) -> Speed | None:
         """What to plan with, or None before anything is known."""
+        speed = self._speed
+        if speed is not None:
+            return speed
         with self._lock:
-            if self._speed is not None or self._pace is None or not self._ttft:
-                return self._speed
+            if self._pace is None or not self._ttft:
+                return None
             if self._window is None:
                 ttft, blocks, q = self._ttft, self._blocks or [self._pace], self._quantile
                 latest = quantile_of(list(ttft)[-3:], 0.5)

@@ -29,6 +29,9 @@ MEMORY = 400
 IMAGINED = 2.0
 """Imagined calls that every estimate starts from."""
 
+ENOUGH = 20
+"""Right solutions from which on their lengths count."""
+
 KNOWN = 8
 """Calls of a kind from which on it has a curve of its own."""
 
@@ -150,13 +153,22 @@ def _estimate(kind: str, calls: Sequence[Seen], scale: float) -> Curve:
     wrote = _share([c.solution for c in calls if not c.cut], _share([c.solution for c in calls], 0.0, 0.0))
     wrote_cut = [(c.limit, float(c.solution)) for c in calls if c.cut]
     usual = _share([words for _, words in wrote_cut], wrote)
-    points, solutions = [], []
+    points, solutions, answers = [], [], []
     for x in (0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4, 3 / 2, 2, 5 / 2, 3, 4, 6, 8):
         t = round(x * scale)
-        longer = _longer(lengths, t)
+        longer = lengths.longer(t)
         points.append((t, (1 - longer) * finished + longer * _near(cuts, t, guess)))
         solutions.append((t, (1 - longer) * wrote + longer * _near(wrote_cut, t, usual)))
-    return Curve(kind, tuple(points), lengths, wrote, solutions=tuple(solutions))
+        written = sorted(c.solution for c, right in known if right and _shows(c, t))
+        if len(written) >= ENOUGH:
+            p50, p90, p99 = (float(written[len(written) * q // 100]) for q in (50, 90, 99))
+            answers.append((t, Lengths.of(p50, p90, p99)))
+    return Curve(kind, tuple(points), lengths, wrote, solutions=tuple(solutions), answers=tuple(answers))
+
+
+def _shows(call: Seen, t: int) -> bool:
+    """Its solution is as long as one of a call with limit t may be."""
+    return abs(call.limit - t) <= _width(t) if call.cut else call.thinking <= t
 
 
 def _share(values: Sequence[float], guess: float, imagined: float = IMAGINED) -> float:
@@ -167,15 +179,12 @@ def _share(values: Sequence[float], guess: float, imagined: float = IMAGINED) ->
 
 def _near(seen: Sequence[tuple[int, float]], t: int, guess: float) -> float:
     """The mean of what was seen near t: less weight further off, none beyond a quarter of t (or 8 tokens)."""
-    width = max(8.0, t / 4)
+    width = _width(t)
     weights = [(max(0.0, 1 - abs(at - t) / width), value) for at, value in seen]
     total = math.fsum(weight for weight, _ in weights)
     return (math.fsum(w * value for w, value in weights) + IMAGINED * guess) / (total + IMAGINED)
 
 
-def _longer(lengths: Lengths, t: int) -> float:
-    """The share that thinks longer than t."""
-    for (x0, s0), (x1, s1) in zip(lengths.knots, lengths.knots[1:], strict=False):
-        if t < x1:
-            return s0 + (s1 - s0) * (t - x0) / (x1 - x0)
-    return lengths.knots[-1][1]
+def _width(t: int) -> float:
+    """Limits so far from t say something about t."""
+    return max(8.0, t / 4)

@@ -97,11 +97,7 @@ class Ledger:
 
     def span(self, account: Account) -> float:
         """How long this task may take in all: the shortest cap of the path, in seconds."""
-        span = INFINITY
-        for a in account.path:
-            if a.seconds is not None and a.seconds < span:
-                span = a.seconds
-        return span
+        return account.span
 
     def hold(
         self,

@@ -76,10 +76,11 @@ def largest_thinking(request: Request, solution: int, room: Room) -> int:
         return -1
     if room.nano is not None and request.price is not None:
         price, prompt = request.price, request.prompt
-        if price.bound(request.read + worst_input(prompt, 0, close), solution) > room.nano:
-            return -1
         read = request.read + worst_input(prompt, 1, close) - 1  # the thinking not counted
-        most = max(0, min(most, price.more(room.nano, read, solution, read_again=True)))
+        more = price.more(room.nano, read, solution, read_again=True)
+        if more < 0 and price.bound(request.read + worst_input(prompt, 0, close), solution) > room.nano:
+            return -1
+        most = max(0, min(most, more))
     return most
 
 
@@ -92,10 +93,12 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
     """
     book, forecast = request.book, request.book.forecast
     calls = tokens = 0
-    for kind, count in others.items():
-        if kind != FINAL:
-            calls += count
-            tokens += floors[kind][1] * count
+    steps = [kind for kind in others if kind != FINAL]
+    floors.look(steps)
+    for kind in steps:
+        count = others[kind]
+        calls += count
+        tokens += floors[kind][1] * count
     lanes = max(1, forecast.running + forecast.waiting)
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
     final = book.final_size if book.reserving and not request.final else 0
@@ -128,9 +131,9 @@ def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]
     gain.
     """
     request, account, speed = case.request, level.account, case.speed
-    own, (_, _, tokens, nano) = level is request.book, case.floors[request.kind]
-    tokens += outlook.tokens + account.spent_tokens + account.held_tokens - level.back_tokens
-    nano += outlook.nano + account.spent_nano + account.held_nano - level.back_nano
+    own = level is request.book
+    tokens = account.spent_tokens + account.held_tokens - level.back_tokens + outlook.tokens
+    nano = account.spent_nano + account.held_nano - level.back_nano + outlook.nano
     if case.own is not NOTHING:  # it is decided on once more
         tokens -= case.own.tokens
         nano -= case.own.nano - (0 if request.price is None else request.price.bound(request.read, 0))
@@ -156,7 +159,7 @@ def _room_in_time(case: Case, level: Book, outlook: Outlook, speed: Speed) -> fl
     rest, forecast = case.rest, level.forecast
     lanes = max(1, forecast.running + forecast.waiting)
     if level is case.request.book:
-        waves, end = rest.others, case.end_of(final=case.request.final)
+        waves, end = rest.others, case.end_of(case.request.final)
     else:
         waves = math.ceil((lanes + outlook.calls) / lanes) - 1
         end = case.ledger.deadline(level.account)

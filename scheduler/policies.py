@@ -49,10 +49,10 @@ class Need(NamedTuple):
     weight: float = 1.0
 
 
-@lru_cache(maxsize=4096)
-def need(curve: Curve, calls: int) -> Need:
-    """So many calls with this curve. Kept: a decision wants several, and mostly the same as the last one."""
-    return Need(curve, calls)
+@lru_cache(maxsize=1024)
+def needs(curves: tuple[Curve, ...], calls: tuple[int, ...]) -> tuple[Need, ...]:
+    """So many calls with each of these curves. Kept, since the same mixtures come again and again."""
+    return tuple([Need(curve, count) for curve, count in zip(curves, calls, strict=True)])
 
 
 @dataclass(slots=True)
@@ -145,15 +145,16 @@ def margin(slope: float, spread: float) -> float:
     if spread <= 0:
         return 0.0
     gain = -slope * spread
-    at = min(max(1, bisect_left(_RISKS, (gain, 0.0))), len(_RISKS) - 1)
-    (y0, z0), (y1, z1) = _RISKS[at - 1], _RISKS[at]
+    at = min(max(1, bisect_left(_GAINS, gain)), len(_GAINS) - 1)
+    y0, y1, z0, z1 = _GAINS[at - 1], _GAINS[at], _SPREADS[at - 1], _SPREADS[at]
     z = z0 + (z1 - z0) * (gain - y0) / (y1 - y0)
     return spread * min(max(z, -6.0), 3.0)
 
 
 _NORMAL = NormalDist()
-_RISKS = [(-_NORMAL.pdf(z) / _NORMAL.cdf(z), z) for z in (i / 10 for i in range(-60, 31))]
-"""(-phi(z) / Phi(z), z), by rising z."""
+_SPREADS = [i / 10 for i in range(-60, 31)]
+_GAINS = [-_NORMAL.pdf(z) / _NORMAL.cdf(z) for z in _SPREADS]
+"""-phi(z) / Phi(z) for each z of `_SPREADS`, both rising."""
 
 
 class _Segment(NamedTuple):
@@ -232,14 +233,11 @@ class _Ladder(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladder:
-    """The pieces of all envelopes, steepest first, ours before equals.
-
-    Made once for each mixture of calls: curves never change, so neither does this.
-    """
+    """Made once for each mixture of calls: curves never change, so neither does this."""
     spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
     at, before = this.curve.envelopes[objective][0], 0.0
     rungs, rooms = [], []
-    for segment in _segments(objective, this, others):
+    for segment in segments(objective, this, others):
         kept = margin(segment.slope, spread) if objective == "chain" else spread
         total = segment.use * segment.calls
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
@@ -251,7 +249,8 @@ def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladd
     return _Ladder(tuple(rungs), tuple(accumulate(rooms, max)), at, sum([need.calls for need in others]))
 
 
-def _segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
+def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
+    """The pieces of all envelopes, steepest first, ours before equals."""
     theirs = [
         _Segment(other.weight * slope, use, other.calls, end)
         for other in others
@@ -301,10 +300,9 @@ class Marginal:
         if not at.thinking and not given and room <= 0:
             return Choice(0, "after the floors of the calls to come nothing is left to think with")
         thinking = at.thinking
-        if left > 0 and not curve.measured:
-            # No curve says that still more helps, or that it does not: what is left over is shared.
-            thinking += int(left / (1 + calls))
-        chosen = curve.best(min(thinking, state.most))
+        if left > 0:  # nobody needs it: what is left over is shared, as far as it does no harm
+            thinking = curve.onwards(thinking, left / (1 + calls))
+        chosen = thinking if left > 0 and thinking <= state.most else curve.best(min(thinking, state.most))
         return Choice(chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking})
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:

@@ -1,95 +1,224 @@
-"""Which deadlines can be kept: answers laid onto an endpoint's slots. Arithmetic on moments and seconds.
+"""What an endpoint has promised: answers in time. Whether one more can be kept, beside all others.
 
-An admitted task has been promised its final answer in time. What it must do for that, at the least, is a
-row of stages: the solutions of its calls, one after the other or side by side, without any thinking, since
-thinking gives way. `endings` serves the tasks by deadline, as the endpoint's queue does, and says when each
-is over. `latest` looks the other way: from the calls that wait back to the moments at which running ones
-have to make room for them.
+A task with a deadline is admitted if its answers, and those of all tasks that were admitted before it, can be
+in time at the speed that so many calls have. Nothing is promised about thinking. Before the speed is known
+everything is admitted.
+
+The least that each task has to do is laid onto the endpoint's slots, by deadline (`scheduler.slots`). Only
+tasks of later deadlines can be kept waiting by a new one, so what comes before it is laid once, what comes
+after twice: without it and with it. With thousands of promises that has to be quick: what a task still has to
+do is looked up again only when its forecast says that something changed, and its seconds are worked out once
+for all tasks that have the same to do.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 
-from elastic_agent.scheduler.accounts import INFINITY
+from elastic_agent.errors import DeadlineError
+from elastic_agent.scheduler.answers import Answers
+from elastic_agent.scheduler.forecast import FINAL
+from elastic_agent.scheduler.latency import Speed, Speeds
+from elastic_agent.scheduler.request import Book, Running
+from elastic_agent.scheduler.slots import Job, Stage, merged, serve
+from elastic_agent.scheduler.timing import SAFETY, Timing
+
+Work = tuple[tuple[tuple[str, int, int], ...], int]
+"""What a task still has to do: calls by kind, side by side and one after the other; then the final answer's
+solution limit, 0 if it was given."""
 
 
-class Stage(NamedTuple):
-    """Calls of a task that run side by side, and the seconds of each."""
+@dataclass(slots=True, eq=False)
+class Shape:
+    """Tasks that have the same to do, and the seconds that it takes at the speed in question."""
 
-    width: int
-    seconds: float
+    work: Work
+    users: int = 0
+    job: Job = field(init=False)
+
+    def time(self, now: float, speed: Speed, answers: Answers, scale: float) -> None:
+        """Work the seconds out, for a task none of whose calls run."""
+        calls, final = self.work
+        stages = [
+            Stage(width, scale * times * speed.answer(answers.size(kind))) for kind, width, times in calls
+        ]
+        spare = 0.0
+        if final:
+            size = math.ceil(answers.share(FINAL) * final)
+            stages.append(Stage(1, scale * speed.answer(size)))
+            spare = scale * (final - size) * speed.tpot
+        self.job = Job(now, merged(stages), spare)
 
 
-class Job(NamedTuple):
-    """What one task still has to do.
+@dataclass(slots=True, eq=False)
+class Promise:
+    """One task's.
 
     Attributes:
-        end: its deadline.
-        ready: when its running calls can be over.
-        stages: one after the other.
-        spare: seconds by which its last answer may turn out longer than is usual. They count for this task's
-            own end; others are only kept waiting for what is usual.
+        shape: what its task still has to do.
+        width: calls of it that will be there at once.
     """
 
+    book: Book
     end: float
-    ready: float
-    stages: tuple[Stage, ...]
-    spare: float = 0.0
-
-    @property
-    def alone(self) -> float:
-        """Seconds of all stages, without waiting for anybody."""
-        return sum(stage.seconds for stage in self.stages) + self.spare
+    shape: Shape = field(init=False)
+    width: int = 0
 
 
-def endings(jobs: Sequence[Job], free: Sequence[float] | None) -> list[float]:
-    """When each job is over, served by deadline.
+class Promises:
+    """See the module.
 
     Args:
-        free: when each slot is free; None: there are as many slots as anybody needs.
+        latency, answers: what is known of the endpoint.
+        timing: how careful to be.
+        running: its calls; the endpoint keeps them.
+        slots: most calls at once; None: no limit, so that nobody keeps anybody waiting.
     """
-    found = [0.0] * len(jobs)
-    slots = None if free is None else list(free)
-    if slots is not None:
-        heapq.heapify(slots)
-    for i in sorted(range(len(jobs)), key=lambda i: jobs[i].end):
-        moment = jobs[i].ready
-        for width, seconds in _merged(jobs[i].stages):
-            over = moment
-            for _ in range(width):
-                start = moment if slots is None else max(moment, heapq.heappop(slots))
-                over = max(over, start + seconds)
-                if slots is not None:
-                    heapq.heappush(slots, start + seconds)
-            moment = over
-        found[i] = moment + jobs[i].spare
-    return found
+
+    def __init__(
+        self,
+        latency: Speeds,
+        answers: Answers,
+        timing: Timing,
+        running: Mapping[str, Running],
+        slots: int | None,
+    ) -> None:
+        self._latency, self._answers, self._timing = latency, answers, timing
+        self._running, self._slots = running, slots
+        self._made: list[Promise] = []  # by deadline
+        self._of: dict[Book, Promise] = {}
+        self._shapes: dict[Work, Shape] = {}
+        self._changed: dict[Promise, None] = {}
+        self._unsized: dict[Promise, None] = {}  # their final answer's size comes with their first call
+        self._width = 0
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def make(self, book: Book, end: float, now: float) -> None:
+        """Promise a task its answer by `end`.
+
+        Raises:
+            DeadlineError: it would be late, or others would: with the seconds that it would need.
+        """
+        for old in {**self._changed, **self._unsized}:
+            self._drop(old)
+            self._look(old)
+        self._changed.clear()
+        promise = Promise(book, end)
+        self._look(promise)
+        calls = max(len(self._running), self._width)
+        speed = self._latency.at(max(1, calls if self._slots is None else min(calls, self._slots)))
+        error = None if speed is None else self._refusal(promise, now, speed)
+        if error is not None:
+            self._drop(promise)
+            raise error
+        insort(self._made, promise, key=attrgetter("end"))
+        self._of[book] = promise
+        book.forecast.told = partial(self._changed.__setitem__, promise, None)
+
+    def forget(self, book: Book) -> None:
+        """A task has ended."""
+        promise = self._of.pop(book, None)
+        if promise is not None:
+            book.forecast.told = None
+            self._changed.pop(promise, None)
+            self._drop(promise)
+            del self._made[self._place(promise)]
+
+    def _look(self, promise: Promise) -> None:
+        """At what its task still has to do; it counts from here on."""
+        book = promise.book
+        work = remaining(book)
+        shape = promise.shape = self._shapes.setdefault(work, Shape(work))
+        shape.users += 1
+        pending, coming = sum(book.forecast.pending.values()), book.forecast.coming
+        promise.width = max(1, pending, *(coming.get(kind, 0) for kind in book.parallel))
+        self._width += promise.width
+        if book.final_solution is None:
+            self._unsized[promise] = None
+
+    def _drop(self, promise: Promise) -> None:
+        """It counts no more."""
+        shape = promise.shape
+        shape.users -= 1
+        if not shape.users:
+            del self._shapes[shape.work]
+        self._width -= promise.width
+        self._unsized.pop(promise, None)
+
+    def _refusal(self, promise: Promise, now: float, speed: Speed) -> DeadlineError | None:
+        for shape in self._shapes.values():
+            shape.time(now, speed, self._answers, self._timing.headroom)
+        job, due = promise.shape.job, promise.end - SAFETY
+        if self._slots is None:
+            return None if now + job.alone <= due else self._late(promise, now, job.alone, job, speed, None)
+        scale, rest = self._timing.headroom, self._answers.rest
+        over = {r: now + scale * rest(r, r.slot.seen, speed) for r in self._running.values()}
+        busy = sorted(over.values())
+        before = ([now] * (self._slots - len(busy)) + busy)[-self._slots :]
+        heapq.heapify(before)
+        others = self._jobs(over)
+        place = bisect_right(self._made, promise.end, key=attrgetter("end"))
+        list(serve(others[:place], before))
+        beside = before.copy()
+        (own,) = serve([job], beside)
+        delay = own - before[0]  # no slot, and so nobody behind, is kept longer than this
+        later, behind = self._made[place:], others[place:]
+        endings = list(serve(behind, before))
+        hit = None
+        if any(was <= p.end - SAFETY < was + delay for p, was in zip(later, endings, strict=True)):
+            for other, was, then in zip(later, endings, serve(behind, beside), strict=False):
+                if was <= other.end - SAFETY < then:
+                    hit = other.book
+                    break
+        if hit is None:
+            return None if own <= due else self._late(promise, now, own - now, job, speed, None)
+        (own,) = serve([job], before)  # after all the others it would be in nobody's way
+        return None if own <= due else self._late(promise, now, own - now, job, speed, hit)
+
+    def _jobs(self, over: Mapping[Running, float]) -> list[Job]:
+        """What all have to do; those with running calls when these are over."""
+        jobs = [promise.shape.job for promise in self._made]
+        for running, moment in over.items():
+            for level in running.request.book.levels:
+                if level in self._of:
+                    at = self._place(self._of[level])
+                    jobs[at] = jobs[at]._replace(ready=max(jobs[at].ready, moment))
+        return jobs
+
+    def _place(self, promise: Promise) -> int:
+        return self._made.index(promise, bisect_left(self._made, promise.end, key=attrgetter("end")))
+
+    def _late(
+        self, promise: Promise, now: float, needed: float, job: Job, speed: Speed, hit: Book | None
+    ) -> DeadlineError:
+        needed, there = needed + SAFETY, max(0.0, promise.end - now)
+        queue = max(0.0, needed - job.alone)
+        sooner = "" if hit is None else f", sooner {hit.name!r} would miss its own deadline"
+        behind = f" and {queue:.3f} s behind {len(self)} admitted tasks{sooner}" if queue > SAFETY else ""
+        return DeadlineError(
+            f"task {promise.book.name!r}: {there:.3f} s are left and it needs {needed:.3f} s: "
+            f"{job.alone:.3f} s for its answers at {1000 * speed.tpot:.1f} ms a token, as so many calls have "
+            f"it{behind}; raise seconds=, lower final_solution= or come back later",
+            needed={"seconds": needed},
+            available={"seconds": there},
+        )
 
 
-def latest(waiting: Sequence[tuple[float, float]], slots: int) -> list[float]:
-    """When each slot has to be free for the first time, at the latest: from the earliest moment on.
-
-    Args:
-        waiting: of each call, when it has to start and how many seconds it then takes, at the least.
-
-    Infinity stands for a slot that nobody needs.
-    """
-    needed = [-INFINITY] * slots  # negated: the slot that is needed last comes first
-    for start, seconds in sorted(waiting, reverse=True):
-        then = -heapq.heappop(needed)
-        heapq.heappush(needed, -min(start, then - seconds))
-    return sorted(-moment for moment in needed)
-
-
-def _merged(stages: Sequence[Stage]) -> list[Stage]:
-    """Calls one after the other as one: they keep their slot."""
-    found: list[Stage] = []
-    for stage in stages:
-        if found and stage.width == found[-1].width == 1:
-            found[-1] = Stage(1, found[-1].seconds + stage.seconds)
-        else:
-            found.append(stage)
-    return found
+def remaining(book: Book) -> Work:
+    """Calls that wait, declared ones, the final answer."""
+    forecast = book.forecast
+    calls = [(kind, count, 1) for kind, count in forecast.pending.items() if kind != FINAL]
+    if book.reserving:
+        for kind, count in forecast.coming.items():
+            if kind != FINAL and count:
+                calls.append((kind, count, 1) if kind in book.parallel else (kind, 1, count))
+    final = book.reserving or forecast.pending.get(FINAL, 0)
+    return tuple(calls), book.final_size if final else 0

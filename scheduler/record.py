@@ -338,4 +338,5 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "solution": curve.solution,
         "measured": curve.measured,
         "solutions": curve.solutions,
+        "answers": [(t, lengths.knots) for t, lengths in curve.answers],
     }

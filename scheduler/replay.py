@@ -429,6 +429,7 @@ def _curve(data: Mapping[str, Any]) -> Curve:
         data["solution"],
         data["measured"],
         _pairs(data["solutions"]),
+        tuple((t, Lengths(_pairs(knots))) for t, knots in data["answers"]),
     )
 
 

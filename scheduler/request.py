@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from elastic_agent.scheduler.accounts import Account, Amount, Hold
+from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import Curve, prior
 from elastic_agent.scheduler.forecast import Forecast, Habits
@@ -33,8 +33,9 @@ class Book:
     """What the desk knows of one task.
 
     Attributes:
-        final_solution: solution tokens of the final answer; None takes those of the first call here or
-            below, up to a quarter of the token cap.
+        final_solution: solution tokens to keep for the final answer; None: what it will probably need.
+        final_guess: what that is by now, in tokens.
+        first_solution: the limit that the first call here or below asked for; it needs no more than that.
         largest_prompt: the largest prompt seen, in tokens: the measure of the final one.
         reserving: tokens are kept for the final answer. Not while a call runs that took them, nor once the
             final answer is given.
@@ -50,6 +51,7 @@ class Book:
         parallel: kinds of declared calls that will run side by side.
         endpoint: which has promised it an answer in time.
         levels: this task and those around it.
+        wish, wish_for: what its final answer needs (`expect.reserve_for`), and what that was worked out from.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Book:
     forecast: Forecast
     policy: AllocationPolicy
     final_solution: int | None = None
+    final_guess: int = MIN_SOLUTION
+    first_solution: int | None = None
     parent: Book | None = None
     largest_prompt: int = 0
     reserving: bool = True
@@ -74,6 +78,8 @@ class Book:
     parallel: frozenset[str] = frozenset()
     endpoint: Endpoint | None = None
     levels: tuple[Book, ...] = field(init=False)
+    wish: Amount = NOTHING
+    wish_for: tuple[int, int, int, Price | None] | None = None
 
     def __post_init__(self) -> None:
         self.levels = (self, *(self.parent.levels if self.parent is not None else ()))
@@ -81,7 +87,7 @@ class Book:
     @property
     def final_size(self) -> int:
         """Solution tokens of the final answer, as far as known."""
-        return MIN_SOLUTION if self.final_solution is None else self.final_solution
+        return self.final_guess if self.final_solution is None else self.final_solution
 
 
 @dataclass(slots=True, eq=False)

@@ -69,16 +69,17 @@ class Timing:
 
     def tail(self, speed: Speed | None, final: int) -> float:
         """Seconds to keep at a task's end for a final answer of so many tokens."""
-        return 0.0 if speed is None else speed.answer(final) + SAFETY
+        return 0.0 if speed is None else speed.ttft + final * speed.tpot + SAFETY
 
     def think_until(self, window: Window, after: After, speed: Speed | None) -> float:
         """When a call has to stop thinking."""
         if speed is None:
             return window.started + (window.end - window.started) / (2 + after.others)
-        tokens, passes = after.tokens, after.passes
-        plan = speed.answer(tokens, passes) + SAFETY
-        worst = speed.answer(tokens, passes, self.slowdown) + SAFETY
-        return window.end - max(plan, min(worst, self.share * window.span))
+        ttft, tpot, usual_ttft, usual_tpot = speed
+        tokens, passes, slowdown = after.tokens, after.passes, self.slowdown
+        plan = passes * ttft + tokens * tpot + SAFETY
+        slow = passes * max(ttft, slowdown * usual_ttft) + tokens * max(tpot, slowdown * usual_tpot) + SAFETY
+        return window.end - max(plan, min(slow, self.share * window.span))
 
     def answer_until(self, window: Window, after: After, speed: Speed | None) -> float:
         """When a call's solution has to be over: the task's end, or the last moment for the final answer.

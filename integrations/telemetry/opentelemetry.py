@@ -51,6 +51,9 @@ class OpenTelemetryLog:
         self._refusals = meter.create_counter(
             "elastic_agent.refusals", unit="{call}", description="Calls refused before they were sent."
         )
+        self._task_refusals = meter.create_counter(
+            "elastic_agent.task_refusals", unit="{task}", description="Tasks refused at their opening."
+        )
         self._grants: dict[tuple[str, int], Event] = {}
 
     def __call__(self, event: Event) -> None:
@@ -62,6 +65,8 @@ class OpenTelemetryLog:
             self._settled(event, self._grants.pop((event["task"], event["call"]), None))
         elif name == "refused":
             self._refusals.add(1, {"gen_ai.request.model": event["model"], "error.type": event["error"]})
+        elif name == "task_refused":
+            self._task_refusals.add(1, {"error.type": event["error"]})
 
     def _settled(self, event: Event, grant: Event | None) -> None:
         if event["outcome"] == "refunded":

@@ -49,6 +49,12 @@ class PrometheusLog:
         self._refused = Counter(
             named("refusals_total"), "Refused calls by error.", [*call, "error"], registry=registry
         )
+        self._tasks_refused = Counter(
+            named("task_refusals_total"),
+            "Tasks refused at their opening, by error.",
+            ["error"],
+            registry=registry,
+        )
         self._waiting = Counter(
             named("waits_total"), "Calls that had to wait for refunds.", call, registry=registry
         )
@@ -84,6 +90,9 @@ class PrometheusLog:
 
     def _on_task_opened(self, event: Event) -> None:
         self._tasks.inc()
+
+    def _on_task_refused(self, event: Event) -> None:
+        self._tasks_refused.labels(event["error"]).inc()
 
     def _on_task_closed(self, event: Event) -> None:
         self._tasks.dec()

@@ -214,7 +214,7 @@ def test_report_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_bench_says_whether_a_run_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Identical: 0, and a table; a grant that was tampered with: 1, and its line; no log of a scheduler: 2."""
+    """Identical: 0, and a table; a grant that was tampered with: 1, and its line; no scheduler's log: 2."""
     log = tmp_path / "run.jsonl"
 
     async def work() -> None:

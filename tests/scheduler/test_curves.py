@@ -135,3 +135,70 @@ def test_a_file_that_is_not_json(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(CurveFileError, match="not JSON"):
         load_file(path)
+
+
+def test_a_fall_within_its_error_is_averaged_away() -> None:
+    """Of 210 problems .96 at 64 and .94 beyond are the same; .50 after .96 is not."""
+    rows = [[0, 0.05, 210], [64, 0.9619, 210], [96, 0.9381, 210], [128, 0.9286, 210], [None, 0.9476, 210]]
+    curve = parse({"model": "m", "s": 96, "kinds": {"call": rows}}).curve("call")
+    levels = [p for _, p in curve.points]
+    assert levels == sorted(levels)
+    assert curve.p(64) == pytest.approx(curve.p(128))
+    assert curve.p(64) < curve.p(10_000)
+    worse = parse({"model": "m", "s": 96, "kinds": {"call": [[0, 0.96, 210], [8, 0.5, 210]]}}).curve("call")
+    assert worse.p(8) == pytest.approx((0.5 * 210 + 0.5) / 211)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 500)), min_size=1, max_size=12))
+def test_averaging_keeps_the_mean(rows: list[tuple[float, int]]) -> None:
+    """It moves success between neighbours and adds none: the mean over all samples stays."""
+    table = [[8 * i, p, n] for i, (p, n) in enumerate(rows)]
+    curve = parse({"model": "m", "s": 96, "kinds": {"call": table}}).curve("call")
+    before = sum(n * (p * n + 0.5) / (n + 1) for p, n in rows)
+    assert sum(n * p for (_, p), (_, n) in zip(curve.points, rows, strict=True)) == pytest.approx(before)
+
+
+def test_what_is_left_over_is_spent_where_it_does_no_harm() -> None:
+    """As far as success stays the same and the average use allows, and no further."""
+    flat = Curve("c", ((0, 0.1), (64, 0.9), (128, 0.9), (256, 0.9), (512, 0.7)))
+    assert flat.onwards(64, 1000) == 256
+    assert flat.onwards(64, 100) == 128
+    assert flat.onwards(64, 10) == 64
+    assert prior("c", 64).onwards(64, 10) == 74
+
+
+RIGHT = {"call": [[0, 70, 81, 90], [64, 25, 34, 51], [None, 25, 53, 70]]}
+
+
+def test_how_long_right_solutions_are() -> None:
+    """Their share within a limit rises with the limit, and is between its neighbours' between two t."""
+    data = {**FILE, "kinds": {"call": [[0, 0.5, 100], [64, 0.9, 100], [None, 0.95, 100]]}}
+    curve = parse({**data, "right_solutions": RIGHT}).curve("call")
+    assert curve.whole(0, 70) == pytest.approx(0.5)
+    assert curve.whole(0, 81) == pytest.approx(0.9)
+    assert curve.whole(64, 51) == pytest.approx(0.99)
+    assert curve.whole(0, 60) < curve.whole(32, 60) < curve.whole(64, 60)
+    assert [curve.whole(40, s) for s in (20, 40, 60, 200)] == sorted(
+        curve.whole(40, s) for s in (20, 40, 60, 200)
+    )
+    assert curve.answer_lengths(0).size(0.9) == pytest.approx(81)
+    assert curve.answer_lengths(10).size(0.5) == pytest.approx(70)
+    assert parse(data).curve("call").whole(0, 1) == 1.0
+    other = parse({**data, "right_solutions": RIGHT}).curve("nobody measured it")
+    assert other.answer_lengths(0).size(0.9) == pytest.approx(81)
+
+
+@given(st.floats(0.01, 0.999), st.floats(1, 300), st.floats(1, 3), st.floats(1, 3))
+def test_a_size_holds_its_share(share: float, p50: float, more: float, still: float) -> None:
+    """`size` and `longer` are each other's inverse."""
+    lengths = Lengths.of(p50, p50 * more, p50 * more * still)
+    assert 1 - lengths.longer(lengths.size(share)) == pytest.approx(share, abs=1e-6) or (
+        1 - lengths.longer(lengths.size(share)) >= share
+    )
+
+
+@pytest.mark.parametrize("row", [[0, 1, 2], [0, "a", 2, 3], "x", [0, -1, 2, 3]])
+def test_bad_lengths_of_right_solutions_say_where(row: Any) -> None:
+    """The key and the row are named."""
+    with pytest.raises(CurveFileError, match="right_solutions"):
+        parse({**FILE, "right_solutions": {"steps-2": [row]}})

@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
-from elastic_agent.errors import CapExceededError
+from elastic_agent.errors import CapExceededError, EndpointBusyError
 from elastic_agent.scheduler import BudgetScheduler, Price, task_budget
 from tests.clock import run
+from tests.scheduler.speeds import known
 
 THINKER = Reply(thinking="hm " * 60, solution="so the answer is 42")
 
@@ -66,6 +69,45 @@ def test_the_log_tells_the_whole_story(tmp_path: Path) -> None:
     refused = events[-3]
     assert refused["needed"]["tokens"] > refused["available"]["tokens"]
     assert events[-1]["spent"]["tokens"] == sum(end["charged"]["tokens"] for end in settled)
+
+
+def test_a_task_that_is_refused_is_in_the_log(tmp_path: Path) -> None:
+    """Instead of its opening, with the numbers of the error; in its own log and in those around it."""
+    path, own = tmp_path / "run.jsonl", tmp_path / "own.jsonl"
+    errors = []
+
+    async def main() -> None:
+        backend = ScriptedBackend(THINKER, ttft=1.0, tpot=0.1)
+        scheduler = BudgetScheduler(backend, latency=known(1.0, 0.1), log=path, max_running=1, max_waiting=1)
+        async with scheduler, scheduler.task(Caps(tokens=900), key="a") as task:
+            await asyncio.sleep(2)
+            for caps, options in (
+                (Caps(tokens=3), {"log": own, "name": "small"}),
+                (Caps(seconds=5), {"final_solution": 100, "name": "slow"}),
+            ):
+                with pytest.raises(CapExceededError) as error:
+                    task.task(caps, **options).open()
+                errors.append(error.value)
+            calls = [asyncio.ensure_future(task.generate("a", solution=16)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            with pytest.raises(EndpointBusyError) as busy:
+                scheduler.task(Caps(tokens=900), key="a", name="crowded").open()
+            errors.append(busy.value)
+            with pytest.raises(ValueError, match="expect"):
+                task.task(Caps(tokens=900), expect={"a": -1}).open()
+            await asyncio.gather(*calls)
+
+    run(main())
+    refused = [event for event in read(path) if event["event"] == "task_refused"]
+    assert read(own) == refused[:1]
+    assert [event["task"] for event in refused] == ["small", "slow", "crowded"]
+    assert [event["error"] for event in refused] == [type(error).__name__ for error in errors]
+    assert [event["reason"] for event in refused] == [str(error) for error in errors]
+    assert [event["at"] for event in refused] == [2, 2, 2.1]
+    for event, error in zip(refused[:2], errors, strict=False):
+        assert event["needed"] == error.needed
+        assert event["available"] == error.available
+    assert "needed" not in refused[2]
 
 
 def test_nested_tasks_share_a_time_line_and_a_log(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from itertools import pairwise, product
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 from elastic_agent.scheduler.baselines import Decay, GreedyUpfront, Myopic, Proportional, Schedule
-from elastic_agent.scheduler.curves import Curve, Lengths, prior
+from elastic_agent.scheduler.curves import Curve, Lengths, Objective, prior
 from elastic_agent.scheduler.policies import (
     AllocationPolicy,
     FixedCap,
@@ -19,6 +19,7 @@ from elastic_agent.scheduler.policies import (
     State,
     Uniform,
     margin,
+    segments,
 )
 
 EASY = Curve("easy", ((0, 0.77), (16, 0.92), (64, 0.93)))
@@ -67,6 +68,36 @@ def test_the_default_overdraws_the_room_by_chance_alone(
     spread = math.sqrt(sum(need.calls * need.curve.variance for need in (state.this, *others)))
     assert curve.used(Marginal().choose(state).thinking) <= room + 6 * spread + 1
     assert curve.used(Marginal("each").choose(state).thinking) <= room + 1
+
+
+def walked(objective: Objective, state: State) -> tuple[int, float]:
+    """The ideal thinking and the price, from the first segment on, one after another, as it is defined."""
+    curve = state.this.curve
+    spread = math.sqrt(sum(need.calls * need.curve.variance for need in (state.this, *state.others)))
+    at, given = curve.envelopes[objective][0], 0.0
+    for segment in segments(objective, state.this, state.others):
+        left = state.room - (margin(segment.slope, spread) if objective == "chain" else spread) - given
+        if left > 0 and segment.mine and segment.use * (1 + segment.rivals) > left:
+            return Marginal(objective)._part(curve, at, segment, left).thinking, segment.slope
+        if left > 0:
+            at = segment.end if segment.mine else at
+            given += segment.use * segment.calls
+            left -= segment.use * segment.calls
+        if left <= 0:
+            return at.thinking, segment.slope
+    return at.thinking, 0.0
+
+
+@pytest.mark.parametrize("objective", ["chain", "each"])
+@given(needs, st.lists(needs, max_size=4), st.one_of(st.floats(1, 4000), st.integers(1, 4000)))
+def test_the_walk_may_begin_where_the_room_ends(
+    objective: Objective, this: Need, others: list[Need], room: float
+) -> None:
+    """All that is worked out beforehand changes nothing: not a token, not the price."""
+    assume(this.curve.measured)
+    state = State(this, tuple(others), room, 10**6)
+    numbers = Marginal(objective).choose(state).numbers
+    assert (numbers["ideal"], numbers["token_price"]) == walked(objective, state)
 
 
 def test_what_is_kept_depends_on_what_a_token_gains() -> None:

@@ -1,39 +1,183 @@
-"""Which deadlines can be kept, and when running calls have to make room."""
+"""Which deadlines are promised: the same as by laying out all tasks anew, each time, twice."""
 
 from __future__ import annotations
 
-from elastic_agent.scheduler.accounts import INFINITY
-from elastic_agent.scheduler.promises import Job, Stage, endings, latest
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from elastic_agent import Budget
+from elastic_agent.errors import DeadlineError
+from elastic_agent.scheduler.answers import Answers
+from elastic_agent.scheduler.forecast import FINAL, Forecast, Habits
+from elastic_agent.scheduler.latency import Speed
+from elastic_agent.scheduler.ledger import Ledger
+from elastic_agent.scheduler.policies import Uniform
+from elastic_agent.scheduler.promises import Promises
+from elastic_agent.scheduler.request import Book
+from elastic_agent.scheduler.timing import SAFETY, Slot, Timing
+
+SPEED = Speed(0.5, 0.01, 0.5, 0.01)
+KINDS = ("step", "part", FINAL)
+KIND = st.sampled_from(KINDS)
+WHICH = st.integers(0, 30)
+EXPECT = st.dictionaries(KIND, st.integers(0, 3))
+OPEN = st.tuples(st.just("open"), st.integers(1, 12), EXPECT, st.sampled_from((0, 50, 200)))
+CHANGE = st.tuples(st.sampled_from(["arrive", "leave", "over", "answered", "end", "size"]), WHICH, KIND)
+RUN = st.tuples(st.just("run"), WHICH, st.integers(1, 600), st.floats(0, 1))
+LATER = st.tuples(st.just("later"), st.floats(0, 1))
+TIMING = Timing()
 
 
-def job(end: float, *stages: tuple[int, float], ready: float = 0.0, spare: float = 0.0) -> Job:
-    return Job(end, ready, tuple(Stage(*stage) for stage in stages), spare)
+class Steady:
+    """A speed that depends on the load alone, and notes which was asked for."""
+
+    asked = 0
+
+    def at(self, load: int) -> Speed:
+        self.asked = load
+        return SPEED.slowed(1 + load / 10)
 
 
-def test_slots_serve_by_deadline() -> None:
-    """The later deadline waits for the earlier, in whichever order they were asked for."""
-    assert endings([job(20, (1, 4)), job(10, (1, 3))], [0.0]) == [7, 3]
-    assert endings([job(20, (1, 4)), job(10, (1, 3))], [0.0, 1.0]) == [5, 3]
+class Naive:
+    """The promises as a list; each question looks at all of it."""
+
+    def __init__(self, answers: Answers, running: dict[str, Any], slots: int | None) -> None:
+        self.made: list[tuple[Book, float]] = []
+        self.answers, self.running, self.slots = answers, running, slots
+
+    def needed(self, book: Book, end: float, now: float) -> tuple[int, float | None]:
+        """For how many calls at once; the seconds that it would need if it is refused."""
+        books = [b for b, _ in self.made] + [book]
+        load = max(len(self.running), sum(map(width, books)))
+        load = load if self.slots is None else min(load, self.slots)
+        speed = Steady().at(load)
+        over = [
+            (r, now + TIMING.headroom * self.answers.rest(r, r.slot.seen, speed))
+            for r in self.running.values()
+        ]
+        ready = {b: max([now, *(m for r, m in over if b in r.request.book.levels)]) for b, _ in self.made}
+        busy = sorted(moment for _, moment in over)
+        free = None if self.slots is None else ([now] * (self.slots - len(busy)) + busy)[-self.slots :]
+        others = [(e - SAFETY, ready[b], *self.stages(b, speed)) for b, e in self.made]
+        mine = (end - SAFETY, now, *self.stages(book, speed))
+        before, beside = endings(others, free), endings([*others, mine], free)
+        late = beside[-1] > mine[0]
+        if any(was <= o[0] < then for o, was, then in zip(others, before, beside, strict=False)):
+            late, beside = True, endings([*others, (math.inf, *mine[1:])], free)
+            late = beside[-1] > mine[0]
+        return load, beside[-1] - now + SAFETY if late else None
+
+    def stages(self, book: Book, speed: Speed) -> tuple[list[tuple[int, float]], float]:
+        found = []
+        for kind, count in book.forecast.pending.items():
+            if kind != FINAL:
+                found.append((count, speed.answer(self.answers.size(kind))))
+        for kind, count in book.forecast.coming.items():
+            if kind != FINAL and book.reserving:
+                times = 1 if kind in book.parallel else count
+                found.append((count // times, times * speed.answer(self.answers.size(kind))))
+        spare = 0.0
+        if book.reserving or book.forecast.pending.get(FINAL):
+            size = math.ceil(self.answers.share(FINAL) * book.final_size)
+            found.append((1, speed.answer(size)))
+            spare = TIMING.headroom * (book.final_size - size) * speed.tpot
+        return [(count, TIMING.headroom * seconds) for count, seconds in found], spare
 
 
-def test_without_a_limit_nobody_waits() -> None:
-    """Each ends after its own stages; parallel calls count once."""
-    assert endings([job(9, (4, 1), (1, 2)), job(9, (1, 5), ready=2.0)], None) == [3, 7]
+def width(book: Book) -> int:
+    pending, coming = book.forecast.pending, book.forecast.coming
+    return max([1, sum(pending.values()), *(coming.get(kind, 0) for kind in book.parallel)])
 
 
-def test_parallel_calls_take_their_slots_and_the_next_stage_waits_for_all() -> None:
-    """Three calls on two slots are two waves."""
-    assert endings([job(9, (3, 1), (1, 2))], [0.0, 0.0]) == [4]
+def endings(jobs: list[Any], free: list[float] | None) -> list[float]:
+    """By deadline, each stage on the slots that are free first; stages of single calls keep theirs."""
+    slots, found = None if free is None else list(free), [0.0] * len(jobs)
+    for i in sorted(range(len(jobs)), key=lambda i: jobs[i][0]):
+        _, moment, stages, spare = jobs[i]
+        kept = None
+        for count, seconds in stages:
+            starts = []
+            for _ in range(count):
+                if slots is None:
+                    starts.append(moment)
+                    continue
+                at = kept if count == 1 and kept is not None else slots.index(min(slots))
+                starts.append(moment if at == kept else max(moment, slots[at]))
+                slots[at] = starts[-1] + seconds
+                kept = at if count == 1 else None
+            moment = max([moment, *(start + seconds for start in starts)])
+        found[i] = moment + spare
+    return found
 
 
-def test_a_long_answer_counts_for_its_own_task_only() -> None:
-    """Others wait for what is usual."""
-    assert endings([job(5, (1, 1), spare=2), job(9, (1, 1))], [0.0]) == [3, 2]
+@given(
+    st.one_of(st.none(), st.integers(1, 3)),
+    st.lists(st.one_of(OPEN, OPEN, CHANGE, RUN, LATER), max_size=40),
+)
+@settings(max_examples=500, deadline=None, derandomize=True)
+def test_promises_are_what_a_naive_plan_makes_them(slots: int | None, steps: list[Any]) -> None:
+    """Admitted or refused, at which load, and with which seconds."""
+    habits, latency, running = Habits(), Steady(), dict[str, Any]()
+    answers = Answers(habits)
+    promises = Promises(latency, answers, TIMING, running, slots)  # type: ignore[arg-type]
+    naive, ledger, now = Naive(answers, running, slots), Ledger(), 0.0
+    for number, (what, *more) in enumerate(steps):
+        if what == "later":
+            now += more[0]
+        elif what == "open":
+            seconds, expect, final = more
+            account = ledger.open(f"{number}", now=now)
+            book = Book(f"{number}", account, Forecast(), Uniform(), parallel=frozenset(["part"]))
+            book.final_solution = final or None
+            book.forecast.expect(expect)
+            load, needed = naive.needed(book, now + seconds, now)
+            if needed is None:
+                promises.make(book, now + seconds, now)
+                naive.made.append((book, now + seconds))
+            else:
+                with pytest.raises(DeadlineError) as error:
+                    promises.make(book, now + seconds, now)
+                assert error.value.needed["seconds"] == pytest.approx(needed)
+            assert latency.asked == max(1, load)
+        elif naive.made:
+            book, end = naive.made[more[0] % len(naive.made)]
+            change(what, more, book, running, habits, slots)
+            if what == "end":
+                promises.forget(book)
+                naive.made.remove((book, end))
 
 
-def test_room_is_made_as_late_as_possible() -> None:
-    """From the last one back: a call that must have ended before the next starts moves forward."""
-    assert latest([(10, 3)], 2) == [10, INFINITY]
-    assert latest([(10, 3), (10, 3)], 1) == [7]
-    assert latest([(10, 3), (11, 3), (12, 3)], 2) == [9, 11]
-    assert latest([], 1) == [INFINITY]
+def change(
+    what: str, more: list[Any], book: Book, running: dict[str, Any], habits: Habits, slots: int | None
+) -> None:
+    """Something happens in a task, as the desk would have it."""
+    if what == "run" and (slots is None or len(running) < slots):
+        limit, done = more[1:]
+        slot = Slot(done=int(done * limit), seen=int(done * limit))
+        grant = SimpleNamespace(budget=Budget(8, limit))
+        request = SimpleNamespace(book=book, kind=FINAL)
+        running[f"{len(running)}"] = Call(request=request, grant=grant, slot=slot)
+    elif what == "arrive":
+        book.forecast.arrived(more[1])
+    elif what == "leave" and book.forecast.pending.get(more[1]):
+        book.forecast.left(more[1])
+    elif what == "over":
+        habits.seen(more[1], 10, 40 + 10 * len(running))
+        if running:
+            running.popitem()[1].request.book.forecast.ended()
+    elif what == "answered":
+        book.forecast.ended()
+        book.reserving = not book.reserving
+    elif what == "size" and book.final_solution is None:
+        book.final_solution = 99
+
+
+class Call(SimpleNamespace):
+    """A call that runs, as far as promises look at it."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]

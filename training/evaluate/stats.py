@@ -123,12 +123,18 @@ def _summary(found: Sequence[Record]) -> Summary:
     )
 
 
+ENOUGH = 20
+"""Right answers from which on their lengths say something."""
+
+
 def curves_of(
     records: Iterable[Record], *, model: str, name: str, split: str = "", command: str = ""
 ) -> dict[str, Any]:
     """Success by kind and t: the content of a curves.json, which the scheduler reads.
 
     Only `elastic` samples count, of one s. What is used when nothing is cut is known if t=None was measured.
+    `right_solutions` has the lengths (p50, p90, p99) of right ones by t, where there are `ENOUGH`: so much
+    solution is needed.
 
     Args:
         records: samples.
@@ -148,6 +154,7 @@ def curves_of(
         "natural_thinking": {},
         "solution_tokens": {},
         "solution_by_thinking": {},
+        "right_solutions": {},
     }
     for kind, by_t in cells.items():
         points = sorted(by_t.items(), key=lambda point: (point[0] is None, point[0] or 0))
@@ -156,6 +163,11 @@ def curves_of(
         ]
         found["solution_by_thinking"][kind] = [
             [t, round(statistics.fmean(r.solution_tokens for r in cell), 1)] for t, cell in points
+        ]
+        found["right_solutions"][kind] = [
+            [t, *list(spread([r.solution_tokens for r in cell if r.right]).values())[1:]]
+            for t, cell in points
+            if sum(r.right for r in cell) >= ENOUGH
         ]
         if None in by_t:
             found["natural_thinking"][kind] = spread([r.thinking_tokens for r in by_t[None]])

@@ -27,7 +27,9 @@ THINKER = Reply(thinking="hm " * 60, solution="so the answer is 42")
 
 
 def work(log: Log, backend: ScriptedBackend) -> TaskReport:
-    """Three calls, one that is cancelled in mid-thought, and one that the cap refuses."""
+    """Three calls, one that is cancelled in mid-thought, one that the cap refuses, and a task that is too
+    small.
+    """
 
     async def main() -> TaskReport:
         scheduler = BudgetScheduler(backend, price=Price("0.5", "2"), log=log)
@@ -41,6 +43,8 @@ def work(log: Log, backend: ScriptedBackend) -> TaskReport:
                 await gone
             with suppress(CapExceededError):
                 await task.generate("too long", kind="long", solution=500, on_exhausted="raise")
+            with suppress(CapExceededError):
+                task.task(Caps(tokens=4)).open()
         return task.report()
 
     return run(main())
@@ -59,6 +63,7 @@ def test_prometheus_has_the_reports_numbers(tmp_path: Path) -> None:
     assert value("calls_total", model=model, kind="step", outcome="answered") == 3
     assert value("calls_total", model=model, kind="gone", outcome="stopped") == 1
     assert value("refusals_total", model=model, kind="long", error="CapExceededError") == 1
+    assert value("task_refusals_total", error="CapExceededError") == 1
     thinking = sum(call.usage.thinking for call in report.calls)
     assert value("tokens_total", model=model, segment="thinking") == thinking > 0
     assert value("usd_total", model=model) == sum(float(call.cost or 0) for call in report.calls)
@@ -106,3 +111,4 @@ def test_opentelemetry_has_a_span_a_call_under_the_callers_span() -> None:
     assert output.sum == sum(call.usage.metered_output for call in report.calls)
     assert metrics["gen_ai.client.operation.duration"].data.data_points
     assert metrics["elastic_agent.refusals"].data.data_points[0].value == 1
+    assert metrics["elastic_agent.task_refusals"].data.data_points[0].value == 1
