@@ -163,7 +163,7 @@ def replays(path: Path) -> Replayed:
     st.sampled_from((None, 1, 2)),
     st.sampled_from((None, 2)),
 )
-@settings(max_examples=60)
+@settings(max_examples=100)
 def test_every_run_replays(
     doings: list[Doing], caps: list[dict[str, Any]], curves: str, running: int | None, waiting: int | None
 ) -> None:
@@ -261,7 +261,7 @@ def test_a_log_replays_as_far_as_it_goes(busy: Path) -> None:
     """Cut anywhere, as a kill might: no difference up to there, and it says that a line was cut."""
     whole = busy.read_bytes()
     head = whole.index(b"\n") + 1
-    for size in range(head, len(whole), max(1, len(whole) // 100)):
+    for size in range(head, len(whole), len(whole) // 40):
         busy.write_bytes(whole[:size])
         found = replay(busy)
         assert found.difference is None
