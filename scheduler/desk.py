@@ -31,6 +31,7 @@ from elastic_agent.scheduler.expect import expected
 from elastic_agent.scheduler.grant import left, units
 from elastic_agent.scheduler.granting import Raise, Raiser, grant_of, take
 from elastic_agent.scheduler.ledger import Ledger
+from elastic_agent.scheduler.pool import Pacer
 from elastic_agent.scheduler.queue import Queue
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
 from elastic_agent.scheduler.timing import SAFETY, After, Timing
@@ -40,15 +41,19 @@ class Desk:
     """Grants, for all tasks of one ledger. Thread-safe through the ledger's lock.
 
     Attributes:
+        pacer: the price of the pool that all tasks share; None: there is none.
         ended: told of every hold that has ended, under the lock: it must only pass it on.
     """
 
-    def __init__(self, ledger: Ledger | None = None, timing: Timing | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger | None = None, timing: Timing | None = None, pacer: Pacer | None = None
+    ) -> None:
         self.ledger = ledger or Ledger()
         self.timing = timing or Timing()
         self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
-        self._decider = Decider(self.ledger, self.timing, self._stuck)
+        self.pacer = pacer
+        self._decider = Decider(self.ledger, self.timing, self._stuck, pacer)
         self._raiser = Raiser(self.ledger, self._decider)
         self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
@@ -176,6 +181,8 @@ class Desk:
                 level.back_tokens -= held.tokens - running.expected.tokens
                 level.back_nano -= held.nano - running.expected.nano
             charged = self._end_holds(running, actual)
+            if self.pacer is not None:
+                self.pacer.spends(running, charged, now)
             if running.grant.last:
                 book.answered |= answered
                 book.reserving = not (answered and request.final)  # else what comes back is kept again
@@ -209,6 +216,8 @@ class Desk:
         with self.ledger.lock:
             raised = self._raiser.more(running, used, now)
             if raised is not None:
+                if self.pacer is not None:
+                    self.pacer.spends(running, running.expected, now)
                 self._granted("raised", running, now, used=used)
             return raised
 
@@ -216,6 +225,8 @@ class Desk:
         """A durable ledger has no room for a raise: the call keeps what it had."""
         with self.ledger.lock:
             self._raiser.drop(running, raised)
+            if self.pacer is not None:
+                self.pacer.spends(running, running.expected, now)
             self._granted("dropped", running, now)
             self.pump(running.request.book.account, now)
 
@@ -239,6 +250,8 @@ class Desk:
             if endpoint is not None and not promised:
                 endpoint.admit(book, end, now)
                 book.endpoint = endpoint
+            if self.pacer is not None and book.parent is None:
+                self.pacer.opened(book, now)
             # A parent that has no room for it now may have later.
             self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size))
 
@@ -255,6 +268,8 @@ class Desk:
             self.ledger.close(book.account)
             if book.endpoint is not None:
                 book.endpoint.forget(book)
+            if self.pacer is not None:
+                self.pacer.closed(book)
             self.pump(book.account, now)
 
     def dismiss(self, book: Book, now: float) -> None:
@@ -313,6 +328,8 @@ class Desk:
         rest = After(solution) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
         running.slot.solving = not thinking
+        if self.pacer is not None:
+            self.pacer.spends(running, likely, now)
         if request.endpoint is not None:
             request.endpoint.started(running)
         self._granted("grant", running, now)

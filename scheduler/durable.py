@@ -32,6 +32,7 @@ from elastic_agent.budget import Caps
 from elastic_agent.errors import StoreError, StoreUnavailableError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, HoldState
 from elastic_agent.scheduler.ledger import Ledger
+from elastic_agent.scheduler.pool import Pacer
 from elastic_agent.scheduler.request import Book, Running
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store, Window
 
@@ -104,6 +105,7 @@ class Durable:
         self.store, self.lease, self.patience, self.failure = store, lease, patience, failure
         self.name = accounts if isinstance(accounts, str) else accounts[-1].id
         self._specs = None if isinstance(accounts, str) else tuple(accounts)
+        self.pacer: Pacer | None = None
         self._ledger = ledger
         self._mirror: dict[str, Account] = {}
         self._maker = uuid4().hex[:12]
@@ -199,6 +201,8 @@ class Durable:
                 account.nano = int(left["nano"].available) + own.nano if "nano" in left else None
                 account.seconds = None if level.left is None else now - account.opened + level.left
                 self._mirror[name] = above = account
+            if self.pacer is not None:
+                self.pacer.heard(list(self._mirror.values()))
         return levels
 
     async def _take(self, running: Running, hold: Hold) -> Lack | None:
