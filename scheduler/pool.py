@@ -7,14 +7,15 @@ A pool is a pace and no cap: caps stay the ledger's. Without one, tasks that sha
 there, first come first served. With one, a call thinks only as far as value * (the chance that the whole task
 succeeds) - price * (expected tokens) rises (`policies.Marginal`).
 
-*The price* is the dual multiplier of the pool, by dual mirror descent (Balseiro, Lu and Mirrokni, "The Best of
-Many Worlds", arXiv 2011.10124, Algorithm 1 with the entropy as reference function). Where that steps once a
-request, by what it used less its part of the budget, this steps whenever something is spent or time passes:
+*The price* is the dual multiplier of the pool, by dual mirror descent (Balseiro, Lu and Mirrokni, "The Best
+of Many Worlds", arXiv 2011.10124, with the entropy as reference function: multiplicative steps). Where that
+steps once a request, by what it used less its part of the budget, this steps whenever something is spent or
+time passes:
 
     log price += (spent - due) / sqrt(pool * mean use of a task)
 
-With T tasks in a window each of which uses about pool / T this is the step of 1 / sqrt(T) of the mean use, the
-order that the paper's regret bound asks for, without knowing T. `due` is what is left of the pool over what
+With T tasks in a window, each using about pool / T, a task's step is its use over the mean use, times 1 /
+sqrt(T): the order of step that the paper's regret bound asks for, without knowing T. `due` is what is left of the pool over what
 is left of its window, by the time that has passed (at most twice the even pace: the last minutes of a window
 would throw the price away); of a rolling pool the even pace. A call spends, when it is granted, what it is
 expected to use; when it is settled, the difference: so a burst is felt before its answers are there.
@@ -67,7 +68,7 @@ class Pool:
         per: the window: a UTC day or month, or seconds, counted from the first task on.
         rolling: no windows: so much in any time of this length, for something that flows, like what a GPU
             can do. Then `per`, in seconds, says how far spending may run ahead: about what a queue may hold.
-        fair: share of it that is spent on whoever asks evenly, whatever their tasks are worth; see the module.
+        fair: share of it that is spent evenly on all who ask, whatever their tasks are worth; see the module.
 
     Raises:
         InvalidCapsError, ValueError: not one unit, or nothing to spend, or no time to spend it in.
@@ -220,7 +221,7 @@ class Pacer:
     # What it tells
 
     def price_for(self, request: Request, level: Book) -> float:
-        """The price of a thinking token of this call, as a share of the success of its task or one around it."""
+        """Of a thinking token of this call, as a share of the success of its task, or one around it."""
         if not self.price or request.book.levels[-1].unpriced:
             return 0.0
         price = self.price
