@@ -86,8 +86,8 @@ class Played:
 
 @dataclass
 class Place:
-    """Where a task is played, if not by itself: a desk and an account that it shares, when it comes, what it is
-    worth, and how long a token takes."""
+    """Where a task is played, if not by itself: a desk and an account that it shares, when it comes, what it
+    is worth, and how long a token takes."""
 
     desk: Desk
     account: Account | None

@@ -12,17 +12,21 @@ of Many Worlds", arXiv 2011.10124, with the entropy as reference function: multi
 steps once a request, by what it used less its part of the budget, this steps whenever something is spent or
 time passes:
 
-    log price += (spent - due) / sqrt(pool * mean use of a task)
+    log share += step * (spent - due) / mean use of a task,     step = 0.1 / sqrt(min(tasks seen, a window's))
+    price = share * mean value of a task / mean use of a task
 
-With T tasks in a window, each using about pool / T, a task's step is its use over the mean use, times 1 /
-sqrt(T): the order of step that the paper's regret bound asks for, without knowing T. `due` is what is left of the pool over what
-is left of its window, by the time that has passed (at most twice the even pace: the last minutes of a window
-would throw the price away); of a rolling pool the even pace. A call spends, when it is granted, what it is
-expected to use; when it is settled, the difference: so a burst is felt before its answers are there.
+The paper's regret bound asks for steps of the order of 1 / sqrt(T), with T tasks in a window; until it has
+seen as many, those of online gradient descent without a horizon, 1 / sqrt(tasks seen), are larger and forget
+a bad start. `due` is what is left of the pool over what is left of its window, for the time that has passed
+(at most twice the even pace, or the last minutes of a window would throw the price away); of a rolling pool
+it is the even pace. A call spends, when it is granted, what it is expected to use; when it is settled, the
+difference: so a burst is felt before its answers are there.
 
-The multiplier of the best split in hindsight is at most the value of all tasks over the pool: more than all
-can't be lost. So the price is kept between a thousandth of `value of the tasks seen / what they used` and ten
-times it. Before anything was spent it is 0: nothing is known.
+The price goes in multiples of what tasks are worth over what they use, so that it needs no unit and follows
+when values change. The best multiplier in hindsight is at most the value of all tasks over the pool, which is
+about that when the pool is spent: it starts there, since what is saved at first can be spent later. Before
+anything was spent it is 0. Where less is left than an even part for the rest of the window the price that
+calls see is dearer by that ratio (`brake`): the pool should last for everybody's answers.
 
 *Nobody starves.* The price touches thinking alone: floors, solutions and the reserve for the final answer
 are not priced, and no call waits because of it. And of each pool a part, `fair`, is shared evenly among
@@ -48,8 +52,10 @@ from elastic_agent.budget import Caps
 from elastic_agent.scheduler.accounts import INFINITY, Account, Amount
 from elastic_agent.scheduler.request import Book, Request, Running
 
-START = 1 / 30
-"""The first price, as a share of value per use: its range's middle, by orders of magnitude."""
+STEP = 0.1
+"""See the module: of 0.1 to 3 the best on streams that the benchmark (`benchmarks/pool.py`) does not use."""
+START = 1.0
+"""The first price, as a share of value per use."""
 LEAST, MOST = 1e-3, 10.0
 """The range of the price, as shares of value per use."""
 FASTEST = 2.0
@@ -129,19 +135,19 @@ class Pacer:
         epoch: seconds since 1970 when the clock of `now` was at 0; for days and months.
 
     Attributes:
-        price: value for each token or nano-dollar.
         left: of the pool, in this window; what running calls are expected to use is off already.
         running: what that is.
     """
 
     def __init__(self, pool: Pool, epoch: float = 0.0) -> None:
-        self.pool, self.price = pool, 0.0
+        self.pool = pool
         self._epoch, self._size = epoch, pool.size
         self.left = self._own = float(self._size)
         self.running = 0.0
         self._now = self._end = -INFINITY
         self._length = 1.0
         self._tasks = self._value = self._used = 0.0  # of the last `MEMORY` tasks, about
+        self._seen, self._log = 0, math.log(START)
         self._credit = 0.0
         self._askers: OrderedDict[tuple[str, int], _Asker] = OrderedDict()
 
@@ -151,6 +157,7 @@ class Pacer:
         """A task opens that is not part of another."""
         self.passed(now)
         keep = 1 - 1 / MEMORY
+        self._seen += 1
         self._tasks = self._tasks * keep + 1
         self._value = self._value * keep + book.value
         self._used *= keep
@@ -222,14 +229,27 @@ class Pacer:
 
     def price_for(self, request: Request, level: Book) -> float:
         """Of a thinking token of this call, as a share of the success of its task, or one around it."""
-        if not self.price or request.book.levels[-1].unpriced:
+        price = self.price * self.brake
+        if not price or request.book.levels[-1].unpriced:
             return 0.0
-        price = self.price
         if self.pool.usd is not None:
             if request.price is None:
                 return 0.0
             price *= request.price.per_thinking_token
         return price / level.value
+
+    @property
+    def price(self) -> float:
+        """Value for each token, or nano-dollar."""
+        return math.exp(self._log) * self._value / self._used if self._used > 0 else 0.0
+
+    @property
+    def brake(self) -> float:
+        """What the price is multiplied by: how many times what is left an even part for the rest would be."""
+        if self.pool.rolling or self._now == -INFINITY:
+            return 1.0
+        even = self._size * (self._end - self._now) / self._length
+        return min(max(1.0, even / max(self.left, 1.0)), 1 / LEAST)
 
     # Inside
 
@@ -267,13 +287,11 @@ class Pacer:
 
     def _move(self, ahead: float) -> None:
         """Mirror descent: spending has run ahead of what is due by so much."""
-        if self._used <= 0 or not self._tasks:
-            return
-        usual = self._value / self._used
-        price = self.price or START * usual
-        step = math.sqrt(self._size * self._used / self._tasks)
-        price *= math.exp(min(max(ahead / step, -50.0), 50.0))
-        self.price = min(max(price, LEAST * usual), MOST * usual)
+        if self._used > 0 and self._tasks:
+            mean = self._used / self._tasks
+            step = STEP / math.sqrt(min(self._seen, self._size / mean))
+            self._log += step * ahead / mean
+            self._log = min(max(self._log, math.log(LEAST)), math.log(MOST))
 
 
 def _asker(book: Book) -> tuple[str, int]:
