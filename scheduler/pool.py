@@ -12,8 +12,8 @@ of Many Worlds", arXiv 2011.10124, with the entropy as reference function: multi
 steps once a request, by what it used less its part of the budget, this steps whenever something is spent or
 time passes:
 
-    log share += step * (spent - due) / mean use of a task,     step = 0.1 / sqrt(min(tasks seen, a window's))
-    price = share * mean value of a task / mean use of a task
+    log share += step * (spent - due) / mean use of a task,    step = 0.1 / sqrt(min(tasks seen, a window's))
+    price = share * value of the tasks seen / what they used, or what was due meanwhile if that is more
 
 The paper's regret bound asks for steps of the order of 1 / sqrt(T), with T tasks in a window; until it has
 seen as many, those of online gradient descent without a horizon, 1 / sqrt(tasks seen), are larger and forget
@@ -22,11 +22,11 @@ a bad start. `due` is what is left of the pool over what is left of its window, 
 it is the even pace. A call spends, when it is granted, what it is expected to use; when it is settled, the
 difference: so a burst is felt before its answers are there.
 
-The price goes in multiples of what tasks are worth over what they use, so that it needs no unit and follows
-when values change. The best multiplier in hindsight is at most the value of all tasks over the pool, which is
-about that when the pool is spent: it starts there, since what is saved at first can be spent later. Before
-anything was spent it is 0. Where less is left than an even part for the rest of the window the price that
-calls see is dearer by that ratio (`brake`): the pool should last for everybody's answers.
+So it needs no unit, and follows when values change. The best multiplier in hindsight is at most the value of
+all tasks over the pool: it starts there (`share` is 1), since what is saved at first can be spent later; where
+a window has few tasks, much of the first one may pass before it has come down. Before anything was spent it
+is 0. Where less is left than an even part for the rest of the window the price that calls see is dearer by
+that ratio (`brake`): the pool should last for everybody's answers.
 
 *Nobody starves.* The price touches thinking alone: floors, solutions and the reserve for the final answer
 are not priced, and no call waits because of it. And of each pool a part, `fair`, is shared evenly among
@@ -53,7 +53,8 @@ from elastic_agent.scheduler.accounts import INFINITY, Account, Amount
 from elastic_agent.scheduler.request import Book, Request, Running
 
 STEP = 0.1
-"""See the module: of 0.1 to 3 the best on streams that the benchmark (`benchmarks/pool.py`) does not use."""
+"""See the module: the best of 0.1, 0.2 and 0.4, on streams that the benchmark (`benchmarks/pool.py`) doesn't
+use."""
 START = 1.0
 """The first price, as a share of value per use."""
 LEAST, MOST = 1e-3, 10.0
@@ -146,7 +147,7 @@ class Pacer:
         self.running = 0.0
         self._now = self._end = -INFINITY
         self._length = 1.0
-        self._tasks = self._value = self._used = 0.0  # of the last `MEMORY` tasks, about
+        self._tasks = self._value = self._used = self._due = 0.0  # of the last `MEMORY` tasks, about
         self._seen, self._log = 0, math.log(START)
         self._credit = 0.0
         self._askers: OrderedDict[tuple[str, int], _Asker] = OrderedDict()
@@ -161,6 +162,7 @@ class Pacer:
         self._tasks = self._tasks * keep + 1
         self._value = self._value * keep + book.value
         self._used *= keep
+        self._due *= keep
         name = _asker(book)
         asker = self._askers.get(name)
         if asker is None:
@@ -241,7 +243,8 @@ class Pacer:
     @property
     def price(self) -> float:
         """Value for each token, or nano-dollar."""
-        return math.exp(self._log) * self._value / self._used if self._used > 0 else 0.0
+        pool = max(self._used, self._due)
+        return math.exp(self._log) * self._value / pool if self._used > 0 else 0.0
 
     @property
     def brake(self) -> float:
@@ -283,6 +286,7 @@ class Pacer:
         seconds, self._now = now - self._now, now
         if self._askers:
             self._credit += self.pool.fair * self._size / self._length * seconds / len(self._askers)
+        self._due += pace * seconds
         self._move(-pace * seconds)
 
     def _move(self, ahead: float) -> None:

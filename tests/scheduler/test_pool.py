@@ -290,22 +290,23 @@ def test_a_scarce_pool_and_what_tasks_are_worth() -> None:
         async with BudgetScheduler(backend, pool=pool) as scheduler:
             pacer = scheduler.desk.pacer
             assert pacer is not None
-            for _ in range(4):
+            for _ in range(40):
                 async with scheduler.task(Caps(tokens=2000)) as task:
                     await task.generate("a", solution=20)
+                    await asyncio.sleep(10)
             assert pacer.price > 0
             assert pacer.running == 0
             used = {}
-            for value in (0.001, 30.0):
-                async with scheduler.task(Caps(tokens=2000), value=value) as task:
-                    async with task.task(Caps(tokens=1000)) as child:
+            for value in (0.001, 1000.0):
+                async with scheduler.task(Caps(tokens=2000), value=value, expect={"call": 1}) as task:
+                    async with task.task(Caps(tokens=1000), expect={"call": 1}) as child:
                         call = child.call("a", solution=20)
                         await call.run()
                     assert child.book.value == value
                     assert call.grant is not None
                     used[value] = call.grant.budget.thinking or 0, call.grant.why["pool_price"]
-            assert used[0.001][0] < used[30.0][0]
-            assert used[0.001][1] > used[30.0][1] > 0
+            assert used[0.001][0] < used[1000.0][0]
+            assert used[0.001][1] > used[1000.0][1] > 0
 
     run(main())
 
