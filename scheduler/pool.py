@@ -23,10 +23,10 @@ it is the even pace. A call spends, when it is granted, what it is expected to u
 difference: so a burst is felt before its answers are there.
 
 So it needs no unit, and follows when values change. The best multiplier in hindsight is at most the value of
-all tasks over the pool: it starts there (`share` is 1), since what is saved at first can be spent later; where
-a window has few tasks, much of the first one may pass before it has come down. Before anything was spent it
-is 0. Where less is left than an even part for the rest of the window the price that calls see is dearer by
-that ratio (`brake`): the pool should last for everybody's answers.
+all tasks over the pool: it starts there (`share` is 1), since what is saved at first can be spent later;
+where a window has few tasks, much of the first one may pass before it has come down. Before anything was
+spent it is 0. Where less is left than an even part for the rest of the window the price that calls see is
+dearer by that ratio (`brake`): the pool should last for everybody's answers.
 
 *Nobody starves.* The price touches thinking alone: floors, solutions and the reserve for the final answer
 are not priced, and no call waits because of it. And of each pool a part, `fair`, is shared evenly among
