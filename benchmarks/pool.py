@@ -48,8 +48,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from _replay import CLOSE, Memory, Outcome, Place, Played, Work, load, make_work, play, pool_of
-
+from benchmarks._replay import CLOSE, Memory, Outcome, Place, Played, Work, load, make_work, play, pool_of
 from elastic_agent.scheduler.curves import Vertex
 from elastic_agent.scheduler.curves import load as load_curves
 from elastic_agent.scheduler.desk import Desk

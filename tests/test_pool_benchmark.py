@@ -12,7 +12,7 @@ from benchmarks._replay import load
 
 
 def test_a_short_stream(tmp_path: Path) -> None:
-    """No cap is broken, no policy is clairvoyant; without traces the result says that arrivals are made up."""
+    """No cap is broken, no policy is clairvoyant; without traces the result says so."""
     found = bench.play_seed(tmp_path, 40, 7, (0.5,), constant=False)
     row = found["rows"][0.5]
     assert found["source"] == "exponential"
