@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from elastic_agent.errors import CapExceededError
-from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.accounts import Account, Amount
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.forecast import Forecast, Habits
 from elastic_agent.scheduler.latency import Latency
@@ -74,11 +74,26 @@ class Work(Generic[T]):
 
 @dataclass(frozen=True)
 class Played:
-    """How a task went: which calls were right, what the meter counted, and calls that were refused."""
+    """How a task went: which calls were right, what the meter counted, calls that were refused, thinking
+    tokens, and whether it has a final answer."""
 
     right: tuple[bool, ...]
     metered: int
     refused: int
+    thinking: int = 0
+    answered: bool = False
+
+
+@dataclass
+class Place:
+    """Where a task is played, if not by itself: a desk and an account that it shares, when it comes, what it
+    is worth, and how long a token takes."""
+
+    desk: Desk
+    account: Account | None
+    at: float
+    value: float = 1.0
+    tick: float = 0.01
 
 
 def load(path: Path = DATA) -> list[Outcome]:
@@ -152,17 +167,25 @@ class Memory:
 
 
 def play(
-    work: Work[Outcome], cap: int, policy: AllocationPolicy, memory: Memory, *, declare: bool = True
+    work: Work[Outcome],
+    cap: int,
+    policy: AllocationPolicy,
+    memory: Memory,
+    *,
+    declare: bool = True,
+    place: Place | None = None,
 ) -> Played:
     """One task under one cap."""
-    desk, calls = Desk(), work.calls
-    account = desk.ledger.open("task", tokens=cap, now=0.0)
-    book = Book("task", account, Forecast(), policy)
+    place, calls = place or Place(Desk(), None, 0.0, tick=1.0), work.calls
+    desk, now = place.desk, place.at
+    account = desk.ledger.open("task", parent=place.account, tokens=cap, now=now)
+    book = Book("task", account, Forecast(), policy, key=account.id, value=place.value)
     if declare:
         book.forecast.expect(Counter(call.kind for call in calls))
     try:
-        desk.open(book, 0.0, None, CLOSE)
+        desk.open(book, now, None, CLOSE)
     except CapExceededError:
+        desk.ledger.close(account)
         return Played((False,) * len(calls), 0, len(calls))
     right = [False] * len(calls)
     over: set[int] = set()
@@ -170,7 +193,7 @@ def play(
     asked: dict[int, Request] = {}
     decided: list[int] = []
     ends: list[tuple[float, int, Running]] = []  # when thinking is at its limit, or the call is over
-    now, metered, refused = 0.0, 0, 0
+    metered = refused = thought = 0
 
     def submit() -> None:
         for i, call in enumerate(calls):
@@ -190,7 +213,7 @@ def play(
                 continue
             assert outcome is not None
             usage, right[i] = _served(calls[i], outcome)
-            heapq.heappush(ends, (now + usage.thinking, i, outcome))
+            heapq.heappush(ends, (now + usage.thinking * place.tick, i, outcome))
         if not ends:
             submit()
             if not decided and not ends:
@@ -201,12 +224,13 @@ def play(
         if i not in answering:
             if usage.forced and desk.more(running, usage.thinking, now) is not None:
                 more, right[i] = _served(calls[i], running)
-                heapq.heappush(ends, (now + more.thinking - usage.thinking, i, running))
+                heapq.heappush(ends, (now + (more.thinking - usage.thinking) * place.tick, i, running))
             else:
                 answering.add(i)
-                heapq.heappush(ends, (now + CLOSE + usage.solution, i, running))
+                heapq.heappush(ends, (now + (CLOSE + usage.solution) * place.tick, i, running))
             continue
         metered += usage.generated
+        thought += usage.thinking
         running.learn(usage)
         if memory.feedback:
             running.told(right[i])
@@ -217,7 +241,7 @@ def play(
     assert account.spent.tokens == metered, (account.spent, metered)
     desk.close(book, now)
     assert account.held.tokens == 0
-    return Played(tuple(right), metered, refused)
+    return Played(tuple(right), metered, refused, thought, book.answered)
 
 
 def _served(call: Outcome, running: Running) -> tuple[Usage, bool]:

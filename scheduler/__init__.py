@@ -4,9 +4,9 @@
 
 The centre is plain synchronous code that is told the time: `ledger` (accounts and holds), `cost` (prices),
 `latency` (speeds), `curves`, `learnt` and `forecast` (what thinking is worth and what is still to come),
-`policies` (who gets how much; `baselines` and `oracle` to measure them by), `plan` and `decide` (one
-decision), `desk` (the queue). `task`, `call` and `scheduler` drive it on an event loop. Names are loaded
-when first used.
+`policies` (who gets how much; `baselines` and `oracle` to measure them by), `pool` (a price for what all
+tasks share), `plan` and `decide` (one decision), `desk` (the queue). `task`, `call` and `scheduler` drive it
+on an event loop. Names are loaded when first used.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _HOME = {
     "Ledger": "ledger",
     "Marginal": "policies",
     "Myopic": "baselines",
+    "Pool": "pool",
     "Price": "cost",
     "Proportional": "baselines",
     "Task": "task",
@@ -63,6 +64,7 @@ __all__ = [
     "Ledger",
     "Marginal",
     "Myopic",
+    "Pool",
     "Price",
     "Proportional",
     "Task",
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from elastic_agent.scheduler.learnt import LearntCurves
     from elastic_agent.scheduler.ledger import Ledger
     from elastic_agent.scheduler.policies import AllocationPolicy, FixedCap, Marginal, Uniform
+    from elastic_agent.scheduler.pool import Pool
     from elastic_agent.scheduler.report import CallReport, TaskReport, Units
     from elastic_agent.scheduler.scheduler import BudgetScheduler, default_scheduler
     from elastic_agent.scheduler.scope import task_budget

@@ -23,6 +23,7 @@ from elastic_agent.scheduler.grant import amounts
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.plan import after, largest_thinking, plan
+from elastic_agent.scheduler.pool import Pacer
 from elastic_agent.scheduler.request import Request
 from elastic_agent.scheduler.timing import SAFETY, Timing, Window
 
@@ -39,12 +40,16 @@ class Decider:
 
     Args:
         stuck: ids of holds whose consumer waits for a call in the queue: they can't give anything back.
+        pacer: the price of a pool that all tasks share; None: there is none.
     """
 
-    def __init__(self, ledger: Ledger, timing: Timing, stuck: Mapping[str, int]) -> None:
+    def __init__(
+        self, ledger: Ledger, timing: Timing, stuck: Mapping[str, int], pacer: Pacer | None = None
+    ) -> None:
         self._ledger = ledger
         self._timing = timing
         self._stuck = stuck
+        self._pacer = pacer
 
     def decide(self, request: Request, now: float, own: Amount = NOTHING) -> tuple[Case, Decided]:
         """See the module.
@@ -139,7 +144,7 @@ class Decider:
             in_time = int(case.fits_in(until - case.now))
             if in_time < most:
                 short_of_time, most = True, in_time
-        chosen = plan(case, most)
+        chosen = plan(case, most, self._pacer)
         wanted = most if chosen is None else min(most, chosen.choice.thinking)
         thinking = wanted if wanted <= holdable else request.curve.best(holdable)
         if thinking < wanted:

@@ -31,6 +31,7 @@ from elastic_agent.scheduler.exhausted import too_small
 from elastic_agent.scheduler.expect import expected
 from elastic_agent.scheduler.granting import Raise, Raiser, grant_of, take
 from elastic_agent.scheduler.ledger import Ledger
+from elastic_agent.scheduler.pool import Pacer
 from elastic_agent.scheduler.queue import Queue
 from elastic_agent.scheduler.record import Record
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
@@ -45,18 +46,24 @@ class Desk:
         files: where everything goes that a replay needs; see `elastic_agent.scheduler.record`.
 
     Attributes:
+        pacer: the price of the pool that all tasks share; None: there is none.
         ended: told of every hold that has ended, under the lock: it must only pass it on.
     """
 
     def __init__(
-        self, ledger: Ledger | None = None, timing: Timing | None = None, files: Sequence[Sink] = ()
+        self,
+        ledger: Ledger | None = None,
+        timing: Timing | None = None,
+        files: Sequence[Sink] = (),
+        pacer: Pacer | None = None,
     ) -> None:
         self.ledger = ledger or Ledger()
         self.timing = timing or Timing()
-        self.record = Record(self.ledger, self.timing, files)
+        self.record = Record(self.ledger, self.timing, files, pacer)
         self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
-        self._decider = Decider(self.ledger, self.timing, self._stuck)
+        self.pacer = pacer
+        self._decider = Decider(self.ledger, self.timing, self._stuck, pacer)
         self._raiser = Raiser(self.ledger, self._decider)
         self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
@@ -210,6 +217,8 @@ class Desk:
                 level.back_tokens -= held.tokens - running.expected.tokens
                 level.back_nano -= held.nano - running.expected.nano
             charged = self._end_holds(running, actual)
+            if self.pacer is not None:
+                self.pacer.spends(running, charged, now)
             if running.grant.last:
                 book.answered |= answered
                 book.reserving = not (answered and request.final)  # else what comes back is kept again
@@ -245,6 +254,8 @@ class Desk:
             self.record.call(running.request, "asked_more", now, used=used, now=now)
             raised = self._raiser.more(running, used, now)
             if raised is not None:
+                if self.pacer is not None:
+                    self.pacer.spends(running, running.expected, now)
                 self.record.granted("raised", running, now, used=used)
             return raised
 
@@ -253,6 +264,8 @@ class Desk:
         with self.ledger.lock:
             self.record.step += 1
             self._raiser.drop(running, raised)
+            if self.pacer is not None:
+                self.pacer.spends(running, running.expected, now)
             self.record.granted("dropped", running, now, now=now)
             self._pump(running.request.book.account.path[-1].id, now)
 
@@ -307,8 +320,17 @@ class Desk:
                 self.record.progress(endpoint)
             endpoint.admit(book, end, now)
             book.endpoint = endpoint
+        if self.pacer is not None and book.parent is None:
+            self.pacer.opened(book, now)
         # A parent that has no room for it now may have later.
         self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size))
+
+    def looked(self, accounts: Sequence[Account], now: float) -> None:
+        """The accounts of a durable ledger, from the root down, were looked up just now."""
+        with self.ledger.lock:
+            self.record.accounts(accounts, now)
+            if self.pacer is not None:
+                self.pacer.heard(accounts)
 
     def expect(self, book: Book, kinds: Mapping[str, int], now: float) -> None:
         """A task declares more calls to come, by kind.
@@ -337,6 +359,8 @@ class Desk:
             self.ledger.close(book.account)
             if book.endpoint is not None:
                 book.endpoint.forget(book)
+            if self.pacer is not None:
+                self.pacer.closed(book)
             self.record.closed(book, now, error)
             self._pump(book.account.path[-1].id, now)
 
@@ -401,6 +425,8 @@ class Desk:
         grant = grant_of(case, decided, hold, amount, now - request.arrived)
         rest = After(solution) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
+        if self.pacer is not None:
+            self.pacer.spends(running, likely, now)
         if request.endpoint is not None:
             request.endpoint.started(running)
         if book.emit is not None:

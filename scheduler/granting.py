@@ -118,11 +118,13 @@ class Raiser:
         back = held - running.expected + over
         book.forecast.again(asks.kind)
         _give_back(book, NOTHING - back)
+        _count(book, 1 / running.sure)
         try:
             return self._decider.decide(asks, now, held)
         except (Wait, CapExceededError, DeadlineError):
             return None
         finally:
+            _count(book, running.sure)
             _give_back(book, back)
             book.forecast.left(asks.kind)
             book.forecast.started()
@@ -138,6 +140,12 @@ def _set(running: Running, raises: list[Hold], grant: Grant, likely: Amount, rea
     before = running.held - running.expected
     running.raises, running.grant, running.expected, running.read = raises, grant, likely, read
     _give_back(running.request.book, running.held - running.expected - before)
+
+
+def _count(book: Book, chance: float) -> None:
+    """Calls made are so much likelier to be all right."""
+    for level in book.levels:
+        level.chance *= chance
 
 
 def _give_back(book: Book, amount: Amount) -> None:

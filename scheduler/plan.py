@@ -22,9 +22,13 @@ from elastic_agent.scheduler.expect import Floors, Outlook
 from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.policies import Choice, Need, State
+from elastic_agent.scheduler.pool import Pacer
 from elastic_agent.scheduler.request import Book, Request
 from elastic_agent.scheduler.timing import After
 from elastic_agent.usage import worst_input
+
+UNBOUNDED = 1e12
+"""Thinking tokens of a level without a cap: more than any calls can use."""
 
 
 @dataclass(slots=True)
@@ -34,7 +38,7 @@ class Plan:
     Attributes:
         choice: the policy's.
         level: the task whose caps bind.
-        unit: the cap that binds there.
+        unit: the cap that binds there; "pool" where none does.
         room: thinking tokens for this call and the others, by that cap.
         others: calls still to come on that level.
     """
@@ -105,8 +109,8 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
     return After(solution, waves, math.ceil(tokens / calls) if calls else 0, final)
 
 
-def plan(case: Case, most: int) -> Plan | None:
-    """Ask the policy on every level that has a cap; the level that gives least counts."""
+def plan(case: Case, most: int, pacer: Pacer | None = None) -> Plan | None:
+    """Ask the policy on every level that has a cap, or a price; the level that gives least counts."""
     found: Plan | None = None
     request = case.request
     this = Need(request.curve, 1, request.weight)
@@ -114,10 +118,13 @@ def plan(case: Case, most: int) -> Plan | None:
         others = case.others if level is request.book else level.forecast.to_come(request.kind)
         outlook = case.floors.outlook(others)
         room, unit = _room(case, level, outlook)
+        price = 0.0 if pacer is None else pacer.price_for(request, level)
         if unit is None:
-            continue
+            if not price:
+                continue
+            room, unit = UNBOUNDED, "pool"
         made = level.forecast.running + level.forecast.finished
-        choice = request.book.policy.choose(State(this, outlook.needs, room, most, made))
+        choice = request.book.policy.choose(State(this, outlook.needs, room, most, made, price, level.chance))
         if found is None or choice.thinking < found.choice.thinking:
             found = Plan(choice, level.name, unit, room, outlook.calls)
     return found

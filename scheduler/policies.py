@@ -65,6 +65,8 @@ class State:
         room: thinking tokens that all of them together may be expected to use; may be below zero.
         most: most thinking tokens that this call may have (its own limit, the context, its deadline).
         made: calls made before this one, running ones included.
+        price: what an expected token costs, as a share of what the task's success is worth; 0: no pool.
+        chance: how likely all calls made before are right, where there is a price.
     """
 
     this: Need
@@ -72,6 +74,8 @@ class State:
     room: float
     most: int
     made: int = 0
+    price: float = 0.0
+    chance: float = 1.0
 
     @property
     def calls(self) -> int:
@@ -203,10 +207,13 @@ class _Reason(NamedTuple):
     chosen: int
     calls: int
     price: float
+    dear: float = 0.0
 
     def __str__(self) -> str:
         curve = self.curve
         p = f"success {curve.p(self.chosen):.2f}" if curve.measured else "no curve was measured for it"
+        if self.dear:
+            return f"a further token gains less than the {self.dear:.2g} that one of the pool costs; {p}"
         if not self.calls:
             return f"no call is known to come after it; {p}"
         calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
@@ -223,30 +230,38 @@ class _Ladder(NamedTuple):
         rooms: for each of them, about the room that it takes to get beyond it.
         top: where this call stands beyond all of them.
         calls: how many are to come.
+        points: before each rung, and beyond all: expected tokens, and what all calls are worth with them (the
+            chance that all succeed, or how many do).
     """
 
     rungs: tuple[_Rung, ...]
     rooms: tuple[float, ...]
     top: Vertex
     calls: int
+    points: tuple[tuple[float, float], ...]
 
 
 @lru_cache(maxsize=1024)
 def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladder:
     """Made once for each mixture of calls: curves never change, so neither does this."""
+    chain = objective == "chain"
     spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
     at, before = this.curve.envelopes[objective][0], 0.0
-    rungs, rooms = [], []
+    worth = sum([n.weight * n.calls * n.curve.envelopes[objective][0].worth for n in (this, *others)])
+    rungs, rooms, points = [], [], [(0.0, math.exp(worth) if chain else worth)]
     for segment in segments(objective, this, others):
-        kept = margin(segment.slope, spread) if objective == "chain" else spread
+        kept = margin(segment.slope, spread) if chain else spread
         total = segment.use * segment.calls
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
         rungs.append(_Rung(segment, at, kept, before, total, wanted))
         rooms.append(kept + before + max(total, wanted))
         before += total
+        worth += segment.slope * total
+        points.append((before, math.exp(worth) if chain else worth))
         if segment.mine:
             at = segment.end
-    return _Ladder(tuple(rungs), tuple(accumulate(rooms, max)), at, sum([need.calls for need in others]))
+    calls = sum([need.calls for need in others])
+    return _Ladder(tuple(rungs), tuple(accumulate(rooms, max)), at, calls, tuple(points))
 
 
 def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
@@ -300,10 +315,44 @@ class Marginal:
         if not at.thinking and not given and room <= 0:
             return Choice(0, "after the floors of the calls to come nothing is left to think with")
         thinking = at.thinking
+        if state.price:
+            return self._priced(state, ladder, thinking, price if left <= 0 else 0.0)
         if left > 0:  # nobody needs it: what is left over is shared, as far as it does no harm
             thinking = curve.onwards(thinking, left / (1 + calls))
         chosen = thinking if left > 0 and thinking <= state.most else curve.best(min(thinking, state.most))
         return Choice(chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking})
+
+    def _priced(self, state: State, ladder: _Ladder, thinking: int, price: float) -> Choice:
+        """At most so much, and of the rungs no more than are worth their tokens.
+
+        As many as make the worth of all, less the price of their tokens, greatest. A chain's worth is a
+        product: where the first rungs gain little by themselves, all are taken or none.
+
+        Args:
+            thinking, price: what there is room for, and the slope at which it ends; 0: there is room for all.
+        """
+        curve, cost = state.this.curve, state.price
+        if self.objective == "chain":  # one that has probably failed already is worth less
+            cost /= state.chance
+        points, rungs = list(ladder.points), ladder.rungs
+        if price:
+            stop = next(i for i, rung in enumerate(rungs) if rung.segment.slope == price)
+            points = points[: stop + 1]
+            part = min(state.room - rungs[stop].kept - rungs[stop].before, rungs[stop].total)
+            if part > 0:
+                tokens, worth = points[-1]
+                gain = price * part
+                worth = worth * math.exp(gain) if self.objective == "chain" else worth + gain
+                points.append((tokens + part, worth))
+        nets = [worth - cost * tokens for tokens, worth in points]
+        best = nets.index(max(nets))
+        dear = best < len(points) - 1
+        if dear:
+            thinking = rungs[best].at.thinking
+        chosen = curve.best(min(thinking, state.most))
+        reason = _Reason(curve, chosen, ladder.calls, price, cost if dear else 0.0)
+        numbers = {"token_price": price, "ideal": thinking, "pool_price": cost}
+        return Choice(chosen, reason, numbers)
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
         """How far into a segment that can't be had by all who want it equally.

@@ -30,6 +30,7 @@ from elastic_agent.scheduler.latency import Speed, Speeds
 from elastic_agent.scheduler.learnt import Curves, LearntCurves
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.policies import AllocationPolicy
+from elastic_agent.scheduler.pool import Pacer
 from elastic_agent.scheduler.request import Book, Request, Running
 from elastic_agent.scheduler.timing import Timing
 
@@ -46,19 +47,24 @@ class Record:
 
     Args:
         files: what gets all that a replay needs; with none, only tasks' own listeners hear of anything.
+        pacer: of the pool that all tasks share, if there is one.
 
     Attributes:
         step: counts what the desk was told: what it reads is read anew in each step.
     """
 
-    def __init__(self, ledger: Ledger, timing: Timing, files: Sequence[Sink] = ()) -> None:
-        self._ledger, self.files = ledger, files
+    def __init__(
+        self, ledger: Ledger, timing: Timing, files: Sequence[Sink] = (), pacer: Pacer | None = None
+    ) -> None:
+        self._ledger, self.files, self._pacer = ledger, files, pacer
         self.step = 0
         self._ids = count(1)
         self._endpoints: dict[str, Readings] = {}
         self._curves: dict[str, Curves] = {}
         self._accounts: list[dict[str, Any]] = []
-        self._write(event="scheduler_opened", schema=SCHEMA, version=__version__, timing=asdict(timing))
+        pool = None if pacer is None else {**asdict(pacer.pool), "epoch": pacer.epoch}
+        head = {"schema": SCHEMA, "version": __version__, "timing": asdict(timing), "pool": pool}
+        self._write(event="scheduler_opened", **head)
 
     # What a replay needs
 
@@ -111,7 +117,7 @@ class Record:
             {"id": a.id, "tokens": a.tokens, "nano": a.nano, "seconds": a.seconds, "deadline": _end(a)}
             for a in accounts
         ]
-        if found != self._accounts:
+        if found != self._accounts or self._pacer is not None:  # which learns from each look
             self._accounts = found
             self._write(event="accounts", now=now, accounts=found)
 
@@ -138,6 +144,7 @@ class Record:
             within=None if parent is None else parent.id,
             account=None if account.parent is None else account.parent.id,
             nano=account.nano,
+            value=book.value,
             key=book.key,
             parallel=sorted(book.parallel),
             policy_is=_policy(book.policy),

@@ -34,6 +34,7 @@ from elastic_agent.scheduler.granting import Raise
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.learnt import Curves, LearntCurves
 from elastic_agent.scheduler.policies import AllocationPolicy, FixedCap, Marginal, Uniform
+from elastic_agent.scheduler.pool import Pacer, Pool
 from elastic_agent.scheduler.record import FOREIGN, SCHEMA
 from elastic_agent.scheduler.request import Book, Request, Running
 from elastic_agent.scheduler.timing import Timing
@@ -249,7 +250,11 @@ class _Replay:
     def _on_scheduler_opened(self, event: Event) -> None:
         if self.at:
             raise ReplayError("two schedulers have written into this file: give each a log of its own")
-        self.desk = Desk(timing=Timing(**event["timing"]), files=[self.hear])
+        pool, pacer = event["pool"], None
+        if pool is not None:
+            what = {name: value for name, value in pool.items() if name != "epoch"}
+            pacer = Pacer(Pool(**what), pool["epoch"])
+        self.desk = Desk(timing=Timing(**event["timing"]), files=[self.hear], pacer=pacer)
 
     def _on_endpoint_opened(self, event: Event) -> None:
         limits = {"max_running": event["max_running"], "max_waiting": event["max_waiting"]}
@@ -271,7 +276,7 @@ class _Replay:
             account.tokens, account.nano, account.seconds = one["tokens"], one["nano"], one["seconds"]
             account.deadline = float("inf") if one["deadline"] is None else one["deadline"]
             self.accounts[one["id"]] = above = account
-        self.desk.record.accounts(list(self.accounts.values()), event["now"])
+        self.desk.looked(list(self.accounts.values()), event["now"])
 
     def _on_task_opened(self, event: Event) -> None:
         parent = None if event["within"] is None else self.books[event["within"]]
@@ -293,6 +298,7 @@ class _Replay:
             parent=parent,
             key=event["key"],
             parallel=frozenset(event["parallel"]),
+            value=event["value"],
             zero=parent.zero if parent else event["now"],
             emit=self.hear,
         )

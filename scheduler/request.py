@@ -51,6 +51,9 @@ class Book:
         parallel: kinds of declared calls that will run side by side.
         endpoint: which has promised it an answer in time.
         levels: this task and those around it.
+        value: what its success is worth, beside that of other tasks.
+        chance: how likely all calls that it has made are right, by their curves; kept where there is a pool.
+        unpriced: it thinks as if there were no pool (`pool`).
         wish, wish_for: what its final answer needs (`expect.reserve_for`), and what that was worked out from.
     """
 
@@ -77,6 +80,9 @@ class Book:
     key: str = ""
     parallel: frozenset[str] = frozenset()
     endpoint: Endpoint | None = None
+    value: float = 1.0
+    chance: float = 1.0
+    unpriced: bool = False
     levels: tuple[Book, ...] = field(init=False)
     wish: Amount = NOTHING
     wish_for: tuple[int, int, int, Price | None] | None = None
@@ -159,6 +165,8 @@ class Running:
         read: input tokens of its thinking passes but the last.
         rest: what happens in time after its thinking.
         slot: its place on the endpoint.
+        paced: what the pool was told that it spends.
+        sure: its part of the chance of its tasks (`Book.chance`).
     """
 
     request: Request
@@ -172,6 +180,8 @@ class Running:
     slot: Slot = field(default_factory=Slot)
     raises: list[Hold] = field(default_factory=list)
     read: int = 0
+    paced: float = 0.0
+    sure: float = 1.0
 
     @property
     def holds(self) -> tuple[Hold, ...]:

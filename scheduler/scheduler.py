@@ -10,6 +10,7 @@ model (per backend object), so a task profits from those before it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from elastic_agent.scheduler.forecast import Habits
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.learnt import Curves
 from elastic_agent.scheduler.policies import AllocationPolicy, Marginal
+from elastic_agent.scheduler.pool import Pacer, Pool
 from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Spec, Store
 from elastic_agent.scheduler.task import Task
@@ -66,6 +68,8 @@ class BudgetScheduler:
         accounts: what tasks are charged to in the store: accounts (`account(name, caps)`) from the root down,
             opened when they don't exist yet, or the name of one that exists.
         lease: seconds after which what a process that went silent holds in the store is charged.
+        pool: what all tasks together should spend in a window: where they want more, thinking goes where it
+            is worth most (`elastic_agent.scheduler.pool`). A pace, not a cap. None: first come, first served.
         on_store_failure: while the store can't be reached, calls are refused ("closed"), or sent and written
             down when it is back ("open": caps may then be overspent by what other processes do meanwhile).
     """
@@ -87,6 +91,7 @@ class BudgetScheduler:
         store: Store | str | Path | None = None,
         accounts: str | Sequence[Spec] = (),
         lease: float = LEASE,
+        pool: Pool | None = None,
         on_store_failure: Failure = "closed",
     ) -> None:
         check_limits(max_running, max_waiting)
@@ -95,7 +100,11 @@ class BudgetScheduler:
         self.prices = dict(prices or {})
         self.policy: AllocationPolicy = policy or Marginal()
         self.sinks = events.sinks(log)
-        self.desk = Desk(timing=timing, files=[one for one in self.sinks if isinstance(one, RunLog)])
+        self.desk = Desk(
+            timing=timing,
+            files=[one for one in self.sinks if isinstance(one, RunLog)],
+            pacer=None if pool is None else Pacer(pool, time.time() - time.monotonic()),
+        )
         self.solution = solution
         self.max_running, self.max_waiting = max_running, max_waiting
         self._given = curves
@@ -111,7 +120,7 @@ class BudgetScheduler:
             opened = open_store(store) if isinstance(store, str | Path) else store
             self.durable = Durable(self.desk.ledger, opened, accounts, lease=lease, failure=on_store_failure)
             self.desk.ended = self.durable.end
-            self.durable.looked = self.desk.record.accounts
+            self.durable.looked = self.desk.looked
         elif accounts:
             raise ValueError("accounts= are kept in a store: pass store=, such as store='spend.db'")
 
@@ -128,6 +137,8 @@ class BudgetScheduler:
                 the other when the task is admitted.
             key: whose task it is: models are shared fairly among keys. None: its own, or that of the task
                 around it.
+            value: what its success is worth, beside that of other tasks; where a `pool` is scarce it decides
+                who thinks. None: 1, or that of the task around it.
             final_solution: solution tokens to keep for the final answer, from the opening on; None: those
                 of the first call, up to a quarter of the token cap.
             on_exhausted: what calls do that don't fit any more, see `OnExhausted`.

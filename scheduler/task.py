@@ -73,6 +73,7 @@ class Task:
         final_solution: int | None = None,
         parallel: Iterable[str] = (),
         key: str | None = None,
+        value: float | None = None,
         on_exhausted: OnExhausted = "shrink",
         policy: AllocationPolicy | None = None,
         log: Log = None,
@@ -81,13 +82,15 @@ class Task:
             Budget(0, final_solution)
         if on_exhausted not in ("shrink", "wait", "raise"):
             raise ValueError(f"on_exhausted must be 'shrink', 'wait' or 'raise', not {on_exhausted!r}")
+        if value is not None and not 0 < value < INFINITY:
+            raise ValueError(f"value must be more than 0, got {value}")
         self.caps = caps
         self.name = name or f"task-{next(_names)}"
         self.on_exhausted: OnExhausted = on_exhausted
         self.parent = parent
         self._scheduler, self._policy, self._log = scheduler, policy, log
         self._expect, self._final_solution = dict(expect or {}), final_solution
-        self._parallel, self._key = frozenset(parallel), key
+        self._parallel, self._key, self._value = frozenset(parallel), key, value
         self._book: Book | None = None
         self._emit: TaskLog
         self._tokens: list[Token[Task | None]] = []
@@ -139,6 +142,7 @@ class Task:
                 parallel=self._parallel,
                 zero=parent.book.zero if parent else now,
                 emit=self._emit if self._emit.sinks else None,
+                value=self._value or (parent.book.value if parent else 1.0),
             )
             backend = self._scheduler.backend
             try:

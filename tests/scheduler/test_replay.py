@@ -26,6 +26,7 @@ from elastic_agent.errors import BackendError, ElasticError
 from elastic_agent.scheduler import (
     BudgetScheduler,
     LearntCurves,
+    Pool,
     Price,
     Uniform,
     account,
@@ -173,6 +174,28 @@ def test_every_run_replays(
         limits = {"max_running": running, "max_waiting": waiting if running else None}
         run(play(path, doings, caps=caps, curves=curves, **limits))
         replays(path)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        Pool(tokens=600, per=5.0),
+        Pool(usd="0.0009", per="day"),
+        Pool(tokens=200, per=1.0, rolling=True, fair=0),
+    ],
+)
+@pytest.mark.parametrize("store", [False, True])
+def test_a_run_with_a_pool_replays(pool: Pool, store: bool, tmp_path: Path) -> None:
+    """The price follows from what the log says, where other processes may spend from the pool, too."""
+    path, kept = tmp_path / "run.jsonl", tmp_path / "spend.db"
+    shared = {"store": kept, "accounts": [account("acme", Caps(tokens=4000))]} if store else {}
+    caps = [{"tokens": 500}, {"usd": "0.002"}, {"tokens": 900}] * 2
+    main = play(path, BUSY, caps=caps, curves="measured", pool=pool, **shared)
+    asyncio.run(main) if store else run(main)
+    found = replays(path)
+    reasons = [event["why"] for event in found.events if event["event"] == "grant"]
+    prices = {why["pool_price"] for why in reasons if "pool_price" in why}
+    assert len(prices) > 2
 
 
 BUSY = (
