@@ -32,6 +32,11 @@ class Answers:
         habit = self._habits.get(kind)
         return MIN_SOLUTION if habit is None else max(1, round(habit.solution))
 
+    def prompt(self, kind: str) -> int:
+        """Prompt tokens of a call of a kind; nobody is refused for a guess."""
+        habit = self._habits.get(kind)
+        return 0 if habit is None else round(habit.prompt)
+
     def share(self, kind: str) -> float:
         """How much of their limits the solutions of a kind usually take."""
         return self._shares.get(kind, 1.0)
@@ -41,7 +46,7 @@ class Answers:
         limit, slot = running.grant.budget.solution, running.slot
         size = self.share(running.request.kind) * limit
         if not slot.solving:
-            return speed.answer(math.ceil(size))
+            return speed.answer(math.ceil(size), speed.again * running.request.prompt)
         left = (
             size - slot.done if slot.done < size else (limit - slot.done) / 2
         )  # longer than usual: as long as any

@@ -240,7 +240,7 @@ class Desk:
                 endpoint.admit(book, end, now)
                 book.endpoint = endpoint
             # A parent that has no room for it now may have later.
-            self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size))
+            self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size, 0))
 
     def close(self, book: Book, now: float) -> None:
         """A task ends: waiting calls are refused, running ones expire, nothing stays held."""
@@ -310,7 +310,7 @@ class Desk:
             level.back_nano += amount.nano - likely.nano
         book.forecast.started()
         grant = grant_of(case, decided, hold, amount, now - request.arrived)
-        rest = After(solution) if decided.last else decided.rest
+        rest = After(solution, prompt=request.prompt) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
         running.slot.solving = not thinking
         if request.endpoint is not None:
@@ -357,7 +357,7 @@ class Desk:
         if now < end - SAFETY - 1e-6:
             return None
         speed, least = request.latency.speed(), request.least_solution()
-        takes = SAFETY + (0.0 if speed is None else speed.answer(least))
+        takes = SAFETY + (0.0 if speed is None else speed.answer(least, request.prompt))
         error = DeadlineError(
             f"task {request.book.name!r}, call {request.number} ({request.kind}): it has waited for its turn "
             f"for {now - request.arrived:.3f} s, and no time is left for an answer of {least} tokens, which "

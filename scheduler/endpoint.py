@@ -106,6 +106,9 @@ class Endpoint:
         """A call waits from now on; its task has to be over at `end`, and may take `span` seconds in all."""
         others = request.book.forecast.to_come(request.kind, request.final)
         rest = after(request, others, Floors(request), request.solution)
+        rest = rest._replace(
+            prompt=0, others_prompt=rest.others_prompt + request.prompt
+        )  # one pass, if it must
         self._waiting[request] = (Window(request.arrived, end, span), rest)
 
     def leave(self, request: Request) -> None:
@@ -182,7 +185,9 @@ class Endpoint:
             for running in self.running.values():
                 running.slot.until = INFINITY
             return
-        starts = [(self._start_by(r, speed), speed.answer(self._waiting[r][1].solution)) for r in there]
+        starts = [
+            (self._start_by(r, speed), speed.answer(self._waiting[r][1].solution, r.prompt)) for r in there
+        ]
         moments = latest(starts, self.max_running)
         soonest = sorted(self.running.values(), key=lambda r: (self.answers.rest(r, speed), r.started))
         for running, moment in zip(soonest, [*moments, *[INFINITY] * len(soonest)], strict=False):

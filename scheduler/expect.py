@@ -24,9 +24,9 @@ UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
 
 
-Floor = tuple[Curve, int, int, int]
-"""What is known of calls of a kind that is still to come: their success curve, and what one that doesn't
-think is expected to use: solution tokens, all tokens, nano-dollars."""
+Floor = tuple[Curve, int, int, int, int]
+"""What is known of calls of a kind that is still to come: their success curve, what one that doesn't think is
+expected to use (solution tokens, all tokens, nano-dollars), and prompt tokens."""
 
 
 class Outlook(NamedTuple):
@@ -66,17 +66,17 @@ class Floors(dict[str, Floor]):
                 prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
                 solution = _solution(curve.unthought, habit, bias, limit)
                 nano = 0 if price is None else price.bound(prompt + beside, solution)
-                self[kind] = (curve, solution, close + solution, nano)
+                self[kind] = (curve, solution, close + solution, nano, prompt)
 
     def outlook(self, others: Mapping[str, int]) -> Outlook:
         """This call and so many others of these kinds."""
         mine = self._request.kind
         self.look((mine, *others))
-        _, _, tokens, nano = self[mine]
+        _, _, tokens, nano, _ = self[mine]
         curves, counts = [], []
         for kind in sorted(others):
             count = others[kind]
-            curve, _, each, money = self[kind]
+            curve, _, each, money, _ = self[kind]
             curves.append(curve)
             counts.append(count)
             tokens += each * count
@@ -145,7 +145,7 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
     tokens = nano = 0
     for kind, count in kinds.items():
-        _, _, each, money = floors[kind]
+        _, _, each, money, _ = floors[kind]
         tokens += each * count
         nano += money * count
     return smallest, Amount(tokens, nano).most(smallest)

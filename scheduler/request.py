@@ -87,6 +87,11 @@ class Book:
         """Solution tokens of the final answer, as far as known."""
         return self.final_guess if self.final_solution is None else self.final_solution
 
+    @property
+    def final_prompt(self) -> int:
+        """Prompt tokens of the final answer, as far as known: the largest seen, and another answer in it."""
+        return self.largest_prompt + self.final_size if self.largest_prompt else 0
+
 
 @dataclass(slots=True, eq=False)
 class Request:
