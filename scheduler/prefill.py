@@ -159,15 +159,22 @@ class FirstTokens:
         ]
 
     def _shares(self, slope: float) -> list[float]:
-        """Shares of their prompts that further passes of the window have read: as told, or as it seems."""
+        """Shares of their prompts that further passes of the window have read: as told, or as it seems.
+
+        Of the longer half: in short ones the thinking in between counts for much.
+        """
+        again = [first for first in self.latest if first.further and first.prompt]
+        if not again:
+            return []
+        usual = quantile_of([first.prompt for first in again], 0.5)
         known = [first.seconds - slope * first.read for first in self.latest if first.read is not None]
         fixed = max(0.0, quantile_of(known, 0.5)) if known else 0.0
         return [
             min(1.0, max(0.0, (first.seconds - fixed) / (slope * first.prompt)))
             if first.read is None
             else first.read / first.prompt
-            for first in self.latest
-            if first.further and first.prompt
+            for first in again
+            if first.prompt >= usual
         ]
 
 
