@@ -19,7 +19,7 @@ import random
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,6 +28,7 @@ from elastic_agent.errors import CapExceededError
 from elastic_agent.scheduler.accounts import Amount
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.forecast import Forecast, Habits
+from elastic_agent.scheduler.history import Histories
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.request import Book, Request, Running
@@ -145,6 +146,7 @@ class Memory:
     curves: Any
     habits: Habits
     feedback: bool = True
+    agents: Histories = field(default_factory=Histories)
 
     @classmethod
     def of(cls, curves: Any, *, feedback: bool = True) -> Memory:
@@ -152,12 +154,25 @@ class Memory:
 
 
 def play(
-    work: Work[Outcome], cap: int, policy: AllocationPolicy, memory: Memory, *, declare: bool = True
+    work: Work[Outcome],
+    cap: int,
+    policy: AllocationPolicy,
+    memory: Memory,
+    *,
+    declare: bool = True,
+    agents: bool = False,
 ) -> Played:
-    """One task under one cap."""
+    """One task under one cap.
+
+    Args:
+        declare: it says which calls it will make.
+        agents: it is the task of one of two agents, one for chains, one for branches.
+    """
     desk, calls = Desk(), work.calls
     account = desk.ledger.open("task", tokens=cap, now=0.0)
-    book = Book("task", account, Forecast(), policy)
+    agent = "branches" if len(work.after[-1]) > 1 else "chain"
+    past = memory.agents[agent] if agents else None
+    book = Book("task", account, Forecast(past=past), policy)
     if declare:
         book.forecast.expect(Counter(call.kind for call in calls))
     try:
@@ -216,6 +231,7 @@ def play(
     assert account.spent.tokens == metered, (account.spent, metered)
     desk.close(book, now)
     assert account.held.tokens == 0
+    book.teach()
     return Played(tuple(right), metered, refused)
 
 

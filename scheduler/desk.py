@@ -308,7 +308,7 @@ class Desk:
             level.admitted = True
             level.back_tokens += amount.tokens - likely.tokens
             level.back_nano += amount.nano - likely.nano
-        book.forecast.started()
+        book.forecast.started(request.kind)
         grant = grant_of(case, decided, hold, amount, now - request.arrived)
         rest = After(solution, prompt=request.prompt) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
@@ -347,6 +347,7 @@ class Desk:
             return False
         self._event(request, "refused", now, reason=str(busy), error=type(busy).__name__)
         request.outcome = busy
+        book.cut_short = True
         book.forecast.left(request.kind)
         return True
 
@@ -381,6 +382,8 @@ class Desk:
         request.book.forecast.left(request.kind)
         if isinstance(outcome, Exception):
             self._comes_again(request)
+            for level in request.book.levels:
+                level.cut_short = True
         if request.around:
             self._stuck.subtract(request.around)
         for hold in request.around:

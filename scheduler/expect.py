@@ -103,7 +103,8 @@ def reserve_for(level: Book, request: Request) -> Amount:
 
     Where nobody said how long it may get it is as long as the first call's solution, at most a quarter of the
     token cap. Where it is known how long right solutions are, no longer than nine of ten of those kinds that
-    the final call may be of. Its prompt is the largest seen and as much again.
+    the final call may be of; where the task's agent is known, than nine of ten of its final answers. Its
+    prompt is the largest seen and as much again.
     """
     if level.final_solution is None:
         if level.first_solution is None:
@@ -120,6 +121,9 @@ def reserve_for(level: Book, request: Request) -> Amount:
         guess = level.first_solution
         if usual < INFINITY:
             guess = max(MIN_SOLUTION, min(guess, math.ceil(usual * request.habits.bias)))
+        past = level.forecast.past
+        if past is not None and past.final is not None:
+            guess = max(MIN_SOLUTION, min(guess, past.final))
         level.final_guess = size = guess
     else:
         size = level.final_solution

@@ -126,8 +126,7 @@ class Raiser:
             return None
         finally:
             _give_back(book, back)
-            book.forecast.left(asks.kind)
-            book.forecast.started()
+            book.forecast.resumed(asks.kind)
 
 
 def _over(asks: Request, used: int) -> Amount:

@@ -24,7 +24,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+Number = TypeVar("Number", int, float)
 
 FEW = 3
 """Passes of one length from which on their median counts, and further passes from which on `again` does."""
@@ -178,7 +180,7 @@ class FirstTokens:
         ]
 
 
-def quantile_of(values: Sequence[float], q: float) -> float:
+def quantile_of(values: Sequence[Number], q: float) -> Number:
     """The smallest value that at least a share q of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))]

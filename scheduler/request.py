@@ -40,6 +40,9 @@ class Book:
         reserving: tokens are kept for the final answer. Not while a call runs that took them, nor once the
             final answer is given.
         answered: the task has an answer: its final call's, or that of the last call that fitted.
+        said: solution tokens of its latest answer (what was asked for, if it was cut), and whether that was
+            the final one.
+        cut_short: a call of it, or of a task below it, was refused.
         admitted: a call has been granted: from here on the task must get its answer.
         closing: it takes no more calls.
         zero: when the outermost task of the tree was opened; events count from there.
@@ -64,6 +67,8 @@ class Book:
     largest_prompt: int = 0
     reserving: bool = True
     answered: bool = False
+    said: tuple[int, bool] | None = None
+    cut_short: bool = False
     admitted: bool = False
     back_tokens: int = 0
     back_nano: int = 0
@@ -78,6 +83,12 @@ class Book:
     levels: tuple[Book, ...] = field(init=False)
     wish: Amount = NOTHING
     wish_for: tuple[int, int, int, Price | None] | None = None
+
+    def teach(self) -> None:
+        """It is finished: later tasks of its agent are expected to be like it."""
+        past = self.forecast.past
+        if past is not None and not self.cut_short:
+            past.learn(self.forecast.made, None if self.said is None else self.said[0])
 
     def __post_init__(self) -> None:
         self.levels = (self, *(self.parent.levels if self.parent is not None else ()))
@@ -196,6 +207,9 @@ class Running:
         said = request.curve.says(budget.thinking or 0)
         said = None if said is None else min(said, budget.solution)
         request.habits.seen(request.kind, request.prompt, usage.solution, said)
+        if request.final or not (request.book.said and request.book.said[1]):
+            whole = usage.solution < budget.solution
+            request.book.said = (usage.solution if whole else request.solution, request.final)
         if isinstance(request.curves, LearntCurves):
             limit, cut = budget.thinking or 0, usage.forced > 0
             self.taught = request.curves.seen(request.kind, limit, usage.thinking, cut, usage.solution)

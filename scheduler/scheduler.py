@@ -26,6 +26,7 @@ from elastic_agent.scheduler.durable import LEASE, Durable, Failure
 from elastic_agent.scheduler.endpoint import Endpoint, check_limits
 from elastic_agent.scheduler.events import Log
 from elastic_agent.scheduler.forecast import Habits
+from elastic_agent.scheduler.history import Histories
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.learnt import Curves
 from elastic_agent.scheduler.policies import AllocationPolicy, Marginal
@@ -67,6 +68,8 @@ class BudgetScheduler:
         lease: seconds after which what a process that went silent holds in the store is charged.
         on_store_failure: while the store can't be reached, calls are refused ("closed"), or sent and written
             down when it is back ("open": caps may then be overspent by what other processes do meanwhile).
+        history: a file in which what is known of agents (`task(agent=)`) is kept: read now, written at the
+            end; one that can't be read is begun anew, with a warning. None: this process's memory.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class BudgetScheduler:
         accounts: str | Sequence[Spec] = (),
         lease: float = LEASE,
         on_store_failure: Failure = "closed",
+        history: str | Path | None = None,
     ) -> None:
         check_limits(max_running, max_waiting)
         self.backend = backend
@@ -103,6 +107,7 @@ class BudgetScheduler:
         self._endpoints: WeakKeyDictionary[Backend, Endpoint] = WeakKeyDictionary()
         self._habits: WeakKeyDictionary[Backend, Habits] = WeakKeyDictionary()
         self._tasks: set[Task] = set()
+        self.histories = Histories(history)
         if backend is not None and latency is not None:
             self._latency[backend] = latency
         self.durable: Durable | None = None
@@ -126,6 +131,8 @@ class BudgetScheduler:
                 the other when the task is admitted.
             key: whose task it is: models are shared fairly among keys. None: its own, or that of the task
                 around it.
+            agent: whose task it is, such as "researcher": one that declares nothing is expected to go on like
+                those of this name before it (`elastic_agent.scheduler.history`).
             final_solution: solution tokens to keep for the final answer, from the opening on; None: those
                 of the first call, up to a quarter of the token cap.
             on_exhausted: what calls do that don't fit any more, see `OnExhausted`.
@@ -151,6 +158,7 @@ class BudgetScheduler:
         if self.durable is not None:
             await self.durable.aclose()
         events.close(self.sinks)
+        self.histories.save()
 
     def check(self) -> None:
         """Hold the conservation law against every open account; AssertionError says what is wrong."""

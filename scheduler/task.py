@@ -73,6 +73,7 @@ class Task:
         final_solution: int | None = None,
         parallel: Iterable[str] = (),
         key: str | None = None,
+        agent: str | None = None,
         on_exhausted: OnExhausted = "shrink",
         policy: AllocationPolicy | None = None,
         log: Log = None,
@@ -88,6 +89,7 @@ class Task:
         self._scheduler, self._policy, self._log = scheduler, policy, log
         self._expect, self._final_solution = dict(expect or {}), final_solution
         self._parallel, self._key = frozenset(parallel), key
+        self.agent = agent
         self._book: Book | None = None
         self._emit: TaskLog
         self._tokens: list[Token[Task | None]] = []
@@ -129,7 +131,10 @@ class Task:
             book = Book(
                 self.name,
                 account,
-                Forecast(parent.book.forecast if parent else None),
+                Forecast(
+                    parent.book.forecast if parent else None,
+                    past=None if self.agent is None else self._scheduler.histories[self.agent],
+                ),
                 self._policy or (parent.book.policy if parent else None) or self._scheduler.policy,
                 final_solution=self._final_solution,
                 parent=parent.book if parent else None,
@@ -159,6 +164,7 @@ class Task:
                     "task": self.name,
                     "at": round(now - book.zero, 6),
                     "parent": parent.name if parent else None,
+                    "agent": self.agent,
                     "caps": Units(self.caps.tokens, _usd(self.caps), self.caps.seconds).to_dict(),
                     "expect": self._expect,
                     "final_solution": self._final_solution,
@@ -210,6 +216,8 @@ class Task:
             for call in list(self._live):
                 call.stop()
             self.desk.close(book, now)
+            if error is None:
+                book.teach()
             self._closed_at = now
             if self.parent is not None:
                 self.parent._children.remove(self)
