@@ -3,10 +3,10 @@
     async with scheduler.task(Caps(tokens=8000), agent="researcher") as task: ...
 
 A task that was finished leaves its calls, by kind and in order. A later one of the same agent, which has made
-n calls by now, is compared with those of the latest `RUNS` that made at least n. Their upper quartile says how
-many are still to come, and their kinds and proportions of which kinds these are. (A quantile for each kind by
-itself would add up to more calls than any of them made.) With fewer than `ENOUGH` runs, or where none was as
-long, nobody knows.
+n calls by now, is compared with those of the latest `RUNS` that made at least n. Their upper quartile says
+how many are still to come, and their kinds and proportions of which kinds these are. (A quantile for each
+kind by itself would add up to more calls than any of them made.) With fewer than `ENOUGH` runs, or where none
+was as long, nobody knows.
 
 Tasks that ended in an error, were cancelled or had a call refused teach nothing: where they stopped says
 nothing about where such tasks stop. Sub-tasks count in the tasks around them.
@@ -34,11 +34,16 @@ leaves most others with too little thinking; a final answer that doesn't fit is 
 
 
 class History:
-    """One agent's finished tasks."""
+    """One agent's finished tasks.
+
+    Attributes:
+        final: solution tokens that nine of ten final answers kept to; None: nobody knows.
+    """
 
     def __init__(self) -> None:
         self.runs: deque[tuple[str, ...]] = deque(maxlen=RUNS)
         self.finals: deque[int] = deque(maxlen=RUNS)
+        self.final: int | None = None
         self._after: dict[int, Mapping[str, int] | None] = {}
 
     def learn(self, calls: Sequence[str], final: int | None) -> None:
@@ -53,7 +58,7 @@ class History:
         self.runs.append(tuple(calls))
         self._after.clear()
         if final is not None:
-            self.finals.append(final)
+            self.answered([final])
 
     def after(self, made: int) -> Mapping[str, int] | None:
         """Calls still to come, by kind, once so many were made; None: nobody knows."""
@@ -61,10 +66,10 @@ class History:
             self._after[made] = self._look(made)
         return self._after[made]
 
-    @property
-    def final(self) -> int | None:
-        """Solution tokens that nine of ten final answers kept to; None: nobody knows."""
-        return quantile_of(self.finals, FINAL_ANSWER) if len(self.finals) >= ENOUGH else None
+    def answered(self, finals: Iterable[int]) -> None:
+        """Final answers had so many solution tokens."""
+        self.finals.extend(finals)
+        self.final = quantile_of(self.finals, FINAL_ANSWER) if len(self.finals) >= ENOUGH else None
 
     def _look(self, made: int) -> Mapping[str, int] | None:
         if len(self.runs) < ENOUGH:
@@ -128,7 +133,7 @@ class Histories(dict[str, History]):
         for name, one in found["agents"].items():
             history = self[name]
             history.runs.extend(tuple(map(_text, run)) for run in one["runs"])
-            history.finals.extend(_numbers(one["finals"]))
+            history.answered(_numbers(one["finals"]))
 
 
 def _text(value: Any) -> str:
