@@ -79,7 +79,10 @@ class Decider:
             elif not request.final and target != book.account.reserve:
                 self._ledger.reserve(book.account, target)  # it is known by now to need less
         for level in book.levels:
-            tail = self._timing.tail(speed, level.final_size, level.final_prompt) if level.reserving else 0.0
+            tail = 0.0
+            if level.reserving:
+                size = level.final_size
+                tail = self._timing.tail(speed, size, max(level.largest_prompt, request.prompt) + size)
             level.account.tail = tail
         if book.parent is not None:
             above = self._keep_above(request)

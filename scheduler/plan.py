@@ -107,7 +107,9 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
     fresh = math.ceil(waves * prompts / calls) if calls else 0
     if not book.reserving or request.final:
         return After(solution, waves, each, 0, request.prompt, fresh)
-    return After(solution, waves, each, book.final_size, request.prompt, fresh, book.final_prompt)
+    final = book.final_size
+    prompt = max(book.largest_prompt, request.prompt) + final
+    return After(solution, waves, each, final, request.prompt, fresh, prompt)
 
 
 def plan(case: Case, most: int) -> Plan | None:

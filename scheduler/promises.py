@@ -221,7 +221,10 @@ def remaining(book: Book) -> Work:
             if kind != FINAL and count:
                 calls.append((kind, count, 1) if kind in book.parallel else (kind, 1, count))
     final = book.reserving or forecast.pending.get(FINAL, 0)
-    return tuple(calls), book.final_size if final else 0, rounded(book.final_prompt) if final else 0
+    if not final:
+        return tuple(calls), 0, 0
+    size = book.final_size
+    return tuple(calls), size, rounded(book.largest_prompt + size) if book.largest_prompt else 0
 
 
 def rounded(prompt: int) -> int:

@@ -84,12 +84,6 @@ class Book:
     wish: Amount = NOTHING
     wish_for: tuple[int, int, int, Price | None] | None = None
 
-    def teach(self) -> None:
-        """It is finished: later tasks of its agent are expected to be like it."""
-        past = self.forecast.past
-        if past is not None and not self.cut_short:
-            past.learn(self.forecast.made, None if self.said is None else self.said[0])
-
     def __post_init__(self) -> None:
         self.levels = (self, *(self.parent.levels if self.parent is not None else ()))
 
@@ -98,10 +92,11 @@ class Book:
         """Solution tokens of the final answer, as far as known."""
         return self.final_guess if self.final_solution is None else self.final_solution
 
-    @property
-    def final_prompt(self) -> int:
-        """Prompt tokens of the final answer, as far as known: the largest seen, and another answer in it."""
-        return self.largest_prompt + self.final_size if self.largest_prompt else 0
+    def teach(self) -> None:
+        """It is finished: later tasks of its agent are expected to be like it."""
+        past = self.forecast.past
+        if past is not None and not self.cut_short:
+            past.learn(self.forecast.made, None if self.said is None else self.said[0])
 
 
 @dataclass(slots=True, eq=False)
