@@ -249,6 +249,7 @@ def _request(book: Book, call: Outcome, last: bool, memory: Memory, wake: Any) -
         book=book,
         kind=call.kind,
         prompt=call.prompt,
+        fresh=call.prompt,
         close=CLOSE,
         solution=SOLUTION,
         thinking=LIMIT,

@@ -115,6 +115,7 @@ class Office:
             book=book,
             kind=kind,
             prompt=52,
+            fresh=52,
             close=1,
             solution=96,
             thinking=1024,

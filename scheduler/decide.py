@@ -93,7 +93,7 @@ class Decider:
         end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
             tail = book.account.tail if rest.final else SAFETY
-            start = now + speed.ttft + request.prompt * speed.prefill
+            start = now + speed.ttft + request.fresh * speed.prefill
             in_time = int(min(in_time, max(0.0, (end - tail - start) / max(speed.tpot, 1e-9))))
             if request.final:  # an admitted task gets its answer while there is any time at all
                 in_time = max(in_time, request.least_solution())
@@ -188,7 +188,7 @@ class Decider:
             return
         if case.end < INFINITY:
             left = case.end - case.now
-            if speed is None or left < 4 * speed.answer(thinking + case.in_time, request.prompt, 2):
+            if speed is None or left < 4 * speed.answer(thinking + case.in_time, request.fresh, 2):
                 return
         where = case.may_come_back(request.worst(thinking, solution), case.answers)
         if where is not None:

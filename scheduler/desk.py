@@ -358,7 +358,7 @@ class Desk:
         if now < end - SAFETY - 1e-6:
             return None
         speed, least = request.latency.speed(), request.least_solution()
-        takes = SAFETY + (0.0 if speed is None else speed.answer(least, request.prompt))
+        takes = SAFETY + (0.0 if speed is None else speed.answer(least, request.fresh))
         error = DeadlineError(
             f"task {request.book.name!r}, call {request.number} ({request.kind}): it has waited for its turn "
             f"for {now - request.arrived:.3f} s, and no time is left for an answer of {least} tokens, which "

@@ -37,7 +37,7 @@ def take(
     until = hard = case.end_of(decided.last)
     if hard < INFINITY and speed is not None:
         passes = 2 if decided.thinking else 1
-        takes = speed.answer(decided.thinking + decided.solution, request.prompt, passes)
+        takes = speed.answer(decided.thinking + decided.solution, request.fresh, passes)
         until = min(hard, case.now + takes)
     return ledger.hold(account, amount, until=until, now=case.now, final=decided.last, first=first)
 

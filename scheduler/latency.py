@@ -34,6 +34,7 @@ class Speed(NamedTuple):
         prefill, usual_prefill: the same for each prompt token that is read; 0 until prompts of different
             lengths were seen: `ttft` is then that of prompts like those.
         again: share of its prompt that a further pass of the same call reads.
+        later: share of its prompt that a later call of the same task reads.
     """
 
     ttft: float
@@ -43,6 +44,7 @@ class Speed(NamedTuple):
     prefill: float = 0.0
     usual_prefill: float = 0.0
     again: float = 1.0
+    later: float = 1.0
 
     def answer(self, tokens: int, prompt: float, passes: int = 1) -> float:
         """Seconds for so many tokens in so many passes of one call.
@@ -90,16 +92,23 @@ class Latency:
         return self._pace is not None and len(self._first) > 0
 
     def first(
-        self, seconds: float, prompt: int = 0, *, further: bool = False, cached: int | None = None
+        self,
+        seconds: float,
+        prompt: int = 0,
+        *,
+        further: bool = False,
+        later: bool = False,
+        cached: int | None = None,
     ) -> First:
         """A pass brought its first token after this long.
 
         Args:
             prompt: input tokens that it sent.
             further: it is not its call's first.
+            later: its call is not its task's first.
             cached: how many of them the upstream had; None: it has not said, and `told` may say it later.
         """
-        found = First(max(0.0, seconds), prompt, further, cached)
+        found = First(max(0.0, seconds), prompt, further, later, cached)
         with self._lock:
             self._first.latest.append(found)
             self._first.length(found)
@@ -147,6 +156,7 @@ class Latency:
                     upper.prefill,
                     usual.prefill,
                     upper.again,
+                    upper.later,
                 )
             window = self._window
             self._speed = window if self._pace <= window.tpot else window._replace(tpot=self._pace)
@@ -162,7 +172,14 @@ class Latency:
         if first is None or each is None or usual_first is None or usual_each is None:
             return self.speed()
         found = Speed(
-            first.ttft, each, usual_first.ttft, usual_each, first.prefill, usual_first.prefill, first.again
+            first.ttft,
+            each,
+            usual_first.ttft,
+            usual_each,
+            first.prefill,
+            usual_first.prefill,
+            first.again,
+            first.later,
         )
         return found.slowed(weather)
 
@@ -184,13 +201,14 @@ class Pace:
         prompt: int = 0,
         *,
         further: bool = False,
+        later: bool = False,
         cached: int | None = None,
     ) -> First:
         """The first chunk of a pass, after this long. One with many tokens tells their pace, too.
 
         For the rest see `Latency.first`.
         """
-        found = self._latency.first(seconds, prompt, further=further, cached=cached)
+        found = self._latency.first(seconds, prompt, further=further, later=later, cached=cached)
         self._tokens, self._seconds = 0, 0.0
         if tokens >= self.LATEST:
             self.more(tokens, seconds)

@@ -80,7 +80,7 @@ class FirstsByLoad:
     def __init__(self) -> None:
         self._levels: dict[int, FirstTokens] = {}
         self._taken: dict[int, float] = {}
-        self._fits: dict[float, tuple[Fit, Fit, float]] = {}
+        self._fits: dict[float, tuple[Fit, Fit, float, float]] = {}
 
     def add(self, load: int, first: First, clock: float, *, storm: bool = False) -> None:
         """One more, as `Levels.add`; what is dropped there may still tell something of its length."""
@@ -102,11 +102,11 @@ class FirstsByLoad:
         found = self._fits.get(quantile)
         if found is None:
             found = self._fits[quantile] = self._fit(quantile)
-        fixed, each, again = found
+        fixed, each, again, later = found
         ttft = read_off(fixed, load)
-        return None if ttft is None else Line(ttft, read_off(each, load) or 0.0, again)
+        return None if ttft is None else Line(ttft, read_off(each, load) or 0.0, again, later)
 
-    def _fit(self, quantile: float) -> tuple[Fit, Fit, float]:
+    def _fit(self, quantile: float) -> tuple[Fit, Fit, float, float]:
         levels = sorted(self._levels.items())
         slopes = [(level, firsts.slope(), len(firsts)) for level, firsts in levels]
         known = [one for one in slopes if one[1]]
@@ -116,6 +116,7 @@ class FirstsByLoad:
             rising((level, lines[level].ttft, size) for level, _, size in slopes),
             rising((level, lines[level].prefill, size) for level, _, size in known),
             max([lines[level].again for level, _, _ in known], default=1.0),
+            max([lines[level].later for level, _, _ in known], default=1.0),
         )
 
 

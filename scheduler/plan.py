@@ -104,12 +104,12 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
     lanes = max(1, forecast.running + forecast.waiting)
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
     each = math.ceil(tokens / calls) if calls else 0
-    fresh = math.ceil(waves * prompts / calls) if calls else 0
+    theirs = math.ceil(waves * prompts / calls) if calls else 0
     if not book.reserving or request.final:
-        return After(solution, waves, each, 0, request.prompt, fresh)
+        return After(solution, waves, each, 0, request.prompt, 0, theirs)
     final = book.final_size
     prompt = max(book.largest_prompt, request.prompt) + final
-    return After(solution, waves, each, final, request.prompt, fresh, prompt)
+    return After(solution, waves, each, final, request.prompt, 0, theirs, prompt)
 
 
 def plan(case: Case, most: int) -> Plan | None:
@@ -170,6 +170,8 @@ def _room_in_time(case: Case, level: Book, outlook: Outlook, speed: Speed) -> fl
     else:
         waves = math.ceil((lanes + outlook.calls) / lanes) - 1
         end = case.ledger.deadline(level.account)
-    floor = speed.answer(rest.solution, rest.prompt, 2) + waves * speed.answer(rest.other_solution, 0, 2)
-    floor += rest.others_prompt * (1 + speed.again) * speed.prefill
+    floor = speed.answer(rest.solution, case.request.fresh, 2) + waves * speed.answer(
+        rest.other_solution, 0, 2
+    )
+    floor += rest.others_prompt * (speed.later + speed.again) * speed.prefill
     return (end - case.now - floor) / max(speed.tpot, 1e-9) * lanes

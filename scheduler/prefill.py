@@ -12,7 +12,9 @@ is what the longer prompts seen needed beyond that. So a share q of what is reme
 
 **Prefix caches.** Where the upstream says how much of a prompt it had (`cached`), only the rest counts. A
 further pass of a call sends again what the first one had sent, and few upstreams say that they had it. Such
-passes don't teach the slope; `again` is the share of the prompt that they seem to have read.
+passes don't teach the slope; `again` is the share of the prompt that they seem to have read. `later` is the
+share that later calls of a task read, an agent's growing conversation: an upper quantile, too, so that one of
+ten calls with a prompt of its own is enough to count all as new.
 
 Long prompts may be rare: of each length the latest are kept beside the window, and forgotten when they are as
 old as `OLD` passes.
@@ -46,12 +48,14 @@ class First:
         seconds: its TTFT.
         prompt: input tokens that the pass sent.
         further: it is not the first pass of its call.
+        later: its call is not the first of its task.
         cached: how many of them the upstream says it had; None: it has not said.
     """
 
     seconds: float
     prompt: int = 0
     further: bool = False
+    later: bool = False
     cached: int | None = None
 
     @property
@@ -69,11 +73,13 @@ class Line(NamedTuple):
         ttft: the fixed part.
         prefill: for each token that is read.
         again: share of the prompt that a further pass of the same call reads.
+        later: share that a later call of the same task reads: less than all only where the upstream tells.
     """
 
     ttft: float
     prefill: float = 0.0
     again: float = 1.0
+    later: float = 1.0
 
 
 class FirstTokens:
@@ -131,13 +137,14 @@ class FirstTokens:
         """With this slope: quantiles of the fixed part, of the slope and of what is read again."""
         if not slope:
             return Line(quantile_of([first.seconds for first in self.latest], quantile))
-        shares = self._shares(slope)
+        shares, told = self._shares(slope), self._told()
         again = quantile_of(shares, quantile) if len(shares) >= FEW else 1.0
+        later = quantile_of(told, quantile) if len(told) >= FEW else 1.0
         ttft = max(0.0, quantile_of(self.rest(slope), quantile))
         known = self._known()
         most = max([read for read, _ in known], default=0)
         each = [(seconds - ttft) / read for read, seconds in known if read and 2 * read >= most]
-        return Line(ttft, max(slope, quantile_of(each, quantile)) if each else slope, again)
+        return Line(ttft, max(slope, quantile_of(each, quantile)) if each else slope, again, later)
 
     def rest(self, slope: float) -> list[float]:
         """The window without what its prompts took."""
@@ -178,6 +185,14 @@ class FirstTokens:
             for first in again
             if first.prompt >= usual
         ]
+
+    def _told(self) -> list[float]:
+        """Shares that later calls of a task have read, of the longer half of them."""
+        later = [first for first in self.latest if first.later and not first.further and first.prompt]
+        if not later:
+            return []
+        usual = quantile_of([first.prompt for first in later], 0.5)
+        return [(first.read or 0) / first.prompt for first in later if first.prompt >= usual]
 
 
 def quantile_of(values: Sequence[Number], q: float) -> Number:

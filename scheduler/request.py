@@ -104,6 +104,8 @@ class Request:
     """A call that asks for tokens.
 
     Attributes:
+        fresh: tokens of its prompt that the upstream will probably have to read: all, unless it says that it
+            mostly has the prompts of a task's later calls.
         thinking: most thinking tokens it may have: its own limit and the context's.
         around: hold ids of calls that can't end before this one does (their consumer waits for it).
         wake: called when `outcome` is there, under the ledger's lock: it must only pass it on.
@@ -116,6 +118,7 @@ class Request:
     book: Book
     kind: str
     prompt: int
+    fresh: int
     close: int
     solution: int
     thinking: int

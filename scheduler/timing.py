@@ -37,6 +37,7 @@ class After(NamedTuple):
         other_solution: solution tokens of each of them.
         final: solution tokens of the final answer; 0 when this call is the final one.
         prompt: tokens that its solution's pass sends again.
+        fresh: prompt tokens that it has not sent yet, if it still waits.
         others_prompt: prompt tokens of the others, all together.
         final_prompt: prompt tokens of the final answer.
     """
@@ -46,6 +47,7 @@ class After(NamedTuple):
     other_solution: int = 0
     final: int = 0
     prompt: int = 0
+    fresh: int = 0
     others_prompt: int = 0
     final_prompt: int = 0
 
@@ -78,18 +80,19 @@ class Timing:
         """Seconds to keep at a task's end for a final answer of so many tokens to a prompt of so many."""
         if speed is None:
             return 0.0
-        return speed.ttft + prompt * speed.prefill + final * speed.tpot + SAFETY
+        return speed.ttft + speed.later * prompt * speed.prefill + final * speed.tpot + SAFETY
 
     def think_until(self, window: Window, after: After, speed: Speed | None, thought: int = 0) -> float:
         """When a call has to stop thinking; `thought` tokens of it are there already, and are sent again."""
         if speed is None:
             return window.started + (window.end - window.started) / (2 + after.others)
-        ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill, again = speed
+        ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill, again, later = speed
         tokens, passes, slowdown = after.tokens, after.passes, self.slowdown
         plan = passes * ttft + tokens * tpot + SAFETY
         slow = passes * max(ttft, slowdown * usual_ttft) + tokens * max(tpot, slowdown * usual_tpot) + SAFETY
         if prefill:
-            read = again * (after.prompt + thought) + after.others_prompt + after.final_prompt
+            read = again * (after.prompt + thought) + after.fresh
+            read += later * (after.others_prompt + after.final_prompt)
             plan += read * prefill
             slow += read * max(prefill, slowdown * usual_prefill)
         return window.end - max(plan, min(slow, self.share * window.span))
@@ -145,6 +148,7 @@ class Pilot:
             deadline, the pilot only learns.
         span: how long the task may take in all.
         slot: the call's place on its endpoint.
+        later: it is not its task's first call.
     """
 
     def __init__(
@@ -156,13 +160,15 @@ class Pilot:
         end: Callable[[], float] | None = None,
         span: float = INFINITY,
         slot: Slot | None = None,
+        *,
+        later: bool = False,
     ) -> None:
         self._latency, self._timing, self._after = latency, timing, after
         self._end, self._span, self._slot = end, span, slot or Slot()
         self._started = self._last = started
         self._segment: Segment | None = None
         self._pace = Pace(latency)
-        self._stopped = False
+        self._stopped, self._later = False, later
         self._sent = self._passes = self._thought = 0
         self._cached: int | None = None
         self._first: First | None = None
@@ -190,7 +196,7 @@ class Pilot:
         if segment is not self._segment:
             self._segment = segment
             self._first = self._pace.first(
-                count, gap, self._sent, further=self._passes > 1, cached=self._cached
+                count, gap, self._sent, further=self._passes > 1, later=self._later, cached=self._cached
             )
         else:
             self._pace.more(count, gap)

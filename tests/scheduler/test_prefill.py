@@ -182,14 +182,14 @@ def test_a_second_pass_without_a_cache_reads_everything_again() -> None:
 
 def test_moments_count_the_prompts() -> None:
     """A call's own, as far as it is read again, those of the others, and the final answer's."""
-    speed = Speed(0.1, 0.01, 0.1, 0.01, 1e-3, 1e-3, 0.5)
+    speed = Speed(0.1, 0.01, 0.1, 0.01, 1e-3, 1e-3, 0.5, 0.25)
     bare = After(10, 1, 10, 10)
-    rest = replace_after(bare, prompt=1000, others_prompt=200, final_prompt=300)
+    rest = replace_after(bare, prompt=1000, fresh=100, others_prompt=200, final_prompt=300)
     plain, long = (Timing(slowdown=1).think_until(Window(0, 99, 99), one, speed) for one in (bare, rest))
-    assert plain - long == pytest.approx(0.5 + 0.2 + 0.3)
+    assert plain - long == pytest.approx(0.5 + 0.1 + 0.25 * (0.2 + 0.3))
     thought = Timing(slowdown=1).think_until(Window(0, 99, 99), rest, speed, 400)
     assert long - thought == pytest.approx(0.2)
-    assert Timing().tail(speed, 10, 300) == pytest.approx(0.1 + 0.3 + 0.1 + SAFETY)
+    assert Timing().tail(speed, 10, 300) == pytest.approx(0.1 + 0.25 * 0.3 + 0.1 + SAFETY)
 
 
 def replace_after(after: After, **more: int) -> After:
@@ -243,5 +243,32 @@ def test_a_long_prompt_is_refused_where_a_short_one_is_not() -> None:
                     await task.generate("long " * 30_000, solution=16)
             assert error.value.needed["seconds"] > 6
             assert backend.meter.requests == served
+
+    run(main())
+
+
+def test_a_conversation_that_the_cache_holds_is_not_read_anew() -> None:
+    """Live: an agent's twenty calls with a growing prompt, each of which reads what is new in it: its later
+    ones are planned as that, and a first call of 12,000 tokens as what it is."""
+
+    async def main() -> None:
+        backend = Reading(Reply(thinking="hm " * 20, solution="yes"))
+        async with BudgetScheduler(backend) as scheduler:
+            for i in range(2):
+                async with scheduler.task(Caps(seconds=600), final_solution=16) as task:
+                    for turn in range(20):
+                        text = " ".join(f"{i}:{word}" for word in range(4000 + 200 * turn))
+                        await task.generate([{"role": "user", "content": text}], solution=16, thinking=10)
+            speed = speed_of(scheduler.latency_for(backend))
+            assert speed.later < 0.1
+            assert speed.usual_prefill == pytest.approx(EACH, rel=0.1)
+            text = " ".join(f"1:{word}" for word in range(8000))
+            async with scheduler.task(Caps(seconds=60), final_solution=16) as task:
+                await task.generate([{"role": "user", "content": text}], solution=16, thinking=10)
+                call = task.call([{"role": "user", "content": text + " more"}], solution=16, thinking=10)
+                assert call._make_request(range(16, 8016)).fresh < 800
+            async with scheduler.task(Caps(seconds=2), final_solution=16, on_exhausted="raise") as task:
+                with pytest.raises(DeadlineError):
+                    await task.generate("new " * 12_000, solution=16)
 
     run(main())
