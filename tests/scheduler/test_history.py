@@ -171,6 +171,11 @@ def test_the_reserve_is_as_long_as_this_agents_answers() -> None:
                 async with scheduler.task(Caps(tokens=4000), agent="cut") as task:
                     await task.generate("b", kind="final", solution=8)
             assert agent(task).final == 8
+            for _ in range(ENOUGH):
+                async with scheduler.task(Caps(tokens=30), agent="squeezed") as task:
+                    answer = await task.generate("b", kind="final", solution=500, thinking=0)
+                    assert answer.usage.solution < 30
+            assert agent(task).final == 500
             async with scheduler.task(Caps(tokens=4000), agent="cut") as task:
                 await task.generate("b", solution=300)
                 assert task.book.final_size == MIN_SOLUTION

@@ -120,13 +120,27 @@ def test_estimates_are_never_below_the_quantile_of_what_was_seen(
 
 def test_noise_is_not_taken_for_a_rate() -> None:
     """Prompts of two lengths that take the same: stalls and jitter make no slope."""
-    latency = Latency()
-    chance = random.Random(3)
-    for _ in range(200):
-        latency.first(FIXED * chance.lognormvariate(0, 0.5), chance.choice((50, 200)))
-    latency.first(9.0, 200)
+    for seed in range(20):
+        latency, chance = Latency(), random.Random(seed)
+        for _ in range(200):
+            latency.first(FIXED * chance.lognormvariate(0, 0.5), chance.choice((50, 200)))
+        latency.first(9.0, 200)
+        latency.pace(TPOT)
+        assert speed_of(latency).prefill == 0
+
+
+def test_long_prompts_have_an_upper_quantile_of_their_own() -> None:
+    """A rate that swings by a third, and few long prompts among many short ones: nine of ten are covered."""
+    latency, chance, long = Latency(), random.Random(8), list[float]()
+    for turn in range(320):
+        prompt = 50 if turn % 8 else 20_000
+        seconds = FIXED + EACH * prompt * chance.uniform(0.67, 1.33)
+        long += [seconds] if prompt > 50 else []
+        latency.first(seconds, prompt)
     latency.pace(TPOT)
-    assert speed_of(latency).prefill == 0
+    speed = speed_of(latency)
+    assert speed.usual_prefill < speed.prefill < 1.4 * EACH
+    assert sum(seconds <= speed.answer(0, 20_000) for seconds in long) >= 0.85 * len(long)
 
 
 def test_a_rare_long_prompt_is_remembered_and_an_old_one_forgotten() -> None:
