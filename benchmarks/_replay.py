@@ -181,6 +181,7 @@ def play(
         return Played((False,) * len(calls), 0, len(calls))
     right = [False] * len(calls)
     over: set[int] = set()
+    answering: set[int] = set()
     asked: dict[int, Request] = {}
     decided: list[int] = []
     ends: list[tuple[float, int, Running]] = []  # when thinking is at its limit, or the call is over
@@ -212,12 +213,12 @@ def play(
             continue
         now, i, running = heapq.heappop(ends)
         usage, _ = _served(calls[i], running)
-        if not running.slot.solving:
+        if i not in answering:
             if usage.forced and desk.more(running, usage.thinking, now) is not None:
                 more, right[i] = _served(calls[i], running)
                 heapq.heappush(ends, (now + more.thinking - usage.thinking, i, running))
             else:
-                running.slot.solving = True
+                answering.add(i)
                 heapq.heappush(ends, (now + CLOSE + usage.solution, i, running))
             continue
         metered += usage.generated
@@ -231,7 +232,6 @@ def play(
     assert account.spent.tokens == metered, (account.spent, metered)
     desk.close(book, now)
     assert account.held.tokens == 0
-    book.teach()
     return Played(tuple(right), metered, refused)
 
 

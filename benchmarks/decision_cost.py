@@ -18,12 +18,15 @@ and after it, with 100 keys. They know money alone, on one account, and allocate
 
 With --json the last line of stdout is one JSON object:
     memory        live tasks -> p50_us, p99_us: microseconds for a decision, with no log
-    memory_logged the same while every event is written to a file
+    memory_logged the same while all that a replay needs is written to a file
     memory_new    the same as memory when nothing of the kind was decided before: what is kept of mixtures of
                   calls and of limits for the next time is forgotten before each decision
     calls         live tasks -> Python function calls of a decision; does not depend on the machine
     sqlite, postgres, redis   the same as memory; left out where the server is not installed
     round_trip_us the store -> p50_us, p99_us of one bare write of one row to the same place, in the same run
+    refusal_ms    tasks that were promised their answers in time -> p50, p99: milliseconds until one more, for
+                  which there is no room, is refused at its opening (16 slots; three tasks in four have steps
+                  or parts before their answer); `refused`: how many were, of those who asked
     round_trips   the store -> p50 of a decision as a multiple of that, with the fewest live tasks
     litellm       what -> p50_us, p99_us: proxy_reserve (its proxy's default: check, reserve, reconcile),
                   proxy_check (no reservation), proxy_count (its count of the prompt alone), manager (the
@@ -54,11 +57,13 @@ from _litellm import NoLiteLLMError, litellm_python
 from _servers import NoServerError, PostgresServer, RedisServer
 
 from elastic_agent import Caps
+from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler import expect, grant, policies
 from elastic_agent.scheduler.accounts import Amount
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import load
 from elastic_agent.scheduler.desk import Desk
+from elastic_agent.scheduler.endpoint import Endpoint
 from elastic_agent.scheduler.events import RunLog, Sink
 from elastic_agent.scheduler.forecast import Forecast, Habits
 from elastic_agent.scheduler.latency import Latency, Pace
@@ -66,6 +71,7 @@ from elastic_agent.scheduler.policies import Marginal
 from elastic_agent.scheduler.request import Book, Request, Running
 from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Spec, StoredHold
+from elastic_agent.scheduler.timing import Timing
 from elastic_agent.usage import worst_case
 
 LIVE = (1, 100, 10_000)
@@ -80,15 +86,16 @@ class Office:
 
     Args:
         tasks: how many are live at once.
-        log: where events go.
+        log: where events go, all that a replay needs.
     """
 
     def __init__(self, tasks: int, log: Sink | None = None) -> None:
-        self.desk = Desk()
+        self.desk = Desk(files=[] if log is None else [log])
         self._log = log
         self._curves, self._price, self._policy = load("e1-tiny"), Price("0.50", "2.00"), Marginal()
-        self._latency, self._habits = Latency(), Habits()
-        pace = Pace(self._latency)
+        latency, self._habits = Latency(), Habits()
+        self._latency = self.desk.record.watched(latency, "e1-tiny")
+        pace = Pace(latency)
         for _ in range(64):
             pace.first(1, 0.04)
             pace.more(16, 0.16)
@@ -120,7 +127,6 @@ class Office:
             solution=96,
             thinking=1024,
             curves=self._curves,
-            curve=self._curves.curve(kind),
             price=self._price,
             latency=self._latency,
             habits=self._habits,
@@ -153,8 +159,7 @@ class Office:
         book = Book(name, account, Forecast(), self._policy, zero=self._now)
         if self._log is not None:
             book.emit = self._log
-        book.forecast.expect(EXPECT)
-        self.desk.open(book, self._now)
+        self.desk.open(book, self._now, expect=EXPECT, started="")
         self.grant(book, "steps-3")
         return book, iter(TURNS)
 
@@ -281,6 +286,35 @@ def litellm(found: dict[str, Any], calls: int) -> None:
     print(f"litellm {said['version']}: {said['times']}", flush=True)
 
 
+def refusals(promised: int, count: int) -> dict[str, float]:
+    """Milliseconds of refusals beside so many promises that leave no room before their deadlines."""
+    rng, desk, latency, found = random.Random(0), Desk(), Latency(), list[int]()
+    endpoint = Endpoint(latency, Habits(), timing=Timing(), max_running=16)
+
+    def ask(number: int, seconds: float) -> None:
+        account = desk.ledger.open(f"task-{number}", seconds=seconds, now=0.0)
+        book = Book(account.id, account, Forecast(), Marginal(), final_solution=64, key=account.id)
+        book.parallel = frozenset(["part"])
+        book.forecast.expect(rng.choice(({"final": 1}, {"step": 2}, {"part": 3}, {"step": 1, "part": 2})))
+        start = time.perf_counter_ns()
+        try:
+            desk.open(book, 0.0, endpoint)
+        except DeadlineError:
+            found.append(time.perf_counter_ns() - start)
+            desk.ledger.close(account)
+
+    for number in range(promised):  # its speed is not known yet, so all are admitted
+        ask(number, 2 + 0.06 * promised * rng.random())
+    pace = Pace(latency)
+    for _ in range(64):
+        pace.first(1, 0.04)
+        pace.more(16, 0.16)
+    for number in range(promised, promised + count):
+        ask(number, 2 + 0.06 * promised * rng.random())
+    cuts = quantiles([each / 1e6 for each in found], n=100)
+    return {"refused": len(found), "p50": round(cuts[49], 3), "p99": round(cuts[98], 3)}
+
+
 def function_calls(office: Office, decisions: int) -> float:
     """Python functions that a decision enters, on average, once a few like it were made."""
     times(office, 2 * len(TURNS))
@@ -325,6 +359,10 @@ def main() -> None:
                 cost = found[name][str(live)]
                 shown.append(f"{name} p50 {cost['p50_us']} us, p99 {cost['p99_us']} us")
             print(f"{live:,} live tasks: " + "; ".join(shown), flush=True)
+    found["refusal_ms"] = {}
+    for promised in (100, 1_000, 10_000):
+        found["refusal_ms"][str(promised)] = cost = refusals(promised, decisions // 20)
+        print(f"{promised:,} promised tasks: a refusal takes p50 {cost['p50']} ms, p99 {cost['p99']} ms")
     litellm(found, decisions)
     durable(found, decisions // 20, LIVE[:2] if args.quick else LIVE)
     if args.json:

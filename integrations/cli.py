@@ -5,6 +5,7 @@
     elastic-agent train     train an E1 model (base, then budget-constrained GRPO)
     elastic-agent eval      accuracy by thinking budget
     elastic-agent report    what a recorded run spent, and why
+    elastic-agent bench     whether a recorded run replays, and its regret against hindsight
 
 Bad input ends with one sentence on stderr and exit status 2, before anything is spent; Ctrl-C with 130.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
@@ -27,6 +29,24 @@ if TYPE_CHECKING:
 
 PASSED_ON = {"train": "elastic_agent.training.trainer", "eval": "elastic_agent.training.evaluate"}
 """Commands whose options are their module's own."""
+
+BENCH = """\
+Feed a run.jsonl to a fresh scheduler: every decision must come out the same, byte
+for byte. Exit status 0: all identical; 1: not, with the first line that differs.
+
+Then, for each task with a cap on tokens or money, its regret: what was granted
+against the best split of the same cap by a hindsight that knows which calls came
+and what their solutions really used.
+
+  all right   the chance that all calls are right (sum of log p), as granted;
+              beside it that of the best split, and the difference: the regret
+  right       how many calls are right, expected; beside it the most possible
+  told        answers that somebody has called right (call.outcome(True))
+
+Both are valued by the success curves that the scheduler had. Whether these are
+true is another question, and hindsight does not know which answers would be right.
+Regret is below zero where calls used less than they do on average.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,6 +160,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("file", help="a run.jsonl")
     report.add_argument("--why", action="store_true", help="with the reason of each grant")
     report.set_defaults(run=_report)
+
+    bench = commands.add_parser(
+        "bench",
+        help="whether a recorded run replays, and its regret against hindsight",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=BENCH,
+    )
+    bench.add_argument(
+        "--replay", metavar="FILE", required=True, help="a run.jsonl, as BudgetScheduler(log=) writes it"
+    )
+    bench.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    bench.set_defaults(run=_bench)
 
     for name, text in (("train", "train an E1 model"), ("eval", "accuracy by thinking budget")):
         commands.add_parser(name, help=text, add_help=False)
@@ -278,6 +310,19 @@ def _report(options: argparse.Namespace) -> int:
 
     Console().print(render_run(options.file, why=options.why))
     return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from elastic_agent.integrations.report.replay import as_dict, check_run, render_check
+
+    found, tasks = check_run(options.replay)
+    if options.json:
+        print(json.dumps(as_dict(found, tasks)))
+    else:
+        Console().print(render_check(options.replay, found, tasks))
+    return 0 if found.difference is None else 1
 
 
 if __name__ == "__main__":

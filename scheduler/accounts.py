@@ -90,7 +90,12 @@ class Account:
 
     def __post_init__(self) -> None:
         self.path = (self, *(self.parent.path if self.parent is not None else ()))
-        self.deadline = INFINITY if self.seconds is None else self.opened + self.seconds
+        self.ends(self.seconds)
+
+    def ends(self, seconds: float | None) -> None:
+        """Its time is up so long after its opening; None: never."""
+        self.seconds = seconds
+        self.deadline = INFINITY if seconds is None else self.opened + seconds
         self.span = min([INFINITY if a.seconds is None else a.seconds for a in self.path])
 
     @property

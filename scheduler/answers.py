@@ -22,8 +22,8 @@ class Answers:
 
     def seen(self, running: Running) -> None:
         """A call is over."""
-        if running.slot.done:
-            kind, share = running.request.kind, running.slot.done / running.grant.budget.solution
+        if running.slot.seen:
+            kind, share = running.request.kind, running.slot.seen / running.grant.budget.solution
             before = self._shares.get(kind, share)
             self._shares[kind] = before + (min(share, 1.0) - before) / 16
 
@@ -41,13 +41,12 @@ class Answers:
         """How much of their limits the solutions of a kind usually take."""
         return self._shares.get(kind, 1.0)
 
-    def rest(self, running: Running, speed: Speed) -> float:
-        """Seconds that a running call still takes if it stops thinking now."""
-        limit, slot = running.grant.budget.solution, running.slot
+    def rest(self, running: Running, done: int, speed: Speed) -> float:
+        """Seconds that a running call, so many solution tokens done, still takes if it stops thinking now."""
+        budget = running.grant.budget
+        limit = budget.solution
         size = self.share(running.request.kind) * limit
-        if not slot.solving:
+        if budget.thinking and not done:
             return speed.answer(math.ceil(size), speed.again * running.request.prompt)
-        left = (
-            size - slot.done if slot.done < size else (limit - slot.done) / 2
-        )  # longer than usual: as long as any
+        left = size - done if done < size else (limit - done) / 2  # longer than usual: as long as any
         return left * speed.tpot

@@ -204,7 +204,7 @@ class TaskCall:
                 raise TaskClosedError(f"task {task.name!r} has ended: it takes no more calls")
             _around.set(_around.get() | {hold})
             self._pilot = Pilot(
-                running.request.latency,
+                task.scheduler.latency_for(self.backend),
                 task.desk.timing,
                 running.rest,
                 self._loop.time(),
@@ -294,9 +294,8 @@ class TaskCall:
         if opening is Opening.CLOSED:
             close = thinking = 0  # the prompt has switched thinking off: nothing to think, nothing to force
         self.price = task.price_for(backend.model, self.price)
-        curves = scheduler.curves_for(backend)
-        latency = scheduler.latency_for(backend)
-        speed = latency.speed()
+        endpoint = scheduler.endpoint_for(backend)
+        speed = scheduler.latency_for(backend).speed()  # the desk is told what follows from it: `fresh`
         return Request(
             book=task.book,
             kind=self.kind,
@@ -305,10 +304,9 @@ class TaskCall:
             close=close,
             solution=budget.solution,
             thinking=thinking,
-            curves=curves,
-            curve=curves.curve(self.kind),
+            curves=scheduler.curves_for(backend),
             price=self.price,
-            latency=latency,
+            latency=endpoint.latency,
             habits=scheduler.habits_for(backend),
             wake=lambda: None,
             final=self.final,
@@ -318,7 +316,7 @@ class TaskCall:
             around=_around.get(),
             model=backend.model,
             label=self.label,
-            endpoint=scheduler.endpoint_for(backend),
+            endpoint=endpoint,
         )
 
     def _settle(self, running: Running) -> None:
@@ -332,9 +330,9 @@ class TaskCall:
             actual = Amount(usage.generated, 0 if self.price is None else self.price.charge(usage))
             ends = {"thinking_end": call.machine.thinking_end, "solution_end": call.machine.solution_end}
             used = asdict(usage) | {name: end.value if end else None for name, end in ends.items()}
-            if self._answered():
-                running.learn(usage)
-        self.task.desk.settle(running, actual, now, answered=self._answered(), used=used)
+        answered = self._answered()
+        learn = usage if actual is not None and answered else None
+        self.task.desk.settle(running, actual, now, answered=answered, used=used, learn=learn)
         self._finish()
 
     def _answered(self) -> bool:
@@ -355,9 +353,8 @@ class TaskCall:
 
         Any time after the call; it changes nothing where curves are given, or where there was no answer.
         """
-        if self._running is not None:
-            with self.task.desk.ledger.lock:
-                self._running.told(right)
+        if self._running is not None and self._loop is not None:
+            self.task.desk.told(self._running, right, self._loop.time())
 
     # How its task stops it
 

@@ -5,7 +5,8 @@
    answer, and before thinking what they are expected to need: nobody thinks at the cost of another's answer.
 2. If not even a floor (no thinking, its solution) fits: `exhausted`.
 3. Otherwise the policy chooses the thinking (`plan`). What it wants may be more than can be held at this
-   instant, since holds are worst cases: the call waits for refunds if the difference is worth it.
+   instant, since holds are worst cases: then the room is shared out between thinking and solution, where it
+   is known how long solutions are; and the call waits for refunds if the difference is worth it.
 """
 
 from __future__ import annotations
@@ -149,7 +150,9 @@ class Decider:
         if thinking < wanted:
             thinking, solution, chance = self._share_out(case, wanted, case.room(case.answers))
             self._maybe_wait(case, chance, wanted, speed)
-            why: object = f"{wanted} were planned, no more than {holdable} can be held now"
+            why: object = f"{wanted} were planned, no more than {thinking} can be held now"
+            if solution < case.in_time:
+                why = f"{why}, beside a solution cut from {case.in_time} to {solution}"
         elif chosen is None:
             why = "no cap binds it"
         elif short_of_time and wanted == most:
@@ -180,9 +183,12 @@ class Decider:
     def _maybe_wait(self, case: Case, chance: float, wanted: int, speed: Speed | None) -> None:
         """Wait when refunds that are due would make this call clearly better, and time allows."""
         request, book = case.request, case.request.book
-        if request.on_exhausted == "raise" or not book.levels[-1].forecast.running:
+        top = book.account.path[-1]
+        if request.on_exhausted == "raise" or not top.live:
             return
         due = Amount(math.floor(book.back_tokens), math.floor(book.back_nano))
+        if len(book.account.path) > len(book.levels):  # with other tasks: maybe all of it
+            due = due.most(top.held - top.kept)
         thinking, solution, hope = self._share_out(case, wanted, case.room(case.answers).beside(due))
         if chance > (1 - WORTH_WAITING) * hope:
             return

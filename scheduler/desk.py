@@ -17,7 +17,7 @@ On an endpoint that runs a limited number of calls at once, heads of all tasks t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -26,26 +26,34 @@ from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount,
 from elastic_agent.scheduler.case import Case, Decided, Wait
 from elastic_agent.scheduler.decide import Decider
 from elastic_agent.scheduler.endpoint import Endpoint
+from elastic_agent.scheduler.events import Sink
 from elastic_agent.scheduler.exhausted import too_small
 from elastic_agent.scheduler.expect import expected
-from elastic_agent.scheduler.grant import left, units
 from elastic_agent.scheduler.granting import Raise, Raiser, grant_of, take
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.queue import Queue
+from elastic_agent.scheduler.record import Record
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
 from elastic_agent.scheduler.timing import SAFETY, After, Timing
+from elastic_agent.usage import Usage
 
 
 class Desk:
     """Grants, for all tasks of one ledger. Thread-safe through the ledger's lock.
 
+    Args:
+        files: where everything goes that a replay needs; see `elastic_agent.scheduler.record`.
+
     Attributes:
         ended: told of every hold that has ended, under the lock: it must only pass it on.
     """
 
-    def __init__(self, ledger: Ledger | None = None, timing: Timing | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger | None = None, timing: Timing | None = None, files: Sequence[Sink] = ()
+    ) -> None:
         self.ledger = ledger or Ledger()
         self.timing = timing or Timing()
+        self.record = Record(self.ledger, self.timing, files)
         self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
         self._decider = Decider(self.ledger, self.timing, self._stuck)
@@ -66,10 +74,15 @@ class Desk:
             book = request.book
             if book.closing or book.account.closed:
                 raise _ended(book)
-            if not request.number:
+            self.record.step += 1
+            again = request.number > 0
+            if not again:
                 book.calls += 1
                 request.number = book.calls
-            elif request.declared and not request.final:  # it was here before: as declared as it was then
+            if book.emit is not None:
+                self.record.asked(request, now, again)
+            request.curve = request.curves.curve(request.kind)
+            if again and request.declared and not request.final:  # as declared as it was before
                 book.forecast.expect({request.kind: 1})
             request.order, request.arrived = next(self._orders), now
             request.declared = book.forecast.arrived(request.kind)
@@ -86,14 +99,28 @@ class Desk:
 
     def pump(self, account: Account, now: float) -> None:
         """Decide what can be decided in the tree of this account, and on endpoints where calls take turns."""
+        self.pump_root(account.path[-1].id, now)
+
+    def pump_root(self, root: str, now: float) -> None:
+        """The same by the id of the account at the root."""
         with self.ledger.lock:
-            self._pump_tree(account.path[-1].id, None, now)
-            for endpoint in list(self._limited):
-                while (turn := endpoint.turn(now)) is not None:
-                    self._pump_tree(turn.book.account.path[-1].id, turn, now)
-                endpoint.press()
-                if endpoint.idle:
-                    del self._limited[endpoint]
+            if root in self._queues or any(endpoint.queue for endpoint in self._limited):
+                self.record.step += 1
+                if self.record.files:
+                    self.record.pump(root, now)
+                self._pump(root, now)
+            else:  # nobody waits: there is nothing to decide, and nothing to write down
+                for endpoint in self._limited:
+                    endpoint.press()
+
+    def _pump(self, root: str, now: float) -> None:
+        self._pump_tree(root, None, now)
+        for endpoint in list(self._limited):
+            while (turn := endpoint.turn(now)) is not None:
+                self._pump_tree(turn.book.account.path[-1].id, turn, now)
+            endpoint.press()
+            if endpoint.idle:
+                del self._limited[endpoint]
 
     def _pump_tree(self, root: str, turn: Request | None, now: float) -> None:
         """Decide in one tree; on endpoints where calls take turns for one call only, whose turn it is."""
@@ -142,9 +169,10 @@ class Desk:
             if isinstance(request.outcome, Running):
                 self.settle(request.outcome, None, now, answered=False)
             elif request.outcome is None:
+                self.record.step += 1
                 self._leave(request, _ended(request.book), tell=False)
-                self._event(request, "withdrawn", now)
-                self.pump(request.book.account, now)
+                self.record.call(request, "withdrawn", now, now=now)
+                self._pump(request.book.account.path[-1].id, now)
 
     def settle(
         self,
@@ -154,6 +182,7 @@ class Desk:
         *,
         answered: bool = True,
         used: Mapping[str, Any] | None = None,
+        learn: Usage | None = None,
     ) -> None:
         """A granted call is over. Later calls change nothing.
 
@@ -161,11 +190,16 @@ class Desk:
             actual: what it used; None: it was never sent.
             answered: it brought an answer. A final call that did not puts the reserve back.
             used: for the log.
+            learn: the plans of the next calls learn from it (`Running.learn`).
         """
         with self.ledger.lock:
             if running.done:
                 return
-            running.done = True
+            self.record.step += 1
+            running.done, answered = True, answered and actual is not None
+            running.slot.seen = running.slot.done
+            if learn is not None:
+                running.learn(learn)
             request, held = running.request, running.held
             book = request.book
             del book.running[running.hold.id]
@@ -182,20 +216,18 @@ class Desk:
             if not answered:
                 self._comes_again(request)
             if book.emit is not None:
-                self._event(
-                    request,
-                    "settled",
-                    now,
-                    used=dict(used or {}),
-                    seconds=round(now - running.started, 6),
-                    charged=units(charged),
-                    refund=units(held - charged),
-                    outcome=running.hold.state.value,
-                    answered=answered and actual is not None,
-                    left=self.left(book, now),
+                self.record.settled(
+                    running, now, used=used or {}, actual=actual, charged=charged, answered=answered
                 )
             if self._queues or self._limited:
-                self.pump(book.account, now)
+                self._pump(book.account.path[-1].id, now)
+
+    def told(self, running: Running, right: bool, now: float) -> None:
+        """Whether the answer of a call was right: what nobody but its user can know."""
+        with self.ledger.lock:
+            self.record.step += 1
+            self.record.call(running.request, "outcome", now, right=right, now=now)
+            running.told(right)
 
     def more(self, running: Running, used: int, now: float) -> Raise | None:
         """A running call has reached its thinking limit: raise it, if that is worth it by now.
@@ -207,68 +239,129 @@ class Desk:
             the raise, which is in `running.grant` already; None: it gets no more.
         """
         with self.ledger.lock:
+            if running.done:
+                return None
+            self.record.step += 1
+            self.record.call(running.request, "asked_more", now, used=used, now=now)
             raised = self._raiser.more(running, used, now)
             if raised is not None:
-                self._granted("raised", running, now, used=used)
+                self.record.granted("raised", running, now, used=used)
             return raised
 
     def drop(self, running: Running, raised: Raise, now: float) -> None:
         """A durable ledger has no room for a raise: the call keeps what it had."""
         with self.ledger.lock:
+            self.record.step += 1
             self._raiser.drop(running, raised)
-            self._granted("dropped", running, now)
-            self.pump(running.request.book.account, now)
+            self.record.granted("dropped", running, now, now=now)
+            self._pump(running.request.book.account.path[-1].id, now)
 
     # Tasks
 
-    def open(self, book: Book, now: float, endpoint: Endpoint | None = None, close: int = 1) -> None:
+    def open(
+        self,
+        book: Book,
+        now: float,
+        endpoint: Endpoint | None = None,
+        close: int = 1,
+        *,
+        expect: Mapping[str, int] | None = None,
+        **about: Any,
+    ) -> None:
         """A task opens: keep its reserve, or refuse if its caps alone show that they can't hold one answer.
+
+        One that is refused has its account closed again.
+
+        Args:
+            endpoint: where its calls will probably run; `close`: tokens of that model's close.
+            expect: calls to come, by kind.
+            about: more to say of it in the log.
 
         Raises:
             CapExceededError, DeadlineError: with the least that would have been needed.
             EndpointBusyError: nobody may join the endpoint's queue.
         """
         with self.ledger.lock:
-            account, size = book.account, book.final_size
-            end = self.ledger.deadline(account, final=True)
-            speed = None if endpoint is None else endpoint.latency.speed()
-            error = too_small(book, end - now, speed, close)
-            if error is not None:
-                raise error
-            promised = account.parent is not None and self.ledger.deadline(account.parent) < INFINITY
-            if endpoint is not None and not promised:
-                endpoint.admit(book, end, now)
-                book.endpoint = endpoint
-            # A parent that has no room for it now may have later.
-            self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size, 0))
+            self.record.step += 1
+            about |= {"expect": dict(expect or {})}
+            try:
+                book.forecast.expect(expect or {})
+                self._admit(book, now, endpoint, close)
+            except BaseException as error:
+                book.forecast.close()
+                self.ledger.close(book.account)
+                self.record.opened(book, now, close, endpoint, **about, **_numbers(error))
+                raise
+            self.record.opened(book, now, close, endpoint, **about)
 
-    def close(self, book: Book, now: float) -> None:
-        """A task ends: waiting calls are refused, running ones expire, nothing stays held."""
+    def _admit(self, book: Book, now: float, endpoint: Endpoint | None, close: int) -> None:
+        account, size = book.account, book.final_size
+        end = self.ledger.deadline(account, final=True)
+        speed = None if endpoint is None else endpoint.latency.speed()
+        error = too_small(book, end - now, speed, close)
+        if error is not None:
+            raise error
+        promised = account.parent is not None and self.ledger.deadline(account.parent) < INFINITY
+        if endpoint is not None and not promised:
+            if end < INFINITY:
+                self.record.progress(endpoint)
+            endpoint.admit(book, end, now)
+            book.endpoint = endpoint
+        # A parent that has no room for it now may have later.
+        self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size, 0))
+
+    def expect(self, book: Book, kinds: Mapping[str, int], now: float) -> None:
+        """A task declares more calls to come, by kind.
+
+        Raises:
+            ValueError: a count is not a whole number of at least 0.
+        """
         with self.ledger.lock:
-            book.closing = True
+            self.record.step += 1
+            book.forecast.expect(kinds)
+            self.record.expected(book, kinds, now)
+            self._pump(book.account.path[-1].id, now)
+
+    def close(self, book: Book, now: float, error: str | None = None) -> None:
+        """A task ends: waiting calls are refused, running ones expire, nothing stays held.
+
+        Args:
+            error: the name of what ended it, for the log.
+        """
+        with self.ledger.lock:
             self.dismiss(book, now)
             for running in list(book.running.values()):
-                for hold in running.holds:
-                    self.ledger.expire(hold)
-                self.settle(running, running.held, now, answered=False)
+                self.expire(running, now)
+            self.record.step += 1
             book.forecast.close()
             self.ledger.close(book.account)
             if book.endpoint is not None:
                 book.endpoint.forget(book)
-            self.pump(book.account, now)
+            if error is None:
+                book.teach()
+            self.record.closed(book, now, error)
+            self._pump(book.account.path[-1].id, now)
+
+    def expire(self, running: Running, now: float) -> None:
+        """Nobody waits for a call any more, and what became of it is not known: all it holds is charged."""
+        with self.ledger.lock:
+            for hold in running.holds:
+                self.ledger.expire(hold)
+            self.settle(running, running.held, now, answered=False)
 
     def dismiss(self, book: Book, now: float) -> None:
-        """A task is about to end: calls that wait are refused."""
+        """A task is about to end: it takes no more calls, and those that wait are refused."""
         with self.ledger.lock:
+            if book.closing:
+                return
+            self.record.step += 1
+            book.closing = True
+            self.record.closing(book, now)
             queue = self._queues.get(book.account.path[-1].id)
             for request in queue.waiting(book.account.id) if queue else ():
                 error = _ended(book)
-                self._event(request, "refused", now, reason=str(error), error=type(error).__name__)
+                self.record.call(request, "refused", now, **_numbers(error))
                 self._leave(request, error)
-
-    def left(self, book: Book, now: float) -> dict[str, float]:
-        """What can still be spent on this task, its reserve included, by unit."""
-        return left(self.ledger.room(book.account, final=True), now)
 
     # Inside
 
@@ -277,14 +370,12 @@ class Desk:
             return self._grant(*self._decider.decide(request, now))
         except Wait as wait:
             if request.ask_again is None:
-                self._event(request, "waiting", now, reason=str(wait), left=self.left(request.book, now))
+                left = self.record.left(request.book, now)
+                self.record.call(request, "waiting", now, reason=str(wait), left=left)
             request.ask_again = wait.until
             return wait
         except Exception as error:  # a policy's mistake belongs to the call it was made for, too
-            numbers = {}
-            if isinstance(error, CapExceededError):
-                numbers = {"needed": error.needed, "available": error.available}
-            self._event(request, "refused", now, reason=str(error), error=type(error).__name__, **numbers)
+            self.record.call(request, "refused", now, **_numbers(error))
             return error
 
     def _grant(self, case: Case, decided: Decided) -> Running:
@@ -312,10 +403,10 @@ class Desk:
         grant = grant_of(case, decided, hold, amount, now - request.arrived)
         rest = After(solution, prompt=request.prompt) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
-        running.slot.solving = not thinking
         if request.endpoint is not None:
             request.endpoint.started(running)
-        self._granted("grant", running, now)
+        if book.emit is not None:
+            self.record.granted("grant", running, now)
         return running
 
     def _end_holds(self, running: Running, actual: Amount | None) -> Amount:
@@ -345,9 +436,10 @@ class Desk:
             endpoint.enter(request, end, span)
             self._limited[endpoint] = None
             return False
-        self._event(request, "refused", now, reason=str(busy), error=type(busy).__name__)
+        self.record.call(request, "refused", now, **_numbers(busy))
         request.outcome = busy
-        book.cut_short = True
+        for level in book.levels:
+            level.cut_short = True
         book.forecast.left(request.kind)
         return True
 
@@ -366,8 +458,7 @@ class Desk:
             needed={"seconds": takes},
             available={"seconds": max(0.0, end - now)},
         )
-        numbers = {"needed": error.needed, "available": error.available}
-        self._event(request, "refused", now, reason=str(error), error="DeadlineError", **numbers)
+        self.record.call(request, "refused", now, **_numbers(error))
         return error
 
     def _comes_again(self, request: Request) -> None:
@@ -392,40 +483,13 @@ class Desk:
         if tell:
             request.wake()
 
-    def _granted(self, name: str, running: Running, now: float, **fields: Any) -> None:
-        book, grant = running.request.book, running.grant
-        if book.emit is not None:
-            deadline = grant.deadline
-            self._event(
-                running.request,
-                name,
-                now,
-                granted={"thinking": grant.budget.thinking, "solution": grant.budget.solution},
-                hold=units(grant.held),
-                policy=grant.policy,
-                last=grant.last,
-                deadline=None if deadline is None else round(deadline - book.zero, 6),
-                left=self.left(book, now),
-                reason=grant.reason,
-                why=grant.why,
-                **fields,
-            )
 
-    def _event(self, request: Request, name: str, now: float, **fields: Any) -> None:
-        book = request.book
-        if book.emit is not None:
-            book.emit(
-                {
-                    "event": name,
-                    "task": book.name,
-                    "at": round(now - book.zero, 6),
-                    "call": request.number,
-                    "kind": request.kind,
-                    "label": request.label,
-                    "model": request.model,
-                    **fields,
-                }
-            )
+def _numbers(error: BaseException) -> dict[str, Any]:
+    """Why something was refused, for the log."""
+    why: dict[str, Any] = {"error": type(error).__name__, "reason": str(error)}
+    if isinstance(error, CapExceededError):
+        why |= {"needed": error.needed, "available": error.available}
+    return why
 
 
 def _ended(book: Book) -> TaskClosedError:

@@ -34,6 +34,7 @@ from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount,
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Book, Running
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store, Window
+from elastic_agent.scheduler.timing import SAFETY
 
 LEASE = 60.0
 """Seconds for which a hold outlives a process that has gone silent."""
@@ -83,6 +84,10 @@ class Durable:
         lease: seconds, see `LEASE`.
         patience: seconds, see `PATIENCE`.
         failure: see `Failure`.
+
+    Attributes:
+        looked: told of the accounts in memory, from the root down, whenever their caps were looked up, under
+            the lock: it must only pass it on.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class Durable:
         self.name = accounts if isinstance(accounts, str) else accounts[-1].id
         self._specs = None if isinstance(accounts, str) else tuple(accounts)
         self._ledger = ledger
+        self.looked: Callable[[Sequence[Account], float], None] = lambda accounts, now: None
         self._mirror: dict[str, Account] = {}
         self._maker = uuid4().hex[:12]
         self._live: dict[str, Amount] = {}
@@ -197,8 +203,9 @@ class Durable:
                     account = self._ledger.open(name, parent=above, now=now)
                 account.tokens = int(left["tokens"].available) + own.tokens if "tokens" in left else None
                 account.nano = int(left["nano"].available) + own.nano if "nano" in left else None
-                account.seconds = None if level.left is None else now - account.opened + level.left
+                account.ends(None if level.left is None else now - account.opened + level.left)
                 self._mirror[name] = above = account
+            self.looked(list(self._mirror.values()), now)
         return levels
 
     async def _take(self, running: Running, hold: Hold) -> Lack | None:
@@ -227,7 +234,8 @@ class Durable:
             self.name,
             hold.amount,
             lease=self.lease,
-            seconds=0.0 if hold.until == INFINITY else max(0.0, hold.until - running.started),
+            # A hair less: it may end with the account, and the store's clock is another
+            seconds=0.0 if hold.until == INFINITY else max(0.0, hold.until - time.monotonic() - SAFETY),
             dispatched=True,
             instead_of=reserve.key if reserve else None,
         )

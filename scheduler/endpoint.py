@@ -26,7 +26,7 @@ from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.answers import Answers
 from elastic_agent.scheduler.expect import Floors
 from elastic_agent.scheduler.forecast import Habits
-from elastic_agent.scheduler.latency import Latency, Speed
+from elastic_agent.scheduler.latency import Speed, Speeds
 from elastic_agent.scheduler.plan import after
 from elastic_agent.scheduler.promises import Promises
 from elastic_agent.scheduler.request import Book, Request, Running
@@ -53,7 +53,7 @@ class Endpoint:
 
     def __init__(
         self,
-        latency: Latency,
+        latency: Speeds,
         habits: Habits,
         *,
         timing: Timing,
@@ -96,6 +96,11 @@ class Endpoint:
     def takes_turns(self, request: Request) -> bool:
         """It has to wait for its turn here."""
         return self.max_running is not None and not request.around
+
+    @property
+    def queue(self) -> int:
+        """How many calls wait."""
+        return len(self._waiting)
 
     @property
     def idle(self) -> bool:
@@ -178,9 +183,9 @@ class Endpoint:
         """Tell running calls until when somebody can wait for their slots."""
         if self.max_running is None:
             return
-        speed = self.latency.at(self.max_running)
         there = [request for request in self._waiting if request not in self._parked]
-        if speed is None or not there:
+        speed = self.latency.at(self.max_running) if there else None
+        if speed is None:
             for running in self.running.values():
                 running.slot.until = INFINITY
             return
@@ -188,7 +193,9 @@ class Endpoint:
             (self._start_by(r, speed), speed.answer(self._waiting[r][1].solution, r.fresh)) for r in there
         ]
         moments = latest(starts, self.max_running)
-        soonest = sorted(self.running.values(), key=lambda r: (self.answers.rest(r, speed), r.started))
+        soonest = sorted(
+            self.running.values(), key=lambda r: (self.answers.rest(r, r.slot.done, speed), r.started)
+        )
         for running, moment in zip(soonest, [*moments, *[INFINITY] * len(soonest)], strict=False):
             running.slot.until = moment
 

@@ -71,6 +71,19 @@ class History:
         self.finals.extend(finals)
         self.final = quantile_of(self.finals, FINAL_ANSWER) if len(self.finals) >= ENOUGH else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """For a file or a log."""
+        return {"runs": list(self.runs), "finals": list(self.finals)}
+
+    def read(self, found: Any) -> None:
+        """Take up what `to_dict` gave.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is nothing of the sort.
+        """
+        self.runs.extend(tuple(map(_text, run)) for run in found["runs"])
+        self.answered(_numbers(found["finals"]))
+
     def _look(self, made: int) -> Mapping[str, int] | None:
         if len(self.runs) < ENOUGH:
             return None
@@ -122,7 +135,7 @@ class Histories(dict[str, History]):
         """
         if self._path is None:
             return
-        agents = {name: {"runs": list(one.runs), "finals": list(one.finals)} for name, one in self.items()}
+        agents = {name: one.to_dict() for name, one in self.items()}
         beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         beside.write_text(json.dumps({"version": 1, "agents": agents}), encoding="utf-8")
         beside.replace(self._path)
@@ -131,9 +144,7 @@ class Histories(dict[str, History]):
         if found["version"] != 1:
             raise ValueError(f"version {found['version']!r}, not 1")
         for name, one in found["agents"].items():
-            history = self[name]
-            history.runs.extend(tuple(map(_text, run)) for run in one["runs"])
-            history.answered(_numbers(one["finals"]))
+            self[name].read(one)
 
 
 def _text(value: Any) -> str:

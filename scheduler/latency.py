@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from elastic_agent.scheduler.load import SpeedByLoad
 from elastic_agent.scheduler.prefill import First, FirstTokens, quantile_of
@@ -62,6 +62,24 @@ class Speed(NamedTuple):
             tpot=max(self.tpot, factor * self.usual_tpot),
             prefill=max(self.prefill, factor * self.usual_prefill),
         )
+
+
+class Speeds(Protocol):
+    """What decisions ask of an endpoint's speed: a `Latency`, or one that is written down or read back.
+
+    Attributes:
+        load: calls that run on it now; whoever starts and ends them says so.
+    """
+
+    load: int
+
+    def speed(self) -> Speed | None:
+        """What to plan with, or None before anything is known."""
+        ...
+
+    def at(self, load: int) -> Speed | None:
+        """What it would be with so many calls at once; None while unknown."""
+        ...
 
 
 class Latency:
@@ -120,6 +138,8 @@ class Latency:
         """The upstream had so many of this pass's input tokens."""
         with self._lock:
             first.cached = cached
+            if first.calm is not None:
+                first.calm.cached = cached
             self._by_load.ttft.changed()
             self._window = self._speed = None
 

@@ -111,6 +111,11 @@ class LearntCurves:
         self._kinds: dict[str, Evidence] = {}
         self._all = Evidence()
 
+    @property
+    def calls(self) -> int:
+        """How many calls it stands on."""
+        return len(self._all.calls)
+
     def curve(self, kind: str) -> Curve:
         """What is known of a kind; of all kinds, while it is new; the prior, while everything is."""
         found = self._kinds.get(kind)

@@ -12,7 +12,8 @@ at every load. `weather` is what the latest tokens took as a multiple of what is
 
 Time is counted as busy time: a block of tokens that took s seconds beside n calls stands for s / n of them. A
 level takes one sample in `GAP` such seconds and forgets what is older than its window. In bad weather a level
-that is known learns nothing: a spike is over when it is over, and does not slow plans down for minutes after.
+that is known learns nothing, and one that is hardly known what it would be in calm weather: a spike is over
+when it is over, does not slow plans down for minutes after, and does not count twice.
 Weather that lasts becomes what is usual.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from elastic_agent.scheduler.prefill import First, FirstTokens, Line, quantile_of
 
@@ -49,13 +51,18 @@ class Levels:
         self._taken: dict[int, float] = {}
         self._fits: dict[float, list[tuple[int, float]]] = {}
 
-    def add(self, load: int, seconds: float, clock: float, *, storm: bool = False) -> None:
-        """One more sample, at so many busy seconds; too soon after the last of its level it is dropped."""
+    def add(self, load: int, seconds: float, clock: float, *, storm: float = 1.0) -> None:
+        """One more sample, at so many busy seconds; too soon after the last of its level it is dropped.
+
+        Args:
+            storm: so many times as slow as usual it is for now; a level that is hardly known learns what that
+                would be in calm weather.
+        """
         level = level_of(load)
         samples = self._samples.setdefault(level, deque(maxlen=self._window))
-        if len(samples) >= FEW and (storm or clock - self._taken[level] < GAP):
+        if len(samples) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
             return
-        samples.append(seconds)
+        samples.append(seconds / storm)
         self._taken[level] = clock
         self._fits.clear()
 
@@ -82,13 +89,16 @@ class FirstsByLoad:
         self._taken: dict[int, float] = {}
         self._fits: dict[float, tuple[Fit, Fit, float, float]] = {}
 
-    def add(self, load: int, first: First, clock: float, *, storm: bool = False) -> None:
+    def add(self, load: int, first: First, clock: float, *, storm: float = 1.0) -> None:
         """One more, as `Levels.add`; what is dropped there may still tell something of its length."""
         level = level_of(load)
         firsts = self._levels.setdefault(level, FirstTokens())
-        firsts.length(first, storm=storm)
+        if storm > 1.0:
+            calm = replace(first, seconds=first.seconds / storm)
+            first.calm, first = calm, calm
+        firsts.length(first, storm=storm > 1.0)
         self._fits.clear()
-        if len(firsts) >= FEW and (storm or clock - self._taken[level] < GAP):
+        if len(firsts) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
             return
         firsts.latest.append(first)
         self._taken[level] = clock
@@ -144,9 +154,9 @@ class SpeedByLoad:
         self.tpot.add(load, each, self._clock, storm=self._storm)
 
     @property
-    def _storm(self) -> bool:
-        """It is slow in a way that will hopefully pass."""
-        return 0 < self._clock - self._calm < LASTS
+    def _storm(self) -> float:
+        """How slow it is in a way that will hopefully pass; 1 where it isn't, or where it has lasted."""
+        return self.weather if 0 < self._clock - self._calm < LASTS else 1.0
 
     @property
     def weather(self) -> float:

@@ -50,6 +50,7 @@ class First:
         further: it is not the first pass of its call.
         later: its call is not the first of its task.
         cached: how many of them the upstream says it had; None: it has not said.
+        calm: the same as it would have been in calm weather, where the weather was bad.
     """
 
     seconds: float
@@ -57,6 +58,7 @@ class First:
     further: bool = False
     later: bool = False
     cached: int | None = None
+    calm: First | None = None
 
     @property
     def read(self) -> int | None:

@@ -24,7 +24,7 @@ from operator import attrgetter
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.answers import Answers
 from elastic_agent.scheduler.forecast import FINAL
-from elastic_agent.scheduler.latency import Latency, Speed
+from elastic_agent.scheduler.latency import Speed, Speeds
 from elastic_agent.scheduler.request import Book, Running
 from elastic_agent.scheduler.slots import Job, Stage, merged, serve
 from elastic_agent.scheduler.timing import SAFETY, Timing
@@ -84,7 +84,7 @@ class Promises:
 
     def __init__(
         self,
-        latency: Latency,
+        latency: Speeds,
         answers: Answers,
         timing: Timing,
         running: Mapping[str, Running],
@@ -160,21 +160,22 @@ class Promises:
         job, due = promise.shape.job, promise.end - SAFETY
         if self._slots is None:
             return None if now + job.alone <= due else self._late(promise, now, job.alone, job, speed, None)
-        over = {r: now + self._timing.headroom * self._answers.rest(r, speed) for r in self._running.values()}
+        scale, rest = self._timing.headroom, self._answers.rest
+        over = {r: now + scale * rest(r, r.slot.seen, speed) for r in self._running.values()}
         busy = sorted(over.values())
         before = ([now] * (self._slots - len(busy)) + busy)[-self._slots :]
         heapq.heapify(before)
         others = self._jobs(over)
         place = bisect_right(self._made, promise.end, key=attrgetter("end"))
-        serve(others[:place], before)
+        list(serve(others[:place], before))
         beside = before.copy()
         (own,) = serve([job], beside)
         delay = own - before[0]  # no slot, and so nobody behind, is kept longer than this
         later, behind = self._made[place:], others[place:]
-        endings = serve(behind, before)
+        endings = list(serve(behind, before))
         hit = None
         if any(was <= p.end - SAFETY < was + delay for p, was in zip(later, endings, strict=True)):
-            for other, was, then in zip(later, endings, serve(behind, beside), strict=True):
+            for other, was, then in zip(later, endings, serve(behind, beside), strict=False):
                 if was <= other.end - SAFETY < then:
                     hit = other.book
                     break

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
 from elastic_agent.scheduler.cost import Price
-from elastic_agent.scheduler.curves import Curve
+from elastic_agent.scheduler.curves import Curve, prior
 from elastic_agent.scheduler.forecast import Forecast, Habits
 from elastic_agent.scheduler.grant import Grant
-from elastic_agent.scheduler.latency import Latency
+from elastic_agent.scheduler.latency import Speeds
 from elastic_agent.scheduler.learnt import Curves, LearntCurves, Seen
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.timing import After, Slot
@@ -45,6 +45,7 @@ class Book:
         cut_short: a call of it, or of a task below it, was refused.
         admitted: a call has been granted: from here on the task must get its answer.
         closing: it takes no more calls.
+        id: its number on its desk, from 1: names need not differ.
         zero: when the outermost task of the tree was opened; events count from there.
         back_tokens, back_nano: what the running calls of this subtree are expected to give back.
         emit: hears of every decision; None: nobody listens.
@@ -74,6 +75,7 @@ class Book:
     back_nano: int = 0
     calls: int = 0
     closing: bool = False
+    id: int = 0
     zero: float = 0.0
     emit: Callable[[dict[str, Any]], None] | None = None
     running: dict[str, Running] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class Request:
         declared: its task had announced it.
         endpoint: where it will run; None: nobody counts the calls there.
         read: input tokens of passes that it has made already.
+        curve: its kind's, as of when it was queued.
     """
 
     book: Book
@@ -123,9 +126,8 @@ class Request:
     solution: int
     thinking: int
     curves: Curves
-    curve: Curve
     price: Price | None
-    latency: Latency
+    latency: Speeds
     habits: Habits
     wake: Callable[[], None]
     final: bool = False
@@ -142,6 +144,7 @@ class Request:
     declared: bool = False
     endpoint: Endpoint | None = None
     read: int = 0
+    curve: Curve = field(default_factory=prior)
     outcome: Outcome | None = None
 
     def worst(self, thinking: int, solution: int, prompt: int | None = None) -> Amount:

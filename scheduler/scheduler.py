@@ -24,9 +24,9 @@ from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.durable import LEASE, Durable, Failure
 from elastic_agent.scheduler.endpoint import Endpoint, check_limits
-from elastic_agent.scheduler.events import Log
+from elastic_agent.scheduler.events import Log, RunLog
 from elastic_agent.scheduler.forecast import Habits
-from elastic_agent.scheduler.history import Histories
+from elastic_agent.scheduler.history import Histories, History
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.learnt import Curves
 from elastic_agent.scheduler.policies import AllocationPolicy, Marginal
@@ -53,7 +53,8 @@ class BudgetScheduler:
         curves: success curves: a CurveSet, a file, `LearntCurves`, or any of them by model name; else those
             that ship with the model.
         latency: the speed of `backend`, if something is known before the first call.
-        log: where events go: a path (`run.jsonl`), a function, or several of these.
+        log: where events go: a path (`run.jsonl`), a function, or several of these. A file can be replayed
+            (`elastic_agent.scheduler.replay`); functions hear of tasks and calls alone.
         solution: solution tokens of calls that don't say.
         timing: how careful to be with deadlines.
         max_running: most calls at once on each model; the others wait, without tokens, in an order that
@@ -97,8 +98,8 @@ class BudgetScheduler:
         self.price = price
         self.prices = dict(prices or {})
         self.policy: AllocationPolicy = policy or Marginal()
-        self.desk = Desk(timing=timing)
         self.sinks = events.sinks(log)
+        self.desk = Desk(timing=timing, files=[one for one in self.sinks if isinstance(one, RunLog)])
         self.solution = solution
         self.max_running, self.max_waiting = max_running, max_waiting
         self._given = curves
@@ -115,6 +116,7 @@ class BudgetScheduler:
             opened = open_store(store) if isinstance(store, str | Path) else store
             self.durable = Durable(self.desk.ledger, opened, accounts, lease=lease, failure=on_store_failure)
             self.desk.ended = self.durable.end
+            self.durable.looked = self.desk.record.accounts
         elif accounts:
             raise ValueError("accounts= are kept in a store: pass store=, such as store='spend.db'")
 
@@ -176,17 +178,24 @@ class BudgetScheduler:
         with self.desk.ledger.lock:
             return self._habits.setdefault(backend, Habits())
 
+    def history_for(self, agent: str | None) -> History | None:
+        """What is known of an agent; None for a task that has none."""
+        if agent is None:
+            return None
+        with self.desk.ledger.lock:
+            found = self.histories[agent]
+            self.desk.record.history(agent, found)
+            return found
+
     def endpoint_for(self, backend: Backend) -> Endpoint:
         """The queue of a model, and what its tasks have been promised."""
         with self.desk.ledger.lock:
             found = self._endpoints.get(backend)
             if found is None:
+                limits = {"max_running": self.max_running, "max_waiting": self.max_waiting}
+                speeds = self.desk.record.watched(self.latency_for(backend), backend.model, **limits)
                 found = self._endpoints[backend] = Endpoint(
-                    self.latency_for(backend),
-                    self.habits_for(backend),
-                    timing=self.desk.timing,
-                    max_running=self.max_running,
-                    max_waiting=self.max_waiting,
+                    speeds, self.habits_for(backend), timing=self.desk.timing, **limits
                 )
             return found
 
@@ -202,6 +211,7 @@ class BudgetScheduler:
                     given = curve_files.load_file(given)
                 found = given or curve_files.load(backend.model, scale=max(16.0, backend.context_length / 16))
                 self._curves[backend.model] = found
+                self.desk.record.curves(backend.model, found)
             return found
 
     def solution_for(self, backend: Backend) -> int:

@@ -10,7 +10,7 @@ running ones have to make room for them.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from elastic_agent.scheduler.accounts import INFINITY
@@ -43,13 +43,12 @@ class Job(NamedTuple):
         return sum(stage.seconds for stage in self.stages) + self.spare
 
 
-def serve(jobs: Iterable[Job], slots: list[float]) -> list[float]:
-    """When each job is over, served in this order.
+def serve(jobs: Iterable[Job], slots: list[float]) -> Iterator[float]:
+    """When each job is over, served in this order, as far as anybody asks.
 
     Args:
         slots: when each slot is free, as a heap; afterwards: when each is free after these jobs.
     """
-    found = []
     for ready, stages, spare in jobs:
         moment = ready
         for width, seconds in stages:
@@ -65,8 +64,7 @@ def serve(jobs: Iterable[Job], slots: list[float]) -> list[float]:
                 heapq.heapreplace(slots, end)
                 over = end if end > over else over
             moment = over
-        found.append(moment + spare)
-    return found
+        yield moment + spare
 
 
 def latest(waiting: Sequence[tuple[float, float]], slots: int) -> list[float]:

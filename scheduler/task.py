@@ -20,14 +20,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from datetime import UTC, datetime
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Budget, Caps, to_usd
-from elastic_agent.errors import CapExceededError, EndpointBusyError, TaskClosedError
+from elastic_agent.errors import TaskClosedError
 from elastic_agent.generate import Generation, Prompt
 from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.call import TaskCall
@@ -36,6 +35,7 @@ from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.events import Log, TaskLog
 from elastic_agent.scheduler.forecast import Forecast
 from elastic_agent.scheduler.policies import AllocationPolicy
+from elastic_agent.scheduler.record import started
 from elastic_agent.scheduler.report import CallReport, TaskReport, Units
 from elastic_agent.scheduler.request import Book, OnExhausted
 
@@ -117,9 +117,12 @@ class Task:
         self.desk: Desk = parent.desk if parent else self._scheduler.desk
         above = parent.book.account if parent else self._scheduler.account()
         desk, now = self.desk, _now()
+        Forecast().expect(self._expect)  # before anything is written down
         with desk.ledger.lock:
             if parent is not None and parent.closed:
                 raise TaskClosedError(f"task {parent.name!r} has ended: {self.name!r} can't be opened in it")
+            self._emit = TaskLog(self._log, parent._emit.sinks if parent else self._scheduler.sinks)
+            past = self._scheduler.history_for(self.agent)
             account = desk.ledger.open(
                 self.name,
                 parent=above,
@@ -131,70 +134,43 @@ class Task:
             book = Book(
                 self.name,
                 account,
-                Forecast(
-                    parent.book.forecast if parent else None,
-                    past=None if self.agent is None else self._scheduler.histories[self.agent],
-                ),
+                Forecast(parent.book.forecast if parent else None, past=past),
                 self._policy or (parent.book.policy if parent else None) or self._scheduler.policy,
                 final_solution=self._final_solution,
                 parent=parent.book if parent else None,
                 key=self._key or (parent.book.key if parent else account.id),
                 parallel=self._parallel,
                 zero=parent.book.zero if parent else now,
+                emit=self._emit if self._emit.sinks else None,
             )
             backend = self._scheduler.backend
-            endpoint = self._scheduler.endpoint_for(backend) if backend else None
             try:
-                book.forecast.expect(self._expect)
-                desk.open(book, now, endpoint, len(backend.codec.markers.close_ids) if backend else 1)
-            except BaseException as error:
-                book.forecast.close()
-                desk.ledger.close(account)
-                self._refused(error, now - book.zero)
+                desk.open(
+                    book,
+                    now,
+                    self._scheduler.endpoint_for(backend) if backend else None,
+                    len(backend.codec.markers.close_ids) if backend else 1,
+                    expect=self._expect,
+                    agent=self.agent,
+                    started=started(),
+                )
+            except BaseException:
+                self._emit.close()
                 raise
             self._book = book
-            self._emit = TaskLog(self._log, parent._emit.sinks if parent else self._scheduler.sinks)
-            book.emit = self._emit if self._emit.sinks else None
             if parent is not None:
                 parent._children.append(self)
             self._scheduler.opened(self)
-            self._emit(
-                {
-                    "event": "task_opened",
-                    "task": self.name,
-                    "at": round(now - book.zero, 6),
-                    "parent": parent.name if parent else None,
-                    "agent": self.agent,
-                    "caps": Units(self.caps.tokens, _usd(self.caps), self.caps.seconds).to_dict(),
-                    "expect": self._expect,
-                    "final_solution": self._final_solution,
-                    "policy": book.policy.name,
-                    "started": datetime.now(UTC).isoformat(),
-                }
-            )
         return self
-
-    def _refused(self, error: BaseException, at: float) -> None:
-        """Tell the log that it was not let in, and why."""
-        numbers = {}
-        if isinstance(error, CapExceededError):
-            numbers = {"needed": error.needed, "available": error.available}
-        elif not isinstance(error, EndpointBusyError):
-            return  # a mistake of its maker's
-        log = TaskLog(self._log, self.parent._emit.sinks if self.parent else self.scheduler.sinks)
-        event = {"event": "task_refused", "task": self.name, "at": round(at, 6)}
-        log({**event, "error": type(error).__name__, "reason": str(error), **numbers})
-        log.close()
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Leave: stop what still runs, wait until it is settled, close the books."""
         if self._book is None or self._closed_at is not None:
             return
-        self._book.closing = True
+        self.desk.dismiss(self._book, _now())
         try:
             for child in list(self._children):
                 await child.aclose(error)
-            self.desk.dismiss(self.book, _now())
             for call in list(self._live):
                 await call.aclose()
             while waiting := [asyncio.wrap_future(c.settled) for c in list(self._live) if c.reachable]:
@@ -210,28 +186,16 @@ class Task:
         with self.desk.ledger.lock:
             if book.account.closed:
                 return
-            book.closing = True
+            self.desk.dismiss(book, now)
             for child in list(self._children):
                 child.close(error)
             for call in list(self._live):
                 call.stop()
-            self.desk.close(book, now)
-            if error is None:
-                book.teach()
+            self.desk.close(book, now, type(error).__name__ if error else None)
             self._closed_at = now
             if self.parent is not None:
                 self.parent._children.remove(self)
             self.scheduler.closed(self)
-            self._emit(
-                {
-                    "event": "task_closed",
-                    "task": self.name,
-                    "at": round(now - book.zero, 6),
-                    "spent": self.spent.to_dict(),
-                    "calls": book.calls,
-                    "error": type(error).__name__ if error else None,
-                }
-            )
         self._emit.close()
 
     def __enter__(self) -> Self:
@@ -344,9 +308,7 @@ class Task:
 
     def expect(self, kinds: Mapping[str, int]) -> None:
         """Declare calls that are still to come, by kind; each call of a kind takes one off."""
-        with self.desk.ledger.lock:
-            self.book.forecast.expect(kinds)
-            self.desk.pump(self.book.account, _now())
+        self.desk.expect(self.book, kinds, _now())
 
     def task(self, caps: Caps, **options: Any) -> Task:
         """A sub-task with caps of its own inside these; options are those of `BudgetScheduler.task`."""

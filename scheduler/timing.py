@@ -127,13 +127,13 @@ class Slot:
 
     Attributes:
         until: when somebody else needs it: thinking ends early enough for that. Others write it at any time.
-        solving: the call doesn't think any more.
-        done: solution tokens so far.
+        done: solution tokens so far; its pilot writes them at any time.
+        seen: the same, as of when somebody last decided by it.
     """
 
     until: float = INFINITY
-    solving: bool = False
     done: int = 0
+    seen: int = 0
 
 
 class Pilot:
@@ -190,7 +190,7 @@ class Pilot:
         """A chunk came: learn from it, steer by it."""
         gap, self._last = now - self._last, now
         if segment is Segment.SOLUTION:
-            self._slot.solving, self._slot.done = True, self._slot.done + count
+            self._slot.done += count
         else:
             self._thought += count
         if segment is not self._segment:

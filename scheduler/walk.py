@@ -115,7 +115,6 @@ class TaskWalk:
             solution=asked.solution,
             thinking=asked.thinking,
             curves=self.curves,
-            curve=self.curves.curve(self.kind),
             price=None,
             latency=self._latency,
             habits=self._habits,

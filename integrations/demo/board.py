@@ -24,8 +24,7 @@ class Board:
     granted: int = 0
 
     def event(self, event: dict[str, Any]) -> None:
-        """One event of the scheduler: to the log, and onto the board."""
-        self.log(event)
+        """One event of the scheduler, onto the board."""
         label = event.get("label")
         self.left = event.get("left", self.left)
         if label is None:

@@ -186,7 +186,7 @@ async def _elastic(
     graph = build_agent(days, ask)
     chains = sum(len(day.chains) for day in days)
     title = f"a shop's week: {chains} chains in {len(days)} days, {board.total} calls of {backend.model}"
-    scheduler = BudgetScheduler(backend, price=price, log=board.event)
+    scheduler = BudgetScheduler(backend, price=price, log=[board.log, board.event])
     opened = asyncio.get_running_loop().time()
 
     def show() -> Any:

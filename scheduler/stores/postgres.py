@@ -210,8 +210,9 @@ class PostgresStore(SteppedStore):
         # One statement is one transaction; psycopg prepares it by itself when it comes again.
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._view = self._engine.execution_options(isolation_level="REPEATABLE READ")
-        # Each step has its indexes; a plan that was made while a table was small would outlive that.
-        settings = "SET enable_seqscan = off"
+        # Each step has its indexes; a plan that was made while a table was small would outlive that. What has
+        # no index (one row, everything) then looks so dear that the server would compile it, for 20 ms.
+        settings = "SET enable_seqscan = off; SET jit = off"
         if timeout is not None:
             settings += f"; SET statement_timeout = {math.ceil(timeout * 1000)}"
         event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, settings))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from elastic_agent import Caps, ScriptedBackend
+from elastic_agent.backends.scripted import Reply
+from elastic_agent.errors import CapExceededError
 from elastic_agent.integrations.cli import main
 from elastic_agent.integrations.demo.problems import SHOP_WEEK
+from elastic_agent.scheduler import BudgetScheduler
 from tests import wire
 
 pytestmark = pytest.mark.skipif(
@@ -69,6 +75,10 @@ def test_the_demo_keeps_its_caps_and_answers_everything(
     assert "max_tokens=" in err
     assert main(["report", str(log), "--why"]) == 0
     assert "thinks up to" in capsys.readouterr().out
+    assert main(["bench", "--replay", str(log), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["identical"]
+    assert all(task["best_chance"] <= task["bound"] + 1e-9 for task in found["tasks"])
 
 
 def test_the_demo_runs_on_a_server(one_day: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,12 +213,46 @@ def test_report_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["report", str(bad)]) == 0
 
 
+def test_bench_says_whether_a_run_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Identical: 0, and a table; a grant that was tampered with: 1, and its line; no scheduler's log: 2."""
+    log = tmp_path / "run.jsonl"
+
+    async def work() -> None:
+        backend = ScriptedBackend(Reply("hm " * 40, "so " * 9))
+        async with (
+            BudgetScheduler(backend, log=log) as scheduler,
+            scheduler.task(Caps(tokens=400), name="job") as task,
+        ):
+            for _ in range(3):
+                await task.generate("go", kind="step", solution=12)
+            with suppress(CapExceededError):
+                await task.generate("go", solution=400, on_exhausted="raise")
+
+    asyncio.run(work())
+    assert main(["bench", "--replay", str(log)]) == 0
+    out = capsys.readouterr().out
+    assert "decisions, all identical" in out
+    assert "job*" in out  # by the prior: nobody measured this kind
+    whole = log.read_text(encoding="utf-8")
+    log.write_text(whole + '{"event": "gra', encoding="utf-8")
+    assert main(["bench", "--replay", str(log)]) == 0
+    assert "cut short" in capsys.readouterr().out
+    log.write_text(
+        whole.replace('"granted": {"thinking": ', '"granted": {"thinking": 1', 1), encoding="utf-8"
+    )
+    assert main(["bench", "--replay", str(log)]) == 1
+    assert "granted.thinking is 1" in capsys.readouterr().out.replace("\n", " ")
+    log.write_text(whole[whole.index("\n") + 1 :], encoding="utf-8")
+    assert main(["bench", "--replay", str(log)]) == 2
+    assert "does not begin with scheduler_opened" in capsys.readouterr().err
+
+
 def test_help_is_for_a_newcomer(capsys: pytest.CaptureFixture[str]) -> None:
     """No command prints the commands; each has its own help."""
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("demo", "ask", "train", "eval", "report"))
-    for command in ("demo", "ask", "report", "train", "eval"):
+    assert all(command in out for command in ("demo", "ask", "train", "eval", "report", "bench"))
+    for command in ("demo", "ask", "report", "bench", "train", "eval"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

@@ -78,7 +78,8 @@ def test_two_schedulers_share_one_account(place: str) -> None:
     async def one(name: str) -> tuple[int, int]:
         backend = ScriptedBackend(TALK, ttft=0.002, tpot=0.0002)
         answered = 0
-        async with BudgetScheduler(backend, store=place, accounts=shared(cap)) as scheduler:
+        # What the other holds for its final answer is waited for, at most for a lease
+        async with BudgetScheduler(backend, store=place, accounts=shared(cap), lease=10) as scheduler:
             async with scheduler.task(Caps(tokens=cap), name=name) as task:
                 for i in range(30):
                     with suppress(CapExceededError):
@@ -338,6 +339,24 @@ def test_a_plain_with_on_a_thread_of_its_own_works() -> None:
         assert asyncio.run(task.generate("b", solution=16)).solution == "so it is 42"
     asyncio.run(scheduler.aclose())
     assert scheduler.desk.ledger.accounts["acme"].held == NOTHING
+
+
+def test_an_account_whose_time_is_up_in_the_store_sets_a_deadline_here() -> None:
+    """What the store says is left of its time is a deadline for calls of this process."""
+
+    async def main() -> None:
+        store, backend = MemoryStore(), ScriptedBackend(TALK, tpot=0.05)
+        await store.open([Spec("acme", seconds=1.0)])
+        scheduler = BudgetScheduler(backend, store=store, accounts="acme")
+        async with scheduler, scheduler.task(Caps(tokens=1000)) as task:
+            call = task.call("a b c", solution=16)
+            await call.run()
+            assert call.grant is not None
+            assert call.grant.deadline is not None
+            assert call.grant.deadline - call.grant.basis.now <= 1.0
+            assert call.usage.thinking < 60
+
+    asyncio.run(main())
 
 
 def test_a_closed_account_takes_no_calls() -> None:

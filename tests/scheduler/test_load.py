@@ -91,3 +91,16 @@ def test_nothing_is_known_at_first() -> None:
     """No number before there is one."""
     assert Latency().at(3) is None
     assert SpeedByLoad().weather == 1.0
+
+
+def test_a_storm_counts_once_at_a_load_that_was_never_seen() -> None:
+    """Ten times as slow in mid-run, and more calls than ever: ten times what it will be, not a hundred."""
+    speeds = SpeedByLoad()
+    for _ in range(40):
+        speeds.block(4, 8, 0.08)
+    for load in (4,) * 10 + (12,) * 4:
+        speeds.block(load, 8, 0.8)
+    usual = speeds.tpot.at(12, 0.5)
+    assert usual is not None
+    assert speeds.weather > 5
+    assert usual * speeds.weather < 0.25  # ten times the 10 ms is 0.1

@@ -58,7 +58,10 @@ class Naive:
         load = max(len(self.running), sum(map(width, books)))
         load = load if self.slots is None else min(load, self.slots)
         speed = Steady().at(load)
-        over = [(r, now + TIMING.headroom * self.answers.rest(r, speed)) for r in self.running.values()]
+        over = [
+            (r, now + TIMING.headroom * self.answers.rest(r, r.slot.seen, speed))
+            for r in self.running.values()
+        ]
         ready = {b: max([now, *(m for r, m in over if b in r.request.book.levels)]) for b, _ in self.made}
         busy = sorted(moment for _, moment in over)
         free = None if self.slots is None else ([now] * (self.slots - len(busy)) + busy)[-self.slots :]
@@ -161,8 +164,8 @@ def change(
     """Something happens in a task, as the desk would have it."""
     if what == "run" and (slots is None or len(running) < slots):
         limit, done = more[1:]
-        slot = Slot(solving=done > 0, done=int(done * limit))
-        grant = SimpleNamespace(budget=Budget(0, limit))
+        slot = Slot(done=int(done * limit), seen=int(done * limit))
+        grant = SimpleNamespace(budget=Budget(8, limit))
         request = SimpleNamespace(book=book, kind=FINAL, prompt=40)
         running[f"{len(running)}"] = Call(request=request, grant=grant, slot=slot)
     elif what == "arrive":

@@ -12,11 +12,11 @@ def job(*stages: tuple[int, float], ready: float = 0.0, spare: float = 0.0) -> J
 
 def test_slots_serve_one_after_the_other() -> None:
     """Who comes later waits for a slot; what is left of the slots is told."""
-    assert serve([job((1, 3)), job((1, 4))], [0.0]) == [3, 7]
+    assert list(serve([job((1, 3)), job((1, 4))], [0.0])) == [3, 7]
     slots = [0.0, 1.0]
-    assert serve([job((1, 3)), job((1, 4))], slots) == [3, 5]
+    assert list(serve([job((1, 3)), job((1, 4))], slots)) == [3, 5]
     assert sorted(slots) == [3, 5]
-    assert serve([job((1, 1), ready=9.0)], slots) == [10]
+    assert list(serve([job((1, 1), ready=9.0)], slots)) == [10]
 
 
 def test_calls_one_after_the_other_keep_their_slot() -> None:
@@ -27,12 +27,12 @@ def test_calls_one_after_the_other_keep_their_slot() -> None:
 
 def test_parallel_calls_take_their_slots_and_the_next_stage_waits_for_all() -> None:
     """Three calls on two slots are two waves."""
-    assert serve([job((3, 1), (1, 2))], [0.0, 0.0]) == [4]
+    assert list(serve([job((3, 1), (1, 2))], [0.0, 0.0])) == [4]
 
 
 def test_a_long_answer_counts_for_its_own_task_only() -> None:
     """Others wait for what is usual."""
-    assert serve([job((1, 1), spare=2), job((1, 1))], [0.0]) == [3, 2]
+    assert list(serve([job((1, 1), spare=2), job((1, 1))], [0.0])) == [3, 2]
 
 
 def test_room_is_made_as_late_as_possible() -> None:

@@ -1,0 +1,103 @@
+"""`elastic-agent bench --replay run.jsonl`: whether a recorded run replays, and what hindsight had done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from elastic_agent.scheduler.regret import Regret, regrets
+from elastic_agent.scheduler.replay import Replayed, replay
+
+
+def check_run(path: str | Path) -> tuple[Replayed, list[Regret]]:
+    """Replay a run, and work out the regret of each of its tasks.
+
+    Raises:
+        ReplayError: it can't be replayed.
+    """
+    found = replay(path)
+    return found, regrets(found)
+
+
+def as_dict(found: Replayed, tasks: Sequence[Regret]) -> dict[str, Any]:
+    """For JSON."""
+    difference = None if found.difference is None else asdict(found.difference)
+    return {
+        "identical": found.difference is None,
+        "decisions": found.decisions,
+        "events": len(found.events),
+        "cut": found.cut,
+        "difference": difference,
+        "tasks": [asdict(task) for task in tasks],
+    }
+
+
+def render_check(path: str | Path, found: Replayed, tasks: Sequence[Regret]) -> RenderableType:
+    """The same for people."""
+    parts: list[RenderableType] = [_verdict(path, found)]
+    compared = [task for task in tasks if task.unit is not None]
+    if compared:
+        parts.append(_table(compared))
+    parts += [Text(note, style="dim") for note in map(_notes, tasks) if note]
+    if any(task.guessed for task in compared):
+        parts.append(Text("* with calls of kinds that nobody measured: these count by a guess", style="dim"))
+    return Group(*parts)
+
+
+def _verdict(path: str | Path, found: Replayed) -> Text:
+    cut = "; the last line was cut short and is left out" if found.cut else ""
+    if found.difference is None:
+        return Text(f"{path} replays: {found.decisions} decisions, all identical{cut}", style="green")
+    text = Text(
+        f"{path} does not replay: {found.decisions} decisions are identical, then {found.difference}{cut}"
+    )
+    text.stylize("red")
+    for name, line in (("recorded", found.difference.recorded), ("replayed", found.difference.replayed)):
+        text.append(f"\n  {name}: {line or 'nothing'}", style="dim")
+    return text
+
+
+def _table(tasks: Sequence[Regret]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("task", "calls", "spent of cap", "all right", "best", "regret", "right", "best", "told"):
+        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
+    for task in tasks:
+        table.add_row(
+            task.task + ("*" if task.guessed else ""),
+            str(task.calls),
+            _of(task),
+            f"{task.chance:.3f}",
+            f"{task.best_chance:.3f}",
+            f"{task.best_chance - task.chance:+.3f}",
+            f"{task.right:.2f}",
+            f"{task.best_right:.2f}",
+            f"{task.told_right}/{task.told}" if task.told else "",
+        )
+    return table
+
+
+def _notes(task: Regret) -> str:
+    """What the table has no room for."""
+    if task.unit is None:
+        return f"{task.task}: {task.why_not}"
+    parts, lost = [], task.lost
+    if lost is not None:
+        inside = "" if lost.task == task.task else f"{lost.task}, "
+        where = f"{inside}call {lost.call} ({lost.kind})"
+        parts.append(f"most is lost at {where}: thinking {lost.granted}, best {lost.best}")
+    if task.refused:
+        parts.append(f"{task.refused} refused calls are left out")
+    return f"{task.task}: {'; '.join(parts)}" if parts else ""
+
+
+def _of(task: Regret) -> str:
+    if task.unit == "tokens":
+        return f"{task.spent:,.0f} of {task.cap:,.0f}"
+    return f"${task.spent:.3g} of ${task.cap:.3g}"
