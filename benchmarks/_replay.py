@@ -19,7 +19,7 @@ import random
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,6 +28,7 @@ from elastic_agent.errors import CapExceededError
 from elastic_agent.scheduler.accounts import Account, Amount
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.forecast import Forecast, Habits
+from elastic_agent.scheduler.history import Histories
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.request import Book, Request, Running
@@ -160,6 +161,7 @@ class Memory:
     curves: Any
     habits: Habits
     feedback: bool = True
+    agents: Histories = field(default_factory=Histories)
 
     @classmethod
     def of(cls, curves: Any, *, feedback: bool = True) -> Memory:
@@ -174,12 +176,21 @@ def play(
     *,
     declare: bool = True,
     place: Place | None = None,
+    agents: bool = False,
 ) -> Played:
-    """One task under one cap."""
+    """One task under one cap.
+
+    Args:
+        declare: it says which calls it will make.
+        place: where it is played; None: on a desk of its own.
+        agents: it is the task of one of two agents, one for chains, one for branches.
+    """
     place, calls = place or Place(Desk(), None, 0.0, tick=1.0), work.calls
     desk, now = place.desk, place.at
     account = desk.ledger.open("task", parent=place.account, tokens=cap, now=now)
-    book = Book("task", account, Forecast(), policy, key=account.id, value=place.value)
+    agent = "branches" if len(work.after[-1]) > 1 else "chain"
+    past = memory.agents[agent] if agents else None
+    book = Book("task", account, Forecast(past=past), policy, key=account.id, value=place.value)
     if declare:
         book.forecast.expect(Counter(call.kind for call in calls))
     try:
@@ -258,6 +269,7 @@ def _request(book: Book, call: Outcome, last: bool, memory: Memory, wake: Any) -
         book=book,
         kind=call.kind,
         prompt=call.prompt,
+        fresh=call.prompt,
         close=CLOSE,
         solution=SOLUTION,
         thinking=LIMIT,

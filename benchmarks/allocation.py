@@ -62,11 +62,12 @@ CAPS = tuple(20 * 2 ** (i / 2) for i in range(9))
 """Tokens a call of the task: from where even the clairvoyant fails to where everybody has enough."""
 
 MODEL = "e1-tiny"
-GIVEN, LEARNT, QUIET, SILENT = (
+GIVEN, LEARNT, QUIET, SILENT, KNOWN = (
     "default",
     "default, learnt",
     "default, learnt, no feedback",
     "default, undeclared",
+    "default, known agent",
 )
 CANDIDATES: dict[str, tuple[AllocationPolicy, ...]] = {
     "fixed": tuple(map(FixedCap, (0, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256))),
@@ -214,10 +215,11 @@ def replay(tasks: int, tuning: int, caps: Sequence[float]) -> dict[str, Any]:
         print(f"{name:30} {rows[name].auc():.4f}", flush=True)
     rows[GIVEN] = bench.default(GIVEN, Memory.of(bench.curves))
     rows[SILENT] = bench.default(SILENT, Memory.of(bench.curves), declare=False)
+    rows[KNOWN] = bench.default(KNOWN, Memory.of(bench.curves), declare=False, agents=True)
     rows[LEARNT] = bench.default(LEARNT, Memory.of(LearntCurves(MODEL)))
     rows[QUIET] = bench.default(QUIET, Memory.of(LearntCurves(MODEL), feedback=False))
     rows |= {row.name: row for row in bench.bounds()}
-    for name in (GIVEN, SILENT, LEARNT, QUIET, "informed", "clairvoyant"):
+    for name in (GIVEN, SILENT, KNOWN, LEARNT, QUIET, "informed", "clairvoyant"):
         print(f"{name:30} {rows[name].auc():.4f}", flush=True)
 
     def ratio(a: str, b: str) -> list[float]:

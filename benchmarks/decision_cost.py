@@ -122,6 +122,7 @@ class Office:
             book=book,
             kind=kind,
             prompt=52,
+            fresh=52,
             close=1,
             solution=96,
             thinking=1024,

@@ -22,6 +22,8 @@ class Control:
         think_until: thinking is cut at this moment.
         answer_until: the solution ends at this moment.
         on_tokens: called after each chunk with (segment, tokens, now); may move the two moments.
+        on_pass: called with the number of input tokens when a pass is sent.
+        on_cached: called with the number of those that the upstream says it had in its prefix cache.
         more: asked with the thinking tokens so far when thinking has reached its limit: a higher limit, for
             which the prompt and the thinking are read in another pass, or None. Set before the call is made.
     """
@@ -36,6 +38,8 @@ class Control:
         self.think_until = think_until
         self.answer_until = answer_until
         self.on_tokens = on_tokens
+        self.on_pass: Callable[[int], None] | None = None
+        self.on_cached: Callable[[int], None] | None = None
         self.more = more
         self._limit: int | None = None
         self._most = 0  # thinking tokens that the context has room for

@@ -182,6 +182,8 @@ class Call:
             sampling = replace(sampling, seed=sampling.seed + machine.usage.passes)
         request = machine.next_pass(sampling)
         request = replace(request, priority=self._priority, extra=self._extra if solving else {})
+        if control.on_pass is not None:
+            control.on_pass(len(request.prompt_ids))
         read = 0
         source = cast("AsyncGenerator[TokenChunk]", self.backend.stream(request))
         try:
@@ -211,6 +213,8 @@ class Call:
                 read += len(chunk.ids)
                 for event in self._feed(chunk):
                     yield event
+                if control.on_cached is not None and chunk.cached:
+                    control.on_cached(chunk.cached)
                 if control.on_tokens is not None and chunk.ids:
                     control.on_tokens(Segment.SOLUTION if solving else Segment.THINKING, len(chunk.ids), now)
                 for event in self._events(control._apply(now)):

@@ -32,6 +32,11 @@ class Answers:
         habit = self._habits.get(kind)
         return MIN_SOLUTION if habit is None else max(1, round(habit.solution))
 
+    def prompt(self, kind: str) -> int:
+        """Prompt tokens of a call of a kind; nobody is refused for a guess."""
+        habit = self._habits.get(kind)
+        return 0 if habit is None else round(habit.prompt)
+
     def share(self, kind: str) -> float:
         """How much of their limits the solutions of a kind usually take."""
         return self._shares.get(kind, 1.0)
@@ -42,6 +47,6 @@ class Answers:
         limit = budget.solution
         size = self.share(running.request.kind) * limit
         if budget.thinking and not done:
-            return speed.answer(math.ceil(size))
+            return speed.answer(math.ceil(size), speed.again * running.request.prompt)
         left = size - done if done < size else (limit - done) / 2  # longer than usual: as long as any
         return left * speed.tpot

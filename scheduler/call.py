@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 import types
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -210,6 +211,7 @@ class TaskCall:
                 task.end(),
                 task.desk.ledger.span(task.book.account),
                 running.slot,
+                later=running.request.number > 1,
             )
             self._pilot.control.more = self._more
             self._call = Call(
@@ -278,6 +280,7 @@ class TaskCall:
         assert self._request is not None
         before, self._request = self._request, self._make_request(ids)
         self._request.number, self._request.declared = before.number, before.declared
+        self._request.fresh = before.fresh
         return self._request
 
     def _make_request(self, ids: Sequence[int]) -> Request:
@@ -292,10 +295,12 @@ class TaskCall:
             close = thinking = 0  # the prompt has switched thinking off: nothing to think, nothing to force
         self.price = task.price_for(backend.model, self.price)
         endpoint = scheduler.endpoint_for(backend)
+        speed = scheduler.latency_for(backend).speed()  # the desk is told what follows from it: `fresh`
         return Request(
             book=task.book,
             kind=self.kind,
             prompt=len(ids),
+            fresh=math.ceil(len(ids) * speed.later) if speed is not None and task.book.calls else len(ids),
             close=close,
             solution=budget.solution,
             thinking=thinking,

@@ -105,13 +105,14 @@ class Case:
 
     def seconds_for(self, tokens: int) -> float:
         """An upper estimate for an answer of so many tokens; the least there is while nothing is known."""
-        return SAFETY + (0.0 if self.speed is None else self.speed.answer(tokens))
+        return SAFETY + (0.0 if self.speed is None else self.speed.answer(tokens, self.request.fresh))
 
     def fits_in(self, seconds: float) -> float:
         """Tokens of one pass in so much time."""
         if self.speed is None or seconds == INFINITY:
             return INFINITY
-        return max(0.0, (seconds - self.speed.ttft) / max(self.speed.tpot, 1e-9))
+        start = self.speed.ttft + self.request.fresh * self.speed.prefill
+        return max(0.0, (seconds - start) / max(self.speed.tpot, 1e-9))
 
     def ask_again(self) -> float:
         """A waiting call is decided again half-way to its deadline, and again."""

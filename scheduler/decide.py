@@ -85,7 +85,11 @@ class Decider:
             elif not request.final and target != book.account.reserve:
                 self._ledger.reserve(book.account, target)  # it is known by now to need less
         for level in book.levels:
-            level.account.tail = self._timing.tail(speed, level.final_size) if level.reserving else 0.0
+            tail = 0.0
+            if level.reserving:
+                size = level.final_size
+                tail = self._timing.tail(speed, size, max(level.largest_prompt, request.prompt) + size)
+            level.account.tail = tail
         if book.parent is not None:
             above = self._keep_above(request)
         floors = Floors(request)
@@ -95,7 +99,8 @@ class Decider:
         end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
             tail = book.account.tail if rest.final else SAFETY
-            in_time = int(min(in_time, max(0.0, (end - tail - now - speed.ttft) / max(speed.tpot, 1e-9))))
+            start = now + speed.ttft + request.fresh * speed.prefill
+            in_time = int(min(in_time, max(0.0, (end - tail - start) / max(speed.tpot, 1e-9))))
             if request.final:  # an admitted task gets its answer while there is any time at all
                 in_time = max(in_time, request.least_solution())
             if in_time < request.solution:
@@ -194,7 +199,7 @@ class Decider:
             return
         if case.end < INFINITY:
             left = case.end - case.now
-            if speed is None or left < 4 * speed.answer(thinking + case.in_time, 2):
+            if speed is None or left < 4 * speed.answer(thinking + case.in_time, request.fresh, 2):
                 return
         where = case.may_come_back(request.worst(thinking, solution), case.answers)
         if where is not None:

@@ -323,7 +323,7 @@ class Desk:
         if self.pacer is not None and book.parent is None:
             self.pacer.opened(book, now)
         # A parent that has no room for it now may have later.
-        self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size))
+        self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size, 0))
 
     def looked(self, accounts: Sequence[Account], now: float) -> None:
         """The accounts of a durable ledger, from the root down, were looked up just now."""
@@ -361,6 +361,8 @@ class Desk:
                 book.endpoint.forget(book)
             if self.pacer is not None:
                 self.pacer.closed(book)
+            if error is None:
+                book.teach()
             self.record.closed(book, now, error)
             self._pump(book.account.path[-1].id, now)
 
@@ -421,9 +423,9 @@ class Desk:
             level.admitted = True
             level.back_tokens += amount.tokens - likely.tokens
             level.back_nano += amount.nano - likely.nano
-        book.forecast.started()
+        book.forecast.started(request.kind)
         grant = grant_of(case, decided, hold, amount, now - request.arrived)
-        rest = After(solution) if decided.last else decided.rest
+        rest = After(solution, prompt=request.prompt) if decided.last else decided.rest
         running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
         if self.pacer is not None:
             self.pacer.spends(running, likely, now)
@@ -462,6 +464,8 @@ class Desk:
             return False
         self.record.call(request, "refused", now, **_numbers(busy))
         request.outcome = busy
+        for level in book.levels:
+            level.cut_short = True
         book.forecast.left(request.kind)
         return True
 
@@ -472,7 +476,7 @@ class Desk:
         if now < end - SAFETY - 1e-6:
             return None
         speed, least = request.latency.speed(), request.least_solution()
-        takes = SAFETY + (0.0 if speed is None else speed.answer(least))
+        takes = SAFETY + (0.0 if speed is None else speed.answer(least, request.fresh))
         error = DeadlineError(
             f"task {request.book.name!r}, call {request.number} ({request.kind}): it has waited for its turn "
             f"for {now - request.arrived:.3f} s, and no time is left for an answer of {least} tokens, which "
@@ -495,6 +499,8 @@ class Desk:
         request.book.forecast.left(request.kind)
         if isinstance(outcome, Exception):
             self._comes_again(request)
+            for level in request.book.levels:
+                level.cut_short = True
         if request.around:
             self._stuck.subtract(request.around)
         for hold in request.around:

@@ -111,6 +111,8 @@ class Endpoint:
         """A call waits from now on; its task has to be over at `end`, and may take `span` seconds in all."""
         others = request.book.forecast.to_come(request.kind, request.final)
         rest = after(request, others, Floors(request), request.solution)
+        # If it must, it answers in one pass, the one that reads its prompt.
+        rest = rest._replace(prompt=0, fresh=request.fresh)
         self._waiting[request] = (Window(request.arrived, end, span), rest)
 
     def leave(self, request: Request) -> None:
@@ -187,7 +189,9 @@ class Endpoint:
             for running in self.running.values():
                 running.slot.until = INFINITY
             return
-        starts = [(self._start_by(r, speed), speed.answer(self._waiting[r][1].solution)) for r in there]
+        starts = [
+            (self._start_by(r, speed), speed.answer(self._waiting[r][1].solution, r.fresh)) for r in there
+        ]
         moments = latest(starts, self.max_running)
         soonest = sorted(
             self.running.values(), key=lambda r: (self.answers.rest(r, r.slot.done, speed), r.started)

@@ -50,14 +50,14 @@ def exhausted(case: Case) -> Decided:
                 why = "there is no room for thinking"
                 if fits < request.solution:
                     why += f"; the solution shrinks from {request.solution} to {fits}"
-                return Decided(0, fits, request.final, After(fits), why)
+                return Decided(0, fits, request.final, After(fits, prompt=request.prompt), why)
     room = case.room()
     if shrinks and (request.final or FINAL not in book.forecast.own):
         room = case.room(last=True)
         fits = int(min(largest_solution(request, room), case.fits_in(case.end - case.now - SAFETY)))
         if fits >= least:
             why = "the last call that fits: it takes the final answer's reserve"
-            return Decided(0, fits, True, After(fits), why)
+            return Decided(0, fits, True, After(fits, prompt=request.prompt), why)
     raise _refusal(case, room, least if shrinks else request.solution)
 
 
@@ -107,7 +107,7 @@ def too_small(book: Book, seconds: float, speed: Speed | None, close: int) -> Ca
             needed={"tokens": close + size},
             available={"tokens": tokens},
         )
-    if speed is not None and seconds < (takes := speed.answer(size) + SAFETY):
+    if speed is not None and seconds < (takes := speed.answer(size, 0) + SAFETY):
         return DeadlineError(
             f"task {book.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the present "
             f"speed it takes {takes:.3f} s; raise seconds= or lower final_solution=",

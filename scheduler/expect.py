@@ -24,9 +24,9 @@ UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
 
 
-Floor = tuple[Curve, int, int, int]
-"""What is known of calls of a kind that is still to come: their success curve, and what one that doesn't
-think is expected to use: solution tokens, all tokens, nano-dollars."""
+Floor = tuple[Curve, int, int, int, int]
+"""What is known of calls of a kind that is still to come: their success curve, what one that doesn't think is
+expected to use (solution tokens, all tokens, nano-dollars), and prompt tokens."""
 
 
 class Outlook(NamedTuple):
@@ -66,17 +66,17 @@ class Floors(dict[str, Floor]):
                 prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
                 solution = _solution(curve.unthought, habit, bias, limit)
                 nano = 0 if price is None else price.bound(prompt + beside, solution)
-                self[kind] = (curve, solution, close + solution, nano)
+                self[kind] = (curve, solution, close + solution, nano, prompt)
 
     def outlook(self, others: Mapping[str, int]) -> Outlook:
         """This call and so many others of these kinds."""
         mine = self._request.kind
         self.look((mine, *others))
-        _, _, tokens, nano = self[mine]
+        _, _, tokens, nano, _ = self[mine]
         curves, counts = [], []
         for kind in sorted(others):
             count = others[kind]
-            curve, _, each, money = self[kind]
+            curve, _, each, money, _ = self[kind]
             curves.append(curve)
             counts.append(count)
             tokens += each * count
@@ -103,7 +103,8 @@ def reserve_for(level: Book, request: Request) -> Amount:
 
     Where nobody said how long it may get it is as long as the first call's solution, at most a quarter of the
     token cap. Where it is known how long right solutions are, no longer than nine of ten of those kinds that
-    the final call may be of. Its prompt is the largest seen and as much again.
+    the final call may be of; where the task's agent is known, than nine of ten of its final answers. Its
+    prompt is the largest seen and as much again.
     """
     if level.final_solution is None:
         if level.first_solution is None:
@@ -120,6 +121,9 @@ def reserve_for(level: Book, request: Request) -> Amount:
         guess = level.first_solution
         if usual < INFINITY:
             guess = max(MIN_SOLUTION, min(guess, math.ceil(usual * request.habits.bias)))
+        past = level.forecast.past
+        if past is not None and past.final is not None:
+            guess = max(MIN_SOLUTION, min(guess, past.final))
         level.final_guess = size = guess
     else:
         size = level.final_solution
@@ -145,7 +149,7 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
     tokens = nano = 0
     for kind, count in kinds.items():
-        _, _, each, money = floors[kind]
+        _, _, each, money, _ = floors[kind]
         tokens += each * count
         nano += money * count
     return smallest, Amount(tokens, nano).most(smallest)

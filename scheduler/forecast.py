@@ -4,9 +4,10 @@ A task that knows its plan says so (`expect={"steps-3": 4, "final": 1}`); every 
 expected takes one off. Nested tasks declare for themselves: a level counts what it declared or what the
 levels below it did, whichever is more, per kind.
 
-A task that says nothing is assumed to make at least three calls after its first, and later as many more as it
-has finished, 32 at most. So a long run is never starved (what is left shrinks like 1/n, not like 2^-n), and a
-short one leaves a part unspent. Calls that wait already are counted among the assumed ones.
+A task that says nothing, but whose agent is known (`scheduler.history`), is expected to go on like those of
+that agent before it. Any other is assumed to make at least three calls after its first, and later as many
+more as it has finished, 32 at most. So a long run is never starved (what is left shrinks like 1/n, not like
+2^-n), and a short one leaves a part unspent. Calls that wait already are counted among the assumed ones.
 
 `Habits` remembers what calls of a kind looked like: prompts and solutions of the next ones are taken to be
 like the latest.
@@ -17,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+from elastic_agent.scheduler.history import History
 
 FINAL = "final"
 """The kind of a task's final answer; its floor is the reserve."""
@@ -32,6 +35,8 @@ class Forecast:
     """The calls that one task still expects, and those that wait.
 
     Attributes:
+        past: the tasks of the same agent before it.
+        made: the kinds of its calls and those of its sub-tasks, in the order in which they started.
         told: called when any of that has changed, or a call is over.
     """
 
@@ -45,6 +50,8 @@ class Forecast:
     finished: int = 0
     declared: bool = False
     told: Callable[[], object] | None = None
+    past: History | None = None
+    made: list[str] = field(default_factory=list)
 
     def expect(self, kinds: Mapping[str, int]) -> None:
         """More calls to come, by kind.
@@ -88,7 +95,7 @@ class Forecast:
             level = level.parent
 
     def again(self, kind: str) -> None:
-        """A running call is taken for a waiting one; `left` and `started` undo it."""
+        """A running call is taken for a waiting one; `resumed` undoes it."""
         level: Forecast | None = self
         while level is not None:
             level.running -= 1
@@ -96,11 +103,20 @@ class Forecast:
             level.waiting += 1
             level = level.parent
 
-    def started(self) -> None:
+    def resumed(self, kind: str) -> None:
+        """It runs, as before."""
+        self.left(kind)
+        level: Forecast | None = self
+        while level is not None:
+            level.running += 1
+            level = level.parent
+
+    def started(self, kind: str) -> None:
         """A call runs."""
         level: Forecast | None = self
         while level is not None:
             level.running += 1
+            level.made.append(kind)
             level = level.parent
 
     def ended(self) -> None:
@@ -127,12 +143,21 @@ class Forecast:
         if self.declared:
             for name, more in self.coming.items():
                 found[name] = found.get(name, 0) + more
-        elif not final:
+        elif final:
+            pass
+        elif (rest := self._by_history()) is not None:
+            for name, more in rest.items():
+                found[name] = found.get(name, 0) + more
+        else:
             assumed = max(FIRST_GUESS - self.finished, min(self.finished, LAST_GUESS))
             found[kind] += max(0, assumed - sum(found.values()))
         if found[kind] <= 0:
             del found[kind]
         return found
+
+    def _by_history(self) -> Mapping[str, int] | None:
+        """What its agent's tasks still did from here on; None: nobody knows."""
+        return None if self.past is None else self.past.after(self.finished + self.running + self.waiting)
 
     def _change(self, kind: str, *, own: int = 0, below: int = 0) -> None:
         mine = _add(self.own, kind, own) if own else self.own.get(kind, 0)

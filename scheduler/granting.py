@@ -30,13 +30,15 @@ def take(
         amount: what to hold.
         first: the call's first hold, if this is a further one.
     """
-    account, speed = case.request.book.account, case.speed
+    request, speed = case.request, case.speed
+    account = request.book.account
     if case.lacking is not NOTHING and not decided.last:
         ledger.reserve(account, account.reserve + case.lacking)
     until = hard = case.end_of(decided.last)
     if hard < INFINITY and speed is not None:
         passes = 2 if decided.thinking else 1
-        until = min(hard, case.now + speed.answer(decided.thinking + decided.solution, passes))
+        takes = speed.answer(decided.thinking + decided.solution, request.fresh, passes)
+        until = min(hard, case.now + takes)
     return ledger.hold(account, amount, until=until, now=case.now, final=decided.last, first=first)
 
 
@@ -126,8 +128,7 @@ class Raiser:
         finally:
             _count(book, running.sure)
             _give_back(book, back)
-            book.forecast.left(asks.kind)
-            book.forecast.started()
+            book.forecast.resumed(asks.kind)
 
 
 def _over(asks: Request, used: int) -> Amount:

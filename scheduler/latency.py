@@ -1,10 +1,11 @@
 """How fast an upstream is: time to first token (TTFT) and time per output token (TPOT), learnt as it answers.
 
 One `Latency` per endpoint. It keeps a recent window of each, answers with an upper quantile, and forgets what
-is older. Two horizons are kept for TPOT: the window, in blocks of tokens of one pass, so that the jitter of a
-single token does not count for a whole answer; and the present pace, the median of a call's latest tokens,
-which follows a slow-down within three tokens and ignores a single stall, however many calls stalled together.
-The larger of the two is the answer: planning must not wait for statistics while a deadline nears.
+is older. TTFT has two parts, a fixed one and one in proportion to the prompt (`scheduler.prefill`). Two
+horizons are kept for TPOT: the window, in blocks of tokens of one pass, so that the jitter of a single token
+does not count for a whole answer; and the present pace, the median of a call's latest tokens, which follows a
+slow-down within three tokens and ignores a single stall, however many calls stalled together. The larger of
+the two is the answer: planning must not wait for statistics while a deadline nears.
 
 `speed` is how it is now. `at(load)` is how it would be with so many calls at once (`scheduler.load`): a task
 that is to be admitted makes the others slower.
@@ -19,31 +20,48 @@ import threading
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from elastic_agent.scheduler.load import SpeedByLoad, quantile_of
+from elastic_agent.scheduler.load import SpeedByLoad
+from elastic_agent.scheduler.prefill import First, FirstTokens, quantile_of
 
 
 class Speed(NamedTuple):
     """What an endpoint takes, in seconds.
 
     Attributes:
-        ttft, tpot: time to a pass's first token, and per token: upper quantiles of the window, or the present
-            pace where that is slower.
+        ttft, tpot: time to a pass's first token, its prompt not counted, and per token: upper quantiles of
+            the window, or the present pace where that is slower.
         usual_ttft, usual_tpot: the medians of the window.
+        prefill, usual_prefill: the same for each prompt token that is read; 0 until prompts of different
+            lengths were seen: `ttft` is then that of prompts like those.
+        again: share of its prompt that a further pass of the same call reads.
+        later: share of its prompt that a later call of the same task reads.
     """
 
     ttft: float
     tpot: float
     usual_ttft: float
     usual_tpot: float
+    prefill: float = 0.0
+    usual_prefill: float = 0.0
+    again: float = 1.0
+    later: float = 1.0
 
-    def answer(self, tokens: int, passes: int = 1) -> float:
-        """Seconds for so many tokens in so many passes."""
-        return passes * self.ttft + tokens * self.tpot
+    def answer(self, tokens: int, prompt: float, passes: int = 1) -> float:
+        """Seconds for so many tokens in so many passes of one call.
+
+        Args:
+            prompt: its length in tokens; each pass after the first reads `again` of it.
+        """
+        read = prompt if passes == 1 else prompt * (1 + (passes - 1) * self.again)
+        return passes * self.ttft + read * self.prefill + tokens * self.tpot
 
     def slowed(self, factor: float) -> Speed:
         """The same endpoint at so many times what it usually takes, or as it is where that is slower."""
-        ttft, tpot = max(self.ttft, factor * self.usual_ttft), max(self.tpot, factor * self.usual_tpot)
-        return Speed(ttft, tpot, self.usual_ttft, self.usual_tpot)
+        return self._replace(
+            ttft=max(self.ttft, factor * self.usual_ttft),
+            tpot=max(self.tpot, factor * self.usual_tpot),
+            prefill=max(self.prefill, factor * self.usual_prefill),
+        )
 
 
 class Speeds(Protocol):
@@ -77,7 +95,7 @@ class Latency:
 
     def __init__(self, *, quantile: float = 0.9, window: int = 64) -> None:
         self._quantile = quantile
-        self._ttft: deque[float] = deque(maxlen=window)
+        self._first = FirstTokens(window)
         self._blocks: deque[float] = deque(maxlen=window)
         self._pace: float | None = None
         self._window: Speed | None = None  # both are made when somebody asks, and again after the next sample
@@ -89,13 +107,40 @@ class Latency:
     @property
     def known(self) -> bool:
         """Both have been seen."""
-        return self._pace is not None and bool(self._ttft)
+        return self._pace is not None and len(self._first) > 0
 
-    def first(self, seconds: float) -> None:
-        """A pass brought its first token after this long."""
+    def first(
+        self,
+        seconds: float,
+        prompt: int = 0,
+        *,
+        further: bool = False,
+        later: bool = False,
+        cached: int | None = None,
+    ) -> First:
+        """A pass brought its first token after this long.
+
+        Args:
+            prompt: input tokens that it sent.
+            further: it is not its call's first.
+            later: its call is not its task's first.
+            cached: how many of them the upstream had; None: it has not said, and `told` may say it later.
+        """
+        found = First(max(0.0, seconds), prompt, further, later, cached)
         with self._lock:
-            self._ttft.append(max(0.0, seconds))
-            self._by_load.first(self.load, max(0.0, seconds))
+            self._first.latest.append(found)
+            self._first.length(found)
+            self._by_load.first(self.load, found)
+            self._window = self._speed = None
+        return found
+
+    def told(self, first: First, cached: int) -> None:
+        """The upstream had so many of this pass's input tokens."""
+        with self._lock:
+            first.cached = cached
+            if first.calm is not None:
+                first.calm.cached = cached
+            self._by_load.ttft.changed()
             self._window = self._speed = None
 
     def block(self, tokens: int, seconds: float) -> None:
@@ -116,16 +161,22 @@ class Latency:
         if speed is not None:
             return speed
         with self._lock:
-            if self._pace is None or not self._ttft:
+            if self._pace is None or not self._first.latest:
                 return None
             if self._window is None:
-                ttft, blocks, q = self._ttft, self._blocks or [self._pace], self._quantile
-                latest = quantile_of(list(ttft)[-3:], 0.5)
+                first, blocks, q = self._first, self._blocks or [self._pace], self._quantile
+                slope = first.slope()
+                upper, usual = first.line(slope, q), first.line(slope, 0.5)
+                latest = quantile_of(first.rest(slope)[-3:], 0.5)
                 self._window = Speed(
-                    max(quantile_of(ttft, q), latest),
+                    max(upper.ttft, latest),
                     quantile_of(blocks, q),
-                    quantile_of(ttft, 0.5),
+                    usual.ttft,
                     quantile_of(blocks, 0.5),
+                    upper.prefill,
+                    usual.prefill,
+                    upper.again,
+                    upper.later,
                 )
             window = self._window
             self._speed = window if self._pace <= window.tpot else window._replace(tpot=self._pace)
@@ -140,7 +191,17 @@ class Latency:
             weather = self._by_load.weather
         if first is None or each is None or usual_first is None or usual_each is None:
             return self.speed()
-        return Speed(first, each, usual_first, usual_each).slowed(weather)
+        found = Speed(
+            first.ttft,
+            each,
+            usual_first.ttft,
+            usual_each,
+            first.prefill,
+            usual_first.prefill,
+            first.again,
+            first.later,
+        )
+        return found.slowed(weather)
 
 
 class Pace:
@@ -153,12 +214,25 @@ class Pace:
         self._gaps: deque[float] = deque(maxlen=self.LATEST)
         self._tokens, self._seconds = 0, 0.0
 
-    def first(self, tokens: int, seconds: float) -> None:
-        """The first chunk of a pass, after this long. One with many tokens tells their pace, too."""
-        self._latency.first(seconds)
+    def first(
+        self,
+        tokens: int,
+        seconds: float,
+        prompt: int = 0,
+        *,
+        further: bool = False,
+        later: bool = False,
+        cached: int | None = None,
+    ) -> First:
+        """The first chunk of a pass, after this long. One with many tokens tells their pace, too.
+
+        For the rest see `Latency.first`.
+        """
+        found = self._latency.first(seconds, prompt, further=further, later=later, cached=cached)
         self._tokens, self._seconds = 0, 0.0
         if tokens >= self.LATEST:
             self.more(tokens, seconds)
+        return found
 
     def more(self, tokens: int, seconds: float) -> None:
         """A further chunk of the pass."""

@@ -20,7 +20,10 @@ Weather that lasts becomes what is usual.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import replace
+
+from elastic_agent.scheduler.prefill import First, FirstTokens, Line, quantile_of
 
 GAP = 1.0
 """Busy seconds between two samples of a level, once it has a few."""
@@ -29,6 +32,10 @@ FEW = 8
 
 STORM, LASTS = 1.5, 60.0
 """Weather from which on a level that is known learns nothing, unless it has lasted so many busy seconds."""
+
+
+Fit = list[tuple[int, float]]
+"""(level, value), both rising."""
 
 
 class Levels:
@@ -64,29 +71,63 @@ class Levels:
         fit = self._fits.get(quantile)
         if fit is None:
             fit = self._fits[quantile] = self._fit(quantile)
-        if not fit:
-            return None
-        if len(fit) == 1:
-            return fit[0][1]
-        below = next(((level, value) for level, value in reversed(fit) if level <= load), None)
-        above = next((value for level, value in fit if level >= load), None)
-        if below is None:
-            return above
-        scaled = below[1] * load / below[0]
-        return scaled if above is None else min(scaled, above)
+        return read_off(fit, load)
 
-    def _fit(self, quantile: float) -> list[tuple[int, float]]:
-        """(level, value), neither falling: neighbours in the wrong order share their mean."""
-        pools: list[tuple[list[int], float, int]] = []  # levels, mean, samples
-        for level in sorted(self._samples):
-            samples = self._samples[level]
-            pool = ([level], quantile_of(samples, quantile), len(samples))
-            while pools and pools[-1][1] > pool[1]:
-                levels, mean, size = pools.pop()
-                total = size + pool[2]
-                pool = (levels + pool[0], (mean * size + pool[1] * pool[2]) / total, total)
-            pools.append(pool)
-        return [(level, value) for levels, value, _ in pools for level in levels]
+    def _fit(self, quantile: float) -> Fit:
+        return rising((level, quantile_of(s, quantile), len(s)) for level, s in sorted(self._samples.items()))
+
+
+class FirstsByLoad:
+    """TTFT by level of load, as a function of the prompt.
+
+    What a prompt token takes is known on levels that had prompts of different lengths, and is read off for
+    the others; the fixed part is what each level's TTFT is without that.
+    """
+
+    def __init__(self) -> None:
+        self._levels: dict[int, FirstTokens] = {}
+        self._taken: dict[int, float] = {}
+        self._fits: dict[float, tuple[Fit, Fit, float, float]] = {}
+
+    def add(self, load: int, first: First, clock: float, *, storm: float = 1.0) -> None:
+        """One more, as `Levels.add`; what is dropped there may still tell something of its length."""
+        level = level_of(load)
+        firsts = self._levels.setdefault(level, FirstTokens())
+        if storm > 1.0:
+            calm = replace(first, seconds=first.seconds / storm)
+            first.calm, first = calm, calm
+        firsts.length(first, storm=storm > 1.0)
+        self._fits.clear()
+        if len(firsts) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
+            return
+        firsts.latest.append(first)
+        self._taken[level] = clock
+
+    def changed(self) -> None:
+        """It was told how much of a prompt was cached."""
+        self._fits.clear()
+
+    def at(self, load: int, quantile: float) -> Line | None:
+        """What it is at this load; None before the first sample."""
+        found = self._fits.get(quantile)
+        if found is None:
+            found = self._fits[quantile] = self._fit(quantile)
+        fixed, each, again, later = found
+        ttft = read_off(fixed, load)
+        return None if ttft is None else Line(ttft, read_off(each, load) or 0.0, again, later)
+
+    def _fit(self, quantile: float) -> tuple[Fit, Fit, float, float]:
+        levels = sorted(self._levels.items())
+        slopes = [(level, firsts.slope(), len(firsts)) for level, firsts in levels]
+        known = [one for one in slopes if one[1]]
+        slope = rising(known)
+        lines = {level: firsts.line(read_off(slope, level) or 0.0, quantile) for level, firsts in levels}
+        return (
+            rising((level, lines[level].ttft, size) for level, _, size in slopes),
+            rising((level, lines[level].prefill, size) for level, _, size in known),
+            max([lines[level].again for level, _, _ in known], default=1.0),
+            max([lines[level].later for level, _, _ in known], default=1.0),
+        )
 
 
 class SpeedByLoad:
@@ -95,13 +136,13 @@ class SpeedByLoad:
     LATEST = 9
 
     def __init__(self) -> None:
-        self.ttft, self.tpot = Levels(), Levels()
+        self.ttft, self.tpot = FirstsByLoad(), Levels()
         self._clock = self._calm = 0.0
         self._latest: deque[float] = deque(maxlen=self.LATEST)
 
-    def first(self, load: int, seconds: float) -> None:
-        """A pass brought its first token after this long."""
-        self.ttft.add(load, seconds, self._clock, storm=self._storm)
+    def first(self, load: int, first: First) -> None:
+        """A pass brought its first token."""
+        self.ttft.add(load, first, self._clock, storm=self._storm)
 
     def block(self, load: int, tokens: int, seconds: float) -> None:
         """So many tokens of one pass took this long."""
@@ -131,7 +172,29 @@ def level_of(load: int) -> int:
     return level
 
 
-def quantile_of(values: Sequence[float], q: float) -> float:
-    """The smallest value that at least a share q of the values does not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+def rising(points: Iterable[tuple[int, float, int]]) -> Fit:
+    """(level, value) of points (level, value, weight), neither falling: neighbours in the wrong order share
+    their mean."""
+    pools: list[tuple[list[int], float, int]] = []  # levels, mean, weight
+    for level, value, weight in points:
+        pool = ([level], value, weight)
+        while pools and pools[-1][1] > pool[1]:
+            levels, mean, size = pools.pop()
+            total = size + pool[2]
+            pool = (levels + pool[0], (mean * size + pool[1] * pool[2]) / total, total)
+        pools.append(pool)
+    return [(level, value) for levels, value, _ in pools for level in levels]
+
+
+def read_off(fit: Fit, load: int) -> float | None:
+    """The value at a load that nobody may have seen; None where nothing is known."""
+    if not fit:
+        return None
+    if len(fit) == 1:
+        return fit[0][1]
+    below = next(((level, value) for level, value in reversed(fit) if level <= load), None)
+    above = next((value for level, value in fit if level >= load), None)
+    if below is None:
+        return above
+    scaled = below[1] * load / below[0]
+    return scaled if above is None else min(scaled, above)

@@ -96,17 +96,24 @@ def after(request: Request, others: Mapping[str, int], floors: Floors, solution:
         solution: tokens of this call's solution.
     """
     book, forecast = request.book, request.book.forecast
-    calls = tokens = 0
+    calls = tokens = prompts = 0
     steps = [kind for kind in others if kind != FINAL]
     floors.look(steps)
     for kind in steps:
         count = others[kind]
         calls += count
-        tokens += floors[kind][1] * count
+        floor = floors[kind]
+        tokens += floor[1] * count
+        prompts += floor[4] * count
     lanes = max(1, forecast.running + forecast.waiting)
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
-    final = book.final_size if book.reserving and not request.final else 0
-    return After(solution, waves, math.ceil(tokens / calls) if calls else 0, final)
+    each = math.ceil(tokens / calls) if calls else 0
+    theirs = math.ceil(waves * prompts / calls) if calls else 0
+    if not book.reserving or request.final:
+        return After(solution, waves, each, 0, request.prompt, 0, theirs)
+    final = book.final_size
+    prompt = max(book.largest_prompt, request.prompt) + final
+    return After(solution, waves, each, final, request.prompt, 0, theirs, prompt)
 
 
 def plan(case: Case, most: int, pacer: Pacer | None = None) -> Plan | None:
@@ -170,5 +177,8 @@ def _room_in_time(case: Case, level: Book, outlook: Outlook, speed: Speed) -> fl
     else:
         waves = math.ceil((lanes + outlook.calls) / lanes) - 1
         end = case.ledger.deadline(level.account)
-    floor = speed.answer(rest.solution, 2) + waves * speed.answer(rest.other_solution, 2)
+    floor = speed.answer(rest.solution, case.request.fresh, 2) + waves * speed.answer(
+        rest.other_solution, 0, 2
+    )
+    floor += rest.others_prompt * (speed.later + speed.again) * speed.prefill
     return (end - case.now - floor) / max(speed.tpot, 1e-9) * lanes

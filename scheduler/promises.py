@@ -29,9 +29,9 @@ from elastic_agent.scheduler.request import Book, Running
 from elastic_agent.scheduler.slots import Job, Stage, merged, serve
 from elastic_agent.scheduler.timing import SAFETY, Timing
 
-Work = tuple[tuple[tuple[str, int, int], ...], int]
+Work = tuple[tuple[tuple[str, int, int], ...], int, int]
 """What a task still has to do: calls by kind, side by side and one after the other; then the final answer's
-solution limit, 0 if it was given."""
+solution limit, 0 if it was given, and its prompt, as far as the task's calls have shown."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,14 +44,15 @@ class Shape:
 
     def time(self, now: float, speed: Speed, answers: Answers, scale: float) -> None:
         """Work the seconds out, for a task none of whose calls run."""
-        calls, final = self.work
+        calls, final, prompt = self.work
         stages = [
-            Stage(width, scale * times * speed.answer(answers.size(kind))) for kind, width, times in calls
+            Stage(width, scale * times * speed.answer(answers.size(kind), answers.prompt(kind)))
+            for kind, width, times in calls
         ]
         spare = 0.0
         if final:
             size = math.ceil(answers.share(FINAL) * final)
-            stages.append(Stage(1, scale * speed.answer(size)))
+            stages.append(Stage(1, scale * speed.answer(size, prompt or answers.prompt(FINAL))))
             spare = scale * (final - size) * speed.tpot
         self.job = Job(now, merged(stages), spare)
 
@@ -221,4 +222,13 @@ def remaining(book: Book) -> Work:
             if kind != FINAL and count:
                 calls.append((kind, count, 1) if kind in book.parallel else (kind, 1, count))
     final = book.reserving or forecast.pending.get(FINAL, 0)
-    return tuple(calls), book.final_size if final else 0
+    if not final:
+        return tuple(calls), 0, 0
+    size = book.final_size
+    return tuple(calls), size, rounded(book.largest_prompt + size) if book.largest_prompt else 0
+
+
+def rounded(prompt: int) -> int:
+    """Up to the next eighth of a power of two: so many tasks have the same to do."""
+    step = 1 << max(0, prompt.bit_length() - 4)
+    return -(-prompt // step) * step

@@ -26,6 +26,7 @@ from elastic_agent.scheduler.curves import Curve
 from elastic_agent.scheduler.endpoint import Endpoint
 from elastic_agent.scheduler.events import Sink
 from elastic_agent.scheduler.grant import left, units
+from elastic_agent.scheduler.history import History
 from elastic_agent.scheduler.latency import Speed, Speeds
 from elastic_agent.scheduler.learnt import Curves, LearntCurves
 from elastic_agent.scheduler.ledger import Ledger
@@ -39,7 +40,7 @@ SCHEMA = 1
 
 
 FOREIGN = "of another scheduler"
-"""Instead of the name of an endpoint that this log knows nothing of."""
+"""Instead of the name of an endpoint, or of what is known of an agent, that this log holds nothing of."""
 
 
 class Record:
@@ -61,6 +62,7 @@ class Record:
         self._ids = count(1)
         self._endpoints: dict[str, Readings] = {}
         self._curves: dict[str, Curves] = {}
+        self._histories: dict[str, History] = {}
         self._accounts: list[dict[str, Any]] = []
         pool = None if pacer is None else {**asdict(pacer.pool), "epoch": pacer.epoch}
         head = {"schema": SCHEMA, "version": __version__, "timing": asdict(timing), "pool": pool}
@@ -92,6 +94,13 @@ class Record:
             same = next((name for name, known in self._curves.items() if known is curves), None)
             self._curves[model] = curves
             self._write(event="curves", model=model, **(_curves(curves) if same is None else {"as": same}))
+
+    def history(self, agent: str, history: History) -> None:
+        """What was known of an agent when its first task here opens; the rest it learns from this log."""
+        if agent not in self._histories:
+            self._histories[agent] = history
+            if history.runs or history.finals:
+                self._write(event="history", agent=agent, **history.to_dict())
 
     def pump(self, root: str, now: float) -> None:
         """The desk looks at the calls that wait in the tree of this account."""
@@ -150,6 +159,7 @@ class Record:
             policy_is=_policy(book.policy),
             endpoint=None if endpoint is None else self._named(endpoint.latency),
             close=close,
+            history=self._known(book.forecast.past),
         )
 
     def expected(self, book: Book, kinds: Mapping[str, int], now: float) -> None:
@@ -174,6 +184,7 @@ class Record:
             "asked",
             now,
             prompt=request.prompt,
+            fresh=request.fresh,
             thinking=request.thinking,
             close=request.close,
             solution=request.solution,
@@ -261,6 +272,12 @@ class Record:
         if isinstance(speeds, Readings) and self._endpoints.get(speeds.name) is speeds:
             return speeds.name
         return FOREIGN
+
+    def _known(self, history: History | None) -> str | None:
+        """Whose history it is; FOREIGN for one of another scheduler."""
+        if history is None:
+            return None
+        return next((agent for agent, known in self._histories.items() if known is history), FOREIGN)
 
     def _write(self, **event: Any) -> None:
         for write in self.files:

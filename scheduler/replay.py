@@ -31,6 +31,7 @@ from elastic_agent.scheduler.endpoint import Endpoint
 from elastic_agent.scheduler.events import GRANTS, Event, as_line
 from elastic_agent.scheduler.forecast import Forecast, Habits
 from elastic_agent.scheduler.granting import Raise
+from elastic_agent.scheduler.history import Histories, History
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.learnt import Curves, LearntCurves
 from elastic_agent.scheduler.policies import AllocationPolicy, FixedCap, Marginal, Uniform
@@ -197,6 +198,7 @@ class _Replay:
     books: dict[int, Book] = field(default_factory=dict)
     calls: dict[tuple[int, int], _Call] = field(default_factory=dict)
     accounts: dict[str, Account] = field(default_factory=dict)
+    histories: Histories = field(default_factory=Histories)
 
     @property
     def next(self) -> Event | None:
@@ -267,6 +269,11 @@ class _Replay:
         self.curves[model] = self.curves[event["as"]] if "as" in event else _curves(event)
         self.desk.record.curves(model, self.curves[model])
 
+    def _on_history(self, event: Event) -> None:
+        history = self.histories[event["agent"]]
+        history.read(event)
+        self.desk.record.history(event["agent"], history)
+
     def _on_accounts(self, event: Event) -> None:
         above: Account | None = None
         for one in event["accounts"]:
@@ -292,7 +299,7 @@ class _Replay:
         book = Book(
             event["task"],
             account,
-            Forecast(parent.forecast if parent else None),
+            Forecast(parent.forecast if parent else None, past=self._history(event)),
             self._policy(event["policy_is"]),
             final_solution=event["final_solution"],
             parent=parent,
@@ -304,7 +311,7 @@ class _Replay:
         )
         self.books[event["id"]] = book
         endpoint = None if event["endpoint"] is None else self._endpoint(event)
-        about = {"started": event["started"]}
+        about = {"agent": event["agent"], "started": event["started"]}
         with suppress(ElasticError):  # a refusal, which has been written down
             self.desk.open(book, event["now"], endpoint, event["close"], expect=event["expect"], **about)
 
@@ -328,6 +335,7 @@ class _Replay:
             book=self.books[event["id"]],
             kind=event["kind"],
             prompt=event["prompt"],
+            fresh=event["fresh"],
             close=event["close"],
             solution=event["solution"],
             thinking=event["thinking"],
@@ -398,6 +406,18 @@ class _Replay:
                 f"that: it can't be replayed"
             )
         return self.endpoints[event["endpoint"]]
+
+    def _history(self, event: Event) -> History | None:
+        agent = event["history"]
+        if agent is None:
+            return None
+        if agent == FOREIGN:
+            raise ReplayError(
+                f"task {event['task']!r} goes by what another scheduler knows of its agent, and the log "
+                f"holds nothing of that: it can't be replayed"
+            )
+        self.desk.record.history(agent, self.histories[agent])
+        return self.histories[agent]
 
     def _call(self, event: Event) -> _Call:
         return self.calls[event["id"], event["call"]]

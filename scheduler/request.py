@@ -40,6 +40,9 @@ class Book:
         reserving: tokens are kept for the final answer. Not while a call runs that took them, nor once the
             final answer is given.
         answered: the task has an answer: its final call's, or that of the last call that fitted.
+        said: solution tokens of its latest answer (what was asked for, if it was cut), and whether that was
+            the final one.
+        cut_short: a call of it, or of a task below it, was refused.
         admitted: a call has been granted: from here on the task must get its answer.
         closing: it takes no more calls.
         id: its number on its desk, from 1: names need not differ.
@@ -68,6 +71,8 @@ class Book:
     largest_prompt: int = 0
     reserving: bool = True
     answered: bool = False
+    said: tuple[int, bool] | None = None
+    cut_short: bool = False
     admitted: bool = False
     back_tokens: int = 0
     back_nano: int = 0
@@ -95,12 +100,20 @@ class Book:
         """Solution tokens of the final answer, as far as known."""
         return self.final_guess if self.final_solution is None else self.final_solution
 
+    def teach(self) -> None:
+        """It is finished: later tasks of its agent are expected to be like it."""
+        past = self.forecast.past
+        if past is not None and not self.cut_short:
+            past.learn(self.forecast.made, None if self.said is None else self.said[0])
+
 
 @dataclass(slots=True, eq=False)
 class Request:
     """A call that asks for tokens.
 
     Attributes:
+        fresh: tokens of its prompt that the upstream will probably have to read: all, unless it says that it
+            mostly has the prompts of a task's later calls.
         thinking: most thinking tokens it may have: its own limit and the context's.
         around: hold ids of calls that can't end before this one does (their consumer waits for it).
         wake: called when `outcome` is there, under the ledger's lock: it must only pass it on.
@@ -114,6 +127,7 @@ class Request:
     book: Book
     kind: str
     prompt: int
+    fresh: int
     close: int
     solution: int
     thinking: int
@@ -204,6 +218,9 @@ class Running:
         said = request.curve.says(budget.thinking or 0)
         said = None if said is None else min(said, budget.solution)
         request.habits.seen(request.kind, request.prompt, usage.solution, said)
+        if request.final or not (request.book.said and request.book.said[1]):
+            whole = usage.solution < budget.solution
+            request.book.said = (usage.solution if whole else request.solution, request.final)
         if isinstance(request.curves, LearntCurves):
             limit, cut = budget.thinking or 0, usage.forced > 0
             self.taught = request.curves.seen(request.kind, limit, usage.thinking, cut, usage.solution)

@@ -27,6 +27,7 @@ from elastic_agent.scheduler.durable import LEASE, Durable, Failure
 from elastic_agent.scheduler.endpoint import Endpoint, check_limits
 from elastic_agent.scheduler.events import Log, RunLog
 from elastic_agent.scheduler.forecast import Habits
+from elastic_agent.scheduler.history import Histories, History
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.learnt import Curves
 from elastic_agent.scheduler.policies import AllocationPolicy, Marginal
@@ -72,6 +73,8 @@ class BudgetScheduler:
             is worth most (`elastic_agent.scheduler.pool`). A pace, not a cap. None: first come, first served.
         on_store_failure: while the store can't be reached, calls are refused ("closed"), or sent and written
             down when it is back ("open": caps may then be overspent by what other processes do meanwhile).
+        history: a file in which what is known of agents (`task(agent=)`) is kept: read now, written at the
+            end; one that can't be read is begun anew, with a warning. None: this process's memory.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class BudgetScheduler:
         lease: float = LEASE,
         pool: Pool | None = None,
         on_store_failure: Failure = "closed",
+        history: str | Path | None = None,
     ) -> None:
         check_limits(max_running, max_waiting)
         self.backend = backend
@@ -113,6 +117,7 @@ class BudgetScheduler:
         self._endpoints: WeakKeyDictionary[Backend, Endpoint] = WeakKeyDictionary()
         self._habits: WeakKeyDictionary[Backend, Habits] = WeakKeyDictionary()
         self._tasks: set[Task] = set()
+        self.histories = Histories(history)
         if backend is not None and latency is not None:
             self._latency[backend] = latency
         self.durable: Durable | None = None
@@ -139,6 +144,8 @@ class BudgetScheduler:
                 around it.
             value: what its success is worth, beside that of other tasks; where a `pool` is scarce it decides
                 who thinks. None: 1, or that of the task around it.
+            agent: whose task it is, such as "researcher": one that declares nothing is expected to go on like
+                those of this name before it (`elastic_agent.scheduler.history`).
             final_solution: solution tokens to keep for the final answer, from the opening on; None: those
                 of the first call, up to a quarter of the token cap.
             on_exhausted: what calls do that don't fit any more, see `OnExhausted`.
@@ -164,6 +171,7 @@ class BudgetScheduler:
         if self.durable is not None:
             await self.durable.aclose()
         events.close(self.sinks)
+        self.histories.save()
 
     def check(self) -> None:
         """Hold the conservation law against every open account; AssertionError says what is wrong."""
@@ -180,6 +188,15 @@ class BudgetScheduler:
         """What is known of the calls of a model."""
         with self.desk.ledger.lock:
             return self._habits.setdefault(backend, Habits())
+
+    def history_for(self, agent: str | None) -> History | None:
+        """What is known of an agent; None for a task that has none."""
+        if agent is None:
+            return None
+        with self.desk.ledger.lock:
+            found = self.histories[agent]
+            self.desk.record.history(agent, found)
+            return found
 
     def endpoint_for(self, backend: Backend) -> Endpoint:
         """The queue of a model, and what its tasks have been promised."""

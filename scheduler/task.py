@@ -74,6 +74,7 @@ class Task:
         parallel: Iterable[str] = (),
         key: str | None = None,
         value: float | None = None,
+        agent: str | None = None,
         on_exhausted: OnExhausted = "shrink",
         policy: AllocationPolicy | None = None,
         log: Log = None,
@@ -91,6 +92,7 @@ class Task:
         self._scheduler, self._policy, self._log = scheduler, policy, log
         self._expect, self._final_solution = dict(expect or {}), final_solution
         self._parallel, self._key, self._value = frozenset(parallel), key, value
+        self.agent = agent
         self._book: Book | None = None
         self._emit: TaskLog
         self._tokens: list[Token[Task | None]] = []
@@ -123,6 +125,7 @@ class Task:
             if parent is not None and parent.closed:
                 raise TaskClosedError(f"task {parent.name!r} has ended: {self.name!r} can't be opened in it")
             self._emit = TaskLog(self._log, parent._emit.sinks if parent else self._scheduler.sinks)
+            past = self._scheduler.history_for(self.agent)
             account = desk.ledger.open(
                 self.name,
                 parent=above,
@@ -134,7 +137,7 @@ class Task:
             book = Book(
                 self.name,
                 account,
-                Forecast(parent.book.forecast if parent else None),
+                Forecast(parent.book.forecast if parent else None, past=past),
                 self._policy or (parent.book.policy if parent else None) or self._scheduler.policy,
                 final_solution=self._final_solution,
                 parent=parent.book if parent else None,
@@ -152,6 +155,7 @@ class Task:
                     self._scheduler.endpoint_for(backend) if backend else None,
                     len(backend.codec.markers.close_ids) if backend else 1,
                     expect=self._expect,
+                    agent=self.agent,
                     started=started(),
                 )
             except BaseException:

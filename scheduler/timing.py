@@ -22,6 +22,7 @@ from elastic_agent.control import Control
 from elastic_agent.phases import Segment
 from elastic_agent.scheduler.accounts import INFINITY
 from elastic_agent.scheduler.latency import Latency, Pace, Speed
+from elastic_agent.scheduler.prefill import First
 
 SAFETY = 0.01
 """Seconds kept free at the end of everything: timers and cancelled streams take a moment."""
@@ -35,12 +36,20 @@ class After(NamedTuple):
         others: calls that will follow one after the other, the final one not counted.
         other_solution: solution tokens of each of them.
         final: solution tokens of the final answer; 0 when this call is the final one.
+        prompt: tokens that its solution's pass sends again.
+        fresh: prompt tokens that it has not sent yet, if it still waits.
+        others_prompt: prompt tokens of the others, all together.
+        final_prompt: prompt tokens of the final answer.
     """
 
     solution: int
     others: int = 0
     other_solution: int = 0
     final: int = 0
+    prompt: int = 0
+    fresh: int = 0
+    others_prompt: int = 0
+    final_prompt: int = 0
 
     @property
     def tokens(self) -> int:
@@ -67,18 +76,25 @@ class Timing:
     share: float = 1 / 3
     headroom: float = 1.25
 
-    def tail(self, speed: Speed | None, final: int) -> float:
-        """Seconds to keep at a task's end for a final answer of so many tokens."""
-        return 0.0 if speed is None else speed.ttft + final * speed.tpot + SAFETY
+    def tail(self, speed: Speed | None, final: int, prompt: int) -> float:
+        """Seconds to keep at a task's end for a final answer of so many tokens to a prompt of so many."""
+        if speed is None:
+            return 0.0
+        return speed.ttft + speed.later * prompt * speed.prefill + final * speed.tpot + SAFETY
 
-    def think_until(self, window: Window, after: After, speed: Speed | None) -> float:
-        """When a call has to stop thinking."""
+    def think_until(self, window: Window, after: After, speed: Speed | None, thought: int = 0) -> float:
+        """When a call has to stop thinking; `thought` tokens of it are there already, and are sent again."""
         if speed is None:
             return window.started + (window.end - window.started) / (2 + after.others)
-        ttft, tpot, usual_ttft, usual_tpot = speed
+        ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill, again, later = speed
         tokens, passes, slowdown = after.tokens, after.passes, self.slowdown
         plan = passes * ttft + tokens * tpot + SAFETY
         slow = passes * max(ttft, slowdown * usual_ttft) + tokens * max(tpot, slowdown * usual_tpot) + SAFETY
+        if prefill:
+            read = again * (after.prompt + thought) + after.fresh
+            read += later * (after.others_prompt + after.final_prompt)
+            plan += read * prefill
+            slow += read * max(prefill, slowdown * usual_prefill)
         return window.end - max(plan, min(slow, self.share * window.span))
 
     def answer_until(self, window: Window, after: After, speed: Speed | None) -> float:
@@ -87,7 +103,7 @@ class Timing:
         However slow the upstream looks, the final answer takes no more than a share of the call's window: an
         estimate must not cut a solution while there is time.
         """
-        tail = self.tail(speed, after.final) if after.final else SAFETY
+        tail = self.tail(speed, after.final, after.final_prompt) if after.final else SAFETY
         return window.end - min(tail, max(SAFETY, self.share * (window.end - window.started)))
 
 
@@ -132,6 +148,7 @@ class Pilot:
             deadline, the pilot only learns.
         span: how long the task may take in all.
         slot: the call's place on its endpoint.
+        later: it is not its task's first call.
     """
 
     def __init__(
@@ -143,24 +160,44 @@ class Pilot:
         end: Callable[[], float] | None = None,
         span: float = INFINITY,
         slot: Slot | None = None,
+        *,
+        later: bool = False,
     ) -> None:
         self._latency, self._timing, self._after = latency, timing, after
         self._end, self._span, self._slot = end, span, slot or Slot()
         self._started = self._last = started
         self._segment: Segment | None = None
         self._pace = Pace(latency)
-        self._stopped = False
+        self._stopped, self._later = False, later
+        self._sent = self._passes = self._thought = 0
+        self._cached: int | None = None
+        self._first: First | None = None
         self.control = Control(on_tokens=self.on_tokens)
+        self.control.on_pass, self.control.on_cached = self.on_pass, self.on_cached
         self._steer()
+
+    def on_pass(self, prompt: int) -> None:
+        """A pass was sent, with so many input tokens."""
+        self._passes, self._sent, self._cached, self._first = self._passes + 1, prompt, None, None
+
+    def on_cached(self, cached: int) -> None:
+        """The upstream had so many of them; it may say so at the first token or at the pass's end."""
+        self._cached = cached
+        if self._first is not None:
+            self._latency.told(self._first, cached)
 
     def on_tokens(self, segment: Segment, count: int, now: float) -> None:
         """A chunk came: learn from it, steer by it."""
         gap, self._last = now - self._last, now
         if segment is Segment.SOLUTION:
             self._slot.done += count
+        else:
+            self._thought += count
         if segment is not self._segment:
             self._segment = segment
-            self._pace.first(count, gap)
+            self._first = self._pace.first(
+                count, gap, self._sent, further=self._passes > 1, later=self._later, cached=self._cached
+            )
         else:
             self._pace.more(count, gap)
         self._steer()
@@ -181,9 +218,10 @@ class Pilot:
         if self._end is not None:
             window = Window(self._started, self._end(), self._span)
             answer = self._timing.answer_until(window, self._after, speed)
-            think = min(self._timing.think_until(window, self._after, speed), answer)
-        if speed is not None:
-            think = min(think, self._slot.until - speed.answer(self._after.solution) - SAFETY)
+            think = min(self._timing.think_until(window, self._after, speed, self._thought), answer)
+        if speed is not None and self._slot.until < INFINITY:
+            prompt = speed.again * (self._after.prompt + self._thought)
+            think = min(think, self._slot.until - speed.answer(self._after.solution, prompt) - SAFETY)
         moved = _moved(self.control.think_until, think) or _moved(self.control.answer_until, answer)
         if moved:
             self.control.move(_moment(think), _moment(answer))

@@ -110,6 +110,7 @@ class TaskWalk:
             book=self._book,
             kind=self.kind,
             prompt=prompt,
+            fresh=prompt,
             close=self.close,
             solution=asked.solution,
             thinking=asked.thinking,

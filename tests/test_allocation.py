@@ -39,6 +39,21 @@ def test_a_replay_is_the_same_each_time() -> None:
     assert make_work(pool_of(OUTCOMES), 10, seed=9) == WORK
 
 
+def test_known_agents_are_learnt_from_the_stream() -> None:
+    """Chains and branches apart, from whole runs only, in the order of their calls; no cap is broken."""
+    memory = Memory.of(load_curves("e1-tiny"))
+    for work in WORK:
+        cap = 150 * len(work.calls)
+        assert play(work, cap, Marginal(), memory, declare=False, agents=True).metered <= cap
+    whole = [sorted(call.kind for call in work.calls) for work in WORK]
+    runs = {agent: [sorted(run) for run in history.runs] for agent, history in memory.agents.items()}
+    assert set(runs) == {"chain", "branches"}
+    assert runs["chain"] == whole[::2]
+    assert runs["branches"] == whole[1::2]
+    play(WORK[0], 500, Marginal(), silent := Memory.of(memory.curves), declare=False)
+    assert not silent.agents
+
+
 def test_with_tokens_to_spare_a_task_is_as_right_as_its_calls_uncut() -> None:
     """No policy, only outcomes: FixedCap beyond every length."""
     for work in WORK:

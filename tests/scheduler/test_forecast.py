@@ -61,7 +61,7 @@ def test_a_task_that_says_nothing() -> None:
     assert forecast.to_come("call") == Counter({"call": 9})
     for _ in range(10):
         forecast.left("call")
-        forecast.started()
+        forecast.started("call")
         forecast.ended()
     forecast.arrived("call")
     assert forecast.to_come("call") == Counter({"call": 10})

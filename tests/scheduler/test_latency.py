@@ -91,4 +91,4 @@ def test_lumps_count_per_token() -> None:
     speed = latency.speed()
     assert speed is not None
     assert speed.tpot == pytest.approx(0.01)
-    assert speed.answer(100, passes=2) == pytest.approx(0.2 + 1.0)
+    assert speed.answer(100, 0, passes=2) == pytest.approx(0.2 + 1.0)

@@ -17,17 +17,19 @@ from elastic_agent.scheduler.forecast import FINAL, Forecast, Habits
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.policies import Uniform
-from elastic_agent.scheduler.promises import Promises
+from elastic_agent.scheduler.promises import Promises, rounded
 from elastic_agent.scheduler.request import Book
 from elastic_agent.scheduler.timing import SAFETY, Slot, Timing
 
-SPEED = Speed(0.5, 0.01, 0.5, 0.01)
+SPEED = Speed(0.5, 0.01, 0.5, 0.01, 0.002, 0.001)
 KINDS = ("step", "part", FINAL)
 KIND = st.sampled_from(KINDS)
 WHICH = st.integers(0, 30)
 EXPECT = st.dictionaries(KIND, st.integers(0, 3))
 OPEN = st.tuples(st.just("open"), st.integers(1, 12), EXPECT, st.sampled_from((0, 50, 200)))
-CHANGE = st.tuples(st.sampled_from(["arrive", "leave", "over", "answered", "end", "size"]), WHICH, KIND)
+CHANGE = st.tuples(
+    st.sampled_from(["arrive", "leave", "over", "answered", "end", "size", "prompt"]), WHICH, KIND
+)
 RUN = st.tuples(st.just("run"), WHICH, st.integers(1, 600), st.floats(0, 1))
 LATER = st.tuples(st.just("later"), st.floats(0, 1))
 TIMING = Timing()
@@ -76,17 +78,21 @@ class Naive:
         found = []
         for kind, count in book.forecast.pending.items():
             if kind != FINAL:
-                found.append((count, speed.answer(self.answers.size(kind))))
+                found.append((count, self.answer(kind, speed)))
         for kind, count in book.forecast.coming.items():
             if kind != FINAL and book.reserving:
                 times = 1 if kind in book.parallel else count
-                found.append((count // times, times * speed.answer(self.answers.size(kind))))
+                found.append((count // times, times * self.answer(kind, speed)))
         spare = 0.0
         if book.reserving or book.forecast.pending.get(FINAL):
             size = math.ceil(self.answers.share(FINAL) * book.final_size)
-            found.append((1, speed.answer(size)))
+            prompt = book.largest_prompt and book.largest_prompt + book.final_size
+            found.append((1, speed.answer(size, rounded(prompt) or self.answers.prompt(FINAL))))
             spare = TIMING.headroom * (book.final_size - size) * speed.tpot
         return [(count, TIMING.headroom * seconds) for count, seconds in found], spare
+
+    def answer(self, kind: str, speed: Speed) -> float:
+        return speed.answer(self.answers.size(kind), self.answers.prompt(kind))
 
 
 def width(book: Book) -> int:
@@ -160,7 +166,7 @@ def change(
         limit, done = more[1:]
         slot = Slot(done=int(done * limit), seen=int(done * limit))
         grant = SimpleNamespace(budget=Budget(8, limit))
-        request = SimpleNamespace(book=book, kind=FINAL)
+        request = SimpleNamespace(book=book, kind=FINAL, prompt=40)
         running[f"{len(running)}"] = Call(request=request, grant=grant, slot=slot)
     elif what == "arrive":
         book.forecast.arrived(more[1])
@@ -173,6 +179,10 @@ def change(
     elif what == "answered":
         book.forecast.ended()
         book.reserving = not book.reserving
+    elif what == "prompt":  # a call has been looked at, which is over at once
+        book.forecast.arrived(more[1])
+        book.largest_prompt += 100
+        book.forecast.left(more[1])
     elif what == "size" and book.final_solution is None:
         book.final_solution = 99
 

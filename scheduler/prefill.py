@@ -1,0 +1,213 @@
+"""What a prompt's length adds to the time to the first token (TTFT): seconds per token that has to be read.
+
+A TTFT is taken to be a fixed part and a time per prompt token. The slope comes from passes of different
+lengths: their medians by length (each power of two is a group), in pairs of which the longer one is at least
+twice as long, the median of all pairs' slopes weighted by how far apart they are (Theil and Sen's estimator
+over groups). Single stalls move no median. The slope counts only where it stands clear of the noise. Where
+all prompts are alike there is none, and the fixed part is the whole TTFT.
+
+The fixed part is a quantile of what is left of each TTFT without its prompt; an upper quantile of the slope
+is what the longer prompts seen needed beyond that. So a share q of what is remembered took no longer than
+`ttft + prefill * read` says. Longer prompts than any seen are in proportion.
+
+**Prefix caches.** Where the upstream says how much of a prompt it had (`cached`), only the rest counts. A
+further pass of a call sends again what the first one had sent, and few upstreams say that they had it. Such
+passes don't teach the slope; `again` is the share of the prompt that they seem to have read. `later` is the
+share that later calls of a task read, an agent's growing conversation: an upper quantile, too, so that one of
+ten calls with a prompt of its own is enough to count all as new.
+
+Long prompts may be rare: of each length the latest are kept beside the window, and forgotten when they are as
+old as `OLD` passes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple, TypeVar
+
+Number = TypeVar("Number", int, float)
+
+FEW = 3
+"""Passes of one length from which on their median counts, and further passes from which on `again` does."""
+
+KEPT, OLD = 16, 512
+
+CLEAR = 8.0
+"""The rise over the prompts seen must exceed so many times the median deviation over the root of the number
+of passes: three standard errors, for noise that is roughly normal."""
+
+
+@dataclass(slots=True, eq=False)
+class First:
+    """A pass's first token.
+
+    Attributes:
+        seconds: its TTFT.
+        prompt: input tokens that the pass sent.
+        further: it is not the first pass of its call.
+        later: its call is not the first of its task.
+        cached: how many of them the upstream says it had; None: it has not said.
+        calm: the same as it would have been in calm weather, where the weather was bad.
+    """
+
+    seconds: float
+    prompt: int = 0
+    further: bool = False
+    later: bool = False
+    cached: int | None = None
+    calm: First | None = None
+
+    @property
+    def read(self) -> int | None:
+        """Tokens that were read; None where nobody knows."""
+        if self.cached is None:
+            return None if self.further else self.prompt
+        return max(0, self.prompt - self.cached)
+
+
+class Line(NamedTuple):
+    """TTFT as a function of the prompt, in seconds.
+
+    Attributes:
+        ttft: the fixed part.
+        prefill: for each token that is read.
+        again: share of the prompt that a further pass of the same call reads.
+        later: share that a later call of the same task reads: less than all only where the upstream tells.
+    """
+
+    ttft: float
+    prefill: float = 0.0
+    again: float = 1.0
+    later: float = 1.0
+
+
+class FirstTokens:
+    """The first tokens of one endpoint, or of one level of its load.
+
+    Args:
+        window: passes that are remembered.
+    """
+
+    def __init__(self, window: int = 64) -> None:
+        self.latest: deque[First] = deque(maxlen=window)
+        self._by_length: dict[tuple[int, bool], deque[tuple[int, First]]] = {}
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self.latest)
+
+    def length(self, first: First, *, storm: bool = False) -> None:
+        """Remember it among those of its length; in bad weather only where few of these are known."""
+        self._number += 1
+        alike = self._by_length.setdefault((first.prompt.bit_length(), first.further), deque(maxlen=KEPT))
+        if not storm or len(alike) < FEW:
+            alike.append((self._number, first))
+
+    def slope(self) -> float:
+        """Seconds for a token more; 0 where that is not clear."""
+        if len(self._by_length) < 2:
+            return 0.0
+        known = self._known()
+        groups: dict[int, list[tuple[int, float]]] = {}
+        for read, seconds in known:
+            groups.setdefault(read.bit_length(), []).append((read, seconds))
+        middle = [
+            (quantile_of([n for n, _ in group], 0.5), quantile_of([s for _, s in group], 0.5), len(group))
+            for _, group in sorted(groups.items())
+            if len(group) >= FEW
+        ]
+        pairs = [
+            ((above[1] - below[1]) / (above[0] - below[0]), above[0] - below[0])
+            for i, below in enumerate(middle)
+            for above in middle[i + 1 :]
+            if above[0] >= 2 * max(1, below[0])
+        ]
+        if not pairs:
+            return 0.0
+        slope = _weighted_median(pairs)
+        rest = [seconds - slope * read for read, seconds in known]
+        fixed = quantile_of(rest, 0.5)
+        noise = quantile_of([abs(one - fixed) for one in rest], 0.5)
+        count = min(middle[0][2], middle[-1][2])
+        clear = slope * (middle[-1][0] - middle[0][0]) > CLEAR * noise / sqrt(count)
+        return slope if clear else 0.0
+
+    def line(self, slope: float, quantile: float) -> Line:
+        """With this slope: quantiles of the fixed part, of the slope and of what is read again."""
+        if not slope:
+            return Line(quantile_of([first.seconds for first in self.latest], quantile))
+        shares, told = self._shares(slope), self._told()
+        again = quantile_of(shares, quantile) if len(shares) >= FEW else 1.0
+        later = quantile_of(told, quantile) if len(told) >= FEW else 1.0
+        ttft = max(0.0, quantile_of(self.rest(slope), quantile))
+        known = self._known()
+        most = max([read for read, _ in known], default=0)
+        each = [(seconds - ttft) / read for read, seconds in known if read and 2 * read >= most]
+        return Line(ttft, max(slope, quantile_of(each, quantile)) if each else slope, again, later)
+
+    def rest(self, slope: float) -> list[float]:
+        """The window without what its prompts took."""
+        if not slope:
+            return [first.seconds for first in self.latest]
+        shares = self._shares(slope)
+        usual = quantile_of(shares, 0.5) if len(shares) >= FEW else 1.0
+        return [
+            first.seconds - slope * (usual * first.prompt if first.read is None else first.read)
+            for first in self.latest
+        ]
+
+    def _known(self) -> list[tuple[int, float]]:
+        """Tokens read, and the TTFT: all of which that is known, and that isn't too old."""
+        oldest = self._number - OLD
+        return [
+            (read, first.seconds)
+            for alike in self._by_length.values()
+            for number, first in alike
+            if number > oldest and (read := first.read) is not None
+        ]
+
+    def _shares(self, slope: float) -> list[float]:
+        """Shares of their prompts that further passes of the window have read: as told, or as it seems.
+
+        Of the longer half: in short ones the thinking in between counts for much.
+        """
+        again = [first for first in self.latest if first.further and first.prompt]
+        if not again:
+            return []
+        usual = quantile_of([first.prompt for first in again], 0.5)
+        known = [first.seconds - slope * first.read for first in self.latest if first.read is not None]
+        fixed = max(0.0, quantile_of(known, 0.5)) if known else 0.0
+        return [
+            min(1.0, max(0.0, (first.seconds - fixed) / (slope * first.prompt)))
+            if first.read is None
+            else first.read / first.prompt
+            for first in again
+            if first.prompt >= usual
+        ]
+
+    def _told(self) -> list[float]:
+        """Shares that later calls of a task have read, of the longer half of them."""
+        later = [first for first in self.latest if first.later and not first.further and first.prompt]
+        if not later:
+            return []
+        usual = quantile_of([first.prompt for first in later], 0.5)
+        return [(first.read or 0) / first.prompt for first in later if first.prompt >= usual]
+
+
+def quantile_of(values: Sequence[Number], q: float) -> Number:
+    """The smallest value that at least a share q of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def _weighted_median(pairs: Sequence[tuple[float, float]]) -> float:
+    """The value (first of each pair) below which half of the weight (second) lies."""
+    half, weight = sum(weight for _, weight in pairs) / 2, 0.0
+    for value, more in sorted(pairs):
+        weight += more
+        if weight >= half:
+            return value
+    return 0.0
