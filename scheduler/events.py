@@ -3,9 +3,9 @@
 One object a line, flushed as it happens: a run that is killed leaves a log that is complete so far. Times
 (`at`, `deadline`) are seconds since the outermost task of the tree was opened. Everybody who listens hears
 
-    task_opened   task, parent, caps, started (wall clock, for people), expect, final_solution, policy
+    task_opened   task, parent, agent, caps, started (wall clock, for people), expect, final_solution, policy
     task_refused  as task_opened, and error, reason, needed, available
-    asked         call, kind, prompt, thinking, solution, ...           a call arrives
+    asked         call, kind, prompt, fresh, thinking, solution, ...    a call arrives
     waiting       call, kind, reason, left                              once a call
     grant         call, kind, granted {thinking, solution}, hold, left, policy, last, deadline, reason, why
     asked_more    call, kind, used                                      it has thought up to its limit
@@ -25,6 +25,7 @@ and a file of a `BudgetScheduler` also has what else its decisions rest on, so t
     scheduler_opened   schema, version, timing                     the first line
     endpoint_opened    endpoint, model, max_running, max_waiting   a model is used for the first time
     curves             model, and the curves
+    history            agent, runs, finals                         what was known when its first task opens
     pump               root, now                                   the desk looks at the calls that wait
     speed              endpoint, load, speed                       differs from the last reading
     progress           done {hold: solution tokens}                of running calls, where that decides

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import AsyncGenerator
-from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from elastic_agent import Caps, ScriptedBackend
-from elastic_agent.backends.base import TokenChunk, TokenRequest
+from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler import BudgetScheduler
@@ -20,6 +16,7 @@ from elastic_agent.scheduler.latency import Latency, Speed
 from elastic_agent.scheduler.prefill import First, FirstTokens, quantile_of
 from elastic_agent.scheduler.timing import SAFETY, After, Timing, Window
 from tests.clock import run
+from tests.scheduler.speeds import Reading
 
 FIXED, EACH, TPOT = 0.1, 2e-4, 0.01
 ALIKE = st.lists(st.tuples(st.integers(100, 199), st.floats(0, 10), st.booleans()), min_size=1, max_size=150)
@@ -210,37 +207,11 @@ def replace_after(after: After, **more: int) -> After:
     return after._replace(**more)
 
 
-class Reading(ScriptedBackend):
-    """Takes its time for prompts, remembers them, and says so at the end of a pass."""
-
-    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
-        prompt = request.prompt_ids
-        held = max([sum(1 for _ in common(prompt, old)) for old in self.held], default=0)
-        self.held.append(prompt)
-        await asyncio.sleep(EACH * (len(prompt) - held))
-        async for chunk in super().stream(request):
-            yield chunk if chunk.finish is None else replace(chunk, cached=held)
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply, ttft=FIXED, tpot=TPOT, context_length=100_000)
-        self.held: list[tuple[int, ...]] = []
-
-
-def common(one: tuple[int, ...], two: tuple[int, ...]) -> list[int]:
-    """Their common prefix."""
-    found = []
-    for a, b in zip(one, two, strict=False):
-        if a != b:
-            break
-        found.append(a)
-    return found
-
-
 def test_a_long_prompt_is_refused_where_a_short_one_is_not() -> None:
     """Live: 30,000 tokens take 6 s to read. 2 s are enough for a short question; the long one is not sent."""
 
     async def main() -> None:
-        backend = Reading(Reply(thinking="hm " * 20, solution="yes"))
+        backend = Reading(Reply(thinking="hm " * 20, solution="yes"), each=EACH, ttft=FIXED, tpot=TPOT)
         async with BudgetScheduler(backend) as scheduler:
             for i, words in enumerate([20, 2000, 8000] * 5):
                 async with scheduler.task(Caps(seconds=60), final_solution=16) as task:
@@ -266,7 +237,7 @@ def test_a_conversation_that_the_cache_holds_is_not_read_anew() -> None:
     ones are planned as that, and a first call of 12,000 tokens as what it is."""
 
     async def main() -> None:
-        backend = Reading(Reply(thinking="hm " * 20, solution="yes"))
+        backend = Reading(Reply(thinking="hm " * 20, solution="yes"), each=EACH, ttft=FIXED, tpot=TPOT)
         async with BudgetScheduler(backend) as scheduler:
             for i in range(2):
                 async with scheduler.task(Caps(seconds=600), final_solution=16) as task:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -35,10 +36,13 @@ from elastic_agent.scheduler import (
 )
 from elastic_agent.scheduler import __all__ as exported
 from elastic_agent.scheduler.curves import Curve, CurveSet
+from elastic_agent.scheduler.history import Histories
+from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.policies import Choice, State
 from elastic_agent.scheduler.replay import POLICIES, Replayed, ReplayError, replay
 from elastic_agent.scheduler.task import Task
 from tests.clock import run
+from tests.scheduler.speeds import Reading
 
 KINDS = ("easy", "hard", "final")
 MEASURED = CurveSet(
@@ -50,7 +54,7 @@ _PRICE = Price("0.5", "2")
 
 
 def replies(prompt: str) -> Reply:
-    """The prompt says how much it thinks and writes, and whether it breaks off."""
+    """The prompt says how much it thinks and writes, and whether it breaks off; words come before."""
     think, say, fails = (int(number) for number in re.findall(r"\d+", prompt)[:3])
     return Reply("hm " * think, "so " * say, fail_after=fails or None)
 
@@ -67,6 +71,8 @@ class Doing:
     right: bool | None = None
     how: Literal["shrink", "wait", "raise"] = "shrink"
     caps: dict[str, Any] | None = None
+    agent: str | None = None
+    words: int = 0
     then: tuple[Doing, ...] = ()
 
 
@@ -79,7 +85,9 @@ _call = st.builds(
     stop_after=st.sampled_from((None, None, None, 0.0, 0.05, 0.4)),
     right=st.sampled_from((None, True, False)),
     how=st.sampled_from(("shrink", "wait", "raise")),
+    words=st.sampled_from((0, 0, 30, 300, 3000)),
 )
+_agent = st.sampled_from((None, "brief", "long"))
 _caps = st.fixed_dictionaries(
     {},
     optional={
@@ -94,12 +102,25 @@ _doing = st.recursive(
     lambda inner: st.one_of(
         st.builds(Doing, st.just("gather"), then=st.lists(inner, min_size=2, max_size=4).map(tuple)),
         st.builds(
-            Doing, st.just("task"), caps=_caps, then=st.lists(inner, min_size=1, max_size=3).map(tuple)
+            Doing,
+            st.just("task"),
+            caps=_caps,
+            agent=_agent,
+            then=st.lists(inner, min_size=1, max_size=3).map(tuple),
         ),
     ),
     max_leaves=9,
 )
 _curves = st.sampled_from(("prior", "measured", "learnt"))
+
+
+BRIEF = (
+    Doing("call", "easy", (9, 8, 0), words=40),
+    Doing("call", "hard", (15, 5, 0), words=400),
+    Doing("call", "easy", (4, 6, 0), words=4000),
+    Doing("call", "final", (4, 7, 0), words=4100),
+)
+"""What short tasks do, with prompts of different lengths, which grow."""
 
 
 async def do(task: Task, doing: Doing) -> None:
@@ -112,11 +133,12 @@ async def do(task: Task, doing: Doing) -> None:
         await asyncio.gather(*(do(task, one) for one in doing.then))
     elif doing.what == "task":
         with suppress(ElasticError):
-            async with task.task(Caps(**(doing.caps or {})), expect={"final": 1}) as child:
+            declared = None if doing.agent else {"final": 1}
+            async with task.task(Caps(**(doing.caps or {})), expect=declared, agent=doing.agent) as child:
                 for one in doing.then:
                     await do(child, one)
     else:
-        prompt = " ".join(map(str, doing.sizes))
+        prompt = "word " * doing.words + " ".join(map(str, doing.sizes))
         call = task.call(prompt, kind=doing.kind, solution=doing.solution, on_exhausted=doing.how)
         with suppress(ElasticError, BackendError, TimeoutError):
             async with asyncio.timeout(doing.stop_after):
@@ -131,21 +153,32 @@ async def play(
     *,
     caps: Sequence[dict[str, Any]] = ({"tokens": 900},),
     curves: str = "prior",
+    agents: Sequence[str | None] = (None,),
+    before: Sequence[Doing] = (),
     **options: Any,
 ) -> None:
-    """Tasks side by side, each of which does all of it, on one scheduler with a log."""
-    backend = ScriptedBackend(replies, ttft=0.02, tpot=0.005)
+    """Tasks side by side, each of which does all of it, on one scheduler with a log.
+
+    Args:
+        agents: whose the tasks are, in turn; those of an agent declare nothing.
+        before: what three tasks of the agent "brief" did, one after the other.
+    """
+    backend = Reading(replies, each=2e-4, ttft=0.02, tpot=0.005)
     given = {"prior": None, "measured": MEASURED, "learnt": LearntCurves("scripted", scale=40.0)}[curves]
     scheduler = BudgetScheduler(backend, price=_PRICE, curves=given, log=path, **options)
 
-    async def work(cap: dict[str, Any]) -> None:
+    async def work(cap: dict[str, Any], agent: str | None, doings: Sequence[Doing]) -> None:
         with suppress(ElasticError):
-            async with scheduler.task(Caps(**cap), expect={"easy": 2}) as task:
+            declared = None if agent else {"easy": 2}
+            async with scheduler.task(Caps(**cap), expect=declared, agent=agent) as task:
                 for doing in doings:
                     await do(task, doing)
 
     async with scheduler:
-        await asyncio.gather(*(work(cap) for cap in caps))
+        for _ in range(3 if before else 0):
+            await work({"seconds": 900}, "brief", before)
+        whose = cycle(agents)
+        await asyncio.gather(*(work(cap, next(whose), doings) for cap in caps))
         scheduler.check()
 
 
@@ -163,16 +196,30 @@ def replays(path: Path) -> Replayed:
     _curves,
     st.sampled_from((None, 1, 2)),
     st.sampled_from((None, 2)),
+    st.lists(_agent, min_size=1, max_size=2),
+    st.sampled_from(((), BRIEF)),
+    st.booleans(),
 )
 @settings(max_examples=100)
 def test_every_run_replays(
-    doings: list[Doing], caps: list[dict[str, Any]], curves: str, running: int | None, waiting: int | None
+    doings: list[Doing],
+    caps: list[dict[str, Any]],
+    curves: str,
+    running: int | None,
+    waiting: int | None,
+    agents: list[str | None],
+    before: Sequence[Doing],
+    known: bool,
 ) -> None:
-    """Chains, fan-outs, nested tasks, deadlines, slots, refusals, cancellations, failures, feedback."""
+    """Chains, fan-outs, nested tasks, deadlines, slots, refusals, cancellations, failures, feedback; prompts
+    whose time is known, and agents whose tasks are, from this run or from one before it."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "run.jsonl"
+        path, history = Path(folder) / "run.jsonl", Path(folder) / "agents.json"
+        if known:
+            remember(history)
         limits = {"max_running": running, "max_waiting": waiting if running else None}
-        run(play(path, doings, caps=caps, curves=curves, **limits))
+        more = {"agents": agents, "before": before, "history": history}
+        run(play(path, doings, caps=caps, curves=curves, **limits, **more))
         replays(path)
 
 
@@ -196,6 +243,71 @@ def test_a_run_with_a_pool_replays(pool: Pool, store: bool, tmp_path: Path) -> N
     reasons = [event["why"] for event in found.events if event["event"] == "grant"]
     prices = {why["pool_price"] for why in reasons if "pool_price" in why}
     assert len(prices) > 2
+
+
+def remember(path: Path) -> None:
+    """A file of what tasks were like in an earlier process."""
+    histories = Histories(path)
+    for _ in range(4):
+        histories["brief"].learn(["easy", "final"], 9)
+        histories["long"].learn(["easy", "hard"] * 6, None)
+    histories.save()
+
+
+def test_what_is_known_of_agents_is_in_the_log(tmp_path: Path) -> None:
+    """From a file it is told when the agent's first task opens, once; what this run's tasks teach follows
+    from the log itself. Without it another decision comes out."""
+    path, history = tmp_path / "run.jsonl", tmp_path / "agents.json"
+    doings = [Doing("call", "easy", (90, 8, 0)), Doing("call", "hard", (90, 8, 0))]
+    remember(history)
+    tasks = {"caps": [{"tokens": 600}] * 3, "agents": ["brief", "long"]}
+    run(play(path, doings, history=history, **tasks))
+    told = [event["agent"] for event in replays(path).events if event["event"] == "history"]
+    assert told == ["brief", "long"]
+    _tamper(path, "history", lambda e: e.update(runs=[["easy"]] * 3), 1)
+    found = replay(path)
+    assert found.difference is not None
+    assert found.events[found.difference.line - 1]["event"] == "grant"
+
+    run(play(path, doings, before=BRIEF[:2], **tasks))
+    found = replays(path)
+    assert "history" not in {event["event"] for event in found.events}
+    _tamper(path, "task_closed", lambda e: e.update(error="ValueError"), 0)
+    assert replay(path).difference is not None
+
+
+def test_the_time_of_prompts_is_in_the_log(tmp_path: Path) -> None:
+    """What a prompt token takes, what of it is read again, and how much of each prompt was thought cached."""
+    path = tmp_path / "run.jsonl"
+    growing = [Doing("call", "easy", (4, 6, 0), words=1000 + 300 * i) for i in range(8)]
+    doings = [Doing("call", "hard", (200, 9, 0), words=words) for words in (4000, 5000, 300, 5000)]
+    run(play(path, doings, caps=[{"seconds": 4}, {"seconds": 2}], before=growing, max_running=2))
+    events = replays(path).events
+    speeds = [Speed(*event["speed"]) for event in events if event["event"] == "speed" and event["speed"]]
+    assert any(speed.prefill > 1e-4 and speed.later < 0.5 for speed in speeds)
+    loads = {event["load"] for event in events if event["event"] == "speed" and event["speed"][4]}
+    assert loads > {None}
+    asked = [event for event in events if event["event"] == "asked"]
+    assert any(event["fresh"] < event["prompt"] / 2 for event in asked)
+    late = next(i for i, event in enumerate(asked) if event["prompt"] > 5000)
+    _tamper(path, "asked", lambda e: e.update(fresh=100_000), late)
+    assert replay(path).difference is not None
+
+
+def test_an_agent_of_another_scheduler_inside_a_task_is_said(tmp_path: Path) -> None:
+    """What that one knows of it is in no log of this one."""
+    path = tmp_path / "run.jsonl"
+
+    async def main() -> None:
+        other = BudgetScheduler()
+        scheduler = BudgetScheduler(ScriptedBackend(replies), log=path)
+        async with scheduler, scheduler.task(Caps(tokens=300), agent="brief"):
+            with task_budget(tokens=200, scheduler=other, agent="brief"):
+                pass
+
+    run(main())
+    with pytest.raises(ReplayError, match="what another scheduler knows of its agent"):
+        replay(path)
 
 
 BUSY = (
