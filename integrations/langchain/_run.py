@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Budget, to_usd
@@ -20,8 +20,12 @@ from elastic_agent.scheduler import current_task
 from elastic_agent.scheduler.call import TaskCall
 from elastic_agent.scheduler.cost import Price, find_price
 
+T = TypeVar("T")
+
 BACKOFF = 0.5
 """Seconds before the first retry; doubled for each further one."""
+_SEEDS = 1_000_003
+"""Between the seeds of a call's answers: more than a call has passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,25 @@ class Outcome:
     reason: str
     cost: Decimal | None
     model: str
+
+
+def answers(options: CallOptions, given: dict[str, Any]) -> list[dict[str, Any]]:
+    """The keyword arguments of each of a call's `n` answers; a seed is another for each."""
+    seed = options.sampling.seed
+    each = [{**given, "n": 1} for _ in range(options.n)]
+    return each if seed is None else [{**one, "seed": seed + i * _SEEDS} for i, one in enumerate(each)]
+
+
+async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run them side by side; when one fails the others are cancelled, and have settled when it is raised."""
+    if len(works) == 1:
+        return [await works[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 async def run_call(
@@ -131,6 +154,7 @@ def _start(
         "sampling": options.sampling,
         "stop": options.stop,
         "priority": options.priority,
+        "solution_extra": options.guide,
     }
     task = current_task()
     if task is None:
