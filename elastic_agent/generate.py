@@ -110,7 +110,7 @@ class Call:
         if solution_extra and not backend.guided:
             raise UnsupportedError(
                 f"{backend.model} runs on an engine without guided decoding ({', '.join(solution_extra)}): "
-                f"serve it with vLLM, or leave out what needs that (a tool choice, strict tools, a response format)"
+                f"serve it with vLLM, or leave out what needs it (a tool choice, strict tools, a format)"
             )
         ids = prompt_ids(backend, prompt)
         markers = backend.codec.markers

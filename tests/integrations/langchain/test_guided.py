@@ -1,10 +1,11 @@
-"""Guided decoding: a tool choice, strict tools and response formats reach the engine, in the solution's pass."""
+"""Guided decoding: tool choices, strict tools and response formats reach the engine, for the solution."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -92,16 +93,13 @@ async def test_an_engine_without_grammars_refuses_unspent(options: dict[str, Any
     model = ChatElasticReasoning(thinking_budget=8, solution_budget=8)
     meter = load_backend("e1-tiny").meter
     before = (meter.requests, meter.output)
-    with pytest.raises(RefusedRequestError, match="without guided decoding") as caught:
-        if task:
-            async with task_budget(tokens=400) as scope:
-                await model.bind_tools([add], **options).ainvoke("hi")
-        else:
+    scope = task_budget(tokens=400)
+    async with scope if task else nullcontext():
+        with pytest.raises(RefusedRequestError, match="without guided decoding") as caught:
             await model.bind_tools([add], **options).ainvoke("hi")
     assert isinstance(caught.value.__cause__, UnsupportedError)
     assert (meter.requests, meter.output) == before
-    if task:
-        assert scope.spent.tokens == 0
+    assert not task or scope.spent.tokens == 0
     with pytest.raises(RefusedRequestError):
         await model.with_structured_output(Sum).ainvoke("hi")
 
