@@ -27,7 +27,7 @@ class Portal:
     """An event loop in a daemon thread, started when first needed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is collected as garbage comes here in the middle of anything
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -66,6 +66,12 @@ class Portal:
                 done.exception()
             raise
 
+    def soon(self, work: Coroutine[Any, Any, object]) -> None:
+        """Start a coroutine on the portal's loop and don't wait for it. From any thread, its own included."""
+        with self._lock:
+            loop = self._started()
+        asyncio.run_coroutine_threadsafe(work, loop)
+
     def iterate(self, work: AsyncGenerator[T]) -> Iterator[T]:
         """The items of an async generator, pulled one by one; closing the iterator closes the generator."""
         try:
@@ -90,18 +96,22 @@ class Portal:
 
     def _running(self, work: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="elastic-agent-portal", daemon=True
-                )
-                self._thread.start()
+            loop = self._started()
             if threading.current_thread() is self._thread:
                 work.close()
                 raise RuntimeError(
                     "a sync call from inside the portal's loop would wait for itself: use await"
                 )
-            return self._loop
+            return loop
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="elastic-agent-portal", daemon=True
+            )
+            self._thread.start()
+        return self._loop
 
 
 async def _next(work: AsyncGenerator[T]) -> T:

@@ -71,6 +71,12 @@ def answers(options: CallOptions, given: dict[str, Any]) -> list[dict[str, Any]]
     return each if seed is None else [{**one, "seed": seed + i * _SEEDS} for i, one in enumerate(each)]
 
 
+def may_turn(options: CallOptions) -> bool:
+    """Whether the task may turn the call into its final answer."""
+    task = current_task()
+    return task is not None and (options.on_exhausted or task.on_exhausted) == "answer"
+
+
 async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Run them side by side; when one fails the others are cancelled, and have settled when it is raised."""
     if len(works) == 1:
@@ -83,16 +89,24 @@ async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+class Turned:
+    """Comes before the events of a call that its task has turned into the final answer."""
+
+
 async def run_call(
     backend: Backend,
     prompt: Sequence[int],
     options: CallOptions,
     terms: Terms,
-) -> AsyncGenerator[Event | Outcome]:
+    spare: Sequence[int] | None = None,
+) -> AsyncGenerator[Event | Outcome | Turned]:
     """The call's events, and its Outcome last.
 
     A try that the upstream broke off before its first token is repeated, at most `max_retries` times; each
     try is a call of its own, held and charged like any other.
+
+    Args:
+        spare: what to ask instead when the call is turned into the task's final answer.
 
     Raises:
         ElasticError: as the scheduler and the backend raise them.
@@ -103,7 +117,7 @@ async def run_call(
     for attempt in range(terms.max_retries + 1):
         begun = False
         try:
-            async with aclosing(_once(backend, prompt, options, terms.price, deadline)) as events:
+            async with aclosing(_once(backend, prompt, options, terms.price, deadline, spare)) as events:
                 async for event in events:
                     begun = True
                     yield event
@@ -115,11 +129,17 @@ async def run_call(
 
 
 async def _once(
-    backend: Backend, prompt: Sequence[int], options: CallOptions, price: Price | None, deadline: float | None
-) -> AsyncGenerator[Event | Outcome]:
+    backend: Backend,
+    prompt: Sequence[int],
+    options: CallOptions,
+    price: Price | None,
+    deadline: float | None,
+    spare: Sequence[int] | None,
+) -> AsyncGenerator[Event | Outcome | Turned]:
     markers = backend.codec.markers
     asked = options.budget(len(markers.open_ids) + len(markers.close_ids))
-    call = _start(backend, prompt, options, asked, price)
+    call = _start(backend, prompt, options, asked, price, spare)
+    turned = False
     async with aclosing(_generator(call)) as events:
         while True:
             try:
@@ -131,6 +151,9 @@ async def _once(
                 if not limit.expired():
                     raise
                 raise CallTimeoutError("the call took longer than the model's timeout") from error
+            if isinstance(call, TaskCall) and call.turned and not turned:
+                turned = True
+                yield Turned()
             yield event
     result = call.result()
     if result.solution_end is SolutionEnd.ABORTED:  # closed from outside between two of our steps
@@ -148,7 +171,12 @@ async def _once(
 
 
 def _start(
-    backend: Backend, prompt: Sequence[int], options: CallOptions, asked: Budget, price: Price | None
+    backend: Backend,
+    prompt: Sequence[int],
+    options: CallOptions,
+    asked: Budget,
+    price: Price | None,
+    spare: Sequence[int] | None,
 ) -> Call | TaskCall:
     how: dict[str, Any] = {
         "sampling": options.sampling,
@@ -170,6 +198,7 @@ def _start(
         price=price,
         on_exhausted=options.on_exhausted,
         label=options.label,
+        answer_prompt=spare,
         **how,
     )
 

@@ -32,9 +32,15 @@ from elastic_agent.integrations.langchain._metadata import response_metadata, us
 from elastic_agent.integrations.langchain._model import ElasticFields
 from elastic_agent.integrations.langchain._pieces import Piece, Pieces
 from elastic_agent.integrations.langchain._portal import portal
-from elastic_agent.integrations.langchain._run import Outcome, answers, run_call, together
+from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, may_turn, run_call, together
 from elastic_agent.integrations.langchain._structured import Method, structured
 from elastic_agent.integrations.langchain.errors import langchain_errors
+
+ANSWER_NOW = {
+    "role": "user",
+    "content": "The budget is used up. Answer now, with what you know, without tools.",
+}
+"""Ends the prompt of a call with tools that `on_exhausted="answer"` turns into the final answer."""
 
 
 class ChatElasticReasoning(ElasticFields, BaseChatModel):
@@ -69,9 +75,14 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
             if options.guide:
                 # A model that opens its thinking itself could skip it, and with it the solution's own pass
                 ids += backend.codec.markers.to_open(ids)
+            turns = options.tools and may_turn(options)
+            spare = backend.codec.encode_chat([*prompt, ANSWER_NOW]) if turns else None
             pieces = Pieces(tools=bool(options.tools))
-            async with aclosing(run_call(backend, ids, options, self._terms)) as events:
+            async with aclosing(run_call(backend, ids, options, self._terms, spare)) as events:
                 async for event in events:
+                    if isinstance(event, Turned):
+                        pieces = Pieces(tools=False)
+                        continue
                     piece = pieces.flush() if isinstance(event, Outcome) else pieces.feed(event)
                     if piece:
                         yield piece

@@ -24,7 +24,7 @@ from elastic_agent.integrations.langchain._model import ElasticFields
 from elastic_agent.integrations.langchain._options import PER_CALL
 from elastic_agent.integrations.langchain._pieces import Piece, Pieces
 from elastic_agent.integrations.langchain._portal import portal
-from elastic_agent.integrations.langchain._run import Outcome, answers, run_call, together
+from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, run_call, together
 from elastic_agent.integrations.langchain.errors import langchain_errors
 
 
@@ -48,6 +48,8 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
                 async for event in events:
                     if isinstance(event, Outcome):
                         yield event
+                    elif isinstance(event, Turned):
+                        continue
                     elif piece := pieces.feed(event):
                         yield piece
 
