@@ -46,6 +46,9 @@ CHAT = frozenset({"tools", "tool_choice", "strict", "parallel_tool_calls", "resp
 IGNORED = frozenset({"stream", "ls_structured_output_format"})
 """LangChain's own; nothing to obey in them."""
 
+ANSWER_NOW = "The budget is used up. Answer now, with what you know, without tools."
+"""Ends the prompt of a call with tools that `on_exhausted="answer"` turns into the final answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:

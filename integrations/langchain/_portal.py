@@ -13,14 +13,18 @@ coroutine to the portal's loop and waits. Two things must not get lost on the wa
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_PATIENCE = 5.0
+"""Seconds that the end of the process is held up at most."""
 
 
 class Portal:
@@ -29,6 +33,7 @@ class Portal:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # what is collected as garbage comes here in the middle of anything
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._behind: set[Future[object]] = set()
         self._thread: threading.Thread | None = None
 
     def run(self, work: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> T:
@@ -70,7 +75,13 @@ class Portal:
         """Start a coroutine on the portal's loop and don't wait for it. From any thread, its own included."""
         with self._lock:
             loop = self._started()
-        asyncio.run_coroutine_threadsafe(work, loop)
+        started = asyncio.run_coroutine_threadsafe(work, loop)
+        self._behind.add(started)
+        started.add_done_callback(self._behind.discard)
+
+    def finish(self) -> None:
+        """Wait a moment for what `soon` has started: the process is about to end."""
+        wait(list(self._behind), timeout=_PATIENCE)
 
     def iterate(self, work: AsyncGenerator[T]) -> Iterator[T]:
         """The items of an async generator, pulled one by one; closing the iterator closes the generator."""
@@ -120,6 +131,7 @@ async def _next(work: AsyncGenerator[T]) -> T:
 
 portal = Portal()
 """The process's portal."""
+atexit.register(portal.finish)
 
 
 def _after_fork() -> None:

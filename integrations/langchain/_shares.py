@@ -94,8 +94,8 @@ class Shares:
                     needed=dict.fromkeys(there, 0.0),
                     available=there,
                 )
-            tokens = _least(left.get("tokens"), run and run.tokens)
-            nano = _least(left.get("nano"), run and run.nanodollars)
+            tokens = _least(left.get("tokens"), None if run is None else run.tokens)
+            nano = _least(left.get("nano"), None if run is None else run.nanodollars)
             key = f"{account}-{uuid4().hex[:12]}"
             amount = Amount(tokens or 0, nano or 0)
             got = await self._store.hold(key, account, amount, lease=self._lease, dispatched=True)

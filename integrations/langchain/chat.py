@@ -30,17 +30,12 @@ from elastic_agent.integrations.langchain._cache import budget_cache
 from elastic_agent.integrations.langchain._messages import to_chat
 from elastic_agent.integrations.langchain._metadata import response_metadata, usage_metadata
 from elastic_agent.integrations.langchain._model import ElasticFields
+from elastic_agent.integrations.langchain._options import ANSWER_NOW
 from elastic_agent.integrations.langchain._pieces import Piece, Pieces
 from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, may_turn, run_call, together
 from elastic_agent.integrations.langchain._structured import Method, structured
 from elastic_agent.integrations.langchain.errors import langchain_errors
-
-ANSWER_NOW = {
-    "role": "user",
-    "content": "The budget is used up. Answer now, with what you know, without tools.",
-}
-"""Ends the prompt of a call with tools that `on_exhausted="answer"` turns into the final answer."""
 
 
 class ChatElasticReasoning(ElasticFields, BaseChatModel):
@@ -76,7 +71,11 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
                 # A model that opens its thinking itself could skip it, and with it the solution's own pass
                 ids += backend.codec.markers.to_open(ids)
             turns = options.tools and may_turn(options)
-            spare = backend.codec.encode_chat([*prompt, ANSWER_NOW]) if turns else None
+            spare = (
+                backend.codec.encode_chat([*prompt, {"role": "user", "content": ANSWER_NOW}])
+                if turns
+                else None
+            )
             pieces = Pieces(tools=bool(options.tools))
             async with aclosing(run_call(backend, ids, options, self._terms, spare)) as events:
                 async for event in events:

@@ -39,6 +39,7 @@ from langgraph.types import Command
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError
+from elastic_agent.integrations.langchain._guard import is_guarded
 from elastic_agent.integrations.langchain._model import ElasticFields
 from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain._shares import Share, Shares
@@ -96,8 +97,8 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         thread: what all runs of a thread may spend together, in `usd` and `tokens`; needs a `thread_id`.
         store: where threads' accounts are kept: a durable ledger, such as "spend.db" or "postgresql://...",
             which other processes may share. None: this process's memory.
-        on_exhausted: what the agent's calls do that don't fit any more, see `OnExhausted`; with "answer" those
-            of its tools wait, and fail when nothing comes back; otherwise they do the same.
+        on_exhausted: what the agent's calls do that don't fit any more, see `OnExhausted`. Those of its
+            tools do the same, but with "answer" they wait, and fail when nothing comes back.
         tell: end the system prompt of each model call with what is left.
         on_task: called with each run's task when it has ended, for its report; not for runs that fail or are
             interrupted.
@@ -220,7 +221,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
 
     async def _arun(self, request: Any) -> _Run:
         known: _Run | None = request.state.get("elastic_run")
-        return known or await asyncio.to_thread(self._run, request)
+        return await asyncio.to_thread(self._run, request) if known is None else known
 
     def _take(self) -> Share | None:
         """A share of the thread's account."""
@@ -274,7 +275,7 @@ def _thread() -> str | None:
 def _counted(model: object) -> None:
     while isinstance(model, RunnableBinding):
         model = model.bound
-    if not isinstance(model, ElasticFields):
+    if not isinstance(model, ElasticFields) and not is_guarded(model):
         raise TypeError(
             f"TaskBudgetMiddleware can't count what a {type(model).__name__} spends: use "
             f"ChatElasticReasoning, or put the model under guard(model, price=...)"
