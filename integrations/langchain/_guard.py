@@ -108,7 +108,8 @@ def guard(
         TypeError: the model is one of ours, or no chat model.
         ValueError: a thinking budget that leaves no token for the answer.
     """
-    if isinstance(model, ElasticFields) or not hasattr(model, "_generate"):
+    given: object = model
+    if isinstance(given, ElasticFields) or not isinstance(given, BaseChatModel):
         raise TypeError(f"guard is for other providers' chat models; a {type(model).__name__} is none")
     own = next((n for name in _OUTPUT if isinstance(n := getattr(model, name, None), int)), None)
     most = max_tokens or own or 4096
