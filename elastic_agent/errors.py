@@ -8,6 +8,7 @@
     ├── NoMarkersError                    the model has no end-of-thinking marker
     ├── UnknownPriceError                 a money cap, but no price for the model
     ├── ContextLengthError                the prompt does not fit
+    ├── UnsupportedError                  the model's engine can't do what the call asks
     ├── DataError (ValueError)            a data set that can't be read, trained on or graded
     ├── CapExceededError                  refused before a token was spent: what was needed, what is left
     │   └── DeadlineError                 the same for time
@@ -66,6 +67,10 @@ class UnknownPriceError(ElasticError):
 
 class ContextLengthError(ElasticError):
     """Prompt, close and solution do not fit into the model's context."""
+
+
+class UnsupportedError(ElasticError):
+    """The call asks for what the model's engine can't do: guided decoding, say. Nothing was spent."""
 
 
 class DataError(ElasticError, ValueError):

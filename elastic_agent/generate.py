@@ -22,7 +22,7 @@ from typing import Any, cast
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
 from elastic_agent.budget import Budget
 from elastic_agent.control import Control
-from elastic_agent.errors import BackendProtocolError, ContextLengthError
+from elastic_agent.errors import BackendProtocolError, ContextLengthError, UnsupportedError
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 from elastic_agent.text import IncrementalText
 from elastic_agent.usage import Usage
@@ -91,6 +91,7 @@ class Call:
 
     Raises:
         ContextLengthError: the prompt leaves no room (when made, before anything is sent).
+        UnsupportedError: `solution_extra` for an engine that takes none (when made).
         BackendError: while iterating.
     """
 
@@ -106,6 +107,11 @@ class Call:
         solution_extra: Mapping[str, Any] | None = None,
         priority: int = 0,
     ) -> None:
+        if solution_extra and not backend.guided:
+            raise UnsupportedError(
+                f"{backend.model} runs on an engine without guided decoding ({', '.join(solution_extra)}): "
+                f"serve it with vLLM, or leave out what needs it (a tool choice, strict tools, a format)"
+            )
         ids = prompt_ids(backend, prompt)
         markers = backend.codec.markers
         opening = markers.opening(ids)

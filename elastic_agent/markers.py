@@ -67,6 +67,10 @@ class Markers:
         if self.eos_ids & set(self.close_ids):
             raise NoMarkersError("the end-of-thinking marker contains an end-of-text token")
 
+    def to_open(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
+        """What opens thinking at the end of this prompt; empty where it is open or switched off."""
+        return self.open_ids if self.opening(prompt_ids) is Opening.SELF else ()
+
     def opening(self, prompt_ids: Sequence[int]) -> Opening:
         """How thinking stands at the end of this prompt (looking at the last turn only)."""
         start = 0

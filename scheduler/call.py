@@ -17,7 +17,7 @@ import concurrent.futures
 import math
 import types
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import asdict
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget, to_usd
-from elastic_agent.errors import StoreUnavailableError, TaskClosedError
+from elastic_agent.errors import CapExceededError, StoreUnavailableError, TaskClosedError
 from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, prompt_ids
 from elastic_agent.markers import Opening
 from elastic_agent.phases import SolutionEnd
@@ -48,7 +48,11 @@ _around: ContextVar[frozenset[str]] = ContextVar("elastic_agent_open_calls", def
 
 
 class TaskCall:
-    """A call of `task`; made by `Task.call`, which documents the arguments. Iterate over it once."""
+    """A call of `task`; made by `Task.call`, which documents the arguments. Iterate over it once.
+
+    Attributes:
+        turned: the caps were used up, and it was asked for the final answer instead.
+    """
 
     def __init__(
         self,
@@ -69,6 +73,7 @@ class TaskCall:
         on_exhausted: OnExhausted | None,
         tools: Sequence[Mapping[str, Any]] | None,
         label: str | None,
+        answer_prompt: Prompt | None = None,
     ) -> None:
         self.task = task
         self.backend = backend
@@ -76,7 +81,8 @@ class TaskCall:
         self.label = label
         self.final = final or kind == FINAL
         self.price = price
-        self._prompt, self._tools = prompt, tools
+        self.turned = False
+        self._prompt, self._tools, self._answer_prompt = prompt, tools, answer_prompt
         self._wish = Budget(
             thinking, solution if solution is not None else task.scheduler.solution_for(backend)
         )
@@ -197,7 +203,7 @@ class TaskCall:
     async def _run(self) -> AsyncGenerator[Event]:
         task, self._loop = self.task, asyncio.get_running_loop()
         await self.backend.ready()
-        running = await self._admit(ids := prompt_ids(self.backend, self._prompt, self._tools))
+        ids, running = await self._admit(prompt_ids(self.backend, self._prompt, self._tools))
         hold = running.hold.id
         try:
             if self._told():  # its task ended in the very moment in which it was granted
@@ -257,23 +263,40 @@ class TaskCall:
         self._pilot.next_pass(self._loop.time())
         return running.grant.budget.thinking
 
-    async def _admit(self, ids: Sequence[int]) -> Running:
-        """Queue up, and wait for the desk's word, and a durable ledger's."""
-        task, durable = self.task, self.task.scheduler.durable
-        self._request = self._make_request(ids)
+    async def _admit(self, ids: list[int]) -> tuple[list[int], Running]:
+        """Queue up, wait for the desk's word and a durable ledger's; returns what is asked in the end."""
+        tracked = False
+
+        def track() -> None:
+            nonlocal tracked
+            if not tracked:
+                tracked = True
+                self.task.track(self)
+
         try:
-            if durable is None:
-                self._running = await admit(task.desk, self._request, lambda: task.track(self))
-            else:
-                task.track(self)
-                self._running = await admit_durably(
-                    task.desk, durable, self._request, lambda: self._again(ids)
-                )
-            return self._running
+            try:
+                self._running = await self._granted(ids, self._make_request(ids), track)
+            except CapExceededError:
+                if self._on_exhausted != "answer" or self.final or self.task.book.answered:
+                    raise
+                self.final = self.turned = True
+                self._on_exhausted, self._extra = "shrink", None
+                if self._answer_prompt is not None:
+                    ids = prompt_ids(self.backend, self._answer_prompt)
+                self._running = await self._granted(ids, self._again(ids), track)
+            return ids, self._running
         except BaseException as error:
             self._refused = error if isinstance(error, Exception) else None
             self._finish()
             raise
+
+    async def _granted(self, ids: Sequence[int], request: Request, track: Callable[[], None]) -> Running:
+        desk, durable = self.task.desk, self.task.scheduler.durable
+        self._request = request
+        if durable is None:
+            return await admit(desk, request, track)
+        track()
+        return await admit_durably(desk, durable, request, lambda: self._again(ids))
 
     def _again(self, ids: Sequence[int]) -> Request:
         """The same call, asking once more."""

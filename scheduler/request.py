@@ -20,9 +20,10 @@ from elastic_agent.usage import Usage, worst_input
 if TYPE_CHECKING:
     from elastic_agent.scheduler.endpoint import Endpoint
 
-OnExhausted = Literal["shrink", "wait", "raise"]
+OnExhausted = Literal["shrink", "wait", "raise", "answer"]
 """What a call does that the caps can't hold whole: `shrink` waits for refunds while any may come, then takes
-less, at last the final answer's reserve; `wait` only waits; `raise` is refused at once."""
+less, at last the final answer's reserve; `wait` only waits; `raise` is refused at once; `answer` waits, and
+when nothing comes back it is asked for the final answer instead, within the reserve."""
 
 MIN_SOLUTION = 16
 """A solution is never shrunk below this many tokens (or what was asked for, if that is less)."""

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Budget, Caps, to_usd
@@ -81,8 +81,9 @@ class Task:
     ) -> None:
         if final_solution is not None:
             Budget(0, final_solution)
-        if on_exhausted not in ("shrink", "wait", "raise"):
-            raise ValueError(f"on_exhausted must be 'shrink', 'wait' or 'raise', not {on_exhausted!r}")
+        if on_exhausted not in get_args(OnExhausted):
+            ways = ", ".join(get_args(OnExhausted))
+            raise ValueError(f"on_exhausted must be one of {ways}, not {on_exhausted!r}")
         if value is not None and not 0 < value < INFINITY:
             raise ValueError(f"value must be more than 0, got {value}")
         self.caps = caps
@@ -260,6 +261,7 @@ class Task:
         on_exhausted: OnExhausted | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         label: str | None = None,
+        answer_prompt: Prompt | None = None,
     ) -> TaskCall:
         """A call of this task; iterate over it, or `await call.run()`.
 
@@ -277,6 +279,8 @@ class Task:
             on_exhausted: see `OnExhausted`; None: the task's.
             tools: rendered into the prompt by the chat template.
             label: what to call it in logs and reports.
+            answer_prompt: what to ask instead, unguided, where `on_exhausted="answer"` makes it the final
+                answer. None: the same prompt.
 
         Raises:
             ValueError: no backend here and none on the scheduler.
@@ -304,6 +308,7 @@ class Task:
             on_exhausted=on_exhausted,
             tools=tools,
             label=label,
+            answer_prompt=answer_prompt,
         )
 
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:

@@ -166,6 +166,11 @@ class Backend(Protocol):
     @property
     def meter(self) -> Meter: ...
 
+    @property
+    def guided(self) -> bool:
+        """Whether its engine takes `TokenRequest.extra`: guided decoding, by vLLM's fields."""
+        ...
+
     async def ready(self) -> None:
         """Make sure that the model can be reached, and know its context length; cheap when called again."""
         ...

@@ -101,6 +101,8 @@ class ScriptedBackend:
         model: its name.
         context_length: most tokens of one sequence.
         codec: its codec.
+
+    It takes the fields of guided decoding and says what its script says (`guided`; `reply`).
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class ScriptedBackend:
         self.ttft = ttft
         self.tpot = tpot
         self.running = 0
+        self.guided = True
         self._reply = reply
         self._closed = False
 
@@ -138,7 +141,7 @@ class ScriptedBackend:
         served = 0
         request.receipt.output = 0
         try:
-            reply, script = self._script(request.prompt_ids)
+            reply, script = self._script(request.prompt_ids, request.extra)
             for token in script:
                 await asyncio.sleep(self.tpot if served else self.ttft)
                 if served == reply.fail_after or self._closed:
@@ -160,7 +163,11 @@ class ScriptedBackend:
         """Running streams break off."""
         self._closed = True
 
-    def _script(self, prompt: tuple[int, ...]) -> tuple[Reply, list[int]]:
+    def reply(self, prompt: str, extra: Mapping[str, Any]) -> Reply:
+        """What it says to a prompt; a subclass may heed the engine's fields of a pass (guided decoding)."""
+        return self._reply(prompt) if callable(self._reply) else self._reply
+
+    def _script(self, prompt: tuple[int, ...], extra: Mapping[str, Any]) -> tuple[Reply, list[int]]:
         """The reply to this prompt, and the tokens that follow this very prefix."""
         markers = self.codec.markers
         opening = markers.opening(prompt)
@@ -168,8 +175,7 @@ class ScriptedBackend:
         # Behind "assistant", where a turn has begun; a prompt of bare ids is all text
         said = min(turn + 2, len(prompt)) if turn >= 0 else len(prompt)
         start = next((i for i in range(turn + 1, len(prompt)) if prompt[i] == _OPEN), said)
-        text = self.codec.decode(prompt[:start])
-        reply = self._reply(text) if callable(self._reply) else self._reply
+        reply = self.reply(self.codec.decode(prompt[:start]), extra)
         thinking = self.codec.encode(reply.thinking)
         end = [*markers.close_ids] if reply.closes else [_EOS]
         if opening is Opening.CLOSED:

@@ -58,6 +58,7 @@ class TransformersBackend:
         self.codec = codec
         self.context_length = int(model.config.max_position_embeddings)
         self.meter = Meter()
+        self.guided = False
         self._decoder = BatchDecoder(model, max_rows=max_rows)
         self._threads = threads
         self._vocabulary = int(model.config.vocab_size)

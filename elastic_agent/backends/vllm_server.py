@@ -67,6 +67,7 @@ class VllmServerBackend:
         self.codec = codec
         self.context_length = context_length or 32_768
         self.meter = Meter()
+        self.guided = True
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=idle_timeout

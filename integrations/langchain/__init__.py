@@ -2,21 +2,31 @@
 
     from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticReasoningLLM
 
-`chat` and `llm` hold the two models, `errors` what they raise, `middleware` the caps on an agent's runs (the
-only part that needs the package `langchain`, so it is loaded when first used).
+`chat` and `llm` hold the two models, `_guard` puts other providers' models under the same ledger, `errors` is
+what they raise, `middleware` the caps on an agent's runs (the only part that needs the package `langchain`,
+so it is loaded when first used).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from elastic_agent.integrations.langchain._guard import guard
+from elastic_agent.integrations.langchain._remote import joined_budget, remote_budget
 from elastic_agent.integrations.langchain.chat import ChatElasticReasoning
 from elastic_agent.integrations.langchain.llm import ElasticReasoningLLM
 
 if TYPE_CHECKING:
     from elastic_agent.integrations.langchain.middleware import TaskBudgetMiddleware
 
-__all__ = ["ChatElasticReasoning", "ElasticReasoningLLM", "TaskBudgetMiddleware"]
+__all__ = [
+    "ChatElasticReasoning",
+    "ElasticReasoningLLM",
+    "TaskBudgetMiddleware",
+    "guard",
+    "joined_budget",
+    "remote_budget",
+]
 
 
 def __getattr__(name: str) -> Any:

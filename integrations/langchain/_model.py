@@ -22,6 +22,7 @@ from pydantic import (
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.backends.load import load_backend
+from elastic_agent.integrations.langchain._guided import solution_fields
 from elastic_agent.integrations.langchain._options import (
     NULLABLE,
     PER_CALL,
@@ -89,6 +90,8 @@ class ElasticFields(Serializable):
     """What to do when the task's caps can't hold the call; None is the task's own way."""
     label: str | None = None
     """What the task's log and report call it."""
+    n: int = 1
+    """How many answers to give (`generate`; `invoke` shows the first); each is a call with its own hold."""
     stop: list[str] | None = None
     """Strings that end the solution. They are not looked for in the thinking."""
     price: Annotated[InstanceOf[Price] | None, BeforeValidator(_as_price)] = None
@@ -168,7 +171,7 @@ class ElasticFields(Serializable):
             TypeError: an unknown option.
             InvalidBudgetError: a Budget that can't be obeyed.
         """
-        check_names({name: value for name, value in options.items() if name != "stop"}, tools=False)
+        check_names({name: value for name, value in options.items() if name != "stop"}, chat=False)
         options = {
             name: value
             for name, value in options.items()
@@ -181,7 +184,7 @@ class ElasticFields(Serializable):
         return copy
 
     def _options(
-        self, stop: Sequence[str] | None, given: Mapping[str, Any], *, tools: bool = False
+        self, stop: Sequence[str] | None, given: Mapping[str, Any], *, chat: bool = False
     ) -> CallOptions:
         """This model's options with a call's own over them.
 
@@ -190,12 +193,14 @@ class ElasticFields(Serializable):
             InvalidBudgetError: a Budget that can't be obeyed.
             ValueError: sampling that makes no sense, or a tool choice that is not among the tools.
         """
-        check_names(given, tools=tools)
+        check_names(given, chat=chat)
 
         def value(name: str) -> Any:
             own = given.get(name)
             return own if name in given and (own is not None or name in NULLABLE) else getattr(self, name)
 
+        choice = given.get("tool_choice")
+        tools = chosen_tools(given.get("tools") or (), choice)
         return CallOptions(
             model=value("model"),
             thinking=value("thinking_budget"),
@@ -203,7 +208,11 @@ class ElasticFields(Serializable):
             max_tokens=value("max_tokens"),
             sampling=Sampling(value("temperature"), value("top_p"), value("top_k"), value("seed")),
             stop=tuple(self.stop or ()) if stop is None else tuple(stop),
-            tools=chosen_tools(given.get("tools") or (), given.get("tool_choice")),
+            tools=tools,
+            guide=solution_fields(
+                tools, choice, given.get("parallel_tool_calls"), given.get("response_format")
+            ),
+            n=value("n"),
             kind=value("kind"),
             final=value("final"),
             weight=value("weight"),

@@ -33,6 +33,7 @@ PER_CALL = frozenset(
         "priority",
         "on_exhausted",
         "label",
+        "n",
     }
 )
 """Keyword arguments of `invoke`, `bind` and the like that say how a call is made; fields of the model too."""
@@ -40,9 +41,13 @@ PER_CALL = frozenset(
 NULLABLE = frozenset({"thinking_budget", "max_tokens", "seed", "on_exhausted", "label"})
 """Those of them for which None says something; for the others it means "as the model has it"."""
 
-TOOLS = frozenset({"tools", "tool_choice"})
-IGNORED = frozenset({"stream", "strict", "parallel_tool_calls", "ls_structured_output_format"})
-"""LangChain's own; nothing to obey in them (`strict` needs guided decoding, which comes with the engines)."""
+CHAT = frozenset({"tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"})
+"""Those of a chat model besides; `strict` has been obeyed when the tools were bound."""
+IGNORED = frozenset({"stream", "ls_structured_output_format"})
+"""LangChain's own; nothing to obey in them."""
+
+ANSWER_NOW = "The budget is used up. Answer now, with what you know, without tools."
+"""Ends the prompt of a call with tools that `on_exhausted="answer"` turns into the final answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class CallOptions:
         sampling: how tokens are drawn.
         stop: strings that end the solution.
         tools: OpenAI-style tool schemas for the chat template.
+        guide: the engine's fields for the solution's pass (`_guided`).
+        n: answers to give, each a call of its own.
         kind: what kind of call this is, for curves.
         final: the task's answer.
         weight: worth relative to the task's other calls.
@@ -76,6 +83,8 @@ class CallOptions:
     sampling: Sampling
     stop: tuple[str, ...]
     tools: tuple[Mapping[str, Any], ...]
+    guide: Mapping[str, Any]
+    n: int
     kind: str
     final: bool
     weight: float
@@ -91,6 +100,8 @@ class CallOptions:
             raise ValueError(f"temperature must be 0 or more, got {self.sampling.temperature}")
         if not 0 < self.sampling.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.sampling.top_p}")
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, got {self.n}")
         if self.on_exhausted not in (None, *get_args(OnExhausted)):
             ways = ", ".join(get_args(OnExhausted))
             raise ValueError(f"on_exhausted must be one of {ways}, not {self.on_exhausted!r}")
@@ -129,16 +140,18 @@ class CallOptions:
             "seed": self.sampling.seed,
             "stop": list(self.stop),
             "tools": [dict(tool) for tool in self.tools],
+            "guide": dict(self.guide),
+            "n": self.n,
         }
 
 
-def check_names(given: Mapping[str, Any], *, tools: bool) -> None:
+def check_names(given: Mapping[str, Any], *, chat: bool) -> None:
     """Refuse keyword arguments that nobody would obey: a misspelt budget must not be ignored.
 
     Raises:
         TypeError: names them, and what there is.
     """
-    known = PER_CALL | IGNORED | (TOOLS if tools else frozenset())
+    known = PER_CALL | IGNORED | (CHAT if chat else frozenset())
     if unknown := sorted(set(given) - known):
         raise TypeError(f"unknown call options {', '.join(unknown)}; there are {', '.join(sorted(PER_CALL))}")
 

@@ -13,22 +13,27 @@ coroutine to the portal's loop and waits. Two things must not get lost on the wa
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_PATIENCE = 5.0
+"""Seconds that the end of the process is held up at most."""
 
 
 class Portal:
     """An event loop in a daemon thread, started when first needed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is collected as garbage comes here in the middle of anything
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._behind: set[Future[object]] = set()
         self._thread: threading.Thread | None = None
 
     def run(self, work: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> T:
@@ -66,6 +71,18 @@ class Portal:
                 done.exception()
             raise
 
+    def soon(self, work: Coroutine[Any, Any, object]) -> None:
+        """Start a coroutine on the portal's loop and don't wait for it. From any thread, its own included."""
+        with self._lock:
+            loop = self._started()
+        started = asyncio.run_coroutine_threadsafe(work, loop)
+        self._behind.add(started)
+        started.add_done_callback(self._behind.discard)
+
+    def finish(self) -> None:
+        """Wait a moment for what `soon` has started: the process is about to end."""
+        wait(list(self._behind), timeout=_PATIENCE)
+
     def iterate(self, work: AsyncGenerator[T]) -> Iterator[T]:
         """The items of an async generator, pulled one by one; closing the iterator closes the generator."""
         try:
@@ -90,18 +107,22 @@ class Portal:
 
     def _running(self, work: Coroutine[Any, Any, Any]) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._loop.run_forever, name="elastic-agent-portal", daemon=True
-                )
-                self._thread.start()
+            loop = self._started()
             if threading.current_thread() is self._thread:
                 work.close()
                 raise RuntimeError(
                     "a sync call from inside the portal's loop would wait for itself: use await"
                 )
-            return self._loop
+            return loop
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="elastic-agent-portal", daemon=True
+            )
+            self._thread.start()
+        return self._loop
 
 
 async def _next(work: AsyncGenerator[T]) -> T:
@@ -110,6 +131,7 @@ async def _next(work: AsyncGenerator[T]) -> T:
 
 portal = Portal()
 """The process's portal."""
+atexit.register(portal.finish)
 
 
 def _after_fork() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Budget, to_usd
@@ -20,8 +20,12 @@ from elastic_agent.scheduler import current_task
 from elastic_agent.scheduler.call import TaskCall
 from elastic_agent.scheduler.cost import Price, find_price
 
+T = TypeVar("T")
+
 BACKOFF = 0.5
 """Seconds before the first retry; doubled for each further one."""
+_SEEDS = 1_000_003
+"""Between the seeds of a call's answers: more than a call has passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +64,49 @@ class Outcome:
     model: str
 
 
+def answers(options: CallOptions, given: dict[str, Any]) -> list[dict[str, Any]]:
+    """The keyword arguments of each of a call's `n` answers; a seed is another for each."""
+    seed = options.sampling.seed
+    each = [{**given, "n": 1} for _ in range(options.n)]
+    return each if seed is None else [{**one, "seed": seed + i * _SEEDS} for i, one in enumerate(each)]
+
+
+def may_turn(options: CallOptions) -> bool:
+    """Whether the task may turn the call into its final answer."""
+    task = current_task()
+    return task is not None and (options.on_exhausted or task.on_exhausted) == "answer"
+
+
+async def together(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run them side by side; when one fails the others are cancelled, and have settled when it is raised."""
+    if len(works) == 1:
+        return [await works[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+class Turned:
+    """Comes before the events of a call that its task has turned into the final answer."""
+
+
 async def run_call(
     backend: Backend,
     prompt: Sequence[int],
     options: CallOptions,
     terms: Terms,
-) -> AsyncGenerator[Event | Outcome]:
+    spare: Sequence[int] | None = None,
+) -> AsyncGenerator[Event | Outcome | Turned]:
     """The call's events, and its Outcome last.
 
     A try that the upstream broke off before its first token is repeated, at most `max_retries` times; each
     try is a call of its own, held and charged like any other.
+
+    Args:
+        spare: what to ask instead when the call is turned into the task's final answer.
 
     Raises:
         ElasticError: as the scheduler and the backend raise them.
@@ -80,7 +117,7 @@ async def run_call(
     for attempt in range(terms.max_retries + 1):
         begun = False
         try:
-            async with aclosing(_once(backend, prompt, options, terms.price, deadline)) as events:
+            async with aclosing(_once(backend, prompt, options, terms.price, deadline, spare)) as events:
                 async for event in events:
                     begun = True
                     yield event
@@ -92,11 +129,17 @@ async def run_call(
 
 
 async def _once(
-    backend: Backend, prompt: Sequence[int], options: CallOptions, price: Price | None, deadline: float | None
-) -> AsyncGenerator[Event | Outcome]:
+    backend: Backend,
+    prompt: Sequence[int],
+    options: CallOptions,
+    price: Price | None,
+    deadline: float | None,
+    spare: Sequence[int] | None,
+) -> AsyncGenerator[Event | Outcome | Turned]:
     markers = backend.codec.markers
     asked = options.budget(len(markers.open_ids) + len(markers.close_ids))
-    call = _start(backend, prompt, options, asked, price)
+    call = _start(backend, prompt, options, asked, price, spare)
+    turned = False
     async with aclosing(_generator(call)) as events:
         while True:
             try:
@@ -108,6 +151,9 @@ async def _once(
                 if not limit.expired():
                     raise
                 raise CallTimeoutError("the call took longer than the model's timeout") from error
+            if isinstance(call, TaskCall) and call.turned and not turned:
+                turned = True
+                yield Turned()
             yield event
     result = call.result()
     if result.solution_end is SolutionEnd.ABORTED:  # closed from outside between two of our steps
@@ -125,12 +171,18 @@ async def _once(
 
 
 def _start(
-    backend: Backend, prompt: Sequence[int], options: CallOptions, asked: Budget, price: Price | None
+    backend: Backend,
+    prompt: Sequence[int],
+    options: CallOptions,
+    asked: Budget,
+    price: Price | None,
+    spare: Sequence[int] | None,
 ) -> Call | TaskCall:
     how: dict[str, Any] = {
         "sampling": options.sampling,
         "stop": options.stop,
         "priority": options.priority,
+        "solution_extra": options.guide,
     }
     task = current_task()
     if task is None:
@@ -146,6 +198,7 @@ def _start(
         price=price,
         on_exhausted=options.on_exhausted,
         label=options.label,
+        answer_prompt=spare,
         **how,
     )
 

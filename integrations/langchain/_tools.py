@@ -14,6 +14,9 @@ from uuid import uuid4
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+FIRST_INDEX = 1_000
+"""Of a message's calls. LangChain itself numbers blocks of reasoning and text (`output_version="v1"`), from
+0, and merges what has one index."""
 
 
 class ToolCallSplitter:
@@ -60,7 +63,7 @@ class ToolCallSplitter:
             name=name,
             args=json.dumps(args) if args is not None else OPEN + body,
             id=f"call_{uuid4().hex}",
-            index=self._calls - 1,
+            index=FIRST_INDEX + self._calls - 1,
         )
 
 

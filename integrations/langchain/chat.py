@@ -18,6 +18,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable
@@ -29,9 +30,11 @@ from elastic_agent.integrations.langchain._cache import budget_cache
 from elastic_agent.integrations.langchain._messages import to_chat
 from elastic_agent.integrations.langchain._metadata import response_metadata, usage_metadata
 from elastic_agent.integrations.langchain._model import ElasticFields
+from elastic_agent.integrations.langchain._options import ANSWER_NOW
 from elastic_agent.integrations.langchain._pieces import Piece, Pieces
 from elastic_agent.integrations.langchain._portal import portal
-from elastic_agent.integrations.langchain._run import Outcome, run_call
+from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, may_turn, run_call, together
+from elastic_agent.integrations.langchain._structured import Method, structured
 from elastic_agent.integrations.langchain.errors import langchain_errors
 
 
@@ -60,13 +63,25 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
     ) -> AsyncGenerator[Piece | Outcome]:
         """What the call brings, and its Outcome last."""
         with langchain_errors():
-            options = self._options(stop, given, tools=True)
+            options = self._options(stop, given, chat=True)
             prompt = to_chat(messages)
             backend = await self._ready_backend(options.model)
             ids = backend.codec.encode_chat(prompt, tools=options.tools or None)
+            if options.guide:
+                # A model that opens its thinking itself could skip it, and with it the solution's own pass
+                ids += backend.codec.markers.to_open(ids)
+            turns = options.tools and may_turn(options)
+            spare = (
+                backend.codec.encode_chat([*prompt, {"role": "user", "content": ANSWER_NOW}])
+                if turns
+                else None
+            )
             pieces = Pieces(tools=bool(options.tools))
-            async with aclosing(run_call(backend, ids, options, self._terms)) as events:
+            async with aclosing(run_call(backend, ids, options, self._terms, spare)) as events:
                 async for event in events:
+                    if isinstance(event, Turned):
+                        pieces = Pieces(tools=False)
+                        continue
                     piece = pieces.flush() if isinstance(event, Outcome) else pieces.feed(event)
                     if piece:
                         yield piece
@@ -80,8 +95,15 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
+        every = answers(self._options(stop, kwargs, chat=True), kwargs)
+        made = await together([self._answer(messages, stop, given) for given in every])
+        return ChatResult(generations=[ChatGeneration(message=message) for message in made])
+
+    async def _answer(
+        self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, given: dict[str, Any]
+    ) -> BaseMessage:
         pieces: list[Piece] = []
-        async with aclosing(self._pieces(messages, stop, kwargs)) as parts:
+        async with aclosing(self._pieces(messages, stop, given)) as parts:
             async for part in parts:
                 if isinstance(part, Piece):
                     pieces.append(part)
@@ -92,7 +114,7 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
                         [call for p in pieces for call in p.tool_calls],
                     )
                     message = message_chunk_to_message(_last(whole, part, whole.tool_calls))
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        return message
 
     async def _astream(
         self,
@@ -101,6 +123,8 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk]:
+        if self._options(stop, kwargs, chat=True).n != 1:
+            raise ValueError("a stream brings one answer: n must be 1")
         calls = False
         async with aclosing(self._pieces(messages, stop, kwargs)) as parts:
             async for part in parts:
@@ -139,18 +163,49 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
         tool_choice: str | dict[str, Any] | bool | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Show tools to the model, through its chat template.
 
         Args:
             tools: schemas, functions, pydantic classes or LangChain tools.
-            tool_choice: "none", or the one tool to show. "any" is not enforced: the model may answer in text.
+            tool_choice: "auto" (or None), "none", "any", or the name of the tool to call.
+            strict: arguments keep to the tool's schema; those of a forced call do anyway.
+            parallel_tool_calls: False allows one call at most.
             kwargs: further call options, such as `thinking_budget=`.
+
+        All but "auto" and "none" is enforced by the engine's guided decoding. An engine without it (the
+        embedded one) refuses the call with `RefusedRequestError`, and nothing is spent.
         """
-        schemas = [convert_to_openai_tool(tool) for tool in tools]
-        chosen = {} if tool_choice is None else {"tool_choice": tool_choice}
-        return self.bind(tools=schemas, **chosen, **kwargs)
+        options: dict[str, Any] = {
+            "tools": [convert_to_openai_tool(tool, strict=strict) for tool in tools],
+            "tool_choice": tool_choice,
+            "parallel_tool_calls": parallel_tool_calls,
+        }
+        return self.bind(**{k: v for k, v in options.items() if v is not None}, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """This model with answers of a given shape, enforced like a tool choice; see `_structured`.
+
+        Args:
+            schema: a pydantic class, a TypedDict, a JSON schema, or an OpenAI tool schema.
+            method: "json_schema", "function_calling" or "json_mode".
+            include_raw: answer `{"raw": message, "parsed": ..., "parsing_error": ...}`.
+            strict: of a function call; a JSON schema is always kept to.
+            kwargs: call options, such as `thinking_budget=`.
+        """
+        model = self.with_budget(**kwargs) if kwargs else self
+        return structured(model, schema, method, include_raw=include_raw, strict=strict)
 
     # The cache
 
@@ -167,11 +222,33 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         return self if cache is None else self.model_copy(update={"cache": cache})
 
     def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
-        key = {**self._options(stop, kwargs, tools=True).key(), **self._where}
+        key = {**self._options(stop, kwargs, chat=True).key(), **self._where}
         key |= {"_type": self._llm_type, "output_version": self.output_version}
         return json.dumps(key, sort_keys=True, default=repr)
 
     # About the model
+
+    def _resolve_model_profile(self) -> ModelProfile:
+        """What the model can do. The context of a served model is its server's to tell, when first called."""
+        near = self.base_url is None or self.backend is not None
+        guided = self._backend().guided if near else True
+        profile = ModelProfile(
+            text_inputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            pdf_inputs=False,
+            text_outputs=True,
+            reasoning_output=True,
+            tool_calling=True,
+            tool_choice=guided,
+            structured_output=guided,
+            tool_call_streaming=True,
+            temperature=True,
+        )
+        if near:
+            profile["max_input_tokens"] = self._backend().context_length
+        return profile
 
     @property
     def _llm_type(self) -> str:

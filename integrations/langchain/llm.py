@@ -9,7 +9,6 @@ thinking. The text is the solution; the thinking is in `generation_info["reasoni
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -25,7 +24,7 @@ from elastic_agent.integrations.langchain._model import ElasticFields
 from elastic_agent.integrations.langchain._options import PER_CALL
 from elastic_agent.integrations.langchain._pieces import Piece, Pieces
 from elastic_agent.integrations.langchain._portal import portal
-from elastic_agent.integrations.langchain._run import Outcome, run_call
+from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, run_call, together
 from elastic_agent.integrations.langchain.errors import langchain_errors
 
 
@@ -49,6 +48,8 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
                 async for event in events:
                     if isinstance(event, Outcome):
                         yield event
+                    elif isinstance(event, Turned):
+                        continue
                     elif piece := pieces.feed(event):
                         yield piece
 
@@ -59,18 +60,15 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        async def one(prompt: str) -> Generation:
-            chunks = [chunk async for chunk in self._astream(prompt, stop, **kwargs)]
+        async def one(prompt: str, given: dict[str, Any]) -> Generation:
+            chunks = [chunk async for chunk in self._astream(prompt, stop, **given)]
             return Generation(
                 text="".join(c.text for c in chunks), generation_info=chunks[-1].generation_info
             )
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(prompt)) for prompt in prompts]
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None  # the others were cancelled, and have settled
-        return LLMResult(generations=[[task.result()] for task in tasks])
+        every = answers(self._options(stop, kwargs), kwargs)
+        made = iter(await together([one(prompt, given) for prompt in prompts for given in every]))
+        return LLMResult(generations=[[next(made) for _ in every] for _ in prompts])
 
     async def _astream(
         self,
@@ -79,6 +77,8 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[GenerationChunk]:
+        if self._options(stop, kwargs).n != 1:
+            raise ValueError("a stream brings one answer: n must be 1")
         reasoning: list[str] = []
         async with aclosing(self._pieces(prompt, stop, kwargs)) as parts:
             async for part in parts:

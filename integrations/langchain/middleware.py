@@ -1,44 +1,86 @@
-"""`TaskBudgetMiddleware`: caps on each run of a `create_agent` agent.
+"""`TaskBudgetMiddleware`: caps on each run of a `create_agent` agent, and on each of its threads.
 
-    agent = create_agent(llm, tools, middleware=[TaskBudgetMiddleware(run=Caps(usd="0.05", seconds=20))])
+    budget = TaskBudgetMiddleware(run=Caps(usd="0.05", seconds=20), thread=Caps(usd=1), store="spend.db")
+    agent = create_agent(llm, tools, middleware=[budget], checkpointer=...)
 
-A run is a task. It opens when the agent starts and is made the current task around each of the agent's model
-and tool calls, so a tool that asks a model is charged to the run, too. Inside an outer `task_budget` it is
-that one's child: the tighter cap wins. Everything else happens inside the models, as under `task_budget`.
+A run is one `invoke`, or one resumption after an interrupt; it is a task. It opens when the agent starts and
+is made the current task around each of the agent's model and tool calls, so a tool that asks a model is
+charged to the run, too. Inside an outer `task_budget` it is that one's child: the tighter cap wins.
 
-Its limits, for now. A run's model has to be one of ours: another would spend without being counted, so it is
-refused. A run that is resumed after an interrupt is refused. Middleware that calls a model by itself
-(summarisation, say) is not reached. `task_budget` around the agent has none of these limits.
+A thread is a conversation (LangGraph's `thread_id`). Each run takes a share of its thread's account in a
+durable store (`_shares`), at most what is left of it, and gives back what it does not spend. So a thread's
+caps hold over runs, interrupts, processes and crashes; a run whose process dies is charged whole.
+
+When the run's caps are used up, the agent's next model call is turned into the answer, without tools and
+within what was kept for it (`on_exhausted="answer"`), and the agent ends as if it had been done. A tool whose
+own model calls don't fit any more fails with a message that says so.
+
+Every model of a run has to be counted: ours, or one under `guard`; another is refused. Middleware that calls
+a model by itself (summarisation, say) is not reached: put `task_budget` around the agent for that.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr, ToolCallRequest
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import SystemMessage, ToolMessage
 from langchain_core.runnables import RunnableBinding
 from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from elastic_agent.budget import Caps
-from elastic_agent.errors import TaskClosedError
+from elastic_agent.errors import CapExceededError
+from elastic_agent.integrations.langchain._guard import is_guarded
 from elastic_agent.integrations.langchain._model import ElasticFields
+from elastic_agent.integrations.langchain._portal import portal
+from elastic_agent.integrations.langchain._shares import Share, Shares
 from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.scheduler import Task
+from elastic_agent.scheduler.accounts import NOTHING
+from elastic_agent.scheduler.request import OnExhausted
+from elastic_agent.scheduler.stores.base import Store
 
 
 class _Run:
-    """One run's task. It is closed with the run, or, when the run fails, with the state that holds it."""
+    """One run's task, and its share of the thread. It ends with the run, or, when that fails or is
+    interrupted, when LangGraph lets go of it."""
 
-    def __init__(self, caps: Caps) -> None:
-        self.task = Task(None, caps).open()
-        self.close = weakref.finalize(self, self.task.close)
+    def __init__(self, caps: Caps, way: OnExhausted, share: Share | None) -> None:
+        # What a tool's call would take of the reserve, the agent's answer would lack
+        self.task = Task(None, caps, on_exhausted="wait" if way == "answer" else way)
+        self.share = share
+        self._left = weakref.finalize(self, _left, self.task, share)
+        try:
+            self.task.open()
+        except BaseException:
+            self._left()
+            raise
+
+    def end(self) -> Coroutine[Any, Any, None]:
+        """End it now; what comes back settles the thread's account."""
+        self._left.detach()
+        self.task.close()
+        return _settle(self.task, self.share)
+
+
+def _left(task: Task, share: Share | None) -> None:
+    task.close()
+    if share is not None:
+        portal.soon(_settle(task, share))
+
+
+async def _settle(task: Task, share: Share | None) -> None:
+    if share is not None:
+        await share.settle(task.book.account.spent if task.closed else NOTHING)
 
 
 class BudgetState(AgentState[Any]):
@@ -48,21 +90,52 @@ class BudgetState(AgentState[Any]):
 
 
 class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
-    """Caps on each run of an agent.
+    """Caps on each run of an agent, and on each thread.
 
     Args:
-        run: what one `invoke` of the agent may spend.
-        on_task: called with each run's task when it has ended, for its report.
+        run: what one run may spend; None: what its thread has left.
+        thread: what all runs of a thread may spend together, in `usd` and `tokens`; needs a `thread_id`.
+        store: where threads' accounts are kept: a durable ledger, such as "spend.db" or "postgresql://...",
+            which other processes may share. None: this process's memory.
+        on_exhausted: what the agent's calls do that don't fit any more, see `OnExhausted`. Those of its
+            tools do the same, but with "answer" they wait, and fail when nothing comes back.
+        tell: end the system prompt of each model call with what is left.
+        on_task: called with each run's task when it has ended, for its report; not for runs that fail or are
+            interrupted.
+
+    Raises:
+        TypeError: neither `run` nor `thread`, or something else than Caps.
+        ValueError: `thread` in seconds, or a `store` without it.
     """
 
     state_schema = BudgetState
 
-    def __init__(self, run: Caps, *, on_task: Callable[[Task], None] | None = None) -> None:
+    def __init__(
+        self,
+        run: Caps | None = None,
+        *,
+        thread: Caps | None = None,
+        store: Store | str | Path | None = None,
+        on_exhausted: OnExhausted = "answer",
+        tell: bool = False,
+        on_task: Callable[[Task], None] | None = None,
+    ) -> None:
         super().__init__()
-        if not isinstance(run, Caps):
-            raise TypeError(f"run must be Caps, such as Caps(tokens=4000), not {run!r}")
-        self.run = run
-        self._on_task = on_task
+        for name, caps in (("run", run), ("thread", thread)):
+            if not isinstance(caps, Caps | None):
+                raise TypeError(f"{name} must be Caps, such as Caps(tokens=4000), not {caps!r}")
+        if run is None and thread is None:
+            raise TypeError("set run=Caps(...), thread=Caps(...) or both: without caps there is no budget")
+        if thread is None and store is not None:
+            raise ValueError("store= is for thread=Caps(...): a run's books end with it")
+        self.run, self.thread = run, thread
+        self._shares = None if thread is None else Shares(store or "memory://", thread)
+        self._way: OnExhausted = on_exhausted
+        self._tell, self._on_task = tell, on_task
+        self._opening = threading.Lock()  # sync tools of one step run on threads
+        # By what LangGraph makes for each invocation: a resumed one has no `before_agent`
+        self._resumed: weakref.WeakKeyDictionary[Any, _Run] = weakref.WeakKeyDictionary()
+        self._threads: weakref.WeakValueDictionary[str, _Run] = weakref.WeakValueDictionary()
 
     def before_agent(self, state: BudgetState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Open the run's task.
@@ -71,22 +144,31 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             BudgetExceededError: the caps can't hold even one answer.
         """
         with langchain_errors():
-            return {"elastic_run": _Run(self.run)}
+            return {"elastic_run": self._open(self._take())}
+
+    async def abefore_agent(self, state: BudgetState, runtime: Runtime[Any]) -> dict[str, Any]:
+        """The same."""
+        return await asyncio.to_thread(self.before_agent, state, runtime)
 
     def after_agent(self, state: BudgetState, runtime: Runtime[Any]) -> None:
         """Close it."""
-        run = state.get("elastic_run")
-        if run is not None:
-            run.close()
+        if run := self._ended(state, runtime):
+            portal.run(run.end())
             if self._on_task is not None:
                 self._on_task(run.task)
+
+    async def aafter_agent(self, state: BudgetState, runtime: Runtime[Any]) -> None:
+        """Close it."""
+        await asyncio.to_thread(self.after_agent, state, runtime)
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """A model call of the run."""
-        with self._in_run(request.state, request.model):
-            return handler(request)
+        _counted(request.model)
+        run = self._run(request)
+        with run.task.current():
+            return handler(self._told(request, run))
 
     async def awrap_model_call(
         self,
@@ -94,15 +176,20 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """A model call of the run."""
-        with self._in_run(request.state, request.model):
-            return await handler(request)
+        _counted(request.model)
+        run = await self._arun(request)
+        with run.task.current():
+            return await handler(self._told(request, run))
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
     ) -> ToolMessage | Command[Any]:
         """A tool call of the run."""
-        with self._in_run(request.state):
-            return handler(request)
+        with self._run(request).task.current():
+            try:
+                return handler(request)
+            except CapExceededError as error:
+                return self._failed(request, error)
 
     async def awrap_tool_call(
         self,
@@ -110,25 +197,86 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         """A tool call of the run."""
-        with self._in_run(request.state):
-            return await handler(request)
-
-    @contextmanager
-    def _in_run(self, state: Any, model: object = None) -> Iterator[None]:
-        """The run's task as the current one."""
-        while isinstance(model, RunnableBinding):
-            model = model.bound
-        if model is not None and not isinstance(model, ElasticFields):
-            raise TypeError(
-                f"TaskBudgetMiddleware can't count what a {type(model).__name__} spends: use "
-                f"ChatElasticReasoning"
-            )
-        run: _Run | None = state.get("elastic_run")
-        if run is None:
-            with langchain_errors():
-                raise TaskClosedError(
-                    "this run has no task, because it was resumed after an interrupt: put task_budget around "
-                    "the agent instead"
-                )
+        run = await self._arun(request)
         with run.task.current():
-            yield
+            try:
+                return await handler(request)
+            except CapExceededError as error:
+                return self._failed(request, error)
+
+    # The run of a call
+
+    def _run(self, request: Any) -> _Run:
+        """The call's run; a new one where the agent was resumed after an interrupt."""
+        known: _Run | None = request.state.get("elastic_run")
+        if known is not None:
+            return known
+        invocation = request.runtime.stream_writer
+        with langchain_errors(), self._opening:
+            if (run := self._resumed.get(invocation)) is None:
+                if before := self._threads.get(_thread() or ""):
+                    portal.run(before.end())  # it was interrupted, and something still refers to it
+                run = self._resumed[invocation] = self._open(self._take())
+            return run
+
+    async def _arun(self, request: Any) -> _Run:
+        known: _Run | None = request.state.get("elastic_run")
+        return await asyncio.to_thread(self._run, request) if known is None else known
+
+    def _take(self) -> Share | None:
+        """A share of the thread's account."""
+        if self._shares is None:
+            return None
+        if (thread := _thread()) is None:
+            raise ValueError('thread=Caps(...) needs a thread: {"configurable": {"thread_id": ...}}')
+        return portal.run(self._shares.take(f"thread {thread}", self.run))
+
+    def _open(self, share: Share | None) -> _Run:
+        caps = self.run if share is None else share.caps
+        assert caps is not None
+        run = _Run(caps, self._way, share)
+        if (thread := _thread()) is not None:
+            self._threads[thread] = run
+        return run
+
+    def _ended(self, state: BudgetState, runtime: Runtime[Any]) -> _Run | None:
+        return state.get("elastic_run") or self._resumed.pop(runtime.stream_writer, None)
+
+    def _failed(self, request: ToolCallRequest, error: CapExceededError) -> ToolMessage:
+        """What a tool whose own calls had no room says; the agent answers next."""
+        if self._way != "answer":
+            raise error
+        call = request.tool_call
+        return ToolMessage(
+            f"no budget is left for this tool ({error})",
+            tool_call_id=call["id"],
+            name=call["name"],
+            status="error",
+        )
+
+    def _told(self, request: ModelRequest[Any], run: _Run) -> ModelRequest[Any]:
+        request = request.override(model_settings={"on_exhausted": self._way, **request.model_settings})
+        if not self._tell:
+            return request
+        left = run.task.left
+        words = [f"{left.tokens} tokens"] if left.tokens is not None else []
+        words += [f"{left.usd:f} USD"] if left.usd is not None else []
+        words += [f"{left.seconds:.0f} seconds"] if left.seconds is not None else []
+        said = "" if request.system_message is None else f"{request.system_message.text}\n\n"
+        note = SystemMessage(f"{said}What is left of your budget: {', '.join(words)}.")
+        return request.override(system_message=note)
+
+
+def _thread() -> str | None:
+    thread = get_config().get("configurable", {}).get("thread_id")
+    return None if thread is None else str(thread)
+
+
+def _counted(model: object) -> None:
+    while isinstance(model, RunnableBinding):
+        model = model.bound
+    if not isinstance(model, ElasticFields) and not is_guarded(model):
+        raise TypeError(
+            f"TaskBudgetMiddleware can't count what a {type(model).__name__} spends: use "
+            f"ChatElasticReasoning, or put the model under guard(model, price=...)"
+        )

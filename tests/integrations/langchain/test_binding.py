@@ -93,8 +93,7 @@ async def test_bindings_still_serve_as_langchains(chat: Make) -> None:
         a: int
         b: int
 
-    body = CALL.replace('"add"', '"Sum"')
-    backend = ScriptedBackend(Reply("x y z", body))
+    backend = ScriptedBackend(Reply("x y z", '{"a": 1, "b": 2}'))
     bound = chat(backend=backend, solution_budget=50).bind(thinking_budget=2)
     assert isinstance(bound, RunnableBinding)
     out = await bound.with_structured_output(Sum, include_raw=True).ainvoke("1 and 2")
@@ -167,7 +166,7 @@ async def test_tool_choice_shows_all_one_or_none(chat: Make) -> None:
     names = []
     for choice in (None, "auto", "any", "none", "sub", {"type": "function", "function": {"name": "add"}}):
         bound: Any = model.bind_tools([add, sub], tool_choice=choice)
-        shown = model._options(None, bound.kwargs, tools=True).tools
+        shown = model._options(None, bound.kwargs, chat=True).tools
         names.append([tool["function"]["name"] for tool in shown])
     assert names == [["add", "sub"]] * 3 + [[], ["sub"], ["add"]]
     with pytest.raises(ValueError, match="not among the tools"):

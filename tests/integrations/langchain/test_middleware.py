@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +18,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.integrations.langchain import ChatElasticReasoning, TaskBudgetMiddleware
+from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain.errors import (
     BudgetExceededError,
-    ClosedTaskError,
     UpstreamUnavailableError,
 )
 from elastic_agent.scheduler import Task, default_scheduler, task_budget
@@ -35,6 +38,9 @@ class Setup:
     """An agent whose tool asks the same model, and the tasks of its runs."""
 
     def __init__(self, caps: Caps, **options: Any) -> None:
+        own = {
+            name: options.pop(name) for name in ("thread", "store", "on_exhausted", "tell") if name in options
+        }
         self.backend = ScriptedBackend(script)
         model = ChatElasticReasoning(backend=self.backend, thinking_budget=4, solution_budget=20)
 
@@ -44,8 +50,8 @@ class Setup:
             return model.invoke(question).text
 
         self.tasks: list[Task] = []
-        budget = TaskBudgetMiddleware(run=caps, on_task=self.tasks.append)
-        self.agent: Any = create_agent(model, [research], middleware=[budget], **options)
+        self.budget = TaskBudgetMiddleware(run=caps, on_task=self.tasks.append, **own)
+        self.agent: Any = create_agent(model, [research], middleware=[self.budget], **options)
 
     def agree(self, task: Task, calls: int) -> None:
         report = task.report()
@@ -85,14 +91,37 @@ async def test_each_run_has_the_whole_cap_and_the_outer_task_all_of_them() -> No
     assert outer.spent.tokens == sum(task.spent.tokens or 0 for task in setup.tasks)
 
 
-async def test_a_run_that_never_ends_is_ended_by_its_cap() -> None:
-    """An agent in a loop: never more than the cap at the meter; the error has the numbers."""
+def looping(setup: Setup) -> None:
+    """The model calls its tool for ever, unless the prompt tells it to answer."""
+
+    def reply(prompt: str) -> Reply:
+        if "Answer now" in prompt:
+            return Reply("hm", "all in all five")
+        return Reply("hm", "five" if prompt.startswith("user say 5") else CALL)
+
+    setup.backend._reply = reply
+
+
+async def test_a_run_that_never_ends_is_ended_by_an_answer() -> None:
+    """The last call is always the answer: without tools, within what was kept. Never more than the cap."""
     setup = Setup(Caps(tokens=300))
-    setup.backend._reply = lambda prompt: Reply("hm", "five" if prompt.startswith("user say 5") else CALL)
+    looping(setup)
+    out = await setup.agent.ainvoke(ASK, {"recursion_limit": 500})
+    last = out["messages"][-1]
+    assert (last.text, last.tool_calls) == ("all in all five", [])
+    assert setup.backend.meter.requests > 10
+    assert setup.backend.meter.output <= 300
+    (task,) = setup.tasks
+    assert task.report().calls[-1].grant.last  # type: ignore[union-attr]
+
+
+async def test_a_run_that_may_not_answer_raises_with_the_numbers() -> None:
+    """`on_exhausted="shrink"`: the error has what was needed and what is left."""
+    setup = Setup(Caps(tokens=300), on_exhausted="shrink")
+    looping(setup)
     with pytest.raises(BudgetExceededError) as caught:
         await setup.agent.ainvoke(ASK, {"recursion_limit": 500})
     assert caught.value.needed["tokens"] > caught.value.available["tokens"]
-    assert setup.backend.meter.requests > 10
     assert setup.backend.meter.output <= 300
 
 
@@ -118,15 +147,67 @@ async def test_a_model_that_is_not_counted_is_refused() -> None:
         await agent.ainvoke(ASK)
 
 
-async def test_a_resumed_run_is_refused_not_unlimited() -> None:
-    """Its task is not in the checkpoint; calls without one must not slip through."""
+@pytest.mark.parametrize("sync", [False, True])
+async def test_a_resumed_run_is_a_run(sync: bool) -> None:
+    """After an interrupt the agent goes on under a budget: a run of its own, its tools included."""
     setup = Setup(Caps(tokens=500), checkpointer=InMemorySaver(), interrupt_before=["tools"])
     config = {"configurable": {"thread_id": "1"}}
     await setup.agent.ainvoke(ASK, config)
-    requests = setup.backend.meter.requests
-    with pytest.raises(ClosedTaskError, match="resumed after an interrupt"):
-        await setup.agent.ainvoke(None, config)
-    assert setup.backend.meter.requests == requests
+    assert setup.tasks == []
+    out = setup.agent.invoke(None, config) if sync else await setup.agent.ainvoke(None, config)
+    assert out["messages"][-1].text == "done"
+    (task,) = setup.tasks
+    assert [call.outcome for call in task.report().calls] == ["answered"] * 2  # the tool's, and the last
+    assert task.closed
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+async def test_a_threads_caps_hold_over_runs_and_interrupts(place: str, tmp_path: Path) -> None:
+    """Run after run, until the thread is used up: then refused, unspent. Other threads are not touched."""
+    store = {"store": tmp_path / "spend.db"} if place == "file" else {}
+    setup = Setup(
+        Caps(tokens=120),
+        thread=Caps(tokens=300),
+        checkpointer=InMemorySaver(),
+        interrupt_before=["tools"],
+        **store,
+    )
+    shares = setup.budget._shares
+    assert shares is not None
+    before = 0
+    config = {"configurable": {"thread_id": "a"}}
+
+    async def again_and_again() -> None:
+        nonlocal before
+        for _ in range(200):
+            before = setup.backend.meter.output
+            await setup.agent.ainvoke(ASK, config)
+            await setup.agent.ainvoke(None, config)
+
+    with pytest.raises(BudgetExceededError) as caught:
+        await again_and_again()
+    assert caught.value.available["tokens"] < caught.value.needed["tokens"] + 1
+    gc.collect()
+    spent = await asyncio.to_thread(portal.run, shares.spent("thread a"))
+    # What is charged beyond the meter are the closes that we wrote: one a call at most
+    assert setup.backend.meter.output <= spent.tokens <= 300
+    assert spent.tokens <= setup.backend.meter.output + setup.backend.meter.requests
+    assert before > 100
+    await setup.agent.ainvoke(ASK, {"configurable": {"thread_id": "b"}})
+    with pytest.raises(ValueError, match="needs a thread"):
+        Setup(Caps(tokens=9), thread=Caps(tokens=9)).agent.invoke(ASK)
+
+
+async def test_the_model_is_told_what_is_left_when_asked_to() -> None:
+    """At the end of the system prompt, anew for each call."""
+    seen: list[str] = []
+    setup = Setup(Caps(tokens=500), tell=True, system_prompt="Be brief.")
+    setup.backend._reply = lambda prompt: (seen.append(prompt), script(prompt))[1]
+    await setup.agent.ainvoke(ASK)
+    told = sorted({int(n) for prompt in seen for n in re.findall(r"budget: (\d+) tokens", prompt)})
+    assert len(told) == 2
+    assert told[0] < told[1] <= 500
+    assert all("Be brief." in prompt for prompt in seen if "budget:" in prompt)
 
 
 def test_the_middleware_takes_caps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,3 +215,9 @@ def test_the_middleware_takes_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong: Callable[..., Any] = TaskBudgetMiddleware
     with pytest.raises(TypeError, match="run must be Caps"):
         wrong(run=500)
+    with pytest.raises(TypeError, match="without caps there is no budget"):
+        TaskBudgetMiddleware()
+    with pytest.raises(ValueError, match="a run, not a thread"):
+        TaskBudgetMiddleware(thread=Caps(seconds=5))
+    with pytest.raises(ValueError, match="store= is for thread"):
+        TaskBudgetMiddleware(run=Caps(tokens=5), store="spend.db")
