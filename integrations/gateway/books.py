@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from elastic_agent.errors import StoreError
 from elastic_agent.scheduler.accounts import Hold
 from elastic_agent.scheduler.durable import Durable
+from elastic_agent.scheduler.events import Event, Sink
 from elastic_agent.scheduler.scheduler import BudgetScheduler
 from elastic_agent.scheduler.stores.base import Spec, Store
 from elastic_agent.scheduler.task import Task
@@ -58,6 +60,11 @@ class SharedStore:
             self._loop.close()
 
 
+def _pass_on(sink: Sink, event: Event) -> None:
+    """To the main scheduler's log, which is not a payer's to close."""
+    sink(event)
+
+
 class Payer(BudgetScheduler):
     """The main scheduler, with tasks charged to one account.
 
@@ -72,8 +79,7 @@ class Payer(BudgetScheduler):
         super().__init__(
             prices=main.prices,
             policy=main.policy,
-            # As functions: the files among them are the main one's to close
-            log=[sink.__call__ for sink in main.sinks],
+            log=[partial(_pass_on, sink) for sink in main.sinks],
             solution=main.solution,
             max_running=main.max_running,
             max_waiting=main.max_waiting,

@@ -51,7 +51,7 @@ class Choice:
         """OpenAI knows no invalid tool call: one is shown as the text that it is."""
         calls = [call for call in piece.tool_calls if call["name"] is not None]
         broken = "".join(call["args"] or "" for call in piece.tool_calls if call["name"] is None)
-        calls = [{**call, "index": len(self.tool_calls) + at} for at, call in enumerate(calls)]  # type: ignore[misc]
+        calls = [{**call, "index": len(self.tool_calls) + at} for at, call in enumerate(calls)]
         piece = Piece(piece.reasoning, piece.text + (broken if raw is None or not broken else raw), calls)
         self.reasoning += piece.reasoning
         self.text += piece.text
@@ -95,11 +95,11 @@ async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Piece |
     try:
         left = len(choices)
         while left:
-            shown = await queue.get()
-            if isinstance(shown, BaseException):
-                raise shown
-            left -= shown[1] is None
-            yield shown
+            found = await queue.get()
+            if isinstance(found, BaseException):
+                raise found
+            left -= found[1] is None
+            yield found
     finally:
         for task in running:
             task.cancel()

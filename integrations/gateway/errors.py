@@ -53,6 +53,8 @@ TYPES = {
     503: "unavailable",
     504: "timeout",
 }
+UNREAD = ("broken_body", "slow_body", "request_too_large")
+"""Errors that leave a part of the request unread: the connection ends with them."""
 AGAIN = 1.0
 """Seconds after which a client may try again where nobody knows better."""
 
@@ -100,12 +102,15 @@ class GatewayError(Exception):
             headers["Retry-After"] = str(max(1, round(self.retry_after)))
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return web.Response(
+        response = web.Response(
             status=self.status,
             text=json.dumps(self.body()),
             content_type="application/json",
             headers=headers,
         )
+        if self.code in UNREAD:
+            response.force_close()
+        return response
 
 
 def bad(param: str | None, message: str, code: str = "invalid_value") -> GatewayError:

@@ -177,7 +177,7 @@ def read(kind: type[B], raw: bytes) -> B:
     """A body as its model.
 
     Raises:
-        GatewayError: 400, with the name of the first field that is wrong.
+        GatewayError: 400, with the name of a field that is wrong.
     """
     try:
         value = json.loads(raw, parse_constant=_constant)
@@ -192,9 +192,10 @@ def read(kind: type[B], raw: bytes) -> B:
     try:
         body = kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = _where(first["loc"])
-        raise bad(where, f"{where}: {first['msg']}") from None
+        errors = error.errors(include_url=False, include_input=False)
+        deepest = max(errors, key=lambda one: len(one["loc"]))  # of a union, the branch that came closest
+        where = _where(deepest["loc"])
+        raise bad(where, f"{where}: {deepest['msg']}") from None
     except RecursionError:
         raise bad(None, "the body is nested too deeply", "invalid_json") from None
     _check_others(kind, body.model_extra or {})

@@ -305,7 +305,7 @@ async def read_body(request: web.Request, seconds: float) -> bytes:
         raise GatewayError(408, f"the body took longer than {seconds:g} s", "slow_body") from None
     except web.HTTPException:
         raise
-    except (ClientError, ValueError) as error:
+    except (ClientError, web.RequestPayloadError, ValueError) as error:
         raise bad(None, "the body is broken", "broken_body") from error
 
 

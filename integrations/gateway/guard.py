@@ -26,7 +26,7 @@ class Guard:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.server: web.Server[Any] | None = None
+        self.server: web.Server | None = None
         self._quiet: dict[Any, float] = {}  # connections, and since when
         self._busy: set[Any] = set()
 

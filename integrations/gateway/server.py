@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -39,8 +40,21 @@ from elastic_agent.scheduler.stores.base import Spec
 
 log = logging.getLogger(__name__)
 
-KEY, FACTS = "key", "facts"
-"""What a request carries: its key (`Key | None`), and what the access log will say of it."""
+
+@dataclass(slots=True)
+class Asking:
+    """What a request carries.
+
+    Attributes:
+        facts: what the access log will say of it.
+        key: whose it is; None where there are no keys.
+    """
+
+    facts: dict[str, Any]
+    key: Key | None = None
+
+
+ASKING = web.RequestKey("asking", Asking)
 OPEN = Spec("open")
 """The account of a gateway without keys."""
 FREE = ("/health", "/ready", "/metrics", "/openapi.json")
@@ -97,16 +111,16 @@ class Gateway:
         self.tasks = Tasks(self.payers, limits.tasks, limits.task_idle_seconds)
         self.generations = Generations(self.payers, self.tasks, limits)
         app = web.Application(middlewares=[self._around], client_max_size=limits.body)
-        tasks = TaskRoutes(self.tasks)
+        tasks = TaskRoutes(self.tasks, self._owner, limits.request_seconds)
         app.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
                 web.post("/v1/completions", self._completion),
                 web.get("/v1/models", self._models),
                 web.get("/v1/models/{name:.+}", self._model),
-                web.post("/v1/tasks", lambda request: tasks.open(request, self._owner(request))),
-                web.get("/v1/tasks/{id}", lambda request: tasks.get(request, self._owner(request))),
-                web.delete("/v1/tasks/{id}", lambda request: tasks.delete(request, self._owner(request))),
+                web.post("/v1/tasks", tasks.open),
+                web.get("/v1/tasks/{id}", tasks.get),
+                web.delete("/v1/tasks/{id}", tasks.delete),
                 web.get("/health", self._health),
                 web.get("/ready", self._ready),
                 web.get("/metrics", self._metrics),
@@ -165,15 +179,16 @@ class Gateway:
         began, id = time.perf_counter(), uuid4().hex
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "unmatched"
-        facts = request[FACTS] = {"id": id, "method": request.method, "route": route}
+        facts: dict[str, Any] = {"id": id, "method": request.method, "route": route}
+        request[ASKING] = Asking(facts)
         self.metrics.running.inc()
         status = 499  # its client has left
         try:
             try:
                 self.guard.begin(request)
                 if route not in FREE:
-                    request[KEY] = await self._who(request)
-                response = await handler(request)
+                    request[ASKING].key = await self._who(request)
+                response: web.StreamResponse = await handler(request)
             except web.HTTPException as error:
                 response = _http_error(error, request).response()
             except GatewayError as error:
@@ -224,24 +239,26 @@ class Gateway:
         key = await self.keys.find(secret)
         if key is None:
             raise GatewayError(401, "nobody has this key", "invalid_api_key")
-        request[FACTS]["key"] = key.name
+        request[ASKING].facts["key"] = key.name
         if key.revoked:
             raise GatewayError(401, "this key was revoked", "revoked_api_key")
         return key
 
     @staticmethod
     def _owner(request: web.Request) -> Spec:
-        key = request[KEY]
+        key = request[ASKING].key
         return OPEN if key is None else key.spec()
 
     # Routes
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        return await self.generations.chat(request, self._owner(request), request[FACTS], self.upstreams)
+        return await self.generations.chat(
+            request, self._owner(request), request[ASKING].facts, self.upstreams
+        )
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         return await self.generations.completion(
-            request, self._owner(request), request[FACTS], self.upstreams
+            request, self._owner(request), request[ASKING].facts, self.upstreams
         )
 
     async def _models(self, request: web.Request) -> web.Response:

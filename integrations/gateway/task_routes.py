@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from elastic_agent.budget import Caps
@@ -14,12 +16,17 @@ from elastic_agent.scheduler.stores.base import MOST, Spec
 
 
 class TaskRoutes:
-    """The routes over the tasks of a process."""
+    """The routes over the tasks of a process.
 
-    def __init__(self, tasks: Tasks, seconds: float = 20.0) -> None:
-        self.tasks, self.seconds = tasks, seconds
+    Args:
+        owner: the account of whoever sent a request.
+        seconds: for a body to arrive.
+    """
 
-    async def open(self, request: web.Request, owner: Spec) -> web.Response:
+    def __init__(self, tasks: Tasks, owner: Callable[[web.Request], Spec], seconds: float) -> None:
+        self.tasks, self.owner, self.seconds = tasks, owner, seconds
+
+    async def open(self, request: web.Request) -> web.Response:
         """POST: a task with caps; 201 with its report."""
         body = read(TaskRequest, await read_body(request, self.seconds))
         try:
@@ -30,7 +37,7 @@ class TaskRoutes:
             raise bad("usd", f"usd: at most {MOST / 1e9:,.0f}")
         try:
             task = await self.tasks.open(
-                owner,
+                self.owner(request),
                 caps,
                 id=body.id,
                 fresh=body.id is not None,
@@ -40,16 +47,16 @@ class TaskRoutes:
             )
         except CapExceededError as error:
             raise told(error) from error
-        return web.json_response(await self.tasks.report(owner, task.id), status=201)
+        return web.json_response(await self.tasks.report(self.owner(request), task.id), status=201)
 
-    async def get(self, request: web.Request, owner: Spec) -> web.Response:
+    async def get(self, request: web.Request) -> web.Response:
         """GET: its report."""
         id = request.match_info["id"]
         check_task_id(id)
-        return web.json_response(await self.tasks.report(owner, id))
+        return web.json_response(await self.tasks.report(self.owner(request), id))
 
-    async def delete(self, request: web.Request, owner: Spec) -> web.Response:
+    async def delete(self, request: web.Request) -> web.Response:
         """DELETE: close it."""
         id = request.match_info["id"]
         check_task_id(id)
-        return web.json_response(await self.tasks.close(owner, id))
+        return web.json_response(await self.tasks.close(self.owner(request), id))

@@ -15,7 +15,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from elastic_agent.budget import Caps, to_usd
@@ -47,7 +47,11 @@ class OpenTask:
     running: int = 0
     used: float = 0.0
     seen: tuple[Amount, Amount] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def busy(self) -> bool:
+        """A request uses it now."""
+        return self.running > 0
 
 
 class Tasks:
@@ -141,12 +145,12 @@ class Tasks:
             if not opening.done() or opening.exception() is not None:
                 continue
             task = opening.result()
-            if task.running or (task.seen is not None and now - task.used < self.idle):
+            if task.busy or (task.seen is not None and now - task.used < self.idle):
                 continue
             with suppress(StoreUnavailableError):
                 level = await self._books(account)
                 seen = None if level is None else (level.spent, level.held)
-                if task.running:
+                if task.busy:  # meanwhile
                     continue
                 over = level is None or level.closed or level.left == 0.0
                 if not over and task.seen != seen:  # it was used, here or by another process

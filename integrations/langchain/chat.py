@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
+from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -198,7 +199,7 @@ def _chunk(piece: Piece) -> AIMessageChunk:
     return AIMessageChunk(
         content=piece.text,
         additional_kwargs={"reasoning_content": piece.reasoning} if piece.reasoning else {},
-        tool_call_chunks=piece.tool_calls,
+        tool_call_chunks=cast("list[ToolCallChunk]", piece.tool_calls),
     )
 
 
