@@ -1,26 +1,23 @@
-"""A request for answers, from its body to its last byte."""
+"""A request for answers, from its body to its end: who pays, what runs, and what becomes of errors."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import uuid4
 
 from aiohttp import ClientError, web
 
-from elastic_agent.budget import Caps, to_usd
+from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError, InvalidBudgetError
 from elastic_agent.generate import bounded
-from elastic_agent.integrations.gateway import choices as running
 from elastic_agent.integrations.gateway.books import Payer, Payers
 from elastic_agent.integrations.gateway.choices import Choice
 from elastic_agent.integrations.gateway.config import Limits, Upstream
 from elastic_agent.integrations.gateway.errors import GatewayError, bad, told
+from elastic_agent.integrations.gateway.exchange import Exchange, event_stream, last_words
 from elastic_agent.integrations.gateway.fields import (
     ChatRequest,
     CompletionRequest,
@@ -29,9 +26,10 @@ from elastic_agent.integrations.gateway.fields import (
     read,
     unknown,
 )
+from elastic_agent.integrations.gateway.intake import Terms, check_task_id, read_body, terms
 from elastic_agent.integrations.gateway.plan import Plan, plan
 from elastic_agent.integrations.gateway.tasks import OpenTask, Tasks
-from elastic_agent.integrations.gateway.wire import Chat, Completion, Format, budget, pairs
+from elastic_agent.integrations.gateway.wire import Chat, Completion, Format
 from elastic_agent.scheduler.policies import Choice as Thinking
 from elastic_agent.scheduler.policies import State
 from elastic_agent.scheduler.stores.base import Spec
@@ -119,6 +117,7 @@ class Generations:
         if self._draining:
             raise _going()
         check_headers(request.headers)
+        how = terms(request.headers)
         body = read(kind, await read_body(request, self.limits.request_seconds))
         upstream = self.upstream(body.model, upstreams)
         facts["model"], facts["stream"] = upstream.name, bool(body.stream)
@@ -135,25 +134,26 @@ class Generations:
                     )
                     most = Caps(tokens=2 * asked.choices * upstream.backend.context_length)
                     async with self._task(request, owner, payer, most) as (task, named):
-                        answers = _choices(task, upstream, asked, request.headers, named is not None)
+                        answers = _choices(task, upstream, asked, how, named=named is not None)
+                        exchange = Exchange(
+                            answers, asked, upstream, form, payer, named, self.limits.send_seconds
+                        )
                         if named is not None:
                             facts["task"] = named.id
                         try:
                             if not asked.stream:
-                                return await self._whole(answers, asked, upstream, task, named, payer, form)
-                            response = _event_stream(facts["id"])
-                            return await self._stream(
-                                request, response, answers, asked, upstream, task, named, payer, form
-                            )
+                                return await exchange.whole()
+                            response = event_stream(facts["id"])
+                            await exchange.stream(request, response)
+                            return response
                         finally:
-                            facts |= _facts(answers)
+                            facts |= exchange.facts()
                 finally:
                     self._timeouts.discard(timeout)
                     if not self._timeouts:
                         self._idle.set()
         except TimeoutError:
             error = _going() if self._draining else _too_long(self.limits.call_seconds)
-            facts["code"] = error.code
         except GatewayError as raised:
             error = raised
         except (ConnectionError, ClientError):  # while we wrote: the client has left
@@ -163,7 +163,7 @@ class Generations:
         facts["code"] = error.code
         if response is None or not response.prepared:
             raise error
-        await _last_words(response, error)
+        await last_words(response, error)
         return response
 
     @asynccontextmanager
@@ -209,124 +209,8 @@ class Generations:
             named.running -= 1
             self.tasks.used(named)
 
-    async def _whole(
-        self,
-        answers: list[Choice],
-        asked: Plan,
-        upstream: Upstream,
-        task: Task,
-        named: OpenTask | None,
-        payer: Payer,
-        form: Format,
-    ) -> web.Response:
-        async with aclosing(running.run(answers)) as shown:
-            async for _ in shown:
-                pass
-        codec, logprobs = upstream.backend.codec, asked.sampling.logprobs
-        body = _envelope(form.object, form.prefix, upstream) | {
-            "choices": [form.whole(choice, codec, logprobs=logprobs) for choice in answers],
-            "usage": running.usage(answers),
-            "budget": budget(answers, named.id if named else None, lambda: _left(task, named, payer)),
-        }
-        used = answers[0].call.usage
-        headers = {
-            "X-Elastic-Granted": _granted(answers),
-            "X-Elastic-Used": pairs(
-                {"thinking": used.thinking, "close": used.close, "solution": used.solution}
-            ),
-        }
-        if body["budget"]["left"]:
-            headers["X-Elastic-Left"] = pairs(body["budget"]["left"])
-        return web.Response(text=json.dumps(body), content_type="application/json", headers=headers)
 
-    async def _stream(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        answers: list[Choice],
-        asked: Plan,
-        upstream: Upstream,
-        task: Task,
-        named: OpenTask | None,
-        payer: Payer,
-        form: Format,
-    ) -> web.StreamResponse:
-        base = _envelope(form.chunk_object, form.prefix, upstream)
-        codec, logprobs = upstream.backend.codec, asked.sampling.logprobs
-
-        async def send(chunk: dict[str, Any]) -> None:
-            await self._write(response, json.dumps(base | chunk))
-
-        async with aclosing(running.run(answers)) as shown:
-            async for choice, piece in shown:
-                if not response.prepared:  # until then an error is an HTTP status
-                    response.headers["X-Elastic-Granted"] = _granted(answers)
-                    await response.prepare(request)
-                    for one in answers:
-                        if (opening := form.first(one)) is not None:
-                            await send({"choices": [opening]})
-                if piece is None:
-                    end = {"choices": [form.last(choice, codec, logprobs=logprobs)]}
-                    end["budget"] = budget(  # type: ignore[assignment]
-                        [choice], named.id if named else None, lambda: _left(task, named, payer)
-                    )
-                    await send(end)
-                elif piece:
-                    await send({"choices": [form.delta(choice, piece)]})
-        if asked.usage:
-            await send({"choices": [], "usage": running.usage(answers)})
-        await self._write(response, "[DONE]")
-        await response.write_eof()
-        return response
-
-    async def _write(self, response: web.StreamResponse, data: str) -> None:
-        """Send an event; a client that reads nothing for too long is given up."""
-        try:
-            async with asyncio.timeout(self.limits.send_seconds) as timeout:
-                await response.write(f"data: {data}\n\n".encode())
-        except TimeoutError:
-            if timeout.expired():
-                raise ConnectionError("the client reads nothing") from None
-            raise
-
-
-async def read_body(request: web.Request, seconds: float) -> bytes:
-    """A JSON body.
-
-    Raises:
-        GatewayError: 415 for another type, 408 for one that takes too long, 400 for a broken one.
-    """
-    if request.content_type != "application/json":
-        raise GatewayError(415, "send JSON: Content-Type: application/json", "not_json")
-    try:
-        async with asyncio.timeout(seconds):
-            return await request.read()
-    except TimeoutError:
-        raise GatewayError(408, f"the body took longer than {seconds:g} s", "slow_body") from None
-    except web.HTTPException:
-        raise
-    except (ClientError, web.RequestPayloadError, ValueError) as error:
-        raise bad(None, "the body is broken", "broken_body") from error
-
-
-def check_task_id(id: str) -> None:
-    """400 for what can be no task's name."""
-    if not (0 < len(id) <= 64 and id.isascii() and all(c.isalnum() or c in "_.:-" for c in id)):
-        raise bad("X-Elastic-Task", "a task's id is 1 to 64 letters, digits or _ . : -")
-
-
-def _choices(
-    task: Task, upstream: Upstream, asked: Plan, headers: Mapping[str, str], named: bool
-) -> list[Choice]:
-    kind = headers.get("X-Elastic-Kind", "call")
-    if not (0 < len(kind) <= 40 and kind.isascii() and all(c.isalnum() or c in "_-" for c in kind)):
-        raise bad("X-Elastic-Kind", "X-Elastic-Kind is 1 to 40 letters, digits or _ -")
-    final = headers.get("X-Elastic-Final", "false").lower()
-    if final not in ("true", "false", "1", "0"):
-        raise bad("X-Elastic-Final", "X-Elastic-Final is true or false")
-    on_exhausted: Any = headers.get("X-Elastic-On-Exhausted")
-    if on_exhausted not in (None, "shrink", "wait", "raise"):
-        raise bad("X-Elastic-On-Exhausted", "X-Elastic-On-Exhausted is shrink, wait or raise")
+def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: bool) -> list[Choice]:
     try:
         bounded(upstream.backend, len(asked.prompt_ids), asked.budget)
     except InvalidBudgetError as error:
@@ -339,76 +223,18 @@ def _choices(
         call = task.call(
             asked.prompt_ids,
             backend=upstream.backend,
-            kind=kind,
+            kind=how.kind,
             thinking=asked.budget.thinking,
             solution=asked.budget.solution,
-            final=not named or final in ("true", "1"),
+            final=how.final or not named,
             sampling=sampling,
             stop=asked.stop,
             solution_extra=asked.extra,
             price=upstream.price,
-            on_exhausted=on_exhausted,
+            on_exhausted=how.on_exhausted,
         )
         found.append(Choice(index, call, tools=asked.tools, forced=asked.forced))
     return found
-
-
-def _envelope(object: str, prefix: str, upstream: Upstream) -> dict[str, Any]:
-    return {
-        "id": f"{prefix}-{uuid4().hex}",
-        "object": object,
-        "created": int(time.time()),
-        "model": upstream.name,
-    }
-
-
-def _event_stream(id: str) -> web.StreamResponse:
-    return web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-            "X-Request-Id": id,
-        }
-    )
-
-
-def _granted(answers: list[Choice]) -> str:
-    grants = [choice.call.grant for choice in answers]
-    return "; ".join(
-        pairs({"thinking": grant.budget.thinking, "solution": grant.budget.solution})
-        for grant in grants
-        if grant is not None
-    )
-
-
-def _left(task: Task, named: OpenTask | None, payer: Payer) -> dict[str, float]:
-    """What is left of the task, or of the key, as far as this process knows."""
-    if named is not None:
-        return task.left.to_dict()
-    assert payer.durable is not None
-    room = payer.desk.ledger.room(payer.durable.account())
-    found: dict[str, float] = {}
-    if room.tokens is not None:
-        found["tokens"] = max(0, room.tokens)
-    if room.nano is not None:
-        found["usd"] = float(to_usd(max(0, room.nano)))
-    return found
-
-
-def _facts(answers: list[Choice]) -> dict[str, Any]:
-    """For the access log."""
-    used = [choice.call.usage for choice in answers]
-    grants = [choice.call.grant for choice in answers]
-    costs = [choice.call.cost for choice in answers]
-    return {
-        "granted": [[g.budget.thinking, g.budget.solution] for g in grants if g is not None],
-        "prompt": used[0].prompt,
-        "thinking": sum(one.thinking for one in used),
-        "solution": sum(one.solution for one in used),
-        "charged": sum(one.generated for one in used),
-        "usd": float(sum(cost for cost in costs if cost is not None)),
-    }
 
 
 def _going() -> GatewayError:
@@ -417,13 +243,3 @@ def _going() -> GatewayError:
 
 def _too_long(seconds: float) -> GatewayError:
     return GatewayError(504, f"the call took longer than {seconds:g} s; what it used is charged", "timeout")
-
-
-async def _last_words(response: web.StreamResponse, error: GatewayError) -> None:
-    """An error in the middle of a stream: an event, and no [DONE] after it."""
-    try:
-        async with asyncio.timeout(5.0):
-            await response.write(f"data: {json.dumps(error.body())}\n\n".encode())
-            await response.write_eof()
-    except (ConnectionError, ClientError, TimeoutError):
-        pass

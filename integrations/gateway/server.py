@@ -257,9 +257,8 @@ class Gateway:
         )
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
-        return await self.generations.completion(
-            request, self._owner(request), request[ASKING].facts, self.upstreams
-        )
+        asking = request[ASKING]
+        return await self.generations.completion(request, self._owner(request), asking.facts, self.upstreams)
 
     async def _models(self, request: web.Request) -> web.Response:
         found = [_model(upstream) for upstream in self.upstreams.values()]

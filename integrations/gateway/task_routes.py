@@ -10,7 +10,7 @@ from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError, InvalidCapsError
 from elastic_agent.integrations.gateway.errors import bad, told
 from elastic_agent.integrations.gateway.fields import TaskRequest, read
-from elastic_agent.integrations.gateway.generation import check_task_id, read_body
+from elastic_agent.integrations.gateway.intake import check_task_id, read_body
 from elastic_agent.integrations.gateway.tasks import Tasks
 from elastic_agent.scheduler.stores.base import MOST, Spec
 

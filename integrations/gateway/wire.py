@@ -6,7 +6,7 @@ usage, where the client asked for it; the chunk that ends an answer has the `bud
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from elastic_agent.backends.base import Codec
@@ -130,16 +130,14 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": call["id"], "type": "function", "function": function}
 
 
-def budget(
-    choices: Sequence[Choice], task: str | None, left: Callable[[], dict[str, float]]
-) -> dict[str, Any]:
+def budget(choices: Sequence[Choice], task: str | None, left: Mapping[str, float]) -> dict[str, Any]:
     """What was granted, used and refunded, by answer, and what is left of the task, or of the key."""
     names = ("granted", "used", "refund", "usd", "thinking_end", "solution_end", "outcome", "reason")
     calls = []
     for choice in choices:
         told = choice.call.report().to_dict()
         calls.append({"index": choice.index, **{name: told[name] for name in names}})
-    return {"task": task, "calls": calls, "left": left()}
+    return {"task": task, "calls": calls, "left": dict(left)}
 
 
 def pairs(numbers: Mapping[str, Any]) -> str:

@@ -31,6 +31,15 @@ def shared_codec() -> ScriptedCodec:
     return codec
 
 
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for something that comes about by itself."""
+    for _ in range(10_000):
+        if true():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come about")
+
+
 @dataclass
 class Served:
     """A gateway and all around it.

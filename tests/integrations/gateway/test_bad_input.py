@@ -56,7 +56,7 @@ async def test_a_field_that_is_wrong_is_named(start: Start, body: dict[str, Any]
 
 
 async def test_what_is_no_request(start: Start) -> None:
-    """Broken JSON, other types, other methods, half surrogates, too much: each its own status, never a 500."""
+    """Broken JSON, other types, other methods, half surrogates, too much: each its status, never a 500."""
     async with start(limits=Limits(body=300_000)) as served:
         url = f"{served.gateway.url}/chat/completions"
         json_type = {"Content-Type": "application/json"}

@@ -11,7 +11,7 @@ import pytest
 
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.integrations.gateway.config import Limits
-from tests.integrations.gateway.conftest import HELLO, Served, Start
+from tests.integrations.gateway.conftest import HELLO, Served, Start, until
 from tests.integrations.gateway.test_answers import CALL, TOOL
 from tests.wire import Faults
 
@@ -75,8 +75,7 @@ async def test_a_client_that_leaves_stops_its_call(start: Start, streamed: bool)
         ask = asyncio.ensure_future(
             session.post(url, json={"messages": HELLO, "stream": streamed, "thinking_budget": 400})
         )
-        while served.backend.meter.output < 20:
-            await asyncio.sleep(0.005)
+        await until(lambda: served.backend.meter.output >= 20)
         if streamed:
             response = await ask
             await response.content.read(10)
@@ -84,12 +83,10 @@ async def test_a_client_that_leaves_stops_its_call(start: Start, streamed: bool)
         else:
             ask.cancel()
         await session.close()
-        while served.backend.running:
-            await asyncio.sleep(0.005)
+        await until(lambda: not served.backend.running)
         assert served.backend.meter.output < 300
         await served.covered()
-        while not served.access:
-            await asyncio.sleep(0.005)
+        await until(lambda: bool(served.access))
         assert served.access[-1]["status"] == 499
 
 
@@ -104,10 +101,8 @@ async def test_a_client_that_reads_nothing_is_given_up(start: Start) -> None:
         await writer.drain()
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        while not served.access:
-            await asyncio.sleep(0.02)
-        while served.backend.running:
-            await asyncio.sleep(0.02)
+        await until(lambda: bool(served.access))
+        await until(lambda: not served.backend.running)
         await served.covered()
         writer.close()
 
