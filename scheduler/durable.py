@@ -39,6 +39,8 @@ LEASE = 60.0
 """Seconds for which a hold outlives a process that has gone silent."""
 PATIENCE = 10.0
 """Seconds for which a store that can't be reached is asked again before a call is refused."""
+WAY = 0.1
+"""Seconds that a hold may take to reach the store: its call has to be over so long before its account ends."""
 AGAIN = 0.25
 """Seconds between two such tries."""
 
@@ -186,8 +188,9 @@ class Durable:
 
     async def _look(self) -> list[Level]:
         """Caps in memory = what the store says is left + what this process holds there and has spent."""
+        now = time.monotonic()  # before the store looks: a deadline that is late is one that it refuses
         levels = await self.store.books(self.name)
-        own, now = sum(self._live.values(), self._charged), time.monotonic()
+        own = sum(self._live.values(), self._charged)
         above: Account | None = None
         with self._ledger.lock:
             for level in reversed(levels):
@@ -198,6 +201,7 @@ class Durable:
                 account.tokens = int(left["tokens"].available) + own.tokens if "tokens" in left else None
                 account.nano = int(left["nano"].available) + own.nano if "nano" in left else None
                 account.seconds = None if level.left is None else now - account.opened + level.left
+                account.deadline = INFINITY if level.left is None else now + level.left - WAY
                 self._mirror[name] = above = account
         return levels
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import ClientError, web
 
+from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError, InvalidBudgetError
 from elastic_agent.generate import bounded
@@ -133,7 +134,7 @@ class Generations:
                         body, request.headers, upstream, self.limits, payer.solution_for(upstream.backend)
                     )
                     most = Caps(tokens=2 * asked.choices * upstream.backend.context_length)
-                    async with self._task(request, owner, payer, most) as (task, named):
+                    async with self._task(request, owner, payer, upstream.backend, most) as (task, named):
                         answers = _choices(task, upstream, asked, how, named=named is not None)
                         exchange = Exchange(
                             answers, asked, upstream, form, payer, named, self.limits.send_seconds
@@ -168,7 +169,7 @@ class Generations:
 
     @asynccontextmanager
     async def _task(
-        self, request: web.Request, owner: Spec, payer: Payer, most: Caps
+        self, request: web.Request, owner: Spec, payer: Payer, backend: Backend, most: Caps
     ) -> AsyncIterator[tuple[Task, OpenTask | None]]:
         """What the request is charged to: the task that it names, or one of its own on its key's account.
 
@@ -178,6 +179,9 @@ class Generations:
         if id is None:
             if caps is not None:
                 raise bad("X-Elastic-Caps", "X-Elastic-Caps needs X-Elastic-Task: a name for the task")
+            busy = payer.endpoint_for(backend).full(owner.id)
+            if busy is not None:
+                raise busy
             payer.users += 1
             task = payer.task(most, on_exhausted="raise", policy=AsAsked(), key=owner.id)
             try:
@@ -204,6 +208,7 @@ class Generations:
         try:
             yield named.task, named
         except CapExceededError as error:
+            await self.tasks.check_open(named)
             raise told(error, refunds=await named.payer.refunds(named.task)) from error
         finally:
             named.running -= 1

@@ -124,7 +124,7 @@ class Keys:
             caps.tokens if caps else None,
             caps.nanodollars if caps else None,
             window,
-            datetime.now(UTC).isoformat(timespec="seconds"),
+            datetime.now(UTC).isoformat(),
         )
         self._put(key)
         return secret, key

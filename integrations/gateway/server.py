@@ -108,7 +108,8 @@ class Gateway:
         )
         self.main = main
         self.payers = Payers(main, open_store(config.ledger), config.lease)
-        self.tasks = Tasks(self.payers, limits.tasks, limits.task_idle_seconds)
+        default = config.upstreams[0].backend
+        self.tasks = Tasks(self.payers, limits.tasks, limits.task_idle_seconds, default)
         self.generations = Generations(self.payers, self.tasks, limits)
         app = web.Application(middlewares=[self._around], client_max_size=limits.body)
         tasks = TaskRoutes(self.tasks, self._owner, limits.request_seconds)

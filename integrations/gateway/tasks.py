@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import StoreError, StoreUnavailableError, TaskClosedError
 from elastic_agent.integrations.gateway.books import Payer, Payers
@@ -61,10 +62,11 @@ class Tasks:
         payers: who pays.
         most: open at once.
         idle: seconds after which one that nobody uses is closed.
+        backend: the model that they will probably use: it promises them their answers in time.
     """
 
-    def __init__(self, payers: Payers, most: int, idle: float) -> None:
-        self.payers, self.most, self.idle = payers, most, idle
+    def __init__(self, payers: Payers, most: int, idle: float, backend: Backend) -> None:
+        self.payers, self.most, self.idle, self.backend = payers, most, idle, backend
         self._open: dict[str, asyncio.Task[OpenTask]] = {}
 
     async def open(
@@ -102,6 +104,16 @@ class Tasks:
             )
             return await self._get(id, account, account, caps, {})
         return await self._get(id, account, account, None, {})
+
+    async def check_open(self, task: OpenTask) -> None:
+        """Whether it still takes calls: another process may have ended it.
+
+        Raises:
+            TaskClosedError: it does not.
+        """
+        level = await self._books(task.account)
+        if level is None or level.closed:
+            raise TaskClosedError(f"task {task.id!r} has ended: it takes no more calls")
 
     async def close(self, owner: Spec, id: str) -> dict[str, Any]:
         """End a task, for every process; what it did.
@@ -217,6 +229,7 @@ class Tasks:
         self, id: str, account: str, accounts: Any, caps: Caps, options: Mapping[str, Any]
     ) -> OpenTask:
         payer = await self.payers.make(accounts)
+        payer.backend = self.backend
         try:
             task = payer.task(caps, name=id, key=account, **options).open()
         except BaseException:
