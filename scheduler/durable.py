@@ -40,7 +40,7 @@ LEASE = 60.0
 PATIENCE = 10.0
 """Seconds for which a store that can't be reached is asked again before a call is refused."""
 WAY = 0.1
-"""Seconds that a hold may take to reach the store: its call has to be over so long before its account ends."""
+"""Seconds that a hold may take to reach the store: so long before its account ends a call is over."""
 AGAIN = 0.25
 """Seconds between two such tries."""
 

@@ -456,15 +456,15 @@ def test_an_account_with_an_end_gives_holds_at_the_first_try() -> None:
     async def main() -> None:
         store, backend = Moody(), ScriptedBackend(TALK)
         timed = [Spec("acme"), Spec("acme/task", tokens=1000, seconds=30.0)]
-        async with BudgetScheduler(backend, store=store, accounts=timed) as scheduler:
-            async with scheduler.task(Caps(tokens=1000, seconds=30.0)) as task:
-                before = store.steps
-                call = task.call("a", solution=16)
-                await call.run()
-                assert store.steps - before <= 4  # the reserve, the hold, the settling behind
-                assert call.grant is not None
-                assert call.grant.deadline is not None
-                level = (await store.books("acme/task"))[0]
-                assert call.grant.deadline <= asyncio.get_running_loop().time() + (level.left or 0.0)
+        scheduler = BudgetScheduler(backend, store=store, accounts=timed)
+        async with scheduler, scheduler.task(Caps(tokens=1000, seconds=30.0)) as task:
+            before = store.steps
+            call = task.call("a", solution=16)
+            await call.run()
+            assert store.steps - before <= 4  # the reserve, the hold, the settling behind
+            assert call.grant is not None
+            assert call.grant.deadline is not None
+            level = (await store.books("acme/task"))[0]
+            assert call.grant.deadline <= asyncio.get_running_loop().time() + (level.left or 0.0)
 
     asyncio.run(main())
