@@ -133,6 +133,7 @@ class Gateway:
             handler_cancellation=True,  # a client that leaves stops its calls
             access_log=None,
             shutdown_timeout=5.0,
+            lingering_time=1.0,  # for what is still sent of a body that nobody will read
             keepalive_timeout=limits.idle_seconds,
             max_line_size=limits.line,
             max_field_size=limits.line,
