@@ -113,6 +113,7 @@ class Durable:
         self._unheld: set[str] = set()
         self._charged = NOTHING
         self._reserves: dict[Book, Reserve] = {}
+        self._changing: dict[Book, asyncio.Lock] = {}
         self._behind: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -220,12 +221,20 @@ class Durable:
             raise
 
     async def _do_take(self, running: Running, hold: Hold) -> Lack | None:
-        book, reserve = running.request.book.levels[-1], None
+        book = running.request.book.levels[-1]
         if running.grant.last and hold is running.hold:
-            reserve = self._reserves.get(book)
-        elif lack := await self._reserve(book):
+            async with self._lock(book):
+                return await self._hold(running, hold, self._reserves.get(book))
+        if lack := await self._reserve(book):
             return await self._short(lack)
-        key = self._key(hold)
+        return await self._hold(running, hold, None)
+
+    def _lock(self, book: Book) -> asyncio.Lock:
+        """For whoever changes a task's reserve: in parallel, one hold of it would be forgotten."""
+        return self._changing.setdefault(book, asyncio.Lock())
+
+    async def _hold(self, running: Running, hold: Hold, reserve: Reserve | None) -> Lack | None:
+        book, key = running.request.book.levels[-1], self._key(hold)
         got = await self.store.hold(
             key,
             self.name,
@@ -240,7 +249,9 @@ class Durable:
         if got.state is not HoldState.LIVE:  # taken by a try whose reply was lost, long ago
             raise StoreError(f"the hold of call {key} ran out before the store could say that it was taken")
         if reserve is not None:
-            self._live.pop(self._reserves.pop(book).key, None)
+            self._live.pop(reserve.key, None)
+            if self._reserves.get(book) is reserve:  # its task may have ended meanwhile
+                del self._reserves[book]
         self._live[key] = hold.amount
         if hold.state is not HoldState.LIVE:  # its caller went, or its task ended, while this was under way
             await self._finish(hold)
@@ -248,9 +259,17 @@ class Durable:
 
     async def _reserve(self, book: Book) -> Lack | None:
         """Bring a task's reserve in the store to what it is in memory."""
-        have, wish = self._reserves.get(book), book.account.reserve
-        if wish == (have.amount if have else NOTHING) or book.account.closed:
+        if self._reserved(book):
             return None
+        async with self._lock(book):
+            return None if self._reserved(book) else await self._change(book)
+
+    def _reserved(self, book: Book) -> bool:
+        have = self._reserves.get(book)
+        return book.account.closed or book.account.reserve == (have.amount if have else NOTHING)
+
+    async def _change(self, book: Book) -> Lack | None:
+        have, wish = self._reserves.get(book), book.account.reserve
         key = f"{self._maker}-{book.name}-reserve-{uuid4().hex[:8]}"
         got = await self.store.hold(
             key, self.name, wish, lease=self.lease, instead_of=have.key if have else None
@@ -291,6 +310,7 @@ class Durable:
         self._charged += hold.charged
 
     async def _give_back(self, book: Book) -> None:
+        self._changing.pop(book, None)
         reserve = self._reserves.pop(book, None)
         if reserve is not None:
             await self._write(lambda: self.store.refund(reserve.key))
