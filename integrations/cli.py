@@ -2,6 +2,8 @@
 
     elastic-agent demo      a LangGraph agent on a shop's week of word problems, under caps
     elastic-agent ask       one question, with a thinking and a solution budget
+    elastic-agent serve     an OpenAI-compatible server that budgets every call
+    elastic-agent keys      keys for it, with caps
     elastic-agent train     train an E1 model (base, then budget-constrained GRPO)
     elastic-agent eval      accuracy by thinking budget
     elastic-agent report    what a recorded run spent, and why
@@ -152,6 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--seed", type=int, help="seed of the sampling")
     ask.set_defaults(run=_ask)
 
+    _gateway(commands)
+
     report = commands.add_parser(
         "report",
         help="what a recorded run spent, and why",
@@ -176,6 +180,90 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("train", "train an E1 model"), ("eval", "accuracy by thinking budget")):
         commands.add_parser(name, help=text, add_help=False)
     return parser
+
+
+def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="an OpenAI-compatible server that budgets every call",
+        description="Serve models to any OpenAI client, with a thinking and a solution budget for each call, "
+        "caps for each key and task, and one ledger for as many gateways as you like. Without a key (see "
+        "`elastic-agent keys`) it listens on this machine alone and asks for none.",
+    )
+    _model(serve)
+    serve.add_argument(
+        "--upstream",
+        action="append",
+        metavar="NAME=URL",
+        help="a vLLM server, instead of --model; may be repeated. Further parts after commas: "
+        "tokenizer=NAME, price=IN:OUT, key-env=VARIABLE, served-as=NAME",
+    )
+    serve.add_argument("--price", type=_price, metavar="IN:OUT", help="USD per million tokens of --model")
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8100, help="0 takes a free one (default: 8100)")
+    _ledger(serve)
+    serve.add_argument(
+        "--lease",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="what a gateway that died holds is charged after (default: 60)",
+    )
+    serve.add_argument("--max-running", type=int, metavar="N", help="most calls at once on each model")
+    serve.add_argument("--max-waiting", type=int, metavar="N", help="most calls that wait for each model")
+    serve.add_argument(
+        "--solution", type=int, metavar="TOKENS", help="solution budget where none is asked for"
+    )
+    serve.add_argument(
+        "--timeout", type=float, default=600.0, metavar="SECONDS", help="longest call (default: 600)"
+    )
+    serve.add_argument(
+        "--grace",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="for running calls at the end (default: 30)",
+    )
+    serve.add_argument(
+        "--task-idle", type=float, default=900.0, metavar="SECONDS", help="close unused tasks (default: 900)"
+    )
+    serve.add_argument(
+        "--max-body",
+        type=int,
+        default=4 * 1024 * 1024,
+        metavar="BYTES",
+        help="largest request (default: 4 MiB)",
+    )
+    serve.add_argument("--max-connections", type=int, default=20_000, metavar="N", help="(default: 20000)")
+    serve.add_argument("--log", metavar="FILE", help="record every decision, for `elastic-agent report`")
+    serve.add_argument("--quiet", action="store_true", help="no access log on standard output")
+    serve.set_defaults(run=_serve)
+
+    keys = commands.add_parser(
+        "keys",
+        help="keys for the gateway, with caps",
+        description="Keys lie hashed beside the ledger; a key is shown once, when it is made.",
+    )
+    actions = keys.add_subparsers(dest="action", metavar="action", required=True)
+    create = actions.add_parser("create", help="make a key and print it")
+    create.add_argument("name", help="whose it is, for logs")
+    create.add_argument("--usd", type=_money, metavar="N", help="cap in dollars")
+    create.add_argument("--tokens", type=int, metavar="N", help="cap on generated tokens")
+    create.add_argument("--per", choices=("day", "month"), help="the caps are for each UTC day or month")
+    revoke = actions.add_parser("revoke", help="end a key")
+    revoke.add_argument("name")
+    for action in (create, actions.add_parser("list", help="all keys, never the keys themselves"), revoke):
+        _ledger(action)
+        action.set_defaults(run=_keys)
+
+
+def _ledger(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ledger",
+        default="gateway.db",
+        metavar="WHERE",
+        help="an SQLite file, postgresql://.. or redis://.. (default: gateway.db)",
+    )
 
 
 def _caps(parser: argparse.ArgumentParser) -> None:
@@ -301,6 +389,18 @@ def _ask(options: argparse.Namespace) -> int:
 
     asyncio.run(run())
     return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from elastic_agent.integrations.gateway.command import serve
+
+    return serve(options)
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from elastic_agent.integrations.gateway.command import keys
+
+    return keys(options)
 
 
 def _report(options: argparse.Namespace) -> int:

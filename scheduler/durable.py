@@ -34,12 +34,13 @@ from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount,
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Book, Running
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store, Window
-from elastic_agent.scheduler.timing import SAFETY
 
 LEASE = 60.0
 """Seconds for which a hold outlives a process that has gone silent."""
 PATIENCE = 10.0
 """Seconds for which a store that can't be reached is asked again before a call is refused."""
+WAY = 0.1
+"""Seconds that a hold may take to reach the store: so long before its account ends a call is over."""
 AGAIN = 0.25
 """Seconds between two such tries."""
 
@@ -117,6 +118,7 @@ class Durable:
         self._unheld: set[str] = set()
         self._charged = NOTHING
         self._reserves: dict[Book, Reserve] = {}
+        self._changing: dict[Book, asyncio.Lock] = {}
         self._behind: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -192,8 +194,9 @@ class Durable:
 
     async def _look(self) -> list[Level]:
         """Caps in memory = what the store says is left + what this process holds there and has spent."""
+        now = time.monotonic()  # before the store looks: a deadline that is late is one that it refuses
         levels = await self.store.books(self.name)
-        own, now = sum(self._live.values(), self._charged), time.monotonic()
+        own = sum(self._live.values(), self._charged)
         above: Account | None = None
         with self._ledger.lock:
             for level in reversed(levels):
@@ -203,7 +206,7 @@ class Durable:
                     account = self._ledger.open(name, parent=above, now=now)
                 account.tokens = int(left["tokens"].available) + own.tokens if "tokens" in left else None
                 account.nano = int(left["nano"].available) + own.nano if "nano" in left else None
-                account.ends(None if level.left is None else now - account.opened + level.left)
+                account.ends(None if level.left is None else now - account.opened + level.left - WAY)
                 self._mirror[name] = above = account
             self.looked(list(self._mirror.values()), now)
         return levels
@@ -223,19 +226,26 @@ class Durable:
             raise
 
     async def _do_take(self, running: Running, hold: Hold) -> Lack | None:
-        book, reserve = running.request.book.levels[-1], None
+        book = running.request.book.levels[-1]
         if running.grant.last and hold is running.hold:
-            reserve = self._reserves.get(book)
-        elif lack := await self._reserve(book):
+            async with self._lock(book):
+                return await self._hold(running, hold, self._reserves.get(book))
+        if lack := await self._reserve(book):
             return await self._short(lack)
-        key = self._key(hold)
+        return await self._hold(running, hold, None)
+
+    def _lock(self, book: Book) -> asyncio.Lock:
+        """For whoever changes a task's reserve: in parallel, one hold of it would be forgotten."""
+        return self._changing.setdefault(book, asyncio.Lock())
+
+    async def _hold(self, running: Running, hold: Hold, reserve: Reserve | None) -> Lack | None:
+        book, key = running.request.book.levels[-1], self._key(hold)
         got = await self.store.hold(
             key,
             self.name,
             hold.amount,
             lease=self.lease,
-            # A hair less: it may end with the account, and the store's clock is another
-            seconds=0.0 if hold.until == INFINITY else max(0.0, hold.until - time.monotonic() - SAFETY),
+            seconds=0.0 if hold.until == INFINITY else max(0.0, hold.until - time.monotonic()),
             dispatched=True,
             instead_of=reserve.key if reserve else None,
         )
@@ -244,7 +254,9 @@ class Durable:
         if got.state is not HoldState.LIVE:  # taken by a try whose reply was lost, long ago
             raise StoreError(f"the hold of call {key} ran out before the store could say that it was taken")
         if reserve is not None:
-            self._live.pop(self._reserves.pop(book).key, None)
+            self._live.pop(reserve.key, None)
+            if self._reserves.get(book) is reserve:  # its task may have ended meanwhile
+                del self._reserves[book]
         self._live[key] = hold.amount
         if hold.state is not HoldState.LIVE:  # its caller went, or its task ended, while this was under way
             await self._finish(hold)
@@ -252,9 +264,17 @@ class Durable:
 
     async def _reserve(self, book: Book) -> Lack | None:
         """Bring a task's reserve in the store to what it is in memory."""
-        have, wish = self._reserves.get(book), book.account.reserve
-        if wish == (have.amount if have else NOTHING) or book.account.closed:
+        if self._reserved(book):
             return None
+        async with self._lock(book):
+            return None if self._reserved(book) else await self._change(book)
+
+    def _reserved(self, book: Book) -> bool:
+        have = self._reserves.get(book)
+        return book.account.closed or book.account.reserve == (have.amount if have else NOTHING)
+
+    async def _change(self, book: Book) -> Lack | None:
+        have, wish = self._reserves.get(book), book.account.reserve
         key = f"{self._maker}-{book.name}-reserve-{uuid4().hex[:8]}"
         got = await self.store.hold(
             key, self.name, wish, lease=self.lease, instead_of=have.key if have else None
@@ -295,6 +315,7 @@ class Durable:
         self._charged += hold.charged
 
     async def _give_back(self, book: Book) -> None:
+        self._changing.pop(book, None)
         reserve = self._reserves.pop(book, None)
         if reserve is not None:
             await self._write(lambda: self.store.refund(reserve.key))

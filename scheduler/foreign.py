@@ -215,7 +215,7 @@ class ForeignCall:
     def _make(self) -> Request:
         task, scheduler, before = self.task, self.task.scheduler, self._request
         model = cast("Backend", self.model)
-        curves = scheduler.curves_for(model)
+        endpoint = scheduler.endpoint_for(model)
         self._request = Request(
             book=task.book,
             kind=self.kind,
@@ -223,10 +223,10 @@ class ForeignCall:
             close=0,
             solution=self._wish.solution,
             thinking=self._wish.thinking or 0,
-            curves=curves,
-            curve=curves.curve(self.kind),
+            fresh=self._prompt,
+            curves=scheduler.curves_for(model),
             price=self.price,
-            latency=scheduler.latency_for(model),
+            latency=endpoint.latency,
             habits=scheduler.habits_for(model),
             wake=lambda: None,
             final=self.final,

@@ -75,6 +75,8 @@ class Wire:
         key: the bearer token that it wants, if any.
         adapters: folders of the adapters that are loaded, by name; None for a server without LoRA.
         faults: how to misbehave.
+
+    `port` is that of its next start; 0 takes a free one.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Wire:
         self.faults = faults or Faults()
         self.requests: list[dict[str, Any]] = []
         self.base_url = ""
+        self.port = 0
 
     async def __aenter__(self) -> Wire:
         app = web.Application(middlewares=[self._authorized])
@@ -103,7 +106,7 @@ class Wire:
         # Waiting handlers must not hold up the end; a client that leaves cancels its handler
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
         self.base_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
         return self

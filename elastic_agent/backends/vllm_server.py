@@ -84,8 +84,15 @@ class VllmServerBackend:
             UnknownModelError: it serves other models.
             BackendUnavailableError: it can't be reached.
         """
-        if self._checked:
-            return
+        if not self._checked:
+            await self.probe()
+
+    async def probe(self) -> None:
+        """The same, asked anew: whether the server is there now.
+
+        Raises:
+            UnknownModelError, BackendUnavailableError: as `ready`.
+        """
         try:
             session = await self._session()
             async with session.get(f"{self.base_url}/models") as response:

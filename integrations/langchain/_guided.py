@@ -5,7 +5,7 @@ solution can't come out otherwise unless its budget cuts it. Without a grammar a
 engine that has none refuses (`UnsupportedError`).
 
 The fields are vLLM's `structured_outputs` (0.12 and later): `json` for a schema, and xgrammar's structural
-tags where tool calls come in, in the form in which `_tools` reads them.
+tags where tool calls come in, in the form in which `wire.tool_calls` reads them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elastic_agent.integrations.langchain._tools import CLOSE, OPEN
+from elastic_agent.integrations.wire.tool_calls import CLOSE, OPEN
 
 Schema = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -20,6 +20,7 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, message_chunk_to_message
+from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -31,11 +32,15 @@ from elastic_agent.integrations.langchain._messages import to_chat
 from elastic_agent.integrations.langchain._metadata import response_metadata, usage_metadata
 from elastic_agent.integrations.langchain._model import ElasticFields
 from elastic_agent.integrations.langchain._options import ANSWER_NOW
-from elastic_agent.integrations.langchain._pieces import Piece, Pieces
 from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, may_turn, run_call, together
 from elastic_agent.integrations.langchain._structured import Method, structured
 from elastic_agent.integrations.langchain.errors import langchain_errors
+from elastic_agent.integrations.wire.pieces import Piece, Pieces
+
+FIRST_INDEX = 1_000
+"""Of a message's tool calls. LangChain itself numbers blocks of reasoning and text (`output_version="v1"`),
+from 0, and merges what has one index."""
 
 
 class ChatElasticReasoning(ElasticFields, BaseChatModel):
@@ -275,7 +280,10 @@ def _chunk(piece: Piece) -> AIMessageChunk:
     return AIMessageChunk(
         content=piece.text,
         additional_kwargs={"reasoning_content": piece.reasoning} if piece.reasoning else {},
-        tool_call_chunks=piece.tool_calls,
+        tool_call_chunks=[
+            cast("ToolCallChunk", {**call, "index": FIRST_INDEX + (call["index"] or 0)})
+            for call in piece.tool_calls
+        ],
     )
 
 

@@ -22,10 +22,10 @@ from elastic_agent.integrations.langchain._cache import budget_cache
 from elastic_agent.integrations.langchain._metadata import response_metadata, usage_metadata
 from elastic_agent.integrations.langchain._model import ElasticFields
 from elastic_agent.integrations.langchain._options import PER_CALL
-from elastic_agent.integrations.langchain._pieces import Piece, Pieces
 from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, run_call, together
 from elastic_agent.integrations.langchain.errors import langchain_errors
+from elastic_agent.integrations.wire.pieces import Piece, Pieces
 
 
 class ElasticReasoningLLM(ElasticFields, BaseLLM):

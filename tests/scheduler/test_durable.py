@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks._servers import NoServerError, PostgresServer, RedisServer
-from elastic_agent import Caps, ScriptedBackend
+from elastic_agent import Caps, Generation, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError, StoreError, StoreUnavailableError, TaskClosedError
 from elastic_agent.scheduler import BudgetScheduler
@@ -405,7 +405,7 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
 
 KILLED = """
     import asyncio, sys
-    from elastic_agent import Caps, ScriptedBackend
+    from elastic_agent import Caps, Generation, ScriptedBackend
     from elastic_agent.backends.scripted import Reply
     from elastic_agent.scheduler import BudgetScheduler
     from elastic_agent.scheduler.stores.base import Spec
@@ -467,3 +467,43 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
         while not await true():  # noqa: ASYNC110 (another thread makes it so)
             await asyncio.sleep(0.02)
+
+
+def test_an_account_with_an_end_gives_holds_at_the_first_try() -> None:
+    """Calls are planned to end before their account does: the store needs not refuse any of them."""
+
+    async def main() -> None:
+        store, backend = Moody(), ScriptedBackend(TALK)
+        timed = [Spec("acme"), Spec("acme/task", tokens=1000, seconds=30.0)]
+        scheduler = BudgetScheduler(backend, store=store, accounts=timed)
+        async with scheduler, scheduler.task(Caps(tokens=1000, seconds=30.0)) as task:
+            before = store.steps
+            call = task.call("a", solution=16)
+            await call.run()
+            assert store.steps - before <= 4  # the reserve, the hold, the settling behind
+            assert call.grant is not None
+            assert call.grant.deadline is not None
+            level = (await store.books("acme/task"))[0]
+            assert call.grant.deadline <= asyncio.get_running_loop().time() + (level.left or 0.0)
+
+    asyncio.run(main())
+
+
+def test_calls_side_by_side_forget_no_reserve() -> None:
+    """Each changes the task's reserve, final ones among them: none is held twice, none stays behind."""
+
+    async def main() -> None:
+        store = Moody()
+        store.pause = 0.002
+        async with BudgetScheduler(ScriptedBackend(TALK), store=store, accounts=shared(None)) as scheduler:
+            for finals, tokens in enumerate(range(100, 2000, 150)):
+                async with scheduler.task(Caps(tokens=tokens)) as task:
+                    calls = [
+                        task.generate(f"{'word ' * i}?", solution=8 + i, thinking=5, final=i % 6 == finals)
+                        for i in range(12)
+                    ]
+                    for said in await asyncio.gather(*calls, return_exceptions=True):
+                        assert isinstance(said, Generation | CapExceededError), repr(said)
+        assert [hold.key for hold in await store.holds("acme/alice") if hold.state is HoldState.LIVE] == []
+
+    asyncio.run(main())

@@ -1,4 +1,4 @@
-"""A call's events as what LangChain shows: reasoning, text, tool calls.
+"""A call's events as what people are shown: reasoning, text, tool calls.
 
 The whitespace around the two segments belongs to the template, not to the answer, and is left out; so a
 merged stream is the same message as an `invoke`.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from langchain_core.messages.tool import ToolCallChunk
-
 from elastic_agent.generate import Event
-from elastic_agent.integrations.langchain._tools import ToolCallSplitter
+from elastic_agent.integrations.wire.tool_calls import ToolCallPiece, ToolCallSplitter
 from elastic_agent.phases import Segment
 
 
@@ -21,7 +19,7 @@ class Piece:
 
     reasoning: str = ""
     text: str = ""
-    tool_calls: list[ToolCallChunk] = field(default_factory=list)
+    tool_calls: list[ToolCallPiece] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.reasoning or self.text or self.tool_calls)

@@ -8,15 +8,23 @@ written.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal, TypedDict
 from uuid import uuid4
 
-from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
-
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-FIRST_INDEX = 1_000
-"""Of a message's calls. LangChain itself numbers blocks of reasoning and text (`output_version="v1"`), from
-0, and merges what has one index."""
+
+
+class ToolCallPiece(TypedDict):
+    """A tool call; of the very shape of LangChain's `ToolCallChunk`.
+
+    `name` is None, and `args` the text as written, where the body is not a call.
+    """
+
+    name: str | None
+    args: str | None
+    id: str | None
+    index: int | None
+    type: Literal["tool_call_chunk"]
 
 
 class ToolCallSplitter:
@@ -27,7 +35,7 @@ class ToolCallSplitter:
         self._inside = False
         self._calls = 0
 
-    def feed(self, text: str) -> tuple[str, list[ToolCallChunk]]:
+    def feed(self, text: str) -> tuple[str, list[ToolCallPiece]]:
         """Take a piece; returns the text that is certainly not part of a call, and the calls it completed."""
         self._held += text
         plain, calls = "", []
@@ -46,7 +54,7 @@ class ToolCallSplitter:
             self._held = self._held[len(self._held) - keep :]
         return plain, calls
 
-    def flush(self) -> tuple[str, list[ToolCallChunk]]:
+    def flush(self) -> tuple[str, list[ToolCallPiece]]:
         """No more text. A call without its end tag counts when its body is whole."""
         held, self._held = self._held, ""
         if not self._inside:
@@ -54,17 +62,23 @@ class ToolCallSplitter:
         self._inside = False
         return "", [self._call(held)]
 
-    def _call(self, body: str) -> ToolCallChunk:
+    def _call(self, body: str) -> ToolCallPiece:
         self._calls += 1
-        name, args = _parse(body)
-        # JSON that does not parse must not be completed by LangChain's lenient parser into a call that the
-        # model never made: with its tag in front nothing can.
-        return tool_call_chunk(
-            name=name,
-            args=json.dumps(args) if args is not None else OPEN + body,
-            id=f"call_{uuid4().hex}",
-            index=FIRST_INDEX + self._calls - 1,
-        )
+        return tool_call(body, self._calls - 1)
+
+
+def tool_call(body: str, index: int) -> ToolCallPiece:
+    """What stands between the tags, as a call."""
+    name, args = _parse(body)
+    # JSON that does not parse must not be completed by LangChain's lenient parser into a call that the model
+    # never made: with its tag in front nothing can.
+    return {
+        "name": name,
+        "args": json.dumps(args) if args is not None else OPEN + body,
+        "id": f"call_{uuid4().hex}",
+        "index": index,
+        "type": "tool_call_chunk",
+    }
 
 
 def _parse(body: str) -> tuple[str | None, dict[str, Any] | None]:

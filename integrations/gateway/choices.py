@@ -1,0 +1,128 @@
+"""The answers of one request while they come: `n` calls side by side, as pieces to show."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from elastic_agent.generate import Event
+from elastic_agent.integrations.wire.pieces import Piece, Pieces
+from elastic_agent.integrations.wire.tool_calls import ToolCallPiece, tool_call
+from elastic_agent.phases import Segment, SolutionEnd
+from elastic_agent.scheduler.call import TaskCall
+
+FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop"}
+
+
+class Choice:
+    """One of the answers.
+
+    Args:
+        index: which of them.
+        call: what brings it.
+        tools: its solution may hold tool calls.
+        forced: its solution is one tool call, without tags.
+    """
+
+    def __init__(self, index: int, call: TaskCall, *, tools: bool, forced: bool) -> None:
+        self.index, self.call = index, call
+        self.reasoning = self.text = ""
+        self.tool_calls: list[ToolCallPiece] = []
+        self._pieces = Pieces(tools=tools and not forced)
+        self._forced = forced
+
+    def feed(self, event: Event) -> Piece:
+        """Take an event; what it brings to show."""
+        if self._forced and event.segment is Segment.SOLUTION:
+            return Piece()  # shown whole, by `flush`
+        return self._shown(self._pieces.feed(event))
+
+    def flush(self) -> Piece:
+        """The call is over: what was held back."""
+        if not self._forced:
+            return self._shown(self._pieces.flush())
+        solution = self.call.result().solution
+        body = solution.removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
+        return self._shown(Piece(tool_calls=[tool_call(body, 0)]), raw=solution)
+
+    def _shown(self, piece: Piece, raw: str | None = None) -> Piece:
+        """OpenAI knows no invalid tool call: one is shown as the text that it is."""
+        calls = [call for call in piece.tool_calls if call["name"] is not None]
+        broken = "".join(call["args"] or "" for call in piece.tool_calls if call["name"] is None)
+        calls = [{**call, "index": len(self.tool_calls) + at} for at, call in enumerate(calls)]
+        piece = Piece(piece.reasoning, piece.text + (broken if raw is None or not broken else raw), calls)
+        self.reasoning += piece.reasoning
+        self.text += piece.text
+        self.tool_calls += calls
+        return piece
+
+    @property
+    def finish(self) -> str:
+        """OpenAI's `finish_reason`."""
+        if self.tool_calls:
+            return "tool_calls"
+        end = self.call.result().solution_end
+        return FINISH.get(end, "length") if end is not None else "length"
+
+    def logprobs(self) -> list[tuple[int, float]]:
+        """Id and log-prob of each solution token of which the engine told it."""
+        result = self.call.result()
+        start = len(result.output_ids) - len(result.solution_ids)
+        pairs = zip(result.output_ids[start:], result.logprobs[start:], strict=True)
+        return [(token, value) for token, value in pairs if value is not None]
+
+
+async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Piece | None]]:
+    """What there is to show, as it comes; None when an answer is whole. Closed, it stops all of them."""
+    if len(choices) == 1:
+        async with aclosing(_one(choices[0])) as pieces:
+            async for shown in pieces:
+                yield shown
+        return
+    queue: asyncio.Queue[tuple[Choice, Piece | None] | BaseException] = asyncio.Queue(maxsize=64)
+
+    async def pump(choice: Choice) -> None:
+        try:
+            async with aclosing(_one(choice)) as pieces:
+                async for shown in pieces:
+                    await queue.put(shown)
+        except Exception as error:
+            await queue.put(error)
+
+    running = [asyncio.ensure_future(pump(choice)) for choice in choices]
+    try:
+        left = len(choices)
+        while left:
+            found = await queue.get()
+            if isinstance(found, BaseException):
+                raise found
+            left -= found[1] is None
+            yield found
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _one(choice: Choice) -> AsyncGenerator[tuple[Choice, Piece | None]]:
+    async with aclosing(choice.call.stream()) as events:
+        async for event in events:
+            yield choice, choice.feed(event)
+    if piece := choice.flush():
+        yield choice, piece
+    yield choice, None
+
+
+def usage(choices: Sequence[Choice]) -> dict[str, Any]:
+    """OpenAI's usage, from our own count: the prompt once; thinking, close and solution of all answers."""
+    used = [choice.call.usage for choice in choices]
+    prompt, output = used[0].prompt, sum(one.output for one in used)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": min(prompt, used[0].cached)},
+        "completion_tokens_details": {"reasoning_tokens": sum(one.thinking for one in used)},
+    }

@@ -1,0 +1,148 @@
+"""`elastic-agent serve` and `elastic-agent keys`.
+
+elastic-agent serve --model e1-tiny
+elastic-agent serve --upstream NAME=http://host:8000/v1,tokenizer=HUB/ID,price=0.1:0.4 --ledger spend.db
+elastic-agent keys create alice --usd 5 --per day
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from elastic_agent.backends.load import load_backend
+from elastic_agent.budget import Caps
+from elastic_agent.integrations.gateway.config import Config, Limits, Upstream, without_password
+from elastic_agent.integrations.gateway.keys import Keys
+from elastic_agent.scheduler.cost import Price
+
+PARTS = ("tokenizer", "price", "key-env", "served-as")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run a gateway until it is told to stop."""
+    try:
+        from elastic_agent.integrations.gateway.server import Gateway
+    except ImportError as error:
+        raise ValueError("the gateway needs: pip install 'elastic-agent[gateway]'") from error
+
+    limits = Limits(
+        body=options.max_body,
+        call_seconds=options.timeout,
+        connections=options.max_connections,
+        grace_seconds=options.grace,
+        task_idle_seconds=options.task_idle,
+    )
+    config = Config(
+        upstreams=[upstream(text) for text in options.upstream or ()] or [_single(options)],
+        ledger=options.ledger,
+        host=options.host,
+        port=options.port,
+        limits=limits,
+        lease=options.lease,
+        max_running=options.max_running,
+        max_waiting=options.max_waiting,
+        solution=options.solution,
+        log=options.log,
+    )
+    asyncio.run(_serve(Gateway(config, None if options.quiet else _line)))
+    return 0
+
+
+async def _serve(gateway: Any) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await gateway.start()
+    config = gateway.config
+    print(
+        f"serving {', '.join(gateway.upstreams)} at {gateway.url}; ledger: {without_password(config.ledger)}",
+        file=sys.stderr,
+        flush=True,
+    )
+    await stop.wait()
+    print(f"stopping: what runs has {config.limits.grace_seconds:g} s to end", file=sys.stderr, flush=True)
+    await gateway.stop()
+    for one in config.upstreams:
+        await one.backend.aclose()
+
+
+def _line(facts: dict[str, Any]) -> None:
+    """One request of the access log."""
+    print(json.dumps(facts), flush=True)
+
+
+def upstream(text: str) -> Upstream:
+    """`NAME=URL[,tokenizer=..][,price=IN:OUT][,key-env=VARIABLE][,served-as=NAME]`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    named, *parts = text.split(",")
+    name, _, url = named.partition("=")
+    said = dict(part.partition("=")[::2] for part in parts)
+    if not name or not url or not set(said) <= set(PARTS):
+        raise ValueError(
+            f"--upstream is NAME=URL, then any of {', '.join(f',{part}=..' for part in PARTS)}: {text!r}"
+        )
+    secret = None
+    if "key-env" in said:
+        secret = os.environ.get(said["key-env"])
+        if not secret:
+            raise ValueError(f"--upstream {name}: the environment has no {said['key-env']}")
+    price = Price(*said["price"].split(":")) if "price" in said else None
+    return served(name, url, said.get("served-as"), secret, said.get("tokenizer"), price)
+
+
+def served(
+    name: str, url: str, served_as: str | None, key: str | None, tokenizer: str | None, price: Price | None
+) -> Upstream:
+    """A model on a vLLM server."""
+    backend = load_backend(served_as or name, base_url=url, api_key=key, tokenizer=tokenizer)
+    return Upstream(name, backend, guided=True, price=price)
+
+
+def _single(options: argparse.Namespace) -> Upstream:
+    key = options.api_key or os.environ.get("ELASTIC_UPSTREAM_KEY")
+    if options.base_url is not None:
+        return served(options.model, options.base_url, None, key, options.tokenizer, options.price)
+    return Upstream(options.model, load_backend(options.model), price=options.price)
+
+
+def keys(options: argparse.Namespace) -> int:
+    """Make, list or revoke keys."""
+    store = Keys(options.ledger)
+    try:
+        if options.action == "create":
+            capped = options.usd is not None or options.tokens is not None
+            if options.per is not None and not capped:
+                raise ValueError("--per says for how long a cap is: set --usd or --tokens")
+            caps = Caps(usd=options.usd, tokens=options.tokens) if capped else None
+            secret, key = store.create(options.name, caps, window=options.per)
+            print(secret)
+            print(f"{key.name}: {_caps(key.public())}; shown once, keep it", file=sys.stderr)
+        elif options.action == "list":
+            for key in store.list():
+                state = "revoked" if key.revoked else "active"
+                print(f"{key.name}\t{state}\t{_caps(key.public())}\t{key.created}\t{key.account}")
+        else:
+            print(f"{store.revoke(options.name).name}: revoked; gateways that know it take it for 5 s more")
+    finally:
+        store.close()
+    return 0
+
+
+def _caps(key: dict[str, Any]) -> str:
+    parts = []
+    if key["usd"] is not None:
+        parts.append(f"${key['usd']:g}")
+    if key["tokens"] is not None:
+        parts.append(f"{key['tokens']:,} tokens")
+    window = f" a {key['per']}" if key["per"] else " in all" if parts else ""
+    return (" and ".join(parts) or "no cap") + window

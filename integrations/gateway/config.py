@@ -1,0 +1,121 @@
+"""What a gateway is told when it starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from elastic_agent.backends.base import Backend
+from elastic_agent.scheduler.cost import Price
+from elastic_agent.scheduler.durable import LEASE
+from elastic_agent.scheduler.events import Log
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a client may ask of the gateway.
+
+    Attributes:
+        body: bytes of a request's body.
+        line: bytes of the request line and of one header.
+        headers: how many headers.
+        request_seconds: for a request's headers, and again for its body, to arrive.
+        idle_seconds: that a connection may stay open without a request.
+        send_seconds: that a client may take to read a piece of an answer.
+        call_seconds: that a call may take, waiting for its turn included.
+        connections: open at once.
+        choices: the largest `n`.
+        tasks: open at once in this process.
+        task_idle_seconds: after which a task that nobody uses is closed.
+        grace_seconds: for running calls when the gateway shuts down.
+    """
+
+    body: int = 4 * 1024 * 1024
+    line: int = 16 * 1024
+    headers: int = 100
+    request_seconds: float = 20.0
+    idle_seconds: float = 75.0
+    send_seconds: float = 60.0
+    call_seconds: float = 600.0
+    connections: int = 20_000
+    choices: int = 16
+    tasks: int = 1000
+    task_idle_seconds: float = 900.0
+    grace_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A model that the gateway serves.
+
+    Attributes:
+        name: what clients call it.
+        backend: what answers.
+        guided: it is a vLLM server, which can be told to answer in a grammar.
+        price: what it costs; None asks the price list.
+    """
+
+    name: str
+    backend: Backend = field(repr=False)
+    guided: bool = False
+    price: Price | None = None
+
+    async def reachable(self, seconds: float) -> bool:
+        """It answers now."""
+        probe = getattr(self.backend, "probe", self.backend.ready)
+        try:
+            async with asyncio.timeout(seconds):
+                await probe()
+        except Exception:  # whatever it is, the model can't be used
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A gateway.
+
+    Attributes:
+        upstreams: the models; the first is the default of requests that name none.
+        ledger: where accounts and keys are kept, as for `open_store`.
+        host, port: where it listens; port 0 takes a free one.
+        lease: seconds after which what a process that died holds is charged.
+        max_running, max_waiting: for each model, see `BudgetScheduler`.
+        solution: solution tokens of requests that don't say.
+        log: where the scheduler's events go.
+    """
+
+    upstreams: Sequence[Upstream]
+    ledger: str = "memory://"
+    host: str = "127.0.0.1"
+    port: int = 8100
+    limits: Limits = Limits()
+    lease: float = LEASE
+    max_running: int | None = None
+    max_waiting: int | None = None
+    solution: int | None = None
+    log: Log = None
+
+    def checked(self) -> Self:
+        """Itself.
+
+        Raises:
+            ValueError: no model, or two of one name.
+        """
+        names = [upstream.name for upstream in self.upstreams]
+        if not names:
+            raise ValueError("a gateway needs a model: --model NAME, or --upstream NAME=URL")
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"two upstreams are called {', '.join(sorted(twice))}: give each its own name")
+        return self
+
+
+def without_password(url: str) -> str:
+    """A ledger's place for people: no user, no password, no query."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else url

@@ -1,0 +1,173 @@
+"""One request's answers, written: whole, or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from aiohttp import ClientError, web
+
+from elastic_agent.budget import to_usd
+from elastic_agent.integrations.gateway import choices as running
+from elastic_agent.integrations.gateway.books import Payer
+from elastic_agent.integrations.gateway.choices import Choice
+from elastic_agent.integrations.gateway.config import Upstream
+from elastic_agent.integrations.gateway.errors import GatewayError
+from elastic_agent.integrations.gateway.plan import Plan
+from elastic_agent.integrations.gateway.tasks import OpenTask
+from elastic_agent.integrations.gateway.wire import Format, budget, pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What is asked, of whom, and who pays.
+
+    Attributes:
+        answers: the calls.
+        asked: the request.
+        form: the endpoint's way of writing.
+        payer: the account.
+        named: the task that the request names, if it does.
+        send_seconds: that the client may take to read a piece.
+    """
+
+    answers: list[Choice]
+    asked: Plan
+    upstream: Upstream
+    form: Format
+    payer: Payer
+    named: OpenTask | None
+    send_seconds: float
+
+    async def whole(self) -> web.Response:
+        """Run to the end, and answer with all of it."""
+        async with aclosing(running.run(self.answers)) as shown:
+            async for _ in shown:
+                pass
+        form, codec = self.form, self.upstream.backend.codec
+        body = self._envelope(form.object) | {
+            "choices": [
+                form.whole(one, codec, logprobs=self.asked.sampling.logprobs) for one in self.answers
+            ],
+            "usage": running.usage(self.answers),
+            "budget": self._budget(self.answers),
+        }
+        used = self.answers[0].call.usage
+        headers = {
+            "X-Elastic-Granted": self._granted(),
+            "X-Elastic-Used": pairs(
+                {"thinking": used.thinking, "close": used.close, "solution": used.solution}
+            ),
+        }
+        if body["budget"]["left"]:
+            headers["X-Elastic-Left"] = pairs(body["budget"]["left"])
+        return web.Response(text=json.dumps(body), content_type="application/json", headers=headers)
+
+    async def stream(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Answer piece by piece. Until the first, `response` is not prepared: an error is an HTTP status."""
+        form, base = self.form, self._envelope(self.form.chunk_object)
+        codec, logprobs = self.upstream.backend.codec, self.asked.sampling.logprobs
+
+        async def send(chunk: dict[str, Any]) -> None:
+            await self._write(response, json.dumps(base | chunk))
+
+        async with aclosing(running.run(self.answers)) as shown:
+            async for choice, piece in shown:
+                if not response.prepared:
+                    response.headers["X-Elastic-Granted"] = self._granted()
+                    await response.prepare(request)
+                    for one in self.answers:
+                        if (opening := form.first(one)) is not None:
+                            await send({"choices": [opening]})
+                if piece is None:
+                    end = form.last(choice, codec, logprobs=logprobs)
+                    await send({"choices": [end], "budget": self._budget([choice])})
+                elif piece:
+                    await send({"choices": [form.delta(choice, piece)]})
+        if self.asked.usage:
+            await send({"choices": [], "usage": running.usage(self.answers)})
+        await self._write(response, "[DONE]")
+        await response.write_eof()
+
+    def facts(self) -> dict[str, Any]:
+        """For the access log."""
+        used = [choice.call.usage for choice in self.answers]
+        grants = [choice.call.grant for choice in self.answers]
+        costs = [choice.call.cost for choice in self.answers]
+        return {
+            "granted": [[g.budget.thinking, g.budget.solution] for g in grants if g is not None],
+            "prompt": used[0].prompt,
+            "thinking": sum(one.thinking for one in used),
+            "solution": sum(one.solution for one in used),
+            "charged": sum(one.generated for one in used),
+            "usd": float(sum(cost for cost in costs if cost is not None)),
+        }
+
+    def _envelope(self, object: str) -> dict[str, Any]:
+        return {
+            "id": f"{self.form.prefix}-{uuid4().hex}",
+            "object": object,
+            "created": int(time.time()),
+            "model": self.upstream.name,
+        }
+
+    def _granted(self) -> str:
+        grants = [choice.call.grant for choice in self.answers]
+        return "; ".join(
+            pairs({"thinking": grant.budget.thinking, "solution": grant.budget.solution})
+            for grant in grants
+            if grant is not None
+        )
+
+    def _budget(self, answers: list[Choice]) -> dict[str, Any]:
+        return budget(answers, self.named.id if self.named else None, self._left())
+
+    def _left(self) -> dict[str, float]:
+        """What is left of the task, or of the key, as far as this process knows."""
+        if self.named is not None:
+            return self.named.task.left.to_dict()
+        assert self.payer.durable is not None
+        room = self.payer.desk.ledger.room(self.payer.durable.account())
+        found: dict[str, float] = {}
+        if room.tokens is not None:
+            found["tokens"] = max(0, room.tokens)
+        if room.nano is not None:
+            found["usd"] = float(to_usd(max(0, room.nano)))
+        return found
+
+    async def _write(self, response: web.StreamResponse, data: str) -> None:
+        """Send an event; a client that reads nothing for too long is given up."""
+        try:
+            async with asyncio.timeout(self.send_seconds) as timeout:
+                await response.write(f"data: {data}\n\n".encode())
+        except TimeoutError:
+            if timeout.expired():
+                raise ConnectionError("the client reads nothing") from None
+            raise
+
+
+def event_stream(id: str) -> web.StreamResponse:
+    """The response of a stream, before its first piece."""
+    return web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream; charset=utf-8",
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+            "X-Request-Id": id,
+        }
+    )
+
+
+async def last_words(response: web.StreamResponse, error: GatewayError) -> None:
+    """An error in the middle of a stream: an event, and no [DONE] after it."""
+    try:
+        async with asyncio.timeout(5.0):
+            await response.write(f"data: {json.dumps(error.body())}\n\n".encode())
+            await response.write_eof()
+    except (ConnectionError, ClientError, TimeoutError):
+        pass

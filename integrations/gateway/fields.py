@@ -1,0 +1,302 @@
+"""What clients send, as pydantic models: the checks, and the OpenAPI description made from them.
+
+OpenAI's clients send many fields. Those that we know are checked. Those that would change the answer and that
+nothing here can obey are refused, unless they ask for nothing (`REFUSED`). All others are ignored, except a
+name that looks like one of ours: a misspelt budget must not be ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from elastic_agent.integrations.gateway.errors import GatewayError, bad
+
+MOST = 2**31 - 1
+Tokens = Annotated[int, Field(ge=0, le=MOST)]
+Some = Annotated[int, Field(ge=1, le=MOST)]
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+OnExhausted = Literal["shrink", "wait", "raise"]
+EFFORTS: Mapping[str, float | None] = {
+    "none": 0.0,
+    "minimal": 1 / 64,
+    "low": 1 / 32,
+    "medium": 1 / 16,
+    "high": 1 / 8,
+    "xhigh": 1 / 4,
+    "max": None,
+}
+"""`reasoning_effort` as a part of the model's context; of 32K: 0, 512, 1024, 2048, 4096, 8192, no limit."""
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": (),
+    "functions": (),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "presence_penalty": (0,),
+    "suffix": ("",),
+    "top_logprobs": (0,),
+    "web_search_options": (),
+}
+"""Fields that nothing here can obey, and the values with which they ask for nothing (null is one always)."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Function(_Body):
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(_Body):
+    type: Literal["function"]
+    function: Function
+
+
+class CalledFunction(_Body):
+    name: str
+    arguments: str = "{}"
+
+
+class CalledTool(_Body):
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Part(_Body):
+    """A piece of a message. Text is read; a refusal and old thinking are text too."""
+
+    type: Literal["text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+
+
+class Message(_Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[CalledTool] | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+
+class NamedFunction(_Body):
+    name: str
+
+
+class NamedTool(_Body):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(_Body):
+    name: str = "answer"
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(_Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(_Body):
+    include_usage: bool | None = None
+
+
+class _Generation(_Body):
+    model: Text | None = None
+    thinking_budget: Annotated[Tokens | None, Field(description="At most so many thinking tokens.")] = None
+    solution_budget: Annotated[Some | None, Field(description="At most so many solution tokens.")] = None
+    reasoning_effort: Effort | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    seed: Annotated[int, Field(ge=-(2**62), le=2**62)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MOST)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+class ChatRequest(_Generation):
+    """The body of `/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Some | None = None
+    max_tokens: Some | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+
+
+class CompletionRequest(_Generation):
+    """The body of `/v1/completions`."""
+
+    prompt: Text | Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)]
+    max_tokens: Some | None = None
+    logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+
+
+class TaskRequest(_Body):
+    """The body of a POST to `/v1/tasks`: at least one cap."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    id: Name | None = None
+    usd: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    tokens: Some | None = None
+    seconds: Annotated[float, Field(gt=0, le=1e7)] | None = None
+    expect: Annotated[dict[Name, Annotated[int, Field(ge=0, le=100_000)]], Field(max_length=100)] | None = (
+        None
+    )
+    final_solution: Some | None = None
+    on_exhausted: OnExhausted = "shrink"
+
+
+B = TypeVar("B", bound=_Body)
+
+
+def read(kind: type[B], raw: bytes) -> B:
+    """A body as its model.
+
+    Raises:
+        GatewayError: 400, with the name of a field that is wrong.
+    """
+    try:
+        value = json.loads(raw, parse_constant=_constant)
+        if b"\\ud" in raw.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except RecursionError:
+        raise bad(None, "the body is nested too deeply", "invalid_json") from None
+    except ValueError as error:
+        raise bad(None, f"the body is not JSON: {error}", "invalid_json") from None
+    if not isinstance(value, dict):
+        raise bad(None, "the body must be a JSON object", "invalid_json")
+    try:
+        body = kind.model_validate(value)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+        deepest = max(errors, key=lambda one: len(one["loc"]))  # of a union, the branch that came closest
+        where = _where(deepest["loc"])
+        raise bad(where, f"{where}: {deepest['msg']}") from None
+    except RecursionError:
+        raise bad(None, "the body is nested too deeply", "invalid_json") from None
+    _check_others(kind, body.model_extra or {})
+    return body
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _where(loc: tuple[int | str, ...]) -> str:
+    """A place in the body as people write it. Names of unions' branches are pydantic's own: left out."""
+    path = ""
+    for step in loc:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif step.isidentifier() and not step[0].isupper() and step not in ("str", "int", "bool", "float"):
+            path += f".{step}" if path else step
+    return path or "body"
+
+
+def _check_others(kind: type[_Body], extra: Mapping[str, Any]) -> None:
+    ours = ["thinking_budget", "solution_budget", "max_completion_tokens", "reasoning_effort"]
+    for name, value in extra.items():
+        if name in REFUSED:
+            if value is not None and value not in REFUSED[name]:
+                raise bad(name, f"{name} can't be obeyed here: leave it out", "unsupported_value")
+        elif near := get_close_matches(name[:64], ours, 1, cutoff=0.8):
+            raise bad(name, f"{name[:64]}: did you mean {near[0]}?", "unknown_field")
+        elif "budget" in name:
+            raise bad(
+                name[:64], f"{name[:64]} is no field of this gateway; budgets are {', '.join(ours[:2])}"
+            )
+
+
+def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | None:
+    """A number of tokens in a header.
+
+    Raises:
+        GatewayError: 400, naming the header.
+    """
+    text = headers.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise bad(name, f"{name} must be a whole number of tokens, at least {least}, not {text[:40]!r}")
+    return int(text)
+
+
+def header_caps(text: str) -> dict[str, float | int | str]:
+    """`X-Elastic-Caps: tokens=4000, usd=0.05, seconds=30` as caps.
+
+    Raises:
+        GatewayError: 400, naming the header.
+    """
+    found: dict[str, float | int | str] = {}
+    for part in text.replace(";", ",").split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        try:
+            if name == "tokens":
+                found[name] = int(value)
+            elif name == "seconds":
+                found[name] = float(value)
+            elif name == "usd":
+                found[name] = value
+            else:
+                raise ValueError
+        except ValueError:
+            raise bad(
+                "X-Elastic-Caps",
+                f"X-Elastic-Caps is like tokens=4000, usd=0.05, seconds=30, not {text[:80]!r}",
+            ) from None
+    return found
+
+
+HEADERS = (
+    "x-elastic-caps",
+    "x-elastic-final",
+    "x-elastic-kind",
+    "x-elastic-on-exhausted",
+    "x-elastic-solution",
+    "x-elastic-task",
+    "x-elastic-thinking",
+)
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse headers of ours that don't exist.
+
+    Raises:
+        GatewayError: 400, naming it.
+    """
+    for name in headers:
+        if name.lower().startswith("x-elastic-") and name.lower() not in HEADERS:
+            raise bad(
+                name[:64], f"there is no header {name[:64]}; ours are {', '.join(HEADERS)}", "unknown_header"
+            )
+
+
+def unknown(what: str, name: str, there: list[str]) -> GatewayError:
+    """404: a name that stands for nothing."""
+    return GatewayError(
+        404, f"no {what} called {name[:64]!r}; there is {', '.join(there) or 'none'}", f"{what}_not_found"
+    )

@@ -1,0 +1,250 @@
+"""A request for answers, from its body to its end: who pays, what runs, and what becomes of errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiohttp import ClientError, web
+
+from elastic_agent.backends.base import Backend
+from elastic_agent.budget import Caps
+from elastic_agent.errors import CapExceededError, InvalidBudgetError
+from elastic_agent.generate import bounded
+from elastic_agent.integrations.gateway.books import Payer, Payers
+from elastic_agent.integrations.gateway.choices import Choice
+from elastic_agent.integrations.gateway.config import Limits, Upstream
+from elastic_agent.integrations.gateway.errors import GatewayError, bad, told
+from elastic_agent.integrations.gateway.exchange import Exchange, event_stream, last_words
+from elastic_agent.integrations.gateway.fields import (
+    ChatRequest,
+    CompletionRequest,
+    check_headers,
+    header_caps,
+    read,
+    unknown,
+)
+from elastic_agent.integrations.gateway.intake import Terms, check_task_id, read_body, terms
+from elastic_agent.integrations.gateway.plan import Plan, plan
+from elastic_agent.integrations.gateway.tasks import OpenTask, Tasks
+from elastic_agent.integrations.gateway.wire import Chat, Completion, Format
+from elastic_agent.scheduler.policies import Choice as Thinking
+from elastic_agent.scheduler.policies import State
+from elastic_agent.scheduler.stores.base import Spec
+from elastic_agent.scheduler.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class AsAsked:
+    """The policy of a request outside of any task: it gets what it asked for."""
+
+    name: str = "as asked"
+
+    def choose(self, state: State) -> Thinking:
+        """See `AllocationPolicy`."""
+        return Thinking(state.most, "what the request asked for")
+
+
+class Generations:
+    """Answers requests for answers.
+
+    Args:
+        payers: who pays.
+        tasks: the tasks that clients name.
+        limits: how much a client may ask.
+    """
+
+    def __init__(self, payers: Payers, tasks: Tasks, limits: Limits) -> None:
+        self.payers, self.tasks, self.limits = payers, tasks, limits
+        self._timeouts: set[asyncio.Timeout] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    async def chat(
+        self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
+    ) -> web.StreamResponse:
+        """`/v1/chat/completions`."""
+        return await self._answer(request, owner, facts, upstreams, ChatRequest, Chat())
+
+    async def completion(
+        self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
+    ) -> web.StreamResponse:
+        """`/v1/completions`."""
+        return await self._answer(request, owner, facts, upstreams, CompletionRequest, Completion())
+
+    def upstream(self, name: str | None, upstreams: Mapping[str, Upstream]) -> Upstream:
+        """The model of this name; the first when none is named.
+
+        Raises:
+            GatewayError: 404.
+        """
+        if name is None:
+            return next(iter(upstreams.values()))
+        if name not in upstreams:
+            raise unknown("model", name, list(upstreams))
+        return upstreams[name]
+
+    async def drain(self, grace: float) -> None:
+        """Refuse what is new; wait so many seconds for what runs, then end it."""
+        self._draining = True
+        loop = asyncio.get_running_loop()
+        await self._over(grace)
+        for timeout in list(self._timeouts):
+            if not timeout.expired():
+                timeout.reschedule(loop.time())
+        await self._over(5.0)  # they settle, and tell their clients
+
+    async def _over(self, seconds: float) -> None:
+        """Wait until nothing runs, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+
+    # One request
+
+    async def _answer(
+        self,
+        request: web.Request,
+        owner: Spec,
+        facts: dict[str, Any],
+        upstreams: Mapping[str, Upstream],
+        kind: type[ChatRequest] | type[CompletionRequest],
+        form: Format,
+    ) -> web.StreamResponse:
+        if self._draining:
+            raise _going()
+        check_headers(request.headers)
+        how = terms(request.headers)
+        body = read(kind, await read_body(request, self.limits.request_seconds))
+        upstream = self.upstream(body.model, upstreams)
+        facts["model"], facts["stream"] = upstream.name, bool(body.stream)
+        response: web.StreamResponse | None = None
+        try:
+            async with asyncio.timeout(self.limits.call_seconds) as timeout:
+                self._timeouts.add(timeout)
+                self._idle.clear()
+                try:
+                    await upstream.backend.ready()
+                    payer = await self.payers.of(owner)
+                    asked = plan(
+                        body, request.headers, upstream, self.limits, payer.solution_for(upstream.backend)
+                    )
+                    most = Caps(tokens=2 * asked.choices * upstream.backend.context_length)
+                    async with self._task(request, owner, payer, upstream.backend, most) as (task, named):
+                        answers = _choices(task, upstream, asked, how, named=named is not None)
+                        exchange = Exchange(
+                            answers, asked, upstream, form, payer, named, self.limits.send_seconds
+                        )
+                        if named is not None:
+                            facts["task"] = named.id
+                        try:
+                            if not asked.stream:
+                                return await exchange.whole()
+                            response = event_stream(facts["id"])
+                            await exchange.stream(request, response)
+                            return response
+                        finally:
+                            facts |= exchange.facts()
+                finally:
+                    self._timeouts.discard(timeout)
+                    if not self._timeouts:
+                        self._idle.set()
+        except TimeoutError:
+            error = _going() if self._draining else _too_long(self.limits.call_seconds)
+        except GatewayError as raised:
+            error = raised
+        except (ConnectionError, ClientError):  # while we wrote: the client has left
+            raise asyncio.CancelledError from None
+        except Exception as raised:
+            error = told(raised)
+        facts["code"] = error.code
+        if response is None or not response.prepared:
+            raise error
+        await last_words(response, error)
+        return response
+
+    @asynccontextmanager
+    async def _task(
+        self, request: web.Request, owner: Spec, payer: Payer, backend: Backend, most: Caps
+    ) -> AsyncIterator[tuple[Task, OpenTask | None]]:
+        """What the request is charged to: the task that it names, or one of its own on its key's account.
+
+        `most` is more than the request can use: its own budgets and its key's caps are what limits it.
+        """
+        id, caps = request.headers.get("X-Elastic-Task"), request.headers.get("X-Elastic-Caps")
+        if id is None:
+            if caps is not None:
+                raise bad("X-Elastic-Caps", "X-Elastic-Caps needs X-Elastic-Task: a name for the task")
+            busy = payer.endpoint_for(backend).full(owner.id)
+            if busy is not None:
+                raise busy
+            payer.users += 1
+            task = payer.task(most, on_exhausted="raise", policy=AsAsked(), key=owner.id)
+            try:
+                task.open()
+                yield task, None
+            except CapExceededError as error:
+                raise told(error, refunds=await payer.refunds(task if task._book else None)) from error
+            finally:
+                payer.users -= 1
+                await task.aclose()
+            return
+        check_task_id(id)
+        named = None if caps is not None else await self.tasks.find(owner, id)
+        if named is None and caps is None:
+            raise GatewayError(
+                404,
+                f"no task is called {id!r}: open it with a POST to /v1/tasks, or send X-Elastic-Caps along",
+                "task_not_found",
+                param="X-Elastic-Task",
+            )
+        if named is None:
+            named = await self.tasks.open(owner, Caps(**header_caps(caps or "")), id=id)  # type: ignore[arg-type]
+        named.running += 1
+        try:
+            yield named.task, named
+        except CapExceededError as error:
+            await self.tasks.check_open(named)
+            raise told(error, refunds=await named.payer.refunds(named.task)) from error
+        finally:
+            named.running -= 1
+            self.tasks.used(named)
+
+
+def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: bool) -> list[Choice]:
+    try:
+        bounded(upstream.backend, len(asked.prompt_ids), asked.budget)
+    except InvalidBudgetError as error:
+        raise bad("solution_budget", str(error), "invalid_budget") from error
+    found = []
+    for index in range(asked.choices):
+        sampling = asked.sampling
+        if sampling.seed is not None and index:
+            sampling = replace(sampling, seed=sampling.seed + 1009 * index)
+        call = task.call(
+            asked.prompt_ids,
+            backend=upstream.backend,
+            kind=how.kind,
+            thinking=asked.budget.thinking,
+            solution=asked.budget.solution,
+            final=how.final or not named,
+            sampling=sampling,
+            stop=asked.stop,
+            solution_extra=asked.extra,
+            price=upstream.price,
+            on_exhausted=how.on_exhausted,
+        )
+        found.append(Choice(index, call, tools=asked.tools, forced=asked.forced))
+    return found
+
+
+def _going() -> GatewayError:
+    return GatewayError(503, "the gateway is shutting down: try again", "shutting_down", retry_after=1.0)
+
+
+def _too_long(seconds: float) -> GatewayError:
+    return GatewayError(504, f"the call took longer than {seconds:g} s; what it used is charged", "timeout")

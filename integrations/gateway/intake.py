@@ -1,0 +1,69 @@
+"""What is read of a request beside its JSON: the body's bytes, and the headers that are ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import ClientError, web
+
+from elastic_agent.integrations.gateway.errors import GatewayError, bad
+from elastic_agent.scheduler.request import OnExhausted
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a call is made in its task; see `Task.call`."""
+
+    kind: str = "call"
+    final: bool = False
+    on_exhausted: OnExhausted | None = None
+
+
+def terms(headers: Mapping[str, str]) -> Terms:
+    """What the headers say of it.
+
+    Raises:
+        GatewayError: 400, naming the header.
+    """
+    kind = headers.get("X-Elastic-Kind", "call")
+    if not _name(kind, 40, "_-"):
+        raise bad("X-Elastic-Kind", "X-Elastic-Kind is 1 to 40 letters, digits or _ -")
+    final = headers.get("X-Elastic-Final", "false").lower()
+    if final not in ("true", "false", "1", "0"):
+        raise bad("X-Elastic-Final", "X-Elastic-Final is true or false")
+    on_exhausted: Any = headers.get("X-Elastic-On-Exhausted")
+    if on_exhausted not in (None, "shrink", "wait", "raise"):
+        raise bad("X-Elastic-On-Exhausted", "X-Elastic-On-Exhausted is shrink, wait or raise")
+    return Terms(kind, final in ("true", "1"), on_exhausted)
+
+
+def check_task_id(id: str) -> None:
+    """400 for what can be no task's name."""
+    if not _name(id, 64, "_.:-"):
+        raise bad("X-Elastic-Task", "a task's id is 1 to 64 letters, digits or _ . : -")
+
+
+def _name(text: str, longest: int, others: str) -> bool:
+    return 0 < len(text) <= longest and text.isascii() and all(c.isalnum() or c in others for c in text)
+
+
+async def read_body(request: web.Request, seconds: float) -> bytes:
+    """A JSON body.
+
+    Raises:
+        GatewayError: 415 for another type, 408 for one that takes too long, 400 for a broken one.
+    """
+    if request.content_type != "application/json":
+        raise GatewayError(415, "send JSON: Content-Type: application/json", "not_json")
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.read()
+    except TimeoutError:
+        raise GatewayError(408, f"the body took longer than {seconds:g} s", "slow_body") from None
+    except web.HTTPException:
+        raise
+    except (ClientError, web.RequestPayloadError, ValueError) as error:
+        raise bad(None, "the body is broken", "broken_body") from error

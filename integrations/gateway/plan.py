@@ -1,0 +1,274 @@
+"""A request as a call: its prompt, its two budgets, and what the engine is told in the solution's pass.
+
+Where a request says less than both budgets:
+
+    thinking  `thinking_budget`, else `X-Elastic-Thinking`, else `reasoning_effort` as a part of the model's
+              context, else as much as the context or the limit below leaves.
+    solution  `solution_budget`, else `X-Elastic-Solution`, else what the model was measured with.
+    together  `max_completion_tokens` (or `max_tokens`) caps thinking, the close and the solution. A solution
+              that nothing else limits gets what thinking leaves of it, and half of it at least; thinking
+              gets the rest. An answer is never crowded out by its thinking.
+
+Structured answers and forced tool calls are the engine's guided decoding in the solution's pass, never in the
+thinking. Only a vLLM server can do that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
+from elastic_agent.budget import Budget
+from elastic_agent.integrations.gateway.config import Limits, Upstream
+from elastic_agent.integrations.gateway.errors import bad
+from elastic_agent.integrations.gateway.fields import (
+    EFFORTS,
+    ChatRequest,
+    CompletionRequest,
+    Message,
+    NamedTool,
+    Part,
+    header_tokens,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked of the model.
+
+    Attributes:
+        prompt_ids: what it reads.
+        budget: the two limits, as asked.
+        choices: how many answers.
+        tools: tool calls are looked for in the solution.
+        forced: the solution is one tool call and nothing else.
+        extra: for the engine, in the solution's pass.
+        stream, usage: as server-sent events; with usage at their end.
+    """
+
+    prompt_ids: Sequence[int]
+    budget: Budget
+    sampling: Sampling
+    stop: tuple[str, ...]
+    choices: int
+    tools: bool
+    forced: bool
+    extra: Mapping[str, Any]
+    stream: bool
+    usage: bool
+
+
+def plan(
+    body: ChatRequest | CompletionRequest,
+    headers: Mapping[str, str],
+    upstream: Upstream,
+    limits: Limits,
+    default_solution: int,
+) -> Plan:
+    """The plan of a request.
+
+    Raises:
+        GatewayError: 400, naming the field.
+    """
+    choices = body.n or 1
+    if choices > limits.choices:
+        raise bad("n", f"n: at most {limits.choices} answers at once here")
+    chat = isinstance(body, ChatRequest)
+    tools = _tools(body) if isinstance(body, ChatRequest) else []
+    extra, forced = _guided(body, tools, upstream) if isinstance(body, ChatRequest) else ({}, False)
+    prompt = _chat_prompt(body, tools, upstream) if isinstance(body, ChatRequest) else _prompt(body, upstream)
+    options = body.stream_options
+    return Plan(
+        prompt,
+        budget(body, headers, upstream, default_solution),
+        Sampling(
+            temperature=DEFAULT_SAMPLING.temperature if body.temperature is None else body.temperature,
+            top_p=DEFAULT_SAMPLING.top_p if body.top_p is None else body.top_p,
+            top_k=max(0, body.top_k or 0),
+            seed=body.seed,
+            logprobs=bool(body.logprobs) if chat else body.logprobs is not None,
+        ),
+        () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
+        choices,
+        bool(tools),
+        forced,
+        extra,
+        bool(body.stream),
+        bool(options and options.include_usage),
+    )
+
+
+def budget(
+    body: ChatRequest | CompletionRequest,
+    headers: Mapping[str, str],
+    upstream: Upstream,
+    default_solution: int,
+) -> Budget:
+    """The Budget that a request asks for; the module says how.
+
+    Raises:
+        GatewayError: 400, naming the field.
+    """
+    thinking, solution, limit = body.thinking_budget, body.solution_budget, body.max_tokens
+    if thinking is None:
+        thinking = header_tokens(headers, "X-Elastic-Thinking", 0)
+    if thinking is None and body.reasoning_effort is not None:
+        part = EFFORTS[body.reasoning_effort]
+        thinking = None if part is None else int(part * upstream.backend.context_length)
+    if solution is None:
+        solution = header_tokens(headers, "X-Elastic-Solution", 1)
+    name = "max_tokens"
+    if isinstance(body, ChatRequest) and body.max_completion_tokens is not None:
+        name, limit = "max_completion_tokens", body.max_completion_tokens
+    if limit is None:
+        return Budget(thinking, solution or default_solution)
+    markers = upstream.backend.codec.markers
+    close = len(markers.open_ids) + len(markers.close_ids)
+    room = limit - close
+    if room < 1:
+        raise bad(name, f"{name}: {limit} hold no answer, since the end-of-thinking marker takes {close}")
+    half = (room + 1) // 2
+    if solution is not None:
+        solution = min(solution, room)
+    elif thinking is None:
+        solution = min(default_solution, half)
+    else:
+        solution = max(room - thinking, half)
+    return Budget(room - solution if thinking is None else min(thinking, room - solution), solution)
+
+
+def _prompt(body: CompletionRequest, upstream: Upstream) -> Sequence[int]:
+    codec = upstream.backend.codec
+    if isinstance(body.prompt, str):
+        return codec.encode(body.prompt)
+    try:
+        codec.decode(body.prompt)
+    except Exception:
+        raise bad("prompt", "prompt: an id that is no token of this model") from None
+    return body.prompt
+
+
+def _chat_prompt(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upstream) -> Sequence[int]:
+    messages = [_message(message, at) for at, message in enumerate(body.messages)]
+    try:
+        return upstream.backend.codec.encode_chat(messages, tools=tools or None)
+    except Exception as error:  # templates raise what they like, of jinja2 and of Python
+        raise bad(
+            "messages", f"messages: the model's chat template refuses them ({str(error)[:200]})", "template"
+        ) from error
+
+
+def _message(message: Message, at: int) -> dict[str, Any]:
+    role = "system" if message.role == "developer" else message.role
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(_part(part) for part in content)
+    out: dict[str, Any] = {"role": role, "content": content or ""}
+    if role == "assistant":
+        if thinking := message.reasoning_content or message.reasoning:
+            out["reasoning_content"] = thinking
+        if message.tool_calls:
+            out["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {
+                        "name": call.function.name,
+                        "arguments": _arguments(call.function.arguments, at, number),
+                    },
+                }
+                for number, call in enumerate(message.tool_calls)
+            ]
+    elif role == "tool":
+        out["tool_call_id"] = message.tool_call_id or ""
+    if message.name and role in ("tool", "user"):
+        out["name"] = message.name
+    return out
+
+
+def _part(part: Part) -> str:
+    return (part.text if part.type == "text" else part.refusal) or ""
+
+
+def _arguments(text: str, at: int, number: int) -> Any:
+    """As an object, which is what Hugging Face templates expect."""
+    where = f"messages[{at}].tool_calls[{number}].function.arguments"
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        raise bad(where, f"{where}: not JSON") from None
+    if not isinstance(value, dict):
+        raise bad(where, f"{where}: not a JSON object")
+    return value
+
+
+def _tools(body: ChatRequest) -> list[dict[str, Any]]:
+    """The tools that the model is shown."""
+    shown = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+    choice = body.tool_choice
+    if choice == "none":
+        return []
+    if isinstance(choice, NamedTool):
+        named = [tool for tool in shown if tool["function"]["name"] == choice.function.name]
+        if not named:
+            raise bad("tool_choice", f"tool_choice: no tool is called {choice.function.name[:64]!r}")
+        return named
+    if choice == "required" and not shown:
+        raise bad("tool_choice", "tool_choice: required, and there are no tools")
+    return shown
+
+
+def _guided(
+    body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upstream
+) -> tuple[dict[str, Any], bool]:
+    """What the engine is told to keep to, and whether that is a tool call."""
+    if body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool):
+        _can_guide(upstream, "tool_choice", "any but auto and none")
+        return {"structured_outputs": {"json": _call_schema(tools)}}, True
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return {}, False
+    _can_guide(upstream, "response_format", wanted.type)
+    if wanted.type == "json_object":
+        return {"structured_outputs": {"json_object": True}}, False
+    if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+        raise bad("response_format.json_schema", "response_format.json_schema: a schema is needed")
+    return {"structured_outputs": {"json": wanted.json_schema.schema_}}, False
+
+
+def _can_guide(upstream: Upstream, field: str, value: str) -> None:
+    if not upstream.guided:
+        raise bad(
+            field,
+            f"{field}: {value} needs an engine with guided decoding; {upstream.name} runs inside the gateway "
+            f"and has none. Serve it with vLLM, or leave {field} out",
+            "unsupported_value",
+        )
+
+
+def _call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A call of one of these tools, as the models themselves write it between their tags."""
+    calls = []
+    for tool in tools:
+        function = tool["function"]
+        arguments = dict(function.get("parameters") or {"type": "object"})
+        call: dict[str, Any] = {
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for shared in ("$defs", "definitions"):  # references in it start at the schema's root
+            if shared in arguments:
+                call[shared] = arguments.pop(shared)
+        calls.append(call)
+    if len(calls) == 1:
+        return calls[0]
+    roots: dict[str, Any] = {}
+    for call in calls:
+        for shared in ("$defs", "definitions"):
+            roots.setdefault(shared, {}).update(call.pop(shared, {}))
+    return {"anyOf": calls, **{name: found for name, found in roots.items() if found}}

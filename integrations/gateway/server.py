@@ -1,0 +1,343 @@
+"""The gateway: an OpenAI-compatible server in front of models, with a budget for every call.
+
+    async with Gateway(Config([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0)) as gateway:
+        gateway.url      # http://127.0.0.1:PORT/v1
+
+A request is read and checked (`fields`), becomes a plan (`plan`), is charged to its key or its task (`books`,
+`tasks`), runs (`choices`) and is written in OpenAI's shape (`wire`). Whatever ends a request, be it that its
+client leaves, stops its calls, and they are settled before anything else happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from aiohttp import web
+
+from elastic_agent.integrations.gateway.books import Payers
+from elastic_agent.integrations.gateway.config import LOOPBACK, Config, Upstream, without_password
+from elastic_agent.integrations.gateway.errors import GatewayError, told
+from elastic_agent.integrations.gateway.generation import Generations
+from elastic_agent.integrations.gateway.guard import Guard
+from elastic_agent.integrations.gateway.keys import Key, Keys
+from elastic_agent.integrations.gateway.metrics import Metrics
+from elastic_agent.integrations.gateway.openapi import description
+from elastic_agent.integrations.gateway.task_routes import TaskRoutes
+from elastic_agent.integrations.gateway.tasks import Tasks
+from elastic_agent.scheduler import events
+from elastic_agent.scheduler.scheduler import BudgetScheduler
+from elastic_agent.scheduler.stores import open_store
+from elastic_agent.scheduler.stores.base import Spec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Asking:
+    """What a request carries.
+
+    Attributes:
+        facts: what the access log will say of it.
+        key: whose it is; None where there are no keys.
+    """
+
+    facts: dict[str, Any]
+    key: Key | None = None
+
+
+ASKING = web.RequestKey("asking", Asking)
+OPEN = Spec("open")
+"""The account of a gateway without keys."""
+FREE = ("/health", "/ready", "/metrics", "/openapi.json")
+"""Routes that need no key and tell nothing of anybody's."""
+PROBE_SECONDS = 3.0
+
+
+class Gateway:
+    """A running gateway, between `start` and `stop`.
+
+    Args:
+        config: what it serves, and how.
+        access: hears of every request, as JSON-ready facts without prompts or keys.
+    """
+
+    def __init__(self, config: Config, access: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.config = config.checked()
+        self.access = access or (lambda facts: None)
+        self.upstreams = {upstream.name: upstream for upstream in config.upstreams}
+        self.metrics = Metrics()
+        self.guard = Guard(config.limits)
+        self.keys = Keys(config.ledger)
+        self.draining = False
+        self.url = ""
+        self.payers: Payers
+        self.tasks: Tasks
+        self.generations: Generations
+        self._runner: web.AppRunner | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ValueError: it would be open to the network without a key.
+            StoreError: the ledger can't be reached.
+            OSError: the port is taken.
+        """
+        config, limits = self.config, self.config.limits
+        if config.host not in LOOPBACK and not await self.keys.any():
+            raise ValueError(
+                f"no key exists, and {config.host} can be reached by others: make one first "
+                f"(elastic-agent keys create NAME --ledger {without_password(config.ledger)})"
+            )
+        main = BudgetScheduler(
+            prices={one.backend.model: one.price for one in config.upstreams if one.price is not None},
+            max_running=config.max_running,
+            max_waiting=config.max_waiting,
+            solution=config.solution,
+            log=[*events.sinks(config.log), self.metrics.event],
+        )
+        self.main = main
+        self.payers = Payers(main, open_store(config.ledger), config.lease)
+        default = config.upstreams[0].backend
+        self.tasks = Tasks(self.payers, limits.tasks, limits.task_idle_seconds, default)
+        self.generations = Generations(self.payers, self.tasks, limits)
+        app = web.Application(middlewares=[self._around], client_max_size=limits.body)
+        tasks = TaskRoutes(self.tasks, self._owner, limits.request_seconds)
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self._chat),
+                web.post("/v1/completions", self._completion),
+                web.get("/v1/models", self._models),
+                web.get("/v1/models/{name:.+}", self._model),
+                web.post("/v1/tasks", tasks.open),
+                web.get("/v1/tasks/{id}", tasks.get),
+                web.delete("/v1/tasks/{id}", tasks.delete),
+                web.get("/health", self._health),
+                web.get("/ready", self._ready),
+                web.get("/metrics", self._metrics),
+                web.get("/openapi.json", self._openapi),
+            ]
+        )
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,  # a client that leaves stops its calls
+            access_log=None,
+            shutdown_timeout=5.0,
+            lingering_time=1.0,  # for what is still sent of a body that nobody will read
+            keepalive_timeout=limits.idle_seconds,
+            max_line_size=limits.line,
+            max_field_size=limits.line,
+            max_headers=limits.headers,
+        )
+        await self._runner.setup()
+        self.guard.server = self._runner.server
+        site = web.TCPSite(self._runner, config.host, config.port, backlog=4096)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+        self._sweeper = asyncio.ensure_future(self._sweep())
+
+    async def stop(self) -> None:
+        """Take nothing new, let what runs end within the grace, end the rest, settle, close."""
+        self.draining = True
+        runner = self._runner
+        if runner is None:
+            return
+        for site in list(runner.sites):
+            await site.stop()
+        await self.generations.drain(self.config.limits.grace_seconds)
+        await runner.cleanup()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self.tasks.aclose()
+        await self.payers.aclose()
+        await self.main.aclose()
+        self.keys.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # Around every request
+
+    @web.middleware
+    async def _around(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Who asks, errors as answers, one line in the access log."""
+        began, id = time.perf_counter(), uuid4().hex
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "unmatched"
+        facts: dict[str, Any] = {"id": id, "method": request.method, "route": route}
+        request[ASKING] = Asking(facts)
+        self.metrics.running.inc()
+        status = 499  # its client has left
+        try:
+            try:
+                self.guard.begin(request)
+                if route not in FREE:
+                    request[ASKING].key = await self._who(request)
+                response: web.StreamResponse = await handler(request)
+            except web.HTTPException as error:
+                response = _http_error(error, request).response()
+            except GatewayError as error:
+                facts["code"] = error.code
+                response = error.response()
+            except Exception as error:
+                response = self._failed(error, facts).response()
+            status = response.status
+            if not response.prepared:
+                response.headers["X-Request-Id"] = id
+            return response
+        finally:
+            self.guard.end(request)
+            seconds = time.perf_counter() - began
+            self.metrics.running.dec()
+            self.metrics.request(route, status, seconds)
+            self.access(
+                facts | {"status": status, "ms": round(seconds * 1000, 3), "at": round(time.time(), 3)}
+            )
+
+    def _failed(self, error: Exception, facts: dict[str, Any]) -> GatewayError:
+        try:
+            answer = told(error)
+        except Exception:
+            # The traceback's lines and nothing that the request brought: a message may quote it
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("request %s failed: %s\n%s", facts["id"], type(error).__name__, where)
+            answer = GatewayError(
+                500, f"the gateway failed; its log has request {facts['id']}", "internal_error"
+            )
+        facts["code"] = answer.code
+        return answer
+
+    async def _who(self, request: web.Request) -> Key | None:
+        """The key of a request; None where there are no keys at all.
+
+        Raises:
+            GatewayError: 401.
+        """
+        if not await self.keys.any():
+            if self.config.host in LOOPBACK:
+                return None
+            raise GatewayError(401, "this gateway has no keys yet", "no_keys")
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        secret = secret.strip()
+        if scheme.lower() != "bearer" or not secret:
+            raise GatewayError(401, "send a key: Authorization: Bearer KEY", "no_key")
+        key = await self.keys.find(secret)
+        if key is None:
+            raise GatewayError(401, "nobody has this key", "invalid_api_key")
+        request[ASKING].facts["key"] = key.name
+        if key.revoked:
+            raise GatewayError(401, "this key was revoked", "revoked_api_key")
+        return key
+
+    @staticmethod
+    def _owner(request: web.Request) -> Spec:
+        key = request[ASKING].key
+        return OPEN if key is None else key.spec()
+
+    # Routes
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self.generations.chat(
+            request, self._owner(request), request[ASKING].facts, self.upstreams
+        )
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        asking = request[ASKING]
+        return await self.generations.completion(request, self._owner(request), asking.facts, self.upstreams)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        found = [_model(upstream) for upstream in self.upstreams.values()]
+        return web.json_response({"object": "list", "data": found})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            _model(self.generations.upstream(request.match_info["name"], self.upstreams))
+        )
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        """Whether a call could be answered: the ledger is there, and one of the upstreams."""
+        names = list(self.upstreams)
+        ledger, *models = await asyncio.gather(
+            self._ledger_there(),
+            *(upstream.reachable(PROBE_SECONDS) for upstream in self.upstreams.values()),
+        )
+        ready = ledger and any(models) and not self.draining
+        told = {
+            "ready": ready,
+            "draining": self.draining,
+            "ledger": ledger,
+            "upstreams": dict(zip(names, models, strict=True)),
+        }
+        return web.json_response(told, status=200 if ready else 503)
+
+    async def _ledger_there(self) -> bool:
+        with suppress(Exception):
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self.payers.store.open([OPEN])
+                return True
+        return False
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        self.metrics.connections.set(self.guard.connections)
+        self.metrics.tasks.set(len(self.tasks))
+        return web.Response(body=self.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return web.json_response(description())
+
+    async def _sweep(self) -> None:
+        limits = self.config.limits
+        pause = min(5.0, limits.idle_seconds / 4, limits.task_idle_seconds / 4)
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                self.guard.sweep()
+                await self.tasks.sweep()
+                await self.payers.sweep(limits.task_idle_seconds)
+            except Exception as error:  # what can't be swept now is swept later
+                log.warning("the sweep failed: %s", type(error).__name__)
+
+
+def _http_error(error: web.HTTPException, request: web.Request) -> GatewayError:
+    """aiohttp's own refusals in OpenAI's shape."""
+    path = request.path[:80] if error.status == 404 else ""
+    messages = {
+        404: f"there is no {path}; see /openapi.json",
+        405: f"{request.method[:16]} is not for this path; see /openapi.json",
+        413: "the body is too large",
+        417: "only Expect: 100-continue is known",
+    }
+    code = {404: "no_route", 405: "method_not_allowed", 413: "request_too_large"}.get(
+        error.status, "http_error"
+    )
+    return GatewayError(error.status, messages.get(error.status, error.reason or "refused"), code)
+
+
+def _model(upstream: Upstream) -> dict[str, Any]:
+    return {
+        "id": upstream.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "elastic-agent",
+        "max_model_len": upstream.backend.context_length,
+    }

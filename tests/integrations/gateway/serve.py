@@ -1,0 +1,27 @@
+"""`elastic-agent serve` in front of a scripted model behind the wire, which needs a tokenizer of its own.
+
+python -m tests.integrations.gateway.serve BASE_URL LEDGER LEASE GRACE
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from elastic_agent.backends.vllm_server import VllmServerBackend
+from elastic_agent.integrations.gateway.command import _line, _serve
+from elastic_agent.integrations.gateway.config import Config, Limits, Upstream
+from elastic_agent.integrations.gateway.server import Gateway
+from tests.integrations.gateway.conftest import PRICE, shared_codec
+
+if __name__ == "__main__":
+    base_url, ledger, lease, grace = sys.argv[1:]
+    backend = VllmServerBackend("scripted", base_url, codec=shared_codec())
+    config = Config(
+        [Upstream("scripted", backend, guided=True, price=PRICE)],
+        ledger=ledger,
+        port=0,
+        lease=float(lease),
+        limits=Limits(grace_seconds=float(grace)),
+    )
+    asyncio.run(_serve(Gateway(config, _line)))
