@@ -157,7 +157,7 @@ class Generations:
                     if not self._timeouts:
                         self._idle.set()
         except TimeoutError:
-            error = _going() if self._draining else _too_long(self.limits.call_seconds)
+            error = self._late()
         except GatewayError as raised:
             error = raised
         except (ConnectionError, ClientError):  # while we wrote: the client has left
@@ -178,6 +178,10 @@ class Generations:
             raise error
         await last_words(response, error)
         return response
+
+    def _late(self) -> GatewayError:
+        """Why a call was ended."""
+        return _going() if self._draining else _too_long(self.limits.call_seconds)
 
     @asynccontextmanager
     async def _task(
