@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from aiohttp import ClientError, web
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps
-from elastic_agent.errors import CapExceededError, InvalidBudgetError
+from elastic_agent.errors import BackendUnavailableError, CapExceededError, InvalidBudgetError
 from elastic_agent.generate import bounded
 from elastic_agent.integrations.gateway.books import Payer, Payers
 from elastic_agent.integrations.gateway.choices import Choice
@@ -35,6 +36,8 @@ from elastic_agent.scheduler.policies import Choice as Thinking
 from elastic_agent.scheduler.policies import State
 from elastic_agent.scheduler.stores.base import Spec
 from elastic_agent.scheduler.task import Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +157,20 @@ class Generations:
                     if not self._timeouts:
                         self._idle.set()
         except TimeoutError:
-            error = _going() if self._draining else _too_long(self.limits.call_seconds)
+            error = self._late()
         except GatewayError as raised:
             error = raised
         except (ConnectionError, ClientError):  # while we wrote: the client has left
             raise asyncio.CancelledError from None
+        except BackendUnavailableError as raised:
+            # Where the upstream is, is the operator's to know
+            log.warning("%s: %s", upstream.name, str(raised)[:300])
+            error = GatewayError(
+                503,
+                f"{upstream.name}: its server is away, overloaded, or broke off: try again",
+                "upstream_unavailable",
+                retry_after=1.0,
+            )
         except Exception as raised:
             error = told(raised)
         facts["code"] = error.code
@@ -166,6 +178,10 @@ class Generations:
             raise error
         await last_words(response, error)
         return response
+
+    def _late(self) -> GatewayError:
+        """Why a call was ended."""
+        return _going() if self._draining else _too_long(self.limits.call_seconds)
 
     @asynccontextmanager
     async def _task(

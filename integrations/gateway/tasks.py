@@ -49,7 +49,6 @@ class OpenTask:
     used: float = 0.0
     seen: tuple[Amount, Amount] | None = None
 
-    @property
     def busy(self) -> bool:
         """A request uses it now."""
         return self.running > 0
@@ -157,12 +156,12 @@ class Tasks:
             if not opening.done() or opening.exception() is not None:
                 continue
             task = opening.result()
-            if task.busy or (task.seen is not None and now - task.used < self.idle):
+            if task.busy() or (task.seen is not None and now - task.used < self.idle):
                 continue
             with suppress(StoreUnavailableError):
                 level = await self._books(account)
                 seen = None if level is None else (level.spent, level.held)
-                if task.busy:  # meanwhile
+                if task.busy():  # meanwhile
                     continue
                 over = level is None or level.closed or level.left == 0.0
                 if not over and task.seen != seen:  # it was used, here or by another process

@@ -169,6 +169,7 @@ async def test_an_upstream_gone_and_back(start: Start) -> None:
         await served.wire.__aexit__(None, None, None)
         status, headers, body = await served.post("/chat/completions", {"messages": HELLO})
         assert (status, body["error"]["code"]) == (503, "upstream_unavailable")
+        assert str(port) not in body["error"]["message"]  # where it is, is nobody's business
         assert int(headers["Retry-After"]) >= 1
         async with served.session.get(f"{served.root}/ready") as response:
             assert response.status == 503
@@ -181,6 +182,22 @@ async def test_an_upstream_gone_and_back(start: Start) -> None:
         async with served.session.get(f"{served.root}/ready") as response:
             assert response.status == 200
         await served.exact()
+
+
+async def test_the_upstream_wants_a_key(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """It gets the gateway's, which nobody else ever sees; not the client's."""
+    caplog.set_level("DEBUG")
+    async with start(upstream_key="upstream-secret") as served:
+        key, _ = served.gateway.keys.create("alice")
+        body = await served.ask(key, thinking_budget=3)
+        assert "choices" in body
+        served.wire.key = "another"
+        status, _, refused = await served.post("/chat/completions", {"messages": HELLO}, key)
+        assert status == 502
+        seen = repr((body, refused, served.access, served.events, served.gateway.upstreams)) + caplog.text
+        assert "upstream-secret" not in seen
+        assert key not in seen
+        assert key not in repr(served.wire.requests)
 
 
 async def test_a_call_that_takes_too_long(start: Start) -> None:
