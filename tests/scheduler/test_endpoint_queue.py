@@ -98,6 +98,7 @@ class Door:
             book=self.books[task],
             kind="call",
             prompt=10,
+            fresh=10,
             close=1,
             solution=solution,
             thinking=0,

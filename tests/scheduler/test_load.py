@@ -104,3 +104,23 @@ def test_a_storm_counts_once_at_a_load_that_was_never_seen() -> None:
     assert usual is not None
     assert speeds.weather > 5
     assert usual * speeds.weather < 0.25  # ten times the 10 ms is 0.1
+
+
+def test_a_storm_counts_once_for_first_tokens_too() -> None:
+    """What the upstream says of its cache later holds for the calm sample as well."""
+    latency = Latency()
+    for _ in range(40):
+        latency.load = 4
+        latency.first(0.1, 100)
+        latency.block(8, 0.08)
+    for load in (4,) * 10 + (12,) * 4:
+        latency.load = load
+        latency.block(8, 0.8)
+        first = latency.first(1.0, 100)
+    latency.pace(0.1)
+    assert first.calm is not None
+    latency.told(first, 60)
+    assert (first.read, first.calm.read) == (40, 40)
+    there = latency.at(12)
+    assert there is not None
+    assert 0.5 < there.ttft < 2.5  # ten times the 0.1 s
