@@ -79,7 +79,7 @@ def test_two_schedulers_share_one_account(place: str) -> None:
         backend = ScriptedBackend(TALK, ttft=0.002, tpot=0.0002)
         answered = 0
         # What the other holds for its final answer is waited for, at most for a lease
-        async with BudgetScheduler(backend, store=place, accounts=shared(cap), lease=10) as scheduler:
+        async with BudgetScheduler(backend, store=place, accounts=shared(cap), lease=2) as scheduler:
             async with scheduler.task(Caps(tokens=cap), name=name) as task:
                 for i in range(30):
                     with suppress(CapExceededError):
