@@ -13,7 +13,6 @@ coroutine to the portal's loop and waits. Two things must not get lost on the wa
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
 import os
 import threading
@@ -131,7 +130,6 @@ async def _next(work: AsyncGenerator[T]) -> T:
 
 portal = Portal()
 """The process's portal."""
-atexit.register(portal.finish)
 
 
 def _after_fork() -> None:

@@ -22,6 +22,7 @@ a model by itself (summarisation, say) is not reached: put `task_budget` around 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
@@ -59,6 +60,7 @@ class _Run:
         self.task = Task(None, caps, on_exhausted="wait" if way == "answer" else way)
         self.share = share
         self._left = weakref.finalize(self, _left, self.task, share)
+        _RUNS.add(self)
         try:
             self.task.open()
         except BaseException:
@@ -70,6 +72,17 @@ class _Run:
         self._left.detach()
         self.task.close()
         return _settle(self.task, self.share)
+
+
+_RUNS: weakref.WeakSet[_Run] = weakref.WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Runs that were interrupted, and that nobody has collected yet, give back what they did not spend."""
+    for run in list(_RUNS):
+        run._left()
+    portal.finish()
 
 
 def _left(task: Task, share: Share | None) -> None:

@@ -84,7 +84,7 @@ def test_a_killed_run_is_charged_whole(wire: Wire, tmp_path: Path) -> None:
     """Nobody knows what a dead process has spent: its share is charged when its lease ends."""
     backend: Any = wire.backend
     backend.tpot = 0.05
-    other("start", tmp_path, wire=wire, kill=True)
+    other("start", tmp_path, 1.0, wire=wire, kill=True)
     store = open_store(tmp_path / "spend.db")
 
     async def after_the_lease() -> int:
@@ -126,11 +126,11 @@ async def test_a_remote_graph_cannot_spend_more(wire: Wire, tmp_path: Path) -> N
     ledger = tmp_path / "spend.db"
     async with task_budget(tokens=300) as task:
         async with remote_budget(Caps(tokens=40), store=ledger) as metadata:
-            there = await asyncio.to_thread(other, "remote", ledger, json.dumps(metadata), 12, wire=wire)
+            there = await asyncio.to_thread(other, "remote", ledger, json.dumps(metadata), 7, wire=wire)
         with pytest.raises(BudgetExceededError):
             async with remote_budget(Caps(tokens=300), store=ledger):
                 pass
-    assert 0 < there["answered"] < 12
+    assert 0 < there["answered"] < 7  # an answer takes 7 tokens at least
     assert there["error"] == "BudgetExceededError"
     assert wire.backend.meter.output <= (task.spent.tokens or 0) <= 40
     with pytest.raises(ClosedTaskError, match="open task_budget"):
