@@ -182,9 +182,7 @@ class Decider:
         if request.on_exhausted == "raise" or not top.live:
             return
         due = Amount(math.floor(book.back_tokens), math.floor(book.back_nano))
-        if len(book.account.path) > len(
-            book.levels
-        ):  # with other tasks: maybe all of it
+        if len(book.account.path) > len(book.levels):  # with other tasks: maybe all of it
             due = due.most(top.held - top.kept)
         thinking, solution, hope = self._share_out(case, wanted, case.room(case.answers).beside(due))
         if chance > (1 - WORTH_WAITING) * hope:
