@@ -1,12 +1,12 @@
-"""One greedy call, several engines: the same ids from a vLLM server, in two passes and natively, and transformers.
+"""Greedy calls bring the same ids from a vLLM server, in two passes and natively, and from transformers.
 
     python benchmarks/vllm_greedy.py            200 prompts; own server, or --base-url
     python benchmarks/vllm_greedy.py --quick    40 prompts
     python benchmarks/vllm_greedy.py --json     one JSON object as the last line
 
 `differences` lists where the server's two passes and transformers first part: the position, and by how many
-nats the two tokens differ there in transformers' own log-probs. A gap near 0 is rounding, a large one is a bug, and
-the exit status says so (above --gap). `native` counts calls whose ids vLLM's own `thinking_token_budget`
+nats the two tokens differ there in transformers' own log-probs. A gap near 0 is rounding, a large one a bug
+(the exit status says so, above --gap). `native` counts calls whose ids vLLM's own `thinking_token_budget`
 repeats in one request, of those that think at all (`native_of`); it needs a server with --reasoning-config.
 """
 
@@ -35,6 +35,7 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--prompts", type=int, help="how many (default 200, 40 with --quick)")
     options.add_argument("--gap", type=float, default=1e-3, help="nats that rounding may explain")
+    options.add_argument("--no-native", dest="native", action="store_false", help="two passes only")
     args = options.parse_args()
     torch.set_num_threads(1)
     prompts = args.prompts or (40 if args.quick else 200)
@@ -58,7 +59,8 @@ async def measure(args: Any, base_url: str, prompts: int) -> dict[str, Any]:
         over = await asyncio.gather(*(generate(server, *job, sampling=GREEDY) for job in batch))
         own = await asyncio.gather(*(generate(here, *job, sampling=GREEDY) for job in batch))
         thought = [g for g in over if g.thinking_ids]
-        native += await asyncio.gather(*(natively(server, g) for g in thought))
+        if args.native:
+            native += await asyncio.gather(*(natively(server, g) for g in thought))
         differences += [found for a, b in zip(own, over, strict=True) if (found := difference(here, a, b))]
     await server.aclose()
     await here.aclose()

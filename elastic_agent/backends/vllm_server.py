@@ -27,6 +27,10 @@ from elastic_agent.errors import (
 )
 from elastic_agent.tokenizer import load_codec
 
+_KEEP_ALIVE = 2.0
+"""Seconds that an unused connection is kept. vLLM closes it after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): a request
+that is sent at that very moment is lost, and nobody can know whether it was served."""
+
 
 class VllmServerBackend:
     """One model on one vLLM server.
@@ -116,7 +120,7 @@ class VllmServerBackend:
         try:
             session = await self._session()
             receipt.refused = False  # from here on the engine may be ahead of what has arrived
-            async with session.post(f"{self.base_url}/completions", json=self._body(request)) as response:
+            async with await self._post(session, request) as response:
                 receipt.refused = 400 <= response.status < 500 or response.status == 503
                 await _raise_for_status(response, self.model)
                 self.meter.requests += 1
@@ -156,6 +160,16 @@ class VllmServerBackend:
         receipt.output = served
         yield last
 
+    async def _post(self, session: aiohttp.ClientSession, request: TokenRequest) -> aiohttp.ClientResponse:
+        """Send a request; once more where a kept connection turned out to be closed before a byte was sent."""
+        url, body = f"{self.base_url}/completions", self._body(request)
+        try:
+            return await session.post(url, json=body)
+        except aiohttp.ClientOSError as error:
+            if not isinstance(error.__cause__, aiohttp.ClientConnectionResetError):
+                raise
+            return await session.post(url, json=body)
+
     async def aclose(self) -> None:
         """Close the connections of this event loop; other loops' close with them."""
         self.closed = True
@@ -175,7 +189,7 @@ class VllmServerBackend:
         """Holds a session open as long as its event loop runs: `asyncio.run` closes, at its end, the
         generators that are still open."""
         # No limit of our own: a queue in the client would hide the engine's priorities
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
         session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
         try:
             yield session
