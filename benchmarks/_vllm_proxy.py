@@ -3,9 +3,8 @@
     async with FaultyProxy(port, random.Random(0)) as proxy:
         VllmServerBackend("e1-tiny", proxy.base_url)
 
-Each connection to it is one connection to the server. What the client sends goes on as it is. While `share` is
-above 0, an answer that streams is spoiled with that probability, in one of the ways of `FAULTS`, at a
-random place.
+Each connection to it is one connection to the server. What the client sends goes on as it is. An answer that
+streams is spoiled with probability `share`, in one of the ways of `FAULTS`, at a random place.
 """
 
 from __future__ import annotations

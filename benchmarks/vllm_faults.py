@@ -9,10 +9,9 @@ the connection, stalls, delays, corrupts bytes, sends them twice. In the middle 
 and its engine are killed with SIGKILL and started again. A call is `answered`, or ends with an error of ours
 (`clear_errors`), or has `hung` when neither came within its deadline and --grace seconds.
 
-`ledger_minus_meter` is the output that the ledger charged beyond what the server's own counters say; it has to
-lie between 0 and `charged_unknown`, which was charged because nobody could know. A killed server's counters are
-read 20 times a second: the last reading may lack a moment's tokens, so the ledger is held against a little
-less than was served.
+`ledger_minus_meter` is the output that the ledger charged beyond what the server's own counters say; it has
+to lie between 0 and `charged_unknown`, which was charged because nobody could know. The counters are read 20
+times a second: what a killed server had counted last may lack a moment's tokens.
 """
 
 from __future__ import annotations

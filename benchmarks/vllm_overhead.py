@@ -7,8 +7,8 @@
 A round is as many calls three times, in an order that changes from round to round: as one request for t, a
 close and s tokens, as two passes (thinking cut at t, the close forced, s more), and as three (begun with half
 of t, and raised to t when that is reached). The close and the end of text are made impossible, so that all
-have one length. All go through one client with its connections open, and each has a fresh prompt, so that no cache
-helps a first pass. `ratio` is the median over rounds of the time of two passes by that of one, by
+have one length. All go through one client with its connections open, and each has a fresh prompt, so that no
+cache helps a first pass. `ratio` is the median over rounds of the time of two passes by that of one, by
 concurrency; `inflight_ratio` that of three passes by two; `prefix_hit` the share of full blocks of prompt and
 thinking that the second pass found in the prefix cache.
 """

@@ -2,6 +2,7 @@
 
     elastic-agent demo      a LangGraph agent on a shop's week of word problems, under caps
     elastic-agent ask       one question, with a thinking and a solution budget
+    elastic-agent up        a vLLM server set up for budgets
     elastic-agent train     train an E1 model (base, then budget-constrained GRPO)
     elastic-agent eval      accuracy by thinking budget
     elastic-agent report    what a recorded run spent, and why
@@ -131,6 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--temperature", type=float, default=0.6, help="sampling temperature (default: 0.6)")
     ask.add_argument("--seed", type=int, help="seed of the sampling")
     ask.set_defaults(run=_ask)
+
+    from elastic_agent.integrations.up import add_command
+
+    add_command(commands)
 
     report = commands.add_parser(
         "report",

@@ -161,7 +161,7 @@ class VllmServerBackend:
         yield last
 
     async def _post(self, session: aiohttp.ClientSession, request: TokenRequest) -> aiohttp.ClientResponse:
-        """Send a request; once more where a kept connection turned out to be closed before a byte was sent."""
+        """Send a request; once more where a kept connection was found closed before a byte went."""
         url, body = f"{self.base_url}/completions", self._body(request)
         try:
             return await session.post(url, json=body)
