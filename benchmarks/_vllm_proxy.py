@@ -79,7 +79,7 @@ class FaultyProxy:
         with suppress(OSError):
             while data := await reader.read(65536):
                 if data.startswith(b"HTTP/1.1"):
-                    fault, at, seen = "", self._rng.randint(300, 20_000), 0
+                    fault, at, seen = "", self._rng.randint(300, 8000), 0
                     if b"text/event-stream" in data and self._rng.random() < self.share:
                         fault = self._rng.choice(FAULTS)
                 seen += len(data)

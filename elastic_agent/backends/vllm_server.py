@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
@@ -39,7 +40,8 @@ class VllmServerBackend:
         model: the name that the server serves it under.
         base_url: up to and with `/v1`.
         api_key: sent as a bearer token.
-        tokenizer: folder or hub id of the tokenizer, when `model` is not one.
+        tokenizer: folder or hub id of the tokenizer, when `model` is not one. Left out, the server is asked
+            what it loaded (`root` in its `/models`): enough where that is a hub id or a folder of ours.
         codec: instead of `tokenizer`.
         context_length: when the server doesn't tell (`ready` asks it).
         connect_timeout: seconds to reach the server.
@@ -64,11 +66,7 @@ class VllmServerBackend:
             )
         self.model = model
         self.base_url = base_url.rstrip("/")
-        if codec is None:
-            from elastic_agent.backends.load import model_path
-
-            codec = load_codec(model_path(tokenizer or model), name=tokenizer or model)
-        self.codec = codec
+        self.codec = codec or _find_codec(model, tokenizer, self.base_url, api_key)
         self.context_length = context_length or 32_768
         self.meter = Meter()
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -226,6 +224,32 @@ class VllmServerBackend:
         if request.priority:
             body["priority"] = request.priority
         return body
+
+
+def _find_codec(model: str, tokenizer: str | None, base_url: str, api_key: str | None) -> Codec:
+    """The tokenizer that is named, or that goes by the model's name, or of what the server has loaded."""
+    from elastic_agent.backends.load import model_path
+
+    try:
+        return load_codec(model_path(tokenizer or model), name=tokenizer or model)
+    except UnknownModelError:
+        root = None if tokenizer else _root(model, base_url, api_key)
+        if root in (None, model):
+            raise
+        return load_codec(root, name=model)
+
+
+def _root(model: str, base_url: str, api_key: str | None) -> str | None:
+    """What the server has loaded for a served name; None when it doesn't tell. A wrong address or name is
+    `ready`'s to report."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        request = urllib.request.Request(f"{base_url}/models", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            entries = json.load(response)["data"]
+            return next((str(e["root"]) for e in entries if e["id"] == model and e.get("root")), None)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:

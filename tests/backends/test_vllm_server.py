@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
-from elastic_agent.backends.load import load_backend
+from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
@@ -24,7 +24,7 @@ from elastic_agent.errors import (
 from elastic_agent.generate import Call, Generation, generate
 from elastic_agent.phases import ThinkingEnd
 from tests.backends.models import codec
-from tests.wire import Faults, Wire
+from tests.wire import Faults, Wire, serve_in_thread
 
 REPLY = Reply("a b c d e f", "g h i")
 
@@ -272,3 +272,15 @@ async def test_one_backend_per_server() -> None:
         assert load_backend("scripted", base_url=wire.base_url, codec=upstream.codec) is one
         await one.aclose()
         assert load_backend("scripted", base_url=wire.base_url, codec=upstream.codec) is not one
+
+
+def test_the_tokenizer_is_what_the_server_has_loaded() -> None:
+    """A served name that is no model: the server says what it loaded. One that doesn't tell is an error."""
+    served = {"data": [{"id": "mine", "root": model_path("e1-tiny"), "max_model_len": 99}]}
+    with serve_in_thread(ScriptedBackend(REPLY), key="k", faults=Faults(models=served)) as wire:
+        found = VllmServerBackend("mine", wire.base_url, api_key="k")
+        assert found.codec.markers == codec().markers
+        for silent in ({"data": [{"id": "mine"}]}, {"data": [{"id": "mine", "root": "mine"}]}, "nonsense"):
+            wire.faults.models = silent
+            with pytest.raises(UnknownModelError, match="mine"):
+                VllmServerBackend("mine", wire.base_url, api_key="k")
