@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
@@ -252,8 +253,6 @@ async def test_leaving_aborts_the_upstream() -> None:
 
 async def test_not_streamed() -> None:
     """The test server's other half: the same answer in one piece (others' clients ask so)."""
-    import aiohttp
-
     async with served() as (_, upstream, wire), aiohttp.ClientSession() as session:
         prompt = upstream.codec.encode_chat([{"role": "user", "content": "why"}])
         body = {"model": "scripted", "prompt": prompt, "max_tokens": 4, "return_token_ids": True}
@@ -284,3 +283,24 @@ def test_the_tokenizer_is_what_the_server_has_loaded() -> None:
             wire.faults.models = silent
             with pytest.raises(UnknownModelError, match="mine"):
                 VllmServerBackend("mine", wire.base_url, api_key="k")
+
+
+async def test_a_kept_connection_that_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the request was sent: it goes out once more, and the call is as any. Once is enough."""
+    post, fail = aiohttp.ClientSession.post, 1
+
+    async def closed(session: aiohttp.ClientSession, url: str, **options: Any) -> aiohttp.ClientResponse:
+        nonlocal fail
+        if not fail:
+            return await post(session, url, **options)
+        fail -= 1
+        reset = aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+        raise aiohttp.ClientOSError(None, "Can not write request body") from reset
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", closed)
+    async with served() as (client, upstream, _):
+        result = await ask(client)
+        assert result.usage.metered_output == upstream.meter.output
+        fail = 2
+        with pytest.raises(BackendUnavailableError, match="Can not write"):
+            await ask(client)
