@@ -86,13 +86,13 @@ async def test_greedy_is_what_transformers_says(server: VllmProcess) -> None:
 
 async def test_a_limit_raised_in_flight_brings_the_same_ids(backend: Backend) -> None:
     """Thinking raised twice when it reaches its limit: the tokens of the final limit, in two more passes."""
-    plain = await generate(backend, QUESTION, Budget(30, 24), sampling=GREEDY)
+    plain = await generate(backend, QUESTION, Budget(24, 24), sampling=GREEDY)
     assert plain.thinking_end is ThinkingEnd.BUDGET, "the question is too easy for this test"
 
     async def more(used: int) -> int | None:
-        return used + 10 if used < 30 else None
+        return used + 8 if used < 24 else None
 
-    call = Call(backend, QUESTION, Budget(10, 24), sampling=GREEDY, control=Control(more=more))
+    call = Call(backend, QUESTION, Budget(8, 24), sampling=GREEDY, control=Control(more=more))
     _ = [event async for event in call]
     assert call.result().output_ids == plain.output_ids
     assert (plain.usage.passes, call.usage.passes) == (2, 4)
