@@ -4,6 +4,7 @@
     elastic-agent ask       one question, with a thinking and a solution budget
     elastic-agent serve     an OpenAI-compatible server that budgets every call
     elastic-agent keys      keys for it, with caps
+    elastic-agent up        a vLLM server set up for budgets
     elastic-agent train     train an E1 model (base, then budget-constrained GRPO)
     elastic-agent eval      accuracy by thinking budget
     elastic-agent report    what a recorded run spent, and why
@@ -155,6 +156,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.set_defaults(run=_ask)
 
     _gateway(commands)
+
+    from elastic_agent.integrations.up import add_command
+
+    add_command(commands)
 
     report = commands.add_parser(
         "report",

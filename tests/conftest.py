@@ -6,11 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler.loadfile import LoadFileScheduling
 
-from tests.vllm_server import VllmServer, vllm_python
+from elastic_agent.backends.vllm_process import VllmProcess, vllm_python
+from tests.vllm_server import Running, vllm_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +45,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+# A session's fixture is made once a worker: the files that use `vllm` go to one, so that one server starts.
+VLLM_FILES = ("tests/backends/test_vllm_real.py", "tests/training/test_vllm_training.py")
+
+
+class _OneServer(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "vllm" if file in VLLM_FILES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneServer | None:
+    """`--dist loadfile`, with the files of the vLLM server as one."""
+    return _OneServer(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 @pytest.fixture
 def root() -> Path:
     """The repository's root."""
@@ -49,12 +67,15 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """A real vLLM server that serves e1-tiny-base, for all tests of a worker (tests/vllm_server.py)."""
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
+    """A real vLLM server that serves e1-tiny, for all tests that ask for one (tests/vllm_server.py)."""
+    if url := os.environ.get("ELASTIC_VLLM_URL"):
+        yield Running(url)
+        return
     python = vllm_python()
     if python is None:
         pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
-    server = VllmServer(python, tmp_path_factory.mktemp("vllm") / "server.log")
+    server = vllm_server(python, tmp_path_factory.mktemp("vllm") / "server.log")
     server.ensure()
     yield server
     server.kill()

@@ -4,6 +4,7 @@ load_backend("e1-tiny")                                   the embedded model, in
 load_backend("path/to/folder")                            a local model, in process
 load_backend("Salesforce/E1-Math-1.5B")                   from the hub, in process
 load_backend("NAME", base_url="http://host:8000/v1")      a vLLM server
+load_backend("NAME", base_url="http://a/v1,http://b/v1")  several of them (`elastic_agent.backends.replicas`)
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def load_backend(
 
     Args:
         model: an embedded model's name, a folder, a hub id, or the name that the server at `base_url` serves.
-        base_url: an OpenAI-compatible vLLM server, such as "http://localhost:8000/v1".
+        base_url: an OpenAI-compatible vLLM server, such as "http://localhost:8000/v1", or several with commas
+            between them.
         api_key: the server's key, if it wants one.
         tokenizer: where the served model's tokenizer is, when that is not `model`.
         options: passed to `TransformersBackend.load` or `VllmServerBackend`.
@@ -68,7 +70,13 @@ def _load(
     if base_url is not None:
         from elastic_agent.backends.vllm_server import VllmServerBackend
 
-        return VllmServerBackend(model, base_url, api_key=api_key, tokenizer=tokenizer, **options)
+        options = {"api_key": api_key, "tokenizer": tokenizer, **options}
+        first, *others = [VllmServerBackend(model, url.strip(), **options) for url in base_url.split(",")]
+        if not others:
+            return first
+        from elastic_agent.backends.replicas import Replicas
+
+        return Replicas([first, *others])
     path = Path(model_path(model)).expanduser()
     if not path.is_dir() and model.startswith((".", "/", "~")):
         raise UnknownModelError(f"there is no folder {model}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
@@ -27,6 +28,10 @@ from elastic_agent.errors import (
 )
 from elastic_agent.tokenizer import load_codec
 
+_KEEP_ALIVE = 2.0
+"""Seconds that an unused connection is kept. vLLM closes it after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): a request
+that is sent at that very moment is lost, and nobody can know whether it was served."""
+
 
 class VllmServerBackend:
     """One model on one vLLM server.
@@ -35,7 +40,8 @@ class VllmServerBackend:
         model: the name that the server serves it under.
         base_url: up to and with `/v1`.
         api_key: sent as a bearer token.
-        tokenizer: folder or hub id of the tokenizer, when `model` is not one.
+        tokenizer: folder or hub id of the tokenizer, when `model` is not one. Left out, the server is asked
+            what it loaded (`root` in its `/models`): enough where that is a hub id or a folder of ours.
         codec: instead of `tokenizer`.
         context_length: when the server doesn't tell (`ready` asks it).
         connect_timeout: seconds to reach the server.
@@ -60,11 +66,7 @@ class VllmServerBackend:
             )
         self.model = model
         self.base_url = base_url.rstrip("/")
-        if codec is None:
-            from elastic_agent.backends.load import model_path
-
-            codec = load_codec(model_path(tokenizer or model), name=tokenizer or model)
-        self.codec = codec
+        self.codec = codec or _find_codec(model, tokenizer, self.base_url, api_key)
         self.context_length = context_length or 32_768
         self.meter = Meter()
         self.guided = True
@@ -124,7 +126,7 @@ class VllmServerBackend:
         try:
             session = await self._session()
             receipt.refused = False  # from here on the engine may be ahead of what has arrived
-            async with session.post(f"{self.base_url}/completions", json=self._body(request)) as response:
+            async with await self._post(session, request) as response:
                 receipt.refused = 400 <= response.status < 500 or response.status == 503
                 await _raise_for_status(response, self.model)
                 self.meter.requests += 1
@@ -164,6 +166,16 @@ class VllmServerBackend:
         receipt.output = served
         yield last
 
+    async def _post(self, session: aiohttp.ClientSession, request: TokenRequest) -> aiohttp.ClientResponse:
+        """Send a request; once more where a kept connection was found closed before a byte went."""
+        url, body = f"{self.base_url}/completions", self._body(request)
+        try:
+            return await session.post(url, json=body)
+        except aiohttp.ClientOSError as error:
+            if not isinstance(error.__cause__, aiohttp.ClientConnectionResetError):
+                raise
+            return await session.post(url, json=body)
+
     async def aclose(self) -> None:
         """Close the connections of this event loop; other loops' close with them."""
         self.closed = True
@@ -183,7 +195,7 @@ class VllmServerBackend:
         """Holds a session open as long as its event loop runs: `asyncio.run` closes, at its end, the
         generators that are still open."""
         # No limit of our own: a queue in the client would hide the engine's priorities
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
         session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
         try:
             yield session
@@ -220,6 +232,32 @@ class VllmServerBackend:
         if request.priority:
             body["priority"] = request.priority
         return body
+
+
+def _find_codec(model: str, tokenizer: str | None, base_url: str, api_key: str | None) -> Codec:
+    """The tokenizer that is named, or that goes by the model's name, or of what the server has loaded."""
+    from elastic_agent.backends.load import model_path
+
+    try:
+        return load_codec(model_path(tokenizer or model), name=tokenizer or model)
+    except UnknownModelError:
+        root = None if tokenizer else _root(model, base_url, api_key)
+        if root in (None, model):
+            raise
+        return load_codec(root, name=model)
+
+
+def _root(model: str, base_url: str, api_key: str | None) -> str | None:
+    """What the server has loaded for a served name; None when it doesn't tell. A wrong address or name is
+    `ready`'s to report."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        request = urllib.request.Request(f"{base_url}/models", headers=headers)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            entries = json.load(response)["data"]
+            return next((str(e["root"]) for e in entries if e["id"] == model and e.get("root")), None)
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:

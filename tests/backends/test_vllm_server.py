@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
-from elastic_agent.backends.load import load_backend
+from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
@@ -24,7 +25,7 @@ from elastic_agent.errors import (
 from elastic_agent.generate import Call, Generation, generate
 from elastic_agent.phases import ThinkingEnd
 from tests.backends.models import codec
-from tests.wire import Faults, Wire
+from tests.wire import Faults, Wire, serve_in_thread
 
 REPLY = Reply("a b c d e f", "g h i")
 
@@ -252,8 +253,6 @@ async def test_leaving_aborts_the_upstream() -> None:
 
 async def test_not_streamed() -> None:
     """The test server's other half: the same answer in one piece (others' clients ask so)."""
-    import aiohttp
-
     async with served() as (_, upstream, wire), aiohttp.ClientSession() as session:
         prompt = upstream.codec.encode_chat([{"role": "user", "content": "why"}])
         body = {"model": "scripted", "prompt": prompt, "max_tokens": 4, "return_token_ids": True}
@@ -272,3 +271,36 @@ async def test_one_backend_per_server() -> None:
         assert load_backend("scripted", base_url=wire.base_url, codec=upstream.codec) is one
         await one.aclose()
         assert load_backend("scripted", base_url=wire.base_url, codec=upstream.codec) is not one
+
+
+def test_the_tokenizer_is_what_the_server_has_loaded() -> None:
+    """A served name that is no model: the server says what it loaded. One that doesn't tell is an error."""
+    served = {"data": [{"id": "mine", "root": model_path("e1-tiny"), "max_model_len": 99}]}
+    with serve_in_thread(ScriptedBackend(REPLY), key="k", faults=Faults(models=served)) as wire:
+        found = VllmServerBackend("mine", wire.base_url, api_key="k")
+        assert found.codec.markers == codec().markers
+        for silent in ({"data": [{"id": "mine"}]}, {"data": [{"id": "mine", "root": "mine"}]}, "nonsense"):
+            wire.faults.models = silent
+            with pytest.raises(UnknownModelError, match="mine"):
+                VllmServerBackend("mine", wire.base_url, api_key="k")
+
+
+async def test_a_kept_connection_that_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the request was sent: it goes out once more, and the call is as any. Once is enough."""
+    post, fail = aiohttp.ClientSession.post, 1
+
+    async def closed(session: aiohttp.ClientSession, url: str, **options: Any) -> aiohttp.ClientResponse:
+        nonlocal fail
+        if not fail:
+            return await post(session, url, **options)
+        fail -= 1
+        reset = aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+        raise aiohttp.ClientOSError(None, "Can not write request body") from reset
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", closed)
+    async with served() as (client, upstream, _):
+        result = await ask(client)
+        assert result.usage.metered_output == upstream.meter.output
+        fail = 2
+        with pytest.raises(BackendUnavailableError, match="Can not write"):
+            await ask(client)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.backends import batch
+from elastic_agent.backends.vllm_process import VllmProcess
 from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.training import served_rollouts
 from elastic_agent.training.checkpoints import checkpoints, fault
@@ -23,7 +24,7 @@ from elastic_agent.training.logprob_gap import logprob_gap
 from elastic_agent.training.record import read_csv
 from elastic_agent.training.trainer import train
 from tests.training.runs import EASY, small
-from tests.vllm_server import BASE, MAX_LORA_RANK, VllmServer
+from tests.vllm_server import MAX_LORA_RANK, MODEL
 
 # A server starts in a minute on an idle machine, and in several on one that is shared
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -31,10 +32,10 @@ GAP = 1e-4  # nats. Both sides compute in float32: 2e-6 at most was seen
 MOVED = 1e-3  # nats, by which every update changes what the server says
 
 
-def served(vllm: VllmServer, output: Path, **server: Any) -> TrainConfig:
-    """Three steps of e1-tiny-base, of which each moves the weights a lot."""
+def served(vllm: VllmProcess, output: Path, **server: Any) -> TrainConfig:
+    """Three steps from e1-tiny, of which each moves the weights a lot."""
     return small(
-        Path(BASE),
+        Path(MODEL),
         output,
         steps=3,
         rollout={
@@ -72,7 +73,7 @@ class Probe:
 
     PROMPT = tuple(range(5, 75))  # more than two blocks of the server's prefix cache
 
-    def __init__(self, vllm: VllmServer) -> None:
+    def __init__(self, vllm: VllmProcess) -> None:
         self._url = vllm.base_url
         self.gaps: list[float] = []
         """Largest difference to the trainer's weights at that time, in nats."""
@@ -106,7 +107,7 @@ def largest_difference(a: list[float], b: list[float]) -> float:
 
 
 def test_weights_reach_the_server_before_each_batch(
-    vllm: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After each sync the served log-probs have changed, and agree with the trainer's as it is now."""
     vllm.ensure()
@@ -122,7 +123,7 @@ def test_weights_reach_the_server_before_each_batch(
 
 
 def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(
-    vllm: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL in the second batch: what is lost is drawn again, from a server that gets the weights anew."""
     vllm.ensure()
@@ -141,7 +142,7 @@ def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(
 
 
 def test_a_server_killed_for_good_stops_the_run_which_resumes(
-    vllm: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL in the third batch: an error that says so, a checkpoint of step 2, and on from there."""
     vllm.ensure()

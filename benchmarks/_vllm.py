@@ -1,0 +1,126 @@
+"""What the vLLM benchmarks share: a server, its own counters, and calls to make.
+
+The server is one of ours for as long as the benchmark runs (`elastic_agent.backends.vllm_process`), or the
+one that --base-url names; then the counters are right only while nobody else uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from elastic_agent.backends.base import GREEDY, Sampling
+from elastic_agent.backends.vllm_process import VllmProcess
+from elastic_agent.backends.vllm_server import VllmServerBackend
+from elastic_agent.budget import Budget
+
+MODEL = "e1-tiny"
+OPTIONS = ("--max-model-len=1024", "--max-num-seqs=64")
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+NOUNS = ("apples", "coins", "books", "eggs")
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """The options that all of them have."""
+    made = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    made.add_argument("--quick", action="store_true", help="fewer calls: under a minute, beside the start")
+    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    made.add_argument("--model", default=MODEL, help=f"what is served (default {MODEL})")
+    made.add_argument("--base-url", metavar="URL", help="a vLLM server that runs, idle but for us")
+    made.add_argument("--seed", type=int, default=0)
+    return made
+
+
+@contextmanager
+def served(args: argparse.Namespace, options: Sequence[str] = OPTIONS) -> Iterator[str]:
+    """The base URL of the server that --base-url names, or of one that is started and stopped here."""
+    if args.base_url:
+        yield args.base_url.rstrip("/")
+        return
+    log = Path(f"/tmp/elastic-vllm-{args.seed}.log")
+    with VllmProcess(args.model, options, log=log, environment=ENVIRONMENT) as server:
+        yield server.base_url
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What `/metrics` says, summed over engines; the first four count up from the server's start."""
+
+    prompt: int
+    output: int
+    cache_queries: int
+    cache_hits: int
+    running: int
+    waiting: int
+
+    def since(self, before: Counters) -> Counters:
+        return Counters(
+            self.prompt - before.prompt,
+            self.output - before.output,
+            self.cache_queries - before.cache_queries,
+            self.cache_hits - before.cache_hits,
+            self.running,
+            self.waiting,
+        )
+
+
+_NAMES = (
+    "vllm:prompt_tokens_total",
+    "vllm:generation_tokens_total",
+    "vllm:prefix_cache_queries_total",
+    "vllm:prefix_cache_hits_total",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+)
+
+
+async def counters(base_url: str, session: aiohttp.ClientSession) -> Counters:
+    """The server's own counters, now."""
+    async with session.get(f"{base_url.removesuffix('/v1')}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    sums = dict.fromkeys(_NAMES, 0.0)
+    for line in lines:
+        name = line.partition("{")[0]
+        if name in sums:
+            sums[name] += float(line.rpartition(" ")[2])
+    return Counters(*(int(sums[name]) for name in _NAMES))
+
+
+async def idle(base_url: str, session: aiohttp.ClientSession, seconds: float = 60.0) -> Counters:
+    """The counters when nothing runs or waits, and nothing has changed since they were last asked for."""
+    async with asyncio.timeout(seconds):
+        now = await counters(base_url, session)
+        while True:
+            before, now = now, await counters(base_url, session)
+            if not now.running and not now.waiting and now == before:
+                return now
+            await asyncio.sleep(0.05)
+
+
+async def backend(args: argparse.Namespace, base_url: str) -> VllmServerBackend:
+    """A client of the server, warmed up (a first short prompt can kill a CPU worker)."""
+    client = VllmServerBackend(args.model, base_url)
+    await client.ready()
+    return client
+
+
+def problem(rng: random.Random, most_steps: int = 8) -> str:
+    """A word problem as e1-tiny knows them; long enough, more often than not, to think for a while."""
+    noun, steps = rng.choice(NOUNS), []
+    for label in range(1, rng.randint(2, most_steps)):
+        steps.append(f"#{label} It {rng.choice(('sells', 'gets'))} {rng.randint(1, 30)} .")
+    return f"A shop has {rng.randint(20, 90)} {noun} . {' '.join(steps)} How many {noun} are left ?"
+
+
+def job(rng: random.Random) -> tuple[str, Budget, Sampling, bool]:
+    """(prompt, budget, sampling, streamed): budgets that cut, and budgets that don't."""
+    budget = Budget(rng.randint(0, 200), rng.randint(1, 60))
+    sampling = GREEDY if rng.random() < 0.5 else Sampling(0.6, 0.95, seed=rng.randrange(2**31))
+    return problem(rng), budget, sampling, rng.random() < 0.5
