@@ -79,6 +79,11 @@ class Replicas:
         return min(replica.backend.context_length for replica in self.replicas)
 
     @property
+    def guided(self) -> bool:
+        """All of them take the fields of guided decoding."""
+        return all(replica.backend.guided for replica in self.replicas)
+
+    @property
     def meter(self) -> Meter:
         """The sum."""
         meters = [replica.backend.meter for replica in self.replicas]
