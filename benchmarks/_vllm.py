@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from elastic_agent.backends.base import GREEDY, Sampling
-from elastic_agent.backends.vllm_process import VllmProcess
+from elastic_agent.backends.vllm_process import VllmProcess, vllm_python
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
 
@@ -38,12 +38,20 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def needs_vllm() -> None:
+    """Ends the program, with status 0, where there is no vLLM: `make bench` goes on without."""
+    if vllm_python() is None:
+        print("skipped: no vLLM here (make vllm)")
+        raise SystemExit(0)
+
+
 @contextmanager
 def served(args: argparse.Namespace, options: Sequence[str] = OPTIONS) -> Iterator[str]:
     """The base URL of the server that --base-url names, or of one that is started and stopped here."""
     if args.base_url:
         yield args.base_url.rstrip("/")
         return
+    needs_vllm()
     log = Path(f"/tmp/elastic-vllm-{args.seed}.log")
     with VllmProcess(args.model, options, log=log, environment=ENVIRONMENT) as server:
         yield server.base_url

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks._vllm import ENVIRONMENT, MODEL, OPTIONS, Counters, counters, idle, problem
+from benchmarks._vllm import ENVIRONMENT, MODEL, OPTIONS, Counters, counters, idle, needs_vllm, problem
 from benchmarks._vllm_proxy import FaultyProxy
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.vllm_process import VllmProcess
@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument("--grace", type=float, default=5.0, help="seconds past it that are no hang yet")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    needs_vllm()
     with VllmProcess(
         MODEL, OPTIONS, log=Path("/tmp/elastic-vllm-faults.log"), environment=ENVIRONMENT
     ) as server:

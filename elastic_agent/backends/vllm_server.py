@@ -242,7 +242,7 @@ def _find_codec(model: str, tokenizer: str | None, base_url: str, api_key: str |
         return load_codec(model_path(tokenizer or model), name=tokenizer or model)
     except UnknownModelError:
         root = None if tokenizer else _root(model, base_url, api_key)
-        if root in (None, model):
+        if root is None or root == model:
             raise
         return load_codec(root, name=model)
 
