@@ -30,6 +30,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from elastic_agent.backends.vllm_process import free_port
+
 START_SECONDS = 60.0
 
 
@@ -49,13 +51,6 @@ def program(*names: str) -> str:
         if found := shutil.which(name, path=path):
             return found
     raise NoServerError(f"no {' or '.join(names)} on PATH or under /usr/lib/postgresql: install the server")
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class _Server(ABC):

@@ -1,4 +1,4 @@
-"""What the vLLM benchmarks share: a server, its own counters, and calls to make.
+"""What the vLLM benchmarks share: a server, its own counters, and a client.
 
 The server is one of ours for as long as the benchmark runs (`elastic_agent.backends.vllm_process`), or the
 one that --base-url names; then the counters are right only while nobody else uses it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +15,12 @@ from pathlib import Path
 
 import aiohttp
 
-from elastic_agent.backends.base import GREEDY, Sampling
 from elastic_agent.backends.vllm_process import VllmProcess, vllm_python
 from elastic_agent.backends.vllm_server import VllmServerBackend
-from elastic_agent.budget import Budget
 
 MODEL = "e1-tiny"
 OPTIONS = ("--max-model-len=1024", "--max-num-seqs=64")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-NOUNS = ("apples", "coins", "books", "eggs")
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
@@ -117,18 +113,3 @@ async def backend(args: argparse.Namespace, base_url: str) -> VllmServerBackend:
     client = VllmServerBackend(args.model, base_url)
     await client.ready()
     return client
-
-
-def problem(rng: random.Random, most_steps: int = 8) -> str:
-    """A word problem as e1-tiny knows them; long enough, more often than not, to think for a while."""
-    noun, steps = rng.choice(NOUNS), []
-    for label in range(1, rng.randint(2, most_steps)):
-        steps.append(f"#{label} It {rng.choice(('sells', 'gets'))} {rng.randint(1, 30)} .")
-    return f"A shop has {rng.randint(20, 90)} {noun} . {' '.join(steps)} How many {noun} are left ?"
-
-
-def job(rng: random.Random) -> tuple[str, Budget, Sampling, bool]:
-    """(prompt, budget, sampling, streamed): budgets that cut, and budgets that don't."""
-    budget = Budget(rng.randint(0, 200), rng.randint(1, 60))
-    sampling = GREEDY if rng.random() < 0.5 else Sampling(0.6, 0.95, seed=rng.randrange(2**31))
-    return problem(rng), budget, sampling, rng.random() < 0.5

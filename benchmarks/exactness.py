@@ -25,16 +25,16 @@ from typing import Any
 
 import torch
 
-from elastic_agent.backends.base import GREEDY, Sampling
+from benchmarks._calls import job, run
+from elastic_agent.backends.base import GREEDY
 from elastic_agent.backends.load import embedded_models, model_path
 from elastic_agent.backends.transformers import TransformersBackend
 from elastic_agent.budget import Budget
-from elastic_agent.generate import Call, Generation, generate
+from elastic_agent.generate import Generation
 from elastic_agent.markers import Markers
 from elastic_agent.tokenizer import HFCodec
 
 Extend = Callable[[list[int], int, set[int]], list[int]]
-NOUNS = ("apples", "coins", "books", "eggs")
 
 
 def main() -> int:
@@ -91,35 +91,6 @@ def load(model: str) -> TransformersBackend:
 
     torch.manual_seed(0)
     return TransformersBackend(new_model().eval(), HFCodec(build_tokenizer()), name="random")
-
-
-def job(rng: random.Random) -> tuple[str, Budget, Sampling, bool]:
-    """(prompt, budget, sampling, streamed)"""
-    noun, steps = rng.choice(NOUNS), []
-    for label in range(1, rng.randint(2, 8)):
-        steps.append(f"#{label} It {rng.choice(('sells', 'gets'))} {rng.randint(1, 30)} .")
-    prompt = f"A shop has {rng.randint(20, 90)} {noun} . {' '.join(steps)} How many {noun} are left ?"
-    budget = Budget(rng.randint(0, 200), rng.randint(1, 60))
-    sampling = GREEDY if rng.random() < 0.5 else Sampling(0.6, 0.95, seed=rng.randrange(2**31))
-    return prompt, budget, sampling, rng.random() < 0.5
-
-
-async def run(
-    backend: TransformersBackend,
-    lanes: asyncio.Semaphore,
-    prompt: str,
-    budget: Budget,
-    sampling: Sampling,
-    streamed: bool,
-) -> Generation:
-    """One call, when a lane is free; a streamed one's ids are those of its events."""
-    async with lanes:
-        if not streamed:
-            return await generate(backend, prompt, budget, sampling=sampling)
-        call = Call(backend, prompt, budget, sampling=sampling)
-        ids = [i async for event in call for i in event.ids]
-        assert tuple(ids) == call.result().output_ids, "the events differ from the result"
-        return call.result()
 
 
 def mismatch(

@@ -26,7 +26,6 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -42,6 +41,7 @@ import aiohttp
 
 from benchmarks._gateway_upstream import ANSWER, MODEL
 from benchmarks._litellm import NoLiteLLMError, litellm_python
+from elastic_agent.backends.vllm_process import free_port
 
 HERE = Path(__file__).resolve().parent
 QUESTION = [{"role": "user", "content": "Ann has 3 apples and buys 4 more. How many has she?"}]
@@ -58,12 +58,6 @@ class Way:
 
     def body(self) -> dict[str, Any]:
         return {"model": MODEL, "messages": QUESTION, "max_tokens": 64, **dict(self.extra)}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

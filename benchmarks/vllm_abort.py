@@ -23,7 +23,8 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks._vllm import backend, counters, idle, parser, problem, served
+from benchmarks._calls import problem
+from benchmarks._vllm import backend, counters, idle, parser, served
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.generate import Call

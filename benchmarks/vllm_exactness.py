@@ -21,10 +21,9 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks._vllm import backend, idle, job, parser, served
-from elastic_agent.backends.base import Backend, Sampling
-from elastic_agent.budget import Budget
-from elastic_agent.generate import Call, Generation, generate
+from benchmarks._calls import job, run
+from benchmarks._vllm import backend, idle, parser, served
+from elastic_agent.generate import Generation
 from elastic_agent.phases import ThinkingEnd
 
 WAVE = 200
@@ -74,19 +73,6 @@ async def measure(args: Any, base_url: str, calls: int) -> tuple[dict[str, int],
                     result["usage_mismatches"] += 1
     await client.aclose()
     return result, ends
-
-
-async def run(
-    client: Backend, lanes: asyncio.Semaphore, prompt: str, budget: Budget, sampling: Sampling, streamed: bool
-) -> Generation:
-    """One call, when a lane is free; a streamed one's ids are those of its events."""
-    async with lanes:
-        if not streamed:
-            return await generate(client, prompt, budget, sampling=sampling)
-        call = Call(client, prompt, budget, sampling=sampling)
-        ids = [i async for event in call for i in event.ids]
-        assert tuple(ids) == call.result().output_ids, "the events differ from the result"
-        return call.result()
 
 
 def adds_up(generation: Generation) -> bool:

@@ -27,7 +27,8 @@ from pathlib import Path
 
 import aiohttp
 
-from benchmarks._vllm import ENVIRONMENT, MODEL, OPTIONS, Counters, counters, idle, needs_vllm, problem
+from benchmarks._calls import problem
+from benchmarks._vllm import ENVIRONMENT, MODEL, OPTIONS, Counters, counters, idle, needs_vllm
 from benchmarks._vllm_proxy import FaultyProxy
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.vllm_process import VllmProcess

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks._vllm import OPTIONS, backend, parser, problem, served
+from benchmarks._calls import problem
+from benchmarks._vllm import OPTIONS, backend, parser, served
 from elastic_agent.backends.base import GREEDY, Backend, TokenRequest
 from elastic_agent.backends.load import model_path
 from elastic_agent.backends.transformers import TransformersBackend

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler.loadfile import LoadFileScheduling
 
+from benchmarks._servers import NoServerError, PostgresServer, RedisServer
 from elastic_agent.backends.vllm_process import VllmProcess, vllm_python
 from tests.vllm_server import Running, vllm_server
 
@@ -64,6 +65,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneServer |
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where a real store is: a file, or a server that was started for the test."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "spend.db")
+        return
+    try:
+        server = PostgresServer() if request.param == "postgres" else RedisServer()
+    except NoServerError as error:
+        pytest.skip(str(error))
+    with server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

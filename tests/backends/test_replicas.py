@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import cast
@@ -14,6 +13,7 @@ from elastic_agent.backends.base import Backend, TokenChunk, TokenRequest
 from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.replicas import BLOCK, FIRST_REST, Replicas
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
+from elastic_agent.backends.vllm_process import free_port
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendUnavailableError
@@ -28,9 +28,7 @@ PROMPT = "how many are left " * 2 * BLOCK
 
 def nowhere(words: ScriptedCodec) -> VllmServerBackend:
     """A server that is not there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     return VllmServerBackend("scripted", url, codec=words)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
@@ -14,6 +13,7 @@ import pytest
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
 from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
+from elastic_agent.backends.vllm_process import free_port
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import (
@@ -113,9 +113,7 @@ async def test_a_server_that_is_another(models: Any, kind: type[Exception], says
 
 async def test_nobody_there() -> None:
     """No server: BackendUnavailableError, nothing charged."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     client = VllmServerBackend("scripted", url, codec=ScriptedCodec())
     with pytest.raises(BackendUnavailableError, match="is the vLLM server running"):
         await client.ready()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from elastic_agent.backends.vllm_process import free_port
 
 SERVER = """
 import http.server, os, pathlib, sys
@@ -41,9 +42,7 @@ def script(folder: Path, command: str) -> Path:
 
 
 def up(python: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, "-m", "elastic_agent.integrations.cli", "up", "--port", port]
     environment = {**os.environ, "ELASTIC_VLLM_PYTHON": str(python)}
     pipe = subprocess.PIPE

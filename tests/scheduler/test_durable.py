@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,21 +57,7 @@ class Moody(MemoryStore):
         return step
 
 
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a real store is."""
-    if request.param == "sqlite":
-        yield str(tmp_path / "spend.db")
-        return
-    try:
-        server = PostgresServer() if request.param == "postgres" else RedisServer()
-    except NoServerError as error:
-        pytest.skip(str(error))
-    with server:
-        yield server.url
-
-
-def test_two_schedulers_share_one_account(place: str) -> None:
+def test_two_schedulers_share_one_account(ledger: str) -> None:
     """The meters of both together stay under the cap, and the store's books say what the meters say."""
     cap = 1500
 
@@ -79,7 +65,7 @@ def test_two_schedulers_share_one_account(place: str) -> None:
         backend = ScriptedBackend(TALK, ttft=0.002, tpot=0.0002)
         answered = 0
         # What the other holds for its final answer is waited for, at most for a lease
-        async with BudgetScheduler(backend, store=place, accounts=shared(cap), lease=2) as scheduler:
+        async with BudgetScheduler(backend, store=ledger, accounts=shared(cap), lease=2) as scheduler:
             async with scheduler.task(Caps(tokens=cap), name=name) as task:
                 for i in range(30):
                     with suppress(CapExceededError):
@@ -92,7 +78,7 @@ def test_two_schedulers_share_one_account(place: str) -> None:
         (a, said_a), (b, said_b) = await asyncio.gather(one("a"), one("b"))
         assert a + b <= cap
         assert min(said_a, said_b) > 0
-        store = open_store(place)
+        store = open_store(ledger)
         await store.check()
         books = await level(store)
         assert books.held == NOTHING

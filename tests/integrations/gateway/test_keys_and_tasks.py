@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks._servers import NoServerError, PostgresServer, RedisServer
 from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.integrations.gateway.config import Config, Limits
@@ -18,20 +16,6 @@ from elastic_agent.integrations.gateway.server import Gateway
 from tests.integrations.gateway.conftest import HELLO, Start, until
 
 SLOW = Reply(thinking="hm " * 400, solution="so it is 42")
-
-
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a real ledger is."""
-    if request.param == "sqlite":
-        yield str(tmp_path / "gateway.db")
-        return
-    try:
-        server = PostgresServer() if request.param == "postgres" else RedisServer()
-    except NoServerError as error:
-        pytest.skip(str(error))
-    with server:
-        yield server.url
 
 
 async def test_a_key_is_asked_for_once_there_is_one(start: Start, ledger: str) -> None:
