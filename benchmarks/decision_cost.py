@@ -23,7 +23,8 @@ With --json the last line of stdout is one JSON object:
     memory_new    the same as memory when nothing of the kind was decided before: what is kept of mixtures of
                   calls and of limits for the next time is forgotten before each decision
     calls         live tasks -> Python function calls of a decision; does not depend on the machine
-    sqlite, postgres, redis   the same as memory; left out where the server is not installed
+    sqlite, postgres, redis   the same as memory, and at_once_us, an average with 50 calls at once, which
+                  share commits (with at least as many tasks); left out where the server is not installed
     round_trip_us the store -> p50_us, p99_us of one bare write of one row to the same place, in the same run
     refusal_ms    tasks that were promised their answers in time -> p50, p99: milliseconds until one more, for
                   which there is no room, is refused at its opening (16 slots; three tasks in four have steps
@@ -77,6 +78,7 @@ from elastic_agent.scheduler.timing import Timing
 from elastic_agent.usage import worst_case
 
 LIVE = (1, 100, 10_000)
+AT_ONCE = 50
 CAPS = Caps(tokens=1600, usd="0.0046", seconds=60)
 EXPECT = {"steps-3": 3, "steps-4": 3, "steps-5": 3, "steps-7": 3, "final": 1}
 TURNS = ("steps-3", "steps-5", "steps-4", "steps-7") * 2
@@ -230,8 +232,20 @@ async def durable_times(url: str, live: int, decisions: int) -> dict[str, float]
         settling = time.perf_counter_ns()
         office.settle(running, used)
         found.append(time.perf_counter_ns() - settling + granted - start)
+
+    async def one() -> None:
+        running = office.grant(*office.turn())
+        assert await durable.take(running) is None
+        office.settle(running, office.used(running))
+
+    cost = quantiles_us(found)
+    if live >= AT_ONCE:
+        start = time.perf_counter_ns()
+        for _ in range(0, decisions, AT_ONCE):
+            await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+        cost["at_once_us"] = round((time.perf_counter_ns() - start) / 1000 / decisions, 1)
     await durable.aclose()
-    return quantiles_us(found)
+    return cost
 
 
 def round_trips(write: Callable[[], object], count: int) -> dict[str, float]:
