@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,7 +16,7 @@ from elastic_agent.errors import StoreError, StoreUnavailableError
 from elastic_agent.scheduler.accounts import Amount, HoldState
 from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Spec, StoredHold
-from tests.scheduler.stores.places import Place
+from tests.scheduler.stores.places import Place, Postgres
 
 T = TypeVar("T")
 
@@ -137,6 +137,29 @@ async def test_a_server_may_hang_for_a_while(shared: Place) -> None:
     known = {hold.key for hold in await store.holds("org")}
     assert known <= {"k", *map(str, range(40))}
     assert (await store.books("org"))[0].held == Amount(len(known) - 1)
+    await store.aclose()
+
+
+async def test_a_connection_that_breaks_at_its_first_word(
+    shared: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL's is made anew for the next step, whatever the first one came to."""
+    if not isinstance(shared, Postgres):
+        pytest.skip("the others have one connection from the start")
+    store: Any = shared.open()
+    await store.open([Spec("org", tokens=100)])
+    connect = store._engine.raw_connection
+
+    def broken() -> Any:
+        monkeypatch.undo()
+        line = connect()
+        line.driver_connection.close()
+        return line
+
+    monkeypatch.setattr(store._engine, "raw_connection", broken)
+    with pytest.raises(StoreUnavailableError):
+        await store.hold("k", "org", Amount(1), lease=10)
+    assert isinstance(await store.hold("k", "org", Amount(1), lease=10), StoredHold)
     await store.aclose()
 
 
