@@ -15,6 +15,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 
 import pytest
@@ -23,10 +24,10 @@ from prometheus_client import REGISTRY
 from safetensors.torch import save_file
 
 from benchmarks._calls import job, problem, run
-from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
+from elastic_agent.backends.base import GREEDY, Limits, Sampling, TokenRequest
 from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.backends.transformers import TransformersBackend
-from elastic_agent.backends.vllm_engine import Engine, VllmEngineBackend
+from elastic_agent.backends.vllm_engine import PROCESSOR, Engine, VllmEngineBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 from elastic_agent.generate import Call, generate
@@ -39,9 +40,8 @@ QUESTION = "A shop has 40 apples . #1 It sells 12 . #2 It gets 7 . #3 It sells 9
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    made = Engine(
-        model=model_path(MODEL), max_model_len=1024, max_num_seqs=64, enable_lora=True, max_lora_rank=8
-    )
+    options = {"max_model_len": 1024, "max_num_seqs": 64, "enable_lora": True, "max_lora_rank": 8}
+    made = Engine(model=model_path(MODEL), logits_processors=[PROCESSOR], **options)
     yield made
     made.stop()
 
@@ -97,6 +97,25 @@ async def test_budgets_and_counters(backend: VllmEngineBackend) -> None:
     assert used == (counted("prompt") - prompt, counted("generation") - output)
 
 
+async def test_the_limits_that_the_engine_holds(engine: Engine, backend: VllmEngineBackend) -> None:
+    """One pass brings what two bring, exactly counted."""
+    whole, rng = VllmEngineBackend(engine, name=MODEL, native=True), random.Random(5)
+    await whole.ready()
+    assert whole.two_passes == ""
+    for _ in range(16):
+        asked, budget = problem(rng), Budget(rng.randint(1, 100), rng.randint(1, 60))
+        before = whole.meter.output
+        one, two = [await generate(b, asked, budget, sampling=GREEDY) for b in (whole, backend)]
+        assert (one.output_ids, one.sampled) == (two.output_ids, two.sampled)
+        assert one.two_passes == "" != two.two_passes
+        assert (one.usage.passes, one.usage.unknown) == (1, 0)
+        assert one.usage.metered_output == whole.meter.output - before
+    bad = request(whole, 4, limits=Limits(-1, 1, 2, 0))
+    with pytest.raises(BackendError, match="elastic_limits"):
+        await read(whole, bad)
+    await whole.aclose()
+
+
 async def test_a_cancelled_call_is_counted_exactly(engine: Engine, backend: VllmEngineBackend) -> None:
     """Law 2: calls left at any point have nothing unknown, and are charged what vLLM counted."""
     rng, before, used = random.Random(3), counted("generation"), 0
@@ -144,10 +163,9 @@ async def test_greedy_is_what_transformers_says(backend: VllmEngineBackend) -> N
 
 async def test_fields_for_the_engine(backend: VllmEngineBackend) -> None:
     """`extra` is vLLM's: a grammar is obeyed, a limit of ours stays, what vLLM doesn't know is an error."""
-    guided = {"structured_outputs": {"regex": "#[0-9] #[0-9] #[0-9]"}}
+    guided = {"structured_outputs": {"regex": "(#[1-9]){3}"}}  # its tokens have no blanks in them
     result = await generate(backend, QUESTION, Budget(8, 40), solution_extra=guided, sampling=GREEDY)
-    assert result.solution.replace(" ", "").startswith("#")
-    assert len(result.solution.replace(" ", "").replace("#", "")) == 3
+    assert fullmatch("#[1-9] #[1-9] #[1-9]", result.solution)
     assert len(ids_of(await read(backend, request(backend, 3, extra={"max_tokens": 30, "n": 2})))) == 3
     close = backend.codec.markers.close_ids[0]
     always = {"logit_bias": {str(close): 100}}
@@ -250,8 +268,8 @@ def test_an_engine_of_its_own() -> None:
 
 
 async def test_the_engine_dies(engine: Engine, backend: VllmEngineBackend) -> None:
-    """Law 8: calls of an engine that is killed end with a clear error, and what it may have served is charged;
-    later ones cost nothing."""
+    """Law 8: a call of an engine that is killed ends with a clear error, and what it may have served is
+    charged; a later one costs nothing."""
     asked = request(backend, 900, extra={"ignore_eos": True})
     stream = chunks_of(backend, asked)
     await anext(stream)
