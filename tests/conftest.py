@@ -47,7 +47,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # A session's fixture is made once a worker: the files that use `vllm` go to one, so that one server starts.
-VLLM_FILES = ("tests/backends/test_vllm_real.py", "tests/training/test_vllm_training.py")
+VLLM_FILES = (
+    "tests/backends/test_vllm_real.py",
+    "tests/integrations/test_up_real.py",
+    "tests/training/test_vllm_training.py",
+)
 
 
 class _OneServer(LoadFileScheduling):

@@ -13,7 +13,7 @@ from elastic_agent.backends.base import Backend, TokenChunk, TokenRequest
 from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.replicas import BLOCK, FIRST_REST, Replicas
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
-from elastic_agent.backends.vllm_process import free_port
+from elastic_agent.backends.server_process import free_port
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendUnavailableError

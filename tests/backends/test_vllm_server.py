@@ -13,7 +13,7 @@ import pytest
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
 from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
-from elastic_agent.backends.vllm_process import free_port
+from elastic_agent.backends.server_process import free_port
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import (
