@@ -1,6 +1,6 @@
 """A LangGraph whose branches run in parallel under one ceiling, and a last call that combines their answers.
 
-    python examples/langgraph_parallel.py [MODEL]
+    python examples/langgraph_parallel.py [MODEL [BASE_URL]]      # BASE_URL: a vLLM server's
 
 Nothing in the graph knows of budgets: `task_budget` around it is enough. Branches that find the cap taken
 wait for what others give back, or think less; the last call's tokens are kept for it from the start.
@@ -23,9 +23,6 @@ SHELVES = [
     "A shop has 11 pears . #1 It gets 3 crates of 4 . #2 It makes 5 . How many pears are left ?",
     "A shop has 20 hats . #1 It sells 7 hats . #2 It buys 2 . How many hats are left ?",
 ]
-MODEL = sys.argv[1] if len(sys.argv) > 1 else "e1-tiny"
-
-llm = ChatElasticReasoning(model=MODEL, solution_budget=96)
 
 
 class State(TypedDict, total=False):
@@ -39,27 +36,27 @@ def number(text: str) -> int:
     return int(found[-1]) if found else 0
 
 
-async def count(state: State) -> State:
-    return {"counts": [number((await llm.ainvoke(state["problem"], kind="steps-2")).text)]}
+def build_graph(llm):
+    async def count(state: State) -> State:
+        return {"counts": [number((await llm.ainvoke(state["problem"], kind="steps-2")).text)]}
+
+    async def combine(state: State) -> State:
+        first, *others = state["counts"]
+        steps = " ".join(f"#{n} It gets {more} ." for n, more in enumerate(others, 1))
+        problem = f"A shop has {first} items . {steps} How many items are left ?"
+        return {"total": (await llm.ainvoke(problem, final=True)).text}
+
+    builder = StateGraph(State)
+    builder.add_node(count)
+    builder.add_node(combine)
+    builder.add_conditional_edges(START, lambda _: [Send("count", {"problem": shelf}) for shelf in SHELVES])
+    builder.add_edge("count", "combine")
+    builder.add_edge("combine", END)
+    return builder.compile()
 
 
-async def combine(state: State) -> State:
-    first, *others = state["counts"]
-    steps = " ".join(f"#{n} It gets {more} ." for n, more in enumerate(others, 1))
-    problem = f"A shop has {first} items . {steps} How many items are left ?"
-    return {"total": (await llm.ainvoke(problem, final=True)).text}
-
-
-builder = StateGraph(State)
-builder.add_node(count)
-builder.add_node(combine)
-builder.add_conditional_edges(START, lambda _: [Send("count", {"problem": shelf}) for shelf in SHELVES])
-builder.add_edge("count", "combine")
-builder.add_edge("combine", END)
-graph = builder.compile()
-
-
-async def main() -> None:
+async def main(model: str = "e1-tiny", base_url: str | None = None) -> None:
+    graph = build_graph(ChatElasticReasoning(model=model, base_url=base_url, solution_budget=96))
     async with task_budget(tokens=600, seconds=120, final_solution=96) as task:
         out = await graph.ainvoke({})
     print("counts:", out["counts"])
@@ -68,4 +65,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))
