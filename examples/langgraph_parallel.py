@@ -19,9 +19,14 @@ from elastic_agent.integrations.langchain import ChatElasticReasoning
 from elastic_agent.scheduler import task_budget
 
 SHELVES = [
-    "A shop has 36 cakes . #1 It makes 6 boxes of 4 . #2 It ships 14 . How many cakes are left ?",
-    "A shop has 11 pears . #1 It gets 3 crates of 4 . #2 It makes 5 . How many pears are left ?",
-    "A shop has 20 hats . #1 It sells 7 hats . #2 It buys 2 . How many hats are left ?",
+    "A shop has 3 pens . #1 It makes 17 pens . #2 It uses 2 crates of 8 pens . How many pens are left ?",
+    "A shop has 20 cups . #1 It sells 7 cups . #2 It buys 2 . How many cups are left ?",
+    "A shop has 34 bags . #1 It gets 29 . #2 It uses 9 bags . #3 It sells 5 packs of 6 bags . "
+    "#4 It uses 9 bags . How many bags are left ?",
+    "A shop has 69 hats . #1 It uses 11 . #2 It finds 29 hats . #3 It uses 21 hats . #4 It gets 21 . "
+    "#5 It loses 63 . How many hats are left ?",
+    "A shop has 59 plums . #1 It uses 4 packs of 4 . #2 It buys 17 plums . #3 It ships 3 plums . "
+    "#4 It gets 5 packs of 2 . #5 It uses 26 . #6 It sells 6 . How many plums are left ?",
 ]
 
 
@@ -38,7 +43,8 @@ def number(text: str) -> int:
 
 def build_graph(llm):
     async def count(state: State) -> State:
-        return {"counts": [number((await llm.ainvoke(state["problem"], kind="steps-2")).text)]}
+        kind = f"steps-{state['problem'].count('#')}"  # calls of a kind share a curve of success
+        return {"counts": [number((await llm.ainvoke(state["problem"], kind=kind)).text)]}
 
     async def combine(state: State) -> State:
         first, *others = state["counts"]

