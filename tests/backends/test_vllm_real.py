@@ -7,21 +7,24 @@ benchmarks that they call measure more of the same.
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
 
 import pytest
 
 from benchmarks import vllm_abort, vllm_exactness, vllm_greedy
-from elastic_agent.backends.base import GREEDY, Backend
+from elastic_agent.backends.base import GREEDY, Backend, TokenChunk, TokenRequest
 from elastic_agent.backends.vllm_process import VllmProcess
 from elastic_agent.backends.vllm_server import VllmServerBackend
-from elastic_agent.budget import Budget
+from elastic_agent.budget import Budget, Caps
 from elastic_agent.control import Control
-from elastic_agent.generate import Call, generate
+from elastic_agent.generate import Call, generate, prompt_ids
 from elastic_agent.phases import ThinkingEnd
+from elastic_agent.scheduler import BudgetScheduler
 from tests.backends.contract import Contract, Make
-from tests.vllm_server import MODEL
+from tests.vllm_server import MAX_RUNNING, MODEL
 
 # A server starts in a minute on an idle machine, and in several on one that is shared
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -105,3 +108,36 @@ async def test_the_second_pass_finds_the_first_in_the_cache(backend: Backend) ->
     second = len(done.prompt_ids) + len(done.thinking_ids)  # the close was never computed
     assert done.usage.passes == 2
     assert done.usage.cached >= (second - 1) // block * block > 0
+
+
+async def test_the_engine_takes_the_urgent_call_first(backend: Backend) -> None:
+    """A full engine: of two calls that wait, the nearer deadline begins first, though it came last."""
+    ids = tuple(prompt_ids(backend, QUESTION))
+    begun: list[str] = []
+    full = asyncio.Semaphore(0)
+
+    async def fill(tokens: int) -> None:
+        request = TokenRequest(ids, tokens, extra={"ignore_eos": True})
+        async with aclosing(cast("AsyncGenerator[TokenChunk]", backend.stream(request))) as chunks:
+            await anext(chunks)
+            full.release()
+            async for _ in chunks:
+                pass
+
+    async def ask(scheduler: BudgetScheduler, name: str, seconds: float) -> None:
+        async with (
+            scheduler.task(Caps(tokens=300, seconds=seconds)) as task,
+            aclosing(task.call(QUESTION, thinking=8, solution=16).stream()) as events,
+        ):
+            await anext(events)
+            begun.append(name)
+
+    fillers = [asyncio.create_task(fill(300 if i == 0 else 600)) for i in range(MAX_RUNNING)]
+    for _ in fillers:
+        await full.acquire()
+    async with BudgetScheduler(backend) as scheduler:
+        await asyncio.gather(ask(scheduler, "later", 600), ask(scheduler, "urgent", 300))
+    for filler in fillers:
+        filler.cancel()
+    await asyncio.gather(*fillers, return_exceptions=True)
+    assert begun == ["urgent", "later"]
