@@ -150,6 +150,10 @@ class VllmServerBackend:
                             last = chunk  # the usage comes with it or after it
                     if last is not None and data.get("usage"):
                         output, cached = _usage(data["usage"], request)
+                        if 0 < output < served:  # something between us sent a part of it twice
+                            raise BackendProtocolError(
+                                f"{self.model}: {served} tokens came, the server says that it sent {output}"
+                            )
                         self.meter.output += max(0, output - served)
                         served = max(served, output)
                         last = TokenChunk(last.ids, last.logprobs, last.finish, cached)
