@@ -12,9 +12,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from benchmarks import vllm_abort, vllm_exactness, vllm_greedy
+from benchmarks._vllm import counters
 from elastic_agent.backends.base import GREEDY, Backend, TokenChunk, TokenRequest
 from elastic_agent.backends.vllm_process import VllmProcess
 from elastic_agent.backends.vllm_server import VllmServerBackend
@@ -110,34 +112,43 @@ async def test_the_second_pass_finds_the_first_in_the_cache(backend: Backend) ->
     assert done.usage.cached >= (second - 1) // block * block > 0
 
 
-async def test_the_engine_takes_the_urgent_call_first(backend: Backend) -> None:
+async def test_the_engine_takes_the_urgent_call_first(server: VllmProcess, backend: Backend) -> None:
     """A full engine: of two calls that wait, the nearer deadline begins first, though it came last."""
     ids = tuple(prompt_ids(backend, QUESTION))
     begun: list[str] = []
-    full = asyncio.Semaphore(0)
 
-    async def fill(tokens: int) -> None:
-        request = TokenRequest(ids, tokens, extra={"ignore_eos": True})
+    async def fill() -> None:
+        request = TokenRequest(ids, 900, extra={"ignore_eos": True})
         async with aclosing(cast("AsyncGenerator[TokenChunk]", backend.stream(request))) as chunks:
-            await anext(chunks)
-            full.release()
-            async for _ in chunks:
-                pass
+            _ = [chunk async for chunk in chunks]
 
     async def ask(scheduler: BudgetScheduler, name: str, seconds: float) -> None:
         async with (
             scheduler.task(Caps(tokens=300, seconds=seconds)) as task,
             aclosing(task.call(QUESTION, thinking=8, solution=16).stream()) as events,
         ):
-            await anext(events)
-            begun.append(name)
+            async for event in events:
+                if not event.forced:  # the engine's own
+                    begun.append(name)
+                    break
 
-    fillers = [asyncio.create_task(fill(300 if i == 0 else 600)) for i in range(MAX_RUNNING)]
-    for _ in fillers:
-        await full.acquire()
-    async with BudgetScheduler(backend) as scheduler:
-        await asyncio.gather(ask(scheduler, "later", 600), ask(scheduler, "urgent", 300))
-    for filler in fillers:
-        filler.cancel()
-    await asyncio.gather(*fillers, return_exceptions=True)
+    async with aiohttp.ClientSession() as session, BudgetScheduler(backend) as scheduler:
+
+        async def until(running: int, waiting: int) -> None:
+            while True:
+                now = await counters(server.base_url, session)
+                if (now.running, now.waiting) == (running, waiting):
+                    return
+                assert not begun, "the engine was not full"
+
+        calls = [asyncio.create_task(fill()) for _ in range(MAX_RUNNING)]
+        await until(MAX_RUNNING, 0)
+        for waiting, (name, seconds) in enumerate({"later": 600, "urgent": 300}.items(), 1):
+            calls.append(asyncio.create_task(ask(scheduler, name, seconds)))
+            await until(MAX_RUNNING, waiting)
+        calls[0].cancel()
+        await asyncio.gather(calls[-1], calls[-2])
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
     assert begun == ["urgent", "later"]
