@@ -62,7 +62,14 @@ def load_backend(
     """
     if engine not in ENGINES:
         raise UnknownModelError(f"engine= is one of {', '.join(ENGINES)}, not {engine!r}")
-    key = (model, base_url, api_key, tokenizer, engine, tuple(sorted((k, repr(v)) for k, v in options.items())))
+    key = (
+        model,
+        base_url,
+        api_key,
+        tokenizer,
+        engine,
+        tuple(sorted((k, repr(v)) for k, v in options.items())),
+    )
     with _lock:
         found = _loaded.get(key)
         if found is None or getattr(found, "closed", False):

@@ -54,14 +54,14 @@ class _Pass:
     arrived: asyncio.Queue[TokenChunk | BackendError] = field(default_factory=asyncio.Queue)
     served: int = 0
     sent: bool = False
-    left: bool = False
+    left: threading.Event = field(default_factory=threading.Event)
 
     def put(self, item: TokenChunk | BackendError) -> None:
         """Hand something to the reader, in its own event loop."""
         try:
             self.loop.call_soon_threadsafe(self.arrived.put_nowait, item)
         except RuntimeError:  # its loop is closed: nobody reads any more
-            self.left = True
+            self.left.set()
 
 
 class Engine:
@@ -113,7 +113,7 @@ class Engine:
         prompt = {"type": "token", "prompt_token_ids": list(request.prompt_ids)}
         priority = request.priority if self.llm.scheduler_config.policy == "priority" else 0
         receipt.refused = True
-        if one.left or self.closed:
+        if one.left.is_set() or self.closed:
             raise BackendUnavailableError("vLLM's engine does not run")
         try:
             outputs = await self.llm.add_request(
@@ -124,7 +124,7 @@ class Engine:
         receipt.refused, one.sent = False, True
         one.meter.requests += 1
         one.meter.input += len(request.prompt_ids)
-        if one.left:
+        if one.left.is_set():
             await self.llm.abort(one.id)
         told = False
         while True:
@@ -135,7 +135,7 @@ class Engine:
             one.meter.output += len(chunk.ids)
             if not output.finished:
                 one.put(chunk)
-                if one.left:  # the reader's event loop has gone
+                if one.left.is_set():  # the reader's event loop has gone
                     await self.llm.abort(one.id)
                 continue
             receipt.output = one.served
@@ -146,7 +146,7 @@ class Engine:
 
     async def leave(self, one: _Pass) -> None:
         """Abort a pass. What had come in from it is still handed on, and is its receipt."""
-        one.left = True
+        one.left.set()
         if one.sent:
             await self.llm.abort(one.id)
 

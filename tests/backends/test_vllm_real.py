@@ -79,7 +79,7 @@ async def test_a_cancelled_call_stops_the_engine(server: VllmProcess) -> None:
 
 async def test_greedy_is_what_transformers_says(server: VllmProcess) -> None:
     """The same ids as in process; where they part it is rounding."""
-    found = await vllm_greedy.measure(asked(native=False), server.base_url, 16)
+    found, _ = await vllm_greedy.measure(asked(native=False), server.base_url, 16)
     assert found["prompts"] == 16
     assert all(gap < 1e-3 for _, gap in found["differences"]), found
 
