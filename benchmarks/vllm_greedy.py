@@ -4,12 +4,12 @@
     python benchmarks/vllm_greedy.py --quick    40 prompts
     python benchmarks/vllm_greedy.py --json     one JSON object as the last line
 
-`differences` lists where a vLLM server's two passes and transformers first part: the position, and by how many
-nats the two tokens differ there in transformers' own log-probs. A gap near 0 is rounding, a large one a bug
-(the exit status says so, above --gap). `engine_differences` is the same for vLLM's engine in process
-(`vllm_engine`), which is started in the Python that has vLLM when the server has stopped. `native` counts calls
-whose ids vLLM's own `thinking_token_budget` repeats in one request, of those that think at all (`native_of`);
-it needs a server with --reasoning-config.
+`differences` lists where a vLLM server's two passes and transformers first part: the position, and by how
+many nats the two tokens differ there in transformers' own log-probs. A gap near 0 is rounding, a large one
+a bug (the exit status says so, above --gap). `engine_differences` is the same for vLLM's engine in process
+(`vllm_engine`), which is started in the Python that has vLLM when the server has stopped. `native` counts
+calls whose ids vLLM's own `thinking_token_budget` repeats in one request, of those that think at all
+(`native_of`); it needs a server with --reasoning-config.
 """
 
 from __future__ import annotations

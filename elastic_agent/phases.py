@@ -21,9 +21,10 @@ Rules (Elastic Reasoning, arXiv 2505.05315, section 3; the laws are DESIGN.md's)
        |  not the start marker                 cut                          |
        +--------------------------------------------------------------------+
 
-AT_LIMIT is there only where somebody may raise the limit (`raisable`). Where the engine itself holds both limits
-(`one_pass`), one pass brings thinking, close and solution. A close at the limit is then the engine's, and forced
-all the same; an engine that goes on without one has the rest discarded, and what follows is as ever.
+AT_LIMIT is there only where somebody may raise the limit (`raisable`). Where the engine itself holds both
+limits (`one_pass`), one pass brings thinking, close and solution. A close at the limit is then the
+engine's, and forced all the same; an engine that goes on without one has the rest discarded, and what
+follows is as ever.
 
 The driver (`elastic_agent.generate`, or a batched one in training) asks `next_pass()` what to request, feeds
 what comes back, and tells `pass_ended()` when the stream is over. `over` says that the rest of a running
@@ -260,11 +261,12 @@ class TwoPhase:
     def set_limit(self, limit: int) -> list[Delta]:
         """Move the thinking limit, down or up; below what is used it preempts.
 
-        Raised past what the running pass was asked for, it costs one more pass, and that pass's input.
+        Raised past what the running pass was asked for, it costs one more pass, and that pass's input. One
+        that the engine holds can't be raised.
         """
         if self.thinking_end is not None:
             return []
-        self.limit = max(0, limit)
+        self.limit = max(0, min(limit, self.limit) if self._whole else limit)
         if self._thinking >= self.limit:
             return self.cut(ThinkingEnd.PREEMPTED)
         if self.phase is Phase.AT_LIMIT:

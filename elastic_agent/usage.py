@@ -6,8 +6,9 @@ properties say what the upstream's own meter counts for them, which is what it b
     pass 1   input  prompt                           output  thinking + natural close + discarded
     pass 2   input  prompt + thinking + close        output  solution
 
-A forced close is written by us into the second pass's input: the upstream never counts it as output. Where the
-engine holds the limits itself there is one pass, whose close it may have written in, as output (`written`).
+A forced close is written by us into the second pass's input: the upstream never counts it as output. Where
+the engine holds the limits itself there is one pass, whose close it may have written in, as output
+(`written`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one seam to a model: token ids in, a stream of token ids out.
 
-A backend knows nothing of budgets or money. It is asked for one pass at a time (`TokenRequest`) and streams
-`TokenChunk`s; the two-phase machine (`elastic_agent.phases`) decides what the passes are. An engine that can hold
-both limits of a call itself (`Limits`) may be asked for both segments in one pass.
+A backend knows nothing of budgets or money. It is asked for one pass at a time (`TokenRequest`) and
+streams `TokenChunk`s; the two-phase machine (`elastic_agent.phases`) decides what the passes are. An
+engine that can hold both limits of a call itself (`Limits`) may be asked for both segments in one pass.
 Whoever writes a backend runs `tests/backends/contract.py` over it.
 """
 

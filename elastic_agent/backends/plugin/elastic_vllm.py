@@ -1,10 +1,11 @@
-"""Both limits of a call, held inside vLLM: a logits processor for `vllm serve --logits-processors elastic_vllm:Limits`.
+"""Both limits of a call, held inside vLLM: a logits processor, `--logits-processors elastic_vllm:Limits`.
 
-vLLM's own `thinking_token_budget` limits thinking alone: what an early close leaves over goes to the solution,
-up to `max_tokens`. With this, a request that carries `vllm_xargs={"elastic_limits": [close, thinking, end,
-solution]}` has the token `close` after `thinking` tokens at the latest, and `end`, one of its stop tokens, after
-`solution` more. Others are left alone. One file that imports vLLM and torch and nothing of ours, in a folder of
-its own: the server's environment needs no `elastic_agent`, only this folder on its PYTHONPATH.
+vLLM's own `thinking_token_budget` limits thinking alone: what an early close leaves over goes to the
+solution, up to `max_tokens`. With this, a request that carries `vllm_xargs={"elastic_limits": [close,
+thinking, end, solution]}` has the token `close` after `thinking` tokens at the latest, and `end`, one of
+its stop tokens, after `solution` more. Others are left alone. One file that imports vLLM and torch and
+nothing of ours, in a folder of its own: the server's environment needs no `elastic_agent`, only this
+folder on its PYTHONPATH.
 """
 
 from __future__ import annotations
