@@ -8,8 +8,8 @@
 many nats the two tokens differ there in transformers' own log-probs. A gap near 0 is rounding, a large one
 a bug (the exit status says so, above --gap). `engine_differences` is the same for vLLM's engine in process
 (`vllm_engine`), which is started in the Python that has vLLM when the server has stopped. `native` counts
-calls whose ids vLLM's own `thinking_token_budget` repeats in one request, of those that think at all
-(`native_of`); it needs a server with --reasoning-config.
+calls whose ids the server repeats in one pass, whose limits its engine holds, of those that think at all
+(`native_of`).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from typing import Any
 import torch
 
 from benchmarks._calls import problem
-from benchmarks._vllm import ENVIRONMENT, OPTIONS, backend, parser, served
-from elastic_agent.backends.base import GREEDY, Backend, TokenRequest
+from benchmarks._vllm import ENVIRONMENT, backend, parser, served
+from elastic_agent.backends.base import GREEDY
 from elastic_agent.backends.load import model_path
 from elastic_agent.backends.transformers import TransformersBackend
 from elastic_agent.backends.vllm_process import vllm_python
+from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.generate import Generation, generate
 
 ROOT = Path(__file__).resolve().parent.parent
 Done = tuple[tuple[str, Budget], Generation]
 """A prompt with its budget, and what transformers said."""
-REASONING = '--reasoning-config={"reasoning_start_str": "<think>", "reasoning_end_str": "</think>"}'
 
 
 def main() -> int:
@@ -47,11 +47,12 @@ def main() -> int:
     options.add_argument("--prompts", type=int, help="how many (default 200, 40 with --quick)")
     options.add_argument("--gap", type=float, default=1e-3, help="nats that rounding may explain")
     options.add_argument("--no-native", dest="native", action="store_false", help="two passes only")
+    options.set_defaults(native=True)
     options.add_argument("--no-engine", dest="engine", action="store_false", help="no engine in process")
     args = options.parse_args()
     torch.set_num_threads(1)
     prompts = args.prompts or (40 if args.quick else 200)
-    with served(args, (*OPTIONS, REASONING)) as base_url:
+    with served(args) as base_url:
         result, calls = asyncio.run(measure(args, base_url, prompts))
     if args.engine:
         result |= in_process(args, calls)
@@ -64,7 +65,10 @@ def main() -> int:
 
 async def measure(args: Any, base_url: str, prompts: int) -> tuple[dict[str, Any], list[Done]]:
     """The server's comparison, 16 prompts at a time; and what transformers said to each."""
-    rng, server = random.Random(args.seed), await backend(args, base_url)
+    rng = random.Random(args.seed)
+    server = VllmServerBackend(args.model, base_url)
+    await server.ready()
+    whole = await backend(args, base_url)
     here = TransformersBackend.load(model_path(args.model), name=args.model)
     differences: list[tuple[int, float]] = []
     native: list[bool] = []
@@ -74,12 +78,14 @@ async def measure(args: Any, base_url: str, prompts: int) -> tuple[dict[str, Any
         batch = jobs[start : start + 16]
         over = await asyncio.gather(*(generate(server, *job, sampling=GREEDY) for job in batch))
         own = await asyncio.gather(*(generate(here, *job, sampling=GREEDY) for job in batch))
-        thought = [g for g in over if g.thinking_ids]
         if args.native:
-            native += await asyncio.gather(*(natively(server, g) for g in thought))
+            once = await asyncio.gather(*(generate(whole, *job, sampling=GREEDY) for job in batch))
+            pairs = zip(over, once, strict=True)
+            native += [two.output_ids == one.output_ids for two, one in pairs if not one.two_passes]
         differences += parted(here, own, [g.output_ids for g in over])
         calls += zip(batch, own, strict=True)
     await server.aclose()
+    await whole.aclose()
     await here.aclose()
     result = {
         "prompts": prompts,
@@ -127,23 +133,6 @@ def difference(here: TransformersBackend, own: Generation, over: Sequence[int]) 
     with torch.inference_mode():
         logprobs = here.module(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
     return at, abs(float(logprobs[own.output_ids[at]] - logprobs[over[at]]))
-
-
-async def natively(server: Backend, two_pass: Generation) -> bool:
-    """Whether one request under vLLM's own thinking limit brings the same ids."""
-    request = TokenRequest(
-        two_pass.prompt_ids,
-        len(two_pass.output_ids),
-        server.codec.markers.eos_ids,
-        GREEDY,
-        extra={"thinking_token_budget": two_pass.budget.thinking},
-    )
-    return await sampled(server, request) == two_pass.output_ids
-
-
-async def sampled(server: Backend, request: TokenRequest) -> Sequence[int]:
-    """The ids of one pass."""
-    return tuple([i async for chunk in server.stream(request) for i in chunk.ids])
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from prometheus_client import REGISTRY
 from safetensors.torch import save_file
 
 from benchmarks._calls import job, problem, run
-from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
+from elastic_agent.backends.base import GREEDY, Limits, Sampling, TokenRequest
 from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.backends.transformers import TransformersBackend
-from elastic_agent.backends.vllm_engine import Engine, VllmEngineBackend
+from elastic_agent.backends.vllm_engine import PROCESSOR, Engine, VllmEngineBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 from elastic_agent.generate import Call, generate
@@ -40,9 +40,8 @@ QUESTION = "A shop has 40 apples . #1 It sells 12 . #2 It gets 7 . #3 It sells 9
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    made = Engine(
-        model=model_path(MODEL), max_model_len=1024, max_num_seqs=64, enable_lora=True, max_lora_rank=8
-    )
+    options = {"max_model_len": 1024, "max_num_seqs": 64, "enable_lora": True, "max_lora_rank": 8}
+    made = Engine(model=model_path(MODEL), logits_processors=[PROCESSOR], **options)
     yield made
     made.stop()
 
@@ -96,6 +95,25 @@ async def test_budgets_and_counters(backend: VllmEngineBackend) -> None:
     used = sum(made.usage.metered_input for made in done), sum(made.usage.metered_output for made in done)
     assert used == (backend.meter.input, backend.meter.output)
     assert used == (counted("prompt") - prompt, counted("generation") - output)
+
+
+async def test_the_limits_that_the_engine_holds(engine: Engine, backend: VllmEngineBackend) -> None:
+    """One pass brings what two bring, exactly counted."""
+    whole, rng = VllmEngineBackend(engine, name=MODEL, native=True), random.Random(5)
+    await whole.ready()
+    assert whole.two_passes == ""
+    for _ in range(16):
+        asked, budget = problem(rng), Budget(rng.randint(1, 100), rng.randint(1, 60))
+        before = whole.meter.output
+        one, two = [await generate(b, asked, budget, sampling=GREEDY) for b in (whole, backend)]
+        assert (one.output_ids, one.sampled) == (two.output_ids, two.sampled)
+        assert one.two_passes == "" != two.two_passes
+        assert (one.usage.passes, one.usage.unknown) == (1, 0)
+        assert one.usage.metered_output == whole.meter.output - before
+    bad = request(whole, 4, limits=Limits(-1, 1, 2, 0))
+    with pytest.raises(BackendError, match="elastic_limits"):
+        await read(whole, bad)
+    await whole.aclose()
 
 
 async def test_a_cancelled_call_is_counted_exactly(engine: Engine, backend: VllmEngineBackend) -> None:
