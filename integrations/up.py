@@ -29,6 +29,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     up.add_argument("--model", default="e1-tiny", help="embedded model, folder or hub id (default: e1-tiny)")
     up.add_argument("--name", help="what to serve it as (default: the model)")
     up.add_argument("--port", type=int, default=8000, help="default: 8000")
+    native = "hold both limits of a call in the engine, in one pass, for calls that nobody steers"
+    up.add_argument("--native", action="store_true", help=native)
     up.add_argument("--log", metavar="FILE", default="vllm.log", help="what vLLM says (default: vllm.log)")
     up.add_argument("--wait", type=float, default=1800.0, metavar="SECONDS", help="for its start (1800)")
     up.add_argument("options", nargs="*", metavar="-- OPTION", help="more options for vLLM")
@@ -44,7 +46,12 @@ def run(options: argparse.Namespace) -> int:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     server = VllmProcess(
-        options.model, options.options, name=options.name, port=options.port, log=Path(options.log)
+        options.model,
+        options.options,
+        name=options.name,
+        port=options.port,
+        native=options.native,
+        log=Path(options.log),
     )
     print(f"starting vLLM with {options.model}; what it says is in {options.log} …", file=sys.stderr)
     try:
@@ -52,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
         server.wait(options.wait)
         tokenizer = "" if server.name == options.model else f', tokenizer="{options.model}"'
         flag = "" if server.name == options.model else f" --tokenizer {options.model}"
-        where = f'model="{server.name}", base_url="{server.base_url}"{tokenizer}'
+        native = ', backend_options={"native": True}' if options.native else ""
+        where = f'model="{server.name}", base_url="{server.base_url}"{tokenizer}{native}'
         print(f"ChatElasticReasoning({where}, thinking_budget=1024, solution_budget=512)")
         print(f'elastic-agent ask "..." --model {server.name} --base-url {server.base_url}{flag}', flush=True)
         while server.running:

