@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import cast
+from typing import Protocol, cast
 
 from elastic_agent.backends.base import GREEDY, Backend, Limits, TokenChunk, TokenRequest
 from elastic_agent.errors import BackendError, BackendUnavailableError
@@ -17,7 +17,30 @@ FIELD = "elastic_limits"
 """Where a request's `Limits` go among vLLM's extra arguments (`elastic_agent.backends.plugin`)."""
 UNPROBED = "the engine has not been probed"
 PASSED = "the engine has passed limits that it was to hold"
+PROBING = "the engine is being probed"
 _THINKING, _SOLUTION, _MORE = 5, 3, 4
+
+
+class Probed(Backend, Protocol):
+    """A backend whose engine may be asked."""
+
+    two_passes: str
+
+
+async def probe_once(backend: Probed) -> None:
+    """Have an engine that has not been probed probed; calls that come meanwhile take two passes.
+
+    Raises:
+        BackendUnavailableError: it can't be reached; it is probed the next time.
+    """
+    if backend.two_passes != UNPROBED:
+        return
+    backend.two_passes = PROBING
+    try:
+        backend.two_passes = await why_two_passes(backend)
+    finally:
+        if backend.two_passes == PROBING:
+            backend.two_passes = UNPROBED
 
 
 async def why_two_passes(backend: Backend) -> str:

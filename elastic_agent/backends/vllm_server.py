@@ -29,7 +29,7 @@ from elastic_agent.backends.base import (
     TokenRequest,
     check_request,
 )
-from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, why_two_passes
+from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, probe_once
 from elastic_agent.errors import (
     BackendError,
     BackendProtocolError,
@@ -102,8 +102,7 @@ class VllmServerBackend:
         """
         if not self._checked:
             await self.probe()
-        if self.two_passes == UNPROBED:
-            self.two_passes = await why_two_passes(self)
+        await probe_once(self)
 
     async def probe(self) -> None:
         """The same, asked anew: whether the server is there now.

@@ -27,7 +27,8 @@ from benchmarks._calls import job, problem, run
 from elastic_agent.backends.base import GREEDY, Limits, Sampling, TokenRequest
 from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.backends.transformers import TransformersBackend
-from elastic_agent.backends.vllm_engine import PROCESSOR, Engine, VllmEngineBackend
+from elastic_agent.backends.vllm_async import Engine
+from elastic_agent.backends.vllm_engine import PROCESSOR, VllmEngineBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 from elastic_agent.generate import Call, generate
