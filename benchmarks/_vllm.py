@@ -31,6 +31,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     made.add_argument("--model", default=MODEL, help=f"what is served (default {MODEL})")
     made.add_argument("--base-url", metavar="URL", help="a vLLM server that runs, idle but for us")
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--native", action="store_true", help="the engine holds the limits, in one pass")
     return made
 
 
@@ -49,7 +50,7 @@ def served(args: argparse.Namespace, options: Sequence[str] = OPTIONS) -> Iterat
         return
     needs_vllm()
     log = Path(f"/tmp/elastic-vllm-{args.seed}.log")
-    with VllmProcess(args.model, options, log=log, environment=ENVIRONMENT) as server:
+    with VllmProcess(args.model, options, native=args.native, log=log, environment=ENVIRONMENT) as server:
         yield server.base_url
 
 
@@ -110,6 +111,8 @@ async def idle(base_url: str, session: aiohttp.ClientSession, seconds: float = 6
 
 async def backend(args: argparse.Namespace, base_url: str) -> VllmServerBackend:
     """A client of the server, warmed up (a first short prompt can kill a CPU worker)."""
-    client = VllmServerBackend(args.model, base_url)
+    client = VllmServerBackend(args.model, base_url, native=args.native)
     await client.ready()
+    if args.native and client.two_passes:
+        raise SystemExit(f"{base_url} does not hold limits: {client.two_passes}")
     return client

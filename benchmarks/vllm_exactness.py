@@ -2,6 +2,7 @@
 
     python benchmarks/vllm_exactness.py            1,000 calls, 64 at once; own server, or --base-url
     python benchmarks/vllm_exactness.py --quick    200 calls
+    python benchmarks/vllm_exactness.py --native   one pass a call, whose limits the engine holds; unseeded
     python benchmarks/vllm_exactness.py --json     one JSON object as the last line
 
 Each call has t from 0 to 200 thinking and s from 1 to 60 solution tokens; half are greedy, half are streamed
@@ -17,6 +18,7 @@ import json
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -27,6 +29,7 @@ from elastic_agent.generate import Generation
 from elastic_agent.phases import ThinkingEnd
 
 WAVE = 200
+ONE_PASS = "one pass"
 
 
 def main() -> int:
@@ -37,7 +40,10 @@ def main() -> int:
     calls = args.calls or (200 if args.quick else 1000)
     with served(args) as base_url:
         result, ends = asyncio.run(measure(args, base_url, calls))
-    print("thinking ended:", ", ".join(f"{end} {n}" for end, n in sorted(ends.items())))
+    one = ends.pop(ONE_PASS)
+    print(
+        "thinking ended:", ", ".join(f"{end} {n}" for end, n in sorted(ends.items())) + f"; one pass: {one}"
+    )
     if args.json:
         print(json.dumps(result))
     else:
@@ -47,7 +53,7 @@ def main() -> int:
 
 
 async def measure(args: Any, base_url: str, calls: int) -> tuple[dict[str, int], Counter[str]]:
-    """The counts, and how often thinking ended in which way."""
+    """The counts, and how often thinking ended in which way, and in one pass with the solution."""
     rng, client = random.Random(args.seed), await backend(args, base_url)
     result = {"calls": 0, "over_thinking": 0, "over_solution": 0, "usage_mismatches": 0}
     ends: Counter[str] = Counter()
@@ -55,11 +61,14 @@ async def measure(args: Any, base_url: str, calls: int) -> tuple[dict[str, int],
     async with aiohttp.ClientSession() as session:
         while result["calls"] < calls:
             wave = [job(rng) for _ in range(min(WAVE, calls - result["calls"]))]
+            if args.native:  # a seed takes two passes
+                wave = [(asked, budget, replace(how, seed=None), s) for asked, budget, how, s in wave]
             before = await idle(base_url, session)
             done = await asyncio.gather(*(run(client, lanes, *one) for one in wave))
             counted = (await idle(base_url, session)).since(before)
             for (_, budget, _, _), generation in zip(wave, done, strict=True):
                 ends[generation.thinking_end or ThinkingEnd.ABORTED] += 1
+                ends[ONE_PASS] += not generation.two_passes
                 result["over_thinking"] += len(generation.thinking_ids) > (budget.thinking or 0)
                 result["over_solution"] += len(generation.solution_ids) > budget.solution
                 result["usage_mismatches"] += not adds_up(generation)

@@ -2,15 +2,17 @@
 
     python benchmarks/vllm_overhead.py            concurrency 1, 8, 64; own server, or --base-url
     python benchmarks/vllm_overhead.py --quick    fewer and shorter calls
+    python benchmarks/vllm_overhead.py --native   also one pass whose limits the engine holds
     python benchmarks/vllm_overhead.py --json     one JSON object as the last line
 
 A round is as many calls three times, in an order that changes from round to round: as one request for t, a
-close and s tokens, as two passes (thinking cut at t, the close forced, s more), and as three (begun with half
-of t, and raised to t when that is reached). The close and the end of text are made impossible, so that all
-have one length. All go through one client with its connections open, and each has a fresh prompt, so that no
-cache helps a first pass. `ratio` is the median over rounds of the time of two passes by that of one, by
-concurrency; `inflight_ratio` that of three passes by two; `prefix_hit` the share of full blocks of prompt and
-thinking that the second pass found in the prefix cache.
+close and s tokens, as two passes (thinking cut at t, the close forced, s more), and as three (begun with
+half of t, and raised to t when that is reached). The close and the end of text are made impossible, so
+that all have one length. All go through one client with its connections open, and each has a fresh prompt,
+so that no cache helps a first pass. `ratio` is the median over rounds of the time of two passes by that of
+one, by concurrency; `inflight_ratio` that of three passes by two; `native_ratio` that of the engine's one
+pass by two; `prefix_hit` the share of full blocks of prompt and thinking that the second pass found in the
+prefix cache.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ from elastic_agent.generate import Call
 
 
 class Endless(VllmServerBackend):
-    """Says neither a close nor an end of text."""
+    """Says neither a close nor an end of text, but for what the request says of them."""
 
     def _body(self, request: TokenRequest) -> dict[str, Any]:
         never = (*self.codec.markers.eos_ids, *self.codec.markers.close_ids)
-        return super()._body(request) | {"logit_bias": {str(i): -100 for i in never}}
+        return {"logit_bias": {str(i): -100 for i in never}} | super()._body(request)
 
 
 def main() -> int:
@@ -64,22 +66,26 @@ async def measure(args: Any, base_url: str) -> dict[str, Any]:
     """Every concurrency, one after the other; its first round warms up and is thrown away."""
     rng, client = random.Random(args.seed), Endless(args.model, base_url)
     await client.ready()
+    clients, native = dict.fromkeys(("one", "two", "three"), client), dict[int, float]()
+    if args.native:
+        clients["native"] = Endless(args.model, base_url, native=True)
+        await clients["native"].ready()
     plain, marks = sorted({*client.codec.encode("a shop has 12 books .")}), client.codec.markers
     ratio: dict[int, float] = {}
     inflight: dict[int, float] = {}
     found = full = 0
     for many in args.concurrency:
         rounds = args.rounds or (max(1, 4 // many) if args.quick else max(3, 12 // many))
-        seconds: dict[str, list[float]] = {"one": [], "two": [], "three": []}
+        seconds: dict[str, list[float]] = {kind: [] for kind in clients}
         for turn in range(rounds + 1):
-            order = rng.sample(sorted(seconds), 3)
+            order = rng.sample(sorted(seconds), len(seconds))
             for kind in order:
                 prompts = [
                     (*rng.choices(plain, k=args.prompt - len(marks.open_ids)), *marks.open_ids)
                     for _ in range(many)
                 ]
                 start = time.perf_counter()
-                cached = await asyncio.gather(*(run(client, kind, args, prompt) for prompt in prompts))
+                cached = await asyncio.gather(*(run(clients[kind], kind, args, p) for p in prompts))
                 if turn:
                     seconds[kind].append(time.perf_counter() - start)
                 if kind == "two":
@@ -88,9 +94,13 @@ async def measure(args: Any, base_url: str) -> dict[str, Any]:
                     full += many * ((args.prompt + args.thinking - 1) // args.block * args.block)
         ratio[many] = round(paired(seconds["two"], seconds["one"]), 3)
         inflight[many] = round(paired(seconds["three"], seconds["two"]), 3)
+        if args.native:
+            native[many] = round(paired(seconds["native"], seconds["two"]), 3)
         print(f"{many} at once:", {kind: [round(s, 3) for s in spent] for kind, spent in seconds.items()})
-    await client.aclose()
-    return {"ratio": ratio, "prefix_hit": round(found / full, 4), "inflight_ratio": inflight}
+    for one in {*clients.values()}:
+        await one.aclose()
+    result = {"ratio": ratio, "prefix_hit": round(found / full, 4), "inflight_ratio": inflight}
+    return result | ({"native_ratio": native} if native else {})
 
 
 def paired(over: Sequence[float], under: Sequence[float]) -> float:
@@ -115,10 +125,10 @@ async def run(client: Endless, kind: str, args: Any, prompt: tuple[int, ...]) ->
             return args.thinking if used < args.thinking else None
 
         control = Control(more=more)
-    call = Call(client, prompt, budget, sampling=GREEDY, control=control)
+    call = Call(client, prompt, budget, sampling=GREEDY, control=None if kind == "native" else control)
     async for _ in call:
         pass
-    assert call.usage.passes == (3 if kind == "three" else 2)
+    assert call.usage.passes == {"two": 2, "three": 3, "native": 1}[kind]
     return call.usage.cached
 
 

@@ -23,6 +23,7 @@ from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling, Tok
 from elastic_agent.budget import Budget
 from elastic_agent.control import Control
 from elastic_agent.errors import BackendProtocolError, ContextLengthError, UnsupportedError
+from elastic_agent.markers import Markers, Opening
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 from elastic_agent.text import IncrementalText
 from elastic_agent.usage import Usage
@@ -46,7 +47,8 @@ class Generation:
     """What a call brought.
 
     `output_ids`, `sampled` (False = forced by us) and `logprobs` (None where forced or not asked for) are
-    aligned, over thinking, close and solution.
+    aligned, over thinking, close and solution. `two_passes` says why the engine did not hold both limits in
+    one pass; "" where it did.
     """
 
     thinking: str
@@ -63,6 +65,7 @@ class Generation:
     sampled: tuple[bool, ...]
     logprobs: tuple[float | None, ...]
     stop: str | None = None
+    two_passes: str = ""
 
 
 def prompt_ids(
@@ -118,7 +121,14 @@ class Call:
         self.backend = backend
         self.budget = bounded(backend, len(ids), budget)
         self.control = control or Control()
-        self.machine = TwoPhase(ids, self.budget, markers, opening, raisable=self.control.more is not None)
+        # Where nobody steers it, the engine may hold both limits: one request less
+        self.two_passes = backend.two_passes or _two_passes(
+            control, self.budget, markers, opening, stop, solution_extra, sampling
+        )
+        raisable = self.control.more is not None
+        self.machine = TwoPhase(
+            ids, self.budget, markers, opening, raisable=raisable, one_pass=not self.two_passes
+        )
         self.control._machine = self.machine
         self.control._most = bounded(backend, len(ids), replace(budget, thinking=None)).thinking or 0
         self._sampling = sampling
@@ -151,6 +161,7 @@ class Call:
             sampled=tuple(m.sampled),
             logprobs=tuple(m.logprobs),
             stop=self._solution.stopped,
+            two_passes=self.two_passes,
         )
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -263,6 +274,29 @@ class Call:
     def _flushed(self, segment: Segment) -> list[Event]:
         text = (self._thinking if segment is Segment.THINKING else self._solution).flush()
         return [Event(segment, text, ())] if text else []
+
+
+def _two_passes(
+    control: Control | None,
+    budget: Budget,
+    markers: Markers,
+    opening: Opening,
+    stop: Sequence[str],
+    extra: Mapping[str, Any] | None,
+    sampling: Sampling,
+) -> str:
+    """Why a call can't be one pass even where the engine holds both limits; "" if it can."""
+    reasons = {
+        # Cut in one pass, it would be charged for a solution that it then has to ask for again
+        "its thinking may be cut or raised while it runs": control is not None,
+        "there is no thinking to limit": not budget.thinking or opening is Opening.CLOSED,
+        "the model opens its thinking itself": opening is Opening.SELF,
+        "the close is several tokens": len(markers.close_ids) > 1,
+        "a stop string may end it at any token": bool(stop),
+        "the solution has fields of its own": bool(extra),
+        "a seed draws the same on every engine": sampling.seed is not None,
+    }
+    return next((reason for reason, applies in reasons.items() if applies), "")
 
 
 def bounded(backend: Backend, prompt_tokens: int, budget: Budget) -> Budget:

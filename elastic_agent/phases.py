@@ -21,7 +21,10 @@ Rules (Elastic Reasoning, arXiv 2505.05315, section 3; the laws are DESIGN.md's)
        |  not the start marker                 cut                          |
        +--------------------------------------------------------------------+
 
-AT_LIMIT is there only where somebody may raise the limit (`raisable`).
+AT_LIMIT is there only where somebody may raise the limit (`raisable`). Where the engine itself holds both
+limits (`one_pass`), one pass brings thinking, close and solution. A close at the limit is then the
+engine's, and forced all the same; an engine that goes on without one has the rest discarded, and what
+follows is as ever.
 
 The driver (`elastic_agent.generate`, or a batched one in training) asks `next_pass()` what to request, feeds
 what comes back, and tells `pass_ended()` when the stream is over. `over` says that the rest of a running
@@ -34,7 +37,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from elastic_agent.backends.base import DEFAULT_SAMPLING, Finish, Sampling, TokenRequest
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Finish, Limits, Sampling, TokenRequest
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, Opening
 from elastic_agent.usage import Usage
@@ -112,6 +115,8 @@ class TwoPhase:
         markers: the model's markers.
         opening: how thinking stands at the end of the prompt (`markers.opening(prompt_ids)`).
         raisable: thinking that reaches its limit waits for a word (`set_limit`, or `cut`).
+        one_pass: the engine holds both limits; for an open thinking block, a close of one token, and a limit
+            of at least 1 that nobody raises.
     """
 
     def __init__(
@@ -122,6 +127,7 @@ class TwoPhase:
         opening: Opening,
         *,
         raisable: bool = False,
+        one_pass: bool = False,
     ) -> None:
         if budget.thinking is None:
             raise ValueError("thinking must be a number here: call budget.bounded(room, close) first")
@@ -140,6 +146,9 @@ class TwoPhase:
         self._pass_start = self._asked = 0
         self._pass_phase = Phase.DONE
         self._raisable = raisable
+        self._one_pass = one_pass
+        self._whole = False  # the running pass is one for both segments
+        self._written = self._late = 0
         self._opened = opening is not Opening.SELF
         if opening is Opening.CLOSED:
             self.thinking_end = ThinkingEnd.OFF
@@ -162,13 +171,24 @@ class TwoPhase:
     @property
     def over(self) -> bool:
         """The running pass has given what it can: stop reading it."""
+        if self._whole and self.phase is Phase.DONE:
+            # The engine ends it by itself, with one token more: to break off would leave it unknown
+            return self.solution_end is not SolutionEnd.LENGTH or self._late > 1
+        if self._whole:
+            return self.phase is Phase.CLOSING
         if self._pass_phase is Phase.OPENING:
             return self.phase in (Phase.AT_LIMIT, Phase.CLOSING, Phase.DONE) or self._close > 0
         return self.phase is not self._pass_phase
 
     def next_pass(self, sampling: Sampling = DEFAULT_SAMPLING) -> TokenRequest:
         """The next request: the spliced ids and how many tokens may follow them."""
-        if self.phase in (Phase.OPENING, Phase.THINKING):
+        limits = None
+        self._whole = self._one_pass and self.phase is Phase.THINKING
+        if self._whole:
+            end, close = min(self.markers.eos_ids), self.markers.close_ids[0]
+            limits = Limits(close, self.limit, end, self.budget.solution)
+            room, stops = self.limit + 1 + self.budget.solution, self.markers.eos_ids
+        elif self.phase in (Phase.OPENING, Phase.THINKING):
             room = self.limit - self._thinking
             stops = self.markers.eos_ids
             if len(self.markers.close_ids) == 1:
@@ -184,7 +204,9 @@ class TwoPhase:
         self._passes += 1
         prompt = (*self.prompt_ids, *self.output_ids)
         self._input += len(prompt)
-        return TokenRequest(prompt_ids=prompt, max_tokens=room, stop_ids=stops, sampling=sampling)
+        return TokenRequest(
+            prompt_ids=prompt, max_tokens=room, stop_ids=stops, sampling=sampling, limits=limits
+        )
 
     # What the driver tells
 
@@ -225,7 +247,7 @@ class TwoPhase:
             # which ends a solution: it goes on in another pass.
             close = self.markers.close_ids
             unended = finish == "length" or (len(close) == 1 and tuple(self.output_ids[-1:]) == close)
-            if not brought or self._pass_phase is Phase.SOLUTION or not unended:
+            if not brought or self._whole or self._pass_phase is Phase.SOLUTION or not unended:
                 self._end(SolutionEnd.EOS if finish == "stop" else SolutionEnd.LENGTH)
         return _merge(deltas)
 
@@ -239,11 +261,12 @@ class TwoPhase:
     def set_limit(self, limit: int) -> list[Delta]:
         """Move the thinking limit, down or up; below what is used it preempts.
 
-        Raised past what the running pass was asked for, it costs one more pass, and that pass's input.
+        Raised past what the running pass was asked for, it costs one more pass, and that pass's input. One
+        that the engine holds can't be raised.
         """
         if self.thinking_end is not None:
             return []
-        self.limit = max(0, limit)
+        self.limit = max(0, min(limit, self.limit) if self._whole else limit)
         if self._thinking >= self.limit:
             return self.cut(ThinkingEnd.PREEMPTED)
         if self.phase is Phase.AT_LIMIT:
@@ -330,6 +353,7 @@ class TwoPhase:
             input=self._input,
             cached=self._cached,
             passes=self._passes,
+            written=self._written,
         )
 
     # Inside
@@ -339,6 +363,13 @@ class TwoPhase:
         return len(self.output_ids) - self._thinking - self._close
 
     def _take(self, token: int, logprob: float | None, deltas: list[Delta]) -> None:
+        if self.phase is Phase.DONE:
+            self._discarded += 1
+            self._late += 1
+            return
+        if self._whole and self.phase is Phase.THINKING and self._thinking == self.limit:
+            self._take_written(token, deltas)
+            return
         thinking = self.phase in (Phase.OPENING, Phase.THINKING)
         half_opened = self.phase is Phase.OPENING and self._thinking > 0
         if thinking and token in self.markers.eos_ids and not half_opened:
@@ -357,6 +388,16 @@ class TwoPhase:
         else:
             self._emit(Segment.SOLUTION, len(self.output_ids), deltas)
             self._check_solution(token)
+
+    def _take_written(self, token: int, deltas: list[Delta]) -> None:
+        """Thinking is at its limit in a pass whose engine holds it: its close is due."""
+        if (token,) != self.markers.close_ids:
+            self._discarded += 1
+            self._end_thinking(ThinkingEnd.BUDGET, deltas)
+            return
+        self._end_thinking(ThinkingEnd.BUDGET, deltas)
+        deltas.append(self.close())
+        self._written = self._close
 
     def _check_solution(self, token: int) -> None:
         if token in self.markers.eos_ids:
@@ -397,10 +438,10 @@ class TwoPhase:
             self.thinking_end = ThinkingEnd.NATURAL
             self.phase = Phase.SOLUTION
             return
-        if self._thinking >= self.limit and not self._raisable:
+        if self._thinking >= self.limit and not (self._raisable or self._whole):
             self._end_thinking(ThinkingEnd.BUDGET, deltas)
             return
-        if self._thinking >= self.limit:
+        if self._thinking >= self.limit and self._raisable:
             self.phase = Phase.AT_LIMIT
         keep = next(
             n for n in range(min(len(close) - 1, self._thinking), -1, -1) if self._ends_with(close[:n])

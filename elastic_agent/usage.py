@@ -6,7 +6,9 @@ properties say what the upstream's own meter counts for them, which is what it b
     pass 1   input  prompt                           output  thinking + natural close + discarded
     pass 2   input  prompt + thinking + close        output  solution
 
-A forced close is written by us into the second pass's input: the upstream never counts it as output.
+A forced close is written by us into the second pass's input: the upstream never counts it as output. Where
+the engine holds the limits itself there is one pass, whose close it may have written in, as output
+(`written`).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ class Usage:
         prompt: the caller's prompt, once.
         thinking: sampled thinking tokens kept; the close is not among them.
         close: tokens of the close, sampled or forced.
-        forced: the part of `close` that we forced.
+        forced: the part of `close` that was forced.
         solution: sampled solution tokens, an end-of-text token included.
         discarded: tokens that the upstream served and that are in no segment, such as the end-of-text
             token stripped from thinking.
@@ -31,6 +33,7 @@ class Usage:
         input: input tokens of all passes, as sent.
         cached: the part of `input` that the upstream said it had in its prefix cache.
         passes: how often the upstream was asked.
+        written: the part of `forced` that the upstream wrote in itself, and counts as output.
     """
 
     prompt: int = 0
@@ -43,6 +46,7 @@ class Usage:
     input: int = 0
     cached: int = 0
     passes: int = 0
+    written: int = 0
 
     @property
     def generated(self) -> int:
@@ -62,7 +66,7 @@ class Usage:
     @property
     def metered_output(self) -> int:
         """The most that the upstream's meter counts as output; exact when `unknown` is 0."""
-        return self.generated - self.forced
+        return self.generated - self.forced + self.written
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

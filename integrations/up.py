@@ -39,6 +39,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     up.add_argument("--model", default="e1-tiny", help="embedded model, folder or hub id (default: e1-tiny)")
     up.add_argument("--name", help="what to serve it as (default: the model)")
+    native = "hold both limits of a call in the engine, in one pass, for calls that nobody steers"
+    up.add_argument("--native", action="store_true", help=native)
     up.add_argument("--host", default="127.0.0.1", help="where the gateway listens (default: 127.0.0.1)")
     up.add_argument("--port", type=int, default=8100, help="the gateway's; 0: a free one (default: 8100)")
     up.add_argument("--vllm-port", type=int, default=8000, help="vLLM's; 0: a free one (default: 8000)")
@@ -70,7 +72,12 @@ def run(options: argparse.Namespace) -> int:
     """
     logs = Path(options.logs)
     vllm = VllmProcess(
-        options.model, options.options, name=options.name, port=options.vllm_port, log=logs / "vllm.log"
+        options.model,
+        options.options,
+        name=options.name,
+        port=options.vllm_port,
+        native=options.native,
+        log=logs / "vllm.log",
     )
     port = options.port or free_port()
     url = f"http://{_address(options.host)}:{port}"
@@ -97,7 +104,8 @@ def run(options: argparse.Namespace) -> int:
         key = "KEY" if _wants_key(url) else "none"
         print(f"export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}  # any OpenAI client; model {vllm.name}")
         tokenizer = "" if vllm.name == options.model else f', tokenizer="{options.model}"'
-        where = f'model="{vllm.name}", base_url="{vllm.base_url}"{tokenizer}'
+        native = ', backend_options={"native": True}' if options.native else ""
+        where = f'model="{vllm.name}", base_url="{vllm.base_url}"{tokenizer}{native}'
         print(f"ChatElasticReasoning({where}, thinking_budget=1024, solution_budget=512)", flush=True)
         while True:
             _check(both, "ended by itself")

@@ -33,6 +33,8 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
     "elastic_agent/backends/decode.py": ("torch", "transformers"),
     "elastic_agent/backends/draw.py": ("torch",),
     "elastic_agent/backends/transformers.py": ("torch", "transformers"),
+    "elastic_agent/backends/plugin/elastic_vllm.py": ("torch", "vllm"),
+    "elastic_agent/backends/vllm_async.py": ("vllm",),
     "elastic_agent/backends/vllm_engine.py": ("vllm",),
     "integrations/langchain/*": ("langchain*", "langgraph*"),
     "integrations/demo/*": ("langchain*", "langgraph*"),

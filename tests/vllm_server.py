@@ -1,9 +1,10 @@
 """The real vLLM server of the tests: the fixture `vllm` (tests/conftest.py) is one `VllmProcess`.
 
-It serves e1-tiny with adapters loaded at run time, in the environment of `make vllm` or under the Python that
-ELASTIC_VLLM_PYTHON names. Starting takes a minute or more, so one server serves a whole session; a test that
-kills it starts it again, and every test begins with `vllm.ensure()`. ELASTIC_VLLM_URL names one that runs
-already (with the options below), for who tries things out; the tests that would kill it skip.
+It serves e1-tiny with adapters loaded at run time and holds limits for who asks, in the environment of
+`make vllm` or under the Python that ELASTIC_VLLM_PYTHON names. Starting takes a minute or more, so one
+server serves a whole session; a test that kills it starts it again, and every test begins with
+`vllm.ensure()`. ELASTIC_VLLM_URL names one that runs already (with the options below, and those of
+`native`), for who tries things out; the tests that would kill it skip.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ ENVIRONMENT = {
 
 def vllm_server(python: Path, log: Path) -> VllmProcess:
     """Not started yet."""
-    return VllmProcess(MODEL, OPTIONS, python=python, log=log, environment=ENVIRONMENT)
+    return VllmProcess(MODEL, OPTIONS, native=True, python=python, log=log, environment=ENVIRONMENT)
 
 
 class Running(VllmProcess):

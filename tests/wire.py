@@ -7,7 +7,7 @@
 
 It sends what vLLM 0.31 sends: `/v1/models` with `max_model_len`; `/v1/completions`, streamed or not, with
 prompt ids in, `token_ids` out (the stop token among them), `finish_reason` and `stop_reason`, and a last
-usage chunk with `prompt_tokens_details`. `structured_outputs` is handed to the backend, which may obey it.
+usage chunk with `prompt_tokens_details`. The fields in HANDED_ON are for the backend, which may obey them.
 With `adapters` it loads and unloads LoRA adapters by name, as vLLM does under
 VLLM_ALLOW_RUNTIME_LORA_UPDATING, and samples from the backend whichever is named. A client that goes away
 ends the backend's stream. `faults` make it misbehave; `requests` keeps the bodies that came.
@@ -28,6 +28,8 @@ from aiohttp import web
 
 from elastic_agent.backends.base import Backend, Sampling, TokenChunk, TokenRequest
 from elastic_agent.errors import BackendError
+
+HANDED_ON = ("structured_outputs", "logit_bias", "vllm_xargs")
 
 
 @dataclass
@@ -194,7 +196,7 @@ class Wire:
                 seed=body.get("seed"),
                 logprobs=body.get("logprobs") is not None,
             ),
-            extra={name: body[name] for name in ("structured_outputs",) if name in body},
+            extra={name: body[name] for name in HANDED_ON if name in body},
         )
 
     async def _events(

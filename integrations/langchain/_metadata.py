@@ -55,6 +55,7 @@ def response_metadata(outcome: Outcome, *, tool_calls: bool = False) -> dict[str
             "thinking_end": _name(result.thinking_end),
             "solution_end": _name(ended),
             "forced_close": result.usage.forced > 0,
+            "two_passes": result.two_passes,
             "refund": {
                 "thinking": max(0, thinking - result.usage.thinking),
                 "solution": max(0, granted.solution - result.usage.solution),

@@ -58,7 +58,7 @@ async def backend(make: Make) -> AsyncIterator[Backend]:
 
 def asked(**options: Any) -> argparse.Namespace:
     """A benchmark's options."""
-    return argparse.Namespace(model=MODEL, seed=7, **options)
+    return argparse.Namespace(**{"model": MODEL, "seed": 7, "native": False} | options)
 
 
 class TestVllm(Contract):
@@ -75,6 +75,16 @@ async def test_budgets_and_counters(server: VllmProcess) -> None:
     assert ends[ThinkingEnd.BUDGET]
 
 
+async def test_the_limits_that_the_engine_holds(server: VllmProcess) -> None:
+    """The same in one pass a call: exact, and `/metrics` says what our usage says, the engine's own close and
+    end among it."""
+    counts, ends = await vllm_exactness.measure(asked(concurrency=16, native=True), server.base_url, 60)
+    assert counts == {"calls": 60, "over_thinking": 0, "over_solution": 0, "usage_mismatches": 0}
+    assert ends[vllm_exactness.ONE_PASS] > 50
+    assert ends[ThinkingEnd.NATURAL]
+    assert ends[ThinkingEnd.BUDGET]
+
+
 async def test_a_cancelled_call_stops_the_engine(server: VllmProcess) -> None:
     """A call that is left, or whose task is cancelled, is generated for at most one more step."""
     after, _ = await vllm_abort.measure(asked(), server.base_url, 12)
@@ -83,9 +93,10 @@ async def test_a_cancelled_call_stops_the_engine(server: VllmProcess) -> None:
 
 
 async def test_greedy_is_what_transformers_says(server: VllmProcess) -> None:
-    """The same ids as in process; where they part it is rounding."""
-    found = await vllm_greedy.measure(asked(native=False), server.base_url, 16)
+    """The same ids as in process; where they part it is rounding. In one pass the same ids as in two."""
+    found, _ = await vllm_greedy.measure(asked(native=True), server.base_url, 16)
     assert found["prompts"] == 16
+    assert found["native"] == found["native_of"] > 10
     assert all(gap < 1e-3 for _, gap in found["differences"]), found
 
 

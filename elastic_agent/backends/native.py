@@ -1,0 +1,94 @@
+"""Whether an engine holds both limits of a call itself: it is driven into each, and its ids are read.
+
+What a server says that it can do is not taken for granted: unknown fields are accepted in silence. Both
+passes of the probe go on for some tokens more than their limits where nobody holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Protocol, cast
+
+from elastic_agent.backends.base import GREEDY, Backend, Limits, TokenChunk, TokenRequest
+from elastic_agent.errors import BackendError, BackendUnavailableError
+
+FIELD = "elastic_limits"
+"""Where a request's `Limits` go among vLLM's extra arguments (`elastic_agent.backends.plugin`)."""
+UNPROBED = "the engine has not been probed"
+PASSED = "the engine has passed limits that it was to hold"
+PROBING = "the engine is being probed"
+_THINKING, _SOLUTION, _MORE = 5, 3, 4
+
+
+class Probed(Backend, Protocol):
+    """A backend whose engine may be asked."""
+
+    two_passes: str
+
+
+async def probe_once(backend: Probed) -> None:
+    """Have an engine that has not been probed probed; calls that come meanwhile take two passes.
+
+    Raises:
+        BackendUnavailableError: it can't be reached; it is probed the next time.
+    """
+    if backend.two_passes != UNPROBED:
+        return
+    backend.two_passes = PROBING
+    try:
+        backend.two_passes = await why_two_passes(backend)
+    finally:
+        if backend.two_passes == PROBING:
+            backend.two_passes = UNPROBED
+
+
+async def why_two_passes(backend: Backend) -> str:
+    """Why its calls take two passes; "" if it was seen to hold both limits.
+
+    Costs two short passes, which are on the meter. The close and the end of text can't come by themselves in
+    the first, so that both are the engine's; in the second the close comes at once.
+
+    Raises:
+        BackendUnavailableError: it can't be reached.
+    """
+    try:
+        return await _probe(backend)
+    except BackendUnavailableError:
+        raise
+    except BackendError as error:
+        return f"the engine refuses to hold limits: {error}"
+
+
+async def _probe(backend: Backend) -> str:
+    markers = backend.codec.markers
+    if len(markers.close_ids) > 1:
+        return "the close is several tokens"
+    prompt = backend.codec.encode_chat([{"role": "user", "content": "How many?"}])
+    close, end = markers.close_ids[0], min(markers.eos_ids)
+    limits = Limits(close, _THINKING, end, _SOLUTION)
+    ids = [*prompt, *markers.to_open(prompt)]
+    never = {str(i): -100.0 for i in (*markers.eos_ids, close)}
+    forced = await _ids(backend, ids, limits, never)
+    if forced[_THINKING : _THINKING + 1] != [close] or close in forced[:_THINKING]:
+        return f"probed for thinking of {_THINKING} tokens, the engine's close was not after them"
+    if forced[_THINKING + 1 + _SOLUTION :] != [end]:
+        return f"probed for a solution of {_SOLUTION} tokens, the engine's end was not after them"
+    early = await _ids(backend, ids, limits, {**never, str(close): 100.0})
+    if early[0] != close or early[1 + _SOLUTION :] != [end]:
+        return "probed with an early close, the engine did not end the solution after its tokens"
+    return ""
+
+
+async def _ids(backend: Backend, prompt: Sequence[int], limits: Limits, bias: dict[str, float]) -> list[int]:
+    request = TokenRequest(
+        tuple(prompt),
+        limits.thinking + limits.solution + _MORE,
+        backend.codec.markers.eos_ids,
+        GREEDY,
+        extra={"logit_bias": bias},
+        limits=limits,
+    )
+    source = cast("AsyncGenerator[TokenChunk]", backend.stream(request))
+    async with aclosing(source) as chunks:
+        return [i async for chunk in chunks for i in chunk.ids]
