@@ -8,8 +8,9 @@ Tasks of one call each, 16 at once. A third of them runs on both servers; in the
 second server thinks, it is killed with SIGKILL, with its engine. Another third finds one server. Then the
 second is started again, and the last third runs.
 
-`broken` calls ended with an error of ours: at most the `caught` passes that the second server was at when it
-died, for a pass that had begun is not run again. `hung` ended neither way within the deadline and --grace
+`broken`, by third, ended with an error of ours: in the first one those that the second server was at when it
+died (`caught`, and what was just being sent to it), for a pass that may have begun is not run again; in the
+others there is none. `hung` ended neither way within the deadline and --grace
 seconds. Every attempt is charged: `ledger_minus_meter`, what the ledger has beyond the counters of both
 servers, lies between 0 and `charged_unknown`, which was charged because nobody could know. `back` is the part
 of the last third's output that the second server brought.
@@ -21,8 +22,11 @@ import argparse
 import asyncio
 import json
 import random
+import signal
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -63,16 +67,17 @@ def main() -> int:
         json.dumps(result) if args.json else "\n".join(f"{key:18} {value}" for key, value in result.items())
     )
     within = 0 <= result["ledger_minus_meter"] <= result["charged_unknown"]
-    return int(result["hung"] > 0 or result["broken"] > result["caught"] or not within)
+    return int(result["hung"] > 0 or sum(result["broken"][1:]) > 0 or not within)
 
 
-async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: int) -> dict[str, int | float]:
+async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: int) -> dict[str, Any]:
     """The three thirds, and what came of them."""
     rng, victim = random.Random(args.seed), servers[1]
     first = VllmServerBackend(MODEL, servers[0].base_url)
     both = Replicas([first, VllmServerBackend(MODEL, victim.base_url, codec=first.codec)])
     await both.ready()
     ended: list[tuple[Usage, str, float]] = []
+    errors: list[Counter[str]] = []
     caught = 0
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
         watches = [Watch(server.base_url, session) for server in servers]
@@ -91,11 +96,14 @@ async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: i
                 if third == 0:
                     while both.replicas[1].running < AT_ONCE // 4:  # noqa: ASYNC110
                         await asyncio.sleep(0.005)
+                    victim.send(signal.SIGKILL)
                     caught = both.replicas[1].running
-                    victim.kill()
+                    await asyncio.to_thread(victim.kill)
                     watches[1].reborn()
-                ended += await asyncio.gather(*tasks)
+                found = await asyncio.gather(*tasks)
                 scheduler.check()
+            ended += found
+            errors.append(Counter(error for _, error, _ in found if error))
             if third == 1:
                 victim.launch()
                 await asyncio.to_thread(victim.wait)
@@ -113,10 +121,10 @@ async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: i
         meter = sum(watch.output for watch in watches) - start
     await both.aclose()
     spent = sum([usage for usage, _, _ in ended], Usage())
-    broken = sum(bool(error) for _, error, _ in ended)
+    broken = [found.total() for found in errors]
     return {
         "calls": len(ended),
-        "answered": len(ended) - broken,
+        "answered": len(ended) - sum(broken),
         "broken": broken,
         "caught": caught,
         "hung": sum(late > args.grace for _, _, late in ended),
