@@ -94,6 +94,8 @@ async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: i
                     for _ in range(calls // 3)
                 ]
                 if third == 0:
+                    while sum(task.done() for task in tasks) < len(tasks) // 3:  # noqa: ASYNC110
+                        await asyncio.sleep(0.005)
                     while both.replicas[1].running < AT_ONCE // 4:  # noqa: ASYNC110
                         await asyncio.sleep(0.005)
                     victim.send(signal.SIGKILL)
