@@ -111,6 +111,8 @@ class VllmProcess:
             also = os.environ.get("PYTHONPATH")
             plugin["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), *([also] if also else [])])
         self._environment = {
+            # Its 5 s may be over before a client on a busy machine has read the answer
+            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
             **(CPU_ENVIRONMENT if on_cpu else {}),
             **os.environ,
             **plugin,
