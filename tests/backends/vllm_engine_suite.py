@@ -211,7 +211,7 @@ async def test_more_urgent_calls_go_first(backend: VllmEngineBackend) -> None:
         ended.append(priority)
 
     await asyncio.gather(*(one(priority) for priority in (*range(200, 0, -1), -1)))
-    assert ended.index(-1) < 120
+    assert ended.index(-1) < 150  # 64 run at once; asked for last, it would end last
 
 
 async def test_an_adapter(engine: Engine, backend: VllmEngineBackend, tmp_path: Path) -> None:
