@@ -10,10 +10,10 @@ second is started again, and the last third runs.
 
 `broken`, by third, ended with an error of ours: in the first one those that the second server was at when it
 died (`caught`, and what was just being sent to it), for a pass that may have begun is not run again; in the
-others there is none. `hung` ended neither way within the deadline and --grace
-seconds. Every attempt is charged: `ledger_minus_meter`, what the ledger has beyond the counters of both
-servers, lies between 0 and `charged_unknown`, which was charged because nobody could know. `back` is the part
-of the last third's output that the second server brought.
+others there is none. `refused` are tasks whose deadline seemed too near. `hung` ended neither way within the
+deadline and --grace seconds. Every attempt is charged: `ledger_minus_meter`, what the ledger has beyond the
+counters of both servers, lies between 0 and `charged_unknown`, which was charged because nobody could know.
+`back` is the part of the last third's output that the second server brought.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="60 calls")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--calls", type=int, help="how many calls (default 150, 60 with --quick)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="deadline of a call (default 60)")
+    parser.add_argument("--seconds", type=float, default=300.0, help="deadline of a call (default 300)")
     parser.add_argument("--grace", type=float, default=5.0, help="seconds past it that are no hang yet")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -102,6 +102,8 @@ async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: i
                     caught = both.replicas[1].running
                     await asyncio.to_thread(victim.kill)
                     watches[1].reborn()
+                    # What had come here was served, though its last counters may not have been read
+                    watches[1].before = max(watches[1].before, both.replicas[1].backend.meter.output)
                 found = await asyncio.gather(*tasks)
                 scheduler.check()
             ended += found
@@ -115,19 +117,19 @@ async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: i
                 if server.running:
                     watch.last = await idle(server.base_url, session)
             served = [watch.output - was for watch, was in zip(watches, before, strict=True)]
-            print(
-                f"third {third + 1}: served {served}, {sum(bool(e) for _, e, _ in ended)} errors", flush=True
-            )
+            print(f"third {third + 1}: served {served}, errors {dict(errors[-1])}", flush=True)
         for task in watching:
             task.cancel()
         meter = sum(watch.output for watch in watches) - start
     await both.aclose()
     spent = sum([usage for usage, _, _ in ended], Usage())
+    refused = [found.pop("DeadlineError", 0) for found in errors]
     broken = [found.total() for found in errors]
     return {
         "calls": len(ended),
-        "answered": len(ended) - sum(broken),
+        "answered": len(ended) - sum(broken) - sum(refused),
         "broken": broken,
+        "refused": sum(refused),
         "caught": caught,
         "hung": sum(late > args.grace for _, _, late in ended),
         "ledger_minus_meter": spent.metered_output - meter,
