@@ -7,6 +7,7 @@ and a Ctrl-C in our terminal is ours to pass on. What it says goes to a log file
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -154,7 +155,16 @@ class ServerProcess:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on.
+
+    Not from the range that systems give to outgoing connections (32768 and up): a server that takes a minute to
+    start would find it taken.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
