@@ -157,8 +157,8 @@ class ServerProcess:
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on.
 
-    Not from the range that systems give to outgoing connections (32768 and up): a server that takes a minute to
-    start would find it taken.
+    Not from the range that systems give to outgoing connections (32768 and up): a server that takes a minute
+    to start would find it taken.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
