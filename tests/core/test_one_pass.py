@@ -238,6 +238,12 @@ async def test_over_the_wire() -> None:
         result = await generate(client, "why", Budget(4, 2), sampling=PLAIN)
         assert (result.usage.passes, result.usage.written, result.two_passes) == (1, 1, "")
         assert result.usage.metered_output == upstream.meter.output - before.output
+        result = await generate(
+            client, "why", Budget(9, 2), sampling=PLAIN
+        )  # closes early: an end is written
+        assert (result.usage.forced, result.usage.passes) == (0, 1)
+        assert (result.usage.solution, result.usage.discarded, result.usage.unknown) == (2, 1, 0)
+        assert client.meter.output == upstream.meter.output
         upstream.holds = ""
         result = await generate(client, "why", Budget(4, 2), sampling=PLAIN)
         assert (len(result.thinking_ids), len(result.solution_ids)) == (4, 2)
