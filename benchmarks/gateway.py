@@ -41,7 +41,7 @@ import aiohttp
 
 from benchmarks._gateway_upstream import ANSWER, MODEL
 from benchmarks._litellm import NoLiteLLMError, litellm_python
-from elastic_agent.backends.vllm_process import free_port
+from elastic_agent.backends.server_process import free_port
 
 HERE = Path(__file__).resolve().parent
 QUESTION = [{"role": "user", "content": "Ann has 3 apples and buys 4 more. How many has she?"}]

@@ -6,7 +6,8 @@
 
 Tasks of one call each, 16 at once, under a deadline, through a proxy that spoils a third of the answers: cuts
 the connection, stalls, delays, corrupts bytes, sends them twice. In the middle of every other wave the server
-and its engine are killed with SIGKILL and started again. A call is `answered`, or ends with an error of ours
+and its engine are killed with SIGKILL and started again; calls that have not begun by then wait until it
+is back, the others (`caught`) find out. A call is `answered`, or ends with an error of ours
 (`clear_errors`), or has `hung` when neither came within its deadline and --grace seconds.
 
 `ledger_minus_meter` is the output that the ledger charged beyond what the server's own counters say; it has
@@ -22,7 +23,8 @@ import json
 import random
 import sys
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -102,12 +104,12 @@ async def measure(
         watch = Watch(server.base_url, session)
         start = (await idle(server.base_url, session)).output
         watching = asyncio.create_task(watch.run())
-        kills = 0
+        kills = caught = 0
         for wave in range(0, calls, WAVE):
             backend = VllmServerBackend(MODEL, proxy.base_url, idle_timeout=5.0)
             await backend.ready()
             killed = wave % 100 == WAVE
-            lanes = asyncio.Semaphore(AT_ONCE)
+            lanes = Lanes(AT_ONCE)
             async with BudgetScheduler(backend) as scheduler:
                 ones = [
                     asyncio.create_task(
@@ -118,10 +120,14 @@ async def measure(
                 if killed:
                     while not any(task.done() for task in ones):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
+                    lanes.open.clear()
+                    caught += len(lanes.inside)
                     server.kill()
                     kills += 1
                     watch.reborn()
                     server.launch()
+                    await asyncio.to_thread(server.wait)
+                    lanes.open.set()
                 _, hung = await asyncio.wait(ones, timeout=(WAVE / AT_ONCE + 1) * (args.seconds + args.grace))
                 for task in ones:
                     if task in hung:
@@ -135,8 +141,6 @@ async def measure(
                         errors[error] += 1
                 scheduler.check()
             await backend.aclose()
-            if killed:
-                await asyncio.to_thread(server.wait)
             watch.last = await idle(server.base_url, session)
             print(f"{sum(outcome.values())} calls: {dict(outcome)}, faults {dict(proxy.done)}", flush=True)
         watching.cancel()
@@ -150,16 +154,36 @@ async def measure(
         "charged_unknown": spent.unknown,
         "meter": meter,
         "kills": kills,
+        "caught": caught,
         "faults": dict(proxy.done),
         "errors": dict(errors),
     }
 
 
+class Lanes:
+    """How many calls run at once; and while they are not `open`, nobody joins those that are `inside`."""
+
+    def __init__(self, number: int) -> None:
+        self.free, self.open = asyncio.Semaphore(number), asyncio.Event()
+        self.inside: set[object] = set()
+        self.open.set()
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[None]:
+        async with self.free:
+            await self.open.wait()
+            self.inside.add(me := object())
+            try:
+                yield
+            finally:
+                self.inside.discard(me)
+
+
 async def one(
-    scheduler: BudgetScheduler, lanes: asyncio.Semaphore, prompt: str, seed: int, seconds: float
+    scheduler: BudgetScheduler, lanes: Lanes, prompt: str, seed: int, seconds: float
 ) -> tuple[Usage, str, float]:
     """(usage charged, the error's kind or "", seconds past the deadline) of one task of one call."""
-    async with lanes:
+    async with lanes.lane():
         loop, usage = asyncio.get_running_loop(), Usage()
         end, error = loop.time() + seconds, ""
         try:

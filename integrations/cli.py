@@ -4,7 +4,7 @@
     elastic-agent ask       one question, with a thinking and a solution budget
     elastic-agent serve     an OpenAI-compatible server that budgets every call
     elastic-agent keys      keys for it, with caps
-    elastic-agent up        a vLLM server set up for budgets
+    elastic-agent up        a vLLM server set up for budgets, and the gateway before it
     elastic-agent train     train an E1 model (base, then budget-constrained GRPO)
     elastic-agent eval      accuracy by thinking budget
     elastic-agent report    what a recorded run spent, and why

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import math
+import time
 import types
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -30,14 +31,15 @@ from elastic_agent.errors import CapExceededError, StoreUnavailableError, TaskCl
 from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, prompt_ids
 from elastic_agent.markers import Opening
 from elastic_agent.phases import SolutionEnd
-from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.accounts import INFINITY, Amount
 from elastic_agent.scheduler.admission import admit, admit_durably
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.grant import Grant
 from elastic_agent.scheduler.report import CallReport
 from elastic_agent.scheduler.request import OnExhausted, Request, Running
-from elastic_agent.scheduler.timing import Pilot
+from elastic_agent.scheduler.timing import Pilot, Window
+from elastic_agent.scheduler.urgency import engine_priority
 from elastic_agent.usage import Usage
 
 if TYPE_CHECKING:
@@ -228,7 +230,7 @@ class TaskCall:
                 stop=self._stop_strings,
                 control=self._pilot.control,
                 solution_extra=self._extra,
-                priority=self._priority,
+                priority=self._urgency(running),
             )
             async with aclosing(self._call.stream()) as events:
                 async for event in events:
@@ -242,6 +244,18 @@ class TaskCall:
         finally:
             _around.set(_around.get() - {hold})
             self._settle(running)
+
+    def _urgency(self, running: Running) -> int:
+        """Its priority at the engine."""
+        assert self._loop is not None
+        task, request, moment = self.task, running.request, INFINITY
+        if (end := task.end()) is not None:
+            window = Window(self._loop.time(), end(), task.desk.ledger.span(task.book.account))
+            moment = task.desk.timing.think_until(
+                window, running.rest, task.scheduler.latency_for(self.backend).speed()
+            )
+        wall = time.time() - self._loop.time()
+        return engine_priority(self._priority, request.weight, request.arrived, moment, wall)
 
     async def _more(self, used: int) -> int | None:
         """Its thinking has reached its limit: a higher one, or None."""

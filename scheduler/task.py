@@ -272,9 +272,10 @@ class Task:
             thinking: at most this many thinking tokens; the policy may give less. None: the context's limit.
             solution: at most this many solution tokens; None: what the model's curves were measured with.
             final: it is the task's final answer and may use what is reserved for it.
-            weight: how much its success counts against that of other calls.
+            weight: how much its success counts against that of other calls, for tokens and at the engine.
             sampling, stop, solution_extra: see `elastic_agent.generate.Call`.
-            priority: lower goes first, in the engine and among the calls of this task that wait.
+            priority: lower goes first, at the engine and among the calls of this task that wait; calls of one
+                priority go by deadline and weight (`elastic_agent.scheduler.urgency`).
             price: what this model costs; else the scheduler's.
             on_exhausted: see `OnExhausted`; None: the task's.
             tools: rendered into the prompt by the chat template.

@@ -51,6 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 VLLM_FILES = (
     "tests/backends/test_vllm_engine.py",
     "tests/backends/test_vllm_real.py",
+    "tests/integrations/test_up_real.py",
     "tests/training/test_vllm_training.py",
 )
 

@@ -17,8 +17,10 @@ from elastic_agent.backends.vllm_process import VllmProcess
 
 MODEL = "e1-tiny"
 MAX_LORA_RANK = 8
+MAX_RUNNING = 64
 OPTIONS = (
-    f"--max-model-len 1024 --max-num-seqs 64 --enable-lora --max-loras 1 --max-lora-rank {MAX_LORA_RANK}"
+    f"--max-model-len 1024 --max-num-seqs {MAX_RUNNING} "
+    f"--enable-lora --max-loras 1 --max-lora-rank {MAX_LORA_RANK}"
 ).split()
 ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",

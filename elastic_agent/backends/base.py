@@ -210,6 +210,14 @@ class Backend(Protocol):
         """Make sure that the model can be reached, and know its context length; cheap when called again."""
         ...
 
+    async def probe(self) -> None:
+        """Whether it can answer now, asked anew.
+
+        Raises:
+            BackendError: it can't.
+        """
+        ...
+
     def stream(self, request: TokenRequest) -> AsyncIterator[TokenChunk]: ...
 
     async def aclose(self) -> None:

@@ -89,12 +89,14 @@ def _load(
         from elastic_agent.backends.vllm_server import VllmServerBackend
 
         options = {"api_key": api_key, "tokenizer": tokenizer, **options}
-        first, *others = [VllmServerBackend(model, url.strip(), **options) for url in base_url.split(",")]
-        if not others:
+        url, *more = [part.strip() for part in base_url.split(",")]
+        first = VllmServerBackend(model, url, **options)
+        if not more:
             return first
         from elastic_agent.backends.replicas import Replicas
 
-        return Replicas([first, *others])
+        options["codec"] = first.codec  # a tokenizer is loaded once, not once a replica
+        return Replicas([first, *(VllmServerBackend(model, url, **options) for url in more)])
     path = Path(model_path(model)).expanduser()
     if not path.is_dir() and model.startswith((".", "/", "~")):
         raise UnknownModelError(f"there is no folder {model}")

@@ -6,23 +6,27 @@ A pass goes to the replica that has read most of its prompt before, unless that 
 others, and else to the one that has least to do: so a call's second pass finds the first one's blocks in the
 prefix cache. What each has read is remembered as a chain of hashes over blocks of the prompt.
 
-A replica that can't be reached is left alone for a while, twice as long each time. A pass that provably never
-reached its engine (`Receipt.refused`) is sent to another. One that had begun ends with its error, and is
-charged: to run it again could cost more than was held for it.
+A replica that can't be reached is left alone for a while, twice as long each time. One that has not answered
+yet is asked in the background: no call waits for it. A pass that provably never reached its engine
+(`Receipt.refused`) is sent to another. One that had begun ends with its error, and is charged: to run it
+again could cost more than was held for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import cast
 
 from elastic_agent.backends.base import Backend, Codec, Meter, TokenChunk, TokenRequest
-from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.errors import BackendError, BackendUnavailableError
+
+log = logging.getLogger(__name__)
 
 BLOCK = 32
 REMEMBERED = 100_000
@@ -35,13 +39,28 @@ MUCH = 4
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One of them, and how it stands."""
+    """One of them, and how it stands.
+
+    Attributes:
+        running: passes, now.
+        known: it has said that it serves the model.
+        draining: it gets nothing new.
+        rest, rests_until: seconds for which it is left alone since it failed, and the moment when that ends.
+        asked: the question whether it serves the model, on its way.
+    """
 
     backend: Backend
     running: int = 0
+    known: bool = False
     draining: bool = False
     rest: float = 0.0
     rests_until: float = 0.0
+    asked: asyncio.Task[None] | None = None
+
+    @property
+    def fit(self) -> bool:
+        """It can be asked for something now."""
+        return not self.draining and self.rests_until <= time.monotonic()
 
     def failed(self) -> None:
         self.rest = min(LONGEST_REST, self.rest * 2 or FIRST_REST)
@@ -49,6 +68,28 @@ class Replica:
 
     def worked(self) -> None:
         self.rest = self.rests_until = 0.0
+
+    async def ask(self) -> None:
+        """Whether it serves the model.
+
+        Raises:
+            BackendError: it doesn't; `BackendUnavailableError`: it can't be reached.
+        """
+        try:
+            await self.backend.ready()
+        except BackendError:
+            self.failed()
+            raise
+        self.known = True
+
+    async def ask_aside(self) -> None:
+        """The same in the background."""
+        try:
+            await self.ask()
+        except BackendUnavailableError:
+            pass  # it rests
+        except BackendError as error:
+            log.warning("a replica of %s: %s", self.backend.model, error)
 
 
 class Replicas:
@@ -97,23 +138,43 @@ class Replicas:
         )
 
     async def ready(self) -> None:
-        """Ask all of them; one that answers is enough.
+        """Ask all of them, side by side; one that answers is enough. Once one has, nothing waits here.
 
         Raises:
             BackendUnavailableError: none does.
             BackendError: one of them serves something else.
         """
-        errors = []
-        for replica in self.replicas:
-            if replica.rests_until > time.monotonic() or replica.draining:
-                continue
-            try:
-                await replica.backend.ready()
-            except BackendUnavailableError as error:
-                replica.failed()
-                errors.append(error)
-        if errors and len(errors) == len(self.replicas):
-            raise errors[0]
+        asked = [replica for replica in self.replicas if replica.fit and not replica.known]
+        if any(replica.known for replica in self.replicas):
+            loop = asyncio.get_running_loop()
+            for replica in asked:
+                if replica.asked is None or replica.asked.done() or replica.asked.get_loop() is not loop:
+                    replica.asked = loop.create_task(replica.ask_aside())
+            return
+        errors = await asyncio.gather(*(replica.ask() for replica in asked), return_exceptions=True)
+        for error in errors:
+            if error is not None and not isinstance(error, BackendUnavailableError):
+                raise error
+        if not any(replica.known for replica in self.replicas):
+            raise next((error for error in errors if error is not None), None) or self._nobody()
+
+    async def probe(self) -> None:
+        """Ask all of them anew, side by side; the first that answers is enough.
+
+        Raises:
+            BackendError: what the first of them says, when none can answer.
+        """
+        asked = [asyncio.ensure_future(r.backend.probe()) for r in self.replicas if not r.draining]
+        try:
+            for answer in asyncio.as_completed(asked):
+                with suppress(BackendError):
+                    await answer
+                    return
+        finally:
+            for one in asked:
+                one.cancel()
+            said = await asyncio.gather(*asked, return_exceptions=True)
+        raise next((error for error in said if error is not None), None) or self._nobody()
 
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Sample one pass; see `Backend.stream`."""
@@ -122,9 +183,7 @@ class Replicas:
             replica = self._choose(blocks, tried)
             if replica is None:
                 request.receipt.refused = True
-                raise BackendUnavailableError(
-                    f"{self.model}: none of {len(self.replicas)} replicas is to be had"
-                )
+                raise self._nobody()
             tried.add(replica)
             replica.running += 1
             try:
@@ -159,15 +218,16 @@ class Replicas:
     async def aclose(self) -> None:
         """Close all of them."""
         self.closed = True
+        for replica in self.replicas:
+            if replica.asked is not None and replica.asked.get_loop() is asyncio.get_running_loop():
+                replica.asked.cancel()
         await asyncio.gather(*(replica.backend.aclose() for replica in self.replicas))
 
     def _choose(self, blocks: Sequence[int], tried: set[Replica]) -> Replica | None:
-        fit = [replica for replica in self.replicas if not replica.draining and replica not in tried]
-        now = time.monotonic()
+        left = [replica for replica in self.replicas if not replica.draining and replica not in tried]
+        left = [replica for replica in left if replica.known] or left
         # All of them rest: better the one that has rested longest than none
-        fit = [replica for replica in fit if replica.rests_until <= now] or sorted(
-            fit, key=lambda replica: replica.rests_until
-        )[:1]
+        fit = [replica for replica in left if replica.fit] or sorted(left, key=lambda r: r.rests_until)[:1]
         if not fit:
             return None
         idlest = min(fit, key=lambda replica: replica.running)
@@ -176,6 +236,9 @@ class Replicas:
             if holder in fit:
                 return holder if holder.running <= 2 * idlest.running + MUCH else idlest
         return idlest
+
+    def _nobody(self) -> BackendUnavailableError:
+        return BackendUnavailableError(f"{self.model}: none of {len(self.replicas)} replicas is to be had")
 
     def _remember(self, blocks: Sequence[int], replica: Replica) -> None:
         for block in blocks:

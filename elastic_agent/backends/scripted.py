@@ -130,6 +130,11 @@ class ScriptedBackend:
     async def ready(self) -> None:
         """Always."""
 
+    async def probe(self) -> None:
+        """It can answer until it is closed."""
+        if self._closed:
+            raise BackendUnavailableError(f"{self.model} has been closed")
+
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Play one pass; see `Backend.stream`."""
         if self._closed:

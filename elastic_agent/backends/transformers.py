@@ -113,6 +113,11 @@ class TransformersBackend:
     async def ready(self) -> None:
         """It is, once it is loaded."""
 
+    async def probe(self) -> None:
+        """It can answer until it is closed."""
+        if self._closed:
+            raise BackendUnavailableError(f"{self.model} has been closed")
+
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Sample one pass; see `Backend.stream`."""
         self._check(request)

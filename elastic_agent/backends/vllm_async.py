@@ -28,7 +28,8 @@ from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from elastic_agent.backends.base import Finish, Meter, TokenChunk, TokenRequest
-from elastic_agent.backends.vllm_process import BUDGETS, CPU_ENVIRONMENT, ON_CPU, STOP_SECONDS
+from elastic_agent.backends.server_process import STOP_SECONDS
+from elastic_agent.backends.vllm_process import BUDGETS, CPU_ENVIRONMENT, ON_CPU
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 
 T = TypeVar("T")

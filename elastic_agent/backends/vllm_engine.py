@@ -128,6 +128,14 @@ class VllmEngineBackend:
         self._check_open()
         await probe_once(self)
 
+    async def probe(self) -> None:
+        """Whether it can answer now.
+
+        Raises:
+            BackendUnavailableError: it was closed, or its engine died.
+        """
+        self._check_open()
+
     def _check_open(self) -> None:
         if self.closed:
             raise BackendUnavailableError(f"{self.model} has been closed, or its engine died")

@@ -4,29 +4,22 @@
         VllmServerBackend("e1-tiny", server.base_url)
 
 vLLM's versions are its own, so it usually has a Python of its own (`make vllm`); nothing is imported from it
-here. What it says goes to a log file. The engine is a process of its own, too: both are in one session, which
-is what signals go to, so that neither outlives the other.
+here. The engine is a process of its own, too: both are in one session
+(`elastic_agent.backends.server_process`).
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from elastic_agent.backends.load import model_path
-from elastic_agent.errors import BackendUnavailableError, UnknownModelError
+from elastic_agent.backends.server_process import ServerProcess, free_port
+from elastic_agent.errors import UnknownModelError
 
 PYTHON = "ELASTIC_VLLM_PYTHON"
 # Arguments of vLLM's engine; `_flags` makes options of its server out of them.
@@ -40,7 +33,6 @@ BUDGETS = {
 ON_CPU = {"enforce_eager": True, "dtype": "float32", "block_size": 32, "enable_chunked_prefill": False}
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 PLUGIN = Path(__file__).parent / "plugin"
-STOP_SECONDS = 20.0
 
 
 def vllm_python() -> Path | None:
@@ -61,7 +53,7 @@ def _has(python: Path, distribution: str) -> bool:
     return done.returncode == 0
 
 
-class VllmProcess:
+class VllmProcess(ServerProcess):
     """One vLLM server on 127.0.0.1; `base_url` ends in `/v1` and stays the same from start to start.
 
     Args:
@@ -95,111 +87,36 @@ class VllmProcess:
             raise UnknownModelError(
                 f"no Python with vLLM: pip install vllm, or name one that has it in {PYTHON}"
             )
-        self.model, self.name, self.log = model, name or model, log or _temporary_log()
+        self.model, self.name = model, name or model
         self.port = port or free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         on_cpu = _has(found, "vllm-cpu")
         # The console script looks for a distribution called vllm, which vllm-cpu is not
-        self._command = [str(found), "-m", "vllm.entrypoints.openai.api_server", "--model", model_path(model)]
-        self._command += ["--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [str(found), "-m", "vllm.entrypoints.openai.api_server", "--model", model_path(model)]
+        command += ["--served-model-name", self.name, "--host", "127.0.0.1", "--port", str(self.port)]
         # With the details, usage says how many tokens the prefix cache had
-        self._command += [*_flags(BUDGETS), "--enable-prompt-tokens-details"]
-        self._command += [*_flags(ON_CPU if on_cpu else {}), *options]
+        command += [*_flags(BUDGETS), "--enable-prompt-tokens-details"]
+        command += [*_flags(ON_CPU if on_cpu else {}), *options]
         plugin = {}
         if native:
-            self._command += ["--logits-processors", "elastic_vllm:Limits"]
+            command += ["--logits-processors", "elastic_vllm:Limits"]
             also = os.environ.get("PYTHONPATH")
             plugin["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), *([also] if also else [])])
-        self._environment = {
-            # Its 5 s may be over before a client on a busy machine has read the answer
-            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
-            **(CPU_ENVIRONMENT if on_cpu else {}),
-            **os.environ,
-            **plugin,
-            "VLLM_NO_USAGE_STATS": "1",
-            **(environment or {}),
-        }
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def running(self) -> bool:
-        """Started, and not ended since."""
-        return self._process is not None and self._process.poll() is None
-
-    def launch(self) -> None:
-        """Begin to start; `wait` waits until it is ready."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def wait(self, seconds: float = 500.0) -> None:
-        """Until it answers.
-
-        Raises:
-            BackendUnavailableError: it did not in this time; with the end of its log.
-        """
-        until = time.monotonic() + seconds
-        while not self._answers():
-            if not self.running or time.monotonic() > until:
-                self.kill()
-                said = self.log.read_text(errors="replace")[-4000:]
-                raise BackendUnavailableError(f"the vLLM server did not start:\n{said}")
-            time.sleep(0.2)
-
-    def ensure(self) -> None:
-        """Start it if it does not run, and wait."""
-        if not self.running:
-            self.launch()
-        self.wait()
-
-    def stop(self) -> None:
-        """Ask it to end, and see to it that it does."""
-        if self._process is not None:
-            self._signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
-        self.kill()
-
-    def kill(self) -> None:
-        """SIGKILL, to the server and its engine."""
-        if self._process is not None:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
-        self._process = None
-
-    def __enter__(self) -> Self:
-        self.launch()
-        try:
-            self.wait()
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
-
-    def _answers(self) -> bool:
-        if not self.running:
-            return False
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=10) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        super().__init__(
+            "vLLM",
+            command,
+            ready=f"http://127.0.0.1:{self.port}/health",
+            log=log or _temporary_log(),
+            environment={
+                # Its 5 s may be over before a client on a busy machine has read the answer
+                "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
+                **(CPU_ENVIRONMENT if on_cpu else {}),
+                **os.environ,
+                **plugin,
+                "VLLM_NO_USAGE_STATS": "1",
+                **(environment or {}),
+            },
+        )
 
 
 def _flags(arguments: Mapping[str, object]) -> list[str]:
@@ -217,10 +134,3 @@ def _temporary_log() -> Path:
     handle, path = tempfile.mkstemp(prefix="elastic-vllm-", suffix=".log")
     os.close(handle)
     return Path(path)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -133,7 +133,7 @@ class VllmServerBackend:
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Sample one pass; see `Backend.stream`."""
         check_request(request, self.context_length)
-        receipt, served = request.receipt, 0
+        receipt, served, came = request.receipt, 0, 0
         ids: list[int] = []
         receipt.refused = True
         if self.closed:
@@ -152,6 +152,7 @@ class VllmServerBackend:
                         raise BackendUnavailableError(f"{self.model} has been closed")
                     chunk = _chunk(data, request)
                     if chunk is not None:
+                        came += len(data["choices"][0].get("token_ids") or ())
                         if last is not None:
                             raise BackendProtocolError(f"{self.model}: more tokens after the finish")
                         served += len(chunk.ids)
@@ -167,6 +168,10 @@ class VllmServerBackend:
                             last = chunk  # the usage comes with it or after it
                     if last is not None and data.get("usage"):
                         output, cached = _usage(data["usage"], request)
+                        if 0 < output < came:  # something between us sent a part of it twice
+                            raise BackendProtocolError(
+                                f"{self.model}: {came} tokens came, the server says that it served {output}"
+                            )
                         self.meter.output += max(0, output - served)
                         served = max(served, output)
                         last = TokenChunk(last.ids, last.logprobs, last.finish, cached)

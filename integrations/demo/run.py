@@ -91,7 +91,7 @@ async def _demo(
         known = price or Price("0", "0")
         clock = asyncio.get_running_loop().time
         start = clock()
-        ours, calls, forced, spent = await _elastic(options, days, caps, backend, board, console, price)
+        ours, calls, forced, spent = await elastic_run(options, days, caps, backend, board, console, price)
         ours_seconds = clock() - start
         prompts = [len(prompt_ids(backend, text)) for day in days for c in day.chains for text in c.steps]
         fixed = FixedCap(backend, caps, board.total, max(prompts) + 8, known, _sampling(options))
@@ -145,7 +145,7 @@ async def _demo(
     }
 
 
-async def _elastic(
+async def elastic_run(
     options: DemoOptions,
     days: list[Day],
     caps: Caps,

@@ -66,10 +66,9 @@ class Upstream:
 
     async def reachable(self, seconds: float) -> bool:
         """It answers now."""
-        probe = getattr(self.backend, "probe", self.backend.ready)
         try:
             async with asyncio.timeout(seconds):
-                await probe()
+                await self.backend.probe()
         except Exception:  # whatever it is, the model can't be used
             return False
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -13,10 +13,10 @@ from elastic_agent.backends.base import Backend, TokenChunk, TokenRequest
 from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.replicas import BLOCK, FIRST_REST, Replicas
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
-from elastic_agent.backends.vllm_process import free_port
+from elastic_agent.backends.server_process import free_port
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
-from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.errors import BackendUnavailableError, UnknownModelError
 from elastic_agent.generate import generate
 from tests.backends.contract import Contract, Make, read
 from tests.backends.test_contract import LONG, scripted
@@ -115,6 +115,87 @@ async def test_nobody_there() -> None:
     assert request.receipt.refused
 
 
+class Asked(ScriptedBackend):
+    """Counts who asks whether it is there, and keeps them waiting until `open` is set."""
+
+    def __init__(self, *, there: bool = True, **options: Any) -> None:
+        super().__init__(REPLY, **options)
+        self.there, self.asked, self.open = there, 0, asyncio.Event()
+
+    async def ready(self) -> None:
+        self.asked += 1
+        await self.open.wait()
+        if not self.there:
+            raise BackendUnavailableError("not there")
+
+    probe = ready
+
+
+async def test_no_call_waits_for_a_replica_that_does_not_answer() -> None:
+    """Once one is known to be there, the others are asked in the background, one question at a time; one that
+    turns out to be there gets its part."""
+    first = ScriptedBackend(REPLY)
+    late = Asked(codec=first.codec, there=False)
+    both = Replicas([late, first])
+    late.open.set()
+    await both.ready()
+    late.open.clear()
+    late.there, both.replicas[0].rests_until = True, 0.0
+    for _ in range(3):
+        await generate(both, "why", Budget(4, 4))  # would never end if it waited
+        await asyncio.sleep(0)
+    assert late.asked == 2
+    assert late.meter.requests == 0
+    late.open.set()
+    await asyncio.sleep(0)
+    await asyncio.gather(*(generate(both, f"why {i}", Budget(4, 4)) for i in range(4)))
+    assert late.meter.requests == first.meter.requests - 6 == 4
+
+
+async def test_all_are_asked_side_by_side() -> None:
+    """The first time, too: how long it takes does not grow with the number of replicas."""
+    found = [Asked(codec=ScriptedCodec()) for _ in range(3)]
+    all_of_them = Replicas(found)
+    waiting = asyncio.create_task(all_of_them.ready())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [one.asked for one in found] == [1, 1, 1]
+    for one in found:
+        one.open.set()
+    await waiting
+
+
+async def test_a_probe_asks_anew() -> None:
+    """One that answers is enough, and none is an error: what was known of them does not count."""
+    found = [Asked(codec=ScriptedCodec()) for _ in range(2)]
+    both = Replicas(found)
+    found[1].open.set()  # the other one doesn't answer at all
+    await both.probe()
+    found[0].open.set()
+    await both.ready()
+    found[0].there = found[1].there = False
+    with pytest.raises(BackendUnavailableError, match="not there"):
+        await both.probe()
+
+
+async def test_one_that_serves_something_else() -> None:
+    """Told at once at the start; later it is left alone."""
+
+    class Other(ScriptedBackend):
+        async def ready(self) -> None:
+            raise UnknownModelError("something else")
+
+    good = ScriptedBackend(REPLY)
+    both = Replicas([Other(REPLY, codec=good.codec), good])
+    with pytest.raises(UnknownModelError):
+        await both.ready()
+    for _ in range(2):
+        both.replicas[0].rests_until = 0.0
+        await generate(both, "why", Budget(4, 4))
+        await asyncio.sleep(0)
+    assert good.meter.requests == 4
+
+
 async def test_what_had_begun_is_charged_and_not_run_again() -> None:
     """Law 2: a pass that broke off may have been served; a second one was not held for."""
 
@@ -154,7 +235,8 @@ async def test_drain() -> None:
 
 def test_several_addresses_are_replicas() -> None:
     """`load_backend` with commas in base_url."""
-    found = load_backend("m", base_url="http://a/v1, http://b/v1", codec=ScriptedCodec())
+    found = load_backend("e1-tiny", base_url="http://a/v1, http://b/v1")
     assert isinstance(found, Replicas)
-    urls = [cast("VllmServerBackend", replica.backend).base_url for replica in found.replicas]
-    assert urls == ["http://a/v1", "http://b/v1"]
+    backends = [cast("VllmServerBackend", replica.backend) for replica in found.replicas]
+    assert [backend.base_url for backend in backends] == ["http://a/v1", "http://b/v1"]
+    assert backends[0].codec is backends[1].codec, "the tokenizer was loaded twice"

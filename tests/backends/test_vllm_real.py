@@ -7,21 +7,26 @@ benchmarks that they call measure more of the same.
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from benchmarks import vllm_abort, vllm_exactness, vllm_greedy
-from elastic_agent.backends.base import GREEDY, Backend
+from benchmarks._vllm import counters
+from elastic_agent.backends.base import GREEDY, Backend, TokenChunk, TokenRequest
 from elastic_agent.backends.vllm_process import VllmProcess
 from elastic_agent.backends.vllm_server import VllmServerBackend
-from elastic_agent.budget import Budget
+from elastic_agent.budget import Budget, Caps
 from elastic_agent.control import Control
-from elastic_agent.generate import Call, generate
+from elastic_agent.generate import Call, generate, prompt_ids
 from elastic_agent.phases import ThinkingEnd
+from elastic_agent.scheduler import BudgetScheduler
 from tests.backends.contract import Contract, Make
-from tests.vllm_server import MODEL
+from tests.vllm_server import MAX_RUNNING, MODEL
 
 # A server starts in a minute on an idle machine, and in several on one that is shared
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -116,3 +121,45 @@ async def test_the_second_pass_finds_the_first_in_the_cache(backend: Backend) ->
     second = len(done.prompt_ids) + len(done.thinking_ids)  # the close was never computed
     assert done.usage.passes == 2
     assert done.usage.cached >= (second - 1) // block * block > 0
+
+
+async def test_the_engine_takes_the_urgent_call_first(server: VllmProcess, backend: Backend) -> None:
+    """A full engine: of two calls that wait, the nearer deadline begins first, though it came last."""
+    ids = tuple(prompt_ids(backend, QUESTION))
+    begun: list[str] = []
+
+    async def fill() -> None:
+        request = TokenRequest(ids, 900, extra={"ignore_eos": True})
+        async with aclosing(cast("AsyncGenerator[TokenChunk]", backend.stream(request))) as chunks:
+            _ = [chunk async for chunk in chunks]
+
+    async def ask(scheduler: BudgetScheduler, name: str, seconds: float) -> None:
+        async with (
+            scheduler.task(Caps(tokens=300, seconds=seconds)) as task,
+            aclosing(task.call(QUESTION, thinking=8, solution=16).stream()) as events,
+        ):
+            async for event in events:
+                if not event.forced:  # the engine's own
+                    begun.append(name)
+                    break
+
+    async with aiohttp.ClientSession() as session, BudgetScheduler(backend) as scheduler:
+
+        async def until(running: int, waiting: int) -> None:
+            while True:
+                now = await counters(server.base_url, session)
+                if (now.running, now.waiting) == (running, waiting):
+                    return
+                assert not begun, "the engine was not full"
+
+        calls = [asyncio.create_task(fill()) for _ in range(MAX_RUNNING)]
+        await until(MAX_RUNNING, 0)
+        for waiting, (name, seconds) in enumerate({"later": 600, "urgent": 300}.items(), 1):
+            calls.append(asyncio.create_task(ask(scheduler, name, seconds)))
+            await until(MAX_RUNNING, waiting)
+        calls[0].cancel()
+        await asyncio.gather(calls[-1], calls[-2])
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    assert begun == ["urgent", "later"]

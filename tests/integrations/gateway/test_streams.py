@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp
 import pytest
 
-from elastic_agent.backends.scripted import Reply
-from elastic_agent.integrations.gateway.config import Limits
-from tests.integrations.gateway.conftest import HELLO, Served, Start, until
+from elastic_agent.backends.replicas import Replicas
+from elastic_agent.backends.scripted import Reply, ScriptedBackend
+from elastic_agent.backends.vllm_server import VllmServerBackend
+from elastic_agent.integrations.gateway.config import Config, Limits, Upstream
+from elastic_agent.integrations.gateway.server import Gateway
+from tests.integrations.gateway.conftest import HELLO, TALK, Served, Start, shared_codec, until
 from tests.integrations.gateway.test_answers import CALL, TOOL
-from tests.wire import Faults
+from tests.wire import Faults, Wire
 
 LONG = Reply(thinking="hm " * 400, solution="so it is 42")
 
@@ -151,11 +155,16 @@ async def test_an_upstream_cut_in_mid_stream(start: Start) -> None:
 
 
 async def test_wrong_usage_is_not_believed(start: Start) -> None:
-    """We count ids ourselves: an upstream that says too little, or serves too much, changes no answer."""
-    async with start(faults=Faults(usage=1)) as served:
+    """We count ids ourselves: an upstream that says nothing, or serves too much, changes no answer. One that
+    says less than came has sent something twice, or lies: 502, charged in full."""
+    async with start(faults=Faults(usage=0)) as served:
         body = await served.ask(thinking_budget=5)
         assert body["usage"]["completion_tokens"] == 11
         await served.exact()
+        served.wire.faults = Faults(usage=1)
+        body = await served.ask(thinking_budget=5)
+        assert body["error"]["code"] == "upstream_error"
+        await served.covered()
         served.wire.faults = Faults(extra=10)
         body = await served.ask(thinking_budget=5)
         assert body["usage"]["completion_tokens_details"]["reasoning_tokens"] == 5
@@ -182,6 +191,29 @@ async def test_an_upstream_gone_and_back(start: Start) -> None:
         async with served.session.get(f"{served.root}/ready") as response:
             assert response.status == 200
         await served.exact()
+
+
+async def test_replicas_that_are_all_gone() -> None:
+    """/ready is 503 when the last of them is gone, not before, though all of them were there once."""
+    codec = shared_codec()
+    async with AsyncExitStack() as stack:
+        wires = [Wire(ScriptedBackend(TALK, codec=codec)) for _ in range(2)]
+        for wire in wires:
+            await wire.__aenter__()
+        both = Replicas([VllmServerBackend("scripted", wire.base_url, codec=codec) for wire in wires])
+        stack.push_async_callback(both.aclose)
+        gateway = await stack.enter_async_context(Gateway(Config([Upstream("scripted", both)], port=0)))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+
+        async def ready() -> int:
+            async with session.get(f"{gateway.url.removesuffix('/v1')}/ready") as response:
+                return response.status
+
+        said = [await ready()]
+        for wire in wires:
+            await wire.__aexit__(None, None, None)
+            said.append(await ready())
+        assert said == [200, 200, 503]
 
 
 async def test_the_upstream_wants_a_key(start: Start, caplog: pytest.LogCaptureFixture) -> None:
