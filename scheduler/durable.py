@@ -13,7 +13,8 @@ Ends are written behind: a settled call does not wait for the store. What could 
 the lease is charged whole, so the books never say less than the meter. A task's reserve for its final answer
 is a hold of its own that nothing was sent on; it comes back when the task ends or its process dies.
 
-Everything runs on one thread with one event loop, whatever loops and threads the calls belong to.
+Everything runs on one event loop, whatever loops and threads the calls belong to: on a thread of its own, or
+on the loop that it is given.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ class Durable:
         lease: seconds, see `LEASE`.
         patience: seconds, see `PATIENCE`.
         failure: see `Failure`.
+        loop: the running event loop of whoever makes it, who closes this before that ends: calls on the same
+            loop then need no other thread. None: a thread and a loop of its own.
 
     Attributes:
         looked: told of the accounts in memory, from the root down, whenever their caps were looked up, under
@@ -100,6 +103,7 @@ class Durable:
         lease: float = LEASE,
         patience: float = PATIENCE,
         failure: Failure = "closed",
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         if not accounts:
             raise ValueError("a store needs accounts=: the name of one, or Specs from the root down")
@@ -119,12 +123,15 @@ class Durable:
         self._charged = NOTHING
         self._reserves: dict[Book, Reserve] = {}
         self._changing: dict[Book, asyncio.Lock] = {}
-        self._behind: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ledger", daemon=True)
-        self._thread.start()
+        self._closed = False
+        self._loop = loop or asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        if loop is None:
+            self._thread = threading.Thread(target=self._loop.run_forever, name="ledger", daemon=True)
+            self._thread.start()
 
     # For the scheduler
 
@@ -144,10 +151,13 @@ class Durable:
 
     async def aclose(self) -> None:
         """Write what is still to be written, give reserves back, let go of the store."""
-        if self._thread.is_alive():
-            try:
-                await self._there(self._end())
-            finally:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._there(self._end())
+        finally:
+            if self._thread is not None:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 await asyncio.to_thread(self._thread.join)
                 self._loop.close()
@@ -370,26 +380,42 @@ class Durable:
             self._keeper.cancel()
         for book in list(self._reserves):
             await self._give_back(book)
-        while under_way := asyncio.all_tasks() - {asyncio.current_task()}:
+        while under_way := self._under_way - {asyncio.current_task()}:
             await asyncio.wait(under_way)
         await self.store.aclose()
 
     # Across threads
 
     async def _there(self, step: Coroutine[Any, Any, T]) -> T:
-        """Run a step on the ledger's thread; cancelled here, it goes on there to its end."""
-        return await asyncio.shield(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step, self._loop)))
+        """Run a step on the ledger's loop; cancelled here, it goes on there to its end."""
+        if asyncio.get_running_loop() is self._loop:
+            return await asyncio.shield(asyncio.ensure_future(self._counted(step)))
+        there = asyncio.run_coroutine_threadsafe(self._counted(step), self._loop)
+        return await asyncio.shield(asyncio.wrap_future(there))
 
     def _behind_soon(self, step: Coroutine[Any, Any, None]) -> None:
-        def start() -> None:
-            task = asyncio.ensure_future(step)
-            self._behind.add(task)
-            task.add_done_callback(self._behind.discard)
-
+        if asyncio._get_running_loop() is self._loop:
+            self._start(step)
+            return
         try:
-            self._loop.call_soon_threadsafe(start)
+            self._loop.call_soon_threadsafe(self._start, step)
         except RuntimeError:  # closed: leases end what is left
             step.close()
+
+    def _start(self, step: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(step)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _counted(self, step: Coroutine[Any, Any, T]) -> T:
+        """A step that `aclose` waits for."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._under_way.add(task)
+        try:
+            return await step
+        finally:
+            self._under_way.discard(task)
 
     def _key(self, hold: Hold) -> str:
         return f"{self._maker}-{hold.id}"

@@ -2,16 +2,15 @@
 
 All of them share one scheduler's desk, queues and speeds; what differs is the account. So each has a
 scheduler of its own, a `Payer`, which differs from the main one in nothing else. The ledger's store is one,
-on one thread.
+and it is reached from the gateway's own event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from elastic_agent.errors import StoreError
 from elastic_agent.scheduler.accounts import Hold
@@ -21,43 +20,22 @@ from elastic_agent.scheduler.scheduler import BudgetScheduler
 from elastic_agent.scheduler.stores.base import Spec, Store
 from elastic_agent.scheduler.task import Task
 
-T = TypeVar("T")
 
-
-class SharedStore:
-    """A `Store` for several event loops: its steps run on a loop of its own. `aclose` is left to its owner.
+class LentStore:
+    """A `Store` whose users can't close it.
 
     Args:
-        store: what is shared; closed by `end`.
+        store: what is lent; its owner closes it.
     """
 
     def __init__(self, store: Store) -> None:
-        self.store, self.name = store, store.name
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ledger-store", daemon=True)
-        self._thread.start()
+        self._store = store
 
-    def __getattr__(self, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-        step = getattr(self.store, name)
-
-        async def there(*arguments: Any, **options: Any) -> Any:
-            return await asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(step(*arguments, **options), self._loop)
-            )
-
-        return there
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
     async def aclose(self) -> None:
         """A user has left; the store stays."""
-
-    async def end(self) -> None:
-        """Close the store."""
-        try:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.store.aclose(), self._loop))
-        finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            await asyncio.to_thread(self._thread.join)
-            self._loop.close()
 
 
 def _pass_on(sink: Sink, event: Event) -> None:
@@ -87,7 +65,9 @@ class Payer(BudgetScheduler):
         self.desk = main.desk
         self._curves, self._latency = main._curves, main._latency
         self._endpoints, self._habits = main._endpoints, main._habits
-        self.durable = Durable(main.desk.ledger, store, accounts, lease=lease)
+        self.durable = Durable(
+            main.desk.ledger, store, accounts, lease=lease, loop=asyncio.get_running_loop()
+        )
         self.users = 0
         self.used = asyncio.get_running_loop().time()
 
@@ -129,8 +109,8 @@ class Payers:
 
     def __init__(self, main: BudgetScheduler, store: Store, lease: float) -> None:
         self.main, self.lease = main, lease
-        self.shared = SharedStore(store)
-        self.store = cast("Store", self.shared)
+        self.store = cast("Store", LentStore(store))
+        self._owned = store
         self._of: dict[str, asyncio.Task[Payer]] = {}
         self._by_root: dict[str, Payer] = {}
         main.desk.ended = self._ended
@@ -187,7 +167,7 @@ class Payers:
         self._of.clear()
         for payer in list(self._by_root.values()):
             await self.go(payer)
-        await self.shared.end()
+        await self._owned.aclose()
 
     def _ended(self, hold: Hold) -> None:
         payer = self._by_root.get(hold.account.path[-1].id)
