@@ -15,6 +15,7 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from typing import Any, cast
 
 import aiohttp
@@ -31,6 +32,9 @@ from elastic_agent.tokenizer import load_codec
 _KEEP_ALIVE = 2.0
 """Seconds that an unused connection is kept. vLLM closes it after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): a request
 that is sent at that very moment is lost, and nobody can know whether it was served."""
+
+_TAIL = 0.1
+"""Seconds for a response to end after its last event."""
 
 
 class VllmServerBackend:
@@ -261,39 +265,50 @@ def _root(model: str, base_url: str, api_key: str | None) -> str | None:
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of a server-sent event stream, up to [DONE]."""
-    async for raw in _lines(response):
-        line = raw.strip()
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            return
-        try:
-            event = json.loads(data)
-        except ValueError as error:
-            raise BackendProtocolError(f"a malformed event from the server: {data[:80]!r}") from error
-        if not isinstance(event, dict):
-            raise BackendProtocolError(f"an unexpected event from the server: {data[:80]!r}")
-        if "error" in event:
-            raise BackendError(f"the server failed in the middle of the stream: {str(event['error'])[:500]}")
-        yield event
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Lines of any length (aiohttp's own end at 128 KiB)."""
-    rest = b""
-    while True:
-        try:
-            piece = await response.content.readany()
-        except RuntimeError as error:  # how aiohttp says that its session was closed meanwhile
-            raise aiohttp.ClientConnectionError(str(error)) from error
-        if not piece:
-            break
-        *lines, rest = (rest + piece).split(b"\n")
+    """The JSON objects of a server-sent event stream, up to [DONE]; lines of any length (aiohttp's own end at
+    128 KiB)."""
+    rest, more = b"", True
+    while more:
+        piece = await _read(response)
+        more = bool(piece)
+        *lines, rest = (rest + piece).split(b"\n") if more else (rest, b"")
         for line in lines:
-            yield line
-    yield rest
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                await _ended(response)
+                return
+            yield _event(data)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """What has come; b"" at the end."""
+    try:
+        return await response.content.readany()
+    except RuntimeError as error:  # how aiohttp says that its session was closed meanwhile
+        raise aiohttp.ClientConnectionError(str(error)) from error
+
+
+async def _ended(response: aiohttp.ClientResponse) -> None:
+    """Wait a moment for the end of a response after its last event: only then is its connection kept."""
+    if not response.content.at_eof():
+        with suppress(TimeoutError, aiohttp.ClientError):
+            async with asyncio.timeout(_TAIL):
+                while await _read(response):
+                    pass
+
+
+def _event(data: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except ValueError as error:
+        raise BackendProtocolError(f"a malformed event from the server: {data[:80]!r}") from error
+    if not isinstance(event, dict):
+        raise BackendProtocolError(f"an unexpected event from the server: {data[:80]!r}")
+    if "error" in event:
+        raise BackendError(f"the server failed in the middle of the stream: {str(event['error'])[:500]}")
+    return event
 
 
 def _usage(usage: Any, request: TokenRequest) -> tuple[int, int]:
