@@ -7,6 +7,7 @@ usage, where the client asked for it; the chunk that ends an answer has the `bud
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 from elastic_agent.backends.base import Codec
@@ -120,7 +121,7 @@ class Completion:
     def _logprobs(choice: Choice, codec: Codec) -> dict[str, Any]:
         pairs = choice.logprobs()
         texts = [codec.decode([token]) for token, _ in pairs]
-        offsets = [sum(map(len, texts[:at])) for at in range(len(texts))]
+        offsets = list(accumulate(map(len, texts), initial=0))[:-1]
         values = [value for _, value in pairs]
         return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
 
