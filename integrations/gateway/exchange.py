@@ -21,6 +21,7 @@ from elastic_agent.integrations.gateway.errors import GatewayError
 from elastic_agent.integrations.gateway.plan import Plan
 from elastic_agent.integrations.gateway.tasks import OpenTask
 from elastic_agent.integrations.gateway.wire import Format, budget, pairs
+from elastic_agent.scheduler.report import Units
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,10 @@ class Exchange:
             return self.named.task.left.to_dict()
         assert self.payer.durable is not None
         room = self.payer.desk.ledger.room(self.payer.durable.account())
-        found: dict[str, float] = {}
-        if room.tokens is not None:
-            found["tokens"] = max(0, room.tokens)
-        if room.nano is not None:
-            found["usd"] = float(to_usd(max(0, room.nano)))
-        return found
+        return Units(
+            None if room.tokens is None else max(0, room.tokens),
+            None if room.nano is None else to_usd(max(0, room.nano)),
+        ).to_dict()
 
     async def _write(self, response: web.StreamResponse, data: str) -> None:
         """Send an event; a client that reads nothing for too long is given up."""
