@@ -112,7 +112,7 @@ def served(
 ) -> Upstream:
     """A model on a vLLM server."""
     backend = load_backend(served_as or name, base_url=url, api_key=key, tokenizer=tokenizer)
-    return Upstream(name, backend, guided=True, price=price)
+    return Upstream(name, backend, price=price)
 
 
 def _single(options: argparse.Namespace) -> Upstream:

@@ -13,8 +13,7 @@ from aiohttp import ClientError, web
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps
-from elastic_agent.errors import BackendUnavailableError, CapExceededError, InvalidBudgetError
-from elastic_agent.generate import bounded
+from elastic_agent.errors import BackendUnavailableError, CapExceededError
 from elastic_agent.integrations.gateway.books import Payer, Payers
 from elastic_agent.integrations.gateway.choices import Choice
 from elastic_agent.integrations.gateway.config import Limits, Upstream
@@ -232,10 +231,6 @@ class Generations:
 
 
 def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: bool) -> list[Choice]:
-    try:
-        bounded(upstream.backend, len(asked.prompt_ids), asked.budget)
-    except InvalidBudgetError as error:
-        raise bad("solution_budget", str(error), "invalid_budget") from error
     found = []
     for index in range(asked.choices):
         sampling = asked.sampling
@@ -250,11 +245,11 @@ def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: 
             final=how.final or not named,
             sampling=sampling,
             stop=asked.stop,
-            solution_extra=asked.extra,
+            solution_extra=asked.guide,
             price=upstream.price,
             on_exhausted=how.on_exhausted,
         )
-        found.append(Choice(index, call, tools=asked.tools, forced=asked.forced))
+        found.append(Choice(index, call, tools=asked.tools))
     return found
 
 
