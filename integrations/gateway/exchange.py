@@ -157,11 +157,12 @@ def event_stream(id: str) -> web.StreamResponse:
     )
 
 
-async def last_words(response: web.StreamResponse, error: GatewayError) -> None:
-    """An error in the middle of a stream: an event, and no [DONE] after it."""
+async def last_words(response: web.StreamResponse, error: GatewayError, *, named: bool) -> None:
+    """An error in the middle of a stream: an event, named where the others are, and no [DONE] after it."""
+    name = "event: error\n" if named else ""
     try:
         async with asyncio.timeout(5.0):
-            await response.write(f"event: error\ndata: {json.dumps(error.body())}\n\n".encode())
+            await response.write(f"{name}data: {json.dumps(error.body())}\n\n".encode())
             await response.write_eof()
     except (ConnectionError, ClientError, TimeoutError):
         pass

@@ -88,7 +88,9 @@ class Generations:
     ) -> web.StreamResponse:
         """`/v1/responses`."""
         try:
-            return await self._answer(request, owner, facts, upstreams, response_request.read_as_chat)
+            return await self._answer(
+                request, owner, facts, upstreams, response_request.read_as_chat, event_names=True
+            )
         except GatewayError as error:
             raise response_request.renamed(error) from None
 
@@ -129,6 +131,8 @@ class Generations:
         facts: dict[str, Any],
         upstreams: Mapping[str, Upstream],
         read: Callable[[bytes], tuple[ChatRequest | CompletionRequest, Callable[[Said], Format]]],
+        *,
+        event_names: bool = False,
     ) -> web.StreamResponse:
         if self._draining:
             raise _going()
@@ -188,7 +192,7 @@ class Generations:
         facts["code"] = error.code
         if response is None or not response.prepared:
             raise error
-        await last_words(response, error)
+        await last_words(response, error, named=event_names)
         return response
 
     def _late(self) -> GatewayError:
