@@ -46,8 +46,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-# A session's fixture is made once a worker: the files that use `vllm` go to one, so that one server starts.
-VLLM_FILES = ("tests/backends/test_vllm_real.py", "tests/training/test_vllm_training.py")
+# A session's fixture is made once a worker: the files that use `vllm`, or a server of their own, go to one.
+VLLM_FILES = (
+    "tests/backends/test_vllm_real.py",
+    "tests/integrations/test_vllm_guided.py",
+    "tests/training/test_vllm_training.py",
+)
 
 
 class _OneServer(LoadFileScheduling):

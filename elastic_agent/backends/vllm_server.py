@@ -12,10 +12,10 @@ between, the receipt says so, and the call is charged in full.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import suppress
 from typing import Any, cast
 
 import aiohttp
@@ -293,7 +293,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 async def _ended(response: aiohttp.ClientResponse) -> None:
     """Wait a moment for the end of a response after its last event: only then is its connection kept."""
     if not response.content.at_eof():
-        with suppress(TimeoutError, aiohttp.ClientError):
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError):
             async with asyncio.timeout(_TAIL):
                 while await _read(response):
                     pass
