@@ -12,7 +12,6 @@ between, the receipt says so, and the call is charged in full.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -32,9 +31,6 @@ from elastic_agent.tokenizer import load_codec
 _KEEP_ALIVE = 2.0
 """Seconds that an unused connection is kept. vLLM closes it after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): a request
 that is sent at that very moment is lost, and nobody can know whether it was served."""
-
-_TAIL = 0.1
-"""Seconds for a response to end after its last event."""
 
 
 class VllmServerBackend:
@@ -277,7 +273,6 @@ async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, A
                 continue
             data = line[5:].strip()
             if data == b"[DONE]":
-                await _ended(response)
                 return
             yield _event(data)
 
@@ -288,15 +283,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         return await response.content.readany()
     except RuntimeError as error:  # how aiohttp says that its session was closed meanwhile
         raise aiohttp.ClientConnectionError(str(error)) from error
-
-
-async def _ended(response: aiohttp.ClientResponse) -> None:
-    """Wait a moment for the end of a response after its last event: only then is its connection kept."""
-    if not response.content.at_eof():
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError):
-            async with asyncio.timeout(_TAIL):
-                while await _read(response):
-                    pass
 
 
 def _event(data: bytes) -> dict[str, Any]:
