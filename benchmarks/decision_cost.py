@@ -8,9 +8,10 @@ e1-tiny's measured curves, the default policy, a known speed, one call running a
 calls of five kinds still to come. The tasks take their turns at random; one that has made its calls is
 replaced, off the clock.
 
-With a store, a decision also takes a durable hold and settles it, and waits for both (a scheduler does not
-wait for the second); every live task has a hold there. The servers are throw-away ones on this machine,
-PostgreSQL as it comes, Redis with an append-only file that is synced at every step.
+With a store, a decision goes on to it the way that a scheduler's does: it waits for its durable hold; its end
+is written behind and shares a commit with the next hold, so its time is in the next decision's. Every live
+task has a hold there, and its reserve. The servers are throw-away ones on this machine, PostgreSQL as it
+comes, Redis with an append-only file that is synced at every step.
 
 Beside it, in the same run and as often, LiteLLM's own budget checks in memory: what it does before a call
 and after it, with 100 keys. They know money alone, on one account, and allocate nothing;
@@ -22,7 +23,8 @@ With --json the last line of stdout is one JSON object:
     memory_new    the same as memory when nothing of the kind was decided before: what is kept of mixtures of
                   calls and of limits for the next time is forgotten before each decision
     calls         live tasks -> Python function calls of a decision; does not depend on the machine
-    sqlite, postgres, redis   the same as memory; left out where the server is not installed
+    sqlite, postgres, redis   the same as memory, and at_once_us, an average with 50 calls at once, which
+                  share commits (with at least as many tasks); left out where the server is not installed
     round_trip_us the store -> p50_us, p99_us of one bare write of one row to the same place, in the same run
     refusal_ms    tasks that were promised their answers in time -> p50, p99: milliseconds until one more, for
                   which there is no room, is refused at its opening (16 slots; three tasks in four have steps
@@ -63,6 +65,7 @@ from elastic_agent.scheduler.accounts import Amount
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.curves import load
 from elastic_agent.scheduler.desk import Desk
+from elastic_agent.scheduler.durable import Durable
 from elastic_agent.scheduler.endpoint import Endpoint
 from elastic_agent.scheduler.events import RunLog, Sink
 from elastic_agent.scheduler.forecast import Forecast, Habits
@@ -70,11 +73,12 @@ from elastic_agent.scheduler.latency import Latency, Pace
 from elastic_agent.scheduler.policies import Marginal
 from elastic_agent.scheduler.request import Book, Request, Running
 from elastic_agent.scheduler.stores import open_store
-from elastic_agent.scheduler.stores.base import Spec, StoredHold
+from elastic_agent.scheduler.stores.base import Spec
 from elastic_agent.scheduler.timing import Timing
 from elastic_agent.usage import worst_case
 
 LIVE = (1, 100, 10_000)
+AT_ONCE = 50
 CAPS = Caps(tokens=1600, usd="0.0046", seconds=60)
 EXPECT = {"steps-3": 3, "steps-4": 3, "steps-5": 3, "steps-7": 3, "final": 1}
 TURNS = ("steps-3", "steps-5", "steps-4", "steps-7") * 2
@@ -87,10 +91,19 @@ class Office:
     Args:
         tasks: how many are live at once.
         log: where events go, all that a replay needs.
+        desk: instead of its own.
+        durable: the ledger that the tasks are charged to, of that desk; no call has a hold there yet.
+
+    Attributes:
+        standing: the calls that run all the while.
     """
 
-    def __init__(self, tasks: int, log: Sink | None = None) -> None:
-        self.desk = Desk(files=[] if log is None else [log])
+    def __init__(
+        self, tasks: int, log: Sink | None = None, desk: Desk | None = None, durable: Durable | None = None
+    ) -> None:
+        self.desk = desk or Desk(files=[] if log is None else [log])
+        self._durable = durable
+        self.standing: list[Running] = []
         self._log = log
         self._curves, self._price, self._policy = load("e1-tiny"), Price("0.50", "2.00"), Marginal()
         latency, self._habits = Latency(), Habits()
@@ -111,6 +124,8 @@ class Office:
         kind = next(kinds, None)
         if kind is None:
             self.desk.close(book, self._now)
+            if self._durable is not None:
+                self._durable.close(book)
             book, kinds = self._tasks[at] = self._task()
             kind = next(kinds)
         self._now += 0.001
@@ -154,13 +169,18 @@ class Office:
         self._opened += 1
         name = f"task-{self._opened}"
         account = self.desk.ledger.open(
-            name, tokens=CAPS.tokens, nano=CAPS.nanodollars, seconds=CAPS.seconds, now=self._now
+            name,
+            parent=None if self._durable is None else self._durable.account(),
+            tokens=CAPS.tokens,
+            nano=CAPS.nanodollars,
+            seconds=CAPS.seconds,
+            now=self._now,
         )
         book = Book(name, account, Forecast(), self._policy, zero=self._now)
         if self._log is not None:
             book.emit = self._log
         self.desk.open(book, self._now, expect=EXPECT, started="")
-        self.grant(book, "steps-3")
+        self.standing.append(self.grant(book, "steps-3"))
         return book, iter(TURNS)
 
 
@@ -193,29 +213,39 @@ def quantiles_us(nanoseconds: list[int]) -> dict[str, float]:
 
 async def durable_times(url: str, live: int, decisions: int) -> dict[str, float]:
     """A decision with its hold in a store, one after another, beside so many live ones there."""
-    store, office, account = open_store(url), Office(live), f"acme/{live}"
-    await store.open([Spec("acme"), Spec(account, tokens=2**50, nano=2**50)])
-
-    async def take(key: str, amount: Amount) -> None:
-        assert isinstance(await store.hold(key, account, amount, lease=3600, dispatched=True), StoredHold)
-
+    desk, account = Desk(), f"acme/{live}"
+    path = [Spec("acme"), Spec(account, tokens=2**50, nano=2**50)]
+    durable = Durable(desk.ledger, open_store(url), path, lease=3600)
+    await durable.open()
+    desk.ended = durable.end
+    office = Office(live, desk=desk, durable=durable)
     for first in range(0, live, 64):
-        last = min(live, first + 64)
-        await asyncio.gather(*(take(f"{live}-live-{i}", Amount(100, 100)) for i in range(first, last)))
+        assert not any(await asyncio.gather(*map(durable.take, office.standing[first : first + 64])))
     found = []
-    for i in range(decisions):
+    for _ in range(decisions):
         book, kind = office.turn()
         start = time.perf_counter_ns()
         running = office.grant(book, kind)
-        await take(f"{live}-{i}", running.hold.amount)
+        assert await durable.take(running) is None
         granted = time.perf_counter_ns()
         used = office.used(running)
         settling = time.perf_counter_ns()
         office.settle(running, used)
-        await store.settle(f"{live}-{i}", used)
         found.append(time.perf_counter_ns() - settling + granted - start)
-    await store.aclose()
-    return quantiles_us(found)
+
+    async def one() -> None:
+        running = office.grant(*office.turn())
+        assert await durable.take(running) is None
+        office.settle(running, office.used(running))
+
+    cost = quantiles_us(found)
+    if live >= AT_ONCE:
+        start = time.perf_counter_ns()
+        for _ in range(0, decisions, AT_ONCE):
+            await asyncio.gather(*(one() for _ in range(AT_ONCE)))
+        cost["at_once_us"] = round((time.perf_counter_ns() - start) / 1000 / decisions, 1)
+    await durable.aclose()
+    return cost
 
 
 def round_trips(write: Callable[[], object], count: int) -> dict[str, float]:

@@ -463,10 +463,7 @@ class Desk:
             self._limited[endpoint] = None
             return False
         self.record.call(request, "refused", now, **_numbers(busy))
-        request.outcome = busy
-        for level in book.levels:
-            level.cut_short = True
-        book.forecast.left(request.kind)
+        self._leave(request, busy, tell=False)
         return True
 
     def _out_of_time(self, request: Request, now: float) -> DeadlineError | None:

@@ -9,12 +9,17 @@ In memory the store's accounts are a line of accounts above every task. Their ca
 use: what the store says is left, and what this process itself holds and has spent. They are looked up when a
 hold is refused and whenever leases are renewed.
 
-Ends are written behind: a settled call does not wait for the store. What could not be written by the end of
-the lease is charged whole, so the books never say less than the meter. A task's reserve for its final answer
-is a hold of its own that nothing was sent on; it comes back when the task ends or its process dies.
+Ends are written behind: a settled call does not wait for the store, and its end goes there with the next
+hold. What could not be written by the end of the lease is charged whole, so the books never say less than the
+meter.
 
-Everything runs on one event loop, whatever loops and threads the calls belong to: on a thread of its own, or
-on the loop that it is given.
+A task's reserve for its final answer is a hold of its own that nothing was sent on; it comes back when the
+task ends or its process dies. It is brought up to what it is in memory before a call leaves, and down to that
+some time later.
+
+Mostly a call's hold is one step, asked of the store from wherever the call runs. All that is not so simple
+(reserves, final answers, a store that is away, looking up what is left) runs on one thread with one event
+loop, which every durable ledger of the process shares.
 """
 
 from __future__ import annotations
@@ -32,9 +37,10 @@ from uuid import uuid4
 from elastic_agent.budget import Caps
 from elastic_agent.errors import StoreError, StoreUnavailableError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, HoldState
+from elastic_agent.scheduler.background import SharedLoop
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Book, Running
-from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store, Window
+from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store, StoredHold, Window
 
 LEASE = 60.0
 """Seconds for which a hold outlives a process that has gone silent."""
@@ -44,6 +50,10 @@ WAY = 0.1
 """Seconds that a hold may take to reach the store: so long before its account ends a call is over."""
 AGAIN = 0.25
 """Seconds between two such tries."""
+SOON = 0.002
+"""Seconds between two looks at whether all is written."""
+
+THREAD = SharedLoop("ledger")
 
 Failure = Literal["closed", "open"]
 """What happens to a call while the store can't be reached: refused, or sent and written down afterwards."""
@@ -80,14 +90,13 @@ class Durable:
 
     Args:
         ledger: the books in memory.
-        store: the durable ones; closed with this.
+        store: the durable ones.
         accounts: where tasks are charged: accounts from the root down, opened when they don't exist, or the
             name of one that exists.
         lease: seconds, see `LEASE`.
         patience: seconds, see `PATIENCE`.
         failure: see `Failure`.
-        loop: the running event loop of whoever makes it, who closes this before that ends: calls on the same
-            loop then need no other thread. None: a thread and a loop of its own.
+        shared: the store stays open when this is closed.
 
     Attributes:
         looked: told of the accounts in memory, from the root down, whenever their caps were looked up, under
@@ -103,7 +112,7 @@ class Durable:
         lease: float = LEASE,
         patience: float = PATIENCE,
         failure: Failure = "closed",
-        loop: asyncio.AbstractEventLoop | None = None,
+        shared: bool = False,
     ) -> None:
         if not accounts:
             raise ValueError("a store needs accounts=: the name of one, or Specs from the root down")
@@ -114,24 +123,22 @@ class Durable:
         self.store, self.lease, self.patience, self.failure = store, lease, patience, failure
         self.name = accounts if isinstance(accounts, str) else accounts[-1].id
         self._specs = None if isinstance(accounts, str) else tuple(accounts)
-        self._ledger = ledger
+        self._ledger, self._shared = ledger, shared
         self.looked: Callable[[Sequence[Account], float], None] = lambda accounts, now: None
         self._mirror: dict[str, Account] = {}
         self._maker = uuid4().hex[:12]
+        self._guard = threading.Lock()  # of the next four
         self._live: dict[str, Amount] = {}
+        self._ending: set[str] = set()
         self._unheld: set[str] = set()
         self._charged = NOTHING
         self._reserves: dict[Book, Reserve] = {}
         self._changing: dict[Book, asyncio.Lock] = {}
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._behind: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._closed = False
-        self._loop = loop or asyncio.new_event_loop()
-        self._thread: threading.Thread | None = None
-        if loop is None:
-            self._thread = threading.Thread(target=self._loop.run_forever, name="ledger", daemon=True)
-            self._thread.start()
+        self._loop = THREAD.enter()
+        self._closed = self._shut = False
 
     # For the scheduler
 
@@ -151,16 +158,12 @@ class Durable:
 
     async def aclose(self) -> None:
         """Write what is still to be written, give reserves back, let go of the store."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            await self._there(self._end())
-        finally:
-            if self._thread is not None:
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                await asyncio.to_thread(self._thread.join)
-                self._loop.close()
+        if not self._closed:
+            self._closed = True
+            try:
+                await self._there(self._end())
+            finally:
+                await asyncio.to_thread(THREAD.leave, self._loop)
 
     # For calls
 
@@ -171,11 +174,36 @@ class Durable:
             StoreUnavailableError: the store can't be reached; nothing may be sent.
             TaskClosedError: the account was closed.
         """
-        return await self._there(self._take(running, hold or running.hold))
+        hold, book = hold or running.hold, running.request.book.levels[-1]
+        final = running.grant.last and hold is running.hold
+        simple = book not in self._reserves if final else self._covered(book)
+        if simple and self._keeper is not None:
+            try:
+                got = await self._ask(hold)
+            except StoreUnavailableError:
+                pass  # it may have been taken; asking again finds out
+            except BaseException:
+                self._behind_soon(self._forget(self._key(hold)))
+                raise
+            else:
+                if not isinstance(got, Lack):
+                    self._taken(hold)
+                    return None
+        return await self._there(self._take(running, hold))
 
     def end(self, hold: Hold) -> None:
         """A hold has ended in memory: write it behind. From any thread."""
-        self._behind_soon(self._finish(hold))
+        key = self._key(hold)
+        with self._guard:
+            if self._shut or key not in self._live or key in self._ending:
+                return  # it was never taken there, or its end is on its way
+            self._ending.add(key)
+            held = key not in self._unheld
+        if not held:
+            self._behind_soon(self._finish(hold))
+        else:
+            charged = None if hold.state is HoldState.REFUNDED else hold.charged
+            self.store.end_soon(key, charged, lambda error: self._ended(hold, error))
 
     def close(self, book: Book) -> None:
         """A task has ended: its reserve comes back. From any thread."""
@@ -206,7 +234,8 @@ class Durable:
         """Caps in memory = what the store says is left + what this process holds there and has spent."""
         now = time.monotonic()  # before the store looks: a deadline that is late is one that it refuses
         levels = await self.store.books(self.name)
-        own = sum(self._live.values(), self._charged)
+        with self._guard:
+            own = sum(self._live.values(), self._charged)
         above: Account | None = None
         with self._ledger.lock:
             for level in reversed(levels):
@@ -229,8 +258,9 @@ class Durable:
             key = self._key(hold)
             if self.failure == "open":
                 log.warning("the ledger's store can't be reached: call %s leaves without a hold there", key)
-                self._live[key] = hold.amount
-                self._unheld.add(key)
+                with self._guard:
+                    self._unheld.add(key)
+                self._taken(hold)
                 return None
             self._behind_soon(self._forget(key))  # it may have been taken all the same
             raise
@@ -239,17 +269,30 @@ class Durable:
         book = running.request.book.levels[-1]
         if running.grant.last and hold is running.hold:
             async with self._lock(book):
-                return await self._hold(running, hold, self._reserves.get(book))
+                return await self._hold(book, hold, self._reserves.get(book))
         if lack := await self._reserve(book):
             return await self._short(lack)
-        return await self._hold(running, hold, None)
+        return await self._hold(book, hold, None)
 
     def _lock(self, book: Book) -> asyncio.Lock:
         """For whoever changes a task's reserve: in parallel, one hold of it would be forgotten."""
         return self._changing.setdefault(book, asyncio.Lock())
 
-    async def _hold(self, running: Running, hold: Hold, reserve: Reserve | None) -> Lack | None:
-        book, key = running.request.book.levels[-1], self._key(hold)
+    async def _hold(self, book: Book, hold: Hold, reserve: Reserve | None) -> Lack | None:
+        got = await self._ask(hold, reserve)
+        if isinstance(got, Lack):
+            return await self._short(got)
+        if reserve is not None:
+            with self._guard:
+                self._live.pop(reserve.key, None)
+            if self._reserves.get(book) is reserve:  # its task may have ended meanwhile
+                del self._reserves[book]
+        self._taken(hold)
+        return None
+
+    async def _ask(self, hold: Hold, reserve: Reserve | None = None) -> StoredHold | Lack:
+        """The one step that mostly is all. From any loop."""
+        key = self._key(hold)
         got = await self.store.hold(
             key,
             self.name,
@@ -259,18 +302,16 @@ class Durable:
             dispatched=True,
             instead_of=reserve.key if reserve else None,
         )
-        if isinstance(got, Lack):
-            return await self._short(got)
-        if got.state is not HoldState.LIVE:  # taken by a try whose reply was lost, long ago
+        if isinstance(got, StoredHold) and got.state is not HoldState.LIVE:
+            # taken by a try whose reply was lost, long ago
             raise StoreError(f"the hold of call {key} ran out before the store could say that it was taken")
-        if reserve is not None:
-            self._live.pop(reserve.key, None)
-            if self._reserves.get(book) is reserve:  # its task may have ended meanwhile
-                del self._reserves[book]
-        self._live[key] = hold.amount
+        return got
+
+    def _taken(self, hold: Hold) -> None:
+        with self._guard:
+            self._live[self._key(hold)] = hold.amount
         if hold.state is not HoldState.LIVE:  # its caller went, or its task ended, while this was under way
-            await self._finish(hold)
-        return None
+            self.end(hold)
 
     async def _reserve(self, book: Book) -> Lack | None:
         """Bring a task's reserve in the store to what it is in memory."""
@@ -283,6 +324,22 @@ class Durable:
         have = self._reserves.get(book)
         return book.account.closed or book.account.reserve == (have.amount if have else NOTHING)
 
+    def _covered(self, book: Book) -> bool:
+        """Whether a call may leave with the task's reserve as the store has it. From any thread.
+
+        One that is far too large is brought down meanwhile.
+        """
+        wish, have = book.account.reserve, self._reserves.get(book)
+        if have is None:
+            return wish == NOTHING
+        if 4 * wish.tokens < 3 * have.amount.tokens and not self._lock(book).locked():
+            self._behind_soon(self._lower(book))
+        return wish.within(have.amount)
+
+    async def _lower(self, book: Book) -> None:
+        with suppress(StoreError):  # then the next who looks does it
+            await self._reserve(book)
+
     async def _change(self, book: Book) -> Lack | None:
         have, wish = self._reserves.get(book), book.account.reserve
         key = f"{self._maker}-{book.name}-reserve-{uuid4().hex[:8]}"
@@ -291,9 +348,11 @@ class Durable:
         )
         if isinstance(got, Lack):
             return got
-        if have is not None:
-            self._live.pop(have.key, None)
-        self._reserves[book], self._live[key] = Reserve(key, wish), wish
+        with self._guard:
+            if have is not None:
+                self._live.pop(have.key, None)
+            self._live[key] = wish
+        self._reserves[book] = Reserve(key, wish)
         if book.closing:  # meanwhile
             await self._give_back(book)
         return None
@@ -304,32 +363,47 @@ class Durable:
 
     async def _others_hold(self) -> bool:
         levels = await self._look()
-        own = sum(self._live.values(), NOTHING)
+        with self._guard:
+            own = sum(self._live.values(), NOTHING)
         return any(level.held.tokens > own.tokens or level.held.nano > own.nano for level in levels)
 
+    def _ended(self, hold: Hold, error: BaseException | None) -> None:
+        """The store was told of an end, or could not be. On one of its threads."""
+        if error is not None:
+            self._behind_soon(self._finish(hold))
+            return
+        with self._guard:
+            key = self._key(hold)
+            self._live.pop(key, None)
+            self._ending.discard(key)
+            self._charged += hold.charged
+
     async def _finish(self, hold: Hold) -> None:
+        """An end that the store was not told of at once."""
         key = self._key(hold)
-        if key not in self._live:
-            return  # it was never taken there
         if key in self._unheld:  # an empty hold carries the charge
-            self._unheld.remove(key)
+            with self._guard:
+                self._unheld.remove(key)
             with suppress(StoreError):  # it was taken after all, unseen
                 await self._write(
                     lambda: self.store.hold(key, self.name, NOTHING, lease=self.lease, dispatched=True)
                 )
-        if hold.state is HoldState.REFUNDED:
-            await self._write(lambda: self.store.refund(key))
-        else:
-            await self._write(lambda: self.store.settle(key, hold.charged))
-        self._live.pop(key, None)
-        self._charged += hold.charged
+        try:
+            if hold.state is HoldState.REFUNDED:
+                await self._write(lambda: self.store.refund(key))
+            else:
+                await self._write(lambda: self.store.settle(key, hold.charged))
+        except StoreError as error:
+            log.error("the store does not take the end of call %s: %s", key, error)
+        self._ended(hold, None)
 
     async def _give_back(self, book: Book) -> None:
         self._changing.pop(book, None)
         reserve = self._reserves.pop(book, None)
         if reserve is not None:
             await self._write(lambda: self.store.refund(reserve.key))
-            self._live.pop(reserve.key, None)
+            with self._guard:
+                self._live.pop(reserve.key, None)
 
     async def _forget(self, key: str) -> None:
         """A hold that may or may not have been taken; nothing was sent on it."""
@@ -369,8 +443,12 @@ class Durable:
         while True:
             await asyncio.sleep(self.lease / 3)
             with suppress(StoreUnavailableError):
-                ended = await self.store.renew(list(self._live), self.lease)
-                for key in ended & self._live.keys():
+                with self._guard:
+                    live = list(self._live)
+                ended = await self.store.renew(live, self.lease)
+                with self._guard:
+                    lost = ended & self._live.keys()
+                for key in lost:
                     log.warning("hold %s ran out before its call was over: it was charged whole", key)
                 await self.store.expire()
                 await self._look()
@@ -378,44 +456,34 @@ class Durable:
     async def _end(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
+            self._keeper = None
         for book in list(self._reserves):
             await self._give_back(book)
-        while under_way := self._under_way - {asyncio.current_task()}:
-            await asyncio.wait(under_way)
-        await self.store.aclose()
+        while self._behind or self._ending:
+            await asyncio.wait([*self._behind, asyncio.ensure_future(asyncio.sleep(SOON))])
+        self._shut = True
+        if not self._shared:
+            await self.store.aclose()
 
     # Across threads
 
     async def _there(self, step: Coroutine[Any, Any, T]) -> T:
-        """Run a step on the ledger's loop; cancelled here, it goes on there to its end."""
-        if asyncio.get_running_loop() is self._loop:
-            return await asyncio.shield(asyncio.ensure_future(self._counted(step)))
-        there = asyncio.run_coroutine_threadsafe(self._counted(step), self._loop)
-        return await asyncio.shield(asyncio.wrap_future(there))
+        """Run a step on the ledger's thread; cancelled here, it goes on there to its end."""
+        if self._shut:
+            step.close()
+            raise StoreError("the scheduler was closed, and its ledger with it: make a new one")
+        return await asyncio.shield(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(step, self._loop)))
 
     def _behind_soon(self, step: Coroutine[Any, Any, None]) -> None:
-        if asyncio._get_running_loop() is self._loop:
-            self._start(step)
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._start, step)
-        except RuntimeError:  # closed: leases end what is left
+        def start() -> None:
+            task = asyncio.ensure_future(step)
+            self._behind.add(task)
+            task.add_done_callback(self._behind.discard)
+
+        if self._shut:  # leases end what is left
             step.close()
-
-    def _start(self, step: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(step)
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-
-    async def _counted(self, step: Coroutine[Any, Any, T]) -> T:
-        """A step that `aclose` waits for."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._under_way.add(task)
-        try:
-            return await step
-        finally:
-            self._under_way.discard(task)
+        else:
+            self._loop.call_soon_threadsafe(start)
 
     def _key(self, hold: Hold) -> str:
         return f"{self._maker}-{hold.id}"

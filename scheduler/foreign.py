@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable
+from dataclasses import asdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -136,8 +137,8 @@ class ForeignCall:
             self._end(running.held)
             return
         self.usage = usage
-        running.learn(usage)
-        self._end(Amount(usage.generated, 0 if self.price is None else self.price.charge(usage)))
+        actual = Amount(usage.generated, 0 if self.price is None else self.price.charge(usage))
+        self._end(actual, usage)
 
     def refund(self) -> None:
         """It provably never reached the model: nothing is charged."""
@@ -245,11 +246,13 @@ class ForeignCall:
         assert self._running is not None
         return self._running.held - self._running.refund if self._running.done else Amount()
 
-    def _end(self, actual: Amount | None) -> None:
+    def _end(self, actual: Amount | None, usage: Usage | None = None) -> None:
         assert self._running is not None
         assert self._loop is not None
-        self._ended = self._loop.time()
-        self.task.desk.settle(self._running, actual, self._ended, answered=self._answered)
+        answered, self._ended = self._answered, self._loop.time()
+        used = {} if usage is None else asdict(usage)
+        learn = usage if answered else None
+        self.task.desk.settle(self._running, actual, self._ended, answered=answered, used=used, learn=learn)
         self._finish()
 
     def _finish(self) -> None:

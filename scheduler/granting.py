@@ -79,7 +79,9 @@ class Raiser:
         request, book = running.request, running.request.book
         if running.done or book.closing or book.account.closed:
             return None
-        solution = running.grant.budget.solution
+        thinking, solution = running.grant.budget.thinking or 0, running.grant.budget.solution
+        if request.thinking <= thinking:
+            return None
         read = running.read + request.prompt + used
         asks = replace(request, solution=solution, read=read, on_exhausted="raise")
         over = _over(asks, used)
@@ -90,7 +92,7 @@ class Raiser:
         case, decided = found
         if decided.solution < solution or decided.last != running.grant.last:
             return None
-        if decided.thinking <= (running.grant.budget.thinking or 0):
+        if decided.thinking <= thinking:
             return None
         if request.curve.gain(used, decided.thinking) <= WORTH_WAITING:
             return None

@@ -1,8 +1,7 @@
 """Who pays: an account on the durable ledger for each key, and one under it for each task.
 
 All of them share one scheduler's desk, queues and speeds; what differs is the account. So each has a
-scheduler of its own, a `Payer`, which differs from the main one in nothing else. The ledger's store is one,
-and it is reached from the gateway's own event loop.
+scheduler of its own, a `Payer`, which differs from the main one in nothing else. The ledger's store is one.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
 
 from elastic_agent.errors import StoreError
 from elastic_agent.scheduler.accounts import Hold
@@ -19,23 +17,6 @@ from elastic_agent.scheduler.events import Event, Sink
 from elastic_agent.scheduler.scheduler import BudgetScheduler
 from elastic_agent.scheduler.stores.base import Spec, Store
 from elastic_agent.scheduler.task import Task
-
-
-class LentStore:
-    """A `Store` whose users can't close it.
-
-    Args:
-        store: what is lent; its owner closes it.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    async def aclose(self) -> None:
-        """A user has left; the store stays."""
 
 
 def _pass_on(sink: Sink, event: Event) -> None:
@@ -65,9 +46,7 @@ class Payer(BudgetScheduler):
         self.desk = main.desk
         self._curves, self._latency = main._curves, main._latency
         self._endpoints, self._habits = main._endpoints, main._habits
-        self.durable = Durable(
-            main.desk.ledger, store, accounts, lease=lease, loop=asyncio.get_running_loop()
-        )
+        self.durable = Durable(main.desk.ledger, store, accounts, lease=lease, shared=True)
         self.users = 0
         self.used = asyncio.get_running_loop().time()
 
@@ -109,8 +88,7 @@ class Payers:
 
     def __init__(self, main: BudgetScheduler, store: Store, lease: float) -> None:
         self.main, self.lease = main, lease
-        self.store = cast("Store", LentStore(store))
-        self._owned = store
+        self.store = store
         self._of: dict[str, asyncio.Task[Payer]] = {}
         self._by_root: dict[str, Payer] = {}
         main.desk.ended = self._ended
@@ -167,7 +145,7 @@ class Payers:
         self._of.clear()
         for payer in list(self._by_root.values()):
             await self.go(payer)
-        await self._owned.aclose()
+        await self.store.aclose()
 
     def _ended(self, hold: Hold) -> None:
         payer = self._by_root.get(hold.account.path[-1].id)

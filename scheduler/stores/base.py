@@ -41,7 +41,7 @@ keys are 1 to 500 characters, none of them NUL. Anything else is a StoreError an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -126,6 +126,8 @@ class Lack:
 class Store(Protocol):
     """Where the accounts of many processes live. Every method is one atomic step, durable when it returns.
 
+    Steps may be asked for from several threads and event loops at once.
+
     Every method may raise:
         StoreUnavailableError: the store could not be reached, is full, or did not answer in time. The step
             may have happened; asking again under the same key finds out.
@@ -193,6 +195,15 @@ class Store(Protocol):
 
     async def refund(self, key: str) -> StoredHold:
         """End a hold of a call that provably never left. One that has ended stays as it is."""
+        ...
+
+    def end_soon(self, key: str, actual: Amount | None, done: Callable[[BaseException | None], None]) -> None:
+        """`settle`, or `refund` for None, for whom nobody waits: written a few milliseconds later, or with
+        the next step. A process that dies meanwhile leaves it to the end of its lease.
+
+        Args:
+            done: told when it is durable, or why it is not; on any thread, so it must be quick.
+        """
         ...
 
     async def renew(self, keys: Iterable[str], lease: float) -> set[str]:

@@ -7,8 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Concatenate, ParamSpec, TypeVar
 
+from elastic_agent.errors import StoreError
 from elastic_agent.scheduler.accounts import HoldState
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
 from elastic_agent.scheduler.stores.steps import AccountRow, HoldRow, Steps
@@ -150,6 +152,17 @@ class MemoryStore(SteppedStore):
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._lock:
             return step(self._steps, *args, **kwargs)
+
+    def _later(
+        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        answer: Future[T] = Future()
+        try:
+            with self._lock:
+                answer.set_result(step(self._steps, *args, **kwargs))
+        except StoreError as error:
+            answer.set_exception(error)
+        return answer
 
     async def aclose(self) -> None:
         """Nothing to let go of."""

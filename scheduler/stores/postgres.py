@@ -1,11 +1,13 @@
 """The ledger on a PostgreSQL server: many processes and hosts. Its clock is the server's.
 
-`hold`, `dispatch`, `settle`, `refund` and `expire` are each one call of a function on the server (schema.py),
-in its own transaction: one round trip, one durable commit. The rest are the shared steps in a transaction.
+`hold`, `dispatch`, `settle` and `refund` are each one call of a function on the server (schema.py). They go
+through a lane (`lane.py`): those that wait leave in one pipeline, which is one round trip and one durable
+commit, in any number; where one of them fails, each goes again by itself. The rest are the shared steps, in a
+transaction each, on a few threads with a connection each.
 
-Steps run on a few threads with a connection each. A connection that broke is made anew and the step asked
-again, which is safe, since every step may be repeated: if the server has it already, it says so. A step that
-the server does not answer in time is given up and its connection cut, so that its thread is free for others.
+A connection that broke is made anew and the step asked again, which is safe, since every step may be
+repeated: if the server has it already, it says so. A step that the server does not answer in time is given
+up and its connection cut, so that its thread is free for others.
 
 What survives: as much as the server's own settings let survive (`synchronous_commit`, replication). As it
 comes, a crash or a power cut loses nothing that was acknowledged; a failover to an asynchronous replica may.
@@ -20,16 +22,18 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, create_engine, event, exc, make_url
 
 from elastic_agent.errors import StoreError, StoreUnavailableError
-from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.accounts import NOTHING, Amount
 from elastic_agent.scheduler.stores.base import Lack, StoredHold
+from elastic_agent.scheduler.stores.lane import Lane
 from elastic_agent.scheduler.stores.sql import HOLD, SqlShelf, Values, hold_row, migrate
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
 from elastic_agent.scheduler.stores.steps import (
@@ -59,6 +63,7 @@ HOLD_CALL = f"""SELECT {H}, f.now, f.lack_account, f.lack_unit, f.lack_needed, f
     FROM elastic_hold(:key, :account, :tokens, :nano, :lease, :seconds, :dispatched, :instead_of) f"""
 END_CALL = f"SELECT {H}, f.now FROM elastic_end(:key, :how, :tokens, :nano) f"
 DISPATCH_CALL = "SELECT elastic_dispatch(:key)"
+LOCK_CALL = "SELECT elastic_lock_trees(:accounts, :keys)"
 EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most) f"
 
 
@@ -92,7 +97,7 @@ class Errand:
         with self._lock:
             self.over = True
             if self._connection is not None and not self._connection.closed:
-                with socket.socket(fileno=os.dup(self._connection.fileno())) as wire, suppress(OSError):
+                with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as wire:
                     wire.shutdown(socket.SHUT_RDWR)
 
 
@@ -118,52 +123,71 @@ class PostgresShelf(SqlShelf):
         return float(self.run("SELECT elastic_now()")[0][0])
 
 
-class FunctionSteps(Steps):
-    """The steps of which each is one call of a function. On a connection that commits by itself."""
+class ServerSteps(Steps):
+    """The shared steps, but for one that the server has a function for."""
 
     shelf: PostgresShelf
-
-    def hold(
-        self,
-        key: str,
-        account: str,
-        amount: Amount,
-        lease: float,
-        seconds: float,
-        dispatched: bool,
-        instead_of: str | None,
-    ) -> StoredHold | Lack:
-        asked = {"key": key, "account": account, "tokens": amount.tokens, "nano": amount.nano}
-        asked |= {"lease": lease, "seconds": seconds, "dispatched": dispatched, "instead_of": instead_of}
-        (row,) = self.shelf.run(HOLD_CALL, asked)
-        where, unit, needed, available = row[-4:]
-        return _shown(row[:-4]) if where is None else Lack(where, unit, needed, available)
-
-    def dispatch(self, key: str) -> bool:
-        ((may,),) = self.shelf.run(DISPATCH_CALL, {"key": key})
-        return bool(may)
-
-    def settle(self, key: str, actual: Amount) -> StoredHold:
-        return self._ended(key, "settled", actual.tokens, actual.nano)
-
-    def refund(self, key: str) -> StoredHold:
-        return self._ended(key, "refunded", 0, 0)
 
     def expire(self, most: int) -> list[StoredHold]:
         return [_shown(row) for row in self.shelf.run(EXPIRE_CALL, {"most": most})]
 
-    def _ended(self, key: str, how: str, tokens: int, nano: int) -> StoredHold:
-        asked = {"key": key, "how": how, "tokens": tokens, "nano": nano}
-        (row,) = self.shelf.run(END_CALL, asked)
-        return _shown(row)
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A step as a call of a function: what is sent, what is made of the one row that comes back.
+
+    Attributes:
+        account: that it is about, if that is known before.
+    """
+
+    sql: str
+    values: Values
+    read: Callable[[Sequence[Any]], Any]
+    account: str | None = None
 
 
-FUNCTIONS: dict[object, Callable[..., Any]] = {
-    Steps.hold: FunctionSteps.hold,
-    Steps.dispatch: FunctionSteps.dispatch,
-    Steps.settle: FunctionSteps.settle,
-    Steps.refund: FunctionSteps.refund,
-    Steps.expire: FunctionSteps.expire,
+def _hold(
+    key: str,
+    account: str,
+    amount: Amount,
+    lease: float,
+    seconds: float,
+    dispatched: bool,
+    instead_of: str | None,
+) -> Call:
+    asked = {"key": key, "account": account, "tokens": amount.tokens, "nano": amount.nano}
+    asked |= {"lease": lease, "seconds": seconds, "dispatched": dispatched, "instead_of": instead_of}
+    return Call(HOLD_CALL, asked, _held, account)
+
+
+def _dispatch(key: str) -> Call:
+    return Call(DISPATCH_CALL, {"key": key}, lambda row: bool(row[0]))
+
+
+def _settle(key: str, actual: Amount) -> Call:
+    return _end(key, "settled", actual)
+
+
+def _refund(key: str) -> Call:
+    return _end(key, "refunded", NOTHING)
+
+
+def _locked(calls: Sequence[Call]) -> Call:
+    """All trees of a batch, in the order in which everybody locks them."""
+    accounts = [call.account for call in calls if call.account is not None]
+    keys = [call.values["key"] for call in calls if call.account is None]
+    return Call(LOCK_CALL, {"accounts": accounts, "keys": keys}, lambda row: None)
+
+
+def _end(key: str, how: str, actual: Amount) -> Call:
+    return Call(END_CALL, {"key": key, "how": how, "tokens": actual.tokens, "nano": actual.nano}, _shown)
+
+
+CALLS: dict[object, Callable[..., Call]] = {
+    Steps.hold: _hold,
+    Steps.dispatch: _dispatch,
+    Steps.settle: _settle,
+    Steps.refund: _refund,
 }
 VIEWS: tuple[object, ...] = (Steps.books, Steps.holds, Steps.check)
 """Steps that see one moment: repeatable read."""
@@ -175,7 +199,7 @@ class PostgresStore(SteppedStore):
     Args:
         url: "postgresql://user:password@host:port/database"; its role may create tables and functions, at
             least when the first process of a new version opens it.
-        connections: at most, and as many steps at once.
+        connections: for looking and sweeping, beside the one that holds and settles.
         timeout: seconds for each step, waiting for a free connection included; also the server's own
             `statement_timeout`. None: for ever.
         retention: seconds for which ended holds and closed accounts are kept.
@@ -187,7 +211,7 @@ class PostgresStore(SteppedStore):
     name = "postgres"
 
     def __init__(
-        self, url: str, *, connections: int = 4, timeout: float | None = 5.0, retention: float = RETENTION
+        self, url: str, *, connections: int = 2, timeout: float | None = 5.0, retention: float = RETENTION
     ) -> None:
         super().__init__(retention)
         self._timeout = timeout
@@ -195,7 +219,7 @@ class PostgresStore(SteppedStore):
             where = make_url(url).set(drivername="postgresql+psycopg")
             self._engine = create_engine(
                 where,
-                pool_size=connections,
+                pool_size=connections + 1,
                 max_overflow=0,
                 pool_reset_on_return=None,
                 connect_args=_patience(timeout),
@@ -206,9 +230,8 @@ class PostgresStore(SteppedStore):
             raise StoreError(
                 f"{url!r}: {error}; it looks like postgresql://user@host:5432/database"
             ) from None
+        self._driver: Any = self._engine.dialect.dbapi
         self._where = where.set(drivername="postgresql").render_as_string(hide_password=True)
-        # One statement is one transaction; psycopg prepares it by itself when it comes again.
-        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._view = self._engine.execution_options(isolation_level="REPEATABLE READ")
         # Each step has its indexes; a plan that was made while a table was small would outlive that. What has
         # no index (one row, everything) then looks so dear that the server would compile it, for 20 ms.
@@ -218,11 +241,43 @@ class PostgresStore(SteppedStore):
         event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, settings))
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="ledger")
         self._errands: set[Errand] = set()
+        self._lane: Lane[Call] = Lane(
+            "ledger",
+            self._together,
+            done=self._disconnect,
+            timeout=timeout,
+            cut=lambda: self._batch.give_up(),
+        )
+        self._batch = Errand()
+        self._connection: Connection | None = None
         self._ready = False
 
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        errand = Errand()
-        answer = self._threads.submit(self._tried, errand, step, *args, **kwargs)
+        try:
+            if step in CALLS:
+                return cast("T", await self._lane.run(CALLS[step](*args, **kwargs)))
+            return await self._beside(step, *args, **kwargs)
+        except TimeoutError:
+            raise StoreUnavailableError(
+                f"{self._where} did not answer within {self._timeout} s: it hangs, is overloaded or out of "
+                "reach; the step may have happened, and asking again under the same key finds out"
+            ) from None
+
+    def _later(
+        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        return self._lane.later(CALLS[step](*args, **kwargs))
+
+    async def _beside(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A step in a transaction of its own."""
+        errand, engine = Errand(), self._view if step in VIEWS else self._engine
+
+        def once() -> T:
+            self._migrate(errand)
+            with engine.begin() as connection, errand.on(connection):
+                return step(ServerSteps(PostgresShelf(connection)), *args, **kwargs)
+
+        answer = self._threads.submit(self._tried, errand, once)
         self._errands.add(errand)
         answer.add_done_callback(lambda _: self._errands.discard(errand))
         try:
@@ -233,13 +288,11 @@ class PostgresStore(SteppedStore):
             raise
         except TimeoutError:
             errand.give_up()
-            raise StoreUnavailableError(
-                f"{self._where} did not answer within {self._timeout} s: it hangs, is overloaded or out of "
-                "reach; the step may have happened, and asking again under the same key finds out"
-            ) from None
+            raise
 
     async def aclose(self) -> None:
         """Finish what runs, or give it up after the store's timeout, and close the connections."""
+        await self._lane.aclose()
         ending = asyncio.ensure_future(asyncio.to_thread(self._threads.shutdown, cancel_futures=True))
         await asyncio.wait([ending], timeout=self._timeout)
         for errand in list(self._errands):
@@ -249,56 +302,99 @@ class PostgresStore(SteppedStore):
 
     # ------------------------------------------------------------------------ on one of the store's threads
 
-    def _tried(self, errand: Errand, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """A step, again where the server says that it was not its fault, and once where it was not there."""
+    def _tried(self, errand: Errand, once: Callable[[], T]) -> T:
+        """Steps, again where the server says that it was not their fault, and once where it was not there."""
         lost = False
         for _ in range(TRIES):
             try:
-                return self._once(errand, step, *args, **kwargs)
-            except exc.DBAPIError as error:
-                code = getattr(error.orig, "sqlstate", None)
+                return once()
+            except (exc.DBAPIError, self._driver.Error) as error:
+                said: Any = error.orig if isinstance(error, exc.DBAPIError) else error
+                code = getattr(said, "sqlstate", None)
                 if code in REFUSALS:
-                    raise REFUSALS[code](_subject(error)) from None
+                    raise REFUSALS[code](str(said.diag.message_primary)) from None
                 if code in AGAIN:
                     continue
-                if error.connection_invalidated and not lost and not errand.over:
+                if self._is_lost(error) and not lost and not errand.over:
                     lost = True
                     continue
-                raise self._said(error, code) from error
+                raise self._said(said, code) from error
         raise StoreUnavailableError(f"{self._where}: {TRIES} times another process was in the way of a step")
 
-    def _once(self, errand: Errand, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _is_lost(self, error: Exception) -> bool:
+        """Whether its connection is gone."""
+        if isinstance(error, exc.DBAPIError):
+            return error.connection_invalidated
+        return self._connection is None
+
+    def _migrate(self, errand: Errand) -> None:
         if not self._ready:
             with self._engine.begin() as connection, errand.on(connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
                 migrate(connection, self._where)
             self._ready = True
-        if step in FUNCTIONS:
-            with self._single.connect() as connection, errand.on(connection):
-                return FUNCTIONS[step](FunctionSteps(PostgresShelf(connection)), *args, **kwargs)
-        engine = self._view if step in VIEWS else self._engine
-        with engine.begin() as connection, errand.on(connection):
-            return step(Steps(PostgresShelf(connection)), *args, **kwargs)
 
-    def _said(self, error: exc.DBAPIError, code: str | None) -> StoreError:
-        what = str(error.orig).strip()
+    # ----------------------------------------------------------------------------------- on the lane's thread
+
+    def _together(self, calls: list[Call]) -> list[Any]:
+        errand = self._batch = Errand()
+        return self._tried(errand, lambda: self._piped(errand, calls))
+
+    def _piped(self, errand: Errand, calls: list[Call]) -> list[Any]:
+        """What is sent before a pipeline's end is one transaction, without a BEGIN."""
+        self._migrate(errand)
+        if self._connection is None:
+            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            # Else a statement about an array is planned anew at each run, for 0.2 ms.
+            self._connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
+        with errand.on(self._connection):
+            driver: Any = self._connection.connection.driver_connection
+            try:
+                with driver.pipeline():
+                    if len(calls) > 1:
+                        driver.execute(*_sent(_locked(calls)), prepare=True)
+                    answers = [driver.execute(*_sent(call), prepare=True) for call in calls]
+                return [call.read(answer.fetchone()) for call, answer in zip(calls, answers, strict=True)]
+            except self._driver.Error:
+                if driver.closed:
+                    self._disconnect()
+                raise
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.invalidate()
+            connection.close()
+
+    def _said(self, error: BaseException, code: str | None) -> StoreError:
+        what = str(error).strip()
         if code == "57014":
             hint = f"it took longer than {self._timeout} s; a longer `timeout` waits longer"
         elif code is not None and code[:2] == "53":
             hint = "the server has run out of disk, memory or connections: make room there"
         elif code is not None and code[:2] == "28":
             hint = "it refused the login: see to user and password in the URL"
-        elif isinstance(error, exc.OperationalError | exc.InterfaceError):
+        elif isinstance(error, (self._driver.OperationalError, self._driver.InterfaceError)):
             hint = "start the server, or see to the network between; the next step tries again"
         else:
             return StoreError(f"{self._where}: {what}")
         return StoreUnavailableError(f"{self._where} did not take a step: {what}; {hint}")
 
 
+def _sent(call: Call) -> tuple[str, Values]:
+    return _pyformat(call.sql), call.values
+
+
 @cache
 def _pyformat(sql: str) -> str:
     """A statement with its `:names` as psycopg wants them."""
     return re.sub(r":([a-z_0-9]+)", r"%(\1)s", sql)
+
+
+def _held(row: Sequence[Any]) -> StoredHold | Lack:
+    """A hold's columns and the time, or what lacks."""
+    where, unit, needed, available = row[-4:]
+    return _shown(row[:-4]) if where is None else Lack(where, unit, needed, available)
 
 
 def _shown(row: Sequence[Any]) -> StoredHold:
@@ -322,7 +418,3 @@ def _at_once(connection: Any, settings: str) -> None:
     connection.autocommit = True
     connection.execute(settings)
     connection.autocommit = False
-
-
-def _subject(error: exc.DBAPIError) -> str:
-    return str(cast("Any", error.orig).diag.message_primary)

@@ -1,6 +1,7 @@
 """The ledger in Redis or Valkey: fast, shared by many hosts, and only as durable as that server is set up.
 
-Every step is one run of `redis.lua`, which the server executes whole, on its own clock. All keys are in one
+Every step is one run of `redis.lua`, which the server executes whole, on its own clock. Steps that wait leave
+together (`lane.py`): the server syncs its file once for all that came in one piece. All keys are in one
 slot (their names start with `{elastic}`), so a node of a cluster serves as well as a server by itself.
 
 What it can lose. With `appendonly yes` and `appendfsync always` a step is on the server's disk when it is
@@ -21,21 +22,22 @@ Values stay below 2^53 (9 million dollars; 9e15 tokens): numbers in the script a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
+import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.retry import Retry
 
 from elastic_agent.errors import StoreError, StoreUnavailableError, StoreVersionError, TaskClosedError
 from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, StoredHold
+from elastic_agent.scheduler.stores.lane import Lane
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
 from elastic_agent.scheduler.stores.steps import Steps
 
@@ -44,7 +46,6 @@ _BATCH = 500  # holds that one script renews: a script keeps everybody else wait
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_CONNECTIONS = 32
 
 # What to do about it, by the word that a server's error starts with.
 _ADVICE = {
@@ -70,7 +71,7 @@ class RedisStore(SteppedStore):
 
     Args:
         url: redis://[USER:PASSWORD@]HOST:PORT/DATABASE, rediss:// for TLS, unix://PATH.
-        timeout: seconds that one step may take, waiting for a connection included.
+        timeout: seconds that one step may take, its wait for those before it included.
         name: of this ledger; several can share a server.
         retention: seconds for which ended holds and closed accounts are kept, for those who ask again.
     """
@@ -84,23 +85,31 @@ class RedisStore(SteppedStore):
         where = urlsplit(url)
         self._where = f"the ledger at {where.scheme}://{where.hostname or ''}:{where.port or ''}{where.path}"
         self._timeout = timeout
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
+        self._redis = redis.Redis.from_url(
             url,
-            max_connections=_CONNECTIONS,
-            timeout=timeout,
             decode_responses=True,
-            # After a restart of the server each connection is dead and says so at its next use. Any step can
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # After a restart of the server the connection is dead and says so at its next use. Any step can
             # be repeated, so one that finds that out goes again, once.
-            retry=Retry(NoBackoff(), 1),
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
-        self._redis = redis.asyncio.Redis.from_pool(pool)
-        self._script = self._redis.register_script(_SCRIPT)  # EVALSHA; loads it where it says NOSCRIPT
+        self._script = self._redis.register_script(_SCRIPT)
+        self._lane: Lane[tuple[str, ...]] = Lane(
+            "ledger", self._together, done=self._redis.close, timeout=timeout
+        )
         self._root = f"{{{name}}}"
         self._looked_at = False
 
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The step of this name, as the script has it."""
         return cast("T", await getattr(self, f"_{step.__name__}")(*args, **kwargs))
+
+    def _later(
+        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        key, *amounts = cast("tuple[Any, ...]", args)
+        return self._lane.later((step.__name__, key, *(word for each in amounts for word in _amount(each))))
 
     async def _open(self, path: Sequence[Spec]) -> None:
         words: list[str] = []
@@ -186,39 +195,64 @@ class RedisStore(SteppedStore):
             )
 
     async def aclose(self) -> None:
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        await self._lane.aclose()
 
     async def _step(self, *words: str) -> Any:
         try:
-            async with asyncio.timeout(self._timeout):
-                if not self._looked_at:
-                    await self._look()
-                kind, found = await self._script(keys=[self._root], args=words)
+            return await self._lane.run(words)
         except TimeoutError as error:
-            raise StoreUnavailableError(
-                f"{self._where} did not answer within {self._timeout:g} s; the step may have happened"
-            ) from error
-        except (RedisError, OSError) as error:
-            # The driver takes the first word off those errors that it has classes for
-            word = getattr(error, "status_code", None) or str(error).partition(" ")[0]
-            if isinstance(error, ResponseError) and word not in _ADVICE:
-                raise StoreError(f"{self._where}: {error}") from error
-            advice = _ADVICE.get(word, "is it up, and can it be reached from here?")
-            raise StoreUnavailableError(f"{self._where}: {error}; {advice}") from error
+            raise self._said(error) from None
+
+    def _understood(self, answer: Any) -> Any:
+        """What the script found, or the error that it means."""
+        if isinstance(answer, Exception):
+            return self._said(answer)
+        kind, found = answer
         if kind == "ok":
             return found
         if kind == "closed":
-            raise TaskClosedError(found)
+            return TaskClosedError(found)
         if kind == "version":
-            raise StoreVersionError(
+            return StoreVersionError(
                 f"{self._where} has schema version {found}, newer than this library: upgrade it"
             )
-        raise StoreError(found)
+        return StoreError(found)
 
-    async def _look(self) -> None:
+    def _said(self, error: Exception) -> StoreError:
+        if isinstance(error, TimeoutError | redis.TimeoutError):
+            return StoreUnavailableError(
+                f"{self._where} did not answer within {self._timeout:g} s; the step may have happened"
+            )
+        # The driver takes the first word off those errors that it has classes for
+        word = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+        if isinstance(error, ResponseError) and word not in _ADVICE:
+            return StoreError(f"{self._where}: {error}")
+        advice = _ADVICE.get(word, "is it up, and can it be reached from here?")
+        return StoreUnavailableError(f"{self._where}: {error}; {advice}")
+
+    # ----------------------------------------------------------------------------------- on the lane's thread
+
+    def _together(self, steps: list[tuple[str, ...]]) -> list[Any]:
+        try:
+            if not self._looked_at:
+                self._look()
+            answers = self._piped(steps)
+            if any(isinstance(answer, NoScriptError) for answer in answers):  # a new server, or restarted
+                self._redis.script_load(self._script.script)
+                answers = self._piped(steps)
+        except (RedisError, OSError) as error:
+            raise self._said(error) from error
+        return [self._understood(answer) for answer in answers]
+
+    def _piped(self, steps: list[tuple[str, ...]]) -> list[Any]:
+        pipe = self._redis.pipeline(transaction=False)
+        for words in steps:
+            pipe.evalsha(self._script.sha, 1, self._root, *words)
+        return pipe.execute(raise_on_error=False)
+
+    def _look(self) -> None:
         """At how the server keeps what it is told, once."""
-        info = await self._redis.info()
+        info = self._redis.info()
         self._looked_at = True
         if not info.get("aof_enabled"):
             _log.warning(

@@ -1,8 +1,8 @@
 """The ledger in an SQLite file: every process of one machine, no server. The embedded default.
 
-One thread owns the connection. It takes every step that waits and runs them in one transaction
-(`BEGIN IMMEDIATE`: one writer at a time, also among processes), so that tasks in parallel share a commit. If
-one of them fails, all are rolled back and run again one by one, and each gets its own answer.
+One thread owns the connection, a lane (`lane.py`): all steps that wait run in one transaction (`BEGIN
+IMMEDIATE`: one writer at a time, also among processes), so that tasks in parallel share a commit. If one of
+them fails, all are rolled back and run again one by one, and each gets its own answer.
 
 What survives: kill -9 at any point loses nothing that was acknowledged. With `synchronous="normal"`, the
 default, a power cut or a crash of the operating system may lose the steps of the last moments (those since
@@ -13,21 +13,19 @@ more on a busy one, against 0.02 ms.
 
 from __future__ import annotations
 
-import asyncio
-import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.scheduler.stores.lane import Lane
 from elastic_agent.scheduler.stores.sql import SqlShelf, Values, migrate
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
 from elastic_agent.scheduler.stores.steps import Steps
@@ -35,8 +33,8 @@ from elastic_agent.scheduler.stores.steps import Steps
 P = ParamSpec("P")
 T = TypeVar("T")
 
-TOGETHER = 64
-"""Steps in one transaction at most: so long do others wait for the file."""
+Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A step and its arguments."""
 
 
 class SqliteShelf(SqlShelf):
@@ -102,69 +100,36 @@ class SqliteStore(SteppedStore):
         event.listen(self._engine, "connect", self._prepare)
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         self._connection: Connection | None = None
-        self._waiting: queue.SimpleQueue[tuple[Callable[[Steps], Any], Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
-        self._thread: threading.Thread | None = None
+        self._lane: Lane[Job] = Lane(f"ledger {path}", self._together, done=self._disconnect)
 
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name=f"ledger {self._path}", daemon=True)
-            self._thread.start()
-        answer: Future[T] = Future()
-        self._waiting.put((lambda steps: step(steps, *args, **kwargs), answer))
-        return await asyncio.wrap_future(answer)
+        return cast("T", await self._lane.run((step, args, kwargs)))
+
+    def _later(
+        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        return self._lane.later((step, args, kwargs))
 
     async def aclose(self) -> None:
         """Finish what waits, and close the file."""
-        if self._thread is not None:
-            self._waiting.put(None)
-            await asyncio.to_thread(self._thread.join)
-            self._thread = None
+        await self._lane.aclose()
         self._engine.dispose()
 
-    # ------------------------------------------------------------------------------ on the store's own thread
+    # ----------------------------------------------------------------------------------- on the lane's thread
 
-    def _work(self) -> None:
-        going = True
-        while going:
-            batch = [self._waiting.get()]
-            while len(batch) < TOGETHER and batch[-1] is not None:
-                try:
-                    batch.append(self._waiting.get_nowait())
-                except queue.Empty:
-                    break
-            going = batch[-1] is not None
-            steps = [job for job in batch if job is not None and job[1].set_running_or_notify_cancel()]
-            try:
-                self._together(steps)
-            except exc.OperationalError as error:  # opening, BEGIN or COMMIT: one by one would wait as often
-                self._disconnect()
-                for _, future in steps:
-                    future.set_exception(self._said(error.orig))
-            except Exception:
-                for job in steps:
-                    self._alone(*job)
-        self._disconnect()
-
-    def _together(self, jobs: list[tuple[Callable[[Steps], Any], Future[Any]]]) -> None:
-        """All in one transaction; nobody is answered before it is durable."""
-        if not jobs:
-            return
-        with self._connected().begin():
-            shelf = SqliteShelf(self._connected(), self._clock)
-            answers = [step(Steps(shelf)) for step, _ in jobs]
-        for (_, future), answer in zip(jobs, answers, strict=True):
-            future.set_result(answer)
-
-    def _alone(self, step: Callable[[Steps], Any], future: Future[Any]) -> None:
+    def _together(self, jobs: list[Job]) -> list[Any]:
         try:
-            self._together([(step, future)])
-        except (exc.DBAPIError, sqlite3.Error) as error:
+            with self._connected().begin():
+                shelf = SqliteShelf(self._connected(), self._clock)
+                return [step(Steps(shelf), *args, **kwargs) for step, args, kwargs in jobs]
+        except exc.OperationalError as error:  # opening, BEGIN or COMMIT
             self._disconnect()
-            future.set_exception(self._said(error.orig if isinstance(error, exc.DBAPIError) else error))
-        except BaseException as error:
-            future.set_exception(error)
+            raise self._said(error.orig) from error
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            if len(jobs) > 1:
+                raise
+            self._disconnect()
+            raise self._said(error.orig if isinstance(error, exc.DBAPIError) else error) from error
 
     def _connected(self) -> Connection:
         if self._connection is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import Concatenate, ParamSpec, TypeVar
 
 from elastic_agent.scheduler.accounts import Amount
@@ -37,6 +38,12 @@ class SteppedStore(ABC):
     @abstractmethod
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """One step, all of it or nothing, durable when this returns."""
+
+    @abstractmethod
+    def _later(
+        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """The same for one that nobody waits for."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -83,6 +90,15 @@ class SteppedStore(ABC):
     async def refund(self, key: str) -> StoredHold:
         check_name("key", key)
         return await self._run(Steps.refund, key)
+
+    def end_soon(self, key: str, actual: Amount | None, done: Callable[[BaseException | None], None]) -> None:
+        check_name("key", key)
+        if actual is None:
+            ending = self._later(Steps.refund, key)
+        else:
+            check_amount(actual)
+            ending = self._later(Steps.settle, key, actual)
+        ending.add_done_callback(lambda answer: done(answer.exception()))
 
     async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
         wanted = sorted(set(keys))

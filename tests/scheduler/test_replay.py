@@ -36,11 +36,13 @@ from elastic_agent.scheduler import (
 )
 from elastic_agent.scheduler import __all__ as exported
 from elastic_agent.scheduler.curves import Curve, CurveSet
+from elastic_agent.scheduler.foreign import ForeignCall, ForeignModel
 from elastic_agent.scheduler.history import Histories
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.policies import Choice, State
 from elastic_agent.scheduler.replay import POLICIES, Replayed, ReplayError, replay
 from elastic_agent.scheduler.task import Task
+from elastic_agent.usage import Usage
 from tests.clock import run
 from tests.scheduler.speeds import Reading
 
@@ -480,6 +482,23 @@ def test_raises_replay(tmp_path: Path) -> None:
     )
     run(play(path, [fan, fan, fan], caps=[{"tokens": n} for n in (180, 240, 300, 400)], curves="measured"))
     assert "raised" in {event["event"] for event in replays(path).events}
+
+
+def test_calls_of_other_models_replay(tmp_path: Path) -> None:
+    """Also what the plans learnt from those that a provider counted, and not from those that broke."""
+
+    async def main() -> None:
+        model = ForeignModel("hosted")
+        scheduler = BudgetScheduler(log=tmp_path / "run.jsonl")
+        async with scheduler, scheduler.task(Caps(tokens=3000), expect={"call": 12}) as task:
+            for i in range(12):
+                call = ForeignCall(task, model, prompt=40, thinking=300, solution=60)
+                await call.admit()
+                spent = Usage(prompt=40, thinking=20 + i, solution=9, passes=1)
+                call.settle(None if i == 3 else spent, answered=i != 5)
+
+    run(main())
+    assert replays(tmp_path / "run.jsonl").decisions >= 12
 
 
 def test_a_durable_run_replays(tmp_path: Path) -> None:
