@@ -104,7 +104,8 @@ class Responses:
 
     def end(self, choice: Choice) -> Iterator[dict[str, Any]]:
         """The last item is closed, and the response is whole, or cut."""
-        if self._item is None and not choice.tool_calls:
+        kinds = {item["type"] for item in (*self._output, *([self._item] if self._item else ()))}
+        if kinds <= {"reasoning"}:
             yield from self._grow("message", "")
         if self.said.logprobs and self._item is not None and self._item["type"] == "message":
             self._item["content"][0]["logprobs"] = logprobs(choice, self.said.codec)

@@ -80,6 +80,14 @@ async def test_an_answer_that_is_cut_is_incomplete(start: Start) -> None:
         await served.exact()
 
 
+async def test_an_empty_answer_is_a_message(start: Start) -> None:
+    """Clients look for one."""
+    async with start(Reply(thinking="hm", solution="")) as served, sdk(served) as client:
+        said = await client.responses.create(model="scripted", input="hello")
+        assert [item.type for item in said.output] == ["reasoning", "message"]
+        assert said.output_text == ""
+
+
 async def test_a_stream_adds_up_to_the_response(start: Start) -> None:
     """The SDK's own accumulation of the events is the final response; all events are numbered in order."""
     async with start(Reply(thinking="hm hm", solution=f"I will. {CALL}")) as served, sdk(served) as client:
