@@ -80,12 +80,12 @@ class Errand:
         self._connection: Any = None
 
     @contextmanager
-    def on(self, connection: Connection) -> Iterator[None]:
-        """The step has this connection to itself."""
+    def on(self, driver: Any) -> Iterator[None]:
+        """The step has this connection of the driver's to itself."""
         with self._lock:
             if self.over:
                 raise StoreUnavailableError("the step was given up before it was sent")
-            self._connection = connection.connection.driver_connection
+            self._connection = driver
         try:
             yield
         finally:
@@ -249,7 +249,8 @@ class PostgresStore(SteppedStore):
             cut=lambda: self._batch.give_up(),
         )
         self._batch = Errand()
-        self._connection: Connection | None = None
+        self._line: Any = None  # the lane's connection
+        self._line_lost = False
         self._ready = False
 
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -274,7 +275,7 @@ class PostgresStore(SteppedStore):
 
         def once() -> T:
             self._migrate(errand)
-            with engine.begin() as connection, errand.on(connection):
+            with engine.begin() as connection, errand.on(connection.connection.driver_connection):
                 return step(ServerSteps(PostgresShelf(connection)), *args, **kwargs)
 
         answer = self._threads.submit(self._tried, errand, once)
@@ -325,11 +326,11 @@ class PostgresStore(SteppedStore):
         """Whether its connection is gone."""
         if isinstance(error, exc.DBAPIError):
             return error.connection_invalidated
-        return self._connection is None
+        return self._line_lost
 
     def _migrate(self, errand: Errand) -> None:
         if not self._ready:
-            with self._engine.begin() as connection, errand.on(connection):
+            with self._engine.begin() as connection, errand.on(connection.connection.driver_connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
                 migrate(connection, self._where)
             self._ready = True
@@ -343,28 +344,32 @@ class PostgresStore(SteppedStore):
     def _piped(self, errand: Errand, calls: list[Call]) -> list[Any]:
         """What is sent before a pipeline's end is one transaction, without a BEGIN."""
         self._migrate(errand)
-        if self._connection is None:
-            self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            # Else a statement about an array is planned anew at each run, for 0.2 ms.
-            self._connection.exec_driver_sql("SET plan_cache_mode = force_generic_plan")
-        with errand.on(self._connection):
-            driver: Any = self._connection.connection.driver_connection
-            try:
+        self._line_lost, there = False, self._line is not None
+        if not there:
+            self._line = self._engine.raw_connection()
+        driver = self._line.driver_connection
+        try:
+            with errand.on(driver):
+                if not there:
+                    driver.autocommit = True
+                    # Else a statement about an array is planned anew at each run, for 0.2 ms.
+                    driver.execute("SET plan_cache_mode = force_generic_plan")
                 with driver.pipeline():
                     if len(calls) > 1:
                         driver.execute(*_sent(_locked(calls)), prepare=True)
                     answers = [driver.execute(*_sent(call), prepare=True) for call in calls]
                 return [call.read(answer.fetchone()) for call, answer in zip(calls, answers, strict=True)]
-            except self._driver.Error:
-                if driver.closed:
-                    self._disconnect()
-                raise
+        except BaseException:
+            if driver.closed or not there:
+                self._line_lost = there
+                self._disconnect()
+            raise
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            connection.invalidate()
-            connection.close()
+        """Its settings are its own: it never goes back to the pool."""
+        if self._line is not None:
+            line, self._line = self._line, None
+            line.invalidate()
 
     def _said(self, error: BaseException, code: str | None) -> StoreError:
         what = str(error).strip()
