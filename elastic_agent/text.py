@@ -35,8 +35,8 @@ class IncrementalText:
         if self.stopped is not None:
             return ""
         self._ids += ids
-        before = self._decode(self._ids[self._window : self._read])
-        after = self._decode(self._ids[self._window :])
+        before = self._decoded(self._read)
+        after = self._decoded(len(self._ids))
         if after.endswith("\ufffd") or not after.startswith(before):
             return ""  # a character is still incomplete
         self._window, self._read = self._read, len(self._ids)
@@ -46,10 +46,15 @@ class IncrementalText:
         """No more ids: what was kept back."""
         if self.stopped is not None:
             return ""
-        before = self._decode(self._ids[self._window : self._read])
-        after = self._decode(self._ids[self._window :])
+        new = ""
+        if self._read < len(self._ids):
+            new = self._decoded(len(self._ids))[len(self._decoded(self._read)) :]
         self._window = self._read = len(self._ids)
-        return self._give(after[len(before) :], last=True)
+        return self._give(new, last=True)
+
+    def _decoded(self, end: int) -> str:
+        """The window, up to there."""
+        return self._decode(self._ids[self._window : end]) if self._window < end else ""
 
     def _give(self, new: str, *, last: bool) -> str:
         held = self._held + new

@@ -124,6 +124,10 @@ class HFCodec:
     def _halves(self) -> frozenset[str]:
         return frozenset(text[:n] for text in self._control for n in range(1, len(text)))
 
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._halves), default=0)
+
     def _spelled(self, ids: Sequence[int]) -> str:
         return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False)) if ids else ""
 
@@ -134,8 +138,8 @@ class HFCodec:
 
     def _defuse(self, text: str, separator: str) -> str:
         starts = {m.start() + 1 for m in self._begin.finditer(text)}
-        longest = max(map(len, self._halves), default=0)
-        starts |= {i + 1 for i in range(max(0, len(text) - longest), len(text)) if text[i:] in self._halves}
+        first = max(0, len(text) - self._longest)
+        starts |= {i + 1 for i in range(first, len(text)) if text[i:] in self._halves}
         cuts = [0, *sorted(starts), len(text)]
         pieces = [text[a:b] for a, b in itertools.pairwise(cuts)]
         return separator.join(self._checked(piece, separator) for piece in pieces)
@@ -152,8 +156,7 @@ class HFCodec:
 
     @cached_property
     def _normalizes(self) -> bool:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return backend is None or backend.normalizer is not None
+        return self._fast is None or self._fast.normalizer is not None
 
     def _defuse_all(self, value: Any, separator: str) -> Any:
         """The same for every string inside a message or a tool; names of roles and types stay as they are."""
@@ -174,7 +177,16 @@ class HFCodec:
         return [i for piece in text.split(separator) if piece for i in self._encode_piece(piece)]
 
     def _encode_piece(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        fast = self._fast
+        if fast is None or fast.truncation is not None or fast.padding is not None:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        ids: list[int] = fast.encode(text, add_special_tokens=False).ids  # its wrapper takes as long again
+        return ids
+
+    @cached_property
+    def _fast(self) -> Any:
+        """What encodes inside of the tokenizer; None where that is Python."""
+        return getattr(self.tokenizer, "backend_tokenizer", None)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -68,6 +68,10 @@ class Usage:
         """The most that the upstream's meter counts as output; exact when `unknown` is 0."""
         return self.generated - self.forced + self.written
 
+    def to_dict(self) -> dict[str, int]:
+        """The buckets by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 

@@ -122,5 +122,9 @@ def _tell(told: asyncio.Future[None]) -> None:
         if not told.done():
             told.set_result(None)
 
+    loop = told.get_loop()
+    if asyncio._get_running_loop() is loop:  # a wake-up from the outside takes a system call
+        done()
+        return
     with suppress(RuntimeError):
-        told.get_loop().call_soon_threadsafe(done)
+        loop.call_soon_threadsafe(done)

@@ -21,7 +21,6 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
-from dataclasses import asdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -366,7 +365,7 @@ class TaskCall:
         if call is not None and usage.passes:
             actual = Amount(usage.generated, 0 if self.price is None else self.price.charge(usage))
             ends = {"thinking_end": call.machine.thinking_end, "solution_end": call.machine.solution_end}
-            used = asdict(usage) | {name: end.value if end else None for name, end in ends.items()}
+            used = usage.to_dict() | {name: end.value if end else None for name, end in ends.items()}
         answered = self._answered()
         learn = usage if actual is not None and answered else None
         self.task.desk.settle(running, actual, now, answered=answered, used=used, learn=learn)

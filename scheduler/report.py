@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -65,7 +65,7 @@ class CallReport:
             "model": self.model,
             "outcome": self.outcome,
             "granted": {"thinking": budget.thinking, "solution": budget.solution} if budget else None,
-            "used": asdict(self.usage),
+            "used": self.usage.to_dict(),
             "refund": self.refund,
             "usd": None if self.cost is None else float(self.cost),
             "seconds": round(self.seconds, 6),

@@ -212,7 +212,7 @@ class Pilot:
         self.control.move(self._started, self._started)
 
     def _steer(self) -> None:
-        if self._stopped:
+        if self._stopped or (self._end is None and self._slot.until == INFINITY):
             return
         speed, think, answer = self._latency.speed(), INFINITY, INFINITY
         if self._end is not None:

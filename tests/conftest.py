@@ -46,12 +46,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-# A session's fixture is made once a worker: the files that use `vllm` go to one, so that one server starts,
-# and not beside an engine.
+# A session's fixture is made once a worker: the files that use `vllm`, or a server of their own, go to one, so
+# that one server starts, and not beside an engine.
 VLLM_FILES = (
     "tests/backends/test_vllm_engine.py",
     "tests/backends/test_vllm_real.py",
     "tests/integrations/test_up_real.py",
+    "tests/integrations/test_vllm_guided.py",
     "tests/training/test_vllm_training.py",
 )
 

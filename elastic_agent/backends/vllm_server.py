@@ -288,39 +288,40 @@ def _root(model: str, base_url: str, api_key: str | None) -> str | None:
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of a server-sent event stream, up to [DONE]."""
-    async for raw in _lines(response):
-        line = raw.strip()
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            return
-        try:
-            event = json.loads(data)
-        except ValueError as error:
-            raise BackendProtocolError(f"a malformed event from the server: {data[:80]!r}") from error
-        if not isinstance(event, dict):
-            raise BackendProtocolError(f"an unexpected event from the server: {data[:80]!r}")
-        if "error" in event:
-            raise BackendError(f"the server failed in the middle of the stream: {str(event['error'])[:500]}")
-        yield event
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Lines of any length (aiohttp's own end at 128 KiB)."""
-    rest = b""
-    while True:
-        try:
-            piece = await response.content.readany()
-        except RuntimeError as error:  # how aiohttp says that its session was closed meanwhile
-            raise aiohttp.ClientConnectionError(str(error)) from error
-        if not piece:
-            break
-        *lines, rest = (rest + piece).split(b"\n")
+    """The JSON objects of a server-sent event stream, up to [DONE]; lines of any length (aiohttp's own end at
+    128 KiB)."""
+    rest, more = b"", True
+    while more:
+        piece = await _read(response)
+        more = bool(piece)
+        *lines, rest = (rest + piece).split(b"\n") if more else (rest, b"")
         for line in lines:
-            yield line
-    yield rest
+            if not line.startswith(b"data:"):
+                continue
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                return
+            yield _event(data)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """What has come; b"" at the end."""
+    try:
+        return await response.content.readany()
+    except RuntimeError as error:  # how aiohttp says that its session was closed meanwhile
+        raise aiohttp.ClientConnectionError(str(error)) from error
+
+
+def _event(data: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except ValueError as error:
+        raise BackendProtocolError(f"a malformed event from the server: {data[:80]!r}") from error
+    if not isinstance(event, dict):
+        raise BackendProtocolError(f"an unexpected event from the server: {data[:80]!r}")
+    if "error" in event:
+        raise BackendError(f"the server failed in the middle of the stream: {str(event['error'])[:500]}")
+    return event
 
 
 def _usage(usage: Any, request: TokenRequest) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
 from elastic_agent.errors import StoreError
 from elastic_agent.scheduler.accounts import Hold
@@ -18,8 +17,6 @@ from elastic_agent.scheduler.events import Event, Sink
 from elastic_agent.scheduler.scheduler import BudgetScheduler
 from elastic_agent.scheduler.stores.base import Spec, Store
 from elastic_agent.scheduler.task import Task
-
-T = TypeVar("T")
 
 
 def _pass_on(sink: Sink, event: Event) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from elastic_agent.generate import Event
 from elastic_agent.integrations.wire.pieces import Piece, Pieces
-from elastic_agent.integrations.wire.tool_calls import ToolCallPiece, tool_call
-from elastic_agent.phases import Segment, SolutionEnd
+from elastic_agent.integrations.wire.tool_calls import ToolCallPiece
+from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler.call import TaskCall
 
 FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop"}
@@ -23,36 +23,28 @@ class Choice:
         index: which of them.
         call: what brings it.
         tools: its solution may hold tool calls.
-        forced: its solution is one tool call, without tags.
     """
 
-    def __init__(self, index: int, call: TaskCall, *, tools: bool, forced: bool) -> None:
+    def __init__(self, index: int, call: TaskCall, *, tools: bool) -> None:
         self.index, self.call = index, call
         self.reasoning = self.text = ""
         self.tool_calls: list[ToolCallPiece] = []
-        self._pieces = Pieces(tools=tools and not forced)
-        self._forced = forced
+        self._pieces = Pieces(tools=tools)
 
     def feed(self, event: Event) -> Piece:
         """Take an event; what it brings to show."""
-        if self._forced and event.segment is Segment.SOLUTION:
-            return Piece()  # shown whole, by `flush`
         return self._shown(self._pieces.feed(event))
 
     def flush(self) -> Piece:
         """The call is over: what was held back."""
-        if not self._forced:
-            return self._shown(self._pieces.flush())
-        solution = self.call.result().solution
-        body = solution.removeprefix("<tool_call>").removesuffix("</tool_call>").strip()
-        return self._shown(Piece(tool_calls=[tool_call(body, 0)]), raw=solution)
+        return self._shown(self._pieces.flush())
 
-    def _shown(self, piece: Piece, raw: str | None = None) -> Piece:
+    def _shown(self, piece: Piece) -> Piece:
         """OpenAI knows no invalid tool call: one is shown as the text that it is."""
         calls = [call for call in piece.tool_calls if call["name"] is not None]
         broken = "".join(call["args"] or "" for call in piece.tool_calls if call["name"] is None)
         calls = [{**call, "index": len(self.tool_calls) + at} for at, call in enumerate(calls)]
-        piece = Piece(piece.reasoning, piece.text + (broken if raw is None or not broken else raw), calls)
+        piece = Piece(piece.reasoning, piece.text + broken, calls)
         self.reasoning += piece.reasoning
         self.text += piece.text
         self.tool_calls += calls

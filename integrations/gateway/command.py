@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ from elastic_agent.integrations.gateway.config import Config, Limits, Upstream, 
 from elastic_agent.integrations.gateway.keys import Keys
 from elastic_agent.scheduler.cost import Price
 
+GARBAGE = 20_000
+"""Objects made between two rounds of the garbage collector. What requests side by side have made is alive,
+and looked through in vain: of 64 at once, Python's 700 took 1.1 ms of the processor for each, this 0.1 ms."""
 PARTS = ("tokenizer", "price", "key-env", "served-as")
 
 
@@ -60,6 +64,9 @@ async def _serve(gateway: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await gateway.start()
+    gc.collect()
+    gc.freeze()  # what has been loaded is there to stay, and need not be looked through again and again
+    gc.set_threshold(GARBAGE)
     config = gateway.config
     print(
         f"serving {', '.join(gateway.upstreams)} at {gateway.url}; ledger: {without_password(config.ledger)}",
@@ -105,7 +112,7 @@ def served(
 ) -> Upstream:
     """A model on a vLLM server."""
     backend = load_backend(served_as or name, base_url=url, api_key=key, tokenizer=tokenizer)
-    return Upstream(name, backend, guided=True, price=price)
+    return Upstream(name, backend, price=price)
 
 
 def _single(options: argparse.Namespace) -> Upstream:

@@ -55,13 +55,11 @@ class Upstream:
     Attributes:
         name: what clients call it.
         backend: what answers.
-        guided: it is a vLLM server, which can be told to answer in a grammar.
         price: what it costs; None asks the price list.
     """
 
     name: str
     backend: Backend = field(repr=False)
-    guided: bool = False
     price: Price | None = None
 
     async def reachable(self, seconds: float) -> bool:

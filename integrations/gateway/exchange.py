@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from aiohttp import ClientError, web
 
@@ -20,7 +19,8 @@ from elastic_agent.integrations.gateway.config import Upstream
 from elastic_agent.integrations.gateway.errors import GatewayError
 from elastic_agent.integrations.gateway.plan import Plan
 from elastic_agent.integrations.gateway.tasks import OpenTask
-from elastic_agent.integrations.gateway.wire import Format, budget, pairs
+from elastic_agent.integrations.gateway.wire import Format, Said, budget, pairs
+from elastic_agent.scheduler.report import Units
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Exchange:
     answers: list[Choice]
     asked: Plan
     upstream: Upstream
-    form: Format
+    form: Callable[[Said], Format]
     payer: Payer
     named: OpenTask | None
     send_seconds: float
@@ -49,14 +49,7 @@ class Exchange:
         async with aclosing(running.run(self.answers)) as shown:
             async for _ in shown:
                 pass
-        form, codec = self.form, self.upstream.backend.codec
-        body = self._envelope(form.object) | {
-            "choices": [
-                form.whole(one, codec, logprobs=self.asked.sampling.logprobs) for one in self.answers
-            ],
-            "usage": running.usage(self.answers),
-            "budget": self._budget(self.answers),
-        }
+        body = self._format().whole()
         used = self.answers[0].call.usage
         headers = {
             "X-Elastic-Granted": self._granted(),
@@ -70,28 +63,26 @@ class Exchange:
 
     async def stream(self, request: web.Request, response: web.StreamResponse) -> None:
         """Answer piece by piece. Until the first, `response` is not prepared: an error is an HTTP status."""
-        form, base = self.form, self._envelope(self.form.chunk_object)
-        codec, logprobs = self.upstream.backend.codec, self.asked.sampling.logprobs
+        form = self._format()
 
-        async def send(chunk: dict[str, Any]) -> None:
-            await self._write(response, json.dumps(base | chunk))
+        async def send(events: Iterable[dict[str, Any]]) -> None:
+            for event in events:
+                name = f"event: {event['type']}\n" if "type" in event else ""
+                await self._write(response, f"{name}data: {json.dumps(event)}\n\n")
 
         async with aclosing(running.run(self.answers)) as shown:
             async for choice, piece in shown:
                 if not response.prepared:
                     response.headers["X-Elastic-Granted"] = self._granted()
                     await response.prepare(request)
-                    for one in self.answers:
-                        if (opening := form.first(one)) is not None:
-                            await send({"choices": [opening]})
+                    await send(form.begin())
                 if piece is None:
-                    end = form.last(choice, codec, logprobs=logprobs)
-                    await send({"choices": [end], "budget": self._budget([choice])})
+                    await send(form.end(choice))
                 elif piece:
-                    await send({"choices": [form.delta(choice, piece)]})
-        if self.asked.usage:
-            await send({"choices": [], "usage": running.usage(self.answers)})
-        await self._write(response, "[DONE]")
+                    await send(form.piece(choice, piece))
+        await send(form.finish())
+        if form.done:
+            await self._write(response, "data: [DONE]\n\n")
         await response.write_eof()
 
     def facts(self) -> dict[str, Any]:
@@ -108,13 +99,18 @@ class Exchange:
             "usd": float(sum(cost for cost in costs if cost is not None)),
         }
 
-    def _envelope(self, object: str) -> dict[str, Any]:
-        return {
-            "id": f"{self.form.prefix}-{uuid4().hex}",
-            "object": object,
-            "created": int(time.time()),
-            "model": self.upstream.name,
-        }
+    def _format(self) -> Format:
+        asked = self.asked
+        return self.form(
+            Said(
+                self.answers,
+                self.upstream.name,
+                self.upstream.backend.codec,
+                asked.sampling.logprobs,
+                asked.usage,
+                self._budget,
+            )
+        )
 
     def _granted(self) -> str:
         grants = [choice.call.grant for choice in self.answers]
@@ -124,7 +120,7 @@ class Exchange:
             if grant is not None
         )
 
-    def _budget(self, answers: list[Choice]) -> dict[str, Any]:
+    def _budget(self, answers: Sequence[Choice]) -> dict[str, Any]:
         return budget(answers, self.named.id if self.named else None, self._left())
 
     def _left(self) -> dict[str, float]:
@@ -133,18 +129,16 @@ class Exchange:
             return self.named.task.left.to_dict()
         assert self.payer.durable is not None
         room = self.payer.desk.ledger.room(self.payer.durable.account())
-        found: dict[str, float] = {}
-        if room.tokens is not None:
-            found["tokens"] = max(0, room.tokens)
-        if room.nano is not None:
-            found["usd"] = float(to_usd(max(0, room.nano)))
-        return found
+        return Units(
+            None if room.tokens is None else max(0, room.tokens),
+            None if room.nano is None else to_usd(max(0, room.nano)),
+        ).to_dict()
 
     async def _write(self, response: web.StreamResponse, data: str) -> None:
-        """Send an event; a client that reads nothing for too long is given up."""
+        """Send something; a client that reads nothing for too long is given up."""
         try:
             async with asyncio.timeout(self.send_seconds) as timeout:
-                await response.write(f"data: {data}\n\n".encode())
+                await response.write(data.encode())
         except TimeoutError:
             if timeout.expired():
                 raise ConnectionError("the client reads nothing") from None
@@ -163,11 +157,12 @@ def event_stream(id: str) -> web.StreamResponse:
     )
 
 
-async def last_words(response: web.StreamResponse, error: GatewayError) -> None:
-    """An error in the middle of a stream: an event, and no [DONE] after it."""
+async def last_words(response: web.StreamResponse, error: GatewayError, *, named: bool) -> None:
+    """An error in the middle of a stream: an event, named where the others are, and no [DONE] after it."""
+    name = "event: error\n" if named else ""
     try:
         async with asyncio.timeout(5.0):
-            await response.write(f"data: {json.dumps(error.body())}\n\n".encode())
+            await response.write(f"{name}data: {json.dumps(error.body())}\n\n".encode())
             await response.write_eof()
     except (ConnectionError, ClientError, TimeoutError):
         pass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -51,33 +51,36 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
 """Fields that nothing here can obey, and the values with which they ask for nothing (null is one always)."""
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """JSON that is checked. Unknown fields are looked at by `read`."""
+
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    refused: ClassVar[Mapping[str, tuple[Any, ...]]] = REFUSED
 
 
-class Function(_Body):
+class Function(Body):
     name: Annotated[str, Field(min_length=1, max_length=128)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class Tool(_Body):
+class Tool(Body):
     type: Literal["function"]
     function: Function
 
 
-class CalledFunction(_Body):
+class CalledFunction(Body):
     name: str
     arguments: str = "{}"
 
 
-class CalledTool(_Body):
+class CalledTool(Body):
     id: str | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
 
 
-class Part(_Body):
+class Part(Body):
     """A piece of a message. Text is read; a refusal and old thinking are text too."""
 
     type: Literal["text", "refusal"]
@@ -85,7 +88,7 @@ class Part(_Body):
     refusal: str | None = None
 
 
-class Message(_Body):
+class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
     name: str | None = None
@@ -95,31 +98,31 @@ class Message(_Body):
     reasoning_content: str | None = None
 
 
-class NamedFunction(_Body):
+class NamedFunction(Body):
     name: str
 
 
-class NamedTool(_Body):
+class NamedTool(Body):
     type: Literal["function"]
     function: NamedFunction
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     name: str = "answer"
     schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class _Generation(_Body):
+class _Generation(Body):
     model: Text | None = None
     thinking_budget: Annotated[Tokens | None, Field(description="At most so many thinking tokens.")] = None
     solution_budget: Annotated[Some | None, Field(description="At most so many solution tokens.")] = None
@@ -142,6 +145,7 @@ class ChatRequest(_Generation):
     max_tokens: Some | None = None
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     logprobs: bool | None = None
 
@@ -154,7 +158,7 @@ class CompletionRequest(_Generation):
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
 
 
-class TaskRequest(_Body):
+class TaskRequest(Body):
     """The body of a POST to `/v1/tasks`: at least one cap."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -170,7 +174,7 @@ class TaskRequest(_Body):
     on_exhausted: OnExhausted = "shrink"
 
 
-B = TypeVar("B", bound=_Body)
+B = TypeVar("B", bound=Body)
 
 
 def read(kind: type[B], raw: bytes) -> B:
@@ -189,8 +193,19 @@ def read(kind: type[B], raw: bytes) -> B:
         raise bad(None, f"the body is not JSON: {error}", "invalid_json") from None
     if not isinstance(value, dict):
         raise bad(None, "the body must be a JSON object", "invalid_json")
+    body = checked(kind, value)
+    _check_others(kind, body.model_extra or {})
+    return body
+
+
+def checked(kind: type[B], value: dict[str, Any]) -> B:
+    """A JSON object as its model.
+
+    Raises:
+        GatewayError: 400, with the name of a field that is wrong.
+    """
     try:
-        body = kind.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         deepest = max(errors, key=lambda one: len(one["loc"]))  # of a union, the branch that came closest
@@ -198,8 +213,6 @@ def read(kind: type[B], raw: bytes) -> B:
         raise bad(where, f"{where}: {deepest['msg']}") from None
     except RecursionError:
         raise bad(None, "the body is nested too deeply", "invalid_json") from None
-    _check_others(kind, body.model_extra or {})
-    return body
 
 
 def _constant(name: str) -> float:
@@ -217,11 +230,11 @@ def _where(loc: tuple[int | str, ...]) -> str:
     return path or "body"
 
 
-def _check_others(kind: type[_Body], extra: Mapping[str, Any]) -> None:
+def _check_others(kind: type[Body], extra: Mapping[str, Any]) -> None:
     ours = ["thinking_budget", "solution_budget", "max_completion_tokens", "reasoning_effort"]
     for name, value in extra.items():
-        if name in REFUSED:
-            if value is not None and value not in REFUSED[name]:
+        if name in kind.refused:
+            if value is not None and value not in kind.refused[name]:
                 raise bad(name, f"{name} can't be obeyed here: leave it out", "unsupported_value")
         elif near := get_close_matches(name[:64], ours, 1, cutoff=0.8):
             raise bad(name, f"{name[:64]}: did you mean {near[0]}?", "unknown_field")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +13,8 @@ from aiohttp import ClientError, web
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps
-from elastic_agent.errors import BackendUnavailableError, CapExceededError, InvalidBudgetError
-from elastic_agent.generate import bounded
+from elastic_agent.errors import BackendUnavailableError, CapExceededError
+from elastic_agent.integrations.gateway import response_request
 from elastic_agent.integrations.gateway.books import Payer, Payers
 from elastic_agent.integrations.gateway.choices import Choice
 from elastic_agent.integrations.gateway.config import Limits, Upstream
@@ -31,7 +31,7 @@ from elastic_agent.integrations.gateway.fields import (
 from elastic_agent.integrations.gateway.intake import Terms, check_task_id, read_body, terms
 from elastic_agent.integrations.gateway.plan import Plan, plan
 from elastic_agent.integrations.gateway.tasks import OpenTask, Tasks
-from elastic_agent.integrations.gateway.wire import Chat, Completion, Format
+from elastic_agent.integrations.gateway.wire import Chat, Completion, Format, Said
 from elastic_agent.scheduler.policies import Choice as Thinking
 from elastic_agent.scheduler.policies import State
 from elastic_agent.scheduler.stores.base import Spec
@@ -71,13 +71,28 @@ class Generations:
         self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
     ) -> web.StreamResponse:
         """`/v1/chat/completions`."""
-        return await self._answer(request, owner, facts, upstreams, ChatRequest, Chat())
+        return await self._answer(
+            request, owner, facts, upstreams, lambda raw: (read(ChatRequest, raw), Chat)
+        )
 
     async def completion(
         self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
     ) -> web.StreamResponse:
         """`/v1/completions`."""
-        return await self._answer(request, owner, facts, upstreams, CompletionRequest, Completion())
+        return await self._answer(
+            request, owner, facts, upstreams, lambda raw: (read(CompletionRequest, raw), Completion)
+        )
+
+    async def responses(
+        self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
+    ) -> web.StreamResponse:
+        """`/v1/responses`."""
+        try:
+            return await self._answer(
+                request, owner, facts, upstreams, response_request.read_as_chat, event_names=True
+            )
+        except GatewayError as error:
+            raise response_request.renamed(error) from None
 
     def upstream(self, name: str | None, upstreams: Mapping[str, Upstream]) -> Upstream:
         """The model of this name; the first when none is named.
@@ -115,14 +130,15 @@ class Generations:
         owner: Spec,
         facts: dict[str, Any],
         upstreams: Mapping[str, Upstream],
-        kind: type[ChatRequest] | type[CompletionRequest],
-        form: Format,
+        read: Callable[[bytes], tuple[ChatRequest | CompletionRequest, Callable[[Said], Format]]],
+        *,
+        event_names: bool = False,
     ) -> web.StreamResponse:
         if self._draining:
             raise _going()
         check_headers(request.headers)
         how = terms(request.headers)
-        body = read(kind, await read_body(request, self.limits.request_seconds))
+        body, form = read(await read_body(request, self.limits.request_seconds))
         upstream = self.upstream(body.model, upstreams)
         facts["model"], facts["stream"] = upstream.name, bool(body.stream)
         response: web.StreamResponse | None = None
@@ -176,7 +192,7 @@ class Generations:
         facts["code"] = error.code
         if response is None or not response.prepared:
             raise error
-        await last_words(response, error)
+        await last_words(response, error, named=event_names)
         return response
 
     def _late(self) -> GatewayError:
@@ -232,10 +248,6 @@ class Generations:
 
 
 def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: bool) -> list[Choice]:
-    try:
-        bounded(upstream.backend, len(asked.prompt_ids), asked.budget)
-    except InvalidBudgetError as error:
-        raise bad("solution_budget", str(error), "invalid_budget") from error
     found = []
     for index in range(asked.choices):
         sampling = asked.sampling
@@ -250,11 +262,11 @@ def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: 
             final=how.final or not named,
             sampling=sampling,
             stop=asked.stop,
-            solution_extra=asked.extra,
+            solution_extra=asked.guide,
             price=upstream.price,
             on_exhausted=how.on_exhausted,
         )
-        found.append(Choice(index, call, tools=asked.tools, forced=asked.forced))
+        found.append(Choice(index, call, tools=asked.tools))
     return found
 
 

@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from elastic_agent import __version__
 from elastic_agent.integrations.gateway.fields import ChatRequest, CompletionRequest, TaskRequest
+from elastic_agent.integrations.gateway.response_request import ResponseRequest
 
 BUDGET_HEADERS = {
     "X-Elastic-Thinking": {"type": "integer", "minimum": 0},
@@ -24,7 +25,7 @@ BUDGET_HEADERS = {
 @cache
 def description() -> dict[str, Any]:
     """The document."""
-    kinds = (ChatRequest, CompletionRequest, TaskRequest)
+    kinds = (ChatRequest, CompletionRequest, ResponseRequest, TaskRequest)
     _, defined = models_json_schema(
         [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"
     )
@@ -60,6 +61,7 @@ def description() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": {"post": _operation("A chat answer", ChatRequest, budgets)},
             "/v1/completions": {"post": _operation("A text answer", CompletionRequest, budgets)},
+            "/v1/responses": {"post": _operation("A response", ResponseRequest, budgets)},
             "/v1/models": {"get": _operation("The models")},
             "/v1/models/{name}": {"get": _operation("One model", parameters=[name])},
             "/v1/tasks": {"post": _operation("Open a task", TaskRequest, status="201")},

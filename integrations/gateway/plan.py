@@ -33,6 +33,7 @@ from elastic_agent.integrations.gateway.fields import (
     Part,
     header_tokens,
 )
+from elastic_agent.integrations.wire.guided import solution_fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,7 @@ class Plan:
         budget: the two limits, as asked.
         choices: how many answers.
         tools: tool calls are looked for in the solution.
-        forced: the solution is one tool call and nothing else.
-        extra: for the engine, in the solution's pass.
+        guide: for the engine, in the solution's pass.
         stream, usage: as server-sent events; with usage at their end.
     """
 
@@ -55,8 +55,7 @@ class Plan:
     stop: tuple[str, ...]
     choices: int
     tools: bool
-    forced: bool
-    extra: Mapping[str, Any]
+    guide: Mapping[str, Any]
     stream: bool
     usage: bool
 
@@ -78,8 +77,11 @@ def plan(
         raise bad("n", f"n: at most {limits.choices} answers at once here")
     chat = isinstance(body, ChatRequest)
     tools = _tools(body) if isinstance(body, ChatRequest) else []
-    extra, forced = _guided(body, tools, upstream) if isinstance(body, ChatRequest) else ({}, False)
+    guide = _guide(body, tools, upstream) if isinstance(body, ChatRequest) else {}
     prompt = _chat_prompt(body, tools, upstream) if isinstance(body, ChatRequest) else _prompt(body, upstream)
+    if guide:
+        # A model that opens its thinking itself could skip it, and with it the solution's own pass
+        prompt = [*prompt, *upstream.backend.codec.markers.to_open(prompt)]
     options = body.stream_options
     return Plan(
         prompt,
@@ -94,8 +96,7 @@ def plan(
         () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         choices,
         bool(tools),
-        forced,
-        extra,
+        guide,
         bool(body.stream),
         bool(options and options.include_usage),
     )
@@ -221,54 +222,29 @@ def _tools(body: ChatRequest) -> list[dict[str, Any]]:
     return shown
 
 
-def _guided(
-    body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upstream
-) -> tuple[dict[str, Any], bool]:
-    """What the engine is told to keep to, and whether that is a tool call."""
-    if body.tool_choice == "required" or isinstance(body.tool_choice, NamedTool):
-        _can_guide(upstream, "tool_choice", "any but auto and none")
-        return {"structured_outputs": {"json": _call_schema(tools)}}, True
-    wanted = body.response_format
-    if wanted is None or wanted.type == "text":
-        return {}, False
-    _can_guide(upstream, "response_format", wanted.type)
-    if wanted.type == "json_object":
-        return {"structured_outputs": {"json_object": True}}, False
-    if wanted.json_schema is None or wanted.json_schema.schema_ is None:
+def _guide(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upstream) -> dict[str, Any]:
+    """What the engine is told to keep to in the solution's pass."""
+    wanted, choice = body.response_format, body.tool_choice
+    shape = None if wanted is None else wanted.json_schema
+    if wanted is not None and wanted.type == "json_schema" and (shape is None or shape.schema_ is None):
         raise bad("response_format.json_schema", "response_format.json_schema: a schema is needed")
-    return {"structured_outputs": {"json": wanted.json_schema.schema_}}, False
-
-
-def _can_guide(upstream: Upstream, field: str, value: str) -> None:
-    if not upstream.guided:
+    fields = solution_fields(
+        tools,
+        choice.function.name if isinstance(choice, NamedTool) else choice,
+        body.parallel_tool_calls,
+        None if wanted is None else wanted.model_dump(by_alias=True, exclude_none=True),
+    )
+    if fields and not upstream.backend.guided:
+        asked = {
+            "tool_choice": choice not in (None, "auto", "none"),
+            "response_format": wanted is not None and wanted.type != "text",
+            "parallel_tool_calls": body.parallel_tool_calls is False,
+        }
+        field = next((name for name, wants in asked.items() if wants), "tools")
         raise bad(
             field,
-            f"{field}: {value} needs an engine with guided decoding; {upstream.name} runs inside the gateway "
-            f"and has none. Serve it with vLLM, or leave {field} out",
+            f"{field}: this takes guided decoding, and {upstream.name} has an engine that has none. Serve "
+            f"it with vLLM, or leave out what needs it (a tool choice, a format, strict tools)",
             "unsupported_value",
         )
-
-
-def _call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A call of one of these tools, as the models themselves write it between their tags."""
-    calls = []
-    for tool in tools:
-        function = tool["function"]
-        arguments = dict(function.get("parameters") or {"type": "object"})
-        call: dict[str, Any] = {
-            "type": "object",
-            "properties": {"name": {"const": function["name"]}, "arguments": arguments},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for shared in ("$defs", "definitions"):  # references in it start at the schema's root
-            if shared in arguments:
-                call[shared] = arguments.pop(shared)
-        calls.append(call)
-    if len(calls) == 1:
-        return calls[0]
-    roots: dict[str, Any] = {}
-    for call in calls:
-        for shared in ("$defs", "definitions"):
-            roots.setdefault(shared, {}).update(call.pop(shared, {}))
-    return {"anyOf": calls, **{name: found for name, found in roots.items() if found}}
+    return fields

@@ -117,6 +117,7 @@ class Gateway:
             [
                 web.post("/v1/chat/completions", self._chat),
                 web.post("/v1/completions", self._completion),
+                web.post("/v1/responses", self._responses),
                 web.get("/v1/models", self._models),
                 web.get("/v1/models/{name:.+}", self._model),
                 web.post("/v1/tasks", tasks.open),
@@ -261,6 +262,10 @@ class Gateway:
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         asking = request[ASKING]
         return await self.generations.completion(request, self._owner(request), asking.facts, self.upstreams)
+
+    async def _responses(self, request: web.Request) -> web.StreamResponse:
+        asking = request[ASKING]
+        return await self.generations.responses(request, self._owner(request), asking.facts, self.upstreams)
 
     async def _models(self, request: web.Request) -> web.Response:
         found = [_model(upstream) for upstream in self.upstreams.values()]

@@ -24,6 +24,7 @@ from elastic_agent.errors import StoreError, StoreUnavailableError, TaskClosedEr
 from elastic_agent.integrations.gateway.books import Payer, Payers
 from elastic_agent.integrations.gateway.errors import GatewayError, bad
 from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.report import Units
 from elastic_agent.scheduler.stores.base import Level, Spec
 from elastic_agent.scheduler.task import Task
 
@@ -136,16 +137,16 @@ class Tasks:
         level = await self._books(account)
         if level is None:
             raise GatewayError(404, f"there is no task {id[:64]!r}", "task_not_found")
-        here = self._open.get(account)
+        spec, here = level.spec, self._open.get(account)
         calls = here.result().task.report().to_dict()["calls"] if here and here.done() else []
         return {
             "id": id,
             "object": "task",
             "closed": level.closed,
-            "caps": _units(Amount(level.spec.tokens or 0, level.spec.nano or 0), level, level.spec.seconds),
-            "spent": {"tokens": level.spent.tokens, "usd": float(to_usd(level.spent.nano))},
-            "held": {"tokens": level.held.tokens, "usd": float(to_usd(level.held.nano))},
-            "left": _units(_left(level), level, level.left),
+            "caps": _units(Amount(spec.tokens or 0, spec.nano or 0), spec.seconds, spec),
+            "spent": _units(level.spent),
+            "held": _units(level.held),
+            "left": _units(_left(level), level.left, spec),
             "calls": calls,
         }
 
@@ -248,19 +249,16 @@ def _spec(caps: Caps) -> tuple[int | None, int | None, float | None]:
     return caps.tokens, caps.nanodollars, caps.seconds
 
 
+def _units(amount: Amount, seconds: float | None = None, of: Spec | None = None) -> dict[str, float]:
+    """By unit; of a Spec only where it is capped."""
+    return Units(
+        amount.tokens if of is None or of.tokens is not None else None,
+        to_usd(amount.nano) if of is None or of.nano is not None else None,
+        None if seconds is None else round(seconds, 3),
+    ).to_dict()
+
+
 def _left(level: Level) -> Amount:
     balances = level.balances()
     tokens, nano = balances.get("tokens"), balances.get("nano")
     return Amount(int(tokens.available) if tokens else 0, int(nano.available) if nano else 0)
-
-
-def _units(amount: Amount, level: Level, seconds: float | None) -> dict[str, float]:
-    """By unit, where it is capped."""
-    found: dict[str, float] = {}
-    if level.spec.tokens is not None:
-        found["tokens"] = amount.tokens
-    if level.spec.nano is not None:
-        found["usd"] = float(to_usd(amount.nano))
-    if seconds is not None:
-        found["seconds"] = round(seconds, 3)
-    return found

@@ -1,52 +1,134 @@
 """Answers as OpenAI's JSON: chat completions and completions, whole and as chunks.
 
 Reasoning is shown as vLLM shows it, under both of its names. A stream's last chunk before `[DONE]` has the
-usage, where the client asked for it; the chunk that ends an answer has the `budget`.
+usage, where the client asked for it; the chunk that ends an answer has the `budget`. The Responses API is in
+`response_answer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
+from uuid import uuid4
 
 from elastic_agent.backends.base import Codec
-from elastic_agent.integrations.gateway.choices import Choice
+from elastic_agent.integrations.gateway.choices import Choice, usage
 from elastic_agent.integrations.wire.pieces import Piece
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What there is to write.
+
+    Attributes:
+        answers: the calls.
+        model: what the client calls it.
+        logprobs: of the solution's tokens, too.
+        usage: at the end of a stream, too.
+        budget: of some of the answers, what was granted and used.
+    """
+
+    answers: Sequence[Choice]
+    model: str
+    codec: Codec
+    logprobs: bool
+    usage: bool
+    budget: Callable[[Sequence[Choice]], dict[str, Any]]
+
+
 class Format(Protocol):
-    """How an endpoint writes answers."""
+    """How an endpoint writes an exchange. Made for one of them; events are JSON objects, and one that has a
+    `type` is sent under that name."""
 
-    object: str
-    chunk_object: str
-    prefix: str
+    done: bool
+    """A stream ends with `[DONE]`."""
 
-    def first(self, choice: Choice) -> dict[str, Any] | None:
-        """The chunk that opens an answer, if there is one."""
+    def whole(self) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
         ...
 
-    def delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
-        """A chunk's choice."""
+    def begin(self) -> Iterable[dict[str, Any]]:
+        """The events that open a stream."""
         ...
 
-    def last(self, choice: Choice, codec: Codec, *, logprobs: bool) -> dict[str, Any]:
-        """The choice of the chunk that ends an answer."""
+    def piece(self, choice: Choice, piece: Piece) -> Iterable[dict[str, Any]]:
+        """The events of something new."""
         ...
 
-    def whole(self, choice: Choice, codec: Codec, *, logprobs: bool) -> dict[str, Any]:
-        """A whole answer's choice."""
+    def end(self, choice: Choice) -> Iterable[dict[str, Any]]:
+        """The events that end an answer."""
+        ...
+
+    def finish(self) -> Iterable[dict[str, Any]]:
+        """The events that end a stream."""
         ...
 
 
-class Chat:
+class _Choices:
+    """What chat completions and completions share."""
+
+    object = chunk_object = prefix = ""
+    done = True
+
+    def __init__(self, said: Said) -> None:
+        self.said = said
+        self._id, self._created = f"{self.prefix}-{uuid4().hex}", int(time.time())
+
+    def whole(self) -> dict[str, Any]:
+        said = self.said
+        return self._under(self.object) | {
+            "choices": [self._answer(choice) for choice in said.answers],
+            "usage": usage(said.answers),
+            "budget": said.budget(said.answers),
+        }
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        for choice in self.said.answers:
+            if (opening := self._first(choice)) is not None:
+                yield self._chunk(opening)
+
+    def piece(self, choice: Choice, piece: Piece) -> Iterator[dict[str, Any]]:
+        yield self._chunk(self._delta(choice, piece))
+
+    def end(self, choice: Choice) -> Iterator[dict[str, Any]]:
+        yield self._chunk(self._last(choice)) | {"budget": self.said.budget([choice])}
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        if self.said.usage:
+            yield self._under(self.chunk_object) | {"choices": [], "usage": usage(self.said.answers)}
+
+    def _under(self, object: str) -> dict[str, Any]:
+        return {"id": self._id, "object": object, "created": self._created, "model": self.said.model}
+
+    def _chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        return self._under(self.chunk_object) | {"choices": [choice]}
+
+    def _first(self, choice: Choice) -> dict[str, Any] | None:
+        """The choice that opens an answer, if there is one."""
+        raise NotImplementedError
+
+    def _delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _last(self, choice: Choice) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _answer(self, choice: Choice) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class Chat(_Choices):
     """`/v1/chat/completions`."""
 
     object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def first(self, choice: Choice) -> dict[str, Any] | None:
+    def _first(self, choice: Choice) -> dict[str, Any] | None:
         return {"index": choice.index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 
-    def delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+    def _delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
         delta: dict[str, Any] = {}
         if piece.reasoning:
             delta["reasoning"] = delta["reasoning_content"] = piece.reasoning
@@ -56,11 +138,11 @@ class Chat:
             delta["tool_calls"] = [{"index": call["index"], **_call(call)} for call in piece.tool_calls]
         return {"index": choice.index, "delta": delta, "finish_reason": None}
 
-    def last(self, choice: Choice, codec: Codec, *, logprobs: bool) -> dict[str, Any]:
+    def _last(self, choice: Choice) -> dict[str, Any]:
         end: dict[str, Any] = {"index": choice.index, "delta": {}, "finish_reason": choice.finish}
-        return end | ({"logprobs": self._logprobs(choice, codec)} if logprobs else {})
+        return end | ({"logprobs": self._logprobs(choice)} if self.said.logprobs else {})
 
-    def whole(self, choice: Choice, codec: Codec, *, logprobs: bool) -> dict[str, Any]:
+    def _answer(self, choice: Choice) -> dict[str, Any]:
         message: dict[str, Any] = {
             "role": "assistant",
             "content": None if choice.tool_calls and not choice.text else choice.text,
@@ -73,56 +155,50 @@ class Chat:
         return {
             "index": choice.index,
             "message": message,
-            "logprobs": self._logprobs(choice, codec) if logprobs else None,
+            "logprobs": self._logprobs(choice) if self.said.logprobs else None,
             "finish_reason": choice.finish,
         }
 
-    @staticmethod
-    def _logprobs(choice: Choice, codec: Codec) -> dict[str, Any]:
-        found = []
-        for token, value in choice.logprobs():
-            text = codec.decode([token])
-            found.append(
-                {
-                    "token": text,
-                    "logprob": value,
-                    "bytes": list(text.encode(errors="replace")),
-                    "top_logprobs": [],
-                }
-            )
-        return {"content": found, "refusal": None}
+    def _logprobs(self, choice: Choice) -> dict[str, Any]:
+        return {"content": logprobs(choice, self.said.codec), "refusal": None}
 
 
-class Completion:
+class Completion(_Choices):
     """`/v1/completions`: the text is the solution; the thinking stands beside it."""
 
     object = chunk_object = "text_completion"
     prefix = "cmpl"
 
-    def first(self, choice: Choice) -> dict[str, Any] | None:
+    def _first(self, choice: Choice) -> dict[str, Any] | None:
         return None
 
-    def delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+    def _delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
         thought = {"reasoning": piece.reasoning} if piece.reasoning else {}
         return {"index": choice.index, "text": piece.text, "logprobs": None, "finish_reason": None} | thought
 
-    def last(self, choice: Choice, codec: Codec, *, logprobs: bool) -> dict[str, Any]:
-        found = self._logprobs(choice, codec) if logprobs else None
+    def _last(self, choice: Choice) -> dict[str, Any]:
+        found = self._logprobs(choice) if self.said.logprobs else None
         return {"index": choice.index, "text": "", "logprobs": found, "finish_reason": choice.finish}
 
-    def whole(self, choice: Choice, codec: Codec, *, logprobs: bool) -> dict[str, Any]:
-        return self.last(choice, codec, logprobs=logprobs) | {
-            "text": choice.text,
-            "reasoning": choice.reasoning or None,
-        }
+    def _answer(self, choice: Choice) -> dict[str, Any]:
+        return self._last(choice) | {"text": choice.text, "reasoning": choice.reasoning or None}
 
-    @staticmethod
-    def _logprobs(choice: Choice, codec: Codec) -> dict[str, Any]:
+    def _logprobs(self, choice: Choice) -> dict[str, Any]:
         pairs = choice.logprobs()
-        texts = [codec.decode([token]) for token, _ in pairs]
-        offsets = [sum(map(len, texts[:at])) for at in range(len(texts))]
+        texts = [self.said.codec.decode([token]) for token, _ in pairs]
+        offsets = list(accumulate(map(len, texts), initial=0))[:-1]
         values = [value for _, value in pairs]
         return {"tokens": texts, "token_logprobs": values, "top_logprobs": None, "text_offset": offsets}
+
+
+def logprobs(choice: Choice, codec: Codec) -> list[dict[str, Any]]:
+    """Of each token of the solution."""
+    found = []
+    for token, value in choice.logprobs():
+        text = codec.decode([token])
+        told = {"token": text, "logprob": value, "bytes": list(text.encode(errors="replace"))}
+        found.append(told | {"top_logprobs": []})
+    return found
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:

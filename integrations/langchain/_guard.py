@@ -137,12 +137,10 @@ def is_guarded(model: object) -> bool:
 class _Guarded:
     """One guarded call."""
 
-    def __init__(
-        self, model: Any, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> None:
+    def __init__(self, model: Any, messages: list[BaseMessage], kwargs: dict[str, Any]) -> None:
         self.terms: Guard = model.__pydantic_private__["_guard"]
         self.kind = family(model)
-        self.messages, self.stop = messages, stop
+        self.messages = messages
         self.own = {name: kwargs[name] for name in _OURS if name in kwargs}
         self.kwargs = {name: value for name, value in kwargs.items() if name not in _OURS}
         if (self.kwargs.get("n") or getattr(model, "n", None) or 1) != 1:
@@ -272,7 +270,7 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
     ) -> ChatResult:
         if _inside.get():
             return cast("ChatResult", base._generate(self, messages, stop, run_manager, **kwargs))
-        made = _Guarded(self, messages, stop, kwargs)
+        made = _Guarded(self, messages, kwargs)
         with langchain_errors():
             portal.run(made.admit())
         error: BaseException | None = TaskClosedError("interrupted")
@@ -298,7 +296,7 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
     ) -> ChatResult:
         if _inside.get():
             return cast("ChatResult", await base._agenerate(self, messages, stop, run_manager, **kwargs))
-        made = _Guarded(self, messages, stop, kwargs)
+        made = _Guarded(self, messages, kwargs)
         with langchain_errors():
             await made.admit()
             try:
@@ -322,7 +320,7 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
         if _inside.get():
             yield from base._stream(self, messages, stop, run_manager, **kwargs)
             return
-        made = _Guarded(self, messages, stop, kwargs)
+        made = _Guarded(self, messages, kwargs)
         with langchain_errors():
             portal.run(made.admit())
         chunks = base._stream(self, made.messages, stop, run_manager, **made.options(stream=True))
@@ -357,7 +355,7 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
             async for chunk in source(self, messages, stop, run_manager, **kwargs):
                 yield chunk
             return
-        made = _Guarded(self, messages, stop, kwargs)
+        made = _Guarded(self, messages, kwargs)
         with langchain_errors():
             await made.admit()
             try:

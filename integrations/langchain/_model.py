@@ -22,7 +22,6 @@ from pydantic import (
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.backends.load import load_backend
-from elastic_agent.integrations.langchain._guided import solution_fields
 from elastic_agent.integrations.langchain._options import (
     NULLABLE,
     PER_CALL,
@@ -33,6 +32,7 @@ from elastic_agent.integrations.langchain._options import (
 )
 from elastic_agent.integrations.langchain._run import Terms
 from elastic_agent.integrations.langchain.errors import langchain_errors
+from elastic_agent.integrations.wire.guided import solution_fields
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.request import OnExhausted
 

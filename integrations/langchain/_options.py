@@ -62,7 +62,7 @@ class CallOptions:
         sampling: how tokens are drawn.
         stop: strings that end the solution.
         tools: OpenAI-style tool schemas for the chat template.
-        guide: the engine's fields for the solution's pass (`_guided`).
+        guide: the engine's fields for the solution's pass (`wire.guided`).
         n: answers to give, each a call of its own.
         kind: what kind of call this is, for curves.
         final: the task's answer.

@@ -26,6 +26,7 @@ from elastic_agent.errors import CapExceededError, TaskClosedError
 from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.scheduler import BudgetScheduler, Task, current_task
 from elastic_agent.scheduler.accounts import Amount, Hold, Shortage
+from elastic_agent.scheduler.report import Units
 from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Spec
 
@@ -104,15 +105,19 @@ def _held(task: Task, caps: Caps) -> Hold:
     ledger, account = task.desk.ledger, task.book.account
     held = ledger.hold(account, amount, until=now, now=now)
     if isinstance(held, Shortage):
-        scale = 1e9 if held.unit == "nano" else 1
-        unit = "usd" if held.unit == "nano" else held.unit
+        needed, available = _units(held.unit, held.needed), _units(held.unit, held.available)
+        (unit, left), (wanted,) = *available.items(), needed.values()
         raise CapExceededError(
-            f"task {task.name!r} has {held.available / scale:g} {unit} left beside its answer's reserve, and "
-            f"{held.needed / scale:g} are to be set aside",
-            needed={unit: held.needed / scale},
-            available={unit: held.available / scale},
+            f"task {task.name!r} has {left:g} {unit} left beside its answer's reserve, and {wanted:g} are to "
+            f"be set aside",
+            needed=needed,
+            available=available,
         )
     return held
+
+
+def _units(unit: str, amount: float) -> dict[str, float]:
+    return (Units(usd=to_usd(int(amount))) if unit == "nano" else Units(tokens=int(amount))).to_dict()
 
 
 def _text(caps: Caps) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeVar, cast
 
@@ -64,11 +64,13 @@ class Outcome:
     model: str
 
 
-def answers(options: CallOptions, given: dict[str, Any]) -> list[dict[str, Any]]:
-    """The keyword arguments of each of a call's `n` answers; a seed is another for each."""
-    seed = options.sampling.seed
-    each = [{**given, "n": 1} for _ in range(options.n)]
-    return each if seed is None else [{**one, "seed": seed + i * _SEEDS} for i, one in enumerate(each)]
+def answers(options: CallOptions) -> list[CallOptions]:
+    """The options of each of a call's `n` answers; a seed is another for each."""
+    one, seed = replace(options, n=1), options.sampling.seed
+    if seed is None:
+        return [one] * options.n
+    seeds = [replace(one.sampling, seed=seed + i * _SEEDS) for i in range(options.n)]
+    return [replace(one, sampling=sampling) for sampling in seeds]
 
 
 def may_turn(options: CallOptions) -> bool:

@@ -31,7 +31,7 @@ from elastic_agent.integrations.langchain._cache import budget_cache
 from elastic_agent.integrations.langchain._messages import to_chat
 from elastic_agent.integrations.langchain._metadata import response_metadata, usage_metadata
 from elastic_agent.integrations.langchain._model import ElasticFields
-from elastic_agent.integrations.langchain._options import ANSWER_NOW
+from elastic_agent.integrations.langchain._options import ANSWER_NOW, CallOptions
 from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, may_turn, run_call, together
 from elastic_agent.integrations.langchain._structured import Method, structured
@@ -64,11 +64,10 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
     # Generating
 
     async def _pieces(
-        self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, given: dict[str, Any]
+        self, messages: Sequence[BaseMessage], options: CallOptions
     ) -> AsyncGenerator[Piece | Outcome]:
         """What the call brings, and its Outcome last."""
         with langchain_errors():
-            options = self._options(stop, given, chat=True)
             prompt = to_chat(messages)
             backend = await self._ready_backend(options.model)
             ids = backend.codec.encode_chat(prompt, tools=options.tools or None)
@@ -100,15 +99,14 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        every = answers(self._options(stop, kwargs, chat=True), kwargs)
-        made = await together([self._answer(messages, stop, given) for given in every])
+        with langchain_errors():
+            every = answers(self._options(stop, kwargs, chat=True))
+        made = await together([self._answer(messages, options) for options in every])
         return ChatResult(generations=[ChatGeneration(message=message) for message in made])
 
-    async def _answer(
-        self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, given: dict[str, Any]
-    ) -> BaseMessage:
+    async def _answer(self, messages: Sequence[BaseMessage], options: CallOptions) -> BaseMessage:
         pieces: list[Piece] = []
-        async with aclosing(self._pieces(messages, stop, given)) as parts:
+        async with aclosing(self._pieces(messages, options)) as parts:
             async for part in parts:
                 if isinstance(part, Piece):
                     pieces.append(part)
@@ -128,10 +126,12 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk]:
-        if self._options(stop, kwargs, chat=True).n != 1:
+        with langchain_errors():
+            options = self._options(stop, kwargs, chat=True)
+        if options.n != 1:
             raise ValueError("a stream brings one answer: n must be 1")
         calls = False
-        async with aclosing(self._pieces(messages, stop, kwargs)) as parts:
+        async with aclosing(self._pieces(messages, options)) as parts:
             async for part in parts:
                 if isinstance(part, Piece):
                     calls = calls or bool(part.tool_calls)

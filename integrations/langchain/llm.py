@@ -21,7 +21,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from elastic_agent.integrations.langchain._cache import budget_cache
 from elastic_agent.integrations.langchain._metadata import response_metadata, usage_metadata
 from elastic_agent.integrations.langchain._model import ElasticFields
-from elastic_agent.integrations.langchain._options import PER_CALL
+from elastic_agent.integrations.langchain._options import PER_CALL, CallOptions
 from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, run_call, together
 from elastic_agent.integrations.langchain.errors import langchain_errors
@@ -35,12 +35,9 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
 
     # Generating
 
-    async def _pieces(
-        self, prompt: str, stop: list[str] | None, given: dict[str, Any]
-    ) -> AsyncGenerator[Piece | Outcome]:
+    async def _pieces(self, prompt: str, options: CallOptions) -> AsyncGenerator[Piece | Outcome]:
         """What the call brings, and its Outcome last."""
         with langchain_errors():
-            options = self._options(stop, given)
             backend = await self._ready_backend(options.model)
             ids = backend.codec.encode_chat([{"role": "user", "content": prompt}])
             pieces = Pieces(tools=False)
@@ -60,14 +57,15 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        async def one(prompt: str, given: dict[str, Any]) -> Generation:
-            chunks = [chunk async for chunk in self._astream(prompt, stop, **given)]
+        async def one(prompt: str, options: CallOptions) -> Generation:
+            chunks = [chunk async for chunk in self._chunks(prompt, options)]
             return Generation(
                 text="".join(c.text for c in chunks), generation_info=chunks[-1].generation_info
             )
 
-        every = answers(self._options(stop, kwargs), kwargs)
-        made = iter(await together([one(prompt, given) for prompt in prompts for given in every]))
+        with langchain_errors():
+            every = answers(self._options(stop, kwargs))
+        made = iter(await together([one(prompt, options) for prompt in prompts for options in every]))
         return LLMResult(generations=[[next(made) for _ in every] for _ in prompts])
 
     async def _astream(
@@ -77,21 +75,27 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[GenerationChunk]:
-        if self._options(stop, kwargs).n != 1:
+        with langchain_errors():
+            options = self._options(stop, kwargs)
+        if options.n != 1:
             raise ValueError("a stream brings one answer: n must be 1")
-        reasoning: list[str] = []
-        async with aclosing(self._pieces(prompt, stop, kwargs)) as parts:
-            async for part in parts:
-                if isinstance(part, Piece):
-                    reasoning.append(part.reasoning)
-                    if not part.text:
-                        continue
-                    chunk = GenerationChunk(text=part.text)
-                else:
-                    chunk = GenerationChunk(text="", generation_info=_info(part, "".join(reasoning)))
+        async with aclosing(self._chunks(prompt, options)) as chunks:
+            async for chunk in chunks:
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
+
+    async def _chunks(self, prompt: str, options: CallOptions) -> AsyncGenerator[GenerationChunk]:
+        """The solution's text as it comes; the thinking is with the last chunk."""
+        reasoning: list[str] = []
+        async with aclosing(self._pieces(prompt, options)) as parts:
+            async for part in parts:
+                if isinstance(part, Outcome):
+                    yield GenerationChunk(text="", generation_info=_info(part, "".join(reasoning)))
+                    continue
+                reasoning.append(part.reasoning)
+                if part.text:
+                    yield GenerationChunk(text=part.text)
 
     def _generate(
         self,

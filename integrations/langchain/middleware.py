@@ -5,7 +5,8 @@
 
 A run is one `invoke`, or one resumption after an interrupt; it is a task. It opens when the agent starts and
 is made the current task around each of the agent's model and tool calls, so a tool that asks a model is
-charged to the run, too. Inside an outer `task_budget` it is that one's child: the tighter cap wins.
+charged to the run, too. Inside an outer `task_budget` it is that one's child: the tighter cap wins. Runs of
+an agent with a name (`create_agent(name=...)`) are planned by what those before them did (`task(agent=)`).
 
 A thread is a conversation (LangGraph's `thread_id`). Each run takes a share of its thread's account in a
 durable store (`_shares`), at most what is left of it, and gives back what it does not spend. So a thread's
@@ -55,9 +56,9 @@ class _Run:
     """One run's task, and its share of the thread. It ends with the run, or, when that fails or is
     interrupted, when LangGraph lets go of it."""
 
-    def __init__(self, caps: Caps, way: OnExhausted, share: Share | None) -> None:
+    def __init__(self, caps: Caps, way: OnExhausted, share: Share | None, agent: str | None) -> None:
         # What a tool's call would take of the reserve, the agent's answer would lack
-        self.task = Task(None, caps, on_exhausted="wait" if way == "answer" else way)
+        self.task = Task(None, caps, on_exhausted="wait" if way == "answer" else way, agent=agent)
         self.share = share
         self._left = weakref.finalize(self, _left, self.task, share)
         _RUNS.add(self)
@@ -247,7 +248,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
     def _open(self, share: Share | None) -> _Run:
         caps = self.run if share is None else share.caps
         assert caps is not None
-        run = _Run(caps, self._way, share)
+        run = _Run(caps, self._way, share, _agent())
         if (thread := _thread()) is not None:
             self._threads[thread] = run
         return run
@@ -283,6 +284,12 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
 def _thread() -> str | None:
     thread = get_config().get("configurable", {}).get("thread_id")
     return None if thread is None else str(thread)
+
+
+def _agent() -> str | None:
+    """The name that `create_agent` was given."""
+    name = get_config().get("metadata", {}).get("lc_agent_name")
+    return None if name is None else str(name)
 
 
 def _counted(model: object) -> None:

@@ -8,12 +8,16 @@
 
 from __future__ import annotations
 
+from typing import TypeVar, cast
+
 from elastic_agent.scheduler.events import Event
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 except ImportError as error:  # pragma: no cover
     raise ImportError("Prometheus metrics need: pip install 'elastic-agent[telemetry]'") from error
+
+T = TypeVar("T", Counter, Histogram)
 
 TOKENS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384, 32_768)
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -29,6 +33,8 @@ class PrometheusLog:
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
+
         def named(name: str) -> str:
             return f"elastic_agent_{name}"
 
@@ -88,45 +94,53 @@ class PrometheusLog:
         if handler is not None:
             handler(event)
 
+    def _of(self, metric: T, *labels: str) -> T:
+        """A metric's child; looked up once, since the look-up takes longer than the counting."""
+        key = metric, labels
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return cast("T", child)
+
     def _on_task_opened(self, event: Event) -> None:
         self._tasks.inc()
 
     def _on_task_refused(self, event: Event) -> None:
-        self._tasks_refused.labels(event["error"]).inc()
+        self._of(self._tasks_refused, event["error"]).inc()
 
     def _on_task_closed(self, event: Event) -> None:
         self._tasks.dec()
-        self._ended.labels(event["error"] or "").inc()
+        self._of(self._ended, event["error"] or "").inc()
 
     def _on_waiting(self, event: Event) -> None:
-        self._waiting.labels(*_call(event)).inc()
+        self._of(self._waiting, *_call(event)).inc()
 
     def _on_grant(self, event: Event) -> None:
-        self._granted.labels(*_call(event)).observe(event["granted"]["thinking"])
-        self._waited.labels(event["model"]).observe(event["why"]["waited"])
+        self._of(self._granted, *_call(event)).observe(event["granted"]["thinking"])
+        self._of(self._waited, event["model"]).observe(event["why"]["waited"])
 
     def _on_raised(self, event: Event) -> None:
-        self._raised.labels(*_call(event)).inc()
+        self._of(self._raised, *_call(event)).inc()
 
     def _on_refused(self, event: Event) -> None:
-        self._calls.labels(*_call(event), "refused").inc()
-        self._refused.labels(*_call(event), event["error"]).inc()
+        self._of(self._calls, *_call(event), "refused").inc()
+        self._of(self._refused, *_call(event), event["error"]).inc()
 
     def _on_withdrawn(self, event: Event) -> None:
-        self._calls.labels(*_call(event), "withdrawn").inc()
+        self._of(self._calls, *_call(event), "withdrawn").inc()
 
     def _on_settled(self, event: Event) -> None:
         model, used = event["model"], event["used"]
         sent = event["outcome"] != "refunded"
-        self._calls.labels(*_call(event), _outcome(event)).inc()
-        self._usd.labels(model).inc(event["charged"]["usd"])
+        self._of(self._calls, *_call(event), _outcome(event)).inc()
+        self._of(self._usd, model).inc(event["charged"]["usd"])
         if not sent:
             return
-        self._seconds.labels(model).observe(event["seconds"])
+        self._of(self._seconds, model).observe(event["seconds"])
         for segment in SEGMENTS:
-            self._tokens.labels(model, segment).inc(used.get(segment, 0))
+            self._of(self._tokens, model, segment).inc(used.get(segment, 0))
         if used.get("thinking_end"):
-            self._ends.labels(model, used["thinking_end"]).inc()
+            self._of(self._ends, model, used["thinking_end"]).inc()
 
 
 def _call(event: Event) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """What everybody who shows a call to somebody needs: the LangChain model and the gateway.
 
 tool_calls   tool calls in a solution's text
+guided       a tool choice, strict tools and response formats, for the engine
 pieces       a call's events as reasoning, text and tool calls
 """

@@ -125,10 +125,11 @@ async def serving(
     async with AsyncExitStack() as stack:
         codec = shared_codec()
         backend = ScriptedBackend(reply, tpot=tpot, codec=codec, context_length=context)
+        backend.guided = not embedded
         wire = await stack.enter_async_context(Wire(backend, faults=faults, key=upstream_key))
         remote = VllmServerBackend("scripted", wire.base_url, codec=codec, api_key=upstream_key)
         stack.push_async_callback(remote.aclose)
-        upstream = Upstream("scripted", backend if embedded else remote, guided=not embedded, price=price)
+        upstream = Upstream("scripted", backend if embedded else remote, price=price)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         events: list[dict[str, Any]] = []
         access: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     base_url, ledger, lease, grace = sys.argv[1:]
     backend = VllmServerBackend("scripted", base_url, codec=shared_codec())
     config = Config(
-        [Upstream("scripted", backend, guided=True, price=PRICE)],
+        [Upstream("scripted", backend, price=PRICE)],
         ledger=ledger,
         port=0,
         lease=float(lease),

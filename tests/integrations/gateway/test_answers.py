@@ -17,6 +17,7 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
     },
 }
+STRICT: dict[str, Any] = {**TOOL, "function": {**TOOL["function"], "strict": True}}  # type: ignore[dict-item]
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
 
@@ -130,19 +131,22 @@ async def test_guided_decoding_is_for_the_solution_alone(start: Start) -> None:
         thinking, solving = served.wire.requests
         assert "structured_outputs" not in thinking
         assert solving["structured_outputs"] == {"json": schema}
-    async with start(Reply(thinking="hm", solution='{"name": "add", "arguments": {"a": 2}}')) as served:
+    async with start(Reply(thinking="hm", solution=CALL)) as served:
         for choice in ("required", {"type": "function", "function": {"name": "add"}}):
             served.wire.requests.clear()
             body = await served.ask(tools=[TOOL], tool_choice=choice)
             (call,) = body["choices"][0]["message"]["tool_calls"]
-            assert call["function"]["arguments"] == '{"a": 2}'
-            guide = served.wire.requests[1]["structured_outputs"]["json"]
-            assert guide["properties"]["name"] == {"const": "add"}
-            assert guide["properties"]["arguments"] == TOOL["function"]["parameters"]  # type: ignore[index]
+            assert call["function"]["arguments"] == '{"a": 1}'
+            guide = json.loads(served.wire.requests[1]["structured_outputs"]["structural_tag"])
+            (tag,) = guide["format"]["tags"]
+            assert '"name": "add"' in tag["begin"]
+            assert tag["content"]["json_schema"] == TOOL["function"]["parameters"]  # type: ignore[index]
     async with start(embedded=True) as served:
         for asked, field in (
             ({"response_format": wanted}, "response_format"),
             ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+            ({"tools": [TOOL], "parallel_tool_calls": False}, "parallel_tool_calls"),
+            ({"tools": [STRICT]}, "tools"),
         ):
             status, _, body = await served.post("/chat/completions", {"messages": HELLO, **asked})
             assert (status, body["error"]["param"]) == (400, field)

@@ -198,7 +198,9 @@ async def test_pydantic_ai(start: Start) -> None:
         await served.exact()
     async with start() as served, model(served) as ours, Agent(ours).run_stream("hi") as stream:
         assert await stream.get_output() == "so it is 42"
-    forced = Reply(thinking="hm", solution='{"name": "final_result", "arguments": {"value": 3}}')
+    forced = Reply(
+        thinking="hm", solution=CALL.replace("add", "final_result").replace('"a": 1', '"value": 3')
+    )
     async with start(forced) as served, model(served) as ours:
         assert (await Agent(ours, output_type=Answer).run("?")).output == Answer(value=3)
 

@@ -20,8 +20,8 @@ from elastic_agent.backends.scripted import ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.vllm_process import vllm_python
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.integrations.langchain import ChatElasticReasoning
-from elastic_agent.integrations.langchain._guided import solution_fields
 from elastic_agent.integrations.langchain.errors import RefusedRequestError
+from elastic_agent.integrations.wire.guided import solution_fields
 from elastic_agent.scheduler import task_budget
 from tests.integrations.langchain.competent import Competent
 

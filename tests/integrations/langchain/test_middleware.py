@@ -91,6 +91,18 @@ async def test_each_run_has_the_whole_cap_and_the_outer_task_all_of_them() -> No
     assert outer.spent.tokens == sum(task.spent.tokens or 0 for task in setup.tasks)
 
 
+async def test_runs_of_a_named_agent_are_planned_by_those_before() -> None:
+    """The agent's name is its tasks' name for the history of runs; without one there is no history."""
+    named, nameless = Setup(Caps(tokens=500), name="planned-by-name"), Setup(Caps(tokens=500))
+    for _ in range(2):
+        await named.agent.ainvoke(ASK)
+    await nameless.agent.ainvoke(ASK)
+    assert [task.agent for task in named.tasks + nameless.tasks] == ["planned-by-name"] * 2 + [None]
+    history = default_scheduler().history_for("planned-by-name")
+    assert history is not None
+    assert history.runs
+
+
 def looping(setup: Setup) -> None:
     """The model calls its tool for ever, unless the prompt tells it to answer."""
 

@@ -26,7 +26,7 @@ def solution_fields(
 
     Args:
         tools: those that the model may call, OpenAI-style.
-        choice: "auto" or None leave it to the model; any other names or demands a call.
+        choice: "auto" or None leave it to the model; any other names or demands a call of `tools`.
         parallel: False allows one call at most.
         response_format: OpenAI's: `{"type": "json_schema", "json_schema": {"schema": ...}}` or `{"type":
             "json_object"}`; where there are tools, the answer is such JSON or calls.
