@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
-# A session's fixture is made once a worker: the files that use `vllm`, or a server of their own, go to one, so
+# A session's fixture is made once a worker: files that use `vllm`, or a server of their own, go to one, so
 # that one server starts, and not beside an engine.
 VLLM_FILES = (
     "tests/backends/test_vllm_engine.py",
