@@ -189,6 +189,8 @@ class Durable:
                 if not isinstance(got, Lack):
                     self._taken(hold)
                     return None
+                if final or self._reserved(book):
+                    return await self._there(self._short(got))
         return await self._there(self._take(running, hold))
 
     def end(self, hold: Hold) -> None:
