@@ -166,9 +166,12 @@ async def elastic_run(
     async def ask(label: str, text: str, kind: str) -> int | None:
         options = {"kind": kind, "final": label == last}
         answer = await ask_once(label, text, **options)
-        if answer is None:  # its solution was cut: what other calls gave back may pay for one twice as long
-            task.expect({kind: 1})
-            answer = await ask_once(f"{label}, again", text, solution_budget=2 * solution, **options)
+        for times, again in ((2, "again"), (4, "once more")):
+            if answer is None:  # its solution was cut: what other calls gave back may pay for a longer one
+                task.expect({kind: 1})
+                answer = await ask_once(
+                    f"{label}, {again}", text, solution_budget=times * solution, **options
+                )
         return answer
 
     async def ask_once(label: str, text: str, **options: Any) -> int | None:
