@@ -15,6 +15,7 @@ import asyncio
 import json
 import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import astuple
 from typing import Any, cast
 
@@ -90,6 +91,7 @@ class VllmServerBackend:
         )
         self._sessions: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[Any]]]
         self._sessions = {}
+        self._responses: dict[aiohttp.ClientResponse, asyncio.AbstractEventLoop] = {}
         self._checked = False
         self.closed = False
 
@@ -142,7 +144,7 @@ class VllmServerBackend:
         try:
             session = await self._session()
             receipt.refused = False  # from here on the engine may be ahead of what has arrived
-            async with await self._post(session, request) as response:
+            async with await self._post(session, request) as response, self._open(response):
                 receipt.refused = 400 <= response.status < 500 or response.status == 503
                 await _raise_for_status(response, self.model)
                 self.meter.requests += 1
@@ -204,9 +206,21 @@ class VllmServerBackend:
     async def aclose(self) -> None:
         """Close the connections of this event loop; other loops' close with them."""
         self.closed = True
-        _, keeper = self._sessions.get(asyncio.get_running_loop(), (None, None))
+        running = asyncio.get_running_loop()
+        for response in [one for one, loop in list(self._responses.items()) if loop is running]:
+            # aiohttp lets a reader that waits wait on
+            response.content.set_exception(aiohttp.ClientConnectionError("closed"))
+        _, keeper = self._sessions.get(running, (None, None))
         if keeper is not None:
             await keeper.aclose()
+
+    @asynccontextmanager
+    async def _open(self, response: aiohttp.ClientResponse) -> AsyncIterator[None]:
+        self._responses[response] = asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            del self._responses[response]
 
     async def _session(self) -> aiohttp.ClientSession:
         """This event loop's session, with its open connections."""

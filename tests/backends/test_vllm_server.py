@@ -303,3 +303,17 @@ async def test_a_kept_connection_that_was_closed(monkeypatch: pytest.MonkeyPatch
         fail = 2
         with pytest.raises(BackendUnavailableError, match="Can not write"):
             await ask(client)
+
+
+async def test_closing_ends_a_stream_that_waits_for_its_next_token() -> None:
+    """aiohttp by itself leaves it waiting for ever."""
+    slow = ScriptedBackend(REPLY, tpot=60.0)
+    with serve_in_thread(slow) as wire:
+        client = VllmServerBackend(slow.model, wire.base_url, codec=slow.codec)
+        await client.ready()
+        asking = asyncio.ensure_future(ask(client))
+        while not client.meter.requests:  # noqa: ASYNC110 (it counts when the answer has begun)
+            await asyncio.sleep(0.01)
+        await client.aclose()
+        with pytest.raises(BackendUnavailableError):
+            await asyncio.wait_for(asking, 10)
