@@ -189,6 +189,8 @@ CALLS: dict[object, Callable[..., Call]] = {
     Steps.settle: _settle,
     Steps.refund: _refund,
 }
+FUNCTIONS: dict[object, Callable[..., Any]] = {Steps.expire: ServerSteps.expire}
+"""What a step is here, where it is no call of the lane's."""
 VIEWS: tuple[object, ...] = (Steps.books, Steps.holds, Steps.check)
 """Steps that see one moment: repeatable read."""
 
@@ -276,7 +278,8 @@ class PostgresStore(SteppedStore):
         def once() -> T:
             self._migrate(errand)
             with engine.begin() as connection, errand.on(connection.connection.driver_connection):
-                return step(ServerSteps(PostgresShelf(connection)), *args, **kwargs)
+                here = cast("Callable[..., T]", FUNCTIONS.get(step, step))
+                return here(ServerSteps(PostgresShelf(connection)), *args, **kwargs)
 
         answer = self._threads.submit(self._tried, errand, once)
         self._errands.add(errand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import pytest
@@ -108,6 +109,32 @@ async def test_a_lease_that_ran_out_is_over_before_anybody_sweeps(store: Store, 
     assert (await take(store, "b", dispatched=True)).state is REFUNDED
     assert await tokens(store) == (200, 100)
     assert [hold.key for hold in await store.expire()] == ["a"]
+
+
+async def test_sweeps_and_closes_beside_settles_lose_nothing(store: Store, place: Place) -> None:
+    """What one wrote the others add to, from two handles, each in the way of the others."""
+    await family(store, root=None, child=None)
+    sweeper = store if place.url is None else place.open()
+
+    async def settle(keys: list[str]) -> None:
+        for key in keys:
+            await store.settle(key, Amount(3))
+
+    for round in range(10):
+        place.at(START + 20 * round)
+        await store.open([Spec("org"), Spec(f"org/{round}")])
+        await take(store, f"{round}-closed", account=f"org/{round}", dispatched=True)
+        for n in range(16):
+            await take(store, f"{round}-over-{n}", 10, dispatched=n % 2 == 0)
+            await take(store, f"{round}-{n}", lease=100, dispatched=True)
+        place.at(START + 20 * round + 10)
+        keys = [f"{round}-{n}" for n in range(16)]
+        await asyncio.gather(settle(keys[::2]), sweeper.expire(), settle(keys[1::2]), store.expire())
+        await asyncio.gather(store.close(f"org/{round}"), sweeper.close(f"org/{round}"))
+        assert await tokens(store) == ((16 * 3 + 8 * 10) * (round + 1), 0)
+        assert await tokens(store, "org") == ((16 * 3 + 8 * 10 + 100) * (round + 1), 0)
+    if sweeper is not store:
+        await sweeper.aclose()
 
 
 async def test_a_renewed_lease_counts_from_now(store: Store, place: Place) -> None:
