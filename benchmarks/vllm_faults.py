@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -44,24 +45,37 @@ WAVE, AT_ONCE = 50, 16
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="100 calls, one kill")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--calls", type=int, help="how many calls (default 500, 100 with --quick)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="deadline of a call (default 15)")
-    parser.add_argument("--grace", type=float, default=5.0, help="seconds past it that are no hang yet")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    needs_vllm()
+    args = arguments(__doc__, calls=500, quick=100, seconds=15)
     with VllmProcess(
         MODEL, OPTIONS, log=Path("/tmp/elastic-vllm-faults.log"), environment=ENVIRONMENT
     ) as server:
-        result = asyncio.run(measure(args, server, args.calls or (100 if args.quick else 500)))
+        result = asyncio.run(measure(args, server))
+    return int(not told(result, args))
+
+
+def arguments(about: str | None, calls: int, quick: int, seconds: float) -> argparse.Namespace:
+    """Of a run of so many calls with a deadline; without vLLM it ends here."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help=f"{quick} calls")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--calls", type=int, help=f"how many calls (default {calls}, {quick} with --quick)")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"deadline of a call (default {seconds:g})"
+    )
+    parser.add_argument("--grace", type=float, default=5.0, help="seconds past it that are no hang yet")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.calls = args.calls or (quick if args.quick else calls)
+    needs_vllm()
+    return args
+
+
+def told(result: dict[str, Any], args: argparse.Namespace) -> bool:
+    """Print it. Returns whether every call ended and every token was charged."""
     print(
         json.dumps(result) if args.json else "\n".join(f"{key:18} {value}" for key, value in result.items())
     )
-    within = 0 <= result["ledger_minus_meter"] <= result["charged_unknown"]
-    return int(result["hung"] > 0 or not within)
+    return result["hung"] == 0 and 0 <= result["ledger_minus_meter"] <= result["charged_unknown"]
 
 
 class Watch:
@@ -88,11 +102,9 @@ class Watch:
         return self.before + self.last.output
 
 
-async def measure(
-    args: argparse.Namespace, server: VllmProcess, calls: int
-) -> dict[str, int | dict[str, int]]:
+async def measure(args: argparse.Namespace, server: VllmProcess) -> dict[str, int | dict[str, int]]:
     """The waves, and what came of them."""
-    rng = random.Random(args.seed)
+    calls, rng = args.calls, random.Random(args.seed)
     outcome: Counter[str] = Counter()
     errors: Counter[str] = Counter()
     spent = Usage()

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import signal
 import sys
@@ -31,8 +30,8 @@ from typing import Any
 import aiohttp
 
 from benchmarks._calls import problem
-from benchmarks._vllm import ENVIRONMENT, MODEL, OPTIONS, idle, needs_vllm
-from benchmarks.vllm_faults import AT_ONCE, Lanes, Watch, one
+from benchmarks._vllm import ENVIRONMENT, MODEL, OPTIONS, idle
+from benchmarks.vllm_faults import AT_ONCE, Lanes, Watch, arguments, one, told
 from elastic_agent.backends.replicas import Replicas
 from elastic_agent.backends.vllm_process import VllmProcess
 from elastic_agent.backends.vllm_server import VllmServerBackend
@@ -41,15 +40,7 @@ from elastic_agent.usage import Usage
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="60 calls")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--calls", type=int, help="how many calls (default 150, 60 with --quick)")
-    parser.add_argument("--seconds", type=float, default=300.0, help="deadline of a call (default 300)")
-    parser.add_argument("--grace", type=float, default=5.0, help="seconds past it that are no hang yet")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    needs_vllm()
+    args = arguments(__doc__, calls=150, quick=60, seconds=300)
     servers = [
         VllmProcess(MODEL, OPTIONS, log=Path(f"/tmp/elastic-vllm-replica-{i}.log"), environment=ENVIRONMENT)
         for i in range(2)
@@ -59,18 +50,14 @@ def main() -> int:
             server.launch()
         for server in servers:
             server.wait()
-        result = asyncio.run(measure(args, servers, args.calls or (60 if args.quick else 150)))
+        result = asyncio.run(measure(args, servers))
     finally:
         for server in servers:
             server.kill()
-    print(
-        json.dumps(result) if args.json else "\n".join(f"{key:18} {value}" for key, value in result.items())
-    )
-    within = 0 <= result["ledger_minus_meter"] <= result["charged_unknown"]
-    return int(result["hung"] > 0 or sum(result["broken"][1:]) > 0 or not within)
+    return int(not told(result, args) or sum(result["broken"][1:]) > 0)
 
 
-async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: int) -> dict[str, Any]:
+async def measure(args: argparse.Namespace, servers: list[VllmProcess]) -> dict[str, Any]:
     """The three thirds, and what came of them."""
     rng, victim = random.Random(args.seed), servers[1]
     first = VllmServerBackend(MODEL, servers[0].base_url)
@@ -91,7 +78,7 @@ async def measure(args: argparse.Namespace, servers: list[VllmProcess], calls: i
                     asyncio.create_task(
                         one(scheduler, lanes, problem(rng), rng.randrange(2**31), args.seconds)
                     )
-                    for _ in range(calls // 3)
+                    for _ in range(args.calls // 3)
                 ]
                 if third == 0:
                     while sum(task.done() for task in tasks) < len(tasks) // 3:  # noqa: ASYNC110

@@ -58,7 +58,6 @@ class ForeignCall:
         kind, final, weight, priority, label: as of `Task.call`.
         price: what the model costs; None: what the scheduler knows.
         on_exhausted: None is the task's way. "answer" may turn it into the final answer: see `turned`.
-        answer_prompt: input tokens of the prompt that is then asked.
 
     Attributes:
         turned: the caps were used up; ask for the final answer, without tools.
@@ -82,7 +81,6 @@ class ForeignCall:
         label: str | None = None,
         price: Price | None = None,
         on_exhausted: OnExhausted | None = None,
-        answer_prompt: int | None = None,
     ) -> None:
         self.task, self.model, self.label, self.kind = task, model, label, kind
         self.final, self.turned = final or kind == FINAL, False
@@ -92,8 +90,7 @@ class ForeignCall:
         self.stopped = False
         self.settled: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._wish = Budget(thinking, solution)
-        self._prompt, self._answer_prompt = prompt, prompt if answer_prompt is None else answer_prompt
-        self._weight, self._priority = weight, priority
+        self._prompt, self._weight, self._priority = prompt, weight, priority
         self._way: OnExhausted = on_exhausted or task.on_exhausted
         self._running: Running | None = None
         self._request: Request | None = None
@@ -117,7 +114,7 @@ class ForeignCall:
                 if self._way != "answer" or self.final or self.task.book.answered:
                     raise
                 self.final = self.turned = True
-                self._way, self._prompt = "shrink", self._answer_prompt
+                self._way = "shrink"
                 self._running = await self._ask()
         except BaseException as error:
             self._refused = error if isinstance(error, Exception) else None

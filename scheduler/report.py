@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from elastic_agent.budget import to_usd
+from elastic_agent.scheduler.accounts import INFINITY, Room
 from elastic_agent.scheduler.grant import Grant
 from elastic_agent.usage import Usage
 
@@ -18,6 +20,15 @@ class Units:
     tokens: int | None = None
     usd: Decimal | None = None
     seconds: float | None = None
+
+    @classmethod
+    def of(cls, room: Room, now: float) -> Units:
+        """What is left where there is this room: no less than nothing."""
+        return cls(
+            None if room.tokens is None else max(0, room.tokens),
+            None if room.nano is None else to_usd(max(0, room.nano)),
+            None if room.deadline == INFINITY else max(0.0, room.deadline - now),
+        )
 
     def to_dict(self) -> dict[str, float]:
         """By unit, for JSON; what is None is left out."""

@@ -349,11 +349,7 @@ class Task:
     def left(self) -> Units:
         """What can still be held, the final answer's reserve included; None in a unit without a cap."""
         room = self.desk.ledger.room(self.book.account, final=True)
-        return Units(
-            None if room.tokens is None else max(0, room.tokens),
-            None if room.nano is None else to_usd(max(0, room.nano)),
-            None if room.deadline == INFINITY else max(0.0, room.deadline - (self._closed_at or _now())),
-        )
+        return Units.of(room, _now() if self._closed_at is None else self._closed_at)
 
     @property
     def spent(self) -> Units:

@@ -11,7 +11,6 @@ from typing import Any
 
 from aiohttp import ClientError, web
 
-from elastic_agent.budget import to_usd
 from elastic_agent.integrations.gateway import choices as running
 from elastic_agent.integrations.gateway.books import Payer
 from elastic_agent.integrations.gateway.choices import Choice
@@ -129,10 +128,7 @@ class Exchange:
             return self.named.task.left.to_dict()
         assert self.payer.durable is not None
         room = self.payer.desk.ledger.room(self.payer.durable.account())
-        return Units(
-            None if room.tokens is None else max(0, room.tokens),
-            None if room.nano is None else to_usd(max(0, room.nano)),
-        ).to_dict()
+        return Units.of(room, asyncio.get_running_loop().time()).to_dict()
 
     async def _write(self, response: web.StreamResponse, data: str) -> None:
         """Send something; a client that reads nothing for too long is given up."""

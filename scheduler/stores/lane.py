@@ -132,14 +132,14 @@ class Lane(Generic[J]):
     def _next(self) -> list[Waiting[J] | None]:
         """All that wait, as soon as one of them won't linger any more. None at the end: the last batch."""
         batch = [self._queue.get()]
-        while len(batch) < TOGETHER and batch[-1] is not None:
-            left = 0.0
-            if all(each.until for each in batch if each is not None) and batch[0] is not None:
-                left = batch[0].until - time.monotonic()
+        until = 0.0 if batch[0] is None else batch[0].until
+        while (last := batch[-1]) is not None and len(batch) < TOGETHER:
+            until = min(until, last.until)
+            left = max(0.0, until - time.monotonic())
             try:
                 batch.append(self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait())
             except queue.Empty:
-                if left <= 0:
+                if left == 0:
                     break
         return batch
 
