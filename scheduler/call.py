@@ -184,7 +184,7 @@ class TaskCall:
             if self._refused is None:
                 return CallReport(**base, outcome="withdrawn" if self.settled.done() else "waiting")
             return CallReport(**base, outcome="refused", reason=str(self._refused))
-        machine, grant = self._call.machine, self._running.grant
+        machine, grant, lowered = self._call.machine, self._running.grant, self._running.lowered
         outcome = "answered" if self._answered() else "stopped" if self._running.done else "running"
         return CallReport(
             **base,
@@ -196,7 +196,7 @@ class TaskCall:
             seconds=self._seconds,
             thinking_end=machine.thinking_end.value if machine.thinking_end else None,
             solution_end=machine.solution_end.value if machine.solution_end else None,
-            reason=grant.reason,
+            reason=grant.reason if lowered is None else f"{grant.reason}; later lowered to {lowered}",
         )
 
     # How it runs
@@ -221,6 +221,7 @@ class TaskCall:
                 later=running.request.number > 1,
             )
             self._pilot.control.more = self._more
+            self._lower_here()  # it may have been told already
             self._call = Call(
                 self.backend,
                 ids,
@@ -255,6 +256,16 @@ class TaskCall:
             )
         wall = time.time() - self._loop.time()
         return engine_priority(self._priority, request.weight, request.arrived, moment, wall)
+
+    def _lowered(self) -> None:
+        """Its thinking limit is lower now; from any thread, under the ledger's lock."""
+        assert self._loop is not None
+        with suppress(RuntimeError):  # its loop is closed: nothing of it runs any more
+            self._loop.call_soon_threadsafe(self._lower_here)
+
+    def _lower_here(self) -> None:
+        if self._pilot is not None and self._running is not None and self._running.lowered is not None:
+            self._pilot.control.set_limit(self._running.lowered)
 
     async def _more(self, used: int) -> int | None:
         """Its thinking has reached its limit: a higher one, or None."""
@@ -345,6 +356,7 @@ class TaskCall:
             latency=endpoint.latency,
             habits=scheduler.habits_for(backend),
             wake=lambda: None,
+            lower=self._lowered,
             final=self.final,
             weight=self._weight,
             priority=self._priority,

@@ -34,6 +34,7 @@ class Decided:
     Attributes:
         thinking, solution: its budget.
         last: it takes the final answer's reserve.
+        short: more thinking was planned, and can't be held now.
         rest: what happens in time after its thinking.
         why, numbers: the reason, in words (`str` of it) and for programs.
         plan: the policy's part of it; None where no policy was asked.
@@ -46,6 +47,7 @@ class Decided:
     why: object
     numbers: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
+    short: bool = False
 
 
 @dataclass(slots=True, eq=False)

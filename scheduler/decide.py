@@ -165,7 +165,8 @@ class Decider:
         else:
             why = chosen.choice.why
         numbers = {"wanted": wanted, "most": most, "holdable": holdable, "behind": case.answers.tokens}
-        return Decided(thinking, solution, request.final, case.rest, why, numbers, chosen)
+        short = thinking < wanted
+        return Decided(thinking, solution, request.final, case.rest, why, numbers, chosen, short)
 
     def _share_out(self, case: Case, wanted: int, room: Room) -> tuple[int, int, float]:
         """The best thinking and solution that this room holds, and how likely such a call is right.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
@@ -37,6 +37,9 @@ from elastic_agent.scheduler.record import Record
 from elastic_agent.scheduler.request import Book, Outcome, Request, Running
 from elastic_agent.scheduler.timing import SAFETY, After, Timing
 from elastic_agent.usage import Usage
+
+LOOKED_AT = 8
+"""Running calls that are decided on again for one that lacks what they hold; the latest ones."""
 
 
 class Desk:
@@ -65,6 +68,7 @@ class Desk:
         self.pacer = pacer
         self._decider = Decider(self.ledger, self.timing, self._stuck, pacer)
         self._raiser = Raiser(self.ledger, self._decider)
+        self._running: dict[str, Running] = {}  # by their first hold
         self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
         self._limited: dict[Endpoint, None] = {}  # endpoints whose calls take turns
@@ -209,7 +213,7 @@ class Desk:
                 running.learn(learn)
             request, held = running.request, running.held
             book = request.book
-            del book.running[running.hold.id]
+            del book.running[running.hold.id], self._running[running.hold.id]
             if request.endpoint is not None:
                 request.endpoint.ended(running, now)
             book.forecast.ended()
@@ -391,7 +395,7 @@ class Desk:
 
     def _try(self, request: Request, now: float) -> Outcome | Wait:
         try:
-            return self._grant(*self._decider.decide(request, now))
+            return self._grant(*self._decided(request, now))
         except Wait as wait:
             if request.ask_again is None:
                 left = self.record.left(request.book, now)
@@ -401,6 +405,38 @@ class Desk:
         except Exception as error:  # a policy's mistake belongs to the call it was made for, too
             self.record.call(request, "refused", now, **_numbers(error))
             return error
+
+    def _decided(self, request: Request, now: float) -> tuple[Case, Decided]:
+        """The decision; where it lacks what earlier ones hold, these are lowered, and it is made anew."""
+        try:
+            found = self._decider.decide(request, now)
+        except Wait:
+            if not self._make_room(request, now):
+                raise
+        else:
+            if not found[1].short or not self._make_room(request, now):
+                return found
+        return self._decider.decide(request, now)
+
+    def _make_room(self, request: Request, now: float) -> bool:
+        """Look, once, at calls of its task and of those around it: which would get less if they came now?"""
+        if request.made_room:
+            return False
+        request.made_room, lowered = True, False
+        for hold in list(islice(reversed(request.book.levels[-1].account.live), LOOKED_AT)):
+            running = self._running.get(hold)
+            if running is None or running.started >= request.arrived or hold in self._stuck:
+                continue
+            before = running.limit
+            if self._raiser.less(running, now):
+                lowered = True
+                if self.pacer is not None:
+                    self.pacer.spends(running, running.expected, now)
+                why = f"call {request.number} ({request.kind}) of {request.book.name!r} came and lacks tokens"
+                self.record.granted("lowered", running, now, why, before=before)
+                assert running.request.lower is not None
+                running.request.lower()
+        return lowered
 
     def _grant(self, case: Case, decided: Decided) -> Running:
         """Take the hold, for exactly what goes on the wire."""
@@ -426,7 +462,8 @@ class Desk:
         book.forecast.started(request.kind)
         grant = grant_of(case, decided, hold, amount, now - request.arrived)
         rest = After(solution, prompt=request.prompt) if decided.last else decided.rest
-        running = book.running[hold.id] = Running(request, grant, hold, likely, rest, now)
+        running = Running(request, grant, hold, likely, rest, now)
+        book.running[hold.id] = self._running[hold.id] = running
         if self.pacer is not None:
             self.pacer.spends(running, likely, now)
         if request.endpoint is not None:

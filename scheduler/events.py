@@ -11,6 +11,7 @@ One object a line, flushed as it happens: a run that is killed leaves a log that
     asked_more    call, kind, used                                      it has thought up to its limit
     raised        as grant, and used                                    it thinks on; the hold is all it has
     dropped       as grant                                              a store had no room for that raise
+    lowered       as grant, and before                                  it shall think less: another lacks it
     refused       call, kind, error, reason, needed, available
     withdrawn     call, kind                                            its caller went before it was granted
     settled       call, kind, used {...}, charged, refund, outcome, answered, seconds, left
@@ -50,7 +51,7 @@ Log = str | Path | Sink | Sequence[str | Path | Sink] | None
 called while the books are locked: it must be quick, and must not ask for tokens."""
 
 
-GRANTS = ("grant", "raised", "dropped")
+GRANTS = ("grant", "raised", "dropped", "lowered")
 """Events that say what a call may use from here on."""
 
 

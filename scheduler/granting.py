@@ -1,9 +1,13 @@
-"""Taking the hold of a decision, for exactly what goes on the wire, and raising a call that still thinks.
+"""Taking the hold of a decision, for exactly what goes on the wire, and moving the limit while a call thinks.
 
 A call that reaches its thinking limit could go on: refunds may have come since it was granted, calls may have
 been called off. `Raiser` decides on it once more, as if it came now and gave up what it holds: what has
 changed since is all in the books. If a right answer becomes clearly likelier it thinks on, under a further
 hold for the difference, which includes another pass over prompt and thinking.
+
+And a call may have to stop sooner: one that nobody had foreseen lacks what it holds. It is decided on in the
+same way. What it holds stays held until it ends, since the engine was asked for that much; but it ends
+sooner, and plans count at once with what will come back.
 """
 
 from __future__ import annotations
@@ -58,6 +62,10 @@ def grant_of(case: Case, decided: Decided, hold: Hold, held: Amount, waited: flo
     )
 
 
+WORTH_LOWERING = 0.75
+"""A limit is lowered if the call then uses at most this part of what it would have thought."""
+
+
 @dataclass(frozen=True, slots=True)
 class Raise:
     """A raise that was made: its hold, and what the call had before."""
@@ -69,7 +77,7 @@ class Raise:
 
 
 class Raiser:
-    """Raises the calls of one desk; under the ledger's lock."""
+    """Moves the limits of one desk's calls; under the ledger's lock."""
 
     def __init__(self, ledger: Ledger, decider: Decider) -> None:
         self._ledger, self._decider = ledger, decider
@@ -77,7 +85,7 @@ class Raiser:
     def more(self, running: Running, used: int, now: float) -> Raise | None:
         """A call has thought up to its limit, `used` tokens; None: that is all."""
         request, book = running.request, running.request.book
-        if running.done or book.closing or book.account.closed:
+        if running.done or running.lowered is not None or book.closing or book.account.closed:
             return None
         thinking, solution = running.grant.budget.thinking or 0, running.grant.budget.solution
         if request.thinking <= thinking:
@@ -105,6 +113,26 @@ class Raiser:
         likely = (expected(asks, decided.thinking, solution) + over).least(amount)
         _set(running, [*running.raises, hold], grant, likely, read)
         return raised
+
+    def less(self, running: Running, now: float) -> bool:
+        """Somebody lacks what it holds. Returns whether its limit is lower now (`Running.lowered`).
+
+        A call that was raised has shown that it needs its tokens: it keeps them.
+        """
+        request, limit, solution = running.request, running.limit, running.grant.budget.solution
+        if running.done or running.raises or running.grant.last or request.lower is None or not limit:
+            return False
+        asks = replace(request, thinking=limit, solution=solution, on_exhausted="raise")
+        found = self._decide(running, asks, running.held, NOTHING, now)
+        if found is None or found[1].last or found[1].solution < solution:
+            return False
+        thinking, curve = found[1].thinking, request.curve
+        if curve.used(thinking) > WORTH_LOWERING * curve.used(limit):
+            return False
+        before, likely = running.expected, expected(asks, thinking, solution)
+        running.lowered, running.expected = thinking, likely.least(before)
+        _give_back(request.book, before - running.expected)
+        return True
 
     def drop(self, running: Running, raised: Raise) -> None:
         """The raise can't be had after all: the call keeps what it had."""

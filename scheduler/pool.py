@@ -261,7 +261,7 @@ class Pacer:
         """The chance that all calls of its tasks are right, with this one as it is by now."""
         request = running.request
         never = running.done and not use
-        p = 1.0 if never else request.curve.p(running.grant.budget.thinking or 0) ** request.weight
+        p = 1.0 if never else request.curve.p(running.limit) ** request.weight
         for level in request.book.levels:
             level.chance *= p / running.sure
         running.sure = p

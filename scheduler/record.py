@@ -194,14 +194,17 @@ class Record:
             on_exhausted=request.on_exhausted,
             price=None if price is None else [str(price.input), str(price.output), _text(price.cached_input)],
             around=sorted(request.around),
+            steerable=request.lower is not None,
             again=request.declared if again else None,
             endpoint=self._named(request.latency),
             queued=request.endpoint is not None,
             now=now,
         )
 
-    def granted(self, name: str, running: Running, moment: float, **more: Any) -> None:
-        """What a call may use from here on."""
+    def granted(
+        self, name: str, running: Running, moment: float, reason: str | None = None, **more: Any
+    ) -> None:
+        """What a call may use from here on; its grant's reason if there is no other."""
         book, grant = running.request.book, running.grant
         if book.emit is None:
             return
@@ -210,13 +213,13 @@ class Record:
             running.request,
             name,
             moment,
-            granted={"thinking": grant.budget.thinking, "solution": grant.budget.solution},
+            granted={"thinking": running.limit, "solution": grant.budget.solution},
             hold=units(grant.held),
             policy=grant.policy,
             last=grant.last,
             deadline=None if deadline is None else round(deadline - book.zero, 6),
             left=self.left(book, moment),
-            reason=grant.reason,
+            reason=grant.reason if reason is None else reason,
             why=grant.why,
             **more,
         )

@@ -344,6 +344,7 @@ class _Replay:
             latency=endpoint.latency,
             habits=endpoint.habits,
             wake=lambda: None,
+            lower=(lambda: None) if event["steerable"] else None,
             final=event["final"],
             weight=event["weight"],
             priority=event["priority"],

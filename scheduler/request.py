@@ -118,7 +118,10 @@ class Request:
         thinking: most thinking tokens it may have: its own limit and the context's.
         around: hold ids of calls that can't end before this one does (their consumer waits for it).
         wake: called when `outcome` is there, under the ledger's lock: it must only pass it on.
+        lower: told once, while it runs, that its thinking limit is lower now (`Running.lowered`); as `wake`.
+            None: nobody can steer it.
         ask_again: while it waits: when to pump again if nothing else happens.
+        made_room: those that run have been looked at for it.
         declared: its task had announced it.
         endpoint: where it will run; None: nobody counts the calls there.
         read: input tokens of passes that it has made already.
@@ -137,6 +140,7 @@ class Request:
     latency: Speeds
     habits: Habits
     wake: Callable[[], None]
+    lower: Callable[[], None] | None = None
     final: bool = False
     weight: float = 1.0
     priority: int = 0
@@ -148,6 +152,7 @@ class Request:
     order: int = 0
     arrived: float = 0.0
     ask_again: float | None = None
+    made_room: bool = False
     declared: bool = False
     endpoint: Endpoint | None = None
     read: int = 0
@@ -174,6 +179,7 @@ class Running:
 
     Attributes:
         grant: what it may use by now.
+        lowered: a lower thinking limit, for one that came after it; what it had thought by then stays.
         hold: its first hold.
         raises: those that it was given while it thought.
         expected: what it will probably use of its holds.
@@ -191,12 +197,18 @@ class Running:
     rest: After
     started: float
     done: bool = False
+    lowered: int | None = None
     taught: Seen | None = None
     slot: Slot = field(default_factory=Slot)
     raises: list[Hold] = field(default_factory=list)
     read: int = 0
     paced: float = 0.0
     sure: float = 1.0
+
+    @property
+    def limit(self) -> int:
+        """Thinking tokens that it may use by now."""
+        return (self.grant.budget.thinking or 0) if self.lowered is None else self.lowered
 
     @property
     def holds(self) -> tuple[Hold, ...]:
@@ -223,7 +235,8 @@ class Running:
             whole = usage.solution < budget.solution
             request.book.said = (usage.solution if whole else request.solution, request.final)
         if isinstance(request.curves, LearntCurves):
-            limit, cut = budget.thinking or 0, usage.forced > 0
+            cut = usage.forced > 0
+            limit = min(usage.thinking, self.limit) if cut else self.limit
             self.taught = request.curves.seen(request.kind, limit, usage.thinking, cut, usage.solution)
 
     def told(self, right: bool) -> None:

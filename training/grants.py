@@ -2,8 +2,8 @@
 
 A run log (`run.jsonl`, `BudgetScheduler(..., log=...)`) holds one JSON object a line. Of these the events
 called "grant" matter here: `granted` is {"thinking": t, "solution": s} and `kind` says what sort of call got
-it; a later "raised" or "dropped" of the same call says what it had in the end. Training on them is training
-for the cuts that the model will meet.
+it; a later "raised", "dropped" or "lowered" of the same call says what it had in the end. Training on them
+is training for the cuts that the model will meet.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parse_grants(
             continue
         if not isinstance(event, dict):
             raise GrantLogError(f"{where} is not an event: expected a JSON object")
-        if event.get("event") not in ("grant", "raised", "dropped"):
+        if event.get("event") not in ("grant", "raised", "dropped", "lowered"):
             continue
         granted, kind = event.get("granted"), str(event.get("kind", "call"))
         if not isinstance(granted, dict) or not {"thinking", "solution"} <= granted.keys():

@@ -81,6 +81,9 @@ class PrometheusLog:
         self._raised = Counter(
             named("raises_total"), "Thinking limits raised while a call ran.", call, registry=registry
         )
+        self._lowered = Counter(
+            named("lowered_total"), "Thinking limits lowered for another call.", call, registry=registry
+        )
         self._seconds = Histogram(
             named("call_seconds"), "From grant to end.", ["model"], buckets=SECONDS, registry=registry
         )
@@ -121,6 +124,9 @@ class PrometheusLog:
 
     def _on_raised(self, event: Event) -> None:
         self._of(self._raised, *_call(event)).inc()
+
+    def _on_lowered(self, event: Event) -> None:
+        self._of(self._lowered, *_call(event)).inc()
 
     def _on_refused(self, event: Event) -> None:
         self._of(self._calls, *_call(event), "refused").inc()
