@@ -11,7 +11,9 @@ the two is the answer: planning must not wait for statistics while a deadline ne
 that is to be admitted makes the others slower.
 
 Nothing is assumed before the first tokens: `known` is False, and whoever plans has to do so without numbers
-(`elastic_agent.scheduler.timing` then spends at most half of the time on thinking).
+(`elastic_agent.scheduler.timing` then spends at most half of the time on thinking). Passes that were sent
+before anything was answered may have waited for the upstream's own start; they count until one that was sent
+later is there.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import threading
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from elastic_agent.scheduler.load import SpeedByLoad
+from elastic_agent.scheduler.load import FirstsByLoad, SpeedByLoad
 from elastic_agent.scheduler.prefill import First, FirstTokens, quantile_of
 
 
@@ -94,8 +96,9 @@ class Latency:
     """
 
     def __init__(self, *, quantile: float = 0.9, window: int = 64) -> None:
-        self._quantile = quantile
+        self._quantile, self._size = quantile, window
         self._first = FirstTokens(window)
+        self._warm = False
         self._blocks: deque[float] = deque(maxlen=window)
         self._pace: float | None = None
         self._window: Speed | None = None  # both are made when somebody asks, and again after the next sample
@@ -109,6 +112,11 @@ class Latency:
         """Both have been seen."""
         return self._pace is not None and len(self._first) > 0
 
+    @property
+    def cold(self) -> bool:
+        """Nothing was answered yet: a pass that is sent now may wait for the upstream's start."""
+        return not self._first.latest
+
     def first(
         self,
         seconds: float,
@@ -117,6 +125,7 @@ class Latency:
         further: bool = False,
         later: bool = False,
         cached: int | None = None,
+        cold: bool = False,
     ) -> First:
         """A pass brought its first token after this long.
 
@@ -125,9 +134,15 @@ class Latency:
             further: it is not its call's first.
             later: its call is not its task's first.
             cached: how many of them the upstream had; None: it has not said, and `told` may say it later.
+            cold: it was sent when nothing had been answered.
         """
         found = First(max(0.0, seconds), prompt, further, later, cached)
         with self._lock:
+            if cold and self._warm:
+                return found
+            if not (cold or self._warm):
+                self._warm = True
+                self._first, self._by_load.ttft = FirstTokens(self._size), FirstsByLoad()
             self._first.latest.append(found)
             self._first.length(found)
             self._by_load.first(self.load, found)
@@ -223,12 +238,13 @@ class Pace:
         further: bool = False,
         later: bool = False,
         cached: int | None = None,
+        cold: bool = False,
     ) -> First:
         """The first chunk of a pass, after this long. One with many tokens tells their pace, too.
 
         For the rest see `Latency.first`.
         """
-        found = self._latency.first(seconds, prompt, further=further, later=later, cached=cached)
+        found = self._latency.first(seconds, prompt, further=further, later=later, cached=cached, cold=cold)
         self._tokens, self._seconds = 0, 0.0
         if tokens >= self.LATEST:
             self.more(tokens, seconds)

@@ -171,6 +171,7 @@ class Pilot:
         self._stopped, self._later = False, later
         self._sent = self._passes = self._thought = 0
         self._cached: int | None = None
+        self._cold = False
         self._first: First | None = None
         self.control = Control(on_tokens=self.on_tokens)
         self.control.on_pass, self.control.on_cached = self.on_pass, self.on_cached
@@ -179,6 +180,7 @@ class Pilot:
     def on_pass(self, prompt: int) -> None:
         """A pass was sent, with so many input tokens."""
         self._passes, self._sent, self._cached, self._first = self._passes + 1, prompt, None, None
+        self._cold = self._latency.cold
 
     def on_cached(self, cached: int) -> None:
         """The upstream had so many of them; it may say so at the first token or at the pass's end."""
@@ -196,7 +198,13 @@ class Pilot:
         if segment is not self._segment:
             self._segment = segment
             self._first = self._pace.first(
-                count, gap, self._sent, further=self._passes > 1, later=self._later, cached=self._cached
+                count,
+                gap,
+                self._sent,
+                further=self._passes > 1,
+                later=self._later,
+                cached=self._cached,
+                cold=self._cold,
             )
         else:
             self._pace.more(count, gap)

@@ -60,6 +60,28 @@ def test_a_tenfold_slow_down_in_mid_thought_costs_thinking(at: float) -> None:
     run(main())
 
 
+def test_a_cold_start_refuses_nobody_afterwards() -> None:
+    """First tokens after 20 s, since the upstream was starting, say nothing of what comes then."""
+
+    async def main() -> None:
+        backend = ScriptedBackend(Reply("hm " * 30, "the answer is 42"), ttft=20.0, tpot=0.01)
+        async with BudgetScheduler(backend, max_running=16) as scheduler:
+
+            async def early() -> None:
+                async with scheduler.task(Caps(tokens=500)) as task:
+                    await task.generate("a", final=True, solution=16)
+
+            first = asyncio.gather(*(early() for _ in range(8)))
+            await asyncio.sleep(5.0)
+            backend.ttft = 0.1  # for those that are sent from now on
+            await first
+            async with scheduler.task(Caps(seconds=5)) as task:
+                answer = await task.generate("b", final=True, solution=16)
+                assert answer.solution == "the answer is 42"
+
+    run(main())
+
+
 @given(
     st.floats(0.5, 15),
     st.floats(0, 0.3),

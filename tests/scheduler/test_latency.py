@@ -25,6 +25,30 @@ def test_nothing_is_known_at_first() -> None:
     assert (speed.ttft, speed.tpot) == (0.1, 0.01)
 
 
+def test_the_upstreams_own_start_is_forgotten() -> None:
+    """What was sent before anything was answered counts until something sent later is there."""
+    latency = Latency()
+    assert latency.cold
+    latency.load = 4
+    for _ in range(3):
+        latency.first(20.0, 100, cold=True)
+    assert not latency.cold
+    feed(latency, 16, 0.01)
+    speed = latency.speed()
+    assert speed is not None
+    assert speed.ttft == 20.0
+    latency.first(0.1, 100, further=True)
+    latency.first(21.0, 100, cold=True)  # the last of them
+    assert latency.speed() == latency.at(4)
+    speed = latency.speed()
+    assert speed is not None
+    assert (speed.ttft, speed.tpot) == (0.1, pytest.approx(0.01))
+    latency.first(20.0, 100)
+    speed = latency.speed()
+    assert speed is not None
+    assert speed.ttft == 20.0  # it is slow, and not for its start
+
+
 def test_a_tenfold_slow_down_shows_within_three_tokens() -> None:
     """The present pace counts where it is slower than the window."""
     latency = Latency()
