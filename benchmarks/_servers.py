@@ -99,9 +99,14 @@ class _Server(ABC):
     def kill(self) -> None:
         """SIGKILL it and its children. What was acknowledged is on the disk, or it was never durable."""
         if self._process is not None:
-            self._signal_all(signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGSTOP)  # no more children
+            family = self._signal_all(signal.SIGKILL)
             self._process.wait()
             self._process = None
+            until = time.monotonic() + START_SECONDS
+            while any(map(_lives, family)) and time.monotonic() < until:
+                time.sleep(0.01)  # PostgreSQL won't start beside one of its old processes
 
     def hang(self) -> None:
         """Stop it and its children in mid-step, until `go_on`; the kernel still takes connections for it."""
@@ -111,11 +116,13 @@ class _Server(ABC):
         """After `hang`."""
         self._signal_all(signal.SIGCONT)
 
-    def _signal_all(self, number: signal.Signals) -> None:
+    def _signal_all(self, number: signal.Signals) -> Sequence[int]:
         assert self._process is not None, "it does not run"
-        for pid in (self._process.pid, *_children(self._process.pid)):
+        family = (self._process.pid, *_children(self._process.pid))
+        for pid in family:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+        return family
 
     def remove(self) -> None:
         """Kill it and delete its folder."""
@@ -236,3 +243,11 @@ def _children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except FileNotFoundError:  # no such /proc: they see that their postmaster is gone, and end
         return []
+
+
+def _lives(pid: int) -> bool:
+    """A process that is there, and not only waiting for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
