@@ -23,6 +23,7 @@ class Control:
         answer_until: the solution ends at this moment.
         on_tokens: called after each chunk with (segment, tokens, now); may move the two moments.
         on_pass: called with the number of input tokens when a pass is sent.
+        on_resume: called with the time when thinking goes on after a pause, in another pass.
         on_cached: called with the number of those that the upstream says it had in its prefix cache.
         more: asked with the thinking tokens so far when thinking has reached its limit: a higher limit, for
             which the prompt and the thinking are read in another pass, or None. Set before the call is made.
@@ -39,6 +40,7 @@ class Control:
         self.answer_until = answer_until
         self.on_tokens = on_tokens
         self.on_pass: Callable[[int], None] | None = None
+        self.on_resume: Callable[[float], None] | None = None
         self.on_cached: Callable[[int], None] | None = None
         self.more = more
         self._limit: int | None = None
@@ -92,8 +94,13 @@ class Control:
         used = self._machine.usage.thinking
         limit = min(await self.more(used) or 0, self._most)
         if limit > used:
+            self._resumed()
             return self._machine.set_limit(limit)
         return self._machine.cut(ThinkingEnd.BUDGET)
+
+    def _resumed(self) -> None:
+        if self.on_resume is not None:
+            self.on_resume(asyncio.get_running_loop().time())
 
     def _interrupted(self, now: float) -> list[Delta]:
         """The running pass was interrupted, and is lost: what it was interrupted for happens now.

@@ -22,6 +22,7 @@ from typing import Any, cast
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
 from elastic_agent.budget import Budget
 from elastic_agent.control import Control
+from elastic_agent.early_exit import EarlyExit
 from elastic_agent.errors import BackendProtocolError, ContextLengthError, UnsupportedError
 from elastic_agent.markers import Markers, Opening
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
@@ -91,6 +92,8 @@ class Call:
         control: steers the call while it runs.
         solution_extra: fields for the engine in the solution's pass only (guided decoding).
         priority: lower goes first where the engine can choose.
+        early_exit: end thinking when the answer no longer changes; nothing of it where the solution's budget
+            is smaller than a probe's.
 
     Raises:
         ContextLengthError: the prompt leaves no room (when made, before anything is sent).
@@ -109,6 +112,7 @@ class Call:
         control: Control | None = None,
         solution_extra: Mapping[str, Any] | None = None,
         priority: int = 0,
+        early_exit: EarlyExit | None = None,
     ) -> None:
         if solution_extra and not backend.guided:
             raise UnsupportedError(
@@ -123,11 +127,20 @@ class Call:
         self.control = control or Control()
         # Where nobody steers it, the engine may hold both limits: one request less
         self.two_passes = backend.two_passes or _two_passes(
-            control, self.budget, markers, opening, stop, solution_extra, sampling
+            control, self.budget, markers, opening, stop, solution_extra, sampling, early_exit
         )
-        raisable = self.control.more is not None
+        self._exit, self._answers = early_exit, list[str]()
+        self._lead = backend.codec.encode(early_exit.lead) if early_exit and early_exit.lead else []
+        if early_exit and early_exit.tokens + len(self._lead) > self.budget.solution:
+            self._exit = None
         self.machine = TwoPhase(
-            ids, self.budget, markers, opening, raisable=raisable, one_pass=not self.two_passes
+            ids,
+            self.budget,
+            markers,
+            opening,
+            raisable=self.control.more is not None,
+            borders=self._exit.every if self._exit else 0,
+            one_pass=not self.two_passes,
         )
         self.control._machine = self.machine
         self.control._most = bounded(backend, len(ids), replace(budget, thinking=None)).thinking or 0
@@ -176,6 +189,9 @@ class Call:
                     yield event
                 if machine.phase is Phase.AT_LIMIT:
                     for event in self._events(await self.control._at_limit()):
+                        yield event
+                elif machine.phase is Phase.AT_BORDER:
+                    for event in self._events(await self._probe()):
                         yield event
                 elif machine.phase is Phase.CLOSING:
                     for event in self._events([machine.close()]):
@@ -246,6 +262,36 @@ class Call:
             finally:  # cancelled once more while it closes: what was served is served
                 machine.served(read, request)
 
+    async def _probe(self) -> list[Delta]:
+        """Probe the answer, and end thinking or go on."""
+        machine, control, loop, exit = self.machine, self.control, asyncio.get_running_loop(), self._exit
+        assert exit is not None
+        request = replace(machine.probe(self._lead, exit.tokens), priority=self._priority)
+        source = cast("AsyncGenerator[TokenChunk]", self.backend.stream(request))
+        found, cached = list[int](), 0
+        try:
+            async with asyncio.timeout_at(control._until()) as wait:
+                control._wait = wait
+                async for chunk in source:
+                    found += chunk.ids
+                    cached += chunk.cached
+        except TimeoutError:
+            if not wait.expired():
+                raise
+            return control._interrupted(loop.time())
+        finally:
+            control._wait = None
+            try:
+                await source.aclose()
+            finally:
+                machine.probed(len(found), cached, request)
+        self._answers.append(self.backend.codec.decode(found))
+        if exit.stable(self._answers):
+            return machine.cut(ThinkingEnd.STABLE)
+        machine.go_on()
+        control._resumed()
+        return []
+
     def _feed(self, chunk: TokenChunk) -> list[Event]:
         """A chunk as events. One token at a time where a stop string may end the solution between two."""
         events: list[Event] = []
@@ -284,11 +330,13 @@ def _two_passes(
     stop: Sequence[str],
     extra: Mapping[str, Any] | None,
     sampling: Sampling,
+    early_exit: EarlyExit | None,
 ) -> str:
     """Why a call can't be one pass even where the engine holds both limits; "" if it can."""
     reasons = {
         # Cut in one pass, it would be charged for a solution that it then has to ask for again
         "its thinking may be cut or raised while it runs": control is not None,
+        "its thinking may end before its limit": early_exit is not None,
         "there is no thinking to limit": not budget.thinking or opening is Opening.CLOSED,
         "the model opens its thinking itself": opening is Opening.SELF,
         "the close is several tokens": len(markers.close_ids) > 1,

@@ -21,7 +21,8 @@ Rules (Elastic Reasoning, arXiv 2505.05315, section 3; the laws are DESIGN.md's)
        |  not the start marker                 cut                          |
        +--------------------------------------------------------------------+
 
-AT_LIMIT is there only where somebody may raise the limit (`raisable`). Where the engine itself holds both
+AT_LIMIT is there only where somebody may raise the limit (`raisable`). In the same way thinking pauses at
+each border (AT_BORDER), where there are any, until `go_on` or `cut`. Where the engine itself holds both
 limits (`one_pass`), one pass brings thinking, close and solution. A close at the limit is then the
 engine's, and forced all the same; an engine that goes on without one has the rest discarded, and what
 follows is as ever.
@@ -37,7 +38,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from elastic_agent.backends.base import DEFAULT_SAMPLING, Finish, Limits, Sampling, TokenRequest
+from elastic_agent.backends.base import DEFAULT_SAMPLING, GREEDY, Finish, Limits, Sampling, TokenRequest
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, Opening
 from elastic_agent.usage import Usage
@@ -49,6 +50,7 @@ class Phase(StrEnum):
     OPENING = "opening"
     THINKING = "thinking"
     AT_LIMIT = "at_limit"
+    AT_BORDER = "at_border"
     CLOSING = "closing"
     SOLUTION = "solution"
     DONE = "done"
@@ -73,6 +75,8 @@ class ThinkingEnd(StrEnum):
     """The time was needed for the solution."""
     PREEMPTED = "preempted"
     """Its limit was lowered below what it had used, or the scheduler took the rest."""
+    STABLE = "stable"
+    """Its answer no longer changed (`elastic_agent.early_exit`)."""
     END_OF_TEXT = "end_of_text"
     """The model ended its turn while thinking."""
     EMPTY = "empty"
@@ -115,6 +119,7 @@ class TwoPhase:
         markers: the model's markers.
         opening: how thinking stands at the end of the prompt (`markers.opening(prompt_ids)`).
         raisable: thinking that reaches its limit waits for a word (`set_limit`, or `cut`).
+        borders: thinking pauses each time it has so many tokens more, below its limit; 0: never.
         one_pass: the engine holds both limits; for an open thinking block, a close of one token, and a limit
             of at least 1 that nobody raises.
     """
@@ -127,6 +132,7 @@ class TwoPhase:
         opening: Opening,
         *,
         raisable: bool = False,
+        borders: int = 0,
         one_pass: bool = False,
     ) -> None:
         if budget.thinking is None:
@@ -146,6 +152,7 @@ class TwoPhase:
         self._pass_start = self._asked = 0
         self._pass_phase = Phase.DONE
         self._raisable = raisable
+        self._borders = self._border = borders
         self._one_pass = one_pass
         self._whole = False  # the running pass is one for both segments
         self._written = self._late = 0
@@ -177,7 +184,8 @@ class TwoPhase:
         if self._whole:
             return self.phase is Phase.CLOSING
         if self._pass_phase is Phase.OPENING:
-            return self.phase in (Phase.AT_LIMIT, Phase.CLOSING, Phase.DONE) or self._close > 0
+            paused = self.phase in (Phase.AT_LIMIT, Phase.AT_BORDER)
+            return paused or self.phase in (Phase.CLOSING, Phase.DONE) or self._close > 0
         return self.phase is not self._pass_phase
 
     def next_pass(self, sampling: Sampling = DEFAULT_SAMPLING) -> TokenRequest:
@@ -189,7 +197,7 @@ class TwoPhase:
             limits = Limits(close, self.limit, end, self.budget.solution)
             room, stops = self.limit + 1 + self.budget.solution, self.markers.eos_ids
         elif self.phase in (Phase.OPENING, Phase.THINKING):
-            room = self.limit - self._thinking
+            room = (min(self.limit, self._border) if self._borders else self.limit) - self._thinking
             stops = self.markers.eos_ids
             if len(self.markers.close_ids) == 1:
                 stops = stops | {self.markers.close_ids[0]}
@@ -254,9 +262,28 @@ class TwoPhase:
     def cut(self, reason: ThinkingEnd) -> list[Delta]:
         """End thinking now; nothing happens when it has ended already."""
         deltas: list[Delta] = []
-        if self.phase in (Phase.OPENING, Phase.THINKING, Phase.AT_LIMIT):
+        if self.phase in (Phase.OPENING, Phase.THINKING, Phase.AT_LIMIT, Phase.AT_BORDER):
             self._end_thinking(reason, deltas)
         return _merge(deltas)
+
+    def go_on(self) -> None:
+        """Think on, past the border or a limit that was raised, to the next border."""
+        while self._borders and self._border <= self._thinking:
+            self._border += self._borders
+        self.phase = Phase.THINKING
+
+    def probe(self, lead: Sequence[int], tokens: int) -> TokenRequest:
+        """A request for the answer that there would be if thinking were cut here; `probed` takes it in."""
+        prompt = (*self.prompt_ids, *self.output_ids, *self.forced_close, *lead)
+        self._passes += 1
+        self._input += len(prompt)
+        return TokenRequest(prompt, tokens, self.markers.eos_ids, GREEDY)
+
+    def probed(self, read: int, cached: int, request: TokenRequest) -> None:
+        """It is over: what it brought is in no segment."""
+        self._discarded += read
+        self._cached += cached
+        self.served(read, request)
 
     def set_limit(self, limit: int) -> list[Delta]:
         """Move the thinking limit, down or up; below what is used it preempts.
@@ -270,7 +297,7 @@ class TwoPhase:
         if self._thinking >= self.limit:
             return self.cut(ThinkingEnd.PREEMPTED)
         if self.phase is Phase.AT_LIMIT:
-            self.phase = Phase.THINKING
+            self.go_on()
         return []
 
     def close(self) -> Delta:
@@ -443,6 +470,8 @@ class TwoPhase:
             return
         if self._thinking >= self.limit and self._raisable:
             self.phase = Phase.AT_LIMIT
+        elif self._borders and self._thinking >= self._border:
+            self.phase = Phase.AT_BORDER
         keep = next(
             n for n in range(min(len(close) - 1, self._thinking), -1, -1) if self._ends_with(close[:n])
         )

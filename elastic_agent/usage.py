@@ -14,6 +14,7 @@ the engine holds the limits itself there is one pass, whose close it may have wr
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,33 @@ class Usage:
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+class Probes(NamedTuple):
+    """Probes of the answer while a call thinks (`elastic_agent.early_exit`), and what they can cost.
+
+    Attributes:
+        every: thinking tokens between two.
+        tokens: that one generates, at most.
+        lead: tokens that it reads beside prompt, thinking and close.
+    """
+
+    every: int
+    tokens: int
+    lead: int = 0
+
+    def most(self, thinking: int) -> int:
+        """How many there are below this limit."""
+        return max(0, thinking - 1) // self.every
+
+    def generated(self, thinking: int) -> int:
+        """The most that they generate."""
+        return self.tokens * self.most(thinking)
+
+    def read(self, prompt: int, thinking: int, close: int) -> int:
+        """The most that they read, and the passes in which thinking goes on after them."""
+        probes = self.most(thinking)
+        return probes * (2 * prompt + close + self.lead) + self.every * probes * (probes + 1)
 
 
 def worst_case(prompt: int, thinking: int, close: int, solution: int) -> Usage:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget, to_usd
+from elastic_agent.early_exit import EarlyExit
 from elastic_agent.errors import CapExceededError, StoreUnavailableError, TaskClosedError
 from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, prompt_ids
 from elastic_agent.markers import Opening
@@ -75,6 +76,7 @@ class TaskCall:
         tools: Sequence[Mapping[str, Any]] | None,
         label: str | None,
         answer_prompt: Prompt | None = None,
+        early_exit: EarlyExit | None = None,
     ) -> None:
         self.task = task
         self.backend = backend
@@ -89,6 +91,7 @@ class TaskCall:
         )
         self._weight, self._priority = weight, priority
         self._sampling, self._stop_strings, self._extra = sampling, tuple(stop), solution_extra
+        self._exit = early_exit
         self._on_exhausted: OnExhausted = on_exhausted or task.on_exhausted
         self._call: Call | None = None
         self._pilot: Pilot | None = None
@@ -231,6 +234,7 @@ class TaskCall:
                 control=self._pilot.control,
                 solution_extra=self._extra,
                 priority=self._urgency(running),
+                early_exit=self._exit,
             )
             async with aclosing(self._call.stream()) as events:
                 async for event in events:
@@ -284,7 +288,6 @@ class TaskCall:
             if not held:
                 desk.drop(running, raised, self._loop.time())
                 return None
-        self._pilot.next_pass(self._loop.time())
         return running.grant.budget.thinking
 
     async def _admit(self, ids: list[int]) -> tuple[list[int], Running]:
@@ -357,6 +360,7 @@ class TaskCall:
             habits=scheduler.habits_for(backend),
             wake=lambda: None,
             lower=self._lowered,
+            probes=None if self._exit is None else self._exit.probes(backend.codec),
             final=self.final,
             weight=self._weight,
             priority=self._priority,

@@ -12,6 +12,7 @@ Everything here is arithmetic on the present state; `desk` decides with it. Two 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,16 @@ def largest_thinking(request: Request, solution: int, room: Room) -> int:
         if more < 0 and price.bound(request.read + worst_input(prompt, 0, close), solution) > room.nano:
             return -1
         most = max(0, min(most, more))
+    if request.probes is not None and request.probes.most(most):
+        most = bisect_right(range(most), False, key=lambda less: not _fits(request, less + 1, solution, room))
     return most
+
+
+def _fits(request: Request, thinking: int, solution: int, room: Room) -> bool:
+    """Whether it can be held, with all its probes."""
+    need = request.worst(thinking, solution)
+    tokens = room.tokens is None or need.tokens <= room.tokens
+    return tokens and (room.nano is None or request.price is None or need.nano <= room.nano)
 
 
 def after(request: Request, others: Mapping[str, int], floors: Floors, solution: int) -> After:

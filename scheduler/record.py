@@ -194,6 +194,7 @@ class Record:
             on_exhausted=request.on_exhausted,
             price=None if price is None else [str(price.input), str(price.output), _text(price.cached_input)],
             around=sorted(request.around),
+            probes=request.probes,
             steerable=request.lower is not None,
             again=request.declared if again else None,
             endpoint=self._named(request.latency),

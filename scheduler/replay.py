@@ -39,7 +39,7 @@ from elastic_agent.scheduler.pool import Pacer, Pool
 from elastic_agent.scheduler.record import FOREIGN, SCHEMA
 from elastic_agent.scheduler.request import Book, Request, Running
 from elastic_agent.scheduler.timing import Timing
-from elastic_agent.usage import Usage
+from elastic_agent.usage import Probes, Usage
 
 POLICIES: Mapping[str, Callable[..., AllocationPolicy]] = {
     policy.__name__: policy
@@ -344,6 +344,7 @@ class _Replay:
             latency=endpoint.latency,
             habits=endpoint.habits,
             wake=lambda: None,
+            probes=None if event["probes"] is None else Probes(*event["probes"]),
             lower=(lambda: None) if event["steerable"] else None,
             final=event["final"],
             weight=event["weight"],

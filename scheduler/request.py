@@ -15,7 +15,7 @@ from elastic_agent.scheduler.latency import Speeds
 from elastic_agent.scheduler.learnt import Curves, LearntCurves, Seen
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.timing import After, Slot
-from elastic_agent.usage import Usage, worst_input
+from elastic_agent.usage import Probes, Usage, worst_input
 
 if TYPE_CHECKING:
     from elastic_agent.scheduler.endpoint import Endpoint
@@ -125,6 +125,7 @@ class Request:
         declared: its task had announced it.
         endpoint: where it will run; None: nobody counts the calls there.
         read: input tokens of passes that it has made already.
+        probes: of its answer while it thinks; None: there are none.
         curve: its kind's, as of when it was queued.
     """
 
@@ -156,16 +157,21 @@ class Request:
     declared: bool = False
     endpoint: Endpoint | None = None
     read: int = 0
+    probes: Probes | None = None
     curve: Curve = field(default_factory=prior)
     outcome: Outcome | None = None
 
     def worst(self, thinking: int, solution: int, prompt: int | None = None) -> Amount:
         """The most that a call with this budget (and prompt) can use: what a hold for it takes."""
-        generated = thinking + self.close + solution
+        sampled, prompt = thinking + solution, self.prompt if prompt is None else prompt
+        if self.probes is not None:
+            sampled += self.probes.generated(thinking)
         if self.price is None:
-            return Amount(generated)
-        read = worst_input(self.prompt if prompt is None else prompt, thinking, self.close)
-        return Amount(generated, self.price.bound(self.read + read, thinking + solution))
+            return Amount(sampled + self.close)
+        read = self.read + worst_input(prompt, thinking, self.close)
+        if self.probes is not None:
+            read += self.probes.read(prompt, thinking, self.close)
+        return Amount(sampled + self.close, self.price.bound(read, sampled))
 
     def least_solution(self) -> int:
         """The smallest solution that is worth a call; a final answer takes what was reserved for it."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Budget, Caps, to_usd
+from elastic_agent.early_exit import EarlyExit
 from elastic_agent.errors import TaskClosedError
 from elastic_agent.generate import Generation, Prompt
 from elastic_agent.scheduler.accounts import INFINITY, Account
@@ -262,6 +263,7 @@ class Task:
         tools: Sequence[Mapping[str, Any]] | None = None,
         label: str | None = None,
         answer_prompt: Prompt | None = None,
+        early_exit: EarlyExit | None = None,
     ) -> TaskCall:
         """A call of this task; iterate over it, or `await call.run()`.
 
@@ -282,6 +284,7 @@ class Task:
             label: what to call it in logs and reports.
             answer_prompt: what to ask instead, unguided, where `on_exhausted="answer"` makes it the final
                 answer. None: the same prompt.
+            early_exit: end thinking when the answer no longer changes; what its probes may cost is held, too.
 
         Raises:
             ValueError: no backend here and none on the scheduler.
@@ -310,6 +313,7 @@ class Task:
             tools=tools,
             label=label,
             answer_prompt=answer_prompt,
+            early_exit=early_exit,
         )
 
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:

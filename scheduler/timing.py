@@ -175,6 +175,7 @@ class Pilot:
         self._first: First | None = None
         self.control = Control(on_tokens=self.on_tokens)
         self.control.on_pass, self.control.on_cached = self.on_pass, self.on_cached
+        self.control.on_resume = self.on_resume
         self._steer()
 
     def on_pass(self, prompt: int) -> None:
@@ -210,7 +211,7 @@ class Pilot:
             self._pace.more(count, gap)
         self._steer()
 
-    def next_pass(self, now: float) -> None:
+    def on_resume(self, now: float) -> None:
         """It goes on thinking, in another pass."""
         self._segment, self._last = None, now
 

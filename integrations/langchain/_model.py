@@ -22,6 +22,7 @@ from pydantic import (
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.backends.load import load_backend
+from elastic_agent.early_exit import EarlyExit
 from elastic_agent.integrations.langchain._options import (
     NULLABLE,
     PER_CALL,
@@ -43,10 +44,14 @@ def _as_price(value: object) -> object:
     return Price(**value) if isinstance(value, Mapping) else value
 
 
+def _as_exit(value: object) -> object:
+    return EarlyExit(**value) if isinstance(value, Mapping) else value
+
+
 class ElasticFields(Serializable):
     """Fields of `ChatElasticReasoning` and `ElasticReasoningLLM`.
 
-    Those from `thinking_budget` to `label`, and `model`, can be given per call as well.
+    Those from `thinking_budget` to `early_exit`, and `model`, can be given per call as well.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", use_attribute_docstrings=True)
@@ -90,6 +95,8 @@ class ElasticFields(Serializable):
     """What to do when the task's caps can't hold the call; None is the task's own way."""
     label: str | None = None
     """What the task's log and report call it."""
+    early_exit: Annotated[InstanceOf[EarlyExit] | None, BeforeValidator(_as_exit)] = None
+    """End thinking when its answer no longer changes (`elastic_agent.early_exit`); None: don't."""
     n: int = 1
     """How many answers to give (`generate`; `invoke` shows the first); each is a call with its own hold."""
     stop: list[str] | None = None
@@ -132,10 +139,15 @@ class ElasticFields(Serializable):
 
     @property
     def lc_attributes(self) -> dict[str, Any]:
-        if self.price is None:
-            return {}
-        given = {name: getattr(self.price, name) for name in ("input", "output", "cached_input")}
-        return {"price": {name: None if value is None else str(value) for name, value in given.items()}}
+        found: dict[str, Any] = {}
+        if self.price is not None:
+            given = {name: getattr(self.price, name) for name in ("input", "output", "cached_input")}
+            found["price"] = {name: None if value is None else str(value) for name, value in given.items()}
+        if self.early_exit is not None:
+            about = self.early_exit.to_dict()
+            if about.pop("read") == EarlyExit().to_dict()["read"]:  # another function can't be written down
+                found["early_exit"] = about
+        return found
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -219,6 +231,7 @@ class ElasticFields(Serializable):
             priority=value("priority"),
             on_exhausted=value("on_exhausted"),
             label=value("label"),
+            early_exit=value("early_exit"),
         )
 
     @property

@@ -14,6 +14,7 @@ from langchain_core.language_models.base import LangSmithParams
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
+from elastic_agent.early_exit import EarlyExit
 from elastic_agent.errors import InvalidBudgetError
 from elastic_agent.scheduler.request import OnExhausted
 
@@ -33,12 +34,13 @@ PER_CALL = frozenset(
         "priority",
         "on_exhausted",
         "label",
+        "early_exit",
         "n",
     }
 )
 """Keyword arguments of `invoke`, `bind` and the like that say how a call is made; fields of the model too."""
 
-NULLABLE = frozenset({"thinking_budget", "max_tokens", "seed", "on_exhausted", "label"})
+NULLABLE = frozenset({"thinking_budget", "max_tokens", "seed", "on_exhausted", "label", "early_exit"})
 """Those of them for which None says something; for the others it means "as the model has it"."""
 
 CHAT = frozenset({"tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"})
@@ -70,6 +72,7 @@ class CallOptions:
         priority: lower goes first where the engine can choose.
         on_exhausted: what to do when the task's caps can't hold the call; None is the task's own way.
         label: what the task's log and report call it.
+        early_exit: how thinking ends when its answer no longer changes; None: it doesn't.
 
     Raises:
         InvalidBudgetError: a limit that no call can obey.
@@ -91,6 +94,7 @@ class CallOptions:
     priority: int
     on_exhausted: OnExhausted | None
     label: str | None
+    early_exit: EarlyExit | None
 
     def __post_init__(self) -> None:
         Budget(thinking=self.thinking, solution=self.solution)
@@ -142,6 +146,7 @@ class CallOptions:
             "tools": [dict(tool) for tool in self.tools],
             "guide": dict(self.guide),
             "n": self.n,
+            "early_exit": None if self.early_exit is None else self.early_exit.to_dict(),
         }
 
 

@@ -185,6 +185,7 @@ def _start(
         "stop": options.stop,
         "priority": options.priority,
         "solution_extra": options.guide,
+        "early_exit": options.early_exit,
     }
     task = current_task()
     if task is None:

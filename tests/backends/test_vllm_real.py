@@ -16,12 +16,13 @@ import aiohttp
 import pytest
 
 from benchmarks import vllm_abort, vllm_exactness, vllm_greedy
-from benchmarks._vllm import counters
+from benchmarks._vllm import counters, idle
 from elastic_agent.backends.base import GREEDY, Backend, TokenChunk, TokenRequest
 from elastic_agent.backends.vllm_process import VllmProcess
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget, Caps
 from elastic_agent.control import Control
+from elastic_agent.early_exit import EarlyExit
 from elastic_agent.generate import Call, generate, prompt_ids
 from elastic_agent.phases import ThinkingEnd
 from elastic_agent.scheduler import BudgetScheduler
@@ -112,6 +113,26 @@ async def test_a_limit_raised_in_flight_brings_the_same_ids(backend: Backend) ->
     _ = [event async for event in call]
     assert call.result().output_ids == plain.output_ids
     assert (plain.usage.passes, call.usage.passes) == (2, 4)
+
+
+async def test_probes_in_between_change_no_token(server: VllmProcess, backend: Backend) -> None:
+    """The server's counters count them as we do; and where two agree, thinking ends there."""
+    question = QUESTION.replace(" How", " #4 It gets 8 . #5 It sells 3 . #6 It gets 21 . How")
+    plain = await generate(backend, question, Budget(40, 24), sampling=GREEDY)
+    assert plain.thinking_end is ThinkingEnd.BUDGET, "the question is too easy for this test"
+    async with aiohttp.ClientSession() as session:
+        before = await idle(server.base_url, session)
+        never = EarlyExit(every=16, tokens=8, read=lambda text: None)
+        probed = await generate(backend, question, Budget(40, 24), sampling=GREEDY, early_exit=never)
+        after = await idle(server.base_url, session)
+    assert probed.output_ids == plain.output_ids
+    assert (probed.usage.passes, probed.usage.discarded) == (2 + 2 * 2, 2 * 8)
+    assert after.output - before.output == probed.usage.metered_output
+    assert after.prompt - before.prompt == probed.usage.metered_input
+    always = EarlyExit(every=16, patience=2, tokens=8, read=lambda text: "the same")
+    ended = await generate(backend, question, Budget(100, 24), sampling=GREEDY, early_exit=always)
+    assert ended.thinking_end is ThinkingEnd.STABLE
+    assert ended.thinking_ids == plain.thinking_ids[:32]
 
 
 async def test_the_second_pass_finds_the_first_in_the_cache(backend: Backend) -> None:

@@ -17,7 +17,7 @@ from elastic_agent.backends.base import TokenRequest
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, Opening
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
-from elastic_agent.usage import worst_case
+from elastic_agent.usage import Probes, worst_case
 
 EOS = 0
 PROMPT = (50, 51, 52)
@@ -103,6 +103,13 @@ def drive(
             more = next(raises or iter(()), 0)
             deltas += machine.set_limit(machine.limit + more) if more else machine.cut(ThinkingEnd.BUDGET)
             continue
+        if machine.phase is Phase.AT_BORDER:
+            request = machine.probe((7, 7), 3)
+            request.receipt.output = read = len(upstream.serve(request))
+            upstream.output += read
+            machine.probed(read, 0, request)
+            machine.go_on()
+            continue
         request = machine.next_pass()
         ids, read = upstream.serve(request), 0
         while read < len(ids) and not machine.over:
@@ -170,6 +177,25 @@ def test_it_does_what_the_rules_say(
     assert machine.usage.forced == (len(close) if end in FORCING else 0)
     assert len(machine.thinking_ids) <= (budget.thinking or 0)
     covered(machine)
+
+
+@given(tapes, budgets, all_markers, openings, chunkings, st.integers(1, 9))
+def test_pauses_at_borders_change_nothing(
+    tape: list[int], budget: Budget, markers: Markers, opening: Opening, chunks: list[int], borders: int
+) -> None:
+    """The same tokens as without probes in between; both meters agree, and what `Probes` says covers them."""
+    plain, probed = (TwoPhase(PROMPT, budget, markers, opening, borders=n) for n in (0, borders))
+    upstream = Upstream(tape)
+    drive(plain, Upstream(tape), chunks)
+    deltas = drive(probed, upstream, chunks)
+    check(probed, upstream, deltas)
+    assert probed.output_ids == plain.output_ids
+    assert probed.thinking_end is plain.thinking_end
+    thinking, close = budget.thinking or 0, len(markers.open_ids) + len(markers.close_ids)
+    worst = worst_case(len(PROMPT), thinking, close, budget.solution)
+    probes = Probes(borders, 3, 2)
+    assert probed.usage.generated <= worst.generated + probes.generated(thinking)
+    assert probed.usage.input <= worst.input + probes.read(len(PROMPT), thinking, close)
 
 
 FORCING = {ThinkingEnd.BUDGET, ThinkingEnd.EMPTY, ThinkingEnd.END_OF_TEXT}

@@ -10,6 +10,7 @@ from langchain_core.load import dumpd, dumps, load
 from pydantic import SecretStr
 
 from elastic_agent.backends.scripted import ScriptedBackend
+from elastic_agent.early_exit import EarlyExit
 from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticReasoningLLM
 from elastic_agent.scheduler import Price
 
@@ -22,6 +23,7 @@ FIELDS: dict[str, Any] = {
     "stop": ["x"],
     "price": Price("0.5", "2", "0.1"),
     "on_exhausted": "wait",
+    "early_exit": EarlyExit(every=64, lead="so"),
 }
 
 
@@ -37,6 +39,7 @@ def test_a_model_is_loaded_as_it_was_saved(kind: type[Any], monkeypatch: pytest.
     assert type(again) is kind
     assert again.api_key.get_secret_value() == "sesame"
     assert again.price == model.price
+    assert again.early_exit == model.early_exit
     assert again.asdict() == model.asdict()
 
 
