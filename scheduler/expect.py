@@ -135,12 +135,18 @@ def reserve_for(level: Book, request: Request) -> Amount:
 
 
 def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
-    """The calls of this task that wait behind this one: the smallest answers, and what they may come to."""
+    """The calls of this task that wait behind this one: the smallest answers, and what they may come to.
+
+    One that the task has not declared comes behind all that it has.
+    """
     forecast = request.book.forecast
-    if forecast.waiting == 1:  # itself
+    coming = forecast.coming if forecast.declared and not request.declared else {}
+    if forecast.waiting == 1 and not coming:  # itself
         return NOTHING, NOTHING
     kinds = dict(forecast.pending)
     kinds[request.kind] -= 1
+    for kind, more in coming.items():
+        kinds[kind] = kinds.get(kind, 0) + more
     kinds.pop(FINAL, None)
     waiting = sum(kinds.values())
     if not waiting:
