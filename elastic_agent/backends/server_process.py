@@ -1,7 +1,8 @@
 """A server as a process of ours: started, watched, stopped, with all that it starts itself.
 
 It runs in a session of its own, which is what signals go to: neither it nor its workers outlive the other,
-and a Ctrl-C in our terminal is ours to pass on. What it says goes to a log file.
+and a Ctrl-C in our terminal is ours to pass on. Nor do they outlive us: a shell beside them waits for the end
+of a pipe that we hold, which comes however we end. What the server says goes to a log file.
 """
 
 from __future__ import annotations
@@ -25,6 +26,19 @@ from elastic_agent.errors import BackendUnavailableError
 STOP_SECONDS = 20.0
 GONE_SECONDS = 5.0
 """For killed workers to be gone; where nobody reaps orphans they never are."""
+ORPHANED = """
+exec 3<&0
+(
+  trap '' TERM
+  read -r _ <&3
+  kill -TERM -$$
+  for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 1; kill -0 $$ || break; done
+  kill -KILL -$$
+) >/dev/null 2>&1 &
+exec "$@" 3<&- </dev/null
+"""
+"""Runs the server, and beside it what ends it when the pipe that is its stdin ends; `$$` is both the server
+and its session."""
 TOLD = 4000
 """Characters of its log that an error quotes."""
 
@@ -65,9 +79,9 @@ class ServerProcess:
         """Begin to start; `wait` waits until it is ready."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                ["/bin/sh", "-c", ORPHANED, "sh", *self._command],
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -127,6 +141,8 @@ class ServerProcess:
         until = time.monotonic() + GONE_SECONDS
         while self.send(0) and time.monotonic() < until:  # its workers are not our children: nobody tells us
             time.sleep(0.02)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._process = None
 
     def send(self, number: int) -> bool:

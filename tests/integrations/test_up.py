@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,21 @@ def test_when_one_dies_the_other_is_stopped(python: Path, tmp_path: Path, which:
     assert process.returncode == 2
     assert f"{called} ended by itself (signal 9)" in said
     assert not alive(both)
+
+
+def test_killed_it_leaves_nothing_behind(python: Path, tmp_path: Path) -> None:
+    """SIGKILL, which nobody can answer: the server and the gateway end all the same."""
+    with running_up(python, tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        both = children(process.pid)
+        assert len(both) == 2
+        process.kill()
+        process.wait()
+        until = time.monotonic() + 30
+        while (left := alive(both)) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not left
 
 
 def test_native(python: Path, tmp_path: Path) -> None:
