@@ -140,7 +140,8 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
     One that the task has not declared comes behind all that it has.
     """
     forecast = request.book.forecast
-    coming = forecast.coming if forecast.declared and not request.declared else {}
+    last = request.declared or request.final
+    coming = {} if last or not forecast.declared else forecast.coming
     if forecast.waiting == 1 and not coming:  # itself
         return NOTHING, NOTHING
     kinds = dict(forecast.pending)

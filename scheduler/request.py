@@ -234,7 +234,7 @@ class Running:
     def learn(self, usage: Usage) -> None:
         """What this call was like, for the plans of the next ones; once it has brought an answer."""
         request, budget = self.request, self.grant.budget
-        said = request.curve.says(budget.thinking or 0)
+        said = request.curve.says(self.limit)
         said = None if said is None else min(said, budget.solution)
         request.habits.seen(request.kind, request.prompt, usage.solution, said)
         if request.final or not (request.book.said and request.book.said[1]):

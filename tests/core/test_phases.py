@@ -427,12 +427,30 @@ def test_a_limit_that_moves() -> None:
     assert machine.limit == 7
 
 
-@given(tapes, budgets, all_markers, openings, chunkings, st.lists(st.integers(1, 6), max_size=4))
+@given(
+    tapes,
+    budgets,
+    all_markers,
+    openings,
+    chunkings,
+    st.lists(st.integers(1, 6), max_size=4),
+    st.sampled_from((0, 0, 1, 3, 5)),
+)
 def test_raised_at_its_limit_it_is_as_if_it_had_had_it_all(
-    tape: list[int], budget: Budget, markers: Markers, opening: Opening, chunks: list[int], raises: list[int]
+    tape: list[int],
+    budget: Budget,
+    markers: Markers,
+    opening: Opening,
+    chunks: list[int],
+    raises: list[int],
+    borders: int,
 ) -> None:
-    """A limit of 3 that becomes 8 brings the tokens of a limit of 8, at one more pass for each raise."""
-    machine, upstream = TwoPhase(PROMPT, budget, markers, opening, raisable=True), Upstream(tape)
+    """A limit of 3 that becomes 8 brings the tokens of a limit of 8, at one more pass for each raise; with
+    probes in between, too."""
+    machine, upstream = (
+        TwoPhase(PROMPT, budget, markers, opening, raisable=True, borders=borders),
+        Upstream(tape),
+    )
     deltas = drive(machine, upstream, chunks, raises=iter(raises))
     check(machine, upstream, deltas)
     whole = TwoPhase(PROMPT, Budget(machine.limit, budget.solution), markers, opening)
@@ -440,7 +458,8 @@ def test_raised_at_its_limit_it_is_as_if_it_had_had_it_all(
     assert machine.output_ids == whole.output_ids
     assert machine.sampled == whole.sampled
     assert machine.thinking_end is whole.thinking_end
-    assert machine.usage.passes <= 2 + len(raises)
+    probes = Probes(borders, 3).most(machine.limit) if borders else 0
+    assert machine.usage.passes <= 2 + len(raises) + 2 * probes
 
 
 def test_a_limit_below_what_was_used_preempts() -> None:

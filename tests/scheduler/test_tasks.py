@@ -20,7 +20,7 @@ from elastic_agent.errors import (
     TaskClosedError,
     UnknownPriceError,
 )
-from elastic_agent.scheduler import BudgetScheduler, Price, Task, current_task, task_budget
+from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, Task, current_task, task_budget
 from elastic_agent.scheduler.accounts import NOTHING
 from elastic_agent.scheduler.timing import SAFETY
 from tests.clock import run
@@ -442,6 +442,28 @@ def test_declared_calls_are_weighed() -> None:
 
     few, many = run(thinks(1)), run(thinks(9))
     assert few > 2 * many > 0
+
+
+def test_what_nobody_declared_leaves_the_declared_their_answers() -> None:
+    """A first call may take all that is above the reserve; one that nobody declared leaves what the three
+    declared ones are expected to say, and they say it."""
+
+    async def held(declared: bool) -> int:
+        backend = ScriptedBackend(Reply("hm " * 300, "word " * 7))
+        async with (
+            BudgetScheduler(backend, policy=FixedCap(400)) as scheduler,
+            scheduler.task(Caps(tokens=200), expect={"step": 3, "retry": int(declared)}) as task,
+        ):
+            retry = task.call("again", kind="retry", solution=32)
+            await retry.run()
+            for _ in range(0 if declared else 3):
+                assert (await task.generate("next", kind="step", solution=32)).solution_end == "eos"
+            scheduler.check()
+            assert retry.grant is not None
+            return retry.grant.held.tokens
+
+    least = 3 * (16 + 1)
+    assert run(held(declared=False)) + least == run(held(declared=True))
 
 
 def test_what_is_left_and_spent() -> None:
