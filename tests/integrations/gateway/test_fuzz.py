@@ -18,6 +18,7 @@ from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.integrations.gateway.config import Limits
 from elastic_agent.scheduler.accounts import NOTHING, Amount
+from elastic_agent.scheduler.durable import LEASE
 from tests.integrations.gateway.conftest import Start, until
 from tests.integrations.gateway.fuzz import Fuzz, Sent
 
@@ -68,9 +69,12 @@ async def test_no_request_breaks_it(start: Start, tmp_path: Path, caplog: pytest
 
         async def worker(count: int) -> None:
             for _ in range(count):
+                # "wait" waits for what other tasks of its key hold, which may take as long as their lease
                 sent, leaves = fuzz.request(), fuzz.random.random() < 0.05
                 with suppress(TimeoutError, aiohttp.ServerDisconnectedError):
-                    async with asyncio.timeout(fuzz.random.random() * 0.02 if leaves else 60.0) as limit:
+                    async with asyncio.timeout(
+                        fuzz.random.random() * 0.02 if leaves else LEASE + 30
+                    ) as limit:
                         await send(sent)
                 assert leaves or not limit.expired(), sent
 
