@@ -123,15 +123,6 @@ class PostgresShelf(SqlShelf):
         return float(self.run("SELECT elastic_now()")[0][0])
 
 
-class ServerSteps(Steps):
-    """The shared steps, but for one that the server has a function for."""
-
-    shelf: PostgresShelf
-
-    def expire(self, most: int) -> list[StoredHold]:
-        return [_shown(row) for row in self.shelf.run(EXPIRE_CALL, {"most": most})]
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
     """A step as a call of a function: what is sent, what is made of the one row that comes back.
@@ -183,14 +174,19 @@ def _end(key: str, how: str, actual: Amount) -> Call:
     return Call(END_CALL, {"key": key, "how": how, "tokens": actual.tokens, "nano": actual.nano}, _shown)
 
 
+def _expire(steps: Steps, most: int) -> list[StoredHold]:
+    shelf = cast("PostgresShelf", steps.shelf)
+    return [_shown(row) for row in shelf.run(EXPIRE_CALL, {"most": most})]
+
+
 CALLS: dict[object, Callable[..., Call]] = {
     Steps.hold: _hold,
     Steps.dispatch: _dispatch,
     Steps.settle: _settle,
     Steps.refund: _refund,
 }
-FUNCTIONS: dict[object, Callable[..., Any]] = {Steps.expire: ServerSteps.expire}
-"""What a step is here, where it is no call of the lane's."""
+INSTEAD: dict[object, Callable[..., Any]] = {Steps.expire: _expire}
+"""What stands here for a shared step: the server has a function for it."""
 VIEWS: tuple[object, ...] = (Steps.books, Steps.holds, Steps.check)
 """Steps that see one moment: repeatable read."""
 
@@ -278,8 +274,8 @@ class PostgresStore(SteppedStore):
         def once() -> T:
             self._migrate(errand)
             with engine.begin() as connection, errand.on(connection.connection.driver_connection):
-                here = cast("Callable[..., T]", FUNCTIONS.get(step, step))
-                return here(ServerSteps(PostgresShelf(connection)), *args, **kwargs)
+                here = cast("Callable[..., T]", INSTEAD.get(step, step))
+                return here(Steps(PostgresShelf(connection)), *args, **kwargs)
 
         answer = self._threads.submit(self._tried, errand, once)
         self._errands.add(errand)
