@@ -8,6 +8,7 @@ then it lingers a little for company, since the next hold is often near.
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
@@ -131,8 +132,7 @@ class Lane(Generic[J]):
 
     def _next(self) -> list[Waiting[J] | None]:
         """All that wait, as soon as one of them won't linger any more. None at the end: the last batch."""
-        batch = [self._queue.get()]
-        until = 0.0 if batch[0] is None else batch[0].until
+        batch, until = [self._queue.get()], math.inf
         while (last := batch[-1]) is not None and len(batch) < TOGETHER:
             until = min(until, last.until)
             left = max(0.0, until - time.monotonic())
