@@ -22,7 +22,7 @@ from pydantic import (
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.backends.load import load_backend
-from elastic_agent.early_exit import EarlyExit
+from elastic_agent.early_exit import EarlyExit, plain
 from elastic_agent.integrations.langchain._options import (
     NULLABLE,
     PER_CALL,
@@ -143,10 +143,9 @@ class ElasticFields(Serializable):
         if self.price is not None:
             given = {name: getattr(self.price, name) for name in ("input", "output", "cached_input")}
             found["price"] = {name: None if value is None else str(value) for name, value in given.items()}
-        if self.early_exit is not None:
-            about = self.early_exit.to_dict()
-            if about.pop("read") == EarlyExit().to_dict()["read"]:  # another function can't be written down
-                found["early_exit"] = about
+        if self.early_exit is not None and self.early_exit.read is plain:  # no other can be written down
+            found["early_exit"] = self.early_exit.to_dict()
+            del found["early_exit"]["read"]
         return found
 
     @property
