@@ -120,7 +120,9 @@ class ResponseRequest(Body):
             GatewayError: 400, naming the field.
         """
         choice, shape = self.tool_choice, self.text.format if self.text else None
-        named = {"type": "function", "function": {"name": choice.name}} if _is(choice) else choice  # type: ignore[union-attr]
+        named: Any = choice
+        if isinstance(choice, FunctionChoice):
+            named = {"type": "function", "function": {"name": choice.name}}
         value = {
             "messages": _messages(self.instructions, self.input),
             "model": self.model,
@@ -158,10 +160,6 @@ def renamed(error: GatewayError) -> GatewayError:
             message = str(error).replace(chat, ours, 1)
             return GatewayError(error.status, message, error.code, param=error.param.replace(chat, ours, 1))
     return error
-
-
-def _is(choice: object) -> bool:
-    return isinstance(choice, FunctionChoice)
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:
