@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable
-from dataclasses import asdict
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -247,7 +246,7 @@ class ForeignCall:
         assert self._running is not None
         assert self._loop is not None
         answered, self._ended = self._answered, self._loop.time()
-        used = {} if usage is None else asdict(usage)
+        used = {} if usage is None else usage.to_dict()
         learn = usage if answered else None
         self.task.desk.settle(self._running, actual, self._ended, answered=answered, used=used, learn=learn)
         self._finish()
