@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Room
-from elastic_agent.scheduler.expect import Floors
+from elastic_agent.scheduler.expect import Floors, Outlook
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Request
@@ -58,8 +58,8 @@ class Case:
         left: what a last call could hold: the reserve is in it.
         end: when the task has to be over; infinity without a deadline.
         speed: the endpoint's, at this moment.
-        others: calls still to come in this task, by kind.
-        floors: what they use when they don't think.
+        outlook: the calls still to come in this task.
+        floors: what calls use when they don't think.
         rest: what has to happen in time after the call's thinking.
         in_time: solution tokens that the time holds.
         lacking: what the final answer's reserve still lacks.
@@ -76,7 +76,7 @@ class Case:
     left: Room
     end: float
     speed: Speed | None
-    others: Mapping[str, int]
+    outlook: Outlook
     floors: Floors
     rest: After
     in_time: int

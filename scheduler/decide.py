@@ -93,8 +93,8 @@ class Decider:
         if book.parent is not None:
             above = self._keep_above(request)
         floors = Floors(request)
-        others = book.forecast.to_come(request.kind, request.final)
-        rest = after(request, others, floors, request.solution)
+        outlook = floors.outlook(book.forecast.to_come(request.kind, request.final))
+        rest = after(request, outlook, request.solution)
         left = self._ledger.room(book.account, final=True).beside(own)
         end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
@@ -113,7 +113,7 @@ class Decider:
             left,
             end,
             speed,
-            others,
+            outlook,
             floors,
             rest,
             in_time,

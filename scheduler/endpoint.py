@@ -109,8 +109,8 @@ class Endpoint:
 
     def enter(self, request: Request, end: float, span: float) -> None:
         """A call waits from now on; its task has to be over at `end`, and may take `span` seconds in all."""
-        others = request.book.forecast.to_come(request.kind, request.final)
-        rest = after(request, others, Floors(request), request.solution)
+        outlook = Floors(request).outlook(request.book.forecast.to_come(request.kind, request.final))
+        rest = after(request, outlook, request.solution)
         # If it must, it answers in one pass, the one that reads its prompt.
         rest = rest._replace(prompt=0, fresh=request.fresh)
         self._waiting[request] = (Window(request.arrived, end, span), rest)

@@ -36,12 +36,17 @@ class Outlook(NamedTuple):
         needs: of those to come, in the order of their kinds.
         calls: how many they are.
         tokens, nano: what all of them, this call too, are expected to use if none thinks.
+        steps: how many of them are not the final answer.
+        solutions, prompts: tokens of these, all together.
     """
 
     needs: tuple[Need, ...]
     calls: int
     tokens: int
     nano: int
+    steps: int
+    solutions: int
+    prompts: int
 
 
 class Floors(dict[str, Floor]):
@@ -74,14 +79,20 @@ class Floors(dict[str, Floor]):
         self.look((mine, *others))
         _, _, tokens, nano, _ = self[mine]
         curves, counts = [], []
+        calls = steps = solutions = prompts = 0
         for kind in sorted(others):
             count = others[kind]
-            curve, _, each, money, _ = self[kind]
+            curve, solution, each, money, prompt = self[kind]
             curves.append(curve)
             counts.append(count)
+            calls += count
             tokens += each * count
             nano += money * count
-        return Outlook(needs(tuple(curves), tuple(counts)), sum(counts), tokens, nano)
+            if kind != FINAL:
+                steps += count
+                solutions += solution * count
+                prompts += prompt * count
+        return Outlook(needs(tuple(curves), tuple(counts)), calls, tokens, nano, steps, solutions, prompts)
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Room
 from elastic_agent.scheduler.case import Case
-from elastic_agent.scheduler.expect import Floors, Outlook
-from elastic_agent.scheduler.forecast import FINAL
+from elastic_agent.scheduler.expect import Outlook
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.policies import Choice, Need, State
 from elastic_agent.scheduler.pool import Pacer
@@ -98,27 +96,18 @@ def _fits(request: Request, thinking: int, solution: int, room: Room) -> bool:
     return tokens and (room.nano is None or request.price is None or need.nano <= room.nano)
 
 
-def after(request: Request, others: Mapping[str, int], floors: Floors, solution: int) -> After:
+def after(request: Request, outlook: Outlook, solution: int) -> After:
     """What has to happen in time once this call has thought, on its own task's level.
 
     Args:
-        others: the calls still to come there, by kind.
+        outlook: the calls still to come there.
         solution: tokens of this call's solution.
     """
-    book, forecast = request.book, request.book.forecast
-    calls = tokens = prompts = 0
-    steps = [kind for kind in others if kind != FINAL]
-    floors.look(steps)
-    for kind in steps:
-        count = others[kind]
-        calls += count
-        floor = floors[kind]
-        tokens += floor[1] * count
-        prompts += floor[4] * count
+    book, forecast, calls = request.book, request.book.forecast, outlook.steps
     lanes = max(1, forecast.running + forecast.waiting)
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
-    each = math.ceil(tokens / calls) if calls else 0
-    theirs = math.ceil(waves * prompts / calls) if calls else 0
+    each = math.ceil(outlook.solutions / calls) if calls else 0
+    theirs = math.ceil(waves * outlook.prompts / calls) if calls else 0
     if not book.reserving or request.final:
         return After(solution, waves, each, 0, request.prompt, 0, theirs)
     final = book.final_size
@@ -132,8 +121,9 @@ def plan(case: Case, most: int, pacer: Pacer | None = None) -> Plan | None:
     request = case.request
     this = Need(request.curve, 1, request.weight)
     for level in request.book.levels:
-        others = case.others if level is request.book else level.forecast.to_come(request.kind)
-        outlook = case.floors.outlook(others)
+        outlook = case.outlook
+        if level is not request.book:
+            outlook = case.floors.outlook(level.forecast.to_come(request.kind))
         room, unit = _room(case, level, outlook)
         price = 0.0 if pacer is None else pacer.price_for(request, level)
         if unit is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -39,7 +38,7 @@ class Reading(ScriptedBackend):
         self.held.append(prompt)
         await asyncio.sleep(self.each * (len(prompt) - held))
         async for chunk in super().stream(request):
-            yield chunk if chunk.finish is None else replace(chunk, cached=held)
+            yield chunk if chunk.finish is None else chunk._replace(cached=held)
 
 
 def common(one: tuple[int, ...], two: tuple[int, ...]) -> int:
