@@ -75,15 +75,16 @@ class Control:
     def _apply(self, now: float) -> list[Delta]:
         """Bring what was asked for into the machine."""
         assert self._machine is not None
-        machine, deltas = self._machine, []
+        machine, deltas = self._machine, list[Delta]()
         if self._limit is not None:
             limit, self._limit = min(self._limit, self._most), None
             deltas += machine.set_limit(limit)
         if self._cut is not None:
             deltas += machine.cut(self._cut)
-        if any(moment is not None and now >= moment for moment in (self.think_until, self.answer_until)):
+        over = self.answer_until is not None and now >= self.answer_until
+        if over or (self.think_until is not None and now >= self.think_until):
             deltas += machine.cut(ThinkingEnd.DEADLINE)
-        if self.answer_until is not None and now >= self.answer_until:
+        if over:
             machine.end_solution(SolutionEnd.DEADLINE)
         return deltas
 

@@ -17,9 +17,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Finish, Sampling, TokenChunk
 from elastic_agent.budget import Budget
 from elastic_agent.control import Control
 from elastic_agent.early_exit import EarlyExit
@@ -33,8 +33,7 @@ Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """A user's message, prompt ids, or a conversation as OpenAI-style dicts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A piece of a running call. `text` may be "" while a character or a stop string is incomplete."""
 
     segment: Segment
@@ -94,6 +93,7 @@ class Call:
         priority: lower goes first where the engine can choose.
         early_exit: end thinking when the answer no longer changes; nothing of it where the solution's budget
             is smaller than a probe's.
+        whole: nobody reads along: the text of a segment comes at its end, decoded once.
 
     Raises:
         ContextLengthError: the prompt leaves no room (when made, before anything is sent).
@@ -113,6 +113,7 @@ class Call:
         solution_extra: Mapping[str, Any] | None = None,
         priority: int = 0,
         early_exit: EarlyExit | None = None,
+        whole: bool = False,
     ) -> None:
         if solution_extra and not backend.guided:
             raise UnsupportedError(
@@ -148,8 +149,8 @@ class Call:
         self._stops = tuple(stop)
         self._extra = dict(solution_extra or {})
         self._priority = priority
-        self._thinking = IncrementalText(backend.codec.decode)
-        self._solution = IncrementalText(backend.codec.decode, stop)
+        self._thinking = IncrementalText(backend.codec.decode, whole=whole)
+        self._solution = IncrementalText(backend.codec.decode, stop, whole=whole)
 
     @property
     def usage(self) -> Usage:
@@ -197,70 +198,16 @@ class Call:
                     for event in self._events([machine.close()]):
                         yield event
                 elif not machine.done:
-                    async with aclosing(self._run_pass()) as events:
-                        async for event in events:
-                            yield event
+                    async with aclosing(_Pass(self)) as running:
+                        while not running.over:
+                            for event in await running.step():
+                                yield event
             for event in self._flushed(Segment.THINKING) + self._flushed(Segment.SOLUTION):
                 yield event
             if self._solution.stopped is not None:  # found in what had been kept back
                 machine.end_solution(SolutionEnd.STOP)
         finally:
             machine.abort()
-
-    async def _run_pass(self) -> AsyncGenerator[Event]:
-        machine, control, loop = self.machine, self.control, asyncio.get_running_loop()
-        solving = machine.phase is Phase.SOLUTION
-        sampling = self._sampling
-        if sampling.seed is not None:  # the passes' draws must not repeat each other
-            sampling = replace(sampling, seed=sampling.seed + machine.usage.passes)
-        request = machine.next_pass(sampling)
-        request = replace(request, priority=self._priority, extra=self._extra if solving else {})
-        if control.on_pass is not None:
-            control.on_pass(len(request.prompt_ids))
-        read = 0
-        source = cast("AsyncGenerator[TokenChunk]", self.backend.stream(request))
-        try:
-            while True:
-                # Whoever reads us may have steered in between.
-                for event in self._events(control._apply(loop.time())):
-                    yield event
-                if machine.over:
-                    break
-                try:
-                    async with asyncio.timeout_at(control._until()) as wait:
-                        control._wait = wait
-                        chunk = await anext(source)
-                except StopAsyncIteration:
-                    raise BackendProtocolError(
-                        f"{self.backend.model}: the stream ended without a finish"
-                    ) from None
-                except TimeoutError:
-                    if not wait.expired():
-                        raise
-                    for event in self._events(control._interrupted(loop.time())):
-                        yield event
-                    break
-                finally:
-                    control._wait = None
-                now = loop.time()
-                read += len(chunk.ids)
-                for event in self._feed(chunk):
-                    yield event
-                if control.on_cached is not None and chunk.cached:
-                    control.on_cached(chunk.cached)
-                if control.on_tokens is not None and chunk.ids:
-                    control.on_tokens(Segment.SOLUTION if solving else Segment.THINKING, len(chunk.ids), now)
-                for event in self._events(control._apply(now)):
-                    yield event
-                if chunk.finish is not None and not machine.over:
-                    for event in self._events(machine.pass_ended(chunk.finish)):
-                        yield event
-                    break
-        finally:
-            try:
-                await source.aclose()
-            finally:  # cancelled once more while it closes: what was served is served
-                machine.served(read, request)
 
     async def _probe(self) -> list[Delta]:
         """Probe the answer, and end thinking or go on."""
@@ -294,14 +241,14 @@ class Call:
 
     def _feed(self, chunk: TokenChunk) -> list[Event]:
         """A chunk as events. One token at a time where a stop string may end the solution between two."""
-        events: list[Event] = []
-        size = 1 if self._stops else max(1, len(chunk.ids))
-        for i in range(0, len(chunk.ids), size):
-            logprobs = None if chunk.logprobs is None else chunk.logprobs[i : i + size]
-            events += self._events(self.machine.feed(chunk.ids[i : i + size], logprobs))
+        if not self._stops:
+            return self._events(self.machine.feed(chunk.ids, chunk.logprobs, chunk.cached))
+        events = self._events(self.machine.feed((), cached=chunk.cached))
+        for i in range(len(chunk.ids)):
+            logprobs = None if chunk.logprobs is None else chunk.logprobs[i : i + 1]
+            events += self._events(self.machine.feed(chunk.ids[i : i + 1], logprobs))
             if self._solution.stopped is not None:
                 self.machine.end_solution(SolutionEnd.STOP)
-        self.machine.feed((), cached=chunk.cached)
         return events
 
     def _events(self, deltas: Sequence[Delta]) -> list[Event]:
@@ -320,6 +267,70 @@ class Call:
     def _flushed(self, segment: Segment) -> list[Event]:
         text = (self._thinking if segment is Segment.THINKING else self._solution).flush()
         return [Event(segment, text, ())] if text else []
+
+
+class _Pass:
+    """One pass of a call.
+
+    Attributes:
+        over: it has given what it can.
+    """
+
+    def __init__(self, call: Call) -> None:
+        machine, sampling = call.machine, call._sampling
+        solving = machine.phase is Phase.SOLUTION
+        if sampling.seed is not None:  # the passes' draws must not repeat each other
+            sampling = replace(sampling, seed=sampling.seed + machine.usage.passes)
+        request = machine.next_pass(sampling)
+        self._request = replace(request, priority=call._priority, extra=call._extra if solving else {})
+        if call.control.on_pass is not None:
+            call.control.on_pass(len(request.prompt_ids))
+        self._call, self._loop = call, asyncio.get_running_loop()
+        self._segment = Segment.SOLUTION if solving else Segment.THINKING
+        self._read, self._finish = 0, cast("Finish | None", None)
+        self._source = cast("AsyncGenerator[TokenChunk]", call.backend.stream(self._request))
+        self.over = False
+
+    async def step(self) -> list[Event]:
+        """What comes next: a chunk, or the pass's end."""
+        call, machine, control = self._call, self._call.machine, self._call.control
+        # Whoever hears of tokens, or reads us, may have steered since the last ones.
+        deltas = control._apply(self._loop.time())
+        if machine.over:
+            self.over = True
+        elif self._finish is not None:
+            deltas += machine.pass_ended(self._finish)
+            self.over = True
+        if deltas or self.over:
+            return call._events(deltas)
+        try:
+            async with asyncio.timeout_at(control._until()) as wait:
+                control._wait = wait
+                chunk = await anext(self._source)
+        except StopAsyncIteration:
+            raise BackendProtocolError(f"{call.backend.model}: the stream ended without a finish") from None
+        except TimeoutError:
+            if not wait.expired():
+                raise
+            self.over = True
+            return call._events(control._interrupted(self._loop.time()))
+        finally:
+            control._wait = None
+        now, self._finish = self._loop.time(), chunk.finish
+        self._read += len(chunk.ids)
+        events = call._feed(chunk)
+        if control.on_cached is not None and chunk.cached:
+            control.on_cached(chunk.cached)
+        if control.on_tokens is not None and chunk.ids:
+            control.on_tokens(self._segment, len(chunk.ids), now)
+        return events
+
+    async def aclose(self) -> None:
+        """Let go of its stream, and count what it served."""
+        try:
+            await self._source.aclose()
+        finally:  # cancelled once more while it closes: what was served is served
+            self._call.machine.served(self._read, self._request)
 
 
 def _two_passes(
@@ -366,9 +377,9 @@ def bounded(backend: Backend, prompt_tokens: int, budget: Budget) -> Budget:
 
 
 async def generate(backend: Backend, prompt: Prompt, budget: Budget, **options: Any) -> Generation:
-    """Run one call to its end; options are those of `Call`."""
+    """Run one call to its end, `whole`; the other options are those of `Call`."""
     await backend.ready()
-    call = Call(backend, prompt, budget, **options)
+    call = Call(backend, prompt, budget, whole=True, **options)
     async with aclosing(call.stream()) as events:
         async for _ in events:
             pass

@@ -35,8 +35,8 @@ pass is of no use. Training reads `output_ids`, `sampled` and `logprobs`, which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, GREEDY, Finish, Limits, Sampling, TokenRequest
 from elastic_agent.budget import Budget
@@ -101,8 +101,7 @@ class SolutionEnd(StrEnum):
     ABORTED = "aborted"
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """Some new tokens of one segment; `forced` ones were not sampled."""
 
     segment: Segment
@@ -457,7 +456,7 @@ class TwoPhase:
 
     def _watch_close(self, deltas: list[Delta]) -> None:
         close = self.markers.close_ids
-        if self._thinking >= len(close) and tuple(self.output_ids[-len(close) :]) == close:
+        if self._thinking >= len(close) and self._ends_with(close):
             self._thinking -= len(close)
             self._close = len(close)
             self._emit(Segment.THINKING, self._thinking, deltas)
@@ -472,9 +471,9 @@ class TwoPhase:
             self.phase = Phase.AT_LIMIT
         elif self._borders and self._thinking >= self._border:
             self.phase = Phase.AT_BORDER
-        keep = next(
-            n for n in range(min(len(close) - 1, self._thinking), -1, -1) if self._ends_with(close[:n])
-        )
+        keep = min(len(close) - 1, self._thinking)
+        while not self._ends_with(close[:keep]):
+            keep -= 1
         self._emit(Segment.THINKING, self._thinking - keep, deltas)
 
     def _ends_with(self, ids: tuple[int, ...]) -> bool:
@@ -497,6 +496,8 @@ class TwoPhase:
 
 def _merge(deltas: list[Delta]) -> list[Delta]:
     """Neighbours of one segment as one delta."""
+    if len(deltas) < 2:
+        return deltas
     merged: list[Delta] = []
     for delta in deltas:
         if merged and merged[-1].segment is delta.segment and merged[-1].forced == delta.forced:

@@ -16,25 +16,36 @@ class IncrementalText:
         decode: ids to text (`Codec.decode`).
         stops: strings that end the text; nothing from the first of them on is given out. Text that may
             turn out to be the beginning of one is kept back.
+        whole: nobody reads along: where there are no stop strings all of it comes at the end, decoded once.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), *, whole: bool = False
+    ) -> None:
         if any(not stop for stop in stops):
             raise ValueError("a stop string must not be empty")
         self._decode = decode
         self._stops = tuple(stops)
+        self._whole = whole and not stops
         self._ids: list[int] = []
         self._window = 0  # ids before it are decoded for good
         self._read = 0  # ids up to here have been given to `_held`
         self._held = ""  # decoded, kept back as a possible beginning of a stop string
-        self.text = ""
+        self._given: list[str] = []
         self.stopped: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All that was given out, or could be by now."""
+        return "".join(self._given) + (self._decoded(len(self._ids)) if self._whole else "")
 
     def feed(self, ids: Sequence[int]) -> str:
         """Take ids; returns the new certain text, "" when there is none."""
         if self.stopped is not None:
             return ""
         self._ids += ids
+        if self._whole:
+            return ""
         before = self._decoded(self._read)
         after = self._decoded(len(self._ids))
         if after.endswith("\ufffd") or not after.startswith(before):
@@ -57,6 +68,9 @@ class IncrementalText:
         return self._decode(self._ids[self._window : end]) if self._window < end else ""
 
     def _give(self, new: str, *, last: bool) -> str:
+        if not self._stops:
+            self._given.append(new)
+            return new
         held = self._held + new
         hits = [(at, stop) for stop in self._stops if (at := held.find(stop)) >= 0]
         if hits:  # the one that is complete first, as if the text had come letter by letter
@@ -65,7 +79,7 @@ class IncrementalText:
         else:
             keep = 0 if last else max((_overlap(held, stop) for stop in self._stops), default=0)
             out, self._held = held[: len(held) - keep], held[len(held) - keep :]
-        self.text += out
+        self._given.append(out)
         return out
 
 

@@ -97,7 +97,7 @@ class TaskCall:
         self._pilot: Pilot | None = None
         self._running: Running | None = None
         self._request: Request | None = None
-        self._stopped = False
+        self._stopped = self._whole = False
         self._seconds = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stream: weakref.ref[AsyncGenerator[Event]] | None = None
@@ -152,6 +152,7 @@ class TaskCall:
 
     async def run(self) -> Generation:
         """Run it to its end."""
+        self._whole = True
         async with aclosing(self.stream()) as events:
             async for _ in events:
                 pass
@@ -235,6 +236,7 @@ class TaskCall:
                 solution_extra=self._extra,
                 priority=self._urgency(running),
                 early_exit=self._exit,
+                whole=self._whole,
             )
             async with aclosing(self._call.stream()) as events:
                 async for event in events:

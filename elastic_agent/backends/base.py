@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from elastic_agent.errors import BackendError
 from elastic_agent.markers import Markers
@@ -116,8 +116,7 @@ def check_request(request: TokenRequest, context_length: int) -> None:
     request.receipt.refused = False
 
 
-@dataclass(frozen=True, slots=True)
-class TokenChunk:
+class TokenChunk(NamedTuple):
     """Some tokens of a pass.
 
     Attributes:

@@ -328,7 +328,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _event(data: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(data)
+        event = json.loads(data.decode())  # bytes have their encoding guessed first
     except ValueError as error:
         raise BackendProtocolError(f"a malformed event from the server: {data[:80]!r}") from error
     if not isinstance(event, dict):
@@ -366,7 +366,7 @@ def _chunk(data: dict[str, Any], request: TokenRequest) -> TokenChunk | None:
             raise BackendProtocolError(
                 "the server sent no token ids: it must be a vLLM that knows return_token_ids (0.10.2)"
             )
-        ids = tuple(int(i) for i in ids)
+        ids = tuple(map(int, ids))
         stopped_by = choice.get("stop_reason")
         if finish == "stop" and isinstance(stopped_by, int) and ids[-1:] != (stopped_by,):
             ids = (*ids, stopped_by)  # some versions leave the stop token out

@@ -6,7 +6,6 @@ Everything here is attached to one chunk of a stream, the last, because LangChai
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
@@ -63,7 +62,7 @@ def response_metadata(outcome: Outcome, *, tool_calls: bool = False) -> dict[str
             "reason": outcome.reason,
             "as_asked": as_asked(outcome.asked, result),
         },
-        "usage": asdict(result.usage),
+        "usage": result.usage.to_dict(),
         "cost": None if outcome.cost is None else {"usd": format(outcome.cost, "f")},
     }
 

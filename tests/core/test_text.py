@@ -51,6 +51,25 @@ def test_spaces_between_words_survive(ids: list[int], chunks: list[int]) -> None
     assert "".join(parts) + out.flush() == as_words(ids)
 
 
+@given(st.text(), sizes)
+def test_whole_text_comes_at_the_end(text: str, chunks: list[int]) -> None:
+    """Nobody reads along: nothing comes before the end, and what there is can be asked for."""
+    out, said = IncrementalText(as_bytes, whole=True), b""
+    for piece in cut(text.encode(errors="ignore"), chunks):
+        said += bytes(piece)
+        assert out.feed(piece) == ""
+        assert out.text == as_bytes(said)
+    assert out.flush() == out.text == text
+    assert out.flush() == ""
+
+
+def test_stop_strings_are_looked_for_all_the_same() -> None:
+    """Whether anybody reads along or not."""
+    out = IncrementalText(as_bytes, ["b"], whole=True)
+    assert out.feed(b"ab") == out.text == "a"
+    assert out.stopped == "b"
+
+
 @given(
     st.text("abc", max_size=30),
     st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
