@@ -8,11 +8,12 @@
 A round is as many calls three times, in an order that changes from round to round: as one request for t, a
 close and s tokens, as two passes (thinking cut at t, the close forced, s more), and as three (begun with
 half of t, and raised to t when that is reached). The close and the end of text are made impossible, so
-that all have one length. All go through one client with its connections open, and each has a fresh prompt,
-so that no cache helps a first pass. `ratio` is the median over rounds of the time of two passes by that of
-one, by concurrency; `inflight_ratio` that of three passes by two; `native_ratio` that of the engine's one
-pass by two; `prefix_hit` the share of full blocks of prompt and thinking that the second pass found in the
-prefix cache.
+that all have one length. All go through one client with its connections open, for which nobody reads along,
+and each has a fresh prompt, so that no cache helps a first pass; its length is any of a block's, since the
+second pass reads the block again that is not full. `ratio` is the median over rounds of the time of two
+passes by that of one, by concurrency; `inflight_ratio` that of three passes by two; `native_ratio` that of
+the engine's one pass by two; `prefix_hit` the share of full blocks of prompt and thinking that the second
+pass found in the prefix cache.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Endless(VllmServerBackend):
 
 def main() -> int:
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, help="rounds at each concurrency (default: fewer the more)")
+    options.add_argument("--rounds", type=int, help="rounds at each concurrency (default 24 to 9)")
     options.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 64])
-    options.add_argument("--prompt", type=int, default=256, help="prompt tokens")
+    options.add_argument("--prompt", type=int, default=256, help="least prompt tokens")
     options.add_argument("--thinking", type=int, help="default 384, 96 with --quick")
     options.add_argument("--solution", type=int, help="default 96, 24 with --quick")
     options.add_argument("--block", type=int, default=32, help="tokens of a block of the server's cache")
@@ -75,14 +76,15 @@ async def measure(args: Any, base_url: str) -> dict[str, Any]:
     inflight: dict[int, float] = {}
     found = full = 0
     for many in args.concurrency:
-        rounds = args.rounds or (max(1, 4 // many) if args.quick else max(3, 12 // many))
+        rounds = args.rounds or (max(1, 4 // many) if args.quick else max(9, 24 // many))
         seconds: dict[str, list[float]] = {kind: [] for kind in clients}
         for turn in range(rounds + 1):
             order = rng.sample(sorted(seconds), len(seconds))
             for kind in order:
+                lengths = [args.prompt + rng.randrange(args.block) for _ in range(many)]
                 prompts = [
-                    (*rng.choices(plain, k=args.prompt - len(marks.open_ids)), *marks.open_ids)
-                    for _ in range(many)
+                    (*rng.choices(plain, k=length - len(marks.open_ids)), *marks.open_ids)
+                    for length in lengths
                 ]
                 start = time.perf_counter()
                 cached = await asyncio.gather(*(run(clients[kind], kind, args, p) for p in prompts))
@@ -91,7 +93,7 @@ async def measure(args: Any, base_url: str) -> dict[str, Any]:
                 if kind == "two":
                     found += sum(cached)
                     # The last token sampled was never read: its block is not full yet
-                    full += many * ((args.prompt + args.thinking - 1) // args.block * args.block)
+                    full += sum((n + args.thinking - 1) // args.block * args.block for n in lengths)
         ratio[many] = round(paired(seconds["two"], seconds["one"]), 3)
         inflight[many] = round(paired(seconds["three"], seconds["two"]), 3)
         if args.native:
@@ -125,7 +127,8 @@ async def run(client: Endless, kind: str, args: Any, prompt: tuple[int, ...]) ->
             return args.thinking if used < args.thinking else None
 
         control = Control(more=more)
-    call = Call(client, prompt, budget, sampling=GREEDY, control=None if kind == "native" else control)
+    steered = None if kind == "native" else control
+    call = Call(client, prompt, budget, sampling=GREEDY, control=steered, whole=True)
     async for _ in call:
         pass
     assert call.usage.passes == {"two": 2, "three": 3, "native": 1}[kind]
