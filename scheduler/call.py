@@ -77,6 +77,7 @@ class TaskCall:
         label: str | None,
         answer_prompt: Prompt | None = None,
         early_exit: EarlyExit | None = None,
+        whole: bool = False,
     ) -> None:
         self.task = task
         self.backend = backend
@@ -91,13 +92,13 @@ class TaskCall:
         )
         self._weight, self._priority = weight, priority
         self._sampling, self._stop_strings, self._extra = sampling, tuple(stop), solution_extra
-        self._exit = early_exit
+        self._exit, self._whole = early_exit, whole
         self._on_exhausted: OnExhausted = on_exhausted or task.on_exhausted
         self._call: Call | None = None
         self._pilot: Pilot | None = None
         self._running: Running | None = None
         self._request: Request | None = None
-        self._stopped = self._whole = False
+        self._stopped = False
         self._seconds = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stream: weakref.ref[AsyncGenerator[Event]] | None = None

@@ -264,6 +264,7 @@ class Task:
         label: str | None = None,
         answer_prompt: Prompt | None = None,
         early_exit: EarlyExit | None = None,
+        whole: bool = False,
     ) -> TaskCall:
         """A call of this task; iterate over it, or `await call.run()`.
 
@@ -285,6 +286,7 @@ class Task:
             answer_prompt: what to ask instead, unguided, where `on_exhausted="answer"` makes it the final
                 answer. None: the same prompt.
             early_exit: end thinking when the answer no longer changes; what its probes may cost is held, too.
+            whole: nobody reads along, as in `run`: the text of a segment comes at its end, decoded once.
 
         Raises:
             ValueError: no backend here and none on the scheduler.
@@ -314,6 +316,7 @@ class Task:
             label=label,
             answer_prompt=answer_prompt,
             early_exit=early_exit,
+            whole=whole,
         )
 
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:

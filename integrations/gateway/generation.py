@@ -265,6 +265,7 @@ def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: 
             solution_extra=asked.guide,
             price=upstream.price,
             on_exhausted=how.on_exhausted,
+            whole=not asked.stream,
         )
         found.append(Choice(index, call, tools=asked.tools))
     return found

@@ -73,6 +73,7 @@ class CallOptions:
         on_exhausted: what to do when the task's caps can't hold the call; None is the task's own way.
         label: what the task's log and report call it.
         early_exit: how thinking ends when its answer no longer changes; None: it doesn't.
+        whole: nobody reads along: the text of a segment comes at its end, decoded once.
 
     Raises:
         InvalidBudgetError: a limit that no call can obey.
@@ -95,6 +96,7 @@ class CallOptions:
     on_exhausted: OnExhausted | None
     label: str | None
     early_exit: EarlyExit | None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         Budget(thinking=self.thinking, solution=self.solution)

@@ -65,8 +65,8 @@ class Outcome:
 
 
 def answers(options: CallOptions) -> list[CallOptions]:
-    """The options of each of a call's `n` answers; a seed is another for each."""
-    one, seed = replace(options, n=1), options.sampling.seed
+    """The options of each of a call's `n` answers, which nobody reads along; a seed is another for each."""
+    one, seed = replace(options, n=1, whole=True), options.sampling.seed
     if seed is None:
         return [one] * options.n
     seeds = [replace(one.sampling, seed=seed + i * _SEEDS) for i in range(options.n)]
@@ -186,6 +186,7 @@ def _start(
         "priority": options.priority,
         "solution_extra": options.guide,
         "early_exit": options.early_exit,
+        "whole": options.whole,
     }
     task = current_task()
     if task is None:

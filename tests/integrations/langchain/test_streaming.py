@@ -6,7 +6,8 @@ import asyncio
 import contextvars
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import nullcontext
 
 import pytest
 from langchain_core.messages import AIMessageChunk
@@ -60,6 +61,27 @@ def test_the_sync_stream_is_the_same(chat: Make) -> None:
     model = chat()
     whole = merged(list(model.stream("say 7")))
     assert (whole.text, whole.usage_metadata) == ("the answer is 7", model.invoke("say 7").usage_metadata)
+
+
+@pytest.mark.parametrize("in_task", [False, True])
+async def test_an_answer_that_nobody_reads_along_is_decoded_once(
+    chat: Make, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch, in_task: bool
+) -> None:
+    """Each segment of it; a stream has to look at each of its tokens."""
+    decode, decoded = backend.codec.decode, list[int]()
+
+    def counting(ids: Sequence[int]) -> str:
+        decoded.append(len(ids))
+        return decode(ids)
+
+    monkeypatch.setattr(backend.codec, "decode", counting)
+    async with task_budget(tokens=200) if in_task else nullcontext():
+        assert (await chat().ainvoke("say 7")).text == "the answer is 7"
+        assert decoded == [6, 4, 6, 5]  # the scripted model looks at its prompt of 6 before each pass
+        decoded.clear()
+        async for _ in chat().astream("say 7"):
+            pass
+        assert len(decoded) > 4
 
 
 async def test_events_stream_too(chat: Make) -> None:
