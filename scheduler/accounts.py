@@ -176,7 +176,7 @@ class Room(NamedTuple):
 
     def beside(self, own: Amount) -> Room:
         """The room for one that gives up what it holds already."""
-        if own == NOTHING:
+        if own is NOTHING:
             return self
         tokens = None if self.tokens is None else self.tokens + own.tokens
         nano = None if self.nano is None else self.nano + own.nano

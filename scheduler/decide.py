@@ -80,9 +80,12 @@ class Decider:
         lacking = above = NOTHING
         if book.reserving:
             target = reserve_for(book, request)  # for a final call, too: it says how long the answer may be
-            if not (request.final or target.within(book.account.reserve)):
-                lacking = target.beyond(book.account.reserve)
-            elif not request.final and target != book.account.reserve:
+            reserve = book.account.reserve
+            if request.final or target is reserve:
+                pass
+            elif not target.within(reserve):
+                lacking = target.beyond(reserve)
+            else:
                 self._ledger.reserve(book.account, target)  # it is known by now to need less
         for level in book.levels:
             tail = 0.0

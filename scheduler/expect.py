@@ -24,9 +24,9 @@ UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
 
 
-Floor = tuple[Curve, int, int, int, int]
-"""What is known of calls of a kind that is still to come: their success curve, what one that doesn't think is
-expected to use (solution tokens, all tokens, nano-dollars), and prompt tokens."""
+Floor = tuple[Curve, int, int]
+"""What is known of calls of a kind that is still to come: their success curve, the solution tokens that one
+that doesn't think is expected to use, and prompt tokens."""
 
 
 class Outlook(NamedTuple):
@@ -62,36 +62,41 @@ class Floors(dict[str, Floor]):
     def look(self, kinds: Iterable[str]) -> None:
         """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
-        close, limit, price, curve_of = request.close, request.solution, request.price, request.curves.curve
+        limit, curve_of = request.solution, request.curves.curve
         known, bias = request.habits.known, request.habits.bias
-        beside = worst_input(0, 0, close)  # what one pass reads beside its prompt
         for kind in kinds:
             if kind not in self:
                 curve, habit = curve_of(kind), known.get(kind)
                 prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-                solution = _solution(curve.unthought, habit, bias, limit)
-                nano = 0 if price is None else price.bound(prompt + beside, solution)
-                self[kind] = (curve, solution, close + solution, nano, prompt)
+                self[kind] = (curve, _solution(curve.unthought, habit, bias, limit), prompt)
+
+    def used(self, calls: int, prompts: int, solutions: int) -> tuple[int, int]:
+        """Tokens and nano-dollars of so many calls that don't think, of all their prompts and solutions."""
+        close, price = self._request.close, self._request.price
+        read = prompts + calls * worst_input(0, 0, close)
+        return calls * close + solutions, 0 if price is None else price.bound(read, solutions)
 
     def outlook(self, others: Mapping[str, int]) -> Outlook:
         """This call and so many others of these kinds."""
         mine = self._request.kind
         self.look((mine, *others))
-        _, _, tokens, nano, _ = self[mine]
         curves, counts = [], []
-        calls = steps = solutions = prompts = 0
+        solutions = prompts = 0
         for kind in sorted(others):
             count = others[kind]
-            curve, solution, each, money, prompt = self[kind]
+            curve, solution, prompt = self[kind]
             curves.append(curve)
             counts.append(count)
-            calls += count
-            tokens += each * count
-            nano += money * count
-            if kind != FINAL:
-                steps += count
-                solutions += solution * count
-                prompts += prompt * count
+            solutions += solution * count
+            prompts += prompt * count
+        _, solution, prompt = self[mine]
+        calls = sum(counts)
+        tokens, nano = self.used(1 + calls, prompt + prompts, solution + solutions)
+        if last := others.get(FINAL, 0):
+            _, solution, prompt = self[FINAL]
+            solutions -= last * solution
+            prompts -= last * prompt
+        steps = calls - last
         return Outlook(needs(tuple(curves), tuple(counts)), calls, tokens, nano, steps, solutions, prompts)
 
 
@@ -165,12 +170,12 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
         return NOTHING, NOTHING
     least = request.worst(0, request.least_solution())
     smallest = Amount(least.tokens * waiting, least.nano * waiting)
-    tokens = nano = 0
+    prompts = solutions = 0
     for kind, count in kinds.items():
-        _, _, each, money, _ = floors[kind]
-        tokens += each * count
-        nano += money * count
-    return smallest, Amount(tokens, nano).most(smallest)
+        _, solution, prompt = floors[kind]
+        solutions += solution * count
+        prompts += prompt * count
+    return smallest, Amount(*floors.used(waiting, prompts, solutions)).most(smallest)
 
 
 def _solution(says: float | None, habit: Habit | None, bias: float, limit: int) -> int:

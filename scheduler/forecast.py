@@ -81,7 +81,8 @@ class Forecast:
                 level._change(kind, own=-1)
             level.pending[kind] = level.pending.get(kind, 0) + 1
             level.waiting += 1
-            level._tell()
+            if level.told is not None:
+                level.told()
             level = level.parent
         return declared
 
@@ -91,7 +92,8 @@ class Forecast:
         while level is not None:
             _add(level.pending, kind, -1)
             level.waiting -= 1
-            level._tell()
+            if level.told is not None:
+                level.told()
             level = level.parent
 
     def again(self, kind: str) -> None:
@@ -125,7 +127,8 @@ class Forecast:
         while level is not None:
             level.running -= 1
             level.finished += 1
-            level._tell()
+            if level.told is not None:
+                level.told()
             level = level.parent
 
     def close(self) -> None:
@@ -165,13 +168,10 @@ class Forecast:
         more = max(mine, theirs) - self.coming.get(kind, 0)
         if more:
             _add(self.coming, kind, more)
-            self._tell()
+            if self.told is not None:
+                self.told()
             if self.parent is not None:
                 self.parent._change(kind, below=more)
-
-    def _tell(self) -> None:
-        if self.told is not None:
-            self.told()
 
 
 def _add(counts: dict[str, int], kind: str, more: int) -> int:
