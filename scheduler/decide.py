@@ -81,12 +81,11 @@ class Decider:
         if book.reserving:
             target = reserve_for(book, request)  # for a final call, too: it says how long the answer may be
             reserve = book.account.reserve
-            if request.final or target is reserve:
-                pass
-            elif not target.within(reserve):
-                lacking = target.beyond(reserve)
-            else:
-                self._ledger.reserve(book.account, target)  # it is known by now to need less
+            if not (request.final or target is reserve):
+                if target.within(reserve):
+                    self._ledger.reserve(book.account, target)  # it is known by now to need less
+                else:
+                    lacking = target.beyond(reserve)
         for level in book.levels:
             tail = 0.0
             if level.reserving:
