@@ -9,41 +9,30 @@ arithmetic: a float given as `usd=` is read through its shortest decimal form.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
-from fractions import Fraction
+from decimal import ROUND_FLOOR, Context, Decimal
 
 from elastic_agent.errors import InvalidBudgetError, InvalidCapsError
+from elastic_agent.values import MOST_SECONDS, MOST_TOKENS, money, real, shown, whole
 
 NANO = 1_000_000_000
-_MOST_DIGITS = 15
+_FLOOR = Context(prec=60, rounding=ROUND_FLOOR)
+"""Wide enough for every amount that `money` lets through: no rounding before the floor."""
 
 
 def to_nanodollars(usd: Decimal | float | int | str) -> int:
     """Dollars as whole nano-dollars, rounded down (a cap is never loosened by rounding).
 
     Raises:
-        InvalidCapsError: `usd` is not a number, not finite, or absurdly large.
+        InvalidCapsError: `usd` is not a number, not finite, negative or above `values.MOST_USD`.
     """
-    try:
-        amount = Decimal(str(usd))
-    except InvalidOperation:
-        raise InvalidCapsError(f"usd must be a number, not {usd!r}") from None
-    if not amount.is_finite() or amount.adjusted() > _MOST_DIGITS:
-        raise InvalidCapsError(f"usd must be finite and below 10^{_MOST_DIGITS}, not {usd!r}")
-    # Not in Decimal: its context rounds to 28 digits, and may round up
-    return math.floor(Fraction(amount) * NANO)
+    exact = money("usd", usd, error=InvalidCapsError)
+    return int(exact.scaleb(9, _FLOOR).to_integral_value(ROUND_FLOOR, _FLOOR))
 
 
 def to_usd(nanodollars: int) -> Decimal:
     """Nano-dollars as exact decimal dollars."""
     return Decimal(nanodollars) / NANO
-
-
-def _whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidBudgetError(f"{name} must be a whole number of tokens, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +53,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.thinking is not None:
-            _whole("thinking", self.thinking)
-            if self.thinking < 0:
-                raise InvalidBudgetError(f"thinking must be 0 or more tokens, or None; got {self.thinking}")
-        _whole("solution", self.solution)
-        if self.solution < 1:
-            raise InvalidBudgetError(
-                f"solution must be at least 1 token, or there is no answer; got {self.solution}"
-            )
+            _set(self, "thinking", whole("thinking", self.thinking, error=InvalidBudgetError))
+        _set(self, "solution", whole("solution", self.solution, least=1, error=InvalidBudgetError))
 
     def bounded(self, room: int, close: int) -> Budget:
         """This budget with thinking as a number that fits into `room` tokens together with the close.
@@ -116,20 +99,28 @@ class Caps:
             raise InvalidCapsError(
                 "set at least one of usd=, seconds=, tokens=: a task without a cap is not capped"
             )
-        if self.usd is not None and to_nanodollars(self.usd) <= 0:
-            raise InvalidCapsError(f"usd must be more than 0, got {self.usd}")
+        if self.usd is not None:
+            money("usd", self.usd, above=True, error=InvalidCapsError)
+            if to_nanodollars(self.usd) == 0:
+                raise InvalidCapsError(f"usd must be at least 0.000000001 dollars, got {shown(self.usd)}")
         if self.seconds is not None:
-            if isinstance(self.seconds, bool) or not isinstance(self.seconds, int | float):
-                raise InvalidCapsError(f"seconds must be a number, not {self.seconds!r}")
-            if not math.isfinite(self.seconds) or self.seconds <= 0:
-                raise InvalidCapsError(f"seconds must be finite and more than 0, got {self.seconds}")
+            seconds = real(
+                "seconds", self.seconds, above=True, most=MOST_SECONDS, of="seconds", error=InvalidCapsError
+            )
+            _set(self, "seconds", seconds)
         if self.tokens is not None:
-            if isinstance(self.tokens, bool) or not isinstance(self.tokens, int):
-                raise InvalidCapsError(f"tokens must be a whole number, not {self.tokens!r}")
-            if self.tokens <= 0:
-                raise InvalidCapsError(f"tokens must be more than 0, got {self.tokens}")
+            _set(
+                self,
+                "tokens",
+                whole("tokens", self.tokens, least=1, most=MOST_TOKENS, error=InvalidCapsError),
+            )
 
     @property
     def nanodollars(self) -> int | None:
         """The money cap in nano-dollars, or None."""
         return None if self.usd is None else to_nanodollars(self.usd)
+
+
+def _set(value: object, name: str, checked: object) -> None:
+    """Put the checked form of a field into a frozen value, while the value is made."""
+    object.__setattr__(value, name, checked)

@@ -1,8 +1,9 @@
 """Everything that this library raises.
 
     ElasticError
-    ├── InvalidBudgetError (ValueError)   a Budget that can't be obeyed
-    ├── InvalidCapsError (ValueError)     Caps that can't be kept
+    ├── InvalidValueError (ValueError)    a number of the wrong type, not finite or out of range
+    │   ├── InvalidBudgetError            a Budget that can't be obeyed
+    │   └── InvalidCapsError              Caps that can't be kept
     ├── UnknownModelError                 no such model: names what there is
     ├── UncountablePromptError            a part of a prompt has no bound in tokens (an image, say)
     ├── NoMarkersError                    the model has no end-of-thinking marker
@@ -41,11 +42,15 @@ class ElasticError(Exception):
     """Base of every error of this library."""
 
 
-class InvalidBudgetError(ElasticError, ValueError):
+class InvalidValueError(ElasticError, ValueError):
+    """A number that a person or a client wrote can't be used: the message says what is allowed."""
+
+
+class InvalidBudgetError(InvalidValueError):
     """A Budget that no call can obey."""
 
 
-class InvalidCapsError(ElasticError, ValueError):
+class InvalidCapsError(InvalidValueError):
     """Caps that no task can keep."""
 
 

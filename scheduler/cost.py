@@ -11,25 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal
 from functools import cache
 
 from elastic_agent.errors import UnknownPriceError
 from elastic_agent.usage import Usage
+from elastic_agent.values import money
 
 Money = Decimal | str | int | float
+_MOST_PRICE = 1_000_000
 _PLENTY = 2**62
 _SCALE = 1_000_000  # prices are kept as integers of a millionth of a nano-dollar per token
 
 
 def _rate(name: str, usd_per_million: Money) -> int:
     """USD per million tokens -> 1e-15 USD per token, rounded up."""
-    try:
-        price = Decimal(str(usd_per_million))
-    except InvalidOperation:
-        raise ValueError(f"{name} must be USD per million tokens, not {usd_per_million!r}") from None
-    if not price.is_finite() or price < 0:
-        raise ValueError(f"{name} must be 0 or more USD per million tokens, got {usd_per_million!r}")
+    price = money(f"{name} (USD per million tokens)", usd_per_million, most=_MOST_PRICE)
     return int((price * 1_000_000_000).to_integral_value(rounding=ROUND_CEILING))
 
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from elastic_agent.budget import Caps
+from elastic_agent.errors import InvalidCapsError, InvalidValueError
 from elastic_agent.integrations.gateway.errors import GatewayError, bad
+from elastic_agent.values import shown, whole
 
 MOST = 2**31 - 1
+_MOST_HEADER = 200
 Tokens = Annotated[int, Field(ge=0, le=MOST)]
 Some = Annotated[int, Field(ge=1, le=MOST)]
 Text = Annotated[str, Field(min_length=1)]
@@ -253,35 +257,31 @@ def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | No
     text = headers.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
-        raise bad(name, f"{name} must be a whole number of tokens, at least {least}, not {text[:40]!r}")
-    return int(text)
+    try:
+        return whole(name, text, least=least)
+    except InvalidValueError as error:
+        raise bad(name, str(error)) from None
 
 
-def header_caps(text: str) -> dict[str, float | int | str]:
+def header_caps(text: str) -> Caps:
     """`X-Elastic-Caps: tokens=4000, usd=0.05, seconds=30` as caps.
 
     Raises:
-        GatewayError: 400, naming the header.
+        GatewayError: 400, naming the header: no such unit, a unit twice, or a cap that can't be.
     """
-    found: dict[str, float | int | str] = {}
-    for part in text.replace(";", ",").split(","):
-        name, _, value = (piece.strip() for piece in part.partition("="))
-        try:
-            if name == "tokens":
-                found[name] = int(value)
-            elif name == "seconds":
-                found[name] = float(value)
-            elif name == "usd":
-                found[name] = value
-            else:
-                raise ValueError
-        except ValueError:
-            raise bad(
-                "X-Elastic-Caps",
-                f"X-Elastic-Caps is like tokens=4000, usd=0.05, seconds=30, not {text[:80]!r}",
-            ) from None
-    return found
+    form = "X-Elastic-Caps is like tokens=4000, usd=0.05, seconds=30"
+    found: dict[str, str] = {}
+    for part in text[:_MOST_HEADER].replace(";", ",").split(","):
+        unit, _, value = (piece.strip() for piece in part.partition("="))
+        if unit not in ("tokens", "usd", "seconds") or len(text) > _MOST_HEADER:
+            raise bad("X-Elastic-Caps", f"{form}, not {shown(text)}")
+        if unit in found:
+            raise bad("X-Elastic-Caps", f"{form}; {unit} is there twice: {shown(text)}")
+        found[unit] = value
+    try:
+        return Caps(**cast("dict[str, Any]", found))
+    except InvalidCapsError as error:
+        raise bad("X-Elastic-Caps", f"X-Elastic-Caps: {error}") from None
 
 
 HEADERS = (

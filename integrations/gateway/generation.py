@@ -235,7 +235,7 @@ class Generations:
                 param="X-Elastic-Task",
             )
         if named is None:
-            named = await self.tasks.open(owner, Caps(**header_caps(caps or "")), id=id)  # type: ignore[arg-type]
+            named = await self.tasks.open(owner, header_caps(caps or ""), id=id)
         named.running += 1
         try:
             yield named.task, named

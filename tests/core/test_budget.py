@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from elastic_agent.budget import NANO, Budget, Caps, to_nanodollars, to_usd
 from elastic_agent.errors import InvalidBudgetError, InvalidCapsError
+from elastic_agent.values import MOST_USD
 
 
 @pytest.mark.parametrize(
     ("thinking", "solution"),
-    [(-1, 5), (1.5, 5), ("3", 5), (True, 5), (5, 0), (5, -3), (5, 2.0), (5, None), (5, True)],
+    [(-1, 5), (1.5, 5), ("3.0", 5), (True, 5), (5, 0), (5, -3), (5, 2.0), (5, None), (5, True)],
 )
 def test_impossible_budgets_are_refused(thinking: object, solution: object) -> None:
     """A limit that no call can obey is an error when it is made, not in the middle of a call."""
@@ -48,7 +49,7 @@ def test_bounded_fits_and_takes_no_more_than_it_must(
     assert bounded.thinking == thinking or bounded.thinking + close + solution == room
 
 
-@given(st.decimals(0, 10**14, allow_nan=False, allow_infinity=False))
+@given(st.decimals(0, MOST_USD, allow_nan=False, allow_infinity=False))
 def test_money_is_rounded_down_only(usd: Decimal) -> None:
     """Rounding never loosens a cap, however many digits it has."""
     nano = to_nanodollars(usd)
@@ -83,7 +84,10 @@ def test_money_that_is_none(usd: object) -> None:
         {"seconds": math.nan},
         {"seconds": math.inf},
         {"seconds": True},
-        {"seconds": "3"},
+        {"seconds": "3s"},
+        {"seconds": 10**9},
+        {"usd": 10**7},
+        {"tokens": 10**13},
         {"tokens": 0},
         {"tokens": 1.5},
         {"tokens": True},
@@ -94,6 +98,12 @@ def test_impossible_caps_are_refused(caps: dict[str, object]) -> None:
     """Bad input: negative, zero, infinite or missing caps are refused when they are made."""
     with pytest.raises(InvalidCapsError):
         Caps(**caps)  # type: ignore[arg-type]
+
+
+def test_text_of_a_number_is_the_number() -> None:
+    """Headers, environments and configs hold text: all three units and both segments take it alike."""
+    assert Caps(usd="0.05", seconds="20", tokens="100") == Caps(usd="0.05", seconds=20, tokens=100)  # type: ignore[arg-type]
+    assert Budget("3", "5") == Budget(3, 5)  # type: ignore[arg-type]
 
 
 def test_caps_are_values() -> None:

@@ -128,7 +128,7 @@ def test_ctrl_c_settles_and_leaves_a_complete_log(one_day: Path, tmp_path: Path)
         (["--model", "nonesuch"], "no model called 'nonesuch': embedded are e1-tiny"),
         (["--usd", "-1"], "usd must be more than 0"),
         (["--seconds", "nan"], "seconds must be finite"),
-        (["--tokens", "0"], "tokens must be more than 0"),
+        (["--tokens", "0"], "tokens must be at least 1"),
         (["--problems", "nowhere.jsonl"], "can't read the problems file"),
         (["--base-url", "localhost:8000"], "base_url must begin with"),
         (["--solution", "0"], "at least 1"),
