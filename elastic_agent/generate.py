@@ -254,11 +254,11 @@ class Call:
     def _events(self, deltas: Sequence[Delta]) -> list[Event]:
         events: list[Event] = []
         for delta in deltas:
-            text = ""
+            text, shown = "", delta.ids if delta.shown is None else delta.shown
             if delta.segment is Segment.THINKING:
-                text = self._thinking.feed(delta.ids)
+                text = self._thinking.feed(shown)
             elif delta.segment is Segment.SOLUTION:
-                text = self._solution.feed(delta.ids)
+                text = self._solution.feed(shown)
             else:
                 events += self._flushed(Segment.THINKING)
             events.append(Event(delta.segment, text, delta.ids, delta.forced))
@@ -350,7 +350,7 @@ def _two_passes(
         "its thinking may end before its limit": early_exit is not None,
         "there is no thinking to limit": not budget.thinking or opening is Opening.CLOSED,
         "the model opens its thinking itself": opening is Opening.SELF,
-        "the close is several tokens": len(markers.close_ids) > 1,
+        "the close is several tokens": len(markers.close_ids) > 1 or markers.close_in_text,
         "a stop string may end it at any token": bool(stop),
         "the solution has fields of its own": bool(extra),
         "a seed draws the same on every engine": sampling.seed is not None,

@@ -8,28 +8,61 @@ the caller names them; a plain text model, which could spell any marker, has non
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from elastic_agent.errors import NoMarkersError
 
 
 @dataclass(frozen=True, slots=True)
 class MarkerText:
-    """A pair of markers as text, with the models that are known to use it."""
+    """A pair of markers as text, with the models that are known to use it.
+
+    Attributes:
+        open: what begins thinking; "" where nothing does.
+        close: what ends it.
+        used_by: the models, for people.
+        name: what to call the pair (`marker_text`).
+        answer: what a model that answers without thinking writes in place of `open`.
+        closes_before: (close, what follows): a text that ends thinking where the other one follows, which
+            belongs to the solution.
+        tokens: the vocabulary of such a model has all of these as tokens (default: the close).
+    """
 
     open: str
     close: str
     used_by: str = ""
+    name: str = ""
+    answer: str = ""
+    closes_before: tuple[tuple[str, str], ...] = ()
+    tokens: tuple[str, ...] = ()
 
 
 KNOWN_MARKERS: tuple[MarkerText, ...] = (
     MarkerText(
-        "<think>", "</think>", "E1, DeepSeek-R1 and its distills, DeepScaleR, DeepCoder, Qwen3, QwQ, GLM"
+        "<think>",
+        "</think>",
+        "E1, DeepSeek-R1, its distills and V3.1, DeepScaleR, DeepCoder, Qwen3, QwQ, GLM, Nemotron, SmolLM3",
+        "think",
     ),
-    MarkerText("[THINK]", "[/THINK]", "Magistral"),
-    MarkerText("<seed:think>", "</seed:think>", "Seed-OSS"),
-    MarkerText("<reasoning>", "</reasoning>", "models trained on reasoning tags"),
+    MarkerText("[THINK]", "[/THINK]", "Magistral", "magistral"),
+    MarkerText("<seed:think>", "</seed:think>", "Seed-OSS", "seed"),
+    MarkerText(
+        "<|channel|>analysis<|message|>",
+        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        "gpt-oss",
+        "gpt-oss",
+        answer="<|channel|>final<|message|>",
+        closes_before=(
+            ("<|end|><|start|>assistant", "<|channel|>commentary"),
+            ("<|end|><|start|>assistant", " to"),
+        ),
+        tokens=("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"),
+    ),
+    MarkerText("<|channel>thought\n", "<channel|>", "Gemma 4", "gemma"),
+    MarkerText("<reasoning>", "</reasoning>", "models trained on reasoning tags", "reasoning"),
+    MarkerText("<thought>", "</thought>", "EXAONE Deep", "thought"),
 )
 
 
@@ -44,9 +77,25 @@ class Opening(StrEnum):
     """The prompt has opened and closed a block already (thinking switched off): only a solution follows."""
 
 
+class Spelling(NamedTuple):
+    """How a tokenizer spells.
+
+    Attributes:
+        piece: an id's bytes, as they stand behind other text; control tokens as people write them.
+        encode: text as ids, without special tokens around it.
+    """
+
+    piece: Callable[[int], bytes]
+    encode: Callable[[str], Sequence[int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Markers:
     """The markers of one model, as ids.
+
+    A marker that is a control token, or begins and ends in one, is found by its ids. One that is plain text
+    is found in the bytes of the tokens (`open_in_text`, `close_in_text`), since a tokenizer merges it with
+    what stands around it: `<think>\n` is `<th` `ink` `>\n` where `<think>` is `<th` `ink` `>`.
 
     Attributes:
         open_ids: the start-of-thinking marker; empty when the model has none.
@@ -54,12 +103,25 @@ class Markers:
         eos_ids: every token that ends a turn.
         turn_ids: tokens that start a turn; `opening` looks no further back than the last of them, or than
             the last turn's end.
+        answer_ids: what a model that answers without thinking writes in place of `open_ids`, if anything.
+        closes_before: (close, what follows): ids that end thinking where those follow, which belong to the
+            solution (a call of a tool).
+        open_text, close_text: the markers as people write them; "" where they are known as ids only.
+        spelling: how the model's tokenizer spells; needed for markers that are text.
+        open_in_text, close_in_text: this marker is plain text.
     """
 
     open_ids: tuple[int, ...]
     close_ids: tuple[int, ...]
     eos_ids: frozenset[int]
     turn_ids: frozenset[int] = frozenset()
+    answer_ids: tuple[int, ...] = ()
+    closes_before: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    open_text: str = ""
+    close_text: str = ""
+    spelling: Spelling | None = field(default=None, compare=False, repr=False)
+    open_in_text: bool = False
+    close_in_text: bool = False
 
     def __post_init__(self) -> None:
         if not self.close_ids:
@@ -73,26 +135,61 @@ class Markers:
 
     def opening(self, prompt_ids: Sequence[int]) -> Opening:
         """How thinking stands at the end of this prompt (looking at the last turn only)."""
-        start = 0
-        for i in range(len(prompt_ids) - 1, -1, -1):
-            if prompt_ids[i] in self.turn_ids or prompt_ids[i] in self.eos_ids:
-                start = i
+        opens, close = self.open_ids, self.close_ids
+        for end in range(len(prompt_ids), 0, -1):
+            if tuple(prompt_ids[max(0, end - len(close)) : end]) == close:
+                return Opening.CLOSED
+            if opens and tuple(prompt_ids[max(0, end - len(opens)) : end]) == opens:
+                return Opening.PREFILLED
+            if (self.open_in_text or self.close_in_text) and (found := self._in_text(prompt_ids, end)):
+                return found
+            if prompt_ids[end - 1] in self.turn_ids or prompt_ids[end - 1] in self.eos_ids:
                 break
-        opened = _last(prompt_ids, self.open_ids, start)
-        closed = _last(prompt_ids, self.close_ids, start)
-        if closed > opened:
-            return Opening.CLOSED
-        return Opening.PREFILLED if opened >= 0 else Opening.SELF
+        return Opening.SELF
 
+    def _in_text(self, ids: Sequence[int], end: int) -> Opening | None:
+        """The marker that ends in the last of these tokens, as the tokenizer itself spells it there.
 
-def _last(ids: Sequence[int], part: tuple[int, ...], start: int) -> int:
-    """Index of the last occurrence of `part` in `ids[start:]`, or -1."""
-    if not part:
-        return -1
-    for i in range(len(ids) - len(part), start - 1, -1):
-        if tuple(ids[i : i + len(part)]) == part:
-            return i
-    return -1
+        Text of a user is spelled otherwise (`elastic_agent.tokenizer`), and isn't taken for a marker.
+        """
+        for text, is_text, found in (
+            (self.close_text, self.close_in_text, Opening.CLOSED),
+            (self.open_text, self.open_in_text, Opening.PREFILLED),
+        ):
+            if not is_text:
+                continue
+            marker, last, at = text.encode(), self.piece(ids[end - 1]), end - 1
+            if marker[-1] not in last:
+                continue
+            data = last
+            while at > 0 and len(data) < len(marker) - 1 + len(last):
+                at -= 1
+                data = self.piece(ids[at]) + data
+            begins = data.rfind(marker)
+            if begins < 0 or begins + len(marker) <= len(data) - len(last):
+                continue
+            while begins >= len(self.piece(ids[at])):
+                begins -= len(self.piece(ids[at]))
+                at += 1
+            own = b"".join(map(self.piece, ids[at:end]))
+            # Some tokenizers put a blank before a text by themselves
+            if tuple(ids[at:end]) in (self.spelled(own), self.spelled(own.lstrip(b" "))):
+                return found
+        return None
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, as they stand behind other text; b"" where no tokenizer is known."""
+        return b"" if self.spelling is None else self.spelling.piece(token)
+
+    def spell(self, ids: Iterable[int]) -> str:
+        """Ids as text, control tokens as people write them."""
+        return b"".join(map(self.piece, ids)).decode(errors="replace")
+
+    def spelled(self, text: bytes) -> tuple[int, ...]:
+        """Text as the tokenizer spells it by itself."""
+        if self.spelling is None or not text:
+            return ()
+        return tuple(self.spelling.encode(text.decode(errors="replace")))
 
 
 def resolve_markers(
@@ -104,8 +201,12 @@ def resolve_markers(
     turn_ids: Collection[int] = (),
     wanted: MarkerText | None = None,
     model: str = "this model",
+    piece: Callable[[int], bytes] | None = None,
+    controls: Collection[int] | None = None,
 ) -> Markers:
     """Find a model's markers.
+
+    Markers that the chat template writes are the model's; else those that its vocabulary has as one token.
 
     Args:
         vocabulary: token text to id, added tokens included.
@@ -115,22 +216,58 @@ def resolve_markers(
         turn_ids: tokens that start a turn.
         wanted: markers named by the caller; these win.
         model: for the error message.
+        piece: an id to its bytes; without it markers are found by their ids alone.
+        controls: the ids that no tokenizer merges with what stands around them.
 
     Raises:
         NoMarkersError: the model has no markers that can be relied on.
     """
-    ends = frozenset(eos_ids)
-    for pair in (wanted,) if wanted else KNOWN_MARKERS:
-        whole = vocabulary.get(pair.close)
-        named = wanted is not None or (chat_template is not None and pair.close in chat_template)
-        if whole is None and not named:
-            continue
-        close = (whole,) if whole is not None else tuple(encode(pair.close))
-        start = vocabulary.get(pair.open)
-        opens = (start,) if start is not None else tuple(encode(pair.open)) if pair.open else ()
-        return Markers(opens, close, ends, frozenset(turn_ids))
-    known = ", ".join(f"{m.close} ({m.used_by})" for m in KNOWN_MARKERS)
-    raise NoMarkersError(
-        f"{model} has no end-of-thinking marker in its vocabulary or chat template, so its thinking can't be "
-        f"budgeted. Use a reasoning model, or pass markers=MarkerText(open, close). Known: {known}"
+
+    def ids(text: str) -> tuple[int, ...]:
+        whole = vocabulary.get(text)
+        return (whole,) if whole is not None else tuple(encode(text)) if text else ()
+
+    def in_text(marker: tuple[int, ...]) -> bool:
+        if not marker or piece is None or controls is None:
+            return False
+        return not (marker[0] in controls and marker[-1] in controls)
+
+    pair = wanted or _known(vocabulary, chat_template or "")
+    if pair is None:
+        raise NoMarkersError(
+            f"{model} has no end-of-thinking marker in its vocabulary or chat template, so its thinking "
+            f"can't be budgeted. Use a reasoning model, or say what begins and ends its thinking: "
+            f"markers=MarkerText(open, close), or --open and --close. Known: {known_markers()}"
+        )
+    opens, close = ids(pair.open), ids(pair.close)
+    return Markers(
+        opens,
+        close,
+        frozenset(eos_ids),
+        frozenset(turn_ids),
+        ids(pair.answer),
+        tuple((ids(end), ids(then)) for end, then in pair.closes_before),
+        pair.open,
+        pair.close,
+        None if piece is None else Spelling(piece, encode),
+        in_text(opens),
+        in_text(close),
     )
+
+
+def _known(vocabulary: Mapping[str, int], template: str) -> MarkerText | None:
+    """The pair that a template writes, or that is in a vocabulary."""
+
+    def there(pair: MarkerText) -> bool:
+        return all(token in vocabulary for token in pair.tokens or (pair.close,))
+
+    def writes(pair: MarkerText) -> bool:
+        return pair.open in template or pair.close in template
+
+    written = [m for m in KNOWN_MARKERS if writes(m) and (there(m) or not m.tokens)]
+    return next((m for m in (*written, *KNOWN_MARKERS) if m in written or there(m)), None)
+
+
+def known_markers() -> str:
+    """The pairs that are found by themselves, for people."""
+    return "; ".join(f"{m.open.strip()} {m.close} ({m.used_by})" for m in KNOWN_MARKERS)

@@ -10,7 +10,12 @@ Rules (Elastic Reasoning, arXiv 2505.05315, section 3; the laws are DESIGN.md's)
 4. An end-of-text token while thinking is stripped (counted as discarded) and the close is forced: the
    model still gets to answer.
 5. When the prompt opens no thinking block, the model may open one itself. If its first tokens are not the
-   start marker it is not thinking: those tokens are the solution.
+   start marker it is not thinking: those tokens are the solution (behind the model's header for an answer,
+   where it has one).
+6. Markers of control tokens are found by id. Markers that are text (`Markers.in_text`) are found in the bytes
+   of the tokens, since a tokenizer merges across their borders (`.</` `think` `>\n`). Ids stay as they were
+   sampled: every token that carries a part of the close belongs to the close. What else such a token says
+   is told as text (`Delta.shown`, `thinking_shown`, `solution_shown`).
 
              token              limit, cut, end of text          close()
     OPENING ------> THINKING --------------------------> CLOSING -------> SOLUTION ----> DONE
@@ -102,11 +107,13 @@ class SolutionEnd(StrEnum):
 
 
 class Delta(NamedTuple):
-    """Some new tokens of one segment; `forced` ones were not sampled."""
+    """Some new tokens of one segment; `forced` ones were not sampled. People are shown the text of `shown`,
+    or of `ids` where it is None."""
 
     segment: Segment
     ids: tuple[int, ...]
     forced: bool = False
+    shown: tuple[int, ...] | None = None
 
 
 class TwoPhase:
@@ -148,6 +155,13 @@ class TwoPhase:
         self._thinking = self._close = self._forced = self._discarded = self._unknown = 0
         self._input = self._cached = self._passes = 0
         self._emitted = 0
+        self._pieces: list[bytes] = []  # of output_ids, where markers are text, behind the start marker
+        self._start = 0  # sampled tokens that carry the start marker
+        self._first: tuple[int, ...] = ()  # ids that spell what else these say
+        self._closes = [(markers.close_ids, len(markers.close_ids))]
+        self._closes += [((*close, *then), len(close)) for close, then in markers.closes_before]
+        self._last: tuple[int, ...] = ()  # ids that spell the thinking in the close's tokens
+        self._after: tuple[int, ...] = ()  # ids that spell the solution in the close's tokens
         self._pass_start = self._asked = 0
         self._pass_phase = Phase.DONE
         self._raisable = raisable
@@ -184,7 +198,8 @@ class TwoPhase:
             return self.phase is Phase.CLOSING
         if self._pass_phase is Phase.OPENING:
             paused = self.phase in (Phase.AT_LIMIT, Phase.AT_BORDER)
-            return paused or self.phase in (Phase.CLOSING, Phase.DONE) or self._close > 0
+            closed = self.thinking_end is ThinkingEnd.NATURAL
+            return paused or self.phase in (Phase.CLOSING, Phase.DONE) or closed
         return self.phase is not self._pass_phase
 
     def next_pass(self, sampling: Sampling = DEFAULT_SAMPLING) -> TokenRequest:
@@ -350,12 +365,34 @@ class TwoPhase:
 
     @property
     def forced_close(self) -> tuple[int, ...]:
-        """What a forced close appends: the marker, and the start marker before it if none was opened."""
-        return self.markers.close_ids if self._opened else (*self.markers.open_ids, *self.markers.close_ids)
+        """What a forced close appends: the marker, and before it what is missing of the start marker."""
+        markers = self.markers
+        if self._opened:
+            return markers.close_ids
+        begun = tuple(self.output_ids[: self._thinking])
+        for header in (markers.open_ids, markers.answer_ids):
+            if begun and header[: len(begun)] == begun:
+                rest = header[len(begun) :]
+                return (*rest, *markers.close_ids) if header is markers.open_ids else rest
+        return (*markers.open_ids, *markers.close_ids)
 
     @property
     def thinking_ids(self) -> tuple[int, ...]:
         return tuple(self.output_ids[: self._thinking])
+
+    @property
+    def thinking_shown(self) -> tuple[int, ...]:
+        """Ids whose text is the thinking: `thinking_ids`, but for tokens that carry a part of a marker."""
+        return (
+            *self._first,
+            *self.output_ids[min(self._start, self._thinking) : self._thinking],
+            *self._last,
+        )
+
+    @property
+    def solution_shown(self) -> tuple[int, ...]:
+        """Ids whose text is the solution: `solution_ids`, but for what a token of the close says of it."""
+        return (*self._after, *self.solution_ids)
 
     @property
     def close_ids(self) -> tuple[int, ...]:
@@ -432,38 +469,120 @@ class TwoPhase:
             self._end(SolutionEnd.LENGTH)
 
     def _watch_opening(self, deltas: list[Delta]) -> None:
-        opens = self.markers.open_ids
-        if tuple(self.output_ids) == opens:
-            self._opened = True
-            self.phase = Phase.THINKING
-            self._watch_close(deltas)
-        elif tuple(self.output_ids) != opens[: len(self.output_ids)]:
+        if self.markers.open_in_text:
+            self._watch_opening_text(deltas)
+            return
+        begun, opens, answer = tuple(self.output_ids), self.markers.open_ids, self.markers.answer_ids
+        if begun == opens:
+            self._open(b"", deltas)
+        elif begun == answer:
+            self._thinking, self._close = 0, len(answer)
+            self.thinking_end = ThinkingEnd.NEVER_OPENED
+            self.phase = Phase.SOLUTION
+            self._emit(Segment.CLOSE, len(answer), deltas)
+        elif begun not in (opens[: len(begun)], answer[: len(begun)]):
             self._never_opened(deltas)
         elif self._thinking >= self.limit:
             self._end_thinking(ThinkingEnd.BUDGET, deltas)
+
+    def _watch_opening_text(self, deltas: list[Delta]) -> None:
+        """The same in text; blanks may stand before the start marker."""
+        start = self.markers.open_text.encode()
+        begun = b"".join(map(self.markers.piece, self.output_ids)).lstrip()
+        if begun.startswith(start):
+            self._open(begun[len(start) :], deltas)
+        elif not start.startswith(begun):
+            self._never_opened(deltas)
+        elif self._thinking >= self.limit:
+            self._end_thinking(ThinkingEnd.BUDGET, deltas)
+
+    def _open(self, rest: bytes, deltas: list[Delta]) -> None:
+        """What was sampled so far is the start marker; `rest` is what its last token says behind it."""
+        self._opened = True
+        self.phase = Phase.THINKING
+        self._start, self._first = self._thinking, self.markers.spelled(rest)
+        self._pieces = [*[b""] * (self._thinking - 1), rest]
+        self._look_for_close(deltas)
 
     def _never_opened(self, deltas: list[Delta]) -> None:
         """What looked like a start marker is the solution, as far as that may go."""
         self._thinking = 0
         self.thinking_end = ThinkingEnd.NEVER_OPENED
+        self._solution_has_begun(deltas)
+
+    def _solution_has_begun(self, deltas: list[Delta]) -> None:
+        """Sampled tokens that stand behind the close already are the solution, as far as that may go."""
         self.phase = Phase.SOLUTION
-        most = self.budget.solution
+        most = self._thinking + self._close + self.budget.solution
         self._discarded += max(0, len(self.output_ids) - most)
         for aligned in (self.output_ids, self.sampled, self.logprobs):
             del aligned[most:]
-        self._emit(Segment.SOLUTION, len(self.output_ids), deltas)
-        self._check_solution(self.output_ids[-1])
+        if self._solution:
+            self._emit(Segment.SOLUTION, len(self.output_ids), deltas)
+            self._check_solution(self.output_ids[-1])
 
     def _watch_close(self, deltas: list[Delta]) -> None:
-        close = self.markers.close_ids
-        if self._thinking >= len(close) and self._ends_with(close):
-            self._thinking -= len(close)
-            self._close = len(close)
-            self._emit(Segment.THINKING, self._thinking, deltas)
-            self._emit(Segment.CLOSE, len(self.output_ids), deltas)
-            self.thinking_end = ThinkingEnd.NATURAL
-            self.phase = Phase.SOLUTION
+        if self.markers.close_in_text:
+            self._pieces.append(self.markers.piece(self.output_ids[-1]))
+        self._look_for_close(deltas)
+
+    def _look_for_close(self, deltas: list[Delta]) -> None:
+        """The close at the end of what was sampled."""
+        if self.markers.close_in_text:
+            self._look_for_close_text(deltas)
             return
+        keep = 0
+        for whole, close in self._closes:
+            if self._thinking >= len(whole) and self._ends_with(whole):
+                self._closed(self._thinking - len(whole), close, deltas)
+                return
+            held = min(len(whole) - 1, self._thinking)
+            while not self._ends_with(whole[:held]):
+                held -= 1
+            keep = max(keep, held)
+        self._think_on(keep, deltas)
+
+    def _look_for_close_text(self, deltas: list[Delta]) -> None:
+        """The same in the bytes of the latest tokens."""
+        close, pieces = self.markers.close_text.encode(), self._pieces
+        at, data, most = len(pieces), b"", len(close) - 1 + len(pieces[-1])
+        while at > 0 and len(data) < most:
+            at -= 1
+            data = pieces[at] + data
+        before = data.find(close)
+        if before < 0:
+            begun = next(n for n in range(len(close) - 1, -1, -1) if data.endswith(close[:n]))
+            keep = 0
+            while begun > 0:
+                keep += 1
+                begun -= len(pieces[-keep])
+            self._think_on(keep, deltas)
+            return
+        self._after = self.markers.spelled(data[before + len(close) :])
+        while before >= len(pieces[at]):
+            before -= len(pieces[at])
+            at += 1
+        said = self.markers.spelled(pieces[at][:before])
+        if at < self._start:  # one token ends the start marker and begins the close: it is the start marker's
+            at, self._first = self._start, said
+        else:
+            self._last = said
+        self._closed(at, self._thinking - at, deltas)
+
+    def _closed(self, thinking: int, close: int, deltas: list[Delta]) -> None:
+        """The model has closed its thinking; tokens behind the close are its solution's."""
+        self._thinking, self._close = thinking, close
+        self._emit(Segment.THINKING, self._thinking, deltas)
+        if self._last:
+            deltas.append(Delta(Segment.THINKING, (), shown=self._last))
+        self._emit(Segment.CLOSE, self._thinking + self._close, deltas)
+        if self._after:
+            deltas.append(Delta(Segment.SOLUTION, (), shown=self._after))
+        self.thinking_end = ThinkingEnd.NATURAL
+        self._solution_has_begun(deltas)
+
+    def _think_on(self, keep: int, deltas: list[Delta]) -> None:
+        """No close yet; the last `keep` tokens may be the beginning of one."""
         if self._thinking >= self.limit and not (self._raisable or self._whole):
             self._end_thinking(ThinkingEnd.BUDGET, deltas)
             return
@@ -471,9 +590,6 @@ class TwoPhase:
             self.phase = Phase.AT_LIMIT
         elif self._borders and self._thinking >= self._border:
             self.phase = Phase.AT_BORDER
-        keep = min(len(close) - 1, self._thinking)
-        while not self._ends_with(close[:keep]):
-            keep -= 1
         self._emit(Segment.THINKING, self._thinking - keep, deltas)
 
     def _ends_with(self, ids: tuple[int, ...]) -> bool:
@@ -489,6 +605,10 @@ class TwoPhase:
         self.phase = Phase.DONE
 
     def _emit(self, segment: Segment, upto: int, deltas: list[Delta]) -> None:
+        if self._emitted < self._start <= upto:
+            start = self._start
+            deltas.append(Delta(segment, tuple(self.output_ids[:start]), shown=self._first))
+            self._emitted = start
         if upto > self._emitted:
             deltas.append(Delta(segment, tuple(self.output_ids[self._emitted : upto])))
             self._emitted = upto
@@ -501,7 +621,12 @@ def _merge(deltas: list[Delta]) -> list[Delta]:
     merged: list[Delta] = []
     for delta in deltas:
         if merged and merged[-1].segment is delta.segment and merged[-1].forced == delta.forced:
-            merged[-1] = Delta(delta.segment, merged[-1].ids + delta.ids, delta.forced)
+            last, shown = merged[-1], None
+            if last.shown is not None or delta.shown is not None:
+                shown = tuple(
+                    i for one in (last, delta) for i in (one.ids if one.shown is None else one.shown)
+                )
+            merged[-1] = Delta(delta.segment, last.ids + delta.ids, delta.forced, shown)
         else:
             merged.append(delta)
     return merged

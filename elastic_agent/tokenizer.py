@@ -25,6 +25,16 @@ _SEPARATORS = (
 )
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """The letters by which byte-level tokenizers write bytes (GPT-2's table)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = (b for b in range(256) if b not in plain)
+    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
 class HFCodec:
     """A Hugging Face fast tokenizer as a `Codec`.
 
@@ -49,6 +59,7 @@ class HFCodec:
         self.tokenizer = tokenizer
         self.model = model
         self._options = dict(template_options or {})
+        self._pieces: dict[int, bytes] = {}
         self.markers: Markers = resolve_markers(
             vocabulary=tokenizer.get_vocab(),
             encode=self._encode_piece,
@@ -57,6 +68,8 @@ class HFCodec:
             turn_ids=_turn_ids(tokenizer),
             wanted=markers,
             model=model,
+            piece=self._piece,
+            controls=frozenset(tokenizer.added_tokens_decoder),
         )
         if tokenizer.unk_token_id in {*self.markers.open_ids, *self.markers.close_ids}:
             raise NoMarkersError(f"{model} can't spell its thinking markers: they hold unknown tokens")
@@ -112,7 +125,7 @@ class HFCodec:
     def _control(self) -> frozenset[str]:
         """Every control string: added tokens, and markers of several tokens."""
         added = set(self.tokenizer.get_added_vocab())
-        added |= {self._spelled(self.markers.open_ids), self._spelled(self.markers.close_ids)}
+        added |= {self.markers.open_text, self.markers.close_text}
         # Some vocabularies add runs of spaces, which control nothing
         return frozenset(text for text in added if len(text.strip()) > 1)
 
@@ -131,8 +144,42 @@ class HFCodec:
     def _longest(self) -> int:
         return max(map(len, self._halves), default=0)
 
-    def _spelled(self, ids: Sequence[int]) -> str:
-        return cast("str", self.tokenizer.decode(list(ids), skip_special_tokens=False)) if ids else ""
+    @cached_property
+    def _in_text(self) -> list[str]:
+        """Markers that are no control tokens."""
+        markers = self.markers
+        pairs = ((markers.open_text, markers.open_in_text), (markers.close_text, markers.close_in_text))
+        return [text for text, is_text in pairs if is_text]
+
+    def _piece(self, token: int) -> bytes:
+        """An id's bytes, as they stand behind other text."""
+        if token not in self._pieces:
+            self._pieces[token] = self._bytes(token)
+        return self._pieces[token]
+
+    def _bytes(self, token: int) -> bytes:
+        added = self.tokenizer.added_tokens_decoder.get(token)
+        if added is not None:
+            return str(added.content).encode()
+        text = self.tokenizer.convert_ids_to_tokens(token)
+        if text is None:
+            return b""
+        if self._byte_level:
+            return bytes(_BYTES[c] for c in text) if all(c in _BYTES for c in text) else text.encode()
+        if re.fullmatch(r"<0x[0-9A-F]{2}>", text):
+            return bytes.fromhex(text[3:5])
+        before = self._encode_piece("a")
+        return self._raw([*before, token])[len(self._raw(before)) :].encode()
+
+    def _raw(self, ids: list[int]) -> str:
+        return cast(
+            "str", self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        decoder = None if self._fast is None else self._fast.decoder
+        return decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
 
     @staticmethod
     def _separator(text: str) -> str:
@@ -143,6 +190,17 @@ class HFCodec:
         starts = {m.start() + 1 for m in self._begin.finditer(text)}
         first = max(0, len(text) - self._longest)
         starts |= {i + 1 for i in range(first, len(text)) if text[i:] in self._halves}
+        for (
+            marker
+        ) in self._in_text:  # cut where the tokenizer cuts, it would be spelled as the model spells it
+            begins = [m.start() for m in re.finditer(f"(?={re.escape(marker)})", text)]
+            begins += [
+                i
+                for i in range(max(0, len(text) - len(marker) + 1), len(text))
+                if marker.startswith(text[i:])
+            ]
+            for begin in begins:
+                starts |= set(range(begin + 1, min(begin + len(marker), len(text)) + 1))
         cuts = [0, *sorted(starts), len(text)]
         pieces = [text[a:b] for a, b in itertools.pairwise(cuts)]
         return separator.join(self._checked(piece, separator) for piece in pieces)

@@ -63,7 +63,7 @@ async def why_two_passes(backend: Backend) -> str:
 
 async def _probe(backend: Backend) -> str:
     markers = backend.codec.markers
-    if len(markers.close_ids) > 1:
+    if len(markers.close_ids) > 1 or markers.close_in_text:
         return "the close is several tokens"
     prompt = backend.codec.encode_chat([{"role": "user", "content": "How many?"}])
     close, end = markers.close_ids[0], min(markers.eos_ids)

@@ -60,7 +60,7 @@ def reference(
         seen.append(token)
         if len(seen) >= len(opens) and seen[-len(close) :] == close:
             return seen[: -len(close)], close, solve(len(seen)), ThinkingEnd.NATURAL
-    forced = close if len(seen) >= len(opens) else [*markers.open_ids, *close]
+    forced = [*opens[len(seen) :], *close]
     return seen, forced, solve(len(seen) + len(forced)), end
 
 
