@@ -1,7 +1,7 @@
 """The official OpenAI SDK through the gateway: budgets for a call, and a task with a cap over several.
 
 python examples/openai_sdk.py             # starts a gateway before e1-tiny by itself
-python examples/openai_sdk.py BASE_URL    # asks a running one: elastic-agent serve --model e1-tiny
+python examples/openai_sdk.py BASE_URL    # asks a running one: elastic-agent serve --model e1-tiny --no-keys
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def ask(client: AsyncOpenAI) -> None:
 async def main(base_url: str | None) -> None:
     async with AsyncExitStack() as stack:
         if base_url is None:
-            gateway = Gateway(Config([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0))
+            gateway = Gateway(Config([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0, no_keys=True))
             base_url = (await stack.enter_async_context(gateway)).url
         client = AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0)
         await ask(await stack.enter_async_context(client))

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from elastic_agent import __version__
 from elastic_agent.budget import Budget, Caps
+from elastic_agent.credentials import LEDGER_VARIABLE, add_key_options, check_address, upstream_key
 from elastic_agent.errors import ElasticError
 
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "serve",
         help="an OpenAI-compatible server that budgets every call",
         description="Serve models to any OpenAI client, with a thinking and a solution budget for each call, "
-        "caps for each key and task, and one ledger for as many gateways as you like. Without a key (see "
-        "`elastic-agent keys`) it listens on this machine alone and asks for none.",
+        "caps for each key and task, and one ledger for as many gateways as you like. Clients need a key "
+        "(see `elastic-agent keys`); with --no-keys they need none, and only this machine can reach it.",
     )
     _model(serve)
     serve.add_argument(
@@ -207,6 +208,9 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8100, help="0 takes a free one (default: 8100)")
     _ledger(serve)
+    serve.add_argument(
+        "--no-keys", action="store_true", help="ask for no key: whoever uses this machine can spend"
+    )
     serve.add_argument(
         "--lease",
         type=float,
@@ -265,9 +269,9 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _ledger(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ledger",
-        default="gateway.db",
         metavar="WHERE",
-        help="an SQLite file, postgresql://.. or redis://.. (default: gateway.db)",
+        help="an SQLite file, postgresql://.. or redis://.. (default: gateway.db). An address with a "
+        f"password is for the environment: {LEDGER_VARIABLE}",
     )
 
 
@@ -290,10 +294,17 @@ def _model(parser: argparse.ArgumentParser) -> None:
         help="embedded model, folder, hub id, or a served name (default: e1-tiny)",
     )
     parser.add_argument("--base-url", metavar="URL", help="a vLLM server, like http://localhost:8000/v1")
-    parser.add_argument("--api-key", metavar="KEY", help="the server's key")
+    add_key_options(parser)
     parser.add_argument(
         "--tokenizer", metavar="NAME", help="tokenizer of a served model, when the served name is no hub id"
     )
+
+
+def _base_url(options: argparse.Namespace) -> str | None:
+    url: str | None = options.base_url
+    if url is not None:
+        check_address(url, "--base-url")
+    return url
 
 
 def _money(text: str) -> Decimal:
@@ -334,8 +345,8 @@ def _demo(options: argparse.Namespace) -> int:
         DemoOptions(
             caps=caps,
             model=options.model,
-            base_url=options.base_url,
-            api_key=options.api_key,
+            base_url=_base_url(options),
+            api_key=upstream_key(options),
             tokenizer=options.tokenizer,
             problems=options.problems,
             price=options.price,
@@ -363,7 +374,10 @@ def _ask(options: argparse.Namespace) -> int:
         raise ValueError("the question is empty")
     budget = Budget(thinking=options.thinking, solution=options.solution)
     backend = load_backend(
-        options.model, base_url=options.base_url, api_key=options.api_key, tokenizer=options.tokenizer
+        options.model,
+        base_url=_base_url(options),
+        api_key=upstream_key(options),
+        tokenizer=options.tokenizer,
     )
     console = Console(highlight=False, soft_wrap=True)
 

@@ -24,6 +24,7 @@ from types import FrameType
 from elastic_agent.backends.load import model_path
 from elastic_agent.backends.server_process import STOP_SECONDS, ServerProcess, free_port
 from elastic_agent.backends.vllm_process import VllmProcess
+from elastic_agent.credentials import LEDGER_VARIABLE, ledger_place
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,9 +47,12 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     up.add_argument("--vllm-port", type=int, default=8000, help="vLLM's; 0: a free one (default: 8000)")
     up.add_argument(
         "--ledger",
-        default="gateway.db",
         metavar="WHERE",
-        help="an SQLite file, postgresql://.. or redis://.. (default: gateway.db)",
+        help="an SQLite file, postgresql://.. or redis://.. (default: gateway.db). An address with a "
+        f"password is for the environment: {LEDGER_VARIABLE}",
+    )
+    up.add_argument(
+        "--no-keys", action="store_true", help="ask for no key: whoever uses this machine can spend"
     )
     up.add_argument("--price", metavar="IN:OUT", help="USD per million tokens, where caps are in dollars")
     up.add_argument("--max-running", type=int, metavar="N", help="most calls at once")
@@ -101,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
             if time.monotonic() > until:
                 raise vllm.failed(f"and the gateway were not ready within {options.wait:g} s: {_said(url)}")
             time.sleep(0.2)
-        key = "KEY" if _wants_key(url) else "none"
+        key = "none" if options.no_keys else "KEY"
         print(f"export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}  # any OpenAI client; model {vllm.name}")
         tokenizer = "" if vllm.name == options.model else f', tokenizer="{options.model}"'
         native = ', backend_options={"native": True}' if options.native else ""
@@ -129,8 +133,10 @@ def _serve(options: argparse.Namespace, vllm: VllmProcess, port: int) -> list[st
     """The gateway's command line."""
     command = [sys.executable, "-m", "elastic_agent.integrations.cli", "serve", "--model", vllm.name]
     command += ["--base-url", vllm.base_url, "--tokenizer", model_path(options.model)]
-    command += ["--host", options.host, "--port", str(port), "--ledger", options.ledger]
-    command += ["--grace", str(options.grace)]
+    command += ["--host", options.host, "--port", str(port), "--grace", str(options.grace)]
+    command += ["--no-keys"] if options.no_keys else []
+    if options.ledger is not None:  # else the gateway has it from the environment, as we do
+        command += ["--ledger", ledger_place(options.ledger)]
     for name, value in (("--price", options.price), ("--max-running", options.max_running)):
         command += [] if value is None else [name, str(value)]
     return command
@@ -150,15 +156,6 @@ def _said(url: str) -> str:
         return error.read().decode(errors="replace")
     except OSError as error:
         return str(error)
-
-
-def _wants_key(url: str) -> bool:
-    """Whether the gateway has keys (`elastic-agent keys`)."""
-    try:
-        with urllib.request.urlopen(f"{url}/v1/models", timeout=10):
-            return False
-    except urllib.error.HTTPError as error:
-        return error.code == 401
 
 
 def _check(servers: Sequence[ServerProcess], what: str) -> None:

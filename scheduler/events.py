@@ -44,6 +44,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
+from elastic_agent.credentials import make_private
+
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
 Log = str | Path | Sink | Sequence[str | Path | Sink] | None
@@ -65,6 +67,7 @@ class RunLog:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        make_private(self.path)  # it has the names of keys, tasks and agents
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = self.path.open("wb")
 

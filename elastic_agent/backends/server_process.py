@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from elastic_agent.credentials import make_private
 from elastic_agent.errors import BackendUnavailableError
 
 STOP_SECONDS = 20.0
@@ -77,6 +78,7 @@ class ServerProcess:
 
     def launch(self) -> None:
         """Begin to start; `wait` waits until it is ready."""
+        make_private(self.log)  # an engine may quote prompts
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", ORPHANED, "sh", *self._command],

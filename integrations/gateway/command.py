@@ -1,6 +1,6 @@
 """`elastic-agent serve` and `elastic-agent keys`.
 
-elastic-agent serve --model e1-tiny
+elastic-agent serve --model e1-tiny --no-keys
 elastic-agent serve --upstream NAME=http://host:8000/v1,tokenizer=HUB/ID,price=0.1:0.4 --ledger spend.db
 elastic-agent keys create alice --usd 5 --per day
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 from elastic_agent.backends.load import load_backend
 from elastic_agent.budget import Caps
+from elastic_agent.credentials import check_address, checked_key, ledger_place, upstream_key
 from elastic_agent.integrations.gateway.config import Config, Limits, Upstream, without_password
 from elastic_agent.integrations.gateway.keys import Keys
 from elastic_agent.scheduler.cost import Price
@@ -25,6 +26,10 @@ from elastic_agent.scheduler.cost import Price
 GARBAGE = 20_000
 """Objects made between two rounds of the garbage collector. What requests side by side have made is alive,
 and looked through in vain: of 64 at once, Python's 700 took 1.1 ms of the processor for each, this 0.1 ms."""
+OPEN_TO_ALL = (
+    "NO KEYS: EVERY PROGRAM AND USER OF THIS MACHINE CAN SPEND HERE. "
+    "To ask for keys: elastic-agent keys create NAME, and start again without --no-keys."
+)
 PARTS = ("tokenizer", "price", "key-env", "served-as")
 
 
@@ -44,7 +49,7 @@ def serve(options: argparse.Namespace) -> int:
     )
     config = Config(
         upstreams=[upstream(text) for text in options.upstream or ()] or [_single(options)],
-        ledger=options.ledger,
+        ledger=ledger_place(options.ledger),
         host=options.host,
         port=options.port,
         limits=limits,
@@ -53,6 +58,7 @@ def serve(options: argparse.Namespace) -> int:
         max_waiting=options.max_waiting,
         solution=options.solution,
         log=options.log,
+        no_keys=options.no_keys,
     )
     asyncio.run(_serve(Gateway(config, None if options.quiet else _line)))
     return 0
@@ -73,6 +79,8 @@ async def _serve(gateway: Any) -> None:
         file=sys.stderr,
         flush=True,
     )
+    if config.no_keys:
+        print(OPEN_TO_ALL, file=sys.stderr, flush=True)
     await stop.wait()
     print(f"stopping: what runs has {config.limits.grace_seconds:g} s to end", file=sys.stderr, flush=True)
     await gateway.stop()
@@ -98,11 +106,13 @@ def upstream(text: str) -> Upstream:
         raise ValueError(
             f"--upstream is NAME=URL, then any of {', '.join(f',{part}=..' for part in PARTS)}: {text!r}"
         )
+    check_address(url, f"--upstream {name}")
     secret = None
     if "key-env" in said:
         secret = os.environ.get(said["key-env"])
         if not secret:
             raise ValueError(f"--upstream {name}: the environment has no {said['key-env']}")
+        checked_key(secret, f"the environment's {said['key-env']}")
     price = Price(*said["price"].split(":")) if "price" in said else None
     return served(name, url, said.get("served-as"), secret, said.get("tokenizer"), price)
 
@@ -116,15 +126,16 @@ def served(
 
 
 def _single(options: argparse.Namespace) -> Upstream:
-    key = options.api_key or os.environ.get("ELASTIC_UPSTREAM_KEY")
     if options.base_url is not None:
+        check_address(options.base_url, "--base-url")
+        key = upstream_key(options)
         return served(options.model, options.base_url, None, key, options.tokenizer, options.price)
     return Upstream(options.model, load_backend(options.model), price=options.price)
 
 
 def keys(options: argparse.Namespace) -> int:
     """Make, list or revoke keys."""
-    store = Keys(options.ledger)
+    store = Keys(ledger_place(options.ledger))
     try:
         if options.action == "create":
             capped = options.usd is not None or options.tokens is not None

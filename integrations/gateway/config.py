@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -11,8 +12,6 @@ from elastic_agent.backends.base import Backend
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.durable import LEASE
 from elastic_agent.scheduler.events import Log
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,8 @@ class Config:
         max_running, max_waiting: for each model, see `BudgetScheduler`.
         solution: solution tokens of requests that don't say.
         log: where the scheduler's events go.
+        no_keys: ask for no key, of requests to this machine's own addresses alone. Everybody who reaches it,
+            every program and user of this machine, spends without one.
     """
 
     upstreams: Sequence[Upstream]
@@ -96,12 +97,13 @@ class Config:
     max_waiting: int | None = None
     solution: int | None = None
     log: Log = None
+    no_keys: bool = False
 
     def checked(self) -> Self:
         """Itself.
 
         Raises:
-            ValueError: no model, or two of one name.
+            ValueError: no model, two of one name, or one that others could reach without a key.
         """
         names = [upstream.name for upstream in self.upstreams]
         if not names:
@@ -109,7 +111,20 @@ class Config:
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"two upstreams are called {', '.join(sorted(twice))}: give each its own name")
+        if self.no_keys and not is_loopback(self.host):
+            raise ValueError(
+                f"without keys (--no-keys) a gateway listens on this machine alone, and {self.host or 'all'} "
+                f"can be reached by others: leave --host out, or make a key and leave --no-keys out"
+            )
         return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own, and nobody else's."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def without_password(url: str) -> str:

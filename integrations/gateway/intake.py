@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import ClientError, web
+from multidict import CIMultiDictProxy
 
+from elastic_agent.integrations.gateway.config import is_loopback
 from elastic_agent.integrations.gateway.errors import GatewayError, bad
 from elastic_agent.scheduler.request import OnExhausted
 
@@ -38,6 +41,36 @@ def terms(headers: Mapping[str, str]) -> Terms:
     if on_exhausted not in (None, "shrink", "wait", "raise"):
         raise bad("X-Elastic-On-Exhausted", "X-Elastic-On-Exhausted is shrink, wait or raise")
     return Terms(kind, final in ("true", "1"), on_exhausted)
+
+
+def check_local(headers: CIMultiDictProxy[str]) -> None:
+    """Refuse what a web page of another host sent: it calls us by that host's name (DNS rebinding), or says
+    where it comes from.
+
+    Raises:
+        GatewayError: 403.
+    """
+    hosts, origins = headers.getall("Host", []), headers.getall("Origin", [])
+    if len(hosts) != 1 or not _local(f"//{hosts[0]}"):
+        raise GatewayError(
+            403,
+            f"this gateway has no keys, so it answers to this machine's own names alone (localhost, "
+            f"127.0.0.1), not to {', '.join(hosts)[:64]!r}: use one of these, or make keys (elastic-agent "
+            f"keys create) and start it without --no-keys",
+            "foreign_host",
+        )
+    if not all(map(_local, origins)):
+        raise GatewayError(
+            403, "this gateway has no keys, so it answers no page of another host", "foreign_origin"
+        )
+
+
+def _local(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return is_loopback(parts.hostname or "") and parts.username is None and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def check_task_id(id: str) -> None:

@@ -15,13 +15,14 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from elastic_agent.budget import Caps, to_usd
+from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
 from elastic_agent.scheduler.stores.base import Spec, Window
 
@@ -102,7 +103,6 @@ class Keys:
         self._remember = remember
         self._seen: dict[str, tuple[float, Key | None]] = {}
         self._lock = threading.Lock()  # one connection
-        self._any: tuple[float, bool] = (float("-inf"), False)
 
     def create(self, name: str, caps: Caps | None = None, *, window: Window | None = None) -> tuple[str, Key]:
         """A new key and what is stored of it.
@@ -163,13 +163,8 @@ class Keys:
         return key
 
     async def any(self) -> bool:
-        """Whether there is a key, revoked or not: from then on nobody gets in without."""
-        now = asyncio.get_running_loop().time()
-        at, found = self._any
-        if not found and now - at > self._remember:
-            found = bool(await self._there(self._shelf.all))
-            self._any = (now, found)
-        return found
+        """Whether there is a key, revoked or not."""
+        return bool(await self._there(self._shelf.all))
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -180,7 +175,6 @@ class Keys:
         with self._lock:
             self._shelf.put(key.digest, json.dumps(asdict(key)))
         self._seen.clear()
-        self._any = (float("-inf"), False)
 
     async def _there(self, step: Callable[[], T]) -> T:
         def locked() -> T:
@@ -192,12 +186,10 @@ class Keys:
 
 def _shelf(where: str) -> Shelf:
     scheme, separator, rest = where.partition("://")
-    if not separator:
-        return SqlShelf(f"sqlite:///{Path(where).absolute()}")
     if scheme == "memory":
         return MemoryShelf()
-    if scheme == "sqlite":
-        return SqlShelf(where)
+    if scheme == "sqlite" or not separator:
+        return SqlShelf("sqlite", Path(rest.removeprefix("/") if separator else where))
     if scheme in ("postgresql", "postgres"):
         return SqlShelf(f"postgresql+psycopg://{rest}")
     if scheme in ("redis", "rediss", "valkey"):
@@ -225,14 +217,21 @@ class MemoryShelf:
 
 
 class SqlShelf:
-    """A table in the ledger's SQLite file or PostgreSQL database."""
+    """A table in the ledger's SQLite file or PostgreSQL database.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: as SQLAlchemy writes it; for a file "sqlite".
+        file: the SQLite file. Nobody but its owner may read it.
+    """
+
+    def __init__(self, url: str, file: Path | None = None) -> None:
         from sqlalchemy import create_engine
+        from sqlalchemy.engine import URL
         from sqlalchemy.pool import NullPool
 
-        self._engine = create_engine(url, poolclass=NullPool)  # asked every few seconds, from any thread
-        self._made = False
+        place = url if file is None else URL.create(url, database=str(file.absolute()))
+        self._engine = create_engine(place, poolclass=NullPool)  # asked every few seconds, from any thread
+        self._file, self._made = file, False
 
     def put(self, digest: str, text: str) -> None:
         values = {"digest": digest, "text": text}
@@ -260,6 +259,9 @@ class SqlShelf:
         @contextmanager
         def step() -> Any:
             try:
+                if self._file is not None and not self._made:
+                    with suppress(OSError):  # SQLite says what is wrong with it
+                        make_private(self._file)
                 with self._engine.begin() as connection:
                     if not self._made:
                         connection.execute(

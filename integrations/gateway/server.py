@@ -1,6 +1,7 @@
 """The gateway: an OpenAI-compatible server in front of models, with a budget for every call.
 
-    async with Gateway(Config([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0)) as gateway:
+    config = Config([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0, no_keys=True)
+    async with Gateway(config) as gateway:
         gateway.url      # http://127.0.0.1:PORT/v1
 
 A request is read and checked (`fields`), becomes a plan (`plan`), is charged to its key or its task (`books`,
@@ -24,10 +25,12 @@ from uuid import uuid4
 from aiohttp import web
 
 from elastic_agent.integrations.gateway.books import Payers
-from elastic_agent.integrations.gateway.config import LOOPBACK, Config, Upstream, without_password
+from elastic_agent.integrations.gateway.config import Config, Upstream, without_password
+from elastic_agent.integrations.gateway.connections import Runner
 from elastic_agent.integrations.gateway.errors import GatewayError, told
 from elastic_agent.integrations.gateway.generation import Generations
 from elastic_agent.integrations.gateway.guard import Guard
+from elastic_agent.integrations.gateway.intake import check_local
 from elastic_agent.integrations.gateway.keys import Key, Keys
 from elastic_agent.integrations.gateway.metrics import Metrics
 from elastic_agent.integrations.gateway.openapi import description
@@ -82,23 +85,19 @@ class Gateway:
         self.payers: Payers
         self.tasks: Tasks
         self.generations: Generations
-        self._runner: web.AppRunner | None = None
+        self._runner: Runner | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen.
 
         Raises:
-            ValueError: it would be open to the network without a key.
+            ValueError: there is no key and `no_keys` wasn't set, or the other way round.
             StoreError: the ledger can't be reached.
             OSError: the port is taken.
         """
         config, limits = self.config, self.config.limits
-        if config.host not in LOOPBACK and not await self.keys.any():
-            raise ValueError(
-                f"no key exists, and {config.host} can be reached by others: make one first "
-                f"(elastic-agent keys create NAME --ledger {without_password(config.ledger)})"
-            )
+        await self._check_keys()
         main = BudgetScheduler(
             prices={one.backend.model: one.price for one in config.upstreams if one.price is not None},
             max_running=config.max_running,
@@ -129,7 +128,7 @@ class Gateway:
                 web.get("/openapi.json", self._openapi),
             ]
         )
-        self._runner = web.AppRunner(
+        self._runner = Runner(
             app,
             handler_cancellation=True,  # a client that leaves stops its calls
             access_log=None,
@@ -174,6 +173,20 @@ class Gateway:
     ) -> None:
         await self.stop()
 
+    async def _check_keys(self) -> None:
+        """A ledger that lost its keys, or another file of its name, must not open a gateway to everybody."""
+        place, there = without_password(self.config.ledger), await self.keys.any()
+        if not there and not self.config.no_keys:
+            raise ValueError(
+                f"no key exists in the ledger {place}: make one (elastic-agent keys create NAME --ledger "
+                f"{place}), or, to try it on this machine alone, start it with --no-keys "
+                f"(in Python: no_keys=True)"
+            )
+        if there and self.config.no_keys:
+            raise ValueError(
+                f"--no-keys, but the ledger {place} has keys: leave --no-keys out, or name another --ledger"
+            )
+
     # Around every request
 
     @web.middleware
@@ -189,6 +202,8 @@ class Gateway:
         try:
             try:
                 self.guard.begin(request)
+                if self.config.no_keys:
+                    check_local(request.headers)
                 if route not in FREE:
                     request[ASKING].key = await self._who(request)
                 response: web.StreamResponse = await handler(request)
@@ -226,15 +241,13 @@ class Gateway:
         return answer
 
     async def _who(self, request: web.Request) -> Key | None:
-        """The key of a request; None where there are no keys at all.
+        """The key of a request; None where no keys are asked for.
 
         Raises:
             GatewayError: 401.
         """
-        if not await self.keys.any():
-            if self.config.host in LOOPBACK:
-                return None
-            raise GatewayError(401, "this gateway has no keys yet", "no_keys")
+        if self.config.no_keys:
+            return None
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret:

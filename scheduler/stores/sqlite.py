@@ -17,6 +17,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -24,6 +25,7 @@ from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
+from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
 from elastic_agent.scheduler.stores.lane import Lane
 from elastic_agent.scheduler.stores.sql import SqlShelf, Values, migrate
@@ -133,6 +135,8 @@ class SqliteStore(SteppedStore):
 
     def _connected(self) -> Connection:
         if self._connection is None:
+            with suppress(OSError):  # SQLite says what is wrong with it
+                make_private(self._path)  # its WAL is made with the same mode
             connection = self._engine.connect()
             try:
                 with connection.begin():

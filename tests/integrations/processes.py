@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def running_up(python: Path, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command on free ports, in a folder, with this Python for vLLM; stopped at the end."""
     command = [sys.executable, "-m", "elastic_agent.integrations.cli", "up"]
-    command += ["--port", "0", "--vllm-port", str(free_port()), *arguments]
+    command += ["--port", "0", "--vllm-port", str(free_port()), "--no-keys", *arguments]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

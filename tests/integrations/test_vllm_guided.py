@@ -71,7 +71,7 @@ async def client(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
     backend = VllmServerBackend(NAME, served.url, tokenizer=served.folder)
     try:
         async with (
-            Gateway(Config([Upstream(NAME, backend)], port=0)) as gateway,
+            Gateway(Config([Upstream(NAME, backend)], port=0, no_keys=True)) as gateway,
             openai.AsyncOpenAI(base_url=gateway.url, api_key="none", max_retries=0) as client,
         ):
             yield client

@@ -12,6 +12,7 @@ from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.load import load_backend, model_path
+from elastic_agent.credentials import check_address, upstream_key
 from elastic_agent.errors import BackendError
 from elastic_agent.training.data.files import READERS
 from elastic_agent.training.data.told import OWN
@@ -144,8 +145,9 @@ def _engine(options: argparse.Namespace, name: str) -> Engine:
 
         torch.set_num_threads(options.threads)
         return InProcess.load(name, rows=options.rows)
+    check_address(options.base_url, "--base-url")
     backend = load_backend(
-        name, base_url=options.base_url, api_key=options.api_key, tokenizer=options.tokenizer
+        name, base_url=options.base_url, api_key=upstream_key(options), tokenizer=options.tokenizer
     )
     return Served(backend, concurrency=options.concurrency)
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from elastic_agent.credentials import add_key_options
 from elastic_agent.training.evaluate.strategies import STRATEGIES
 
 DESCRIPTION = """\
@@ -77,7 +78,7 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     add("--inspect", type=Path, metavar="FILE", help=page)
     add("--inspect-at", type=int, metavar="T", help="its cut (default: the middle one of --thinking)")
     add("--base-url", metavar="URL", help="a vLLM server, like http://localhost:8000/v1")
-    add("--api-key", metavar="KEY", help="the server's key")
+    add_key_options(parser)
     add("--tokenizer", metavar="NAME", help="tokenizer of a served model, when its name is no hub id")
     add(
         "--concurrency", type=int, default=64, metavar="N", help="samples under way on a server (default: 64)"

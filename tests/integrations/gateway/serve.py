@@ -21,6 +21,7 @@ if __name__ == "__main__":
         [Upstream("scripted", backend, price=PRICE)],
         ledger=ledger,
         port=0,
+        no_keys=True,
         lease=float(lease),
         limits=Limits(grace_seconds=float(grace)),
     )

@@ -101,7 +101,7 @@ async def test_openai_with_tools_and_structure(start: Start) -> None:
 
 async def test_openai_sync_with_a_key(start: Start) -> None:
     """The blocking client; a wrong key and a spent one are errors with numbers, and streams end in errors."""
-    async with start() as served:
+    async with start(no_keys=False) as served:
         key, _ = served.gateway.keys.create("alice", Caps(tokens=40))
 
         def use() -> None:

@@ -35,7 +35,7 @@ async def test_no_request_breaks_it(start: Start, tmp_path: Path, caplog: pytest
     ledger = str(tmp_path / "gateway.db")
     reply = Reply(thinking="hm " * 25, solution='so <tool_call>{"name": "f", "arguments": {}}</tool_call>')
     async with start(
-        reply, ledger=ledger, limits=limits, context=2000, max_running=16, max_waiting=8
+        reply, ledger=ledger, limits=limits, context=2000, max_running=16, max_waiting=8, no_keys=False
     ) as served:
         keys = served.gateway.keys
         made = [

@@ -23,7 +23,7 @@ async def test_a_key_is_asked_for_once_there_is_one(start: Start, ledger: str) -
     keys = Keys(ledger)
     alice, _ = keys.create("alice", Caps(tokens=10_000))
     bob, _ = keys.create("bob")
-    async with start(ledger=ledger) as served:
+    async with start(ledger=ledger, no_keys=False) as served:
         served.gateway.keys._remember = 0.0
         for key in (alice, bob, bob):
             assert "choices" in await served.ask(key, thinking_budget=3)
@@ -56,7 +56,7 @@ async def test_a_key_is_asked_for_once_there_is_one(start: Start, ledger: str) -
 
 async def test_a_key_over_its_cap(start: Start) -> None:
     """402 with the numbers when nothing will give room; 429 with Retry-After while something may."""
-    async with start(SLOW, tpot=0.002) as served:
+    async with start(SLOW, tpot=0.002, no_keys=False) as served:
         key, _ = served.gateway.keys.create("alice", Caps(tokens=600))
         ask = {"messages": HELLO, "thinking_budget": 400, "solution_budget": 100}
         first = asyncio.ensure_future(served.post("/chat/completions", ask, key))
@@ -98,7 +98,7 @@ async def test_a_full_queue_is_429(start: Start) -> None:
 
 async def test_money_needs_a_price(start: Start) -> None:
     """A key with a cap in dollars on a model that nobody prices fails closed, and says so."""
-    async with start(price=None) as served:
+    async with start(price=None, no_keys=False) as served:
         key, _ = served.gateway.keys.create("alice", Caps(usd="0.01"))
         status, _, body = await served.post("/chat/completions", {"messages": HELLO}, key)
         assert (status, body["error"]["code"]) == (400, "price_unknown")
@@ -175,7 +175,7 @@ async def test_an_implicit_task(start: Start) -> None:
 
 async def test_tasks_of_other_keys_are_unknown(start: Start) -> None:
     """A task is its key's: another key neither sees nor uses nor closes it."""
-    async with start() as served:
+    async with start(no_keys=False) as served:
         alice, _ = served.gateway.keys.create("alice")
         bob, _ = served.gateway.keys.create("bob")
         _, _, task = await served.post("/tasks", {"tokens": 500}, alice)

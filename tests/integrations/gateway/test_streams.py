@@ -34,7 +34,7 @@ async def read(served: Served, **body: Any) -> tuple[int, list[Any]]:
 
 def head(length: int) -> bytes:
     """The head of a chat request."""
-    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: x", "Content-Type: application/json")
+    lines = ("POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json")
     return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
@@ -202,7 +202,9 @@ async def test_replicas_that_are_all_gone() -> None:
             await wire.__aenter__()
         both = Replicas([VllmServerBackend("scripted", wire.base_url, codec=codec) for wire in wires])
         stack.push_async_callback(both.aclose)
-        gateway = await stack.enter_async_context(Gateway(Config([Upstream("scripted", both)], port=0)))
+        gateway = await stack.enter_async_context(
+            Gateway(Config([Upstream("scripted", both)], port=0, no_keys=True))
+        )
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
         async def ready() -> int:
@@ -219,7 +221,7 @@ async def test_replicas_that_are_all_gone() -> None:
 async def test_the_upstream_wants_a_key(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     """It gets the gateway's, which nobody else ever sees; not the client's."""
     caplog.set_level("DEBUG")
-    async with start(upstream_key="upstream-secret") as served:
+    async with start(upstream_key="upstream-secret", no_keys=False) as served:
         key, _ = served.gateway.keys.create("alice")
         body = await served.ask(key, thinking_budget=3)
         assert "choices" in body
