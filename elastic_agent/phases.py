@@ -345,7 +345,7 @@ class TwoPhase:
         reached the engine is none.
         """
         receipt = request.receipt
-        if receipt.refused and not read:
+        if receipt.delivery.free and not read:
             self._passes -= 1
             self._input -= len(request.prompt_ids)
         elif receipt.output is None:

@@ -38,6 +38,10 @@ class Faults:
 
     status: int | None = None
     """Answer completions with this HTTP status."""
+    body: str | None = None
+    """The text of that answer, instead of an error in vLLM's form."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Headers of that answer."""
     models: Any = None
     """Answer `/v1/models` with this: JSON, or text as it is."""
     cut_after: int | None = None
@@ -162,7 +166,11 @@ class Wire:
         self.requests.append(body)
         faults = self.faults
         if faults.status is not None:
-            return _error(f"told to answer {faults.status}", faults.status)
+            answer = _error(f"told to answer {faults.status}", faults.status)
+            if faults.body is not None:
+                answer = web.Response(status=faults.status, text=faults.body, content_type="text/html")
+            answer.headers.update(faults.headers)
+            return answer
         if body["model"] not in {self.backend.model, *(self.adapters or ())}:
             return _error(f"The model `{body['model']}` does not exist.", 404)
         request = self._request(body)

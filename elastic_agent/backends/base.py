@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+from elastic_agent.delivery import Delivery
 from elastic_agent.errors import BackendError
 from elastic_agent.markers import Markers
 
@@ -43,11 +44,18 @@ class Receipt:
         output: tokens sampled, including those that nobody read; None when the backend can't know (a
             connection that broke): then the whole rest of the pass is charged.
         refused: the request provably never reached the engine, not even its prompt was read: nothing is
-            charged.
+            charged. `elastic_agent.delivery` decides it where something was sent.
     """
 
     output: int | None = None
     refused: bool = False
+
+    @property
+    def delivery(self) -> Delivery:
+        """What became of the request."""
+        if self.refused:
+            return Delivery.REFUSED
+        return Delivery.UNKNOWN if self.output is None else Delivery.SERVED
 
 
 @dataclass(frozen=True, slots=True)

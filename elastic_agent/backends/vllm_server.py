@@ -5,8 +5,9 @@ Completions and not chat completions: the prompt is ours, spliced by id, in both
 closes its connection, at which vLLM aborts the request.
 
 The meter counts what arrived, or what the server's own usage says if that is more. From the moment a request
-is sent until its finish arrives nobody here knows how far the engine has come: when a stream is cut off in
-between, the receipt says so, and the call is charged in full.
+is written until its finish arrives nobody here knows how far the engine has come: when a stream is cut off in
+between, the receipt says so, and the call is charged in full. A request that never found a connection is
+charged nothing; of an answer that is an error `elastic_agent.delivery` says whether the engine ran it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import astuple
+from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
@@ -26,11 +28,13 @@ from elastic_agent.backends.base import (
     Codec,
     Finish,
     Meter,
+    Receipt,
     TokenChunk,
     TokenRequest,
     check_request,
 )
 from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, probe_once
+from elastic_agent.delivery import of_status
 from elastic_agent.errors import (
     BackendError,
     BackendProtocolError,
@@ -115,7 +119,8 @@ class VllmServerBackend:
         try:
             session = await self._session()
             async with session.get(f"{self.base_url}/models") as response:
-                await _raise_for_status(response, self.model)
+                if response.status >= 400:
+                    raise _error(response.status, await response.text(errors="replace"), self.model)
                 listed = json.loads(await response.text())["data"]
                 served = {str(entry["id"]): entry.get("max_model_len") for entry in listed}
             length = int(served.get(self.model) or self.context_length)
@@ -137,16 +142,18 @@ class VllmServerBackend:
         check_request(request, self.context_length)
         receipt, served, came = request.receipt, 0, 0
         ids: list[int] = []
-        receipt.refused = True
+        receipt.refused = True  # until its headers are sent: `_left`
         if self.closed:
             raise BackendUnavailableError(f"{self.model} has been closed")
         last: TokenChunk | None = None
         try:
             session = await self._session()
-            receipt.refused = False  # from here on the engine may be ahead of what has arrived
             async with await self._post(session, request) as response, self._open(response):
-                receipt.refused = 400 <= response.status < 500 or response.status == 503
-                await _raise_for_status(response, self.model)
+                if response.status >= 400:
+                    text = await response.text(errors="replace")
+                    hops = [hop.status for hop in response.history]
+                    receipt.refused = of_status(response.status, text, response.headers, hops).free
+                    raise _error(response.status, text, self.model)
                 self.meter.requests += 1
                 self.meter.input += len(request.prompt_ids)
                 async for data in _events(response):
@@ -177,10 +184,9 @@ class VllmServerBackend:
                         self.meter.output += max(0, output - served)
                         served = max(served, output)
                         last = TokenChunk(last.ids, last.logprobs, last.finish, cached)
-        except aiohttp.ClientConnectorError as error:
-            receipt.refused = True
-            raise self._unreachable(error) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if receipt.refused:
+                raise self._unreachable(error) from error
             if last is None:
                 raise BackendUnavailableError(
                     f"{self.model}: the stream broke off after {served} tokens: {error!r}"
@@ -195,13 +201,19 @@ class VllmServerBackend:
 
     async def _post(self, session: aiohttp.ClientSession, request: TokenRequest) -> aiohttp.ClientResponse:
         """Send a request; once more where a kept connection was found closed before a byte went."""
-        url, body = f"{self.base_url}/completions", self._body(request)
+        url = f"{self.base_url}/completions"
         try:
-            return await session.post(url, json=body)
+            body = json.dumps(self._body(request)).encode()
+        except (TypeError, ValueError) as error:
+            raise BackendError(f"{self.model}: the request can't be written as JSON: {error}") from error
+        headers = {"Content-Type": "application/json"}
+        try:
+            return await session.post(url, data=body, headers=headers, trace_request_ctx=request.receipt)
         except aiohttp.ClientOSError as error:
             if not isinstance(error.__cause__, aiohttp.ClientConnectionResetError):
                 raise
-            return await session.post(url, json=body)
+            request.receipt.refused = True
+            return await session.post(url, data=body, headers=headers, trace_request_ctx=request.receipt)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; other loops' close with them."""
@@ -235,7 +247,11 @@ class VllmServerBackend:
         generators that are still open."""
         # No limit of our own: a queue in the client would hide the engine's priorities
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
-        session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
+        watch = aiohttp.TraceConfig()
+        watch.on_request_headers_sent.append(_left)
+        session = aiohttp.ClientSession(
+            connector=connector, headers=self._headers, timeout=self._timeout, trace_configs=[watch]
+        )
         try:
             yield session
         finally:
@@ -381,11 +397,13 @@ def _chunk(data: dict[str, Any], request: TokenRequest) -> TokenChunk | None:
     return TokenChunk(ids, values, cast("Finish | None", finish))
 
 
-async def _raise_for_status(response: aiohttp.ClientResponse, model: str) -> None:
-    if response.status < 400:
-        return
-    text = (await response.text())[:500]
-    message = f"{model}: the server answered {response.status}: {text}"
-    if response.status == 429 or response.status >= 500:
-        raise BackendUnavailableError(message)
-    raise BackendError(message)
+async def _left(session: aiohttp.ClientSession, context: SimpleNamespace, params: Any) -> None:
+    """The request is about to be written: from here on the engine may be ahead of what has arrived."""
+    if isinstance(context.trace_request_ctx, Receipt):
+        context.trace_request_ctx.refused = False
+
+
+def _error(status: int, text: str, model: str) -> BackendError:
+    """An answer that is an error."""
+    message = f"{model}: the server answered {status}: {text[:500]}"
+    return BackendUnavailableError(message) if status == 429 or status >= 500 else BackendError(message)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
 from elastic_agent.backends.load import load_backend, model_path
@@ -16,6 +19,7 @@ from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCode
 from elastic_agent.backends.server_process import free_port
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget
+from elastic_agent.delivery import TELLING_NOTHING
 from elastic_agent.errors import (
     BackendError,
     BackendProtocolError,
@@ -141,10 +145,18 @@ async def test_the_key() -> None:
         (400, BackendError, 0),
         (401, BackendError, 0),
         (404, BackendError, 0),
+        (413, BackendError, 0),
+        (422, BackendError, 0),
         (429, BackendUnavailableError, 0),
-        (503, BackendUnavailableError, 0),
+        (503, BackendUnavailableError, 0),  # in vLLM's own form
+        (408, BackendError, 9),
+        (409, BackendError, 9),
+        (425, BackendError, 9),
+        (499, BackendError, 9),
         (500, BackendUnavailableError, 9),
         (502, BackendUnavailableError, 9),
+        (504, BackendUnavailableError, 9),
+        (524, BackendUnavailableError, 9),
     ],
 )
 async def test_refusals(status: int, kind: type[BackendError], unknown: int) -> None:
@@ -158,6 +170,105 @@ async def test_refusals(status: int, kind: type[BackendError], unknown: int) -> 
         assert type(raised.value) is kind
         assert call.usage.unknown == unknown
         assert call.usage.passes == (1 if unknown else 0)
+
+
+HTML = "<html><body><h1>upstream connect error or disconnect/reset before headers</h1></body></html>"
+
+
+@pytest.mark.parametrize("status", sorted(TELLING_NOTHING))
+async def test_a_router_that_had_passed_the_request_on(status: int) -> None:
+    """Law 2: the engine served, and a router in front of it says something else: charged is never less."""
+    async with served() as (direct, upstream, wire):
+
+        async def route(request: web.Request) -> web.Response:
+            body, url = await request.read(), f"{wire.base_url}/completions"
+            async with aiohttp.ClientSession() as session, session.post(url, data=body) as answer:
+                await answer.read()
+            return web.Response(status=status, text=HTML, content_type="text/html")
+
+        app = web.Application()
+        app.router.add_post("/v1/completions", route)
+        router = TestServer(app)
+        await router.start_server()
+        client = VllmServerBackend("scripted", str(router.make_url("/v1")), codec=direct.codec)
+        client._checked = True
+        call = Call(client, "why", Budget(9, 9))
+        with pytest.raises(BackendError):
+            _ = [event async for event in call]
+        await client.aclose()
+        await router.close()
+        assert call.usage.metered_output == 9 >= upstream.meter.output > 0
+        assert call.usage.metered_input == upstream.meter.input > 0
+
+
+@pytest.mark.parametrize(
+    ("faults", "unknown"),
+    [
+        (Faults(status=503, body=HTML), 9),
+        (Faults(status=503, body=""), 9),
+        (Faults(status=503, body='{"error": {"message": "litellm", "type": "x", "code": "503"}}'), 9),
+        (Faults(status=503, body='{"error": "The model is currently scaling. Please try again later."}'), 0),
+        (Faults(status=413, body=HTML), 0),
+        (Faults(status=429, body=HTML), 0),
+        (Faults(status=429, headers=(("x-litellm-attempted-retries", "2"),)), 9),
+        (Faults(status=404, headers=(("X-Envoy-Attempt-Count", "2"),)), 9),
+        (Faults(status=404, headers=(("X-Envoy-Attempt-Count", "1"),)), 0),
+        (Faults(status=200, body=HTML), 9),
+        (Faults(status=204, body=""), 9),
+        (Faults(status=303, headers=(("Location", "/v1/nowhere"),)), 9),
+    ],
+    ids=str,
+)
+async def test_who_refused(faults: Faults, unknown: int) -> None:
+    """A 503 is a refusal in vLLM's own form alone; an answer after several tries tells of the last one."""
+    async with served() as (client, _, wire):
+        await client.ready()
+        wire.faults = faults
+        call = Call(client, "why", Budget(9, 9))
+        with pytest.raises(BackendError):
+            _ = [event async for event in call]
+        assert call.usage.unknown == unknown
+
+
+async def test_what_never_left() -> None:
+    """Nothing is charged for a name that nobody has, an address where nobody answers (also when the caller
+    leaves meanwhile), and a request that is not JSON; the last is a BackendError, as everything is."""
+    words = ScriptedCodec()
+    for url in ("http://no-such-host.invalid/v1", "http://127.0.0.1:99999/v1", "http://127.0.0.1:bad/v1"):
+        client = VllmServerBackend("scripted", url, codec=words)
+        client._checked = True
+        request = TokenRequest((1, 2), 5)
+        with pytest.raises(BackendError):
+            _ = [chunk async for chunk in client.stream(request)]
+        assert request.receipt.delivery.free, url
+        await client.aclose()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        full = [socket.socket() for _ in range(4)]
+        for one in full:  # its backlog is full: a further connection waits for ever
+            one.setblocking(False)
+            one.connect_ex(deaf.getsockname())
+        client = VllmServerBackend("scripted", address, codec=words, connect_timeout=0.2)
+        client._checked = True
+        request = TokenRequest((1, 2), 5)
+        with pytest.raises(BackendUnavailableError, match="is the vLLM server running"):
+            _ = [chunk async for chunk in client.stream(request)]
+        assert request.receipt.delivery.free
+        call = Call(client, "why", Budget(9, 9))
+        leaving = asyncio.create_task(anext(call.stream()))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert (call.usage.unknown, call.usage.passes) == (0, 0)
+        await client.aclose()
+        for one in full:
+            one.close()
+    async with served() as (client, upstream, _):
+        request = TokenRequest((1, 2), 5, extra={"structured_outputs": {"choice": {object()}}})
+        with pytest.raises(BackendError, match="JSON"):
+            _ = [chunk async for chunk in client.stream(request)]
+        assert request.receipt.delivery.free
+        assert upstream.meter.requests == 0
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,10 @@ class Served:
 
 def _count_unread(one: Live, request: TokenRequest, read: int) -> None:
     """What the upstream served and nobody read; where it can't say, all that it may have served."""
-    if request.receipt.output is None:
+    if request.receipt.delivery.free and not read:
+        one.counts["input"] -= len(request.prompt_ids)
+        one.counts["passes"] -= 1
+    elif request.receipt.output is None:
         one.counts["unknown"] += max(0, request.max_tokens - read)
     else:
         one.unread += max(0, request.receipt.output - read)

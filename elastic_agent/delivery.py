@@ -1,0 +1,292 @@
+"""What became of a request that did not end well: the one place that decides it, for every way to a model.
+
+    Delivery.NOT_SENT   nothing left this machine: nothing is charged
+    Delivery.REFUSED    the server says that it did not run the request: nothing is charged
+    Delivery.UNKNOWN    perhaps served, in part or whole: what was held is charged
+    Delivery.SERVED     served: what was counted is charged
+
+Money is given back only where it is certain that no model ran: a hold that is charged for nothing is a loss,
+a refund of what was served breaks a cap. So whatever is not in the tables below is UNKNOWN.
+
+- A status says who refused. `REFUSING` are statuses by whose meaning the request was not run, whoever sent
+  them, a router in between included. 503 is sent by servers and by routers that had passed the request on: it
+  counts only in the form that vLLM gives it, which refuses so at its door.
+- An answer of any status after the client or a router has tried more than once tells of the last try alone.
+- An error of a client library counts as not sent where its class says that no connection came about. Other
+  errors of those libraries, and errors of code that reads answers, tell nothing.
+- Content that arrived was served, whatever came after it.
+
+`of_error` follows causes and contexts, since libraries wrap each other's errors. Classes are recognised by
+name, so that no client library has to be installed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+
+class Delivery(Enum):
+    """What became of a request; the value is for people."""
+
+    NOT_SENT = "not sent"
+    REFUSED = "refused"
+    UNKNOWN = "perhaps served"
+    SERVED = "served"
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing is charged."""
+        return self in (Delivery.NOT_SENT, Delivery.REFUSED)
+
+
+REFUSING: Mapping[int, str] = {
+    400: "bad request",
+    401: "no valid key",
+    402: "nothing left to pay with",
+    403: "not allowed",
+    404: "no such model or path",
+    405: "not for this method",
+    407: "the proxy wants a login",
+    411: "no length told",
+    413: "request too large",
+    414: "address too long",
+    415: "not this type of content",
+    421: "wrong server",
+    422: "fields that can't be obeyed",
+    426: "another protocol wanted",
+    428: "a condition is missing",
+    429: "too many requests",
+    431: "headers too large",
+    501: "not implemented",
+    505: "not this version of HTTP",
+    511: "the network wants a login",
+}
+"""Statuses by whose meaning the request was not run, and what they say."""
+
+TELLING_NOTHING: Mapping[int, str] = {
+    200: "an answer that can't be read",
+    302: "sent elsewhere",
+    408: "timed out, in the server or in a router",
+    409: "in conflict, perhaps with the same request that runs already",
+    424: "the model failed (Bedrock)",
+    425: "too early, by some for what is still being worked on",
+    460: "the client left (AWS load balancers)",
+    499: "the client left (nginx; Google's CANCELLED)",
+    500: "the server failed",
+    502: "a router got no whole answer",
+    503: "unavailable, perhaps only after the request was passed on (Envoy)",
+    504: "a router waited too long",
+    520: "an answer that Cloudflare can't read",
+    522: "a connection that timed out (Cloudflare)",
+    524: "Cloudflare waited too long",
+    529: "overloaded (Anthropic), before or while it ran",
+}
+"""Statuses that come for requests that may have been run; those that are not listed count like them."""
+
+UNCONNECTED: Mapping[str, tuple[str, ...]] = {
+    "httpx httpx2 httpcore httpcore2": (
+        *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL"),
+    ),
+    "aiohttp": (
+        *("ClientConnectorError", "ConnectionTimeoutError", "ServerFingerprintMismatch"),
+        *("ClientHttpProxyError", "InvalidURL", "NonHttpUrlClientError"),
+    ),
+    "requests": (
+        *("ConnectTimeout", "ProxyError", "InvalidURL", "MissingSchema", "InvalidSchema", "InvalidHeader"),
+        "InvalidProxyURL",
+    ),
+    "urllib3": (
+        *("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ProxyError"),
+        *("LocationValueError", "URLSchemeUnknown"),
+    ),
+    "botocore": (
+        *("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "ParamValidationError"),
+        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoRegionError"),
+        *("TokenRetrievalError", "UnauthorizedSSOTokenError", "NoAuthTokenError", "UnknownEndpointError"),
+    ),
+    "google": ("GoogleAuthError",),
+    "builtins socket ssl http": (
+        *("ConnectionRefusedError", "gaierror", "SSLCertVerificationError", "InvalidURL"),
+    ),
+}
+"""Errors by whose class no connection came about, or no request was made; by the packages that raise them."""
+
+_TELLING = frozenset(
+    {"httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "urllib3", "botocore", "grpc", "h11", "h2"}
+)
+"""Packages whose other errors tell nothing: what stands behind those is not looked at."""
+_WRAPPERS = frozenset({("urllib3", "MaxRetryError")})
+_ARGUMENTS = re.compile(
+    r"(unexpected keyword argument|missing \d+ required|takes .*positional argument|multiple values for)"
+)
+"""How Python says that a function was not entered."""
+_TRIES = {
+    "x-envoy-attempt-count": 1,
+    "x-litellm-attempted-retries": 0,
+    "x-litellm-attempted-fallbacks": 0,
+    "x-portkey-retry-attempt-count": 0,
+}
+"""Headers of routers that say how often they tried, and the number that says: once."""
+
+
+def of_status(
+    status: int,
+    body: object = "",
+    headers: Mapping[str, str] | None = None,
+    hops: Iterable[int] = (),
+) -> Delivery:
+    """What an answer of this status says of its request.
+
+    Args:
+        status: of HTTP.
+        body: its text, or what was parsed of it.
+        headers: of the answer.
+        hops: statuses of the answers that led to it, where a client follows redirections. 302 and 303 may
+            come when the request has been run, and what follows is then the answer to another one.
+    """
+    if _tried_again(headers) or not {302, 303}.isdisjoint(hops):
+        return Delivery.UNKNOWN
+    if status in REFUSING or (status == 503 and _vllm_refuses(body)):
+        return Delivery.REFUSED
+    return Delivery.UNKNOWN
+
+
+def of_error(
+    error: BaseException,
+    *,
+    sent: bool | None = None,
+    arrived: bool = False,
+    before: BaseException | None = None,
+) -> Delivery:
+    """What an error says of the request in which it was raised.
+
+    Args:
+        sent: whether a request left, where that was watched; None: nobody knows.
+        arrived: something of the answer had come.
+        before: the error that was being handled when the request was made: it is of another request.
+    """
+    if arrived:
+        return Delivery.UNKNOWN
+    if sent is False:
+        return Delivery.NOT_SENT
+    for one in _chain(error, before):
+        if isinstance(one, BaseExceptionGroup):
+            told = {of_error(inner, before=before) for inner in one.exceptions}
+            return told.pop() if len(told) == 1 else Delivery.UNKNOWN
+        found = _of_one(one)
+        if found is not None:
+            return found
+    if sent is None and isinstance(error, TypeError) and _ARGUMENTS.search(str(error)):
+        return Delivery.NOT_SENT
+    return Delivery.UNKNOWN
+
+
+def _of_one(error: BaseException) -> Delivery | None:
+    """What one error of a chain says; None: to be looked for behind it."""
+    names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
+    if _tried_again(_headers(_get(error, "request"))) or _attempts(error) > 1:
+        return Delivery.UNKNOWN
+    if any(name in _UNCONNECTED for name in names) or _unwritten(error, names):
+        return Delivery.NOT_SENT
+    status = _status(error)
+    if status is not None:
+        response = _get(error, "response")
+        hops = [_status_of(one) or 0 for one in _get(response, "history") or ()]
+        return of_status(status, _body(error, response), _headers(response), hops)
+    telling = any(package in _TELLING for package, _ in names)
+    return Delivery.UNKNOWN if telling and names[0] not in _WRAPPERS else None
+
+
+_UNCONNECTED = frozenset(
+    (package, name)
+    for packages, names in UNCONNECTED.items()
+    for package in packages.split()
+    for name in names
+)
+
+
+def _unwritten(error: BaseException, names: list[tuple[str, str]]) -> bool:
+    """A header that can't be written (a key with a line break): found before anything is."""
+    return ("httpx", "LocalProtocolError") in [(p.rstrip("2"), n) for p, n in names] and (
+        "Illegal header" in str(error)
+    )
+
+
+def _chain(error: BaseException, before: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, outermost first."""
+    seen: list[BaseException] = []
+    here: object = error
+    while isinstance(here, BaseException) and here is not before and not any(here is one for one in seen):
+        seen.append(here)
+        yield here
+        inner = [here.__cause__, _get(here, "reason"), *here.args[:1], here.__context__]
+        here = next((one for one in inner if isinstance(one, BaseException)), None)
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error carries, wherever its library keeps it."""
+    if not isinstance(error, Exception):
+        return None
+    response = _get(error, "response")
+    if isinstance(response, Mapping):  # botocore
+        response = (response.get("ResponseMetadata") or {}).get("HTTPStatusCode")
+    return _status_of(error) or _status_of(response)
+
+
+def _status_of(there: Any) -> int | None:
+    names = ("status_code", "status", "http_status", "code")
+    found = [there, *(_get(there, name) for name in names)]
+    numbers = (int(n) for n in found if isinstance(n, int) and not isinstance(n, bool))
+    return next((n for n in numbers if 100 <= n < 1000), None)
+
+
+def _attempts(error: BaseException) -> int:
+    """How often a client tried, where its error says so."""
+    response = _get(error, "response")
+    if isinstance(response, Mapping):  # botocore
+        return 1 + int((response.get("ResponseMetadata") or {}).get("RetryAttempts") or 0)
+    return int(_get(_get(error, "last_attempt"), "attempt_number") or 1)  # tenacity
+
+
+def _get(there: object, name: str) -> Any:
+    """An attribute; None where there is none, or none to be had (httpx raises for what nobody has read)."""
+    try:
+        return getattr(there, name, None)
+    except Exception:
+        return None
+
+
+def _headers(message: object) -> Mapping[str, str] | None:
+    headers = _get(message, "headers")
+    return headers if isinstance(headers, Mapping) else None
+
+
+def _tried_again(headers: Mapping[str, str] | None) -> bool:
+    """Whether a router, or a client of OpenAI's kind, says that it tried more than once."""
+    told = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
+    once = {**_TRIES, "x-stainless-retry-count": 0}
+    return any(told.get(name, "").isdigit() and int(told[name]) > tries for name, tries in once.items())
+
+
+def _body(error: BaseException, response: object) -> object:
+    body = _get(error, "body")
+    return _get(response, "text") if body is None else body
+
+
+def _vllm_refuses(body: object) -> bool:
+    """Whether vLLM itself answers 503, as it does at its door alone: a queue that is full, a model that is
+    being scaled (0.31: `GracefulHTTPError`, `ScalingMiddleware`). When its engine fails it answers 500."""
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            return False
+    told: object = body.get("error", body) if isinstance(body, Mapping) else None
+    if isinstance(told, str):
+        return told.startswith("The model is currently scaling")
+    # The status is a number there; LiteLLM, say, writes a string, and OpenAI a word
+    return isinstance(told, Mapping) and {"message", "type"} <= told.keys() and told.get("code") == 503
