@@ -15,6 +15,7 @@
     │   └── DeadlineError                 the same for time
     ├── EndpointBusyError                 too many calls wait for a model already: when to try again
     ├── TaskClosedError                   a call on a task that has ended
+    ├── ScopeError                        a task was left in another context, and its calls missed it
     ├── StoreError                        a ledger store was asked for something that can't be
     │   ├── StoreUnavailableError         it could not be reached, is full, or did not answer in time
     │   └── StoreVersionError             its schema is newer than this library
@@ -132,6 +133,10 @@ class EndpointBusyError(ElasticError):
 
 class TaskClosedError(ElasticError):
     """The task has ended; it takes no more calls."""
+
+
+class ScopeError(ElasticError):
+    """A task could not cover the calls that were made while it was open: its context was another one."""
 
 
 class StoreError(ElasticError):

@@ -39,7 +39,7 @@ _HOME = {
     "Uniform": "policies",
     "Units": "report",
     "account": "durable",
-    "current_task": "task",
+    "current_task": "context",
     "default_scheduler": "scheduler",
     "open_store": "stores",
     "task_budget": "scope",
@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     )
     from elastic_agent.scheduler.baselines import Decay, GreedyUpfront, Myopic, Proportional
     from elastic_agent.scheduler.call import TaskCall
+    from elastic_agent.scheduler.context import current_task
     from elastic_agent.scheduler.cost import Price
     from elastic_agent.scheduler.curves import Curve, CurveSet
     from elastic_agent.scheduler.durable import account
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
     from elastic_agent.scheduler.scheduler import BudgetScheduler, default_scheduler
     from elastic_agent.scheduler.scope import task_budget
     from elastic_agent.scheduler.stores import open_store
-    from elastic_agent.scheduler.task import Task, current_task
+    from elastic_agent.scheduler.task import Task
     from elastic_agent.scheduler.timing import Timing
 
 

@@ -81,6 +81,7 @@ class ForeignCall:
         price: Price | None = None,
         on_exhausted: OnExhausted | None = None,
     ) -> None:
+        task.check_process()
         self.task, self.model, self.label, self.kind = task, model, label, kind
         self.final, self.turned = final or kind == FINAL, False
         self.price = task.price_for(model.model, price)

@@ -4,8 +4,9 @@
         out = await graph.ainvoke(inputs)        # every model call in here is granted by the task
     print(task.report())
 
-The scope is a context variable: it reaches whatever is awaited inside, parallel branches, tools and
-sub-graphs. A raw `ThreadPoolExecutor` loses it: submit `contextvars.copy_context().run`.
+The scope reaches whatever is awaited inside, parallel branches, tools and sub-graphs; in a generator, all of
+its steps, whoever asks for them (`elastic_agent.scheduler.context`). A raw `ThreadPoolExecutor` loses it:
+submit `contextvars.copy_context().run`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from elastic_agent.budget import Caps
+from elastic_agent.scheduler.context import current_task
 from elastic_agent.scheduler.events import Log
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.request import OnExhausted
 from elastic_agent.scheduler.scheduler import BudgetScheduler
-from elastic_agent.scheduler.task import Task, current_task
+from elastic_agent.scheduler.task import Task
 
 __all__ = ["current_task", "task_budget"]
 

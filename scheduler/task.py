@@ -4,10 +4,11 @@
         a, b = await asyncio.gather(task.generate(p1), task.generate(p2))
     print(task.report())
 
-Entering opens it (and its account) and makes it the current task of this context; whatever is awaited,
-spawned or run in a copied context inside belongs to it. A task opened inside another is its child and can
-never spend more than it, whatever its own caps say. Leaving it is structured: calls that still run are
-stopped and settled, calls that wait are refused, nothing stays held, and later calls raise TaskClosedError.
+Entering opens it (and its account) and makes it current (`elastic_agent.scheduler.context`): whatever is
+awaited, spawned or run in a copied context inside belongs to it. A task opened inside another is its child
+and can never spend more than it, whatever its own caps say. Leaving it is structured: calls that still run
+are stopped and settled, calls that wait are refused, nothing stays held, and later calls raise
+TaskClosedError.
 
 A plain `with` works too, for synchronous code. It can't wait for calls that still run on other threads: it
 stops them and charges their holds whole.
@@ -16,10 +17,10 @@ stops them and charges their holds whole.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, get_args
@@ -27,10 +28,11 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Budget, Caps, to_usd
 from elastic_agent.early_exit import EarlyExit
-from elastic_agent.errors import TaskClosedError
+from elastic_agent.errors import ScopeError, TaskClosedError
 from elastic_agent.generate import Generation, Prompt
 from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.call import TaskCall
+from elastic_agent.scheduler.context import Scope, current_task
 from elastic_agent.scheduler.cost import Price, find_price, require_price
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.events import Log, TaskLog
@@ -43,13 +45,7 @@ from elastic_agent.scheduler.request import Book, OnExhausted
 if TYPE_CHECKING:
     from elastic_agent.scheduler.scheduler import BudgetScheduler
 
-_current: ContextVar[Task | None] = ContextVar("elastic_agent_task", default=None)
 _names = count(1)
-
-
-def current_task() -> Task | None:
-    """The task of this context; one that has ended already refuses calls. None outside of any."""
-    return _current.get()
 
 
 def _now() -> float:
@@ -97,7 +93,8 @@ class Task:
         self.agent = agent
         self._book: Book | None = None
         self._emit: TaskLog
-        self._tokens: list[Token[Task | None]] = []
+        self._scope: Scope | None = None
+        self._process = os.getpid()
         self._children: list[Task] = []
         self._live: set[TaskCall] = set()
         self._calls: list[TaskCall | CallReport] = []
@@ -113,11 +110,14 @@ class Task:
                 kept beside what other tasks have been promised.
             EndpointBusyError: too many calls wait for the model.
             TaskClosedError: the task around it has ended.
+            ScopeError: the task around it is another process's.
             RuntimeError: it was opened before.
         """
         if self._book is not None:
             raise RuntimeError(f"task {self.name!r} was opened before: make a new one")
         parent = self.parent = self.parent or current_task()
+        if parent is not None:
+            parent.check_process()
         self._scheduler = self._scheduler or (parent.scheduler if parent else _default_scheduler())
         self.desk: Desk = parent.desk if parent else self._scheduler.desk
         above = parent.book.account if parent else self._scheduler.account()
@@ -206,14 +206,17 @@ class Task:
 
     def __enter__(self) -> Self:
         self.open()
-        self._tokens.append(_current.set(self))
+        self._scope = Scope(self)
+        self._scope.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_context()
-        self.close(error)
+        try:
+            self._leave_scope(kind, error, trace)
+        finally:
+            self.close(error)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -221,26 +224,20 @@ class Task:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave_context()
-        await self.aclose(error)
-
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Make it the current task of a piece of code, without opening or closing it."""
-        token = _current.set(self)
         try:
-            yield
+            self._leave_scope(kind, error, trace)
         finally:
-            _current.reset(token)
+            await self.aclose(error)
 
-    def _leave_context(self) -> None:
-        token = self._tokens.pop()
-        try:
-            _current.reset(token)
-        except ValueError:
-            # Entered in another context (a fixture, a generator's caller): there is nothing to restore here.
-            if _current.get() is self:
-                _current.set(self.parent)
+    def current(self) -> AbstractContextManager[None]:
+        """Make it the current task of a piece of code, without opening or closing it."""
+        return Scope(self)
+
+    def _leave_scope(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._scope is not None:
+            self._scope.__exit__(kind, error, trace)
 
     # Calls
 
@@ -290,8 +287,10 @@ class Task:
 
         Raises:
             ValueError: no backend here and none on the scheduler.
+            ScopeError: this process was forked inside of the task.
             InvalidBudgetError: negative thinking or an empty solution.
         """
+        self.check_process()
         backend = backend or self.scheduler.backend
         if backend is None:
             raise ValueError("which model? pass backend= to the call, or make the BudgetScheduler with one")
@@ -372,6 +371,19 @@ class Task:
         return TaskReport(self.name, caps, self.spent, tuple(calls))
 
     # For the calls
+
+    def check_process(self) -> None:
+        """Refuse what a forked process does with its copy of the task.
+
+        Raises:
+            ScopeError: this is another process than the task's: its books and its caps are a copy.
+        """
+        if self._process != os.getpid():
+            raise ScopeError(
+                f"task {self.name!r} belongs to process {self._process}, and this one ({os.getpid()}) was "
+                f"forked inside of it: a copy of its books would grant its caps again. Share caps among "
+                f"processes with a store (BudgetScheduler(store=...)) or remote_budget"
+            )
 
     def track(self, call: TaskCall) -> None:
         """A call of this task has queued up."""

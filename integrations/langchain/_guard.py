@@ -50,6 +50,7 @@ from elastic_agent.integrations.langchain._providers import (
 )
 from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.scheduler import Price, Task, current_task
+from elastic_agent.scheduler.context import outside
 from elastic_agent.scheduler.foreign import ForeignCall, ForeignModel
 from elastic_agent.scheduler.request import OnExhausted
 from elastic_agent.usage import Usage
@@ -157,7 +158,9 @@ class _Guarded:
 
     async def admit(self) -> None:
         task = current_task()
-        if task is not None:
+        if task is None:
+            outside()
+        else:
             self.call = ForeignCall(
                 task,
                 self.terms.model,

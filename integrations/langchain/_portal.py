@@ -20,6 +20,8 @@ from collections.abc import AsyncGenerator, Coroutine, Iterator
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
+from elastic_agent.scheduler.context import task_context
+
 T = TypeVar("T")
 
 _PATIENCE = 5.0
@@ -47,7 +49,7 @@ class Portal:
         loop = self._running(work)
         done: Future[T] = Future()
         running: list[asyncio.Task[T]] = []
-        context = context or contextvars.copy_context()
+        context = context or task_context()
 
         def finish(task: asyncio.Task[T]) -> None:
             if task.cancelled():
@@ -95,7 +97,7 @@ class Portal:
             self._step(work.aclose())
 
     def _step(self, work: Coroutine[Any, Any, T]) -> T:
-        before = contextvars.copy_context()
+        before = task_context()
         context = before.copy()
         try:
             return self.run(work, context)

@@ -18,6 +18,7 @@ from elastic_agent.integrations.langchain.errors import CallTimeoutError
 from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler import current_task
 from elastic_agent.scheduler.call import TaskCall
+from elastic_agent.scheduler.context import outside
 from elastic_agent.scheduler.cost import Price, find_price
 
 T = TypeVar("T")
@@ -190,6 +191,7 @@ def _start(
     }
     task = current_task()
     if task is None:
+        outside()
         return Call(backend, prompt, asked, **how)
     return task.call(
         prompt,
