@@ -25,6 +25,7 @@ class Control:
         on_pass: called with the number of input tokens when a pass is sent.
         on_resume: called with the time when thinking goes on after a pause, in another pass.
         on_cached: called with the number of those that the upstream says it had in its prefix cache.
+        sending: awaited right before each request is sent; what it raises ends the call, and nothing is sent.
         more: asked with the thinking tokens so far when thinking has reached its limit: a higher limit, for
             which the prompt and the thinking are read in another pass, or None. Set before the call is made.
     """
@@ -42,6 +43,7 @@ class Control:
         self.on_pass: Callable[[int], None] | None = None
         self.on_resume: Callable[[float], None] | None = None
         self.on_cached: Callable[[int], None] | None = None
+        self.sending: Callable[[], Awaitable[None]] | None = None
         self.more = more
         self._limit: int | None = None
         self._most = 0  # thinking tokens that the context has room for

@@ -18,6 +18,7 @@
     ├── ScopeError                        a task was left in another context, and its calls missed it
     ├── StoreError                        a ledger store was asked for something that can't be
     │   ├── StoreUnavailableError         it could not be reached, is full, or did not answer in time
+    │   ├── LeaseLostError                a hold ended while its process slept: nothing more was sent
     │   └── StoreVersionError             its schema is newer than this library
     └── BackendError                      the upstream failed
         ├── BackendUnavailableError       it could not be reached, or ended the stream in the middle
@@ -145,6 +146,10 @@ class StoreError(ElasticError):
 
 class StoreUnavailableError(StoreError):
     """A ledger store could not be reached, is full, or did not answer in time: no call leaves without it."""
+
+
+class LeaseLostError(StoreError):
+    """A hold has ended while its process did not renew it: nothing is sent on it any more."""
 
 
 class StoreVersionError(StoreError):

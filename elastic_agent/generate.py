@@ -19,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
-from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Finish, Sampling, TokenChunk
+from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Finish, Sampling, TokenChunk, may_send
 from elastic_agent.budget import Budget
 from elastic_agent.control import Control
 from elastic_agent.early_exit import EarlyExit
@@ -213,12 +213,14 @@ class Call:
         """Probe the answer, and end thinking or go on."""
         machine, control, loop, exit = self.machine, self.control, asyncio.get_running_loop(), self._exit
         assert exit is not None
-        request = replace(machine.probe(self._lead, exit.tokens), priority=self._priority)
+        request = machine.probe(self._lead, exit.tokens)
+        request = replace(request, priority=self._priority, sending=control.sending)
         source = cast("AsyncGenerator[TokenChunk]", self.backend.stream(request))
         found, cached = list[int](), 0
         try:
             async with asyncio.timeout_at(control._until()) as wait:
                 control._wait = wait
+                await may_send(request)
                 async for chunk in source:
                     found += chunk.ids
                     cached += chunk.cached
@@ -282,13 +284,19 @@ class _Pass:
         if sampling.seed is not None:  # the passes' draws must not repeat each other
             sampling = replace(sampling, seed=sampling.seed + machine.usage.passes)
         request = machine.next_pass(sampling)
-        self._request = replace(request, priority=call._priority, extra=call._extra if solving else {})
+        self._request = replace(
+            request,
+            priority=call._priority,
+            extra=call._extra if solving else {},
+            sending=call.control.sending,
+        )
         if call.control.on_pass is not None:
             call.control.on_pass(len(request.prompt_ids))
         self._call, self._loop = call, asyncio.get_running_loop()
         self._segment = Segment.SOLUTION if solving else Segment.THINKING
         self._read, self._finish = 0, cast("Finish | None", None)
         self._source = cast("AsyncGenerator[TokenChunk]", call.backend.stream(self._request))
+        self._sent = False
         self.over = False
 
     async def step(self) -> list[Event]:
@@ -306,6 +314,9 @@ class _Pass:
         try:
             async with asyncio.timeout_at(control._until()) as wait:
                 control._wait = wait
+                if not self._sent:
+                    await may_send(self._request)
+                    self._sent = True
                 chunk = await anext(self._source)
         except StopAsyncIteration:
             raise BackendProtocolError(f"{call.backend.model}: the stream ended without a finish") from None

@@ -226,6 +226,7 @@ class TaskCall:
                 later=running.request.number > 1,
             )
             self._pilot.control.more = self._more
+            self._pilot.control.sending = self._may_send
             self._lower_here()  # it may have been told already
             self._call = Call(
                 self.backend,
@@ -273,6 +274,10 @@ class TaskCall:
     def _lower_here(self) -> None:
         if self._pilot is not None and self._running is not None and self._running.lowered is not None:
             self._pilot.control.set_limit(self._running.lowered)
+
+    async def _may_send(self) -> None:
+        assert self._running is not None
+        await self.task.may_send(self._running)
 
     async def _more(self, used: int) -> int | None:
         """Its thinking has reached its limit: a higher one, or None."""

@@ -36,8 +36,10 @@ from uuid import uuid4
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, HoldState
 from elastic_agent.scheduler.background import SharedLoop
+from elastic_agent.scheduler.leases import Leases
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Book, Running
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store, StoredHold, Window
@@ -121,6 +123,7 @@ class Durable:
         if not lease > 0:
             raise ValueError(f"a lease must be more than 0 seconds, got {lease}")
         self.store, self.lease, self.patience, self.failure = store, lease, patience, failure
+        self._leases = Leases(store, lease)
         self.name = accounts if isinstance(accounts, str) else accounts[-1].id
         self._specs = None if isinstance(accounts, str) else tuple(accounts)
         self._ledger, self._shared = ledger, shared
@@ -134,6 +137,7 @@ class Durable:
         self._charged = NOTHING
         self._reserves: dict[Book, Reserve] = {}
         self._changing: dict[Book, asyncio.Lock] = {}
+        self._warned: set[str] = set()
         self._behind: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -192,6 +196,25 @@ class Durable:
                 if final or self._reserved(book):
                     return await self._there(self._short(got))
         return await self._there(self._take(running, hold))
+
+    async def assure(self, running: Running) -> None:
+        """Right before a request of a granted call leaves: return if all its holds still live. On any loop.
+
+        Raises:
+            LeaseLostError: one has ended: nothing may be sent.
+            StoreUnavailableError: the store has to be asked, and can't be reached, and calls fail closed.
+        """
+        keys = [self._key(hold) for hold in running.holds]
+        if self._leases.live(keys):
+            return
+        keys = [key for key in keys if key not in self._unheld]
+        request = running.request
+        try:
+            await self._leases.assure(keys, f"task {request.book.name!r}, call {request.number}")
+        except StoreUnavailableError:
+            if self.failure != "open":
+                raise
+            log.warning("the ledger's store can't be reached: call %s goes on without a lease", keys[0])
 
     def end(self, hold: Hold) -> None:
         """A hold has ended in memory: write it behind. From any thread."""
@@ -294,7 +317,7 @@ class Durable:
 
     async def _ask(self, hold: Hold, reserve: Reserve | None = None) -> StoredHold | Lack:
         """The one step that mostly is all. From any loop."""
-        key = self._key(hold)
+        key, asked = self._key(hold), clocks.elapsed()
         got = await self.store.hold(
             key,
             self.name,
@@ -307,6 +330,8 @@ class Durable:
         if isinstance(got, StoredHold) and got.state is not HoldState.LIVE:
             # taken by a try whose reply was lost, long ago
             raise StoreError(f"the hold of call {key} ran out before the store could say that it was taken")
+        if isinstance(got, StoredHold):
+            self._leases.taken(key, asked, got.left)
         return got
 
     def _taken(self, hold: Hold) -> None:
@@ -379,6 +404,7 @@ class Durable:
             self._live.pop(key, None)
             self._ending.discard(key)
             self._charged += hold.charged
+        self._leases.ended(key)
 
     async def _finish(self, hold: Hold) -> None:
         """An end that the store was not told of at once."""
@@ -447,13 +473,24 @@ class Durable:
             with suppress(StoreUnavailableError):
                 with self._guard:
                     live = list(self._live)
-                ended = await self.store.renew(live, self.lease)
-                with self._guard:
-                    lost = ended & self._live.keys()
-                for key in lost:
-                    log.warning("hold %s ran out before its call was over: it was charged whole", key)
+                ended = await self._leases.renew(live)
+                self._lost(ended)
                 await self.store.expire()
                 await self._look()
+
+    def _lost(self, ended: set[str]) -> None:
+        """Some holds were not renewed in time. A reserve among them was given back: it is taken anew."""
+        with self._guard:
+            lost = ended & self._live.keys()
+        reserves = {reserve.key: book for book, reserve in self._reserves.items()}
+        for key in lost:
+            if key in reserves:
+                del self._reserves[reserves[key]]
+                with self._guard:
+                    self._live.pop(key, None)
+            elif key not in self._warned:
+                log.warning("hold %s ran out before its call was over: it was charged whole", key)
+        self._warned = lost
 
     async def _end(self) -> None:
         if self._keeper is not None:

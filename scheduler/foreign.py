@@ -2,6 +2,7 @@
 
     call = ForeignCall(task, model, prompt=120, thinking=0, solution=400, price=price)
     budget = await call.admit()               # held, like any call; CapExceededError when there is no room
+    await call.may_send()                     # right before it is sent, and before each time that it is again
     ...                                       # send at most budget.thinking + budget.solution output tokens
     call.settle(usage)                        # or refund(), if it provably never left
 
@@ -121,6 +122,22 @@ class ForeignCall:
             self._finish()
             raise
         return self._running.grant.budget
+
+    async def may_send(self) -> None:
+        """Right before it is sent: whether what was held for it still is. Where it is not, it is over, and
+        nothing is charged here.
+
+        Raises:
+            LeaseLostError, StoreUnavailableError: see `Task.may_send`.
+            TaskClosedError: its task has ended.
+        """
+        assert self._running is not None
+        try:
+            self.check()
+            await self.task.may_send(self._running)
+        except BaseException:
+            self.refund()
+            raise
 
     def settle(self, usage: Usage | None, *, answered: bool = True) -> None:
         """It is over. None: nobody knows what it used, so the whole hold is charged."""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Protocol, Self, get_args
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Budget, Caps, to_usd
@@ -40,7 +40,7 @@ from elastic_agent.scheduler.forecast import Forecast
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.record import started
 from elastic_agent.scheduler.report import CallReport, TaskReport, Units
-from elastic_agent.scheduler.request import Book, OnExhausted
+from elastic_agent.scheduler.request import Book, OnExhausted, Running
 
 if TYPE_CHECKING:
     from elastic_agent.scheduler.scheduler import BudgetScheduler
@@ -56,8 +56,20 @@ def _now() -> float:
         return time.monotonic()
 
 
+class Lease(Protocol):
+    """What a task's caps are held by, somewhere else, for as long as somebody renews it."""
+
+    async def assure(self) -> None:
+        """Return if it is still held; else a StoreError."""
+        ...
+
+
 class Task:
-    """See the module; made by `BudgetScheduler.task`, `Task.task` and `task_budget`."""
+    """See the module; made by `BudgetScheduler.task`, `Task.task` and `task_budget`.
+
+    Attributes:
+        lease: what its caps are held by, in a store; None: they are its own.
+    """
 
     def __init__(
         self,
@@ -91,6 +103,7 @@ class Task:
         self._expect, self._final_solution = dict(expect or {}), final_solution
         self._parallel, self._key, self._value = frozenset(parallel), key, value
         self.agent = agent
+        self.lease: Lease | None = None
         self._book: Book | None = None
         self._emit: TaskLog
         self._scope: Scope | None = None
@@ -321,6 +334,22 @@ class Task:
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """Make a call and run it to its end; options are those of `call`."""
         return await self.call(prompt, **options).run()
+
+    async def may_send(self, running: Running) -> None:
+        """Right before a request of a call leaves: return if all that the call rests on is still held,
+        in the scheduler's store and by the leases of this task and those around it.
+
+        Raises:
+            LeaseLostError: something is not: nothing may be sent.
+            StoreUnavailableError: the store has to be asked, and can't be reached.
+        """
+        durable, level = self.scheduler.durable, self if self.lease or self.parent else None
+        if durable is not None:
+            await durable.assure(running)
+        while level is not None:
+            if level.lease is not None:
+                await level.lease.assure()
+            level = level.parent
 
     def expect(self, kinds: Mapping[str, int]) -> None:
         """Declare calls that are still to come, by kind; each call of a kind takes one off."""

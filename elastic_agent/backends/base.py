@@ -8,7 +8,7 @@ Whoever writes a backend runs `tests/backends/contract.py` over it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -94,6 +94,8 @@ class TokenRequest:
         priority: lower goes first where the engine can choose.
         extra: fields passed to the engine unchanged (guided decoding and the like).
         limits: the engine is to hold these itself; only for a backend whose `two_passes` is "".
+        sending: awaited right before the request is put on the wire, each time that it is (`may_send`); it
+            raises where nothing may be sent any more. None: nothing stands in the way.
         receipt: filled in by the backend.
     """
 
@@ -104,7 +106,22 @@ class TokenRequest:
     priority: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits | None = None
+    sending: Callable[[], Awaitable[None]] | None = field(default=None, compare=False)
     receipt: Receipt = field(default_factory=Receipt, compare=False)
+
+
+async def may_send(request: TokenRequest) -> None:
+    """Ask whether a request may still leave. The driver asks before it opens a stream; a backend that waits
+    in between, or sends a request again, asks before each sending. Where it may not, the receipt says that
+    nothing was sent.
+
+    Raises:
+        ElasticError: what the caller's ledger says; nothing is sent then.
+    """
+    if request.sending is not None:
+        before, request.receipt.refused = request.receipt.refused, True
+        await request.sending()
+        request.receipt.refused = before
 
 
 def check_request(request: TokenRequest, context_length: int) -> None:

@@ -23,7 +23,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import cast
 
-from elastic_agent.backends.base import Backend, Codec, Meter, TokenChunk, TokenRequest
+from elastic_agent.backends.base import Backend, Codec, Meter, TokenChunk, TokenRequest, may_send
 from elastic_agent.errors import BackendError, BackendUnavailableError
 
 log = logging.getLogger(__name__)
@@ -184,6 +184,8 @@ class Replicas:
             if replica is None:
                 request.receipt.refused = True
                 raise self._nobody()
+            if tried:
+                await may_send(request)
             tried.add(replica)
             replica.running += 1
             try:

@@ -32,6 +32,7 @@ from elastic_agent.backends.base import (
     TokenChunk,
     TokenRequest,
     check_request,
+    may_send,
 )
 from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, probe_once
 from elastic_agent.delivery import of_status
@@ -207,12 +208,14 @@ class VllmServerBackend:
         except (TypeError, ValueError) as error:
             raise BackendError(f"{self.model}: the request can't be written as JSON: {error}") from error
         headers = {"Content-Type": "application/json"}
+        await may_send(request)
         try:
             return await session.post(url, data=body, headers=headers, trace_request_ctx=request.receipt)
         except aiohttp.ClientOSError as error:
             if not isinstance(error.__cause__, aiohttp.ClientConnectionResetError):
                 raise
             request.receipt.refused = True
+            await may_send(request)
             return await session.post(url, data=body, headers=headers, trace_request_ctx=request.receipt)
 
     async def aclose(self) -> None:

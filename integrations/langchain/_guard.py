@@ -152,6 +152,7 @@ class _Guarded:
         self.wish = Budget(thinking, most - thinking)
         self.budget = self.wish
         self.call: ForeignCall | None = None
+        self._sent = False
         self.usage: UsageMetadata | None = None
 
     # What comes before and after, whichever way the call is made
@@ -175,6 +176,12 @@ class _Guarded:
                 self.messages = [*self.messages, HumanMessage(ANSWER_NOW)]
                 for name in ("tools", "tool_choice", "parallel_tool_calls", "response_format"):
                     self.kwargs.pop(name, None)
+
+    async def may_send(self) -> None:
+        """Right before it is sent; what its hold lost while this process slept is not sent."""
+        if self.call is not None and not self._sent:
+            await self.call.may_send()
+            self._sent = True
 
     def options(self, *, stream: bool) -> dict[str, Any]:
         told = {**self.kwargs, **self.terms.controls(self.budget)}
@@ -220,6 +227,7 @@ class _Guarded:
             return await self._inner(work)
         me, end = asyncio.current_task(), self.call.task.end()
         assert me is not None
+        await self.may_send()
         self.call.check()
         self.call.on_stop = lambda: (me.cancel(), None)[1]
         try:
@@ -276,6 +284,7 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
         made = _Guarded(self, messages, kwargs)
         with langchain_errors():
             portal.run(made.admit())
+            portal.run(made.may_send())
         error: BaseException | None = TaskClosedError("interrupted")
         token = _inside.set(True)
         try:
@@ -326,6 +335,7 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
         made = _Guarded(self, messages, kwargs)
         with langchain_errors():
             portal.run(made.admit())
+            portal.run(made.may_send())
         chunks = base._stream(self, made.messages, stop, run_manager, **made.options(stream=True))
         try:
             while True:

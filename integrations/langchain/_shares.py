@@ -11,14 +11,15 @@ Everything runs on the portal's loop, since a store's connections belong to one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from pathlib import Path
 from uuid import uuid4
 
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import CapExceededError, StoreError
+from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import Amount
+from elastic_agent.scheduler.leases import Leases
 from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Lack, Spec, Store
 
@@ -29,20 +30,41 @@ LEASE = 60.0
 
 
 class Share:
-    """What a run may spend: `caps`, held in the store until `settle`."""
+    """What a run may spend: `caps`, held in the store until `settle`.
 
-    def __init__(self, store: Store, key: str, caps: Caps, lease: float) -> None:
+    Args:
+        asked, left: when the hold was asked for, and what its lease had left; see `Leases.taken`.
+    """
+
+    def __init__(
+        self, store: Store, key: str, caps: Caps, lease: float, *, asked: float, left: float
+    ) -> None:
         self.caps = caps
         self._store, self._key, self._lease = store, key, lease
+        self._leases = Leases(store, lease)
+        self._leases.taken(key, asked, left)
         self._keeper = asyncio.ensure_future(self._keep())
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(self._lease / 3)
-            with contextlib.suppress(StoreError):  # away: the next time may do, before the lease ends
-                if await self._store.renew([self._key], self._lease):
-                    log.warning("share %s ran out before its run was over: it was charged whole", self._key)
-                    return
+            try:
+                lost = await self._leases.renew([self._key])
+            except StoreError as error:  # the next time may do, before the lease ends
+                log.warning("share %s could not be renewed: %s", self._key, error)
+                continue
+            if lost:
+                log.warning("share %s ran out before its run was over: it was charged whole", self._key)
+                return
+
+    async def assure(self) -> None:
+        """Right before a request of the run leaves: return if the share is still held.
+
+        Raises:
+            LeaseLostError: it has ended: nothing may be sent.
+            StoreUnavailableError: the store has to be asked, and can't be reached.
+        """
+        await self._leases.assure([self._key], f"share {self._key}")
 
     async def settle(self, spent: Amount) -> None:
         """Give back what was not spent. Where the store stays away, its lease charges the whole."""
@@ -98,11 +120,13 @@ class Shares:
             nano = _least(left.get("nano"), None if run is None else run.nanodollars)
             key = f"{account}-{uuid4().hex[:12]}"
             amount = Amount(tokens or 0, nano or 0)
+            asked = clocks.elapsed()
             got = await self._store.hold(key, account, amount, lease=self._lease, dispatched=True)
             if not isinstance(got, Lack):  # else another run was faster
                 usd = None if nano is None else to_usd(nano)
                 seconds = None if run is None else run.seconds
-                return Share(self._store, key, Caps(usd=usd, tokens=tokens, seconds=seconds), self._lease)
+                own = Caps(usd=usd, tokens=tokens, seconds=seconds)
+                return Share(self._store, key, own, self._lease, asked=asked, left=got.left)
 
     async def spent(self, account: str) -> Amount:
         """What the account was charged so far."""

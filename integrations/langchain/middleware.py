@@ -60,6 +60,7 @@ class _Run:
         # What a tool's call would take of the reserve, the agent's answer would lack
         self.task = Task(None, caps, on_exhausted="wait" if way == "answer" else way, agent=agent)
         self.share = share
+        self.task.lease = share
         self._left = weakref.finalize(self, _left, self.task, share)
         _RUNS.add(self)
         try:

@@ -11,8 +11,9 @@ ends once:
       `---------------- refund ------------> provably never sent: all of it comes back
 
 A hold is a lease: its maker renews it while the call runs. `dispatch` is the last word before the call
-leaves, and fails on a hold that has ended: a maker that slept through its lease sends nothing.
-`hold(..., dispatched=True)` says both in one round trip.
+leaves, and fails on a hold that has ended. `hold(..., dispatched=True)` says both in one round trip. Between
+that and the sending a maker may be stopped: right before each request leaves it looks whether its lease has
+run out meanwhile (`scheduler.leases`). So a maker that slept through its lease sends nothing.
 
 A hold whose lease has run out has ended, whether or not anybody has written that down: `dispatch` and `renew`
 say so, and the steps that answer with a hold (`hold`, `settle`, `refund`) end it first. What nobody asks for
