@@ -153,7 +153,7 @@ class TwoPhase:
         self.thinking_end: ThinkingEnd | None = None
         self.solution_end: SolutionEnd | None = None
         self._thinking = self._close = self._forced = self._discarded = self._unknown = 0
-        self._input = self._cached = self._passes = 0
+        self._input = self._cached = self._prompt_cached = self._passes = 0
         self._emitted = 0
         self._pieces: list[bytes] = []  # of output_ids, where markers are text, behind the start marker
         self._start = 0  # sampled tokens that carry the start marker
@@ -241,6 +241,8 @@ class TwoPhase:
         Tokens past the end of a phase are discarded, and counted.
         """
         self._cached += cached
+        if self._passes == 1:
+            self._prompt_cached = min(len(self.prompt_ids), self._prompt_cached + cached)
         deltas: list[Delta] = []
         for i, token in enumerate(ids):
             if self.over:
@@ -348,10 +350,9 @@ class TwoPhase:
         if receipt.delivery.free and not read:
             self._passes -= 1
             self._input -= len(request.prompt_ids)
-        elif receipt.output is None:
-            self._unknown += max(0, request.max_tokens - read)
         else:
-            self._discarded += max(0, receipt.output - read)
+            self._unknown += receipt.unknown(request.max_tokens, read)
+            self._discarded += max(0, (receipt.output or 0) - read)
 
     def abort(self) -> None:
         """The call was cancelled or failed; what is known stays counted."""
@@ -417,6 +418,7 @@ class TwoPhase:
             cached=self._cached,
             passes=self._passes,
             written=self._written,
+            prompt_cached=self._prompt_cached,
         )
 
     # Inside

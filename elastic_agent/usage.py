@@ -32,7 +32,9 @@ class Usage:
         unknown: tokens that the upstream may have served when a pass was cut off; charged, since nobody
             can know.
         input: input tokens of all passes, as sent.
-        cached: the part of `input` that the upstream said it had in its prefix cache.
+        cached: the part of `input` that the upstream said it had in its prefix cache; what a second pass
+            reads again is mostly in it.
+        prompt_cached: the part of `prompt` that it had there before this call: the first pass's hits.
         passes: how often the upstream was asked.
         written: the part of `forced` that the upstream wrote in itself, and counts as output.
     """
@@ -48,6 +50,7 @@ class Usage:
     cached: int = 0
     passes: int = 0
     written: int = 0
+    prompt_cached: int = 0
 
     @property
     def generated(self) -> int:
@@ -68,6 +71,22 @@ class Usage:
     def metered_output(self) -> int:
         """The most that the upstream's meter counts as output; exact when `unknown` is 0."""
         return self.generated - self.forced + self.written
+
+    def billed(self) -> dict[str, int]:
+        """What the upstream bills, for people: by how much it is more than prompt and answer, and why.
+
+        Returns:
+            input_tokens: of all passes; cached_input_tokens: the part that was in its prefix cache;
+            output_tokens: the most that it counts; unknown_tokens: the part that it may have served when a
+            pass was cut off; passes.
+        """
+        return {
+            "input_tokens": self.metered_input,
+            "cached_input_tokens": min(self.cached, self.metered_input),
+            "output_tokens": self.metered_output,
+            "unknown_tokens": self.unknown,
+            "passes": self.passes,
+        }
 
     def to_dict(self) -> dict[str, int]:
         """The buckets by name."""

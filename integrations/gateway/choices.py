@@ -12,6 +12,7 @@ from elastic_agent.integrations.wire.pieces import Piece, Pieces
 from elastic_agent.integrations.wire.tool_calls import ToolCallPiece
 from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler.call import TaskCall
+from elastic_agent.usage import Usage
 
 FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop"}
 
@@ -108,13 +109,19 @@ async def _one(choice: Choice) -> AsyncGenerator[tuple[Choice, Piece | None]]:
 
 
 def usage(choices: Sequence[Choice]) -> dict[str, Any]:
-    """OpenAI's usage, from our own count: the prompt once; thinking, close and solution of all answers."""
+    """OpenAI's usage, from our own count: the prompt once; thinking, close and solution of all answers.
+
+    `billed` is what the upstream bills and the ledger charges: the input of all passes (the second pass reads
+    prompt, thinking and close again; each answer reads the prompt), and tokens that no answer shows.
+    """
     used = [choice.call.usage for choice in choices]
-    prompt, output = used[0].prompt, sum(one.output for one in used)
+    all_of = sum(used, Usage())
+    prompt, output = used[0].prompt, all_of.output
     return {
         "prompt_tokens": prompt,
         "completion_tokens": output,
         "total_tokens": prompt + output,
-        "prompt_tokens_details": {"cached_tokens": min(prompt, used[0].cached)},
-        "completion_tokens_details": {"reasoning_tokens": sum(one.thinking for one in used)},
+        "prompt_tokens_details": {"cached_tokens": used[0].prompt_cached},
+        "completion_tokens_details": {"reasoning_tokens": all_of.thinking},
+        "billed": all_of.billed(),
     }

@@ -194,4 +194,5 @@ def _usage(choice: Choice) -> dict[str, Any]:
         "output_tokens": told["completion_tokens"],
         "output_tokens_details": told["completion_tokens_details"],
         "total_tokens": told["total_tokens"],
+        "billed": told["billed"],
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
 from elastic_agent.budget import Budget
 from elastic_agent.generate import Generation
@@ -23,15 +23,19 @@ _FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop", SolutionEnd.LENGTH
 def usage_metadata(usage: Usage) -> UsageMetadata:
     """Tokens of one call: the prompt once, and what the answer holds.
 
-    `reasoning` is the thinking; the close (marker tokens, forced or sampled) is in `output_tokens` only. What
-    the upstream bills, the second pass's input included, is in `response_metadata["usage"]`.
+    `reasoning` is the thinking; the close (marker tokens, forced or sampled) is in `output_tokens` only.
+    `cache_read` is what the upstream had of the prompt before the call. What the upstream bills, the second
+    pass's input included, is in `response_metadata["usage"]["billed"]`.
     """
-    return UsageMetadata(
+    told = UsageMetadata(
         input_tokens=usage.prompt,
         output_tokens=usage.output,
         total_tokens=usage.prompt + usage.output,
         output_token_details=OutputTokenDetails(reasoning=usage.thinking),
     )
+    if usage.prompt_cached:
+        told["input_token_details"] = InputTokenDetails(cache_read=usage.prompt_cached)
+    return told
 
 
 def response_metadata(outcome: Outcome, *, tool_calls: bool = False) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def response_metadata(outcome: Outcome, *, tool_calls: bool = False) -> dict[str
             "reason": outcome.reason,
             "as_asked": as_asked(outcome.asked, result),
         },
-        "usage": result.usage.to_dict(),
+        "usage": {**result.usage.to_dict(), "billed": result.usage.billed()},
         "cost": None if outcome.cost is None else {"usd": format(outcome.cost, "f")},
     }
 

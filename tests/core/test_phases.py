@@ -492,3 +492,26 @@ def test_misuse_is_told() -> None:
         TwoPhase(PROMPT, Budget(0, 1), SINGLE, Opening.PREFILLED).next_pass()
     with pytest.raises(RuntimeError, match="thinking"):
         TwoPhase(PROMPT, Budget(1, 1), SINGLE, Opening.PREFILLED).close()
+
+
+def test_a_pass_that_is_bounded() -> None:
+    """A receipt that says "at most": what may have been served beyond what was read is unknown, no more."""
+    for most, unknown in ((None, 9), (5, 5), (0, 0), (99, 9)):
+        machine = TwoPhase(PROMPT, Budget(9, 4), SINGLE, Opening.PREFILLED)
+        request = machine.next_pass()
+        request.receipt.most = most
+        machine.served(0, request)
+        assert machine.usage.unknown == unknown
+
+
+def test_cache_hits_of_the_prompt_are_the_first_passes() -> None:
+    """What a second pass finds in the cache is what the first one left there: no hit of the prompt."""
+    machine = TwoPhase(PROMPT, Budget(2, 4), SINGLE, Opening.PREFILLED)
+    machine.next_pass()
+    machine.feed([7, 7], cached=len(PROMPT) + 3)
+    assert machine.usage.prompt_cached == len(PROMPT)
+    machine.close()
+    machine.next_pass()
+    machine.feed([7], cached=len(PROMPT) + 2)
+    assert machine.usage.prompt_cached == len(PROMPT)
+    assert machine.usage.cached == 2 * len(PROMPT) + 5

@@ -119,12 +119,13 @@ async def serving(
     price: Price | None = PRICE,
     context: int = 32_768,
     upstream_key: str | None = None,
+    backend: ScriptedBackend | None = None,
     **config: Any,
 ) -> AsyncIterator[Served]:
     """A gateway for the length of a block."""
     async with AsyncExitStack() as stack:
-        codec = shared_codec()
-        backend = ScriptedBackend(reply, tpot=tpot, codec=codec, context_length=context)
+        codec = shared_codec() if backend is None else backend.codec
+        backend = backend or ScriptedBackend(reply, tpot=tpot, codec=codec, context_length=context)
         backend.guided = not embedded
         wire = await stack.enter_async_context(Wire(backend, faults=faults, key=upstream_key))
         remote = VllmServerBackend("scripted", wire.base_url, codec=codec, api_key=upstream_key)

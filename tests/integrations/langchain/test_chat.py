@@ -15,7 +15,9 @@ from pydantic import ValidationError
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.errors import ContextLengthError, InvalidBudgetError, UnknownModelError
 from elastic_agent.integrations.langchain import ChatElasticReasoning
+from elastic_agent.integrations.langchain._metadata import usage_metadata
 from elastic_agent.scheduler import Price
+from elastic_agent.usage import Usage
 
 Make = Callable[..., ChatElasticReasoning]
 
@@ -55,8 +57,16 @@ async def test_usage_counts_the_prompt_once_and_the_thinking_apart(
     }
     assert used["forced"] == 1
     # What the upstream bills is there too, both passes of it.
-    assert used["input"] == backend.meter.input
+    assert used["input"] == used["billed"]["input_tokens"] == backend.meter.input
+    assert used["billed"]["output_tokens"] == backend.meter.output
     assert used["thinking"] + used["solution"] == backend.meter.output
+
+
+def test_cache_hits_are_the_prompts() -> None:
+    """What the second pass finds of the first is no hit of the prompt, and no detail where there is none."""
+    assert "input_token_details" not in usage_metadata(Usage(prompt=9, input=30, cached=20, passes=2))
+    told = usage_metadata(Usage(prompt=9, input=30, cached=20, passes=2, prompt_cached=8))
+    assert told["input_token_details"] == {"cache_read": 8}
 
 
 async def test_metadata_explains_the_budget(chat: Make) -> None:
