@@ -28,6 +28,7 @@ from benchmarks._vllm import backend, counters, idle, parser, served
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.generate import Call
+from elastic_agent.phases import SolutionEnd
 
 # A call that ends by itself is not cancelled: long enough that few do
 THINKING, SOLUTION = 800, 60
@@ -92,7 +93,8 @@ async def cancelled(client: Backend, rng: random.Random) -> int | None:
     task = asyncio.create_task(read())
     await asyncio.wait([task])
     usage = call.usage
-    return None if not usage.unknown else usage.metered_output - usage.unknown
+    left = call.machine.solution_end is SolutionEnd.ABORTED
+    return usage.metered_output - usage.unknown if left else None
 
 
 if __name__ == "__main__":

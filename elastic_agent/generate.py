@@ -295,6 +295,7 @@ class _Pass:
         self._call, self._loop = call, asyncio.get_running_loop()
         self._segment = Segment.SOLUTION if solving else Segment.THINKING
         self._read, self._finish = 0, cast("Finish | None", None)
+        self._request.receipt.hurry = self._goes_on
         self._source = cast("AsyncGenerator[TokenChunk]", call.backend.stream(self._request))
         self._sent = False
         self.over = False
@@ -335,6 +336,12 @@ class _Pass:
         if control.on_tokens is not None and chunk.ids:
             control.on_tokens(self._segment, len(chunk.ids), now)
         return events
+
+    def _goes_on(self) -> bool:
+        """It was ended by us, and the call is not: the next pass waits for it."""
+        call = self._call
+        expired = call.control._wait is not None and call.control._wait.expired()
+        return expired or (call.machine.over and not call.machine.done)
 
     async def aclose(self) -> None:
         """Let go of its stream, and count what it served."""

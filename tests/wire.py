@@ -10,7 +10,8 @@ prompt ids in, `token_ids` out (the stop token among them), `finish_reason` and 
 usage chunk with `prompt_tokens_details`. The fields in HANDED_ON are for the backend, which may obey them.
 With `adapters` it loads and unloads LoRA adapters by name, as vLLM does under
 VLLM_ALLOW_RUNTIME_LORA_UPDATING, and samples from the backend whichever is named. A client that goes away
-ends the backend's stream. `faults` make it misbehave; `requests` keeps the bodies that came.
+ends the backend's stream. `faults` make it misbehave; `requests` keeps the bodies that came. With an `engine`
+it has vLLM's `/metrics`, as far as we read them.
 """
 
 from __future__ import annotations
@@ -73,6 +74,39 @@ class Faults:
         return ",".join(f"{name}={value}" for name, value in changed.items())
 
 
+@dataclass
+class Engine:
+    """An engine's counters; a test may move them, for what others do there."""
+
+    started: float = 1_796_027_961.56
+    tokens: int = 0
+    steps: int = 0
+    running: int = 0
+    waiting: int = 0
+    ended: int = 0
+    more: str = ""
+    """Further lines."""
+
+    def metrics(self) -> str:
+        """As Prometheus reads it."""
+        at = '{engine="0",model_name="scripted"}'
+        ends = "".join(
+            f'vllm:request_success_total{{engine="0",finished_reason="{why}",model_name="m"}} {count}\n'
+            for why, count in (("stop", self.ended), ("length", 0), ("abort", 0))
+        )
+        return (
+            f"# HELP process_start_time_seconds Start time.\n"
+            f"process_start_time_seconds {self.started}\n"
+            f"vllm:num_requests_running{at} {self.running}.0\n"
+            f"vllm:num_requests_waiting{at} {self.waiting}.0\n"
+            f'vllm:num_requests_waiting_by_reason{{engine="0",reason="capacity"}} 9.0\n'
+            f"vllm:generation_tokens_total{at} {float(self.tokens)}\n"
+            f'vllm:iteration_tokens_total_bucket{{engine="0",le="1.0",model_name="scripted"}} 7.0\n'
+            f"vllm:iteration_tokens_total_count{at} {float(self.steps)}\n"
+            f"vllm:iteration_tokens_total_sum{at} {float(self.tokens)}\n{ends}{self.more}"
+        )
+
+
 class Wire:
     """The server; `base_url` ends in `/v1`.
 
@@ -81,6 +115,7 @@ class Wire:
         key: the bearer token that it wants, if any.
         adapters: folders of the adapters that are loaded, by name; None for a server without LoRA.
         faults: how to misbehave.
+        engine: its counters; None for a server that has none.
 
     `port` is that of its next start; 0 takes a free one.
     """
@@ -92,8 +127,10 @@ class Wire:
         key: str | None = None,
         adapters: dict[str, str] | None = None,
         faults: Faults | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.backend = backend
+        self.engine = engine
         self.key = key
         self.adapters = adapters
         self.faults = faults or Faults()
@@ -106,6 +143,8 @@ class Wire:
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_get("/health", self._health)
+        if self.engine is not None:
+            app.router.add_get("/metrics", self._metrics)
         if self.adapters is not None:
             app.router.add_post("/v1/load_lora_adapter", self._load_adapter)
             app.router.add_post("/v1/unload_lora_adapter", self._unload_adapter)
@@ -141,6 +180,10 @@ class Wire:
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=self.faults.status or 200)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        assert self.engine is not None
+        return web.Response(text=self.engine.metrics())
 
     async def _load_adapter(self, http: web.Request) -> web.Response:
         body = await http.json()
@@ -212,6 +255,8 @@ class Wire:
     ) -> AsyncIterator[dict[str, Any] | str]:
         faults, served, cached = self.faults, 0, 0
         held: list[TokenChunk] = []
+        engine = self.engine or Engine()
+        engine.running += 1
         try:
             async with aclosing(self.backend.stream(request)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
@@ -226,6 +271,9 @@ class Wire:
                         yield {"error": {"message": "EngineCore died", "code": 500}}
                         return
                     served += len(chunk.ids)
+                    engine.tokens += len(chunk.ids)
+                    engine.steps += len(chunk.ids)
+                    engine.ended += chunk.finish is not None
                     held.append(chunk)
                     if len(held) >= faults.coalesce or chunk.finish is not None:
                         yield self._event(body, held, first=served == len(held))
@@ -233,6 +281,8 @@ class Wire:
         except BackendError as error:
             yield {"error": {"message": str(error), "code": 500}}
             return
+        finally:
+            engine.running -= 1
         options = body.get("stream_options") or {}
         if (options.get("include_usage") or not body.get("stream")) and not faults.no_usage:
             completion = served if faults.usage is None else faults.usage

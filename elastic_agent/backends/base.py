@@ -42,13 +42,25 @@ class Receipt:
 
     Attributes:
         output: tokens sampled, including those that nobody read; None when the backend can't know (a
-            connection that broke): then the whole rest of the pass is charged.
+            connection that broke).
+        most: where `output` is None: at most so many were served, which is what is charged; None: all that
+            the pass may have brought.
+        hurry: asked when the pass is left before its end: its call goes on at once, and what the pass served
+            must be found out soon or not at all.
         refused: the request provably never reached the engine, not even its prompt was read: nothing is
             charged. `elastic_agent.delivery` decides it where something was sent.
     """
 
     output: int | None = None
     refused: bool = False
+    most: int | None = None
+    hurry: Callable[[], bool] = lambda: False
+
+    def unknown(self, asked: int, read: int) -> int:
+        """Tokens beyond those read that a pass of so many may have served, where nobody can say how many."""
+        if self.output is not None:
+            return 0
+        return max(0, (asked if self.most is None else min(asked, self.most)) - read)
 
     @property
     def delivery(self) -> Delivery:

@@ -5,9 +5,10 @@ Completions and not chat completions: the prompt is ours, spliced by id, in both
 closes its connection, at which vLLM aborts the request.
 
 The meter counts what arrived, or what the server's own usage says if that is more. From the moment a request
-is written until its finish arrives nobody here knows how far the engine has come: when a stream is cut off in
-between, the receipt says so, and the call is charged in full. A request that never found a connection is
-charged nothing; of an answer that is an error `elastic_agent.delivery` says whether the engine ran it.
+is written until its finish arrives nobody here knows how far the engine has come. When a stream is left in
+between, the server's counters bound what it was served (`engine_counters`); where they don't, the receipt
+says so, and the call is charged in full. A request that never found a connection is charged nothing; of an
+answer that is an error `elastic_agent.delivery` says whether the engine ran it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import json
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import astuple
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,6 +35,12 @@ from elastic_agent.backends.base import (
     check_request,
     may_send,
 )
+from elastic_agent.backends.engine_counters import (
+    HURRY_SECONDS,
+    SETTLE_SECONDS,
+    EngineCounters,
+    Watch,
+)
 from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, probe_once
 from elastic_agent.delivery import of_status
 from elastic_agent.errors import (
@@ -44,6 +51,8 @@ from elastic_agent.errors import (
 )
 from elastic_agent.tokenizer import load_codec
 
+_CLOSE_SECONDS = 0.5
+"""For a server to close its half of a connection after we have closed ours."""
 _KEEP_ALIVE = 2.0
 """Seconds that an unused connection is kept. vLLM closes it after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): a request
 that is sent at that very moment is lost, and nobody can know whether it was served."""
@@ -88,6 +97,7 @@ class VllmServerBackend:
         self.codec = codec or _find_codec(model, tokenizer, self.base_url, api_key)
         self.context_length = context_length or 32_768
         self.meter = Meter()
+        self.counters = EngineCounters(f"{self.base_url.removesuffix('/v1')}/metrics")
         self.guided = True
         self.two_passes = UNPROBED if native else NO_LIMITS
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -141,50 +151,56 @@ class VllmServerBackend:
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Sample one pass; see `Backend.stream`."""
         check_request(request, self.context_length)
-        receipt, served, came = request.receipt, 0, 0
+        receipt, served = request.receipt, 0
         ids: list[int] = []
         receipt.refused = True  # until its headers are sent: `_left`
         if self.closed:
             raise BackendUnavailableError(f"{self.model} has been closed")
         last: TokenChunk | None = None
+        watch: Watch | None = None
         try:
             session = await self._session()
-            async with await self._post(session, request) as response, self._open(response):
+            watch = await self.counters.begin(session, request.max_tokens)
+            posted = await self._posted(session, request, watch)
+            async with posted as response, self._open(response):
                 if response.status >= 400:
-                    text = await response.text(errors="replace")
-                    hops = [hop.status for hop in response.history]
-                    receipt.refused = of_status(response.status, text, response.headers, hops).free
-                    raise _error(response.status, text, self.model)
+                    raise await self._told(response, receipt)
                 self.meter.requests += 1
                 self.meter.input += len(request.prompt_ids)
-                async for data in _events(response):
-                    if self.closed:
-                        raise BackendUnavailableError(f"{self.model} has been closed")
-                    chunk = _chunk(data, request)
-                    if chunk is not None:
-                        came += len(data["choices"][0].get("token_ids") or ())
-                        if last is not None:
-                            raise BackendProtocolError(f"{self.model}: more tokens after the finish")
-                        served += len(chunk.ids)
-                        ids += chunk.ids
-                        self.meter.output += len(chunk.ids)
-                        if served > request.max_tokens:
-                            raise BackendProtocolError(
-                                f"{self.model}: {served} tokens came, {request.max_tokens} were asked for"
-                            )
-                        if chunk.finish is None:
-                            yield chunk
-                        else:
-                            last = chunk  # the usage comes with it or after it
-                    if last is not None and data.get("usage"):
-                        output, cached = _usage(data["usage"], request)
-                        if 0 < output < came:  # something between us sent a part of it twice
-                            raise BackendProtocolError(
-                                f"{self.model}: {came} tokens came, the server says that it served {output}"
-                            )
-                        self.meter.output += max(0, output - served)
-                        served = max(served, output)
-                        last = TokenChunk(last.ids, last.logprobs, last.finish, cached)
+                try:
+                    async for data in _events(response):
+                        if self.closed:
+                            raise BackendUnavailableError(f"{self.model} has been closed")
+                        chunk = _chunk(data, request)
+                        if chunk is not None:
+                            watch.came += _tokens(data)
+                            if last is not None:
+                                raise BackendProtocolError(f"{self.model}: more tokens after the finish")
+                            served += len(chunk.ids)
+                            ids += chunk.ids
+                            self.meter.output += len(chunk.ids)
+                            if served > request.max_tokens:
+                                raise BackendProtocolError(
+                                    f"{self.model}: {served} tokens came, {request.max_tokens} were asked for"
+                                )
+                            if chunk.finish is None:
+                                yield chunk
+                            else:
+                                last = chunk  # the usage comes with it or after it
+                        if last is not None and data.get("usage"):
+                            output, cached = _usage(data["usage"], request)
+                            if 0 < output < watch.came:  # something between us sent a part of it twice
+                                raise BackendProtocolError(
+                                    f"{self.model}: {watch.came} tokens came, the server says that it "
+                                    f"served {output}"
+                                )
+                            self.meter.output += max(0, output - served)
+                            served = max(served, output)
+                            last = TokenChunk(last.ids, last.logprobs, last.finish, cached)
+                finally:
+                    self.counters.end(watch, ended=last is not None)
+                    if last is None:
+                        await _to_its_end(self._leave(session, response, request, watch))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if receipt.refused:
                 raise self._unreachable(error) from error
@@ -193,12 +209,87 @@ class VllmServerBackend:
                     f"{self.model}: the stream broke off after {served} tokens: {error!r}"
                 ) from error
         finally:
+            if watch is not None:
+                self.counters.end(watch, ended=last is not None)
             if request.limits is not None and not request.limits.kept(ids):
                 self.two_passes = PASSED
         if last is None:
             raise BackendUnavailableError(f"{self.model}: the stream broke off after {served} tokens")
         receipt.output = served
         yield last
+
+    async def _leave(
+        self,
+        session: aiohttp.ClientSession,
+        response: aiohttp.ClientResponse,
+        request: TokenRequest,
+        watch: Watch,
+    ) -> None:
+        """Close a stream before its end, and find out how much it was served at most.
+
+        Only our half is closed first: what had been sent still comes, and when the server closes the other
+        half it has seen that we left, and stops. Over TLS there are no halves.
+        """
+        connection = response.connection
+        transport = None if connection is None else connection.transport
+        if transport is not None and transport.can_write_eof() and not transport.is_closing():
+            try:
+                transport.write_eof()
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    async for data in _events(response):
+                        watch.came += _tokens(data)
+                        self.meter.output += _tokens(data)
+            except aiohttp.ClientPayloadError:
+                watch.noticed = True  # the answer ends without its end
+            except (aiohttp.ClientError, TimeoutError, OSError, BackendError, RuntimeError):
+                pass
+        response.close()
+        if not self.closed:
+            seconds = HURRY_SECONDS if request.receipt.hurry() else SETTLE_SECONDS
+            request.receipt.most = await self.counters.served(session, watch, seconds)
+
+    async def _posted(
+        self, session: aiohttp.ClientSession, request: TokenRequest, watch: Watch
+    ) -> aiohttp.ClientResponse:
+        """Send a request and wait for its answer to begin. Cancelled meanwhile, the answer is left as soon as
+        it begins: a request that was sent and not answered may be served, and nobody could know how far."""
+        posting = asyncio.ensure_future(self._post(session, request))
+        try:
+            return await asyncio.shield(posting)
+        except asyncio.CancelledError:
+            await _to_its_end(self._leave_unanswered(session, posting, request, watch))
+            raise
+
+    async def _leave_unanswered(
+        self,
+        session: aiohttp.ClientSession,
+        posting: asyncio.Future[aiohttp.ClientResponse],
+        request: TokenRequest,
+        watch: Watch,
+    ) -> None:
+        if watch.before is not None and not request.receipt.refused:
+            await asyncio.wait([posting], timeout=_CLOSE_SECONDS)
+        posting.cancel()
+        await asyncio.wait([posting])
+        if posting.cancelled() or posting.exception() is not None:
+            return
+        response = posting.result()
+        if response.status >= 400:
+            with suppress(aiohttp.ClientError, TimeoutError, OSError):
+                async with response, asyncio.timeout(_CLOSE_SECONDS):
+                    await self._told(response, request.receipt)
+            return
+        self.meter.requests += 1
+        self.meter.input += len(request.prompt_ids)
+        self.counters.end(watch, ended=False)
+        await self._leave(session, response, request, watch)
+
+    async def _told(self, response: aiohttp.ClientResponse, receipt: Receipt) -> BackendError:
+        """An answer that is an error; the receipt says whether the engine ran its request."""
+        text = await response.text(errors="replace")
+        hops = [hop.status for hop in response.history]
+        receipt.refused = of_status(response.status, text, response.headers, hops).free
+        return _error(response.status, text, self.model)
 
     async def _post(self, session: aiohttp.ClientSession, request: TokenRequest) -> aiohttp.ClientResponse:
         """Send a request; once more where a kept connection was found closed before a byte went."""
@@ -292,6 +383,28 @@ class VllmServerBackend:
         if request.limits is not None:
             body["vllm_xargs"] = {**body.get("vllm_xargs", {}), FIELD: list(astuple(request.limits))}
         return body
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for `work`, which takes a second or two at most, whoever cancels us meanwhile: then the cancel
+    comes afterwards."""
+    task, interrupted = asyncio.ensure_future(work), cast("asyncio.CancelledError | None", None)
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    task.result()
+
+
+def _tokens(data: dict[str, Any]) -> int:
+    """How many tokens an event brings; whatever else is wrong with it is found elsewhere."""
+    try:
+        return len(data["choices"][0].get("token_ids") or ())
+    except (AttributeError, LookupError, TypeError):
+        return 0
 
 
 def _find_codec(model: str, tokenizer: str | None, base_url: str, api_key: str | None) -> Codec:

@@ -126,7 +126,6 @@ def _count_unread(one: Live, request: TokenRequest, read: int) -> None:
     if request.receipt.delivery.free and not read:
         one.counts["input"] -= len(request.prompt_ids)
         one.counts["passes"] -= 1
-    elif request.receipt.output is None:
-        one.counts["unknown"] += max(0, request.max_tokens - read)
-    else:
-        one.unread += max(0, request.receipt.output - read)
+        return
+    one.counts["unknown"] += request.receipt.unknown(request.max_tokens, read)
+    one.unread += max(0, (request.receipt.output or 0) - read)
