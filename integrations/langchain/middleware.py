@@ -4,9 +4,10 @@
     agent = create_agent(llm, tools, middleware=[budget], checkpointer=...)
 
 A run is one `invoke`, or one resumption after an interrupt; it is a task. It opens when the agent starts and
-is made the current task around each of the agent's model and tool calls, so a tool that asks a model is
-charged to the run, too. Inside an outer `task_budget` it is that one's child: the tighter cap wins. Runs of
-an agent with a name (`create_agent(name=...)`) are planned by what those before them did (`task(agent=)`).
+ends when the invocation ends, however that is (`_invocations`). It is made the current task around each of
+the agent's model and tool calls, so a tool that asks a model is charged to the run, too. Inside an outer
+`task_budget` it is that one's child: the tighter cap wins. Runs of an agent with a name
+(`create_agent(name=...)`) are planned by what those before them did (`task(agent=)`).
 
 A thread is a conversation (LangGraph's `thread_id`). Each run takes a share of its thread's account in a
 durable store (`_shares`), at most what is left of it, and gives back what it does not spend. So a thread's
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
@@ -42,6 +44,7 @@ from langgraph.types import Command
 from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError
 from elastic_agent.integrations.langchain._guard import is_guarded
+from elastic_agent.integrations.langchain._invocations import invocations
 from elastic_agent.integrations.langchain._model import ElasticFields
 from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain._shares import Share, Shares
@@ -53,27 +56,33 @@ from elastic_agent.scheduler.stores.base import Store
 
 
 class _Run:
-    """One run's task, and its share of the thread. It ends with the run, or, when that fails or is
-    interrupted, when LangGraph lets go of it."""
+    """One run's task, and its share of the thread. It ends with the graph's invocation, however that ends;
+    where callbacks don't tell, when LangGraph lets go of it."""
 
-    def __init__(self, caps: Caps, way: OnExhausted, share: Share | None, agent: str | None) -> None:
-        # What a tool's call would take of the reserve, the agent's answer would lack
-        self.task = Task(None, caps, on_exhausted="wait" if way == "answer" else way, agent=agent)
-        self.share = share
-        self.task.lease = share
-        self._left = weakref.finalize(self, _left, self.task, share)
+    def __init__(self, task: Task, share: Share | None) -> None:
+        self.task, self.share = task, share
+        task.lease = share
+        self._over = weakref.finalize(self, _over, task, share)
         _RUNS.add(self)
         try:
-            self.task.open()
+            task.open()
         except BaseException:
-            self._left()
+            self._over()
             raise
 
     def end(self) -> Coroutine[Any, Any, None]:
         """End it now; what comes back settles the thread's account."""
-        self._left.detach()
+        self._over.detach()
         self.task.close()
         return _settle(self.task, self.share)
+
+    def invocation_over(self) -> None:
+        """End it, unless it has ended, and settle soon."""
+        self._over()
+
+    def forget(self) -> None:
+        """It is another process's."""
+        self._over.detach()
 
 
 _RUNS: weakref.WeakSet[_Run] = weakref.WeakSet()
@@ -81,13 +90,22 @@ _RUNS: weakref.WeakSet[_Run] = weakref.WeakSet()
 
 @atexit.register
 def _at_exit() -> None:
-    """Runs that were interrupted, and that nobody has collected yet, give back what they did not spend."""
+    """Runs that nobody has ended yet give back what they did not spend."""
     for run in list(_RUNS):
-        run._left()
+        run.invocation_over()
     portal.finish()
 
 
-def _left(task: Task, share: Share | None) -> None:
+def _after_fork() -> None:
+    for run in list(_RUNS):
+        run.forget()
+    _RUNS.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _over(task: Task, share: Share | None) -> None:
     task.close()
     if share is not None:
         portal.soon(_settle(task, share))
@@ -150,7 +168,6 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         self._opening = threading.Lock()  # sync tools of one step run on threads
         # By what LangGraph makes for each invocation: a resumed one has no `before_agent`
         self._resumed: weakref.WeakKeyDictionary[Any, _Run] = weakref.WeakKeyDictionary()
-        self._threads: weakref.WeakValueDictionary[str, _Run] = weakref.WeakValueDictionary()
 
     def before_agent(self, state: BudgetState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Open the run's task.
@@ -229,8 +246,6 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         invocation = request.runtime.stream_writer
         with langchain_errors(), self._opening:
             if (run := self._resumed.get(invocation)) is None:
-                if before := self._threads.get(_thread() or ""):
-                    portal.run(before.end())  # it was interrupted, and something still refers to it
                 run = self._resumed[invocation] = self._open(self._take())
             return run
 
@@ -249,9 +264,10 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
     def _open(self, share: Share | None) -> _Run:
         caps = self.run if share is None else share.caps
         assert caps is not None
-        run = _Run(caps, self._way, share, _agent())
-        if (thread := _thread()) is not None:
-            self._threads[thread] = run
+        # What a tool's call would take of the reserve, the agent's answer would lack
+        way = "wait" if self._way == "answer" else self._way
+        run = _Run(Task(None, caps, on_exhausted=way, agent=_agent()), share)
+        invocations.end_with_graph(get_config(), run)
         return run
 
     def _ended(self, state: BudgetState, runtime: Runtime[Any]) -> _Run | None:

@@ -394,7 +394,7 @@ async def test_a_tasks_own_factory_is_kept(setup: Setup) -> None:
     made: list[str] = []
 
     def factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        made.append(coro.__qualname__)
+        made.append(getattr(coro, "__qualname__", ""))
         return asyncio.Task(coro, loop=loop, **options)
 
     asyncio.get_running_loop().set_task_factory(factory)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 
 from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
+from elastic_agent.errors import ElasticError
 from elastic_agent.integrations.langchain import ChatElasticReasoning, TaskBudgetMiddleware
+from elastic_agent.integrations.langchain._invocations import invocations
 from elastic_agent.integrations.langchain._portal import portal
+from elastic_agent.integrations.langchain._shares import Shares
 from elastic_agent.integrations.langchain.errors import (
     BudgetExceededError,
     UpstreamUnavailableError,
@@ -41,17 +48,33 @@ class Setup:
         own = {
             name: options.pop(name) for name in ("thread", "store", "on_exhausted", "tell") if name in options
         }
+        more, failing = options.pop("more", []), options.pop("failing", False)
         self.backend = ScriptedBackend(script)
         model = ChatElasticReasoning(backend=self.backend, thinking_budget=4, solution_budget=20)
 
         @tool
         def research(question: str) -> str:
             """Ask a researcher."""
-            return model.invoke(question).text
+            text = model.invoke(question).text
+            if failing:
+                raise RuntimeError("the tool failed")
+            return text
 
         self.tasks: list[Task] = []
         self.budget = TaskBudgetMiddleware(run=caps, on_task=self.tasks.append, **own)
-        self.agent: Any = create_agent(model, [research], middleware=[self.budget], **options)
+        self.agent: Any = create_agent(model, [research], middleware=[self.budget, *more], **options)
+
+    def nest(self) -> None:
+        """The agent becomes the tool of another, which has no budget of its own."""
+        inner = self.agent
+
+        @tool
+        async def research(question: str) -> str:
+            """Ask an agent."""
+            return str((await inner.ainvoke(ASK))["messages"][-1].text)
+
+        model = ChatElasticReasoning(backend=ScriptedBackend(script), thinking_budget=4, solution_budget=20)
+        self.agent = create_agent(model, [research])
 
     def agree(self, task: Task, calls: int) -> None:
         report = task.report()
@@ -208,6 +231,168 @@ async def test_a_threads_caps_hold_over_runs_and_interrupts(place: str, tmp_path
     await setup.agent.ainvoke(ASK, {"configurable": {"thread_id": "b"}})
     with pytest.raises(ValueError, match="needs a thread"):
         Setup(Caps(tokens=9), thread=Caps(tokens=9)).agent.invoke(ASK)
+
+
+def ending(where: str) -> type[AgentMiddleware[Any, Any, Any]]:
+    """Middleware that fails in one of its nodes."""
+
+    class Ends(AgentMiddleware[Any, Any, Any]):
+        pass
+
+    def fail(self: Any, state: Any, runtime: Any) -> None:
+        raise RuntimeError("failed")
+
+    setattr(Ends, where, fail)
+    return Ends
+
+
+def broken(setup: Setup, how: str, kept: list[Any]) -> Callable[[dict[str, Any]], Any]:
+    """An invocation that ends in this way; what it raises is kept, with all its frames."""
+
+    async def run(config: dict[str, Any]) -> None:
+        try:
+            if how == "wait_for":
+                await asyncio.wait_for(setup.agent.ainvoke(ASK, config), 0.3)
+            elif how == "cancel":
+                task = asyncio.create_task(setup.agent.ainvoke(ASK, config))
+                await asyncio.sleep(0.3)
+                task.cancel()
+                await task
+            elif how == "stream left":
+                stream = setup.agent.astream(ASK, config)
+                kept.append(stream)
+                await anext(stream)
+                await stream.aclose()
+            elif how == "stream abandoned":
+                async for _ in setup.agent.astream(ASK, config):
+                    break
+            elif how == "sync stream abandoned":
+                for _ in setup.agent.stream(ASK, config):
+                    break
+            elif how == "sync":
+                setup.agent.invoke(ASK, config)
+            else:
+                await setup.agent.ainvoke(ASK, config)
+        except BaseException as error:
+            kept.append(error)
+
+    return run
+
+
+WAYS = {
+    "tool": {},
+    "sync": {},
+    "wait_for": {},
+    "cancel": {},
+    "stream left": {},
+    "stream abandoned": {},
+    "sync stream abandoned": {},
+    "interrupt": {"checkpointer": InMemorySaver(), "interrupt_before": ["tools"]},
+    "before_agent": {"after": "before_agent"},
+    "before_model": {"after": "before_model"},
+    "after_agent": {"after": "after_agent"},
+    "sub-agent": {},
+}
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("place", ["memory", "file"])
+async def test_a_threads_share_comes_back_however_its_run_ends(how: str, place: str, tmp_path: Path) -> None:
+    """The fault: held 400 of 1,000 after each of three runs that failed; the fourth was refused. Right: held
+    nothing, and spent what the meter says, though the error is kept with all its frames."""
+    options = dict(WAYS[how])
+    after = options.pop("after", None)
+    if place == "file":
+        options["store"] = tmp_path / "spend.db"
+    setup = Setup(
+        Caps(tokens=400),
+        thread=Caps(tokens=1_000),
+        more=[ending(str(after))()] if after else [],
+        failing=how in ("tool", "sync", "sub-agent"),
+        **options,
+    )
+    if how in ("wait_for", "cancel"):
+        setup.backend.tpot = 0.1
+    shares, kept = setup.budget._shares, []
+    assert shares is not None
+    if how == "sub-agent":
+        setup.nest()
+    run = broken(setup, how, kept)
+    for _ in range(5):
+        await run({"configurable": {"thread_id": "t"}})
+    gc.collect()
+    await asyncio.sleep(0.2)
+    assert not any(isinstance(error, BudgetExceededError) for error in kept), kept
+    (level, *_) = await asyncio.to_thread(portal.run, shares._store.books("thread t"))
+    assert level.held.tokens == 0
+    assert setup.backend.meter.output <= level.spent.tokens <= 1_000
+    if how not in ("wait_for", "cancel"):  # a call that is broken off is charged what it held
+        assert level.spent.tokens <= setup.backend.meter.output + setup.backend.meter.requests
+    assert not invocations._graph_of
+    assert not invocations._ends
+
+
+_forked: list[Setup] = []
+
+
+def _run_in_child(number: int) -> str:
+    try:
+        _forked[-1].agent.invoke(ASK, {"configurable": {"thread_id": "t"}})
+    except ElasticError as error:
+        return str(error)
+    return "done"
+
+
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_forked_processes_share_a_threads_caps_through_the_store(place: str, tmp_path: Path) -> None:
+    """A process pool after a run: each child opens the store anew. What is in memory can't be shared."""
+    store = {"store": tmp_path / "spend.db"} if place == "file" else {}
+    setup = Setup(Caps(tokens=200), thread=Caps(tokens=1_000), **store)
+    setup.agent.invoke(ASK, {"configurable": {"thread_id": "t"}})
+    _forked.append(setup)
+    with ProcessPoolExecutor(2, get_context("fork")) as pool:
+        said = list(pool.map(_run_in_child, range(4)))
+    assert setup.budget._shares is not None
+    (level, *_) = portal.run(setup.budget._shares._store.books("thread t"))
+    assert level.held.tokens == 0
+    if place == "file":
+        assert said == ["done"] * 4
+        assert level.spent.tokens == 5 * setup.backend.meter.output
+    else:
+        assert all("share them with store=" in one for one in said)
+        assert level.spent.tokens == setup.backend.meter.output
+
+
+def test_a_forked_process_leaves_its_parents_runs_alone(tmp_path: Path) -> None:
+    """Its end is not theirs: what they hold, they may still spend."""
+    setup = Setup(Caps(tokens=200), thread=Caps(tokens=1_000), store=tmp_path / "spend.db")
+    shares = setup.budget._shares
+    assert shares is not None
+    running = setup.agent.stream(ASK, {"configurable": {"thread_id": "t"}})
+    next(running)
+    child = get_context("fork").Process(target=_end_as_a_program_does)
+    child.start()
+    child.join()
+    (level, *_) = portal.run(shares._store.books("thread t"))
+    assert level.held.tokens == 200
+    running.close()
+    assert portal.run(shares.take("thread t", None)).caps.tokens == 1_000
+
+
+def _end_as_a_program_does() -> None:
+    atexit._run_exitfuncs()
+    gc.collect()
+
+
+async def test_a_share_that_no_run_uses_is_given_back() -> None:
+    """One that is lost on the way to its run."""
+    shares = Shares("memory://", Caps(tokens=100), lease=0.3)
+    share = await shares.take("a", None)
+    assert share.caps.tokens == 100
+    del share
+    gc.collect()
+    await asyncio.sleep(0.3)
+    assert (await shares._store.books("a"))[0].held.tokens == 0
 
 
 async def test_the_model_is_told_what_is_left_when_asked_to() -> None:
