@@ -6,6 +6,7 @@
     │   └── InvalidCapsError              Caps that can't be kept
     ├── UnknownModelError                 no such model: names what there is
     ├── UncountablePromptError            a part of a prompt has no bound in tokens (an image, say)
+    ├── UncountedModelError               a model inside a task that the task can't count
     ├── NoMarkersError                    the model has no end-of-thinking marker
     ├── UnknownPriceError                 a money cap, but no price for the model
     ├── ContextLengthError                the prompt does not fit
@@ -62,6 +63,10 @@ class UnknownModelError(ElasticError):
 
 class UncountablePromptError(ElasticError):
     """A part of a prompt whose tokens nothing bounds: an image, a file, a provider's own tool."""
+
+
+class UncountedModelError(ElasticError):
+    """A model is called inside a task that can't count it, and that refuses such. Nothing was sent."""
 
 
 class NoMarkersError(ElasticError):

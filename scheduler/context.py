@@ -29,9 +29,10 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
+from importlib import import_module
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR, CO_ITERABLE_COROUTINE
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from weakref import ref
 
 from elastic_agent.errors import ScopeError
@@ -45,6 +46,11 @@ _stepped: dict[FrameType, list[Scope]] = {}
 _lock = (
     threading.RLock()
 )  # a generator that is collected as garbage leaves its scope in the middle of anything
+Uncounted = Literal["warn", "refuse", "ignore"]
+"""What becomes of a LangChain model that is called inside of a task and can't be counted: a warning (one for
+each task and class of model), an error before the call is sent, or nothing."""
+counted_call: ContextVar[bool] = ContextVar("elastic_agent_counted_call", default=False)
+"""A counted model is being called: what its library calls by itself is part of the call."""
 _known: ContextVar[bool] = ContextVar("elastic_agent_known", default=False)
 """False in the empty context of a thread that was started without one."""
 _known.set(True)
@@ -69,6 +75,8 @@ class Scope:
         self._outside, self._outside_bare = _outside, _outside_bare
         _current.set(self)
         _known.set(True)
+        if "langchain_core.callbacks.manager" in sys.modules:
+            import_module("elastic_agent.scheduler.uncounted")
         if self._generator is not None:
             with _lock:
                 _stepped.setdefault(self._generator, []).append(self)
@@ -173,6 +181,16 @@ def task_context() -> Context:
     if scope is not context.get(_current):
         context.run(_current.set, scope)
     return context
+
+
+def check_uncounted(way: Uncounted | None) -> None:
+    """Refuse another word.
+
+    Raises:
+        ValueError: it is none of `Uncounted`.
+    """
+    if way is not None and way not in get_args(Uncounted):
+        raise ValueError(f"uncounted must be one of {', '.join(get_args(Uncounted))}, not {way!r}")
 
 
 def outside() -> None:

@@ -21,6 +21,7 @@ from elastic_agent.budget import Caps
 from elastic_agent.scheduler import curves as curve_files
 from elastic_agent.scheduler import events
 from elastic_agent.scheduler.accounts import Account
+from elastic_agent.scheduler.context import Uncounted, check_uncounted
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.durable import LEASE, Durable, Failure
@@ -75,6 +76,9 @@ class BudgetScheduler:
             down when it is back ("open": caps may then be overspent by what other processes do meanwhile).
         history: a file in which what is known of agents (`task(agent=)`) is kept: read now, written at the
             end; one that can't be read is begun anew, with a warning. None: this process's memory.
+        uncounted: what becomes of LangChain models that are called inside of a task and can't be counted,
+            because they are neither ours nor under `guard`: "warn" once for each task and class of model,
+            "refuse" before the call is sent, or "ignore".
     """
 
     def __init__(
@@ -97,9 +101,12 @@ class BudgetScheduler:
         pool: Pool | None = None,
         on_store_failure: Failure = "closed",
         history: str | Path | None = None,
+        uncounted: Uncounted = "warn",
     ) -> None:
+        check_uncounted(uncounted)
         check_limits(max_running, max_waiting)
         self.backend = backend
+        self.uncounted: Uncounted = uncounted
         self.price = price
         self.prices = dict(prices or {})
         self.policy: AllocationPolicy = policy or Marginal()
@@ -149,6 +156,7 @@ class BudgetScheduler:
             final_solution: solution tokens to keep for the final answer, from the opening on; None: those
                 of the first call, up to a quarter of the token cap.
             on_exhausted: what calls do that don't fit any more, see `OnExhausted`.
+            uncounted: as of the scheduler; None: that of the task around it, or the scheduler's.
             policy: instead of the scheduler's.
             log: where its events go, besides the scheduler's log.
         """

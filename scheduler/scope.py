@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from elastic_agent.budget import Caps
-from elastic_agent.scheduler.context import current_task
+from elastic_agent.scheduler.context import Uncounted, current_task
 from elastic_agent.scheduler.events import Log
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.request import OnExhausted
@@ -37,6 +37,7 @@ def task_budget(
     final_solution: int | None = None,
     value: float | None = None,
     on_exhausted: OnExhausted = "shrink",
+    uncounted: Uncounted | None = None,
     policy: AllocationPolicy | None = None,
     log: Log = None,
 ) -> Task:
@@ -60,6 +61,7 @@ def task_budget(
         final_solution=final_solution,
         value=value,
         on_exhausted=on_exhausted,
+        uncounted=uncounted,
         policy=policy,
         log=log,
     )

@@ -32,7 +32,7 @@ from elastic_agent.errors import ScopeError, TaskClosedError
 from elastic_agent.generate import Generation, Prompt
 from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.call import TaskCall
-from elastic_agent.scheduler.context import Scope, current_task
+from elastic_agent.scheduler.context import Scope, Uncounted, check_uncounted, current_task
 from elastic_agent.scheduler.cost import Price, find_price, require_price
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.events import Log, TaskLog
@@ -85,6 +85,7 @@ class Task:
         value: float | None = None,
         agent: str | None = None,
         on_exhausted: OnExhausted = "shrink",
+        uncounted: Uncounted | None = None,
         policy: AllocationPolicy | None = None,
         log: Log = None,
     ) -> None:
@@ -95,6 +96,8 @@ class Task:
             raise ValueError(f"on_exhausted must be one of {ways}, not {on_exhausted!r}")
         if value is not None and not 0 < value < INFINITY:
             raise ValueError(f"value must be more than 0, got {value}")
+        check_uncounted(uncounted)
+        self._uncounted = uncounted
         self.caps = caps
         self.name = name or f"task-{next(_names)}"
         self.on_exhausted: OnExhausted = on_exhausted
@@ -374,6 +377,12 @@ class Task:
         return self._scheduler
 
     @property
+    def uncounted(self) -> Uncounted:
+        """What becomes of models in it that can't be counted."""
+        said = (task._uncounted for task in self.line())
+        return next((way for way in said if way is not None), self.scheduler.uncounted)
+
+    @property
     def book(self) -> Book:
         """Its page at the desk."""
         if self._book is None:
@@ -419,7 +428,7 @@ class Task:
         lock = self.desk.ledger.lock
         with lock:
             index = []
-            for task in self._line():
+            for task in self.line():
                 index.append((task, len(task._calls)))
                 task._calls.append(call)
             self._live.add(call)
@@ -452,7 +461,8 @@ class Task:
             return require_price(price, model)
         return price
 
-    def _line(self) -> list[Task]:
+    def line(self) -> list[Task]:
+        """This task and those around it, the innermost first."""
         found: list[Task] = []
         task: Task | None = self
         while task is not None:

@@ -36,6 +36,7 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
     "elastic_agent/backends/plugin/elastic_vllm.py": ("torch", "vllm"),
     "elastic_agent/backends/vllm_async.py": ("vllm",),
     "elastic_agent/backends/vllm_engine.py": ("vllm",),
+    "scheduler/uncounted.py": ("langchain*",),
     "integrations/langchain/*": ("langchain*", "langgraph*"),
     "integrations/demo/*": ("langchain*", "langgraph*"),
     "training/*": ("torch", "transformers", "trl", "datasets", "peft", "accelerate"),

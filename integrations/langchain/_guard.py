@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -50,6 +49,7 @@ from elastic_agent.integrations.langchain._providers import (
 )
 from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.scheduler import Price, Task, current_task
+from elastic_agent.scheduler.context import counted_call as _inside
 from elastic_agent.scheduler.context import outside
 from elastic_agent.scheduler.foreign import ForeignCall, ForeignModel
 from elastic_agent.scheduler.request import OnExhausted
@@ -58,8 +58,6 @@ from elastic_agent.usage import Usage
 M = TypeVar("M", bound=BaseChatModel)
 T = TypeVar("T")
 
-_inside: ContextVar[bool] = ContextVar("elastic_agent_guarded", default=False)
-"""A call of a guarded model is being made: what its library calls by itself is part of it."""
 _OURS = ("kind", "final", "weight", "priority", "on_exhausted", "label")
 """Call options that are for the task, not for the provider."""
 _OUTPUT = ("max_tokens", "max_completion_tokens", "max_output_tokens")

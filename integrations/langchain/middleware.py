@@ -17,8 +17,9 @@ When the run's caps are used up, the agent's next model call is turned into the 
 within what was kept for it (`on_exhausted="answer"`), and the agent ends as if it had been done. A tool whose
 own model calls don't fit any more fails with a message that says so.
 
-Every model of a run has to be counted: ours, or one under `guard`; another is refused. Middleware that calls
-a model by itself (summarisation, say) is not reached: put `task_budget` around the agent for that.
+The agent's model has to be counted: ours, or one under `guard`; another is refused, unless `uncounted` says
+otherwise. Middleware that calls a model by itself (summarisation, say) is not reached: put `task_budget`
+around the agent for that.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from elastic_agent.integrations.langchain._shares import Share, Shares
 from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.scheduler import Task
 from elastic_agent.scheduler.accounts import NOTHING
+from elastic_agent.scheduler.context import Uncounted, check_uncounted
 from elastic_agent.scheduler.request import OnExhausted
 from elastic_agent.scheduler.stores.base import Store
 
@@ -132,6 +134,8 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             which other processes may share. None: this process's memory.
         on_exhausted: what the agent's calls do that don't fit any more, see `OnExhausted`. Those of its
             tools do the same, but with "answer" they wait, and fail when nothing comes back.
+        uncounted: what becomes of models that can't be counted, see `Uncounted`. None: the agent's own model
+            is refused; those that its tools call are told by a warning, or as the task around it says.
         tell: end the system prompt of each model call with what is left.
         on_task: called with each run's task when it has ended, for its report; not for runs that fail or are
             interrupted.
@@ -150,6 +154,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         thread: Caps | None = None,
         store: Store | str | Path | None = None,
         on_exhausted: OnExhausted = "answer",
+        uncounted: Uncounted | None = None,
         tell: bool = False,
         on_task: Callable[[Task], None] | None = None,
     ) -> None:
@@ -163,7 +168,9 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             raise ValueError("store= is for thread=Caps(...): a run's books end with it")
         self.run, self.thread = run, thread
         self._shares = None if thread is None else Shares(store or "memory://", thread)
+        check_uncounted(uncounted)
         self._way: OnExhausted = on_exhausted
+        self._uncounted = uncounted
         self._tell, self._on_task = tell, on_task
         self._opening = threading.Lock()  # sync tools of one step run on threads
         # By what LangGraph makes for each invocation: a resumed one has no `before_agent`
@@ -197,7 +204,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> ModelResponse[Any]:
         """A model call of the run."""
-        _counted(request.model)
+        self._check(request.model)
         run = self._run(request)
         with run.task.current():
             return handler(self._told(request, run))
@@ -208,7 +215,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """A model call of the run."""
-        _counted(request.model)
+        self._check(request.model)
         run = await self._arun(request)
         with run.task.current():
             return await handler(self._told(request, run))
@@ -266,12 +273,27 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         assert caps is not None
         # What a tool's call would take of the reserve, the agent's answer would lack
         way = "wait" if self._way == "answer" else self._way
-        run = _Run(Task(None, caps, on_exhausted=way, agent=_agent()), share)
+        task = Task(None, caps, on_exhausted=way, uncounted=self._uncounted, agent=_agent())
+        run = _Run(task, share)
         invocations.end_with_graph(get_config(), run)
         return run
 
     def _ended(self, state: BudgetState, runtime: Runtime[Any]) -> _Run | None:
         return state.get("elastic_run") or self._resumed.pop(runtime.stream_writer, None)
+
+    def _check(self, model: object) -> None:
+        """Refuse an agent's model that can't be counted."""
+        while isinstance(model, RunnableBinding):
+            model = model.bound
+        if (
+            self._uncounted in (None, "refuse")
+            and not isinstance(model, ElasticFields)
+            and not is_guarded(model)
+        ):
+            raise TypeError(
+                f"TaskBudgetMiddleware can't count what a {type(model).__name__} spends: use "
+                f"ChatElasticReasoning, or put the model under guard(model, price=...)"
+            )
 
     def _failed(self, request: ToolCallRequest, error: CapExceededError) -> ToolMessage:
         """What a tool whose own calls had no room says; the agent answers next."""
@@ -307,13 +329,3 @@ def _agent() -> str | None:
     """The name that `create_agent` was given."""
     name = get_config().get("metadata", {}).get("lc_agent_name")
     return None if name is None else str(name)
-
-
-def _counted(model: object) -> None:
-    while isinstance(model, RunnableBinding):
-        model = model.bound
-    if not isinstance(model, ElasticFields) and not is_guarded(model):
-        raise TypeError(
-            f"TaskBudgetMiddleware can't count what a {type(model).__name__} spends: use "
-            f"ChatElasticReasoning, or put the model under guard(model, price=...)"
-        )
