@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Context, Decimal
 
 from elastic_agent.errors import InvalidBudgetError, InvalidCapsError
-from elastic_agent.values import MOST_SECONDS, MOST_TOKENS, money, real, shown, whole
+from elastic_agent.values import MOST_SECONDS, MOST_TOKENS, integer, money, put, real, shown
 
 NANO = 1_000_000_000
 _FLOOR = Context(prec=60, rounding=ROUND_FLOOR)
@@ -53,8 +53,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.thinking is not None:
-            _set(self, "thinking", whole("thinking", self.thinking, error=InvalidBudgetError))
-        _set(self, "solution", whole("solution", self.solution, least=1, error=InvalidBudgetError))
+            put(self, "thinking", integer("thinking", self.thinking, error=InvalidBudgetError))
+        put(self, "solution", integer("solution", self.solution, least=1, error=InvalidBudgetError))
 
     def bounded(self, room: int, close: int) -> Budget:
         """This budget with thinking as a number that fits into `room` tokens together with the close.
@@ -107,20 +107,12 @@ class Caps:
             seconds = real(
                 "seconds", self.seconds, above=True, most=MOST_SECONDS, of="seconds", error=InvalidCapsError
             )
-            _set(self, "seconds", seconds)
+            put(self, "seconds", seconds)
         if self.tokens is not None:
-            _set(
-                self,
-                "tokens",
-                whole("tokens", self.tokens, least=1, most=MOST_TOKENS, error=InvalidCapsError),
-            )
+            tokens = integer("tokens", self.tokens, least=1, most=MOST_TOKENS, error=InvalidCapsError)
+            put(self, "tokens", tokens)
 
     @property
     def nanodollars(self) -> int | None:
         """The money cap in nano-dollars, or None."""
         return None if self.usd is None else to_nanodollars(self.usd)
-
-
-def _set(value: object, name: str, checked: object) -> None:
-    """Put the checked form of a field into a frozen value, while the value is made."""
-    object.__setattr__(value, name, checked)

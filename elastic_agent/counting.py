@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from elastic_agent.errors import UncountablePromptError
+from elastic_agent.values import integer
 
 if TYPE_CHECKING:
     import tiktoken
@@ -127,16 +128,15 @@ def count_prompt(
 
     Raises:
         UncountablePromptError: a part has no bound and `allow` does not name its type.
-        ValueError: `allow` has a negative number.
+        InvalidValueError: `allow` has something else than a whole number of tokens.
     """
-    if allow and min(allow.values()) < 0:
-        raise ValueError(f"allow must be 0 or more tokens for each type, got {dict(allow)}")
+    allow = {type: integer(f"allow[{type!r}]", most) for type, most in (allow or {}).items()}
     found, why = (encoding, f"text by {encoding.name}") if encoding else _encoding(model)
     text = _by_bytes if found is None else _with(found)
     if isinstance(messages, str) and not tools and found is not None:
         return Count(text(messages), "exact" if _countable(messages) else "bound", why)
     framing = framing or _framing(model, known=encoding is not None)
-    tally = _Tally(text, framing, allow or {})
+    tally = _Tally(text, framing, allow)
     tokens = framing.request
     if isinstance(messages, str):
         tokens += text(messages)

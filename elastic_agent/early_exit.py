@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from elastic_agent.errors import InvalidBudgetError
 from elastic_agent.usage import Probes
+from elastic_agent.values import integer, put
 
 if TYPE_CHECKING:
     from elastic_agent.backends.base import Codec
@@ -53,8 +54,8 @@ class EarlyExit:
 
     def __post_init__(self) -> None:
         for name, least in (("every", 16), ("patience", 2), ("tokens", 1)):
-            if getattr(self, name) < least:
-                raise InvalidBudgetError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            of = "equal answers" if name == "patience" else "tokens"
+            put(self, name, integer(name, getattr(self, name), least=least, of=of, error=InvalidBudgetError))
 
     def to_dict(self) -> dict[str, int | str]:
         """Its fields, for JSON; a function by its name."""

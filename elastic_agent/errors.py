@@ -4,6 +4,7 @@
     ├── InvalidValueError (ValueError)    a number of the wrong type, not finite or out of range
     │   ├── InvalidBudgetError            a Budget that can't be obeyed
     │   └── InvalidCapsError              Caps that can't be kept
+    ├── UsageError (ValueError)           a command line that can't be read
     ├── UnknownModelError                 no such model: names what there is
     ├── UncountablePromptError            a part of a prompt has no bound in tokens (an image, say)
     ├── UncountedModelError               a model inside a task that the task can't count
@@ -55,6 +56,10 @@ class InvalidBudgetError(InvalidValueError):
 
 class InvalidCapsError(InvalidValueError):
     """Caps that no task can keep."""
+
+
+class UsageError(ElasticError, ValueError):
+    """A command line that can't be read: says which argument, and what it takes."""
 
 
 class UnknownModelError(ElasticError):

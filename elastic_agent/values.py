@@ -1,12 +1,14 @@
 """Numbers that people and clients write: one check for all of them, before any arithmetic.
 
-Every number from outside goes through `whole`, `real` or `money`: constructor arguments, call options,
+Every number from outside goes through `integer`, `real` or `money`: constructor arguments, call options,
 headers, request bodies, command lines, configs. The rules are the same everywhere:
 
 - a number, or its plain decimal text ("100", "0.05", "1e-3"): ASCII, at most 40 characters, an exponent of at
   most three digits; no bool, no NaN, no infinity, no underscores, no "1,000";
 - a whole number is an int (or its text), not 3.0;
 - in range; 0 means 0, never "left out".
+
+`argument` makes an argparse type of a check, `field` a pydantic validator.
 
 A huge int or a huge exponent is refused by its length, so no input can make the arithmetic or the message
 slow. The limits on money and tokens keep every amount of the ledger exact in all stores: below 2**53, the
@@ -18,11 +20,17 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from numbers import Real
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
-from elastic_agent.errors import ElasticError, InvalidValueError
+from elastic_agent.errors import ElasticError, InvalidValueError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic import BeforeValidator
+
+T = TypeVar("T")
 
 MOST_CALL_TOKENS = 2**31 - 1
 """The largest token limit of one call."""
@@ -32,6 +40,9 @@ MOST_USD = 5_000_000
 """The largest money cap, in dollars: 5e15 nano-dollars."""
 MOST_SECONDS = 10**8
 """The longest time limit: three years."""
+
+MOST_PORT = 65_535
+"""The largest TCP port; 0 takes a free one."""
 
 _MOST_TEXT = 40
 _MOST_BITS = 128
@@ -54,7 +65,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 2 * _MOST_TEXT else f"{text[: 2 * _MOST_TEXT]}..."
 
 
-def whole(
+def integer(
     name: str,
     value: object,
     *,
@@ -153,6 +164,49 @@ def money(
     if exact > most:
         raise error(f"{name} must be at most {most} dollars, got {shown(value)}")
     return exact
+
+
+def one_of(
+    name: str, value: object, options: Iterable[str], error: type[ElasticError] = InvalidValueError
+) -> str:
+    """The value, which is one of the options.
+
+    Raises:
+        InvalidValueError: or `error`: it is none of them. The message lists them, the nearest one first.
+    """
+    known = list(options)
+    if isinstance(value, str) and value in known:
+        return value
+    hint = did_you_mean(value[:_MOST_TEXT], known) if isinstance(value, str) else ""
+    raise error(f"{name} must be one of {', '.join(known)}, not {shown(value)}; {hint}".rstrip("; "))
+
+
+def argument(check: Callable[..., T], **limits: Any) -> Callable[[str], T]:
+    """A check as the `type=` of an argparse option; argparse names the option in its message."""
+    from argparse import ArgumentTypeError
+
+    def read(text: str) -> T:
+        try:
+            return check("the value", text, **limits)
+        except ElasticError as error:
+            raise ArgumentTypeError(str(error).removeprefix("the value ")) from None
+
+    return read
+
+
+def field(check: Callable[..., Any], **limits: Any) -> BeforeValidator:
+    """A check as a pydantic field's validator: `Annotated[int, field(integer, least=1)]`."""
+    from pydantic import BeforeValidator, ValidationInfo
+
+    def read(value: object, info: ValidationInfo) -> Any:
+        return check(info.field_name or "the value", value, **limits)
+
+    return BeforeValidator(read)
+
+
+def put(value: object, name: str, checked: object) -> None:
+    """Set a field of a frozen dataclass to its checked form, in `__post_init__`."""
+    object.__setattr__(value, name, checked)
 
 
 def _number(name: str, value: object, of: str, error: type[ElasticError]) -> Decimal:

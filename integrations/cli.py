@@ -20,13 +20,14 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 from elastic_agent import __version__
+from elastic_agent.arguments import CAP, COUNT, PAUSE, PORT, SECONDS, SEED, SOLUTION, TEMPERATURE, USD, Parser
 from elastic_agent.budget import Budget, Caps
 from elastic_agent.credentials import LEDGER_VARIABLE, add_key_options, check_address, upstream_key
-from elastic_agent.errors import ElasticError
+from elastic_agent.errors import ElasticError, UsageError
+from elastic_agent.values import argument, integer
 
 if TYPE_CHECKING:
     from elastic_agent.scheduler import Price
@@ -59,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in PASSED_ON:
         return _pass_on(arguments[0], arguments[1:])
     parser = _parser()
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except UsageError as error:
+        named = [name for name in arguments[:1] if not name.startswith("-")]
+        print(f"{' '.join(['elastic-agent', *named])}: {error}", file=sys.stderr)
+        return 2
     if options.command is None:
         parser.print_help()
         return 0
@@ -90,6 +96,22 @@ def _pass_on(command: str, arguments: list[str]) -> int:
         return 2
 
 
+def _thinking(name: str, text: str) -> int | None:
+    return None if text == "none" else integer(name, text)
+
+
+def _price(name: str, text: str) -> Price:
+    from elastic_agent.scheduler import Price
+
+    return Price.parse(text)
+
+
+THINKING = argument(_thinking)
+"""A thinking budget, or "none"."""
+PRICE = argument(_price)
+"""IN:OUT or IN:OUT:CACHED."""
+
+
 def _missing(command: str, error: ModuleNotFoundError, extra: str) -> int:
     """Name the extra that brings what is missing."""
     print(
@@ -99,7 +121,7 @@ def _missing(command: str, error: ModuleNotFoundError, extra: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="elastic-agent",
         description="Hard caps on what an agent spends: each call gets a thinking and a solution budget.",
     )
@@ -118,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--problems", metavar="FILE", help="JSON lines, one day each (default: the shipped week)"
     )
-    demo.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    demo.add_argument("--seed", type=SEED, default=0, help="seed of the sampling (default: 0)")
     demo.add_argument(
         "--log",
         metavar="FILE",
@@ -127,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--solution",
-        type=int,
+        type=SOLUTION,
         metavar="TOKENS",
         help="solution budget of a call (default: 96, or 512 with another model)",
     )
@@ -145,15 +167,20 @@ def _parser() -> argparse.ArgumentParser:
     _model(ask)
     ask.add_argument(
         "--thinking",
-        type=_tokens,
+        type=THINKING,
         metavar="TOKENS",
         help="thinking budget (default: as much as the context holds)",
     )
     ask.add_argument(
-        "--solution", type=int, default=512, metavar="TOKENS", help="solution budget (default: 512)"
+        "--solution", type=SOLUTION, default=512, metavar="TOKENS", help="solution budget (default: 512)"
     )
-    ask.add_argument("--temperature", type=float, default=0.6, help="sampling temperature (default: 0.6)")
-    ask.add_argument("--seed", type=int, help="seed of the sampling")
+    ask.add_argument(
+        "--temperature",
+        type=TEMPERATURE,
+        default=0.6,
+        help="sampling temperature (default: 0.6)",
+    )
+    ask.add_argument("--seed", type=SEED, help="seed of the sampling")
     ask.set_defaults(run=_ask)
 
     _gateway(commands)
@@ -188,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _gateway(commands: argparse._SubParsersAction[Parser]) -> None:
     serve = commands.add_parser(
         "serve",
         help="an OpenAI-compatible server that budgets every call",
@@ -204,46 +231,66 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="a vLLM server, instead of --model; may be repeated. Further parts after commas: "
         "tokenizer=NAME, price=IN:OUT, key-env=VARIABLE, served-as=NAME",
     )
-    serve.add_argument("--price", type=_price, metavar="IN:OUT", help="USD per million tokens of --model")
+    serve.add_argument("--price", type=PRICE, metavar="IN:OUT", help="USD per million tokens of --model")
     serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
-    serve.add_argument("--port", type=int, default=8100, help="0 takes a free one (default: 8100)")
+    serve.add_argument("--port", type=PORT, default=8100, help="0 takes a free one (default: 8100)")
     _ledger(serve)
     serve.add_argument(
         "--no-keys", action="store_true", help="ask for no key: whoever uses this machine can spend"
     )
     serve.add_argument(
         "--lease",
-        type=float,
+        type=SECONDS,
         default=60.0,
         metavar="SECONDS",
         help="what a gateway that died holds is charged after (default: 60)",
     )
-    serve.add_argument("--max-running", type=int, metavar="N", help="most calls at once on each model")
-    serve.add_argument("--max-waiting", type=int, metavar="N", help="most calls that wait for each model")
     serve.add_argument(
-        "--solution", type=int, metavar="TOKENS", help="solution budget where none is asked for"
+        "--max-running",
+        type=COUNT,
+        metavar="N",
+        help="most calls at once on each model",
     )
     serve.add_argument(
-        "--timeout", type=float, default=600.0, metavar="SECONDS", help="longest call (default: 600)"
+        "--max-waiting",
+        type=COUNT,
+        metavar="N",
+        help="most calls that wait for each model",
+    )
+    serve.add_argument(
+        "--solution", type=SOLUTION, metavar="TOKENS", help="solution budget where none is asked for"
+    )
+    serve.add_argument(
+        "--timeout", type=SECONDS, default=600.0, metavar="SECONDS", help="longest call (default: 600)"
     )
     serve.add_argument(
         "--grace",
-        type=float,
+        type=PAUSE,
         default=30.0,
         metavar="SECONDS",
         help="for running calls at the end (default: 30)",
     )
     serve.add_argument(
-        "--task-idle", type=float, default=900.0, metavar="SECONDS", help="close unused tasks (default: 900)"
+        "--task-idle",
+        type=SECONDS,
+        default=900.0,
+        metavar="SECONDS",
+        help="close unused tasks (default: 900)",
     )
     serve.add_argument(
         "--max-body",
-        type=int,
+        type=argument(integer, least=1024, of="bytes"),
         default=4 * 1024 * 1024,
         metavar="BYTES",
         help="largest request (default: 4 MiB)",
     )
-    serve.add_argument("--max-connections", type=int, default=20_000, metavar="N", help="(default: 20000)")
+    serve.add_argument(
+        "--max-connections",
+        type=COUNT,
+        default=20_000,
+        metavar="N",
+        help="(default: 20000)",
+    )
     serve.add_argument("--log", metavar="FILE", help="record every decision, for `elastic-agent report`")
     serve.add_argument("--quiet", action="store_true", help="no access log on standard output")
     serve.set_defaults(run=_serve)
@@ -256,8 +303,8 @@ def _gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     actions = keys.add_subparsers(dest="action", metavar="action", required=True)
     create = actions.add_parser("create", help="make a key and print it")
     create.add_argument("name", help="whose it is, for logs")
-    create.add_argument("--usd", type=_money, metavar="N", help="cap in dollars")
-    create.add_argument("--tokens", type=int, metavar="N", help="cap on generated tokens")
+    create.add_argument("--usd", type=USD, metavar="N", help="cap in dollars")
+    create.add_argument("--tokens", type=CAP, metavar="N", help="cap on generated tokens")
     create.add_argument("--per", choices=("day", "month"), help="the caps are for each UTC day or month")
     revoke = actions.add_parser("revoke", help="end a key")
     revoke.add_argument("name")
@@ -276,12 +323,12 @@ def _ledger(parser: argparse.ArgumentParser) -> None:
 
 
 def _caps(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--usd", type=_money, metavar="N", help="money cap in dollars")
-    parser.add_argument("--seconds", type=float, metavar="N", help="deadline in seconds")
-    parser.add_argument("--tokens", type=int, metavar="N", help="cap on generated tokens (default: none)")
+    parser.add_argument("--usd", type=USD, metavar="N", help="money cap in dollars")
+    parser.add_argument("--seconds", type=SECONDS, metavar="N", help="deadline in seconds")
+    parser.add_argument("--tokens", type=CAP, metavar="N", help="cap on generated tokens (default: none)")
     parser.add_argument(
         "--price",
-        type=_price,
+        type=PRICE,
         metavar="IN:OUT",
         help="USD per million input and output tokens, where the model's price is not known",
     )
@@ -305,34 +352,6 @@ def _base_url(options: argparse.Namespace) -> str | None:
     if url is not None:
         check_address(url, "--base-url")
     return url
-
-
-def _money(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise argparse.ArgumentTypeError(f"not a number of dollars: {text!r}") from None
-
-
-def _tokens(text: str) -> int | None:
-    try:
-        return None if text == "none" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number of tokens, or none: {text!r}") from None
-
-
-def _price(text: str) -> Price:
-    from elastic_agent.scheduler import Price
-
-    prices = text.split(":")
-    if len(prices) not in (2, 3):
-        raise argparse.ArgumentTypeError(
-            "expected IN:OUT or IN:OUT:CACHED, in USD per million tokens, like 0.10:0.40"
-        )
-    try:
-        return Price(*prices)
-    except (ElasticError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _demo(options: argparse.Namespace) -> int:

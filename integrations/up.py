@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from elastic_agent.arguments import COUNT, PAUSE, PORT, Parser
 from elastic_agent.backends.load import model_path
 from elastic_agent.backends.server_process import STOP_SECONDS, ServerProcess, free_port
 from elastic_agent.backends.vllm_process import VllmProcess
@@ -29,7 +30,7 @@ from elastic_agent.credentials import LEDGER_VARIABLE, ledger_place
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     """The command and its options."""
     up = commands.add_parser(
         "up",
@@ -43,8 +44,18 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     native = "hold both limits of a call in the engine, in one pass, for calls that nobody steers"
     up.add_argument("--native", action="store_true", help=native)
     up.add_argument("--host", default="127.0.0.1", help="where the gateway listens (default: 127.0.0.1)")
-    up.add_argument("--port", type=int, default=8100, help="the gateway's; 0: a free one (default: 8100)")
-    up.add_argument("--vllm-port", type=int, default=8000, help="vLLM's; 0: a free one (default: 8000)")
+    up.add_argument(
+        "--port",
+        type=PORT,
+        default=8100,
+        help="the gateway's; 0: a free one (default: 8100)",
+    )
+    up.add_argument(
+        "--vllm-port",
+        type=PORT,
+        default=8000,
+        help="vLLM's; 0: a free one (default: 8000)",
+    )
     up.add_argument(
         "--ledger",
         metavar="WHERE",
@@ -55,14 +66,24 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--no-keys", action="store_true", help="ask for no key: whoever uses this machine can spend"
     )
     up.add_argument("--price", metavar="IN:OUT", help="USD per million tokens, where caps are in dollars")
-    up.add_argument("--max-running", type=int, metavar="N", help="most calls at once")
+    up.add_argument("--max-running", type=COUNT, metavar="N", help="most calls at once")
     up.add_argument(
-        "--grace", type=float, default=30.0, metavar="SECONDS", help="for running calls at the end (30)"
+        "--grace",
+        type=PAUSE,
+        default=30.0,
+        metavar="SECONDS",
+        help="for running calls at the end (30)",
     )
     up.add_argument(
         "--logs", metavar="FOLDER", default=".", help="for vllm.log and gateway.log (default: here)"
     )
-    up.add_argument("--wait", type=float, default=1800.0, metavar="SECONDS", help="for their start (1800)")
+    up.add_argument(
+        "--wait",
+        type=PAUSE,
+        default=1800.0,
+        metavar="SECONDS",
+        help="for their start (1800)",
+    )
     up.add_argument("options", nargs="*", metavar="-- OPTION", help="more options for vLLM")
     up.set_defaults(run=run)
 

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from functools import cache
 
-from elastic_agent.errors import UnknownPriceError
+from elastic_agent.errors import InvalidValueError, UnknownPriceError
 from elastic_agent.usage import Usage
-from elastic_agent.values import money
+from elastic_agent.values import money, shown
 
 Money = Decimal | str | int | float
 _MOST_PRICE = 1_000_000
@@ -40,6 +40,9 @@ class Price:
         cached_input: input that the upstream had in its prefix cache; None bills it like other input. A hold
             never counts on it.
         source: where the price comes from, for people.
+
+    Raises:
+        InvalidValueError: a price that is no number, negative, or above 1,000,000 USD per million tokens.
     """
 
     input: Money
@@ -62,6 +65,21 @@ class Price:
         # What bounds an input token: a cache that costs more than a miss would break the bound else
         object.__setattr__(self, "_dearest", max(into, cached))
         object.__setattr__(self, "per_thinking_token", (into + self._out) / _SCALE)
+
+    @classmethod
+    def parse(cls, text: str) -> Price:
+        """IN:OUT or IN:OUT:CACHED, in USD per million tokens, as commands take prices.
+
+        Raises:
+            InvalidValueError: the text is something else.
+        """
+        parts = text.split(":")
+        if len(parts) not in (2, 3):
+            raise InvalidValueError(
+                f"a price is IN:OUT or IN:OUT:CACHED, in USD per million tokens, like 0.10:0.40, "
+                f"not {shown(text)}"
+            )
+        return cls(*parts)
 
     def charge(self, usage: Usage) -> int:
         """Nano-dollars for what was used, rounded up."""
@@ -120,6 +138,18 @@ def listed(model: str) -> Price | None:
     if into is None or out is None:
         return None
     return Price(into, out, dearest(prices.cache_read_mtok), source=f"genai-prices: {provider.id}/{info.id}")
+
+
+def check_price(price: object, name: str = "price") -> None:
+    """Refuse what is no Price: a bare number does not say whether it is for input or output.
+
+    Raises:
+        InvalidValueError: something else than a Price or None.
+    """
+    if price is not None and not isinstance(price, Price):
+        raise InvalidValueError(
+            f"{name} must be Price(input, output), in USD per million tokens, not {shown(price)}"
+        )
 
 
 def find_price(

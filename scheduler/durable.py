@@ -31,11 +31,11 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 from uuid import uuid4
 
 from elastic_agent.budget import Caps
-from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.errors import InvalidValueError, StoreError, StoreUnavailableError
 from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, HoldState
 from elastic_agent.scheduler.background import SharedLoop
@@ -43,6 +43,7 @@ from elastic_agent.scheduler.leases import Leases
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Book, Running
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, Store, StoredHold, Window
+from elastic_agent.values import MOST_SECONDS, one_of, real, shown
 
 LEASE = 60.0
 """Seconds for which a hold outlives a process that has gone silent."""
@@ -70,7 +71,14 @@ def account(name: str, caps: Caps | None = None, *, window: Window | None = None
         name: unique in the store; "acme/alice" is a name like any other.
         caps: what everything charged to it may cost together; None: whatever the accounts above allow.
         window: the caps are for each UTC day or month; None: for its lifetime. For both: two accounts.
+
+    Raises:
+        InvalidValueError: no name, or a window that is neither "day" nor "month".
     """
+    if type(name) is not str or not name:
+        raise InvalidValueError(f"an account needs a name, like 'acme/alice', not {shown(name)}")
+    if window is not None:
+        one_of("window", window, get_args(Window))
     if caps is None:
         return Spec(name, window=window)
     return Spec(name, caps.tokens, caps.nanodollars, caps.seconds, window)
@@ -118,10 +126,8 @@ class Durable:
     ) -> None:
         if not accounts:
             raise ValueError("a store needs accounts=: the name of one, or Specs from the root down")
-        if failure not in ("closed", "open"):
-            raise ValueError(f"on_store_failure must be 'closed' or 'open', not {failure!r}")
-        if not lease > 0:
-            raise ValueError(f"a lease must be more than 0 seconds, got {lease}")
+        one_of("on_store_failure", failure, get_args(Failure))
+        lease = real("lease", lease, above=True, most=MOST_SECONDS, of="seconds")
         self.store, self.lease, self.patience, self.failure = store, lease, patience, failure
         self._leases = Leases(store, lease)
         self.name = accounts if isinstance(accounts, str) else accounts[-1].id

@@ -32,6 +32,7 @@ from elastic_agent.scheduler.promises import Promises
 from elastic_agent.scheduler.request import Book, Request, Running
 from elastic_agent.scheduler.slots import latest
 from elastic_agent.scheduler.timing import After, Timing, Window
+from elastic_agent.values import integer
 
 PATIENCE = 60.0
 """Seconds after which a call without a deadline goes before those that still have time."""
@@ -227,7 +228,7 @@ class Endpoint:
 def check_limits(max_running: int | None, max_waiting: int | None) -> None:
     """Raise ValueError for limits that make no sense."""
     for name, limit in (("max_running", max_running), ("max_waiting", max_waiting)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} must be at least 1, got {limit}")
+        if limit is not None:
+            integer(name, limit, least=1, of="calls")
     if max_waiting is not None and max_running is None:
         raise ValueError("max_waiting needs max_running: without a limit nobody waits")

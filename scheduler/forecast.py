@@ -20,10 +20,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from elastic_agent.scheduler.history import History
+from elastic_agent.values import integer, shown
 
 FINAL = "final"
 """The kind of a task's final answer; its floor is the reserve."""
 
+MOST_CALLS = 100_000
+"""The most calls of a kind that a task can declare."""
 FIRST_GUESS, LAST_GUESS = 3, 32
 
 FEW = 3
@@ -57,12 +60,13 @@ class Forecast:
         """More calls to come, by kind.
 
         Raises:
-            ValueError: a count is not a whole number of at least 0.
+            InvalidValueError: a count is not a whole number from 0 to `MOST_CALLS`.
         """
-        for kind, more in kinds.items():
-            if more < 0 or int(more) != more:
-                raise ValueError(f"expect: {kind!r} must be a whole number of calls, got {more!r}")
-        for kind, more in kinds.items():
+        declared = {
+            kind: integer(f"expect[{shown(kind)}]", more, most=MOST_CALLS, of="calls")
+            for kind, more in kinds.items()
+        }
+        for kind, more in declared.items():
             self._change(kind, own=more)
         level: Forecast | None = self if kinds else None
         while level is not None:

@@ -27,7 +27,7 @@ from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.grant import Grant
 from elastic_agent.scheduler.report import CallReport
-from elastic_agent.scheduler.request import OnExhausted, Request, Running
+from elastic_agent.scheduler.request import OnExhausted, Request, Running, check_terms
 from elastic_agent.usage import Usage
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class ForeignCall:
         self.stopped = False
         self.settled: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._wish = Budget(thinking, solution)
-        self._prompt, self._weight, self._priority = prompt, weight, priority
+        self._prompt = prompt
+        self._weight, self._priority = check_terms(weight, priority, on_exhausted)
         self._way: OnExhausted = on_exhausted or task.on_exhausted
         self._running: Running | None = None
         self._request: Request | None = None

@@ -51,6 +51,7 @@ from typing import Literal
 from elastic_agent.budget import Caps
 from elastic_agent.scheduler.accounts import INFINITY, Account, Amount
 from elastic_agent.scheduler.request import Book, Request, Running
+from elastic_agent.values import MOST_SECONDS, put, real
 
 STEP = 0.1
 """See the module. Of 0.1, 0.2 and 0.4, on streams that the benchmark (`benchmarks/pool.py`) doesn't use, it
@@ -63,6 +64,9 @@ FASTEST = 2.0
 """Most that is due, as a multiple of the even pace."""
 MEMORY = 1000
 """Tasks over which value and use are averaged."""
+
+
+MOST_FAIR = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Pool:
         fair: share of it that is spent evenly on all who ask, whatever their tasks are worth; see the module.
 
     Raises:
-        InvalidCapsError, ValueError: not one unit, or nothing to spend, or no time to spend it in.
+        InvalidValueError, ValueError: not one unit, or nothing to spend, or no time to spend it in.
     """
 
     usd: Decimal | float | int | str | None = None
@@ -90,17 +94,15 @@ class Pool:
     def __post_init__(self) -> None:
         if (self.usd is None) == (self.tokens is None):
             raise ValueError("a pool is of usd= or of tokens=, one of them")
-        if not self.size > 0:
-            raise ValueError("a pool of nothing: use caps to refuse everything")
+        assert self.size > 0  # Caps take nothing else
         if isinstance(self.per, str):
             if self.per not in ("day", "month") or self.rolling:
                 raise ValueError(
                     f"per must be 'day', 'month' or seconds (rolling: seconds), not {self.per!r}"
                 )
-        elif not 0 < self.per < INFINITY:
-            raise ValueError(f"per must be more than 0 seconds, got {self.per}")
-        if not 0 <= self.fair < 1:
-            raise ValueError(f"fair must be at least 0 and less than 1, got {self.fair}")
+        else:
+            put(self, "per", real("per", self.per, above=True, most=MOST_SECONDS, of="seconds"))
+        put(self, "fair", real("fair", self.fair, most=MOST_FAIR))
 
     @property
     def size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from elastic_agent.scheduler.accounts import NOTHING, Account, Amount, Hold
 from elastic_agent.scheduler.cost import Price
@@ -16,6 +16,7 @@ from elastic_agent.scheduler.learnt import Curves, LearntCurves, Seen
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.timing import After, Slot
 from elastic_agent.usage import Probes, Usage, worst_input
+from elastic_agent.values import integer, one_of, real
 
 if TYPE_CHECKING:
     from elastic_agent.scheduler.endpoint import Endpoint
@@ -25,8 +26,26 @@ OnExhausted = Literal["shrink", "wait", "raise", "answer"]
 less, at last the final answer's reserve; `wait` only waits; `raise` is refused at once; `answer` waits, and
 when nothing comes back it is asked for the final answer instead, within the reserve."""
 
+MOST_WORTH = 1e9
+"""The largest weight of a call and value of a task."""
+MOST_PRIORITY = 2**31 - 1
+"""The largest priority of a call; the smallest is its negative."""
 MIN_SOLUTION = 16
 """A solution is never shrunk below this many tokens (or what was asked for, if that is less)."""
+
+
+def check_terms(weight: object, priority: object, on_exhausted: object) -> tuple[float, int]:
+    """The weight and the priority of a call as numbers.
+
+    Raises:
+        InvalidValueError: one of the three is of the wrong type or out of range.
+    """
+    if on_exhausted is not None:
+        one_of("on_exhausted", on_exhausted, get_args(OnExhausted))
+    return (
+        real("weight", weight, above=True, most=MOST_WORTH),
+        integer("priority", priority, least=-MOST_PRIORITY, most=MOST_PRIORITY, of=""),
+    )
 
 
 @dataclass(slots=True, eq=False)

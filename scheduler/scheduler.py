@@ -22,7 +22,7 @@ from elastic_agent.scheduler import curves as curve_files
 from elastic_agent.scheduler import events
 from elastic_agent.scheduler.accounts import Account
 from elastic_agent.scheduler.context import Uncounted, check_uncounted
-from elastic_agent.scheduler.cost import Price
+from elastic_agent.scheduler.cost import Price, check_price
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.durable import LEASE, Durable, Failure
 from elastic_agent.scheduler.endpoint import Endpoint, check_limits
@@ -37,6 +37,7 @@ from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Spec, Store
 from elastic_agent.scheduler.task import Task
 from elastic_agent.scheduler.timing import Timing
+from elastic_agent.values import integer, shown
 
 if TYPE_CHECKING:
     from elastic_agent.backends.base import Backend
@@ -105,6 +106,9 @@ class BudgetScheduler:
     ) -> None:
         check_uncounted(uncounted)
         check_limits(max_running, max_waiting)
+        check_price(price)
+        for model, one in (prices or {}).items():
+            check_price(one, f"prices[{shown(model)}]")
         self.backend = backend
         self.uncounted: Uncounted = uncounted
         self.price = price
@@ -116,7 +120,7 @@ class BudgetScheduler:
             files=[one for one in self.sinks if isinstance(one, RunLog)],
             pacer=None if pool is None else Pacer(pool, time.time() - time.monotonic()),
         )
-        self.solution = solution
+        self.solution = None if solution is None else integer("solution", solution, least=1)
         self.max_running, self.max_waiting = max_running, max_waiting
         self._given = curves
         self._curves: dict[str, Curves] = {}

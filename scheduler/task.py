@@ -26,21 +26,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, get_args
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
-from elastic_agent.budget import Budget, Caps, to_usd
+from elastic_agent.budget import Caps, to_usd
 from elastic_agent.early_exit import EarlyExit
-from elastic_agent.errors import ScopeError, TaskClosedError
+from elastic_agent.errors import InvalidBudgetError, InvalidCapsError, ScopeError, TaskClosedError
 from elastic_agent.generate import Generation, Prompt
 from elastic_agent.scheduler.accounts import INFINITY, Account
 from elastic_agent.scheduler.call import TaskCall
 from elastic_agent.scheduler.context import Scope, Uncounted, check_uncounted, current_task
-from elastic_agent.scheduler.cost import Price, find_price, require_price
+from elastic_agent.scheduler.cost import Price, check_price, find_price, require_price
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.events import Log, TaskLog
 from elastic_agent.scheduler.forecast import Forecast
 from elastic_agent.scheduler.policies import AllocationPolicy
 from elastic_agent.scheduler.record import started
 from elastic_agent.scheduler.report import CallReport, TaskReport, Units
-from elastic_agent.scheduler.request import Book, OnExhausted, Running
+from elastic_agent.scheduler.request import MOST_WORTH, Book, OnExhausted, Running, check_terms
+from elastic_agent.values import integer, one_of, real, shown
 
 if TYPE_CHECKING:
     from elastic_agent.scheduler.scheduler import BudgetScheduler
@@ -90,12 +91,12 @@ class Task:
         log: Log = None,
     ) -> None:
         if final_solution is not None:
-            Budget(0, final_solution)
-        if on_exhausted not in get_args(OnExhausted):
-            ways = ", ".join(get_args(OnExhausted))
-            raise ValueError(f"on_exhausted must be one of {ways}, not {on_exhausted!r}")
-        if value is not None and not 0 < value < INFINITY:
-            raise ValueError(f"value must be more than 0, got {value}")
+            final_solution = integer("final_solution", final_solution, least=1, error=InvalidBudgetError)
+        one_of("on_exhausted", on_exhausted, get_args(OnExhausted))
+        if value is not None:
+            value = real("value", value, above=True, most=MOST_WORTH)
+        if not isinstance(caps, Caps):
+            raise InvalidCapsError(f"a task takes Caps(usd=, seconds=, tokens=), not {shown(caps)}")
         check_uncounted(uncounted)
         self._uncounted = uncounted
         self.caps = caps
@@ -310,8 +311,8 @@ class Task:
         backend = backend or self.scheduler.backend
         if backend is None:
             raise ValueError("which model? pass backend= to the call, or make the BudgetScheduler with one")
-        if not weight > 0:
-            raise ValueError(f"weight must be more than 0, got {weight}")
+        check_price(price)
+        weight, priority = check_terms(weight, priority, on_exhausted)
         return TaskCall(
             self,
             prompt,

@@ -23,6 +23,7 @@ from elastic_agent.phases import Segment
 from elastic_agent.scheduler.accounts import INFINITY
 from elastic_agent.scheduler.latency import Latency, Pace, Speed
 from elastic_agent.scheduler.prefill import First
+from elastic_agent.values import put, real
 
 SAFETY = 0.01
 """Seconds kept free at the end of everything: timers and cancelled streams take a moment."""
@@ -75,6 +76,11 @@ class Timing:
     slowdown: float = 10.0
     share: float = 1 / 3
     headroom: float = 1.25
+
+    def __post_init__(self) -> None:
+        put(self, "slowdown", real("slowdown", self.slowdown, least=1.0, most=1000.0))
+        put(self, "share", real("share", self.share, above=True, most=1.0))
+        put(self, "headroom", real("headroom", self.headroom, least=1.0, most=1000.0))
 
     def tail(self, speed: Speed | None, final: int, prompt: int) -> float:
         """Seconds to keep at a task's end for a final answer of so many tokens to a prompt of so many."""

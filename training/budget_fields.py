@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
 from elastic_agent.training.budgets import Budgets, Granted, Mixture, Schedule, Spread, Wording, mixture
-from elastic_agent.training.fields import Count, OneOrSeveral, Section, Share, no_bool
+from elastic_agent.training.fields import Count, Natural, OneOrSeveral, Section, Share
+from elastic_agent.values import field, integer
 
 
 def _tokens(value: object) -> object:
     """YAML has null for no limit; people also write none."""
-    return None if isinstance(value, str) and value.strip().lower() in ("none", "inf") else no_bool(value)
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "inf") else value
 
 
-Thinking = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_tokens)]
+Thinking = Annotated[Annotated[int, field(integer)] | None, BeforeValidator(_tokens)]
 
 
 class Stage(Section):
@@ -43,9 +44,9 @@ class BudgetsConfig(Section):
     twice is twice as frequent. A single number may stand without brackets."""
     solution: Count | None = None
     """s*, in tokens, for every sample: needed by mixture, uniform and log-uniform. It need not be t*."""
-    low: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] | None = None
+    low: Natural | None = None
     """uniform, log-uniform: the smallest t*."""
-    high: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] | None = None
+    high: Natural | None = None
     """uniform, log-uniform: the largest t*."""
     unlimited: Share = 0.0
     """uniform, log-uniform, grants: share of the groups whose thinking is not limited."""

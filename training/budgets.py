@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
+from elastic_agent.values import integer
 
 Wording = Literal["l1-exact", "l1-max"]
 STATED: dict[Wording, str] = {"l1-exact": "Think for {t} tokens.", "l1-max": "Think for maximum {t} tokens."}
@@ -215,13 +216,16 @@ def check_context(
 
 
 def parse_mixture(text: str) -> tuple[int | None, ...]:
-    """Read thinking budgets: "24,48,96,none"."""
-    try:
-        return tuple(
-            None if part.strip().lower() in ("none", "inf", "null") else int(part) for part in text.split(",")
-        )
-    except ValueError:
-        raise ValueError(f"expected thinking budgets like 24,48,none, not {text!r}") from None
+    """Read thinking budgets: "24,48,96,none".
+
+    Raises:
+        InvalidValueError: an entry is neither a number of tokens nor none.
+    """
+    unlimited = ("none", "inf", "null")
+    return tuple(
+        None if part.strip().lower() in unlimited else integer("a thinking budget", part)
+        for part in text.split(",")
+    )
 
 
 def mixture(thinking: Sequence[int | None], solution: int) -> Mixture:

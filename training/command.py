@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from elastic_agent.arguments import COUNT, Parser
 from elastic_agent.training.budgets import parse_mixture
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.configure import build, override, presets, read_layers
 from elastic_agent.training.fields import ConfigError
+from elastic_agent.values import argument, integer, real
 
 DEFAULT = "e1-tiny"
 
@@ -32,9 +34,7 @@ def configure(args: argparse.Namespace) -> TrainConfig:
 
 def parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
     """The command line."""
-    out = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    out = Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument(
         "--config",
         default=DEFAULT,
@@ -43,18 +43,23 @@ def parser(description: str | None, prog: str | None = None) -> argparse.Argumen
     )
     out.add_argument("--base", metavar="MODEL", help="embedded model, model folder or hub id to start from")
     out.add_argument("--output", metavar="DIR", help="folder for the model, its log and checkpoints")
-    out.add_argument("--seed", type=int, metavar="N", help="of problems, budgets and samples")
     out.add_argument(
-        "--steps", type=int, metavar="N", help="batches of rollouts; about 20 s each for e1-tiny"
+        "--seed",
+        type=argument(integer, most=2**31 - 1, of=""),
+        metavar="N",
+        help="of problems, budgets and samples",
+    )
+    out.add_argument(
+        "--steps", type=COUNT, metavar="N", help="batches of rollouts; about 20 s each for e1-tiny"
     )
     out.add_argument(
         "--thinking",
-        type=parse_mixture,
+        type=argument(lambda _, text: parse_mixture(text)),
         metavar="T,T,...",
         help="thinking budgets that groups are dealt; none is unlimited",
     )
-    out.add_argument("--learning-rate", type=float, metavar="X", help="after warm-up")
-    out.add_argument("--threads", type=int, metavar="N", help="torch threads on a CPU")
+    out.add_argument("--learning-rate", type=argument(real, most=1000.0), metavar="X", help="after warm-up")
+    out.add_argument("--threads", type=COUNT, metavar="N", help="torch threads on a CPU")
     out.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", help="any other field; may be repeated"
     )

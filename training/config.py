@@ -9,15 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from elastic_agent.backends.base import MOST_TEMPERATURE
 from elastic_agent.training.agents.fields import AgentConfig
 from elastic_agent.training.budget_fields import BudgetsConfig
 from elastic_agent.training.data_fields import DataConfig
-from elastic_agent.training.fields import Count, OneOrSeveral, Section, no_bool
+from elastic_agent.training.fields import Count, Natural, OneOrSeveral, Positive, Seconds, Section
 from elastic_agent.training.rewards.shape import RewardConfig
+from elastic_agent.values import field, integer, real
 
-Positive = Annotated[float, BeforeValidator(no_bool), Field(ge=0)]
 DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
 Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]
 
@@ -37,11 +38,11 @@ class ServerConfig(Section):
     the output."""
     concurrency: Count = 64
     """Samples in flight at one server."""
-    connect_timeout: Annotated[float, BeforeValidator(no_bool), Field(gt=0)] = 10.0
+    connect_timeout: Seconds = 10.0
     """Seconds to reach a server."""
-    idle_timeout: Annotated[float, BeforeValidator(no_bool), Field(gt=0)] = 300.0
+    idle_timeout: Seconds = 300.0
     """Seconds without a token after which a sample counts as lost, waiting in the server's queue included."""
-    retries: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] = 8
+    retries: Natural = 8
     """Tries in a row that may bring no sample at all before the run stops, with a checkpoint."""
     backoff: Positive = 1.0
     """Seconds before the first retry; doubled each time, up to 60. 8 retries from 1 s on wait 3 minutes."""
@@ -52,13 +53,13 @@ class RolloutConfig(Section):
 
     prompts: Count = 16
     """Problems a batch, over all devices."""
-    group: Annotated[int, BeforeValidator(no_bool), Field(ge=2)] = 12
+    group: Annotated[int, field(integer, least=2, of="")] = 12
     """Samples a problem; all of one group share one budget."""
     context: Count = 512
     """Most tokens of a sample, prompt included: the bound of unlimited thinking."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, field(real, above=True, most=MOST_TEMPERATURE)] = 1.0
     """Sampling temperature; the loss divides by it too, so what is sampled is what is trained."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_p: Annotated[float, field(real, above=True, most=1.0)] = 1.0
     """Nucleus sampling; below 1 the sampled distribution is no longer quite the trained one."""
     engine: str = "transformers"
     """What decodes: "transformers", in this process, with the weights in training; or "vllm-server": vLLM
@@ -76,7 +77,7 @@ class LearningConfig(Section):
     """Learning rate of AdamW, after warm-up."""
     schedule: str = "linear"
     """The rate after warm-up, by transformers' name: "linear" falls to zero, "constant" stays."""
-    warmup_steps: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] = 5
+    warmup_steps: Natural = 5
     """Updates in which the rate rises."""
     minibatches: Count = 1
     """Parts of a batch, one update each. From two on the policy moves within a batch: the ratio to the
@@ -103,7 +104,7 @@ class DenseConfig(Section):
     """Reward every thinking at several cuts (AnytimeReasoner, arXiv 2505.13438). A sample thinks once, is
     closed and answered at each cut, and a thinking token is credited with the answers at or after it."""
 
-    cuts: Annotated[int, BeforeValidator(no_bool), Field(ge=2)] = 4
+    cuts: Annotated[int, field(integer, least=2, of="")] = 4
     """Cuts of one thinking: one from each of so many equal slices of `budgets`, the same for a whole group.
     As many as a mixture has parts: its t*, every time."""
     solutions: Count = 1
@@ -125,7 +126,7 @@ class LoraConfig(Section):
     """Rank of the adapters."""
     alpha: Count = 32
     """Scale: alpha / rank multiplies what the adapters add."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, field(real, most=0.99)] = 0.0
     """Dropout in front of the adapters. It makes the ratio differ from 1 by itself: better left at 0."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the modules that get an adapter."""
@@ -175,7 +176,7 @@ class TrainConfig(Section):
     """Embedded model (e1-tiny-base), model folder or hub id to start from."""
     output: Path
     """Folder for the model, its log and the checkpoints."""
-    seed: Annotated[int, BeforeValidator(no_bool), Field(ge=0)] = 0
+    seed: Annotated[int, field(integer, of="")] = 0
     """Seeds the problems, the budgets and the sampling."""
     steps: Count
     """Batches of rollouts, each followed by learning.minibatches x learning.iterations updates."""

@@ -17,9 +17,10 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from elastic_agent.errors import did_you_mean
+from elastic_agent.errors import InvalidValueError, did_you_mean
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.fields import ConfigError
+from elastic_agent.values import shown
 
 PRESETS = Path(__file__).parent / "presets"
 Tree = dict[str, Any]
@@ -161,8 +162,11 @@ def _fault(fault: Any) -> str:
         return f"{path} is missing: set it in the config, or with --set {path}=..."
     text = str(fault["msg"]).removeprefix("Value error, ")
     given = fault.get("input")
-    shown = "" if isinstance(given, Mapping | BaseModel) else f", not {given!r}"
-    return f"{path}: {text[:1].lower() + text[1:]}{shown}"
+    if isinstance(fault.get("ctx", {}).get("error"), InvalidValueError):
+        named = next((str(part) for part in reversed(where) if not isinstance(part, int)), "")
+        return f"{path}: {text.removeprefix(named).strip()}"  # with the value in the text
+    value = "" if isinstance(given, Mapping | BaseModel) else f", not {shown(given)}"
+    return f"{path}: {text[:1].lower() + text[1:]}{value}"
 
 
 def _is_branch(part: Any) -> bool:

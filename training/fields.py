@@ -5,19 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from elastic_agent.errors import ElasticError
+from elastic_agent.values import MOST_SECONDS, field, integer, real
 
 
 class ConfigError(ElasticError, ValueError):
     """A training config that can't be used; says which field, and what to do."""
-
-
-def no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
 
 
 def several(value: Any) -> Any:
@@ -26,8 +21,12 @@ def several(value: Any) -> Any:
 
 OneOrSeveral = BeforeValidator(several)
 """Annotates a tuple: a single value may stand without brackets."""
-Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
-Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
+Count = Annotated[int, field(integer, least=1, of="")]
+Natural = Annotated[int, field(integer, of="")]
+Positive = Annotated[float, field(real)]
+"""0 or more."""
+Seconds = Annotated[float, field(real, above=True, most=MOST_SECONDS, of="seconds")]
+Share = Annotated[float, field(real, most=1.0)]
 
 
 def imported(name: str, field: str) -> Any:

@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from elastic_agent.arguments import COUNT, SEED
 from elastic_agent.training.model import new_model, save_model
 from elastic_agent.training.stock_problems import DIFFICULTIES, make_problem
 from elastic_agent.training.tokenizer import CLOSE, END, PAD, START, THINK, vocabulary
@@ -212,12 +213,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the model")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the data (default: 0)")
+    parser.add_argument("--seed", type=SEED, default=0, help="of the weights and the data (default: 0)")
     parser.add_argument(
-        "--steps", type=int, default=1500, help="optimizer steps (default: 1500, about 35 minutes on a core)"
+        "--steps",
+        type=COUNT,
+        default=1500,
+        help="optimizer steps (default: 1500, about 35 minutes on a core)",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --output")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: 1)")
+    parser.add_argument("--threads", type=COUNT, default=1, help="torch threads (default: 1)")
     args = parser.parse_args()
     import torch
 

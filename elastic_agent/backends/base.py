@@ -15,19 +15,36 @@ from typing import Any, Literal, NamedTuple, Protocol
 from elastic_agent.delivery import Delivery
 from elastic_agent.errors import BackendError
 from elastic_agent.markers import Markers
+from elastic_agent.values import integer, put, real
 
 Finish = Literal["stop", "length"]
 
 
+MOST_TEMPERATURE = 100.0
+MOST_SEED = 2**62
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn. Temperature 0 is greedy. The paper uses T=0.6, top_p=0.95."""
+    """How the next token is drawn. Temperature 0 is greedy. The paper uses T=0.6, top_p=0.95.
+
+    Raises:
+        InvalidValueError: a negative temperature, a `top_p` outside of (0, 1], a `top_k` below -1 (0 and -1:
+            all tokens), or a seed of more than 62 bits.
+    """
 
     temperature: float = 0.6
     top_p: float = 0.95
     top_k: int = 0
     seed: int | None = None
     logprobs: bool = False
+
+    def __post_init__(self) -> None:
+        put(self, "temperature", real("temperature", self.temperature, most=MOST_TEMPERATURE))
+        put(self, "top_p", real("top_p", self.top_p, above=True, most=1.0))
+        put(self, "top_k", integer("top_k", self.top_k, least=-1))
+        if self.seed is not None:
+            put(self, "seed", integer("seed", self.seed, least=-MOST_SEED, most=MOST_SEED, of=""))
 
 
 NO_LIMITS = "the engine holds no limits itself"

@@ -113,7 +113,7 @@ def upstream(text: str) -> Upstream:
         if not secret:
             raise ValueError(f"--upstream {name}: the environment has no {said['key-env']}")
         checked_key(secret, f"the environment's {said['key-env']}")
-    price = Price(*said["price"].split(":")) if "price" in said else None
+    price = Price.parse(said["price"]) if "price" in said else None
     return served(name, url, said.get("served-as"), secret, said.get("tokenizer"), price)
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from elastic_agent.budget import Caps
 from elastic_agent.errors import InvalidCapsError, InvalidValueError
 from elastic_agent.integrations.gateway.errors import GatewayError, bad
-from elastic_agent.values import shown, whole
+from elastic_agent.values import integer, shown
 
 MOST = 2**31 - 1
 _MOST_HEADER = 200
@@ -258,7 +258,7 @@ def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | No
     if text is None:
         return None
     try:
-        return whole(name, text, least=least)
+        return integer(name, text, least=least)
     except InvalidValueError as error:
         raise bad(name, str(error)) from None
 

@@ -25,7 +25,7 @@ from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -51,9 +51,11 @@ from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.scheduler import Price, Task, current_task
 from elastic_agent.scheduler.context import counted_call as _inside
 from elastic_agent.scheduler.context import outside
+from elastic_agent.scheduler.cost import check_price
 from elastic_agent.scheduler.foreign import ForeignCall, ForeignModel
 from elastic_agent.scheduler.request import OnExhausted
 from elastic_agent.usage import Usage
+from elastic_agent.values import integer, one_of
 
 M = TypeVar("M", bound=BaseChatModel)
 T = TypeVar("T")
@@ -111,10 +113,13 @@ def guard(
     if isinstance(given, ElasticFields) or not isinstance(given, BaseChatModel):
         raise TypeError(f"guard is for other providers' chat models; a {type(model).__name__} is none")
     own = next((n for name in _OUTPUT if isinstance(n := getattr(model, name, None), int)), None)
-    most = max_tokens or own or 4096
+    check_price(price)
+    if on_exhausted is not None:
+        one_of("on_exhausted", on_exhausted, get_args(OnExhausted))
+    most = (own or 4096) if max_tokens is None else integer("max_tokens", max_tokens, least=1)
     half = most // 2 if thinks(model) or controls is not None else 0
-    thinking = half if thinking_budget is None else thinking_budget
-    if not 0 <= thinking < most:
+    thinking = half if thinking_budget is None else integer("thinking_budget", thinking_budget)
+    if thinking >= most:
         raise ValueError(f"thinking_budget={thinking} leaves nothing of max_tokens={most} for the answer")
     foreign = ForeignModel(model_name(model))
     terms = Guard(
@@ -144,7 +149,8 @@ class _Guarded:
         self.kwargs = {name: value for name, value in kwargs.items() if name not in _OURS}
         if (self.kwargs.get("n") or getattr(model, "n", None) or 1) != 1:
             raise ValueError("guard holds for one answer a call: leave out n=")
-        asked = [self.kwargs.pop(name) for name in _OUTPUT if self.kwargs.get(name)]
+        given = [(name, self.kwargs.pop(name)) for name in _OUTPUT if name in self.kwargs]
+        asked = [integer(name, most, least=1) for name, most in given if most is not None]
         most = min([*asked, self.terms.max_tokens]) if asked else self.terms.max_tokens
         thinking = min(self.terms.thinking, most - 1)
         self.wish = Budget(thinking, most - thinking)

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from elastic_agent.backends.base import Backend, Sampling
+from elastic_agent.backends.base import MOST_SEED, Backend, Sampling
 from elastic_agent.backends.load import load_backend
 from elastic_agent.early_exit import EarlyExit, plain
 from elastic_agent.integrations.langchain._options import (
@@ -35,7 +35,8 @@ from elastic_agent.integrations.langchain._run import Terms
 from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.integrations.wire.guided import solution_fields
 from elastic_agent.scheduler.cost import Price
-from elastic_agent.scheduler.request import OnExhausted
+from elastic_agent.scheduler.request import MOST_PRIORITY, OnExhausted
+from elastic_agent.values import MOST_SECONDS, field, integer, real
 
 _SAMPLING = Sampling()
 
@@ -68,28 +69,28 @@ class ElasticFields(Serializable):
     """Where the served model's tokenizer is (a folder or hub id), when that is not `model`."""
     backend_options: dict[str, Any] = Field(default_factory=dict)
     """More for the backend: `{"device": "cuda"}` in process, `{"idle_timeout": 60}` of a server."""
-    thinking_budget: int | None = None
+    thinking_budget: Annotated[int, field(integer)] | None = None
     """Most thinking tokens of a call. None leaves it to the task that the call is in, or, without a task, to
     the model's context. Under a task it is an upper bound: the task may grant less."""
-    solution_budget: int = 512
+    solution_budget: Annotated[int, field(integer, least=1)] = 512
     """Most solution tokens of a call."""
-    max_tokens: int | None = None
+    max_tokens: Annotated[int, field(integer, least=1)] | None = None
     """Most tokens of a whole answer, close included. The solution keeps its part; thinking gives way."""
-    temperature: float = _SAMPLING.temperature
+    temperature: Annotated[float, field(real)] = _SAMPLING.temperature
     """0 is greedy. The paper's value by default."""
-    top_p: float = _SAMPLING.top_p
+    top_p: Annotated[float, field(real)] = _SAMPLING.top_p
     """Nucleus sampling, in (0, 1]."""
-    top_k: int = _SAMPLING.top_k
+    top_k: Annotated[int, field(integer, least=-1)] = _SAMPLING.top_k
     """Sample from this many tokens only; 0 is all."""
-    seed: int | None = None
+    seed: Annotated[int, field(integer, least=-MOST_SEED, most=MOST_SEED, of="")] | None = None
     """Seed of the sampling, where the backend can be seeded."""
     kind: str = "call"
     """What kind of call this is; a task learns one success curve per kind."""
     final: bool = False
     """The call gives its task's answer: it may use what the task keeps for that."""
-    weight: float = 1.0
+    weight: Annotated[float, field(real)] = 1.0
     """Worth of the call relative to the other calls of its task."""
-    priority: int = 0
+    priority: Annotated[int, field(integer, least=-MOST_PRIORITY, most=MOST_PRIORITY, of="")] = 0
     """Lower goes first where the engine can choose."""
     on_exhausted: OnExhausted | None = None
     """What to do when the task's caps can't hold the call; None is the task's own way."""
@@ -97,15 +98,15 @@ class ElasticFields(Serializable):
     """What the task's log and report call it."""
     early_exit: Annotated[InstanceOf[EarlyExit] | None, BeforeValidator(_as_exit)] = None
     """End thinking when its answer no longer changes (`elastic_agent.early_exit`); None: don't."""
-    n: int = 1
+    n: Annotated[int, field(integer, least=1)] = 1
     """How many answers to give (`generate`; `invoke` shows the first); each is a call with its own hold."""
     stop: list[str] | None = None
     """Strings that end the solution. They are not looked for in the thinking."""
     price: Annotated[InstanceOf[Price] | None, BeforeValidator(_as_price)] = None
     """What the model costs; by default what the price list says."""
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: Annotated[float, field(real, above=True, most=MOST_SECONDS, of="seconds")] | None = None
     """Seconds after which a call fails. For "answer within ..." use `task_budget(seconds=...)`."""
-    max_retries: int = Field(default=0, ge=0)
+    max_retries: Annotated[int, field(integer, most=1000, of="retries")] = 0
     """How often a call is tried again when the server broke it off before its first token."""
     backend: SkipValidation[Backend | None] = Field(default=None, exclude=True, repr=False)
     """A backend of your own, such as `ScriptedBackend` in tests; not serialised."""

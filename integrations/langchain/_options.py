@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from langchain_core.language_models.base import LangSmithParams
 
@@ -16,7 +16,8 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.early_exit import EarlyExit
 from elastic_agent.errors import InvalidBudgetError
-from elastic_agent.scheduler.request import OnExhausted
+from elastic_agent.scheduler.request import OnExhausted, check_terms
+from elastic_agent.values import integer, put
 
 PER_CALL = frozenset(
     {
@@ -48,6 +49,8 @@ CHAT = frozenset({"tools", "tool_choice", "strict", "parallel_tool_calls", "resp
 IGNORED = frozenset({"stream", "ls_structured_output_format"})
 """LangChain's own; nothing to obey in them."""
 
+MOST_ANSWERS = 128
+"""The largest `n`."""
 ANSWER_NOW = "The budget is used up. Answer now, with what you know, without tools."
 """Ends the prompt of a call with tools that `on_exhausted="answer"` turns into the final answer."""
 
@@ -77,7 +80,7 @@ class CallOptions:
 
     Raises:
         InvalidBudgetError: a limit that no call can obey.
-        ValueError: sampling that makes no sense.
+        InvalidValueError: another option of the wrong type or out of range.
     """
 
     model: str
@@ -99,18 +102,15 @@ class CallOptions:
     whole: bool = False
 
     def __post_init__(self) -> None:
-        Budget(thinking=self.thinking, solution=self.solution)
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise InvalidBudgetError(f"max_tokens must be at least 1, got {self.max_tokens}")
-        if self.sampling.temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, got {self.sampling.temperature}")
-        if not 0 < self.sampling.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.sampling.top_p}")
-        if self.n < 1:
-            raise ValueError(f"n must be at least 1, got {self.n}")
-        if self.on_exhausted not in (None, *get_args(OnExhausted)):
-            ways = ", ".join(get_args(OnExhausted))
-            raise ValueError(f"on_exhausted must be one of {ways}, not {self.on_exhausted!r}")
+        asked = Budget(thinking=self.thinking, solution=self.solution)
+        put(self, "thinking", asked.thinking)
+        put(self, "solution", asked.solution)
+        if self.max_tokens is not None:
+            put(self, "max_tokens", integer("max_tokens", self.max_tokens, least=1, error=InvalidBudgetError))
+        put(self, "n", integer("n", self.n, least=1, most=MOST_ANSWERS, of="answers"))
+        weight, priority = check_terms(self.weight, self.priority, self.on_exhausted)
+        put(self, "weight", weight)
+        put(self, "priority", priority)
 
     def budget(self, close: int) -> Budget:
         """The Budget asked for.

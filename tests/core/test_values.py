@@ -12,7 +12,7 @@ import pytest
 
 from elastic_agent.budget import Caps, to_nanodollars
 from elastic_agent.errors import InvalidCapsError, InvalidValueError
-from elastic_agent.values import MOST_CALL_TOKENS, money, real, shown, whole
+from elastic_agent.values import MOST_CALL_TOKENS, integer, money, real, shown
 
 NO_NUMBER = [
     None,
@@ -47,7 +47,7 @@ NO_NUMBER = [
 """What no check takes."""
 
 
-@pytest.mark.parametrize("check", [whole, real, money])
+@pytest.mark.parametrize("check", [integer, real, money])
 @pytest.mark.parametrize("value", NO_NUMBER, ids=lambda value: shown(value)[:30])
 def test_what_is_no_number_is_refused(check: Callable[[str, object], object], value: object) -> None:
     """The message names the argument, what is allowed, and the value, in at most 300 characters."""
@@ -60,12 +60,12 @@ def test_what_is_no_number_is_refused(check: Callable[[str, object], object], va
 def test_a_whole_number_is_an_int(value: object) -> None:
     """A float stays a float: who writes 3.0 tokens may mean something else."""
     with pytest.raises(InvalidValueError):
-        whole("limit", value)
+        integer("limit", value)
 
 
 def test_numbers_and_their_text() -> None:
     """Ints, floats, numpy's and text."""
-    assert whole("n", 7) == whole("n", "7") == whole("n", " 7 ") == whole("n", np.int64(7)) == 7
+    assert integer("n", 7) == integer("n", "7") == integer("n", " 7 ") == integer("n", np.int64(7)) == 7
     assert real("x", 2) == real("x", "2") == real("x", np.float32(2)) == real("x", Fraction(2)) == 2.0
     assert money("usd", 0.1) == money("usd", "0.1") == money("usd", Decimal("0.1")) == Decimal("0.1")
 
@@ -82,10 +82,10 @@ def test_numbers_and_their_text() -> None:
 def test_a_whole_number_out_of_range(value: object, says: str) -> None:
     """The message names the bound. Zero is in range unless `least` says otherwise."""
     with pytest.raises(InvalidValueError, match=says):
-        whole("limit", value)
-    assert whole("limit", 0) == 0
+        integer("limit", value)
+    assert integer("limit", 0) == 0
     with pytest.raises(InvalidValueError):
-        whole("limit", 0, least=1)
+        integer("limit", 0, least=1)
 
 
 @pytest.mark.parametrize(

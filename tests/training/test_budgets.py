@@ -117,7 +117,7 @@ def test_impossible_budgets_are_refused() -> None:
 
 def test_mixtures_are_read_from_the_command_line() -> None:
     assert parse_mixture("24, 48,none") == (24, 48, None)
-    with pytest.raises(ValueError, match="expected thinking budgets like"):
+    with pytest.raises(ValueError, match="a thinking budget must be a whole number of tokens"):
         parse_mixture("24;48")
 
 
@@ -149,9 +149,9 @@ def test_grants_are_read_as_the_scheduler_wrote_them(tmp_path: Path) -> None:
         ("[1]\n", "x.jsonl, line 1 is not an event"),
         (grant(1, 2) + '{"event": "grant", "granted": null}\n', "line 2: a grant without its budget"),
         ('{"event": "grant", "granted": {"thinking": 3}}\n', "line 1: a grant without its budget"),
-        (grant(-1, 2), "line 1: thinking must be 0 or more"),
+        (grant(-1, 2), "line 1: thinking must be at least 0"),
         (grant(1, 0), "line 1: solution must be at least 1"),
-        (grant("4", 2), "line 1: thinking must be a whole number"),
+        (grant("4.5", 2), "line 1: thinking must be a whole number"),
     ],
 )
 def test_a_bad_log_is_named_with_its_line(text: str, said: str, tmp_path: Path) -> None:

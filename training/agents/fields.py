@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
-from elastic_agent.training.fields import Count, Section, no_bool, several
-
-Seconds = Annotated[float, BeforeValidator(no_bool), Field(gt=0)]
+from elastic_agent.training.fields import Count, Seconds, Section, several
 
 
 class AgentConfig(Section):

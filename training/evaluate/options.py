@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from elastic_agent.arguments import COUNT, SEED, SOLUTION, TEMPERATURE, TOKENS, TOP_P, Parser
 from elastic_agent.credentials import add_key_options
 from elastic_agent.training.evaluate.strategies import STRATEGIES
 
@@ -27,23 +28,15 @@ CURVE_BUDGETS: tuple[int | None, ...] = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192,
 
 
 def _budgets(text: str) -> tuple[int | None, ...]:
-    try:
-        return tuple(None if part.strip() == "none" else int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected numbers of tokens or none, like 0,32,none: {text!r}"
-        ) from None
+    return tuple(None if part.strip() == "none" else TOKENS(part) for part in text.split(","))
 
 
 def _limits(text: str) -> tuple[int, ...]:
-    found = _budgets(text)
-    if None in found:
-        raise argparse.ArgumentTypeError("a solution always has a limit")
-    return tuple(s for s in found if s is not None)
+    return tuple(SOLUTION(part) for part in text.split(","))
 
 
 def make_parser(installed: bool) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="elastic-agent eval" if installed else None,
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -59,13 +52,13 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     thinking = f"values of t; none is unconstrained (default: {shown})"
     add("--thinking", type=_budgets, default=CURVE_BUDGETS, metavar="T,T,...", help=thinking)
     add("--solution", type=_limits, default=(96,), metavar="S,...", help="values of s (default: 96)")
-    add("--samples", type=int, default=1, metavar="K", help="samples a problem: avg@K (default: 1)")
+    add("--samples", type=COUNT, default=1, metavar="K", help="samples a problem: avg@K (default: 1)")
     data = "stock problems, a set by name (math500, aime24, livecodebench, ...) or a file of your own"
     add("--data", default="stock", metavar="NAME|FILE", help=f"{data} (default: stock)")
     add("--path", type=Path, metavar="FILE", help="a copy of the set, file or folder, instead of the hub")
     add("--split", metavar="NAME", help="of the problems (default: dev, or the set's usual one)")
     many = "problems; with --curves, of each kind (default: 504 stock problems, or all of a set)"
-    add("--problems", type=int, metavar="N", help=many)
+    add("--problems", type=COUNT, metavar="N", help=many)
     words = "behind each question of a set (default: to box the answer, or to give code in one block)"
     add("--instruction", metavar="TEXT", help=words)
     grader = "function(problem, solution, finished) instead of math-verify or the tests"
@@ -76,18 +69,22 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     add("--curves", type=Path, metavar="FILE", help="also write success curves by kind, for the scheduler")
     page = "also write a page that shows the first two models' reasoning, cut and uncut"
     add("--inspect", type=Path, metavar="FILE", help=page)
-    add("--inspect-at", type=int, metavar="T", help="its cut (default: the middle one of --thinking)")
+    add("--inspect-at", type=TOKENS, metavar="T", help="its cut (default: the middle one of --thinking)")
     add("--base-url", metavar="URL", help="a vLLM server, like http://localhost:8000/v1")
     add_key_options(parser)
     add("--tokenizer", metavar="NAME", help="tokenizer of a served model, when its name is no hub id")
     add(
-        "--concurrency", type=int, default=64, metavar="N", help="samples under way on a server (default: 64)"
+        "--concurrency",
+        type=COUNT,
+        default=64,
+        metavar="N",
+        help="samples under way on a server (default: 64)",
     )
-    add("--rows", type=int, default=256, metavar="N", help="samples in a batch in process (default: 256)")
-    add("--threads", type=int, default=1, metavar="N", help="torch threads in process (default: 1)")
-    add("--temperature", type=float, default=0.6, metavar="X", help="(default: 0.6, as in the paper)")
-    add("--top-p", type=float, default=0.95, metavar="X", help="(default: 0.95, as in the paper)")
-    add("--seed", type=int, default=0, metavar="N", help="of the sampling (default: 0)")
+    add("--rows", type=COUNT, default=256, metavar="N", help="samples in a batch in process (default: 256)")
+    add("--threads", type=COUNT, default=1, metavar="N", help="torch threads in process (default: 1)")
+    add("--temperature", type=TEMPERATURE, default=0.6, metavar="X", help="(default: 0.6, as in the paper)")
+    add("--top-p", type=TOP_P, default=0.95, metavar="X", help="(default: 0.95, as in the paper)")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the sampling (default: 0)")
     add("--json", action="store_true", help="all cells as one JSON object, the last line")
     return parser
 

@@ -97,7 +97,7 @@ async def test_a_cancelled_call_stops_the_model(llm: Make, backend: ScriptedBack
 
 async def test_bad_input_is_refused_before_anything_is_spent(llm: Make, backend: ScriptedBackend) -> None:
     """Constructor and call, misspelt and impossible; tools are for the chat model."""
-    with pytest.raises(ValidationError, match="thinking must be 0 or more"):
+    with pytest.raises(ValidationError, match="thinking_budget must be at least 0"):
         llm(thinking_budget=-1)
     with pytest.raises(ValidationError, match="Extra inputs"):
         llm(thinking=1)
