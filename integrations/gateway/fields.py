@@ -1,21 +1,22 @@
 """What clients send, as pydantic models: the checks, and the OpenAPI description made from them.
 
-OpenAI's clients send many fields. Those that we know are checked. Those that would change the answer and that
-nothing here can obey are refused, unless they ask for nothing (`REFUSED`). All others are ignored, except a
-name that looks like one of ours: a misspelt budget must not be ignored.
+OpenAI's clients send many fields. Those that we know are checked. Those that would change the answer and
+that nothing here can obey are refused, unless they ask for nothing (`REFUSED`). A limit under another
+server's name is read as ours, and a name that looks like a limit is refused (`aliases`). All others are
+ignored.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import InvalidCapsError, InvalidValueError
+from elastic_agent.integrations.gateway.aliases import check_unknown, translate
 from elastic_agent.integrations.gateway.errors import GatewayError, bad
 from elastic_agent.values import integer, shown
 
@@ -39,17 +40,33 @@ EFFORTS: Mapping[str, float | None] = {
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (),
     "audio": (),
+    "bad_words": ([],),
     "best_of": (1,),
     "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": (),
     "functions": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "ignore_eos": (False,),
     "logit_bias": ({},),
+    "logits_processors": ([],),
+    "min_p": (0,),
+    "min_tokens": (0,),
     "modalities": (["text"],),
     "presence_penalty": (0,),
+    "prompt_logprobs": (0,),
+    "repetition_penalty": (1,),
+    "stop_token_ids": ([],),
+    "structured_outputs": ({},),
     "suffix": ("",),
     "top_logprobs": (0,),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
     "web_search_options": (),
 }
 """Fields that nothing here can obey, and the values with which they ask for nothing (null is one always)."""
@@ -197,7 +214,7 @@ def read(kind: type[B], raw: bytes) -> B:
         raise bad(None, f"the body is not JSON: {error}", "invalid_json") from None
     if not isinstance(value, dict):
         raise bad(None, "the body must be a JSON object", "invalid_json")
-    body = checked(kind, value)
+    body = checked(kind, translate(value, kind.model_fields))
     _check_others(kind, body.model_extra or {})
     return body
 
@@ -235,17 +252,11 @@ def _where(loc: tuple[int | str, ...]) -> str:
 
 
 def _check_others(kind: type[Body], extra: Mapping[str, Any]) -> None:
-    ours = ["thinking_budget", "solution_budget", "max_completion_tokens", "reasoning_effort"]
     for name, value in extra.items():
-        if name in kind.refused:
-            if value is not None and value not in kind.refused[name]:
-                raise bad(name, f"{name} can't be obeyed here: leave it out", "unsupported_value")
-        elif near := get_close_matches(name[:64], ours, 1, cutoff=0.8):
-            raise bad(name, f"{name[:64]}: did you mean {near[0]}?", "unknown_field")
-        elif "budget" in name:
-            raise bad(
-                name[:64], f"{name[:64]} is no field of this gateway; budgets are {', '.join(ours[:2])}"
-            )
+        if name not in kind.refused:
+            check_unknown(name)
+        elif value is not None and value not in kind.refused[name]:
+            raise bad(name, f"{name} can't be obeyed here: leave it out", "unsupported_value")
 
 
 def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | None:

@@ -32,6 +32,28 @@ def said(content: Any) -> dict[str, Any]:
         ({"messages": HELLO, "solution_budget": 0}, "solution_budget"),
         ({"messages": HELLO, "thinking_budgt": 5}, "thinking_budgt"),
         ({"messages": HELLO, "budget_tokens": 5}, "budget_tokens"),
+        ({"messages": HELLO, "maxtokens": 5}, "maxtokens"),
+        ({"messages": HELLO, "maxTokens": 5}, "maxTokens"),
+        ({"messages": HELLO, "max_output_tokens": 5}, "max_output_tokens"),
+        ({"messages": HELLO, "max_new_tokens": 5}, "max_new_tokens"),
+        ({"messages": HELLO, "max_length": 5}, "max_length"),
+        ({"messages": HELLO, "num_predict": 5}, "num_predict"),
+        ({"messages": HELLO, "thinkingBudget": 5}, "thinkingBudget"),
+        ({"messages": HELLO, "thinking_config": {"thinkingBudget": 5}}, "thinking_config"),
+        ({"messages": HELLO, "token_limit": 5}, "token_limit"),
+        ({"messages": HELLO, "reasoning_tokens": 5}, "reasoning_tokens"),
+        ({"messages": HELLO, "thinking": {"budget_tokens": 5}}, "thinking.type"),
+        ({"messages": HELLO, "thinking": {"type": "enabled", "budget": 5}}, "thinking"),
+        ({"messages": HELLO, "thinking": {"type": "enabled", "budget_tokens": -1}}, "thinking_budget"),
+        ({"messages": HELLO, "thinking": 5}, "thinking"),
+        ({"messages": HELLO, "thinking_token_budget": 5, "thinking_budget": 6}, "thinking_token_budget"),
+        ({"messages": HELLO, "reasoning": {"effort": "huge"}}, "reasoning_effort"),
+        (
+            {"messages": HELLO, "chat_template_kwargs": {"tools_in_user_message": True}},
+            "chat_template_kwargs",
+        ),
+        ({"messages": HELLO, "min_tokens": 5}, "min_tokens"),
+        ({"messages": HELLO, "ignore_eos": True}, "ignore_eos"),
         ({"messages": HELLO, "max_tokens": 2}, "max_tokens"),
         ({"messages": HELLO, "temperature": 9}, "temperature"),
         ({"messages": HELLO, "top_p": 0}, "top_p"),
@@ -95,6 +117,32 @@ async def test_names_that_stand_for_nothing(start: Start) -> None:
         many = {"user": "me", "store": False, "metadata": {}, "parallel_tool_calls": True, "verbosity": "low"}
         status, _, _ = await served.post("/chat/completions", {"messages": HELLO, **many, "logit_bias": {}})
         assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "thinking"),
+    [
+        ({"thinking_token_budget": 2}, 2),
+        ({"thinking_budget_tokens": 2}, 2),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2}}, 2),
+        ({"thinking": {"type": "disabled"}}, 0),
+        ({"reasoning": {"max_tokens": 2}}, 2),
+        ({"reasoning": {"enabled": False}}, 0),
+        ({"reasoning": {"effort": "none"}}, 0),
+        ({"think": False}, 0),
+        ({"enable_thinking": False}, 0),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, 0),
+        ({"chat_template_kwargs": {"thinking_budget": 2}}, 2),
+    ],
+)
+async def test_other_servers_words_for_a_limit_are_obeyed(
+    start: Start, words: dict[str, Any], thinking: int
+) -> None:
+    """A limit that a request names is the limit that its call gets."""
+    async with start() as served:
+        status, answered, body = await served.post("/chat/completions", {"messages": HELLO, **words})
+        assert status == 200, body
+        assert answered["X-Elastic-Granted"].startswith(f"thinking={thinking},"), answered
 
 
 async def test_control_strings_are_text(start: Start) -> None:
