@@ -9,8 +9,10 @@
     ├── UncountablePromptError            a part of a prompt has no bound in tokens (an image, say)
     ├── UncountedModelError               a model inside a task that the task can't count
     ├── NoMarkersError                    the model has no end-of-thinking marker
+    ├── InvalidMarkersError (ValueError)  what was given as markers is none
     ├── UnknownPriceError                 a money cap, but no price for the model
     ├── ContextLengthError                the prompt does not fit
+    ├── ControlTokenError (ValueError)    a chat template makes a control token out of what was sent
     ├── UnsupportedError                  the model's engine can't do what the call asks
     ├── DataError (ValueError)            a data set that can't be read, trained on or graded
     ├── CapExceededError                  refused before a token was spent: what was needed, what is left
@@ -78,12 +80,20 @@ class NoMarkersError(ElasticError):
     """The model has no end-of-thinking marker, so its thinking can't be budgeted."""
 
 
+class InvalidMarkersError(ElasticError, ValueError):
+    """What was given as the markers of a model is no pair of markers."""
+
+
 class UnknownPriceError(ElasticError):
     """A money cap is set and nothing says what the model costs."""
 
 
 class ContextLengthError(ElasticError):
     """Prompt, close and solution do not fit into the model's context."""
+
+
+class ControlTokenError(ElasticError, ValueError):
+    """A chat template makes a control token of the model out of text that was sent. Nothing was spent."""
 
 
 class UnsupportedError(ElasticError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from elastic_agent.errors import NoMarkersError
+from elastic_agent.errors import InvalidMarkersError, NoMarkersError
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +141,13 @@ class Markers:
                 return Opening.CLOSED
             if opens and tuple(prompt_ids[max(0, end - len(opens)) : end]) == opens:
                 return Opening.PREFILLED
-            if (self.open_in_text or self.close_in_text) and (found := self._in_text(prompt_ids, end)):
+            if (self.open_in_text or self.close_in_text) and (found := self.in_text(prompt_ids, end)):
                 return found
             if prompt_ids[end - 1] in self.turn_ids or prompt_ids[end - 1] in self.eos_ids:
                 break
         return Opening.SELF
 
-    def _in_text(self, ids: Sequence[int], end: int) -> Opening | None:
+    def in_text(self, ids: Sequence[int], end: int) -> Opening | None:
         """The marker that ends in the last of these tokens, as the tokenizer itself spells it there.
 
         Text of a user is spelled otherwise (`elastic_agent.tokenizer`), and isn't taken for a marker.
@@ -156,26 +156,55 @@ class Markers:
             (self.close_text, self.close_in_text, Opening.CLOSED),
             (self.open_text, self.open_in_text, Opening.PREFILLED),
         ):
-            if not is_text:
+            covered = self._covered(ids, end, text.encode()) if is_text else None
+            if covered is None:
                 continue
-            marker, last, at = text.encode(), self.piece(ids[end - 1]), end - 1
-            if marker[-1] not in last:
-                continue
-            data = last
-            while at > 0 and len(data) < len(marker) - 1 + len(last):
-                at -= 1
-                data = self.piece(ids[at]) + data
-            begins = data.rfind(marker)
-            if begins < 0 or begins + len(marker) <= len(data) - len(last):
-                continue
-            while begins >= len(self.piece(ids[at])):
-                begins -= len(self.piece(ids[at]))
-                at += 1
-            own = b"".join(map(self.piece, ids[at:end]))
+            own = b"".join(map(self.piece, ids[covered[0] : end]))
             # Some tokenizers put a blank before a text by themselves
-            if tuple(ids[at:end]) in (self.spelled(own), self.spelled(own.lstrip(b" "))):
+            if tuple(ids[covered[0] : end]) in (self.spelled(own), self.spelled(own.lstrip(b" "))):
                 return found
         return None
+
+    def close_at(self, ids: Sequence[int], end: int) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
+        """The close that ends in token `end - 1`: its first token, and ids that spell what its tokens say of
+        the thinking before it and of the solution behind it. None if there is none."""
+        if not self.close_in_text:
+            begin = max(0, end - len(self.close_ids))
+            return (begin, (), ()) if tuple(ids[begin:end]) == self.close_ids else None
+        covered = self._covered(ids, end, self.close_text.encode())
+        return covered and (covered[0], self.spelled(covered[1]), self.spelled(covered[2]))
+
+    def start_of(self, ids: Sequence[int]) -> int | None:
+        """How many tokens at the beginning of an answer are the start marker; None if it begins otherwise."""
+        if not self.open_in_text:
+            return len(self.open_ids) if tuple(ids[: len(self.open_ids)]) == self.open_ids else None
+        begun, start = b"", self.open_text.encode()
+        for number, token in enumerate(ids, 1):
+            begun = (begun + self.piece(token)).lstrip()
+            if begun.startswith(start):
+                return number
+            if not start.startswith(begun):
+                break
+        return None
+
+    def _covered(self, ids: Sequence[int], end: int, marker: bytes) -> tuple[int, bytes, bytes] | None:
+        """A text whose last letter is in token `end - 1`: its first token, what stands before it in that one
+        and behind it in the last one."""
+        last, at = self.piece(ids[end - 1]), end - 1
+        if marker[-1] not in last:
+            return None
+        data = last
+        while at > 0 and len(data) < len(marker) - 1 + len(last):
+            at -= 1
+            data = self.piece(ids[at]) + data
+        begin = data.find(marker, max(0, len(data) - len(last) - len(marker) + 1))
+        if begin < 0:
+            return None
+        after = data[begin + len(marker) :]
+        while begin >= len(piece := self.piece(ids[at])):
+            begin -= len(piece)
+            at += 1
+        return at, piece[:begin], after
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token, as they stand behind other text; b"" where no tokenizer is known."""
@@ -227,7 +256,7 @@ def resolve_markers(
         whole = vocabulary.get(text)
         return (whole,) if whole is not None else tuple(encode(text)) if text else ()
 
-    def in_text(marker: tuple[int, ...]) -> bool:
+    def is_text(marker: tuple[int, ...]) -> bool:
         if not marker or piece is None or controls is None:
             return False
         return not (marker[0] in controls and marker[-1] in controls)
@@ -250,8 +279,8 @@ def resolve_markers(
         pair.open,
         pair.close,
         None if piece is None else Spelling(piece, encode),
-        in_text(opens),
-        in_text(close),
+        is_text(opens),
+        is_text(close),
     )
 
 
@@ -266,6 +295,32 @@ def _known(vocabulary: Mapping[str, int], template: str) -> MarkerText | None:
 
     written = [m for m in KNOWN_MARKERS if writes(m) and (there(m) or not m.tokens)]
     return next((m for m in (*written, *KNOWN_MARKERS) if m in written or there(m)), None)
+
+
+def marker_text(value: object) -> MarkerText | None:
+    """A pair of markers, however it is given: a `MarkerText`, the name of a known pair, (open, close), or a
+    mapping with `open` and `close`; None is None.
+
+    Raises:
+        InvalidMarkersError: it is none of them.
+    """
+    if value is None or isinstance(value, MarkerText):
+        return value
+    if isinstance(value, str) and (known := next((m for m in KNOWN_MARKERS if m.name == value), None)):
+        return known
+    pair = value
+    if isinstance(value, Mapping) and "close" in value and set(value) <= {"open", "close"}:
+        pair = (value.get("open") or "", value["close"])
+    if isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, str) for part in pair):
+        opens, close = pair
+        if close.strip() and opens != close:
+            known = next((m for m in KNOWN_MARKERS if (m.open, m.close) == (opens, close)), None)
+            return known or MarkerText(opens, close)
+    names = ", ".join(m.name for m in KNOWN_MARKERS)
+    raise InvalidMarkersError(
+        f"markers are what begins and ends thinking, as in open: <think>, close: </think> (open may be left "
+        f"out, close not, and they differ), or one of {names}; not {value!r}"
+    )
 
 
 def known_markers() -> str:

@@ -391,6 +391,16 @@ class TwoPhase:
         )
 
     @property
+    def said_before_close(self) -> tuple[int, ...]:
+        """Ids that spell what the close's tokens say of the thinking."""
+        return self._last
+
+    @property
+    def said_behind_close(self) -> tuple[int, ...]:
+        """Ids that spell what the close's tokens say of the solution."""
+        return self._after
+
+    @property
     def solution_shown(self) -> tuple[int, ...]:
         """Ids whose text is the solution: `solution_ids`, but for what a token of the close says of it."""
         return (*self._after, *self.solution_ids)

@@ -5,47 +5,73 @@ the model (`</think>`, `<|im_end|>`, every added token) are broken up inside mes
 template is rendered: a separator goes in after their first character, and the rendered prompt is encoded in
 pieces split at the separators. The text that the model reads is the same; no control token comes out of it.
 Half a control string at the end of a content is broken up as well, since a template may write another content
-behind it.
+behind it. Where a text could be completed to a control string in any other way
+(`elastic_agent.control_strings`), the control tokens of the prompt are counted against those of a
+conversation whose texts are neutral. Where they differ such texts are spelled letter by letter; where they
+still differ the prompt is refused.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
-from elastic_agent.errors import NoMarkersError, UnknownModelError
-from elastic_agent.markers import Markers, MarkerText, resolve_markers
+from elastic_agent.control_strings import ROLES, ControlStrings, mapped, texts
+from elastic_agent.errors import ControlTokenError, NoMarkersError, UnknownModelError, UnsupportedError
+from elastic_agent.markers import Markers, MarkerText, Opening, known_markers, resolve_markers
+from elastic_agent.model_files import end_ids, load_tokenizer, turn_ids
+from elastic_agent.token_bytes import TokenBytes
 
 _SEPARATORS = (
     "\ue0f0\ue0f1\ue0f2\ue0f3\ue0f4\ue0f5\ue0f6\ue0f7"  # private use; one that the prompt lacks is taken
 )
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The letters by which byte-level tokenizers write bytes (GPT-2's table)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = (b for b in range(256) if b not in plain)
-    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
-
-
-_BYTES = _byte_alphabet()
+_OURS = frozenset(
+    [
+        "conversation",
+        "messages",
+        "tools",
+        "documents",
+        "chat_template",
+        "tokenize",
+        "add_generation_prompt",
+        "continue_final_message",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+        "processor_kwargs",
+        "self",
+    ]
+)
+"""Arguments of `apply_chat_template` that are no option of a template."""
+_SAID = "zqxjzqxj"  # stands for an answer where a template's turns are looked at
+_TAG = re.compile(
+    r"[<\[\u25c1](?![/|])[^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]\u25b7]", re.IGNORECASE
+)
 
 
 class HFCodec:
     """A Hugging Face fast tokenizer as a `Codec`.
 
     Args:
-        tokenizer: a `PreTrainedTokenizerBase`.
+        tokenizer: a `PreTrainedTokenizerBase`; what its folder says of ends of text counts, too.
         model: the model's name, for messages.
         markers: the thinking markers, when they can't be found in the tokenizer.
-        template_options: further variables for the chat template (`enable_thinking=True`, say).
+        template_options: further variables for the chat template. A template that asks for `enable_thinking`
+            or `thinking` gets True unless they are given.
 
     Raises:
-        NoMarkersError: the model has no end-of-thinking marker.
+        NoMarkersError: the model has no end-of-thinking marker, or its template begins an answer with a start
+            marker that is another than the model's.
     """
 
     def __init__(
@@ -58,53 +84,87 @@ class HFCodec:
     ) -> None:
         self.tokenizer = tokenizer
         self.model = model
-        self._options = dict(template_options or {})
-        self._pieces: dict[int, bytes] = {}
+        self._options = {**_switches(self._template), **dict(template_options or {})}
+        begin, end = self._turn()
+        controls = tokenizer.added_tokens_decoder
         self.markers: Markers = resolve_markers(
             vocabulary=tokenizer.get_vocab(),
             encode=self._encode_piece,
             chat_template=self._template,
-            eos_ids=_eos_ids(tokenizer),
-            turn_ids=_turn_ids(tokenizer),
+            eos_ids={tokenizer.eos_token_id} - {None},
+            turn_ids=turn_ids(tokenizer) | self._first_control(begin),
             wanted=markers,
             model=model,
-            piece=self._piece,
-            controls=frozenset(tokenizer.added_tokens_decoder),
+            piece=TokenBytes(tokenizer, self._encode_piece),
+            controls=frozenset(controls),
         )
+        ends = end_ids(tokenizer) | self._first_control(end.lstrip(), at_once=True)
+        ends -= {*self.markers.open_ids, *self.markers.close_ids}  # gpt-oss ends each message alike
+        self.markers = replace(self.markers, eos_ids=self.markers.eos_ids | ends)
         if tokenizer.unk_token_id in {*self.markers.open_ids, *self.markers.close_ids}:
             raise NoMarkersError(f"{model} can't spell its thinking markers: they hold unknown tokens")
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._begin = begin
+        if markers is None:
+            self.check_opening()
+        special = {i for i, token in controls.items() if token.special}
         self._dropped = {*tokenizer.all_special_ids, *special, *self.markers.eos_ids, *self.markers.turn_ids}
-        if len(self.markers.close_ids) == 1:
+        if len(self.markers.close_ids) == 1 and not self.markers.close_in_text:
             self._dropped |= {*self.markers.open_ids, *self.markers.close_ids}
 
     def encode(self, text: str) -> list[int]:
         """Plain text as ids; control strings in it stay text."""
         separator = self._separator(text)
-        return self._encode_split(self._defuse(text, separator), separator)
+        return self._encode_split(self._defuse(separator, text), separator)
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """A conversation as prompt ids, generation prompt included.
 
+        Args:
+            messages: with role and content.
+            tools: as the template takes them.
+            options: variables of the template for this prompt, over the codec's own.
+
         Raises:
             UnknownModelError: the model has no chat template.
+            UnsupportedError: an option that is none of the template's.
+            ControlTokenError: the template makes a control token out of what was sent.
         """
         if self._template is None:
             raise UnknownModelError(
                 f"{self.model} has no chat template: pass prompt ids, or use a chat model"
             )
-        separator = self._separator("".join(_strings([messages, tools])))
-        safe = [cast("dict[str, Any]", self._defuse_all(dict(m), separator)) for m in messages]
-        text = self.tokenizer.apply_chat_template(
-            safe,
-            tools=[self._defuse_all(dict(t), separator) for t in tools] if tools else None,
-            tokenize=False,
-            add_generation_prompt=True,
-            **self._options,
+        for name in options or ():
+            if name in _OURS or not name.isidentifier():
+                raise UnsupportedError(f"{name[:40]!r} is no variable of a chat template: leave it out")
+        sent = [*messages], [*(tools or ())], dict(options or {})
+        separator = self._separator("".join(texts(sent)))
+        said: dict[str, None] = {}  # what its sender chose, in order
+
+        def defuse(text: str) -> str:
+            said[text] = None
+            return self._defuse(separator, text)
+
+        ids = self._rendered(sent, defuse, separator)
+        risky = [text for text in said if self._control.risky(text)]
+        if not risky:
+            return ids
+        wanted = self._controls(self._rendered(sent, self._control.neutral, separator))
+        if self._controls(ids) == wanted:
+            return ids
+        ids = self._rendered(sent, partial(self._spell_out, separator), separator)
+        if self._controls(ids) == wanted:
+            return ids
+        shown = ", ".join(repr(text[:40]) for text in risky[:3])
+        raise ControlTokenError(
+            f"the chat template of {self.model} makes a control token out of text that was sent ({shown}): "
+            f"rename the role, the tool, its properties or the option, or write the text otherwise"
         )
-        return self._encode_split(text, separator)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Ids as text, control tokens left out."""
@@ -116,94 +176,113 @@ class HFCodec:
             "str", self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
 
+    # The template
+
     @property
     def _template(self) -> str | None:
         template = getattr(self.tokenizer, "chat_template", None)
         return cast("str | None", template.get("default") if isinstance(template, dict) else template)
 
-    @cached_property
-    def _control(self) -> frozenset[str]:
-        """Every control string: added tokens, and markers of several tokens."""
-        added = set(self.tokenizer.get_added_vocab())
-        added |= {self.markers.open_text, self.markers.close_text}
-        # Some vocabularies add runs of spaces, which control nothing
-        return frozenset(text for text in added if len(text.strip()) > 1)
-
-    @cached_property
-    def _begin(self) -> re.Pattern[str]:
-        """Matches, without consuming, where a control string begins."""
-        return re.compile(
-            f"(?={'|'.join(map(re.escape, sorted(self._control)))})" if self._control else "(?!)"
+    def _rendered(self, sent: Any, change: Callable[[str], str], separator: str) -> list[int]:
+        """A prompt whose texts have been changed; its pieces between separators are encoded apart."""
+        messages, tools = (mapped(part, change, self._roles) for part in sent[:2])
+        options = {name: mapped(value, change, self._roles) for name, value in sent[2].items()}
+        text = self.tokenizer.apply_chat_template(
+            messages,
+            tools=tools or None,
+            tokenize=False,
+            add_generation_prompt=True,
+            **{**self._options, **options},
         )
+        return self._encode_split(text, separator)
 
     @cached_property
-    def _halves(self) -> frozenset[str]:
-        return frozenset(text[:n] for text in self._control for n in range(1, len(text)))
+    def _roles(self) -> frozenset[str]:
+        """Roles by which the template tells messages apart."""
+        return ROLES | set(re.findall(r"['\"]([a-z_]{2,20})['\"]", self._template or ""))
+
+    def _turn(self) -> tuple[str, str]:
+        """What the template writes to begin an answer, and behind one; "" where it can't be seen."""
+        if self._template is None:
+            return "", ""
+        asked: list[dict[str, str]] = [{"role": "user", "content": _SAID}]
+        answered = [*asked, {"role": "assistant", "content": _SAID}]
+        render = partial(self.tokenizer.apply_chat_template, tokenize=False, **self._options)
+        try:
+            before, after = render(asked), render(asked, add_generation_prompt=True)
+            ended = render(answered)
+        except Exception:  # a template may refuse any conversation, in any way
+            return "", ""
+        begin = after[len(before) :] if after.startswith(before) else after.rpartition(_SAID)[2]
+        return begin, ended.rpartition(_SAID)[2]
+
+    def _first_control(self, text: str, *, at_once: bool = False) -> set[int]:
+        """The first control token of a text, or the one that it begins with; a thinking marker is none."""
+        for i in self._encode_piece(text):
+            token = self.tokenizer.added_tokens_decoder.get(i)
+            if token is not None and not _TAG.fullmatch(str(token.content).replace("/", "")):
+                return {i}
+            if at_once:
+                break
+        return set()
+
+    def check_opening(self) -> None:
+        """Look whether the template begins an answer with a start marker that isn't the model's.
+
+        Raises:
+            NoMarkersError: it does. Its thinking would pass for a solution, and budgets for it be ignored.
+        """
+        begin = self._begin
+        tag = _TAG.search(begin)
+        if tag is None or not self.markers.open_ids:
+            return
+        if self.markers.opening(self._encode_piece(begin)) is Opening.SELF:
+            raise NoMarkersError(
+                f"the chat template of {self.model} begins an answer with {tag[0]}, and its thinking is "
+                f"known to begin with {self.markers.open_text!r}: say what begins and ends it, with "
+                f"markers=MarkerText(open, close) or --open and --close. Known: {known_markers()}"
+            )
+
+    # Control strings
 
     @cached_property
-    def _longest(self) -> int:
-        return max(map(len, self._halves), default=0)
-
-    @cached_property
-    def _in_text(self) -> list[str]:
-        """Markers that are no control tokens."""
+    def _control(self) -> ControlStrings:
         markers = self.markers
         pairs = ((markers.open_text, markers.open_in_text), (markers.close_text, markers.close_in_text))
-        return [text for text, is_text in pairs if is_text]
-
-    def _piece(self, token: int) -> bytes:
-        """An id's bytes, as they stand behind other text."""
-        if token not in self._pieces:
-            self._pieces[token] = self._bytes(token)
-        return self._pieces[token]
-
-    def _bytes(self, token: int) -> bytes:
-        added = self.tokenizer.added_tokens_decoder.get(token)
-        if added is not None:
-            return str(added.content).encode()
-        text = self.tokenizer.convert_ids_to_tokens(token)
-        if text is None:
-            return b""
-        if self._byte_level:
-            return bytes(_BYTES[c] for c in text) if all(c in _BYTES for c in text) else text.encode()
-        if re.fullmatch(r"<0x[0-9A-F]{2}>", text):
-            return bytes.fromhex(text[3:5])
-        before = self._encode_piece("a")
-        return self._raw([*before, token])[len(self._raw(before)) :].encode()
-
-    def _raw(self, ids: list[int]) -> str:
-        return cast(
-            "str", self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return ControlStrings(
+            self.tokenizer.get_added_vocab(),
+            [text for text, is_text in pairs if is_text],
+            self._fast.normalizer.normalize_str if self._normalizes and self._fast is not None else None,
         )
 
+    def _controls(self, ids: Sequence[int]) -> Counter[object]:
+        """How often each control token is in a prompt, and each marker that is text."""
+        found: Counter[object] = Counter(i for i in ids if i in self._added)
+        if self._told_apart:
+            found.update(filter(None, (self.markers.in_text(ids, end) for end in range(1, len(ids) + 1))))
+        return found
+
     @cached_property
-    def _byte_level(self) -> bool:
-        decoder = None if self._fast is None else self._fast.decoder
-        return decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+    def _told_apart(self) -> bool:
+        """There are markers in text, and the tokenizer spells none letter by letter, as user text is."""
+        spelled = [self._encode_piece(text) != self._spelled(text) for text in self._control.in_text]
+        return bool(spelled) and all(spelled)
+
+    def _spelled(self, text: str) -> list[int]:
+        return [i for letter in text for i in self._encode_piece(letter)]
 
     @staticmethod
     def _separator(text: str) -> str:
         candidates = itertools.chain(_SEPARATORS, map(chr, range(0xF0000, 0xF1000)))
         return next(c for c in candidates if c not in text)
 
-    def _defuse(self, text: str, separator: str) -> str:
-        starts = {m.start() + 1 for m in self._begin.finditer(text)}
-        first = max(0, len(text) - self._longest)
-        starts |= {i + 1 for i in range(first, len(text)) if text[i:] in self._halves}
-        for (
-            marker
-        ) in self._in_text:  # cut where the tokenizer cuts, it would be spelled as the model spells it
-            begins = [m.start() for m in re.finditer(f"(?={re.escape(marker)})", text)]
-            begins += [
-                i
-                for i in range(max(0, len(text) - len(marker) + 1), len(text))
-                if marker.startswith(text[i:])
-            ]
-            for begin in begins:
-                starts |= set(range(begin + 1, min(begin + len(marker), len(text)) + 1))
-        cuts = [0, *sorted(starts), len(text)]
+    def _defuse(self, separator: str, text: str) -> str:
+        cuts = [0, *self._control.cuts(text), len(text)]
         pieces = [text[a:b] for a, b in itertools.pairwise(cuts)]
         return separator.join(self._checked(piece, separator) for piece in pieces)
+
+    def _spell_out(self, separator: str, text: str) -> str:
+        return self._control.broken(text, separator)
 
     def _checked(self, piece: str, separator: str) -> str:
         """A tokenizer that normalises may read a control string out of look-alikes: those are spelled."""
@@ -213,26 +292,13 @@ class HFCodec:
 
     @cached_property
     def _added(self) -> frozenset[int]:
-        return frozenset(i for t, i in self.tokenizer.get_added_vocab().items() if t in self._control)
+        added = self.tokenizer.get_added_vocab()
+        unknown = self.tokenizer.unk_token_id  # stands for any word that the vocabulary lacks
+        return frozenset(i for text, i in added.items() if text in self._control.all and i != unknown)
 
     @cached_property
     def _normalizes(self) -> bool:
         return self._fast is None or self._fast.normalizer is not None
-
-    def _defuse_all(self, value: Any, separator: str) -> Any:
-        """The same for every string inside a message or a tool; names of roles and types stay as they are."""
-        if isinstance(value, str):
-            return self._defuse(value, separator)
-        if isinstance(value, Mapping):
-            return {
-                self._defuse_all(k, separator): v
-                if k in ("role", "type") and isinstance(v, str) and v.isidentifier()
-                else self._defuse_all(v, separator)
-                for k, v in value.items()
-            }
-        if isinstance(value, list | tuple):
-            return [self._defuse_all(v, separator) for v in value]
-        return value
 
     def _encode_split(self, text: str, separator: str) -> list[int]:
         return [i for piece in text.split(separator) if piece for i in self._encode_piece(piece)]
@@ -250,15 +316,21 @@ class HFCodec:
         return getattr(self.tokenizer, "backend_tokenizer", None)
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in a nested value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _strings([*value.keys(), *value.values()])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item)
+def _switches(template: str | None) -> dict[str, bool]:
+    """A template's variables that switch thinking on."""
+    names = ("enable_thinking", "thinking")
+    if template is None or not any(name in template for name in names):
+        return {}
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    try:
+        # The tags that transformers adds to Jinja's own
+        source = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
+        )
+    except TemplateSyntaxError:
+        return {}
+    return dict.fromkeys(meta.find_undeclared_variables(source) & set(names), True)
 
 
 def load_codec(
@@ -270,41 +342,5 @@ def load_codec(
         UnknownModelError: there is no tokenizer there.
         NoMarkersError: the model has no end-of-thinking marker.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(model))
-    except (OSError, ValueError, KeyError) as error:
-        raise UnknownModelError(
-            f"no tokenizer for {name or model}: give a folder that holds one, a Hugging Face id that can be "
-            f"reached, or tokenizer=... ({str(error).splitlines()[0]})"
-        ) from error
+    tokenizer = load_tokenizer(model, name=name)
     return HFCodec(tokenizer, model=name or str(model), markers=markers, template_options=template_options)
-
-
-def _eos_ids(tokenizer: Any) -> set[int]:
-    """Tokens that end a turn: the tokenizer's own, and the well-known ones that its vocabulary has."""
-    ids = {tokenizer.eos_token_id} - {None}
-    added = tokenizer.get_added_vocab()
-    return ids | {
-        added[t]
-        for t in ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
-        if t in added
-    }
-
-
-def _turn_ids(tokenizer: Any) -> set[int]:
-    """Tokens that start a turn, where the vocabulary has them."""
-    added = tokenizer.get_added_vocab()
-    starts = (
-        "<|im_start|>",
-        "<|start_of_role|>",
-        "<start_of_turn>",
-        "<seed:bos>",
-        "<\uff5cUser\uff5c>",
-        "<\uff5cAssistant\uff5c>",
-        "<|start_header_id|>",
-        "[INST]",
-        "<|assistant|>",
-    )
-    return {added[t] for t in starts if t in added}

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from elastic_agent.backends.base import MOST_TEMPERATURE
+from elastic_agent.markers import MarkerText, marker_text
 from elastic_agent.training.agents.fields import AgentConfig
 from elastic_agent.training.budget_fields import BudgetsConfig
 from elastic_agent.training.data_fields import DataConfig
@@ -169,6 +170,29 @@ class About(Section):
     """Time of the run: an estimate, with the arithmetic."""
 
 
+class MarkersConfig(Section):
+    """What begins and ends thinking. A known pair's name may stand for it: think, seed, gpt-oss, ..."""
+
+    open: str = ""
+    """What begins it; "" where nothing does, or the chat template has written it."""
+    close: str
+    """What ends it, and what is appended where thinking is cut."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            found = marker_text(value)
+            assert found is not None
+            return {"open": found.open, "close": found.close}
+        return value
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        marker_text((self.open, self.close))
+        return self
+
+
 class TrainConfig(Section):
     """Everything that decides a run."""
 
@@ -195,6 +219,8 @@ class TrainConfig(Section):
     dense: DenseConfig | None = None
     """Dense rewards, at several cuts of each thinking; null: each sample has one budget and one answer. With
     learning.loss dapo or dr_grpo every sampled token weighs the same, as it should here."""
+    markers: MarkersConfig | None = None
+    """What begins and ends the base's thinking, where its tokenizer and chat template don't tell."""
     lora: LoraConfig | None = None
     """Low-rank adapters; null trains all weights."""
     device: DeviceConfig = DeviceConfig()
@@ -238,6 +264,11 @@ class TrainConfig(Section):
         if self.budgets.stated is not None or self.dense is not None:
             raise ValueError("agent: budgets.stated and dense are for single calls; leave one of the two out")
         return self
+
+    @property
+    def named_markers(self) -> MarkerText | None:
+        """The markers that the config names, if any."""
+        return None if self.markers is None else marker_text((self.markers.open, self.markers.close))
 
     @property
     def updates(self) -> int:

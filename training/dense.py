@@ -28,7 +28,7 @@ from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.markers import Markers
+from elastic_agent.markers import Markers, MarkerText
 from elastic_agent.phases import Phase, ThinkingEnd, TwoPhase
 from elastic_agent.training.budgets import Budgets, by_thinking, deal, seeded
 from elastic_agent.training.config import DenseConfig
@@ -37,10 +37,10 @@ from elastic_agent.training.rollout import (
     Rollout,
     RolloutFunc,
     batch_of,
+    codec_of,
     decode_in_process,
     for_trl,
     machine_for,
-    markers_of,
     prompt_ids_of,
     rollout_of,
 )
@@ -118,16 +118,17 @@ def make_dense_rollout_func(
     sampling: Sampling,
     seed: int,
     engine: Engine = decode_in_process,
+    markers: MarkerText | None = None,
 ) -> RolloutFunc:
     """The ``rollout_func`` for TRL under dense rewards; like that of `make_rollout_func`, without a memory.
 
     TRL's group (``trainer.num_generations``) is samples x cuts x solutions; a process holds whole samples.
     """
-    markers = markers_of(tokenizer)
+    codec = codec_of(tokenizer, markers)
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         batch, process = batch_of(trainer), trainer.accelerator.process_index
-        asked = [prompt_ids_of(tokenizer, prompt) for prompt in prompts[:: dense.rows]]
+        asked = [prompt_ids_of(tokenizer, prompt, markers) for prompt in prompts[:: dense.rows]]
         group, first = trainer.num_generations // dense.rows, process * len(asked)
         groups = len(asked) * trainer.accelerator.num_processes // group
         dealt = deal_cuts(budgets, groups, dense.cuts, seed=seed, batch=batch)
@@ -135,11 +136,11 @@ def make_dense_rollout_func(
 
         longest = [(ids, sample[-1]) for ids, sample in zip(asked, cuts, strict=True)]
         draws = seeded(seed, batch, 1 + process)
-        thoughts = engine(trainer, longest, markers, context, sampling, draws)
+        thoughts = engine(trainer, longest, codec.markers, context, sampling, draws)
         # A sample's rows: each of its cuts, `solutions` times. The last of them has its solution already
         limits = [[cut for cut in sample for _ in range(dense.solutions)] for sample in cuts]
         closed = [
-            [closed_at(thought, cut, markers, context) for cut in sample[:-1]]
+            [closed_at(thought, cut, codec.markers, context) for cut in sample[:-1]]
             for thought, sample in zip(thoughts, limits, strict=True)
         ]
         calls = [
@@ -147,9 +148,11 @@ def make_dense_rollout_func(
             for sample in closed
             for machine in sample
         ]
-        room = context + len(markers.close_ids)  # a call keeps room for a close, and here it stands already
+        room = context + len(
+            codec.markers.close_ids
+        )  # a call keeps room for a close, and here it stands already
         draws = seeded(seed, batch, 1 + process, 1)
-        answers = iter(engine(trainer, calls, markers, room, sampling, draws))
+        answers = iter(engine(trainer, calls, codec.markers, room, sampling, draws))
         rows = [
             [*(answered(machine, next(answers)) for machine in sample), thought]
             for thought, sample in zip(thoughts, closed, strict=True)

@@ -98,7 +98,7 @@ def make_trainer_class() -> Any:
             output = super()._generate_and_score_completions(inputs)
             if self.dense is not None:
                 credits = torch.stack([row["credit"] for row in inputs])
-                solutions = [len(row["solution_ids"]) for row in inputs]
+                solutions = [row["solution_tokens"] for row in inputs]
                 output["advantages"] = spread(credits, solutions, output["completion_mask"])
             return output
 

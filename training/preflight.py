@@ -16,6 +16,7 @@ from typing import Any
 from elastic_agent.backends.load import embedded_models, model_path
 from elastic_agent.errors import ElasticError, UnknownModelError
 from elastic_agent.markers import Markers
+from elastic_agent.model_files import load_tokenizer
 from elastic_agent.tokenizer import HFCodec
 from elastic_agent.training.agents.environment import Episode
 from elastic_agent.training.agents.fields import AgentConfig
@@ -30,7 +31,7 @@ from elastic_agent.training.grants import read_grants
 from elastic_agent.training.problems import Row
 from elastic_agent.training.registry import ENGINES, ENVIRONMENTS, named, source_of
 from elastic_agent.training.rewards import make_reward_function
-from elastic_agent.training.rollout import Engine, markers_of, prompt_ids_of
+from elastic_agent.training.rollout import Engine, codec_of, prompt_ids_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,14 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     budgets = config.budgets.distribution(tuple(grants))
     base = _base(config.base)
 
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(base)
-    markers = markers_of(tokenizer)
+    tokenizer: Any = load_tokenizer(base, name=config.base)
+    codec = codec_of(tokenizer, config.named_markers)
     if tokenizer.chat_template is None:
         raise ConfigError(f"base: the tokenizer of {config.base} has no chat template to write prompts with")
+    codec.check_opening()
+    markers = codec.markers
     most = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
     if most is not None and config.rollout.context > most:
         raise ConfigError(
@@ -88,9 +91,9 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     _check_columns(rows, ("prompt", *config.reward.columns), config)
     if config.agent is None:
         agent, score = None, None
-        lengths = [len(prompt_ids_of(tokenizer, row["prompt"])) for row in rows]
+        lengths = [len(prompt_ids_of(tokenizer, row["prompt"], config.named_markers)) for row in rows]
     else:
-        agent = _agent(config.agent, config, tokenizer, budgets, rows[0])
+        agent = _agent(config.agent, config, codec, budgets, rows[0])
         first = agent.environment(rows[0])
         score, lengths = first.score, [len(agent.prompt(row, first.schemas)) for row in rows]
     if config.reward.kind == "episode" and score is None:
@@ -98,7 +101,12 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     rows = _check_prompts(rows, lengths, markers, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
     decode = partial(tokenizer.decode, skip_special_tokens=True)  # else "<|im_end|>" is part of a solution
-    reward = make_reward_function(config.reward, decode, close_ids=markers.close_ids)
+    reward = make_reward_function(
+        config.reward,
+        decode,
+        close_ids=markers.close_ids,
+        close_text=markers.close_text if markers.close_in_text else "",
+    )
     engine = make_engine(config, base, tokenizer, tell)
     return Ready(
         base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch, agent
@@ -163,14 +171,14 @@ def _check_dense(config: TrainConfig) -> None:
         )
 
 
-def _agent(section: AgentConfig, config: TrainConfig, tokenizer: Any, budgets: Budgets, row: Row) -> Agent:
+def _agent(section: AgentConfig, config: TrainConfig, codec: HFCodec, budgets: Budgets, row: Row) -> Agent:
     """An agent whose first episode, of this row, can start under the lowest cap."""
     name = section.environment
     environment: Callable[..., Episode] = (
         imported(name, "agent.environment") if ":" in name else named(ENVIRONMENTS, name, "agent.environment")
     )
     scheduler = imported(section.scheduler, "agent.scheduler")
-    splicer = Splicer(HFCodec(tokenizer, model=config.base))
+    splicer = Splicer(codec)
     agent = Agent(
         section,
         partial(environment, **section.options),

@@ -9,16 +9,18 @@ one that drives vLLM servers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.batch import run_batch
 from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.budget import Budget
-from elastic_agent.markers import Markers, resolve_markers
+from elastic_agent.markers import Markers, MarkerText
 from elastic_agent.phases import SolutionEnd, TwoPhase
+from elastic_agent.tokenizer import HFCodec
 from elastic_agent.training.budgets import STATED, Budgets, Wording, deal_samples, seeded
 from elastic_agent.usage import Usage
 
@@ -37,6 +39,8 @@ class Rollout:
     env_mask: tuple[int, ...]
     logprobs: tuple[float | None, ...]
     solution_ids: tuple[int, ...]
+    solution_shown: tuple[int, ...]
+    """Ids whose text is the solution: `solution_ids`, but where a token of the close has said some of it."""
     thinking_tokens: int
     finished: bool
     """The solution ended by itself, within its limit."""
@@ -46,21 +50,29 @@ class Rollout:
     """Its tokens by segment, forced ones apart."""
 
 
-def markers_of(tokenizer: Any) -> Markers:
-    """The end-of-thinking marker and the end-of-text ids of a Hugging Face tokenizer."""
-    return resolve_markers(
-        vocabulary=tokenizer.get_vocab(),
-        encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
-        chat_template=tokenizer.chat_template,
-        eos_ids=[tokenizer.eos_token_id],
-        model=tokenizer.name_or_path or "this model",
-    )
+@lru_cache(maxsize=8)
+def codec_of(tokenizer: Any, markers: MarkerText | None = None) -> HFCodec:
+    """What serves live calls, too: the same prompts, markers and ends of text are trained as are served."""
+    return HFCodec(tokenizer, model=tokenizer.name_or_path or "this model", markers=markers)
 
 
-def prompt_ids_of(tokenizer: Any, messages: Prompt) -> list[int]:
-    """A conversation as ids, generation prompt included."""
-    rendered = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
-    return list(rendered["input_ids"])
+def markers_of(tokenizer: Any, markers: MarkerText | None = None) -> Markers:
+    """The end-of-thinking marker and every end of text of a Hugging Face tokenizer."""
+    return codec_of(tokenizer, markers).markers
+
+
+def prompt_ids_of(tokenizer: Any, messages: Prompt, markers: MarkerText | None = None) -> list[int]:
+    """A conversation as ids, generation prompt included. Control strings in it stay text; the thinking of
+    earlier answers is left out, as chat templates do."""
+    codec = codec_of(tokenizer, markers)
+    return codec.encode_chat([_answer_only(message, codec.markers.close_text) for message in messages])
+
+
+def _answer_only(message: Mapping[str, Any], close: str) -> Mapping[str, Any]:
+    content = message.get("content")
+    if message.get("role") != "assistant" or not isinstance(content, str) or close not in content:
+        return message
+    return {**message, "content": content.rpartition(close)[2].lstrip()}
 
 
 def machine_for(prompt_ids: Sequence[int], budget: Budget, markers: Markers, context: int) -> TwoPhase:
@@ -77,6 +89,7 @@ def rollout_of(machine: TwoPhase) -> Rollout:
         env_mask=tuple(int(sampled) for sampled in machine.sampled),
         logprobs=tuple(machine.logprobs),
         solution_ids=machine.solution_ids,
+        solution_shown=machine.solution_shown,
         thinking_tokens=machine.usage.thinking,
         finished=machine.solution_end is SolutionEnd.EOS,
         cut=machine.usage.forced > 0,
@@ -178,7 +191,7 @@ def for_trl(
         # rounding, which an engine measures instead (rollout/logprob_gap)
         "logprobs": None,
         "env_mask": [mask for _, mask in given],
-        "solution_ids": [list(r.solution_ids) for r in done],
+        "solution_ids": [list(r.solution_shown) for r in done],
         "finished": [r.finished for r in done],
         "cut": [r.cut for r in done],
         "forced_tokens": [r.usage.forced for r in done],
@@ -207,6 +220,7 @@ def make_rollout_func(
     stated: Wording | None = None,
     engine: Engine = decode_in_process,
     defects: Defects | None = None,
+    markers: MarkerText | None = None,
 ) -> RolloutFunc:
     """The ``rollout_func`` for TRL's GRPOTrainer (experimental API of TRL 1.x).
 
@@ -216,8 +230,9 @@ def make_rollout_func(
 
     Args:
         stated: t is asked for in the prompt and nothing is cut; the reward gets t + s as `length_target`.
+        markers: the thinking markers, where they can't be found in the tokenizer.
     """
-    markers = markers_of(tokenizer)
+    codec = codec_of(tokenizer, markers)
     wrong = defects or Defects()
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
@@ -236,9 +251,9 @@ def make_rollout_func(
             targets = {"length_target": [(b.thinking or 0) + b.solution for b in dealt]}
             prompts = [asking(p, STATED[stated], b) for p, b in zip(prompts, dealt, strict=True)]
             dealt = [Budget(None, b.solution) for b in dealt]
-        calls = [(prompt_ids_of(tokenizer, p), b) for p, b in zip(prompts, dealt, strict=True)]
+        calls = [(prompt_ids_of(tokenizer, p, markers), b) for p, b in zip(prompts, dealt, strict=True)]
         draws = seeded(seed, batch, 1 + accelerator.process_index)
-        done = engine(trainer, calls, markers, context, sampling, draws)
+        done = engine(trainer, calls, codec.markers, context, sampling, draws)
         given = [for_loss(r, tokenizer, wrong) for r in done]
         return for_trl(done, [b.thinking for b in dealt], given) | targets
 

@@ -27,14 +27,13 @@ from elastic_agent.backends.batch import run_machine
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, BackendUnavailableError
 from elastic_agent.markers import Markers
-from elastic_agent.tokenizer import HFCodec
 from elastic_agent.training.adapter_server import AdapterServer, name_of
 from elastic_agent.training.adapters import adapters_folder, write_adapter, write_blank_adapter
 from elastic_agent.training.budgets import seeded
 from elastic_agent.training.config import ServerConfig, TrainConfig
 from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.logprob_gap import logprob_gap
-from elastic_agent.training.rollout import Rollout, machine_for, rollout_of, whole_model
+from elastic_agent.training.rollout import Rollout, codec_of, machine_for, rollout_of, whole_model
 
 _LONGEST_PAUSE = 60.0  # seconds
 _MEASURED = 8  # samples a batch whose log-probs are compared
@@ -58,7 +57,7 @@ def make_served_rollouts(
             "lora.rank=16"
         )
     settings = config.rollout.server
-    codec = HFCodec(tokenizer, model=config.base)
+    codec = codec_of(tokenizer, config.named_markers)
     servers = [AdapterServer(url, settings, codec, config.rollout.context) for url in settings.urls]
     if int(os.environ.get("RANK", "0")) == 0:
         names = (settings.base,) if settings.base else (config.base, base)

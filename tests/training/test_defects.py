@@ -6,7 +6,6 @@ variant that has the defect on purpose: a test that could not fail would prove n
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from elastic_agent.training.record import read_csv
 from elastic_agent.training.rollout import Defects, Rollout, for_loss, machine_for, markers_of, rollout_of
 from elastic_agent.training.tokenizer import CLOSE, END, PAD, THINK, build_tokenizer, vocabulary
 from elastic_agent.training.trainer import train
+from tests.core.vocabularies import merging
 from tests.training.runs import EASY, gradient, make_base, small, trainer_of
 
 VOCAB = vocabulary()
@@ -174,24 +174,13 @@ def test_padding_with_the_end_of_text(base: Path, tmp_path: Path) -> None:
 
 
 def the_close_is_what_the_tokenizer_says(resolve: Callable[[Any], Markers]) -> None:
-    from elastic_agent.training.tokenizer import CHAT_TEMPLATE
-
-    own = build_tokenizer()
-    other = SimpleNamespace(
-        get_vocab=lambda: {"</think>": 151649, "<think>": 151648, "<e>": 7},
-        encode=lambda text, **_: [],
-        chat_template=CHAT_TEMPLATE,
-        eos_token_id=7,
-        name_or_path="other",
-    )
-    spelled = SimpleNamespace(
-        get_vocab=lambda: {"</": 1, "think": 2, ">": 3, "<": 4, "<e>": 7},
-        encode=lambda text, **_: {"</think>": [1, 2, 3], "<think>": [4, 2, 3]}[text],
-        chat_template=CHAT_TEMPLATE,
-        eos_token_id=7,
-        name_or_path="spelled",
-    )
-    for tokenizer, close in ((own, (VOCAB[CLOSE],)), (other, (151649,)), (spelled, (1, 2, 3))):
+    own, other, spelled = build_tokenizer(), merging(controls=("<think>", "</think>")), merging()
+    pieces = tuple(spelled.get_vocab()[piece] for piece in ("</", "think", ">"))
+    for tokenizer, close in (
+        (own, (VOCAB[CLOSE],)),
+        (other, (other.get_vocab()["</think>"],)),
+        (spelled, pieces),
+    ):
         assert resolve(tokenizer).close_ids == close, "another token than the close"
 
 

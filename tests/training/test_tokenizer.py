@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.training.rollout import markers_of, prompt_ids_of
-from elastic_agent.training.tokenizer import CLOSE, END, SPECIALS, THINK, build_tokenizer, vocabulary
+from elastic_agent.training.tokenizer import CLOSE, END, PAD, SPECIALS, THINK, build_tokenizer, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,8 @@ def test_markers_come_from_the_vocabulary(tokenizer: Any) -> None:
     markers = markers_of(tokenizer)
     assert markers.close_ids == (vocabulary()[CLOSE],)
     assert markers.open_ids == (vocabulary()[THINK],)
-    assert markers.eos_ids == {vocabulary()[END]}
+    # Both that a live call knows: training ends a sample where serving would end the answer
+    assert markers.eos_ids == {vocabulary()[END], vocabulary()[PAD]}
 
 
 def test_digits_are_split_and_decoding_glues_them(tokenizer: Any) -> None:

@@ -171,7 +171,8 @@ class Player:
         rollouts = [turn.rollout for turn in self.turns]
         answered = self.ending is Ending.ANSWER
         length = max(at for at, sampled in enumerate(self._mask, 1) if sampled)
-        solution, score = rollouts[-1].solution_ids if answered else (), self.episode.score
+        solution = rollouts[-1].solution_ids if answered else ()
+        shown, score = rollouts[-1].solution_shown if answered else (), self.episode.score
         prompt = rollouts[0].prompt_ids
         rollout = Rollout(
             prompt_ids=prompt,
@@ -179,12 +180,13 @@ class Player:
             env_mask=tuple(self._mask[:length]),
             logprobs=tuple(self._logprobs[:length]),
             solution_ids=solution,
+            solution_shown=shown,
             thinking_tokens=sum(r.thinking_tokens for r in rollouts),
             finished=answered,
             cut=any(r.cut for r in rollouts),
             usage=sum((r.usage for r in rollouts), Usage()),
         )
-        scored = score(decode(solution)) if answered and score is not None else None
+        scored = score(decode(shown)) if answered and score is not None else None
         return Played(rollout, tuple(self.turns), self.ending, scored)
 
     def _append(self, ids: Sequence[int], mask: Sequence[int], logprobs: Sequence[float | None]) -> None:
@@ -226,7 +228,7 @@ def play(
 
 def _run_tools(players: Sequence[Player], splicer: Splicer, rules: Rules) -> None:
     """The tool calls of everybody's last turn."""
-    wanted = [p.calls(splicer.codec.decode(p.turns[-1].rollout.solution_ids)) for p in players]
+    wanted = [p.calls(splicer.codec.decode(p.turns[-1].rollout.solution_shown)) for p in players]
     jobs = [
         (p.episode.tools, call)
         for p, calls in zip(players, wanted, strict=True)

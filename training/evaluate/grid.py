@@ -209,8 +209,8 @@ def ungraded(item: Item, key: Key, engine: Engine, said: Transcript, usage: Usag
         probes=said.probes,
         input=usage.metered_input,
         passes=usage.passes,
-        thinking=engine.codec.decode(said.of(Segment.THINKING)).strip(),
-        solution=engine.codec.decode(said.of(Segment.SOLUTION)).strip(),
+        thinking=said.text(Segment.THINKING, engine.codec),
+        solution=said.text(Segment.SOLUTION, engine.codec),
     )
 
 

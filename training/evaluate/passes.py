@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from elastic_agent.backends.base import Codec, Finish, Sampling, TokenRequest
-from elastic_agent.markers import Opening
+from elastic_agent.markers import Markers, Opening
 from elastic_agent.phases import Segment, SolutionEnd, TwoPhase
 from elastic_agent.training.evaluate.cues import Cues
 from elastic_agent.usage import Usage
@@ -99,12 +99,28 @@ class Transcript:
             thinking.
         probes: how many of those were answers to probes.
         finished: the solution ended by itself, within its limit.
+        last, after: ids that spell what the close's tokens say of the thinking and of the solution.
     """
 
     parts: list[tuple[Segment, tuple[int, ...], bool]] = field(default_factory=list)
     discarded: int = 0
     probes: int = 0
     finished: bool = False
+    last: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+    def spelling(self, last: tuple[int, ...], after: tuple[int, ...]) -> Self:
+        """The same, with what the close's tokens say beside it."""
+        self.last, self.after = last, after
+        return self
+
+    def text(self, segment: Segment, codec: Codec) -> str:
+        """A segment as people read it."""
+        ids = self.of(segment)
+        if segment is Segment.THINKING:
+            start = codec.markers.start_of(ids) if codec.markers.open_in_text else None
+            return codec.decode((*ids[start or 0 :], *self.last)).strip()
+        return codec.decode((*self.after, *ids)).strip()
 
     def add(self, segment: Segment, ids: Sequence[int], *, sampled: bool = True) -> None:
         if ids:
@@ -147,7 +163,12 @@ class Transcript:
     @classmethod
     def of_machine(cls, machine: TwoPhase) -> Transcript:
         """Of a two-phase machine that is done."""
-        said = cls(discarded=machine.usage.discarded, finished=machine.solution_end is SolutionEnd.EOS)
+        said = cls(
+            discarded=machine.usage.discarded,
+            finished=machine.solution_end is SolutionEnd.EOS,
+            last=machine.said_before_close,
+            after=machine.said_behind_close,
+        )
         said.add(Segment.THINKING, machine.thinking_ids)
         said.add(Segment.CLOSE, machine.close_ids, sampled=not machine.usage.forced)
         said.add(Segment.SOLUTION, machine.solution_ids)
@@ -191,24 +212,27 @@ class Strategy(Protocol):
 class Ended:
     """How a pass ended: what it brought, and whether it ended in the close or in the end of text.
 
-    `end` are the sampled tokens of that end (not in `ids`); `late` tokens came behind a close.
+    `end` are the sampled tokens of that end (not in `ids`); `late` tokens came behind a close. `last` and
+    `after` spell what a close's tokens say of thinking and solution.
     """
 
     ids: tuple[int, ...]
     closed: bool = False
     end: tuple[int, ...] = ()
     late: int = 0
+    last: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
 
 def read(
-    ask: Pass, ends: Collection[int], close: Sequence[int] = (), before: Sequence[int] = ()
+    ask: Pass, ends: Collection[int], closes: Markers | None = None, before: Sequence[int] = ()
 ) -> Generator[Pass | None, Chunk, Ended]:
-    """Read a pass to its end, or to the close if one is given.
+    """Read a pass to its end, or to the close if markers are given.
 
     Args:
         ask: the pass.
         ends: end-of-text ids.
-        close: the end-of-thinking marker; it may have begun in `before`, what the last pass sampled.
+        closes: the model's markers; the close may have begun in `before`, what the last pass sampled.
     """
     ids: list[int] = list(before)
     asking: Pass | None = ask
@@ -217,8 +241,11 @@ def read(
         asking = None
         for i, token in enumerate(chunk.ids):
             ids.append(token)
-            if close and tuple(ids[-len(close) :]) == tuple(close):
-                return Ended(tuple(ids[: -len(close)]), True, tuple(close), late=len(chunk.ids) - i - 1)
+            found = None if closes is None else closes.close_at(ids, len(ids))
+            if found is not None:
+                begin, last, after = found
+                late = len(chunk.ids) - i - 1
+                return Ended(tuple(ids[:begin]), True, tuple(ids[begin:]), late, last, after)
         if chunk.finish is not None:
             if ids[-1:] and ids[-1] in ends:
                 return Ended(tuple(ids[:-1]), end=tuple(ids[-1:]))

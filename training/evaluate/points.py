@@ -60,13 +60,12 @@ class Evaluator:
     """A model folder, ready to be measured at any budget."""
 
     def __init__(self, folder: str | Path, *, rows: int = 256, name: str | None = None) -> None:
-        from transformers import AutoTokenizer
-
+        from elastic_agent.model_files import load_tokenizer
         from elastic_agent.training.rollout import markers_of
 
         self.name = name or Path(folder).name
         self.model = load_model(folder)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+        self.tokenizer: Any = load_tokenizer(folder)
         self.markers = markers_of(self.tokenizer)
         self.rows = rows
 
@@ -99,7 +98,8 @@ class Evaluator:
         return [
             Outcome(
                 kind=problem.kind,
-                right=solution_reward(self.tokenizer.decode(r.solution_ids), r.finished, problem.answer) > 0,
+                right=solution_reward(self.tokenizer.decode(r.solution_shown), r.finished, problem.answer)
+                > 0,
                 thinking_tokens=r.thinking_tokens,
                 solution_tokens=len(r.solution_ids),
                 cut=r.cut,

@@ -19,17 +19,24 @@ def one_pass(case: Case, most: int) -> Passes:
 def split(case: Case, ids: list[int]) -> Transcript:
     """One pass's tokens as thinking, close and solution."""
     markers, said = case.codec.markers, Transcript()
-    opens, close = markers.open_ids, markers.close_ids
-    thinks = case.opening is Opening.PREFILLED or not opens
-    if case.opening is Opening.SELF and opens:
-        thinks = tuple(ids[: len(opens)]) == opens
+    if case.opening is Opening.CLOSED:
+        thinks = False
+    else:
+        thinks = (
+            case.opening is Opening.PREFILLED or not markers.open_ids or markers.start_of(ids) is not None
+        )
     if not thinks:
         said.add(Segment.SOLUTION, ids)
         return said
-    at = next((i for i in range(len(ids)) if tuple(ids[i : i + len(close)]) == close), len(ids))
-    said.add(Segment.THINKING, ids[:at])
-    said.add(Segment.CLOSE, ids[at : at + len(close)])
-    said.add(Segment.SOLUTION, ids[at + len(close) :])
+    for end in range(1, len(ids) + 1):
+        found = markers.close_at(ids, end)
+        if found is not None:
+            begin, last, after = found
+            said.add(Segment.THINKING, ids[:begin])
+            said.add(Segment.CLOSE, ids[begin:end])
+            said.add(Segment.SOLUTION, ids[end:])
+            return said.spelling(last, after)
+    said.add(Segment.THINKING, ids)
     return said
 
 
@@ -37,7 +44,7 @@ def trimmed(case: Case, said: Transcript, solution: int | None = None) -> Transc
     """End-of-text tokens out of the thinking, the solution down to its limit if it has one of its own, and
     whether it ended by itself."""
     ends = case.codec.markers.eos_ids
-    done = Transcript()
+    done = Transcript(last=said.last, after=said.after)
     for segment, ids, sampled in said.parts:
         thinking = segment is Segment.THINKING
         kept = tuple(i for i in ids if i not in ends) if thinking else ids
@@ -61,9 +68,9 @@ def think(case: Case, said: Transcript, most: int) -> Generator[Pass | None, Chu
     markers, before = case.codec.markers, tuple[int, ...]()
     stops = markers.eos_ids | (set(markers.close_ids) if len(markers.close_ids) == 1 else set())
     ask = case.ask(Segment.THINKING, said.ids, most, stops)
-    if len(markers.close_ids) > 1 and said.parts and said.parts[-1][2]:
+    if (len(markers.close_ids) > 1 or markers.close_in_text) and said.parts and said.parts[-1][2]:
         before = said.parts.pop()[1]
-    got = yield from read(ask, markers.eos_ids, markers.close_ids, before)
+    got = yield from read(ask, markers.eos_ids, markers, before)
     said.add(Segment.THINKING, got.ids)
     said.discarded += got.late
     return got
@@ -73,6 +80,7 @@ def end_thinking(said: Transcript, got: Ended) -> bool:
     """Keep a sampled close; an end of text is stripped. Says whether thinking is closed."""
     if got.closed:
         said.add(Segment.CLOSE, got.end)
+        said.spelling(got.last, got.after)
     else:
         said.discarded += len(got.end)
     return got.closed

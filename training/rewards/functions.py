@@ -38,9 +38,15 @@ class RewardFunction:
     """One grader, with its shaping, in TRL's signature. TRL logs it under the grader's name."""
 
     def __init__(
-        self, grader: Grader, decode: Decode, config: RewardConfig, close_ids: Sequence[int] = ()
+        self,
+        grader: Grader,
+        decode: Decode,
+        config: RewardConfig,
+        close_ids: Sequence[int] = (),
+        close_text: str = "",
     ) -> None:
         self.grader, self.decode, self.config, self.close_ids = grader, decode, config, tuple(close_ids)
+        self.close_text = close_text
         self.__name__ = f"{grader.name}_reward"
         self.failures = 0
         """Samples that could not be graded, in this run."""
@@ -108,6 +114,8 @@ class RewardFunction:
         if not width:
             return 1
         ids = list(solution if completion is None else completion)
+        if self.close_text:  # no tokens of its own: its tokens may be merged with what stands around them
+            return self.decode(ids).count(self.close_text) + (completion is None)
         found = sum(ids[at : at + width] == marker for at in range(len(ids) - width + 1))
         return found + (completion is None)
 
@@ -167,15 +175,16 @@ def make_grader(config: RewardConfig) -> Grader:
 
 
 def make_reward_function(
-    config: RewardConfig, decode: Decode, *, close_ids: Sequence[int] = ()
+    config: RewardConfig, decode: Decode, *, close_ids: Sequence[int] = (), close_text: str = ""
 ) -> RewardFunction | Callable[..., list[float]]:
-    """What TRL is given. `close_ids` is the end-of-thinking marker, which the format term counts.
+    """What TRL is given. `close_ids` is the end-of-thinking marker, which the format term counts;
+    `close_text` where it has no tokens of its own.
 
     Raises:
         ConfigError: a function of the user's own can't be imported.
     """
     if config.graded:
-        return RewardFunction(make_grader(config), decode, config, close_ids)
+        return RewardFunction(make_grader(config), decode, config, close_ids, close_text)
     if config.kind == "episode":
         return episode_reward
     found = imported(config.kind, "reward.kind")
