@@ -87,7 +87,7 @@ class Control:
         if over or (self.think_until is not None and now >= self.think_until):
             deltas += machine.cut(ThinkingEnd.DEADLINE)
         if over:
-            machine.end_solution(SolutionEnd.DEADLINE)
+            deltas += machine.end_solution(SolutionEnd.DEADLINE)
         return deltas
 
     async def _at_limit(self) -> list[Delta]:
@@ -115,7 +115,7 @@ class Control:
         until = self._until()
         near = until is not None and until - now < GRAIN
         deltas += self._machine.cut(ThinkingEnd.DEADLINE if near else ThinkingEnd.PREEMPTED)
-        self._machine.end_solution(SolutionEnd.DEADLINE)
+        deltas += self._machine.end_solution(SolutionEnd.DEADLINE)
         return deltas
 
     def _until(self) -> float | None:

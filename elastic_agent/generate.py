@@ -17,9 +17,18 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
-from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Finish, Sampling, TokenChunk, may_send
+from elastic_agent.backends.base import (
+    DEFAULT_SAMPLING,
+    Backend,
+    Codec,
+    Finish,
+    Sampling,
+    TokenChunk,
+    may_send,
+)
 from elastic_agent.budget import Budget
 from elastic_agent.control import Control
 from elastic_agent.early_exit import EarlyExit
@@ -28,6 +37,7 @@ from elastic_agent.markers import Markers, Opening
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 from elastic_agent.text import IncrementalText
 from elastic_agent.usage import Usage
+from elastic_agent.wrap_up import wrapped
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """A user's message, prompt ids, or a conversation as OpenAI-style dicts."""
@@ -40,6 +50,8 @@ class Event(NamedTuple):
     text: str
     ids: tuple[int, ...]
     forced: bool = False
+    began_call: bool = False
+    """Of the close: the model had begun a tool call while it thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +60,9 @@ class Generation:
 
     `output_ids`, `sampled` (False = forced by us) and `logprobs` (None where forced or not asked for) are
     aligned, over thinking, close and solution. `two_passes` says why the engine did not hold both limits in
-    one pass; "" where it did.
+    one pass; "" where it did. `solution` is the answer alone: thinking that the model opened again behind
+    the close is `reopened` (`elastic_agent.answer`), though its tokens are among `solution_ids`; `in_answer`
+    tells them apart. `began_call` says that thinking ended in the start of a tool call.
     """
 
     thinking: str
@@ -66,6 +80,9 @@ class Generation:
     logprobs: tuple[float | None, ...]
     stop: str | None = None
     two_passes: str = ""
+    reopened: str = ""
+    in_answer: tuple[bool, ...] = ()
+    began_call: bool = False
 
 
 def prompt_ids(
@@ -94,8 +111,12 @@ class Call:
         early_exit: end thinking when the answer no longer changes; nothing of it where the solution's budget
             is smaller than a probe's.
         whole: nobody reads along: the text of a segment comes at its end, decoded once.
+        tools: the schemas of the call's tools, where it has some: the start of a call ends thinking, and what
+            stands in its arguments is data. They are shown to the model where the prompt is a conversation.
+        wrap_up: a sentence before the forced close, or a profile's name (`elastic_agent.wrap_up`).
 
     Raises:
+        InvalidBudgetError: a wrap-up that can't be written (when made).
         ContextLengthError: the prompt leaves no room (when made, before anything is sent).
         UnsupportedError: `solution_extra` for an engine that takes none (when made).
         BackendError: while iterating.
@@ -114,17 +135,19 @@ class Call:
         priority: int = 0,
         early_exit: EarlyExit | None = None,
         whole: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        wrap_up: str | None = None,
     ) -> None:
         if solution_extra and not backend.guided:
             raise UnsupportedError(
                 f"{backend.model} runs on an engine without guided decoding ({', '.join(solution_extra)}): "
                 f"serve it with vLLM, or leave out what needs it (a tool choice, strict tools, a format)"
             )
-        ids = prompt_ids(backend, prompt)
-        markers = backend.codec.markers
+        ids = prompt_ids(backend, prompt, tools)
+        markers = markers_for(backend.codec, tools=bool(tools), wrap_up=wrap_up)
         opening = markers.opening(ids)
         self.backend = backend
-        self.budget = bounded(backend, len(ids), budget)
+        self.budget = bounded(backend, len(ids), budget, markers)
         self.control = control or Control()
         # Where nobody steers it, the engine may hold both limits: one request less
         self.two_passes = backend.two_passes or _two_passes(
@@ -144,13 +167,18 @@ class Call:
             one_pass=not self.two_passes,
         )
         self.control._machine = self.machine
-        self.control._most = bounded(backend, len(ids), replace(budget, thinking=None)).thinking or 0
+        most = bounded(backend, len(ids), replace(budget, thinking=None), markers)
+        self.control._most = most.thinking or 0
         self._sampling = sampling
         self._stops = tuple(stop)
         self._extra = dict(solution_extra or {})
+        self._again = False  # the latest of the solution was thinking
         self._priority = priority
         self._thinking = IncrementalText(backend.codec.decode, whole=whole)
-        self._solution = IncrementalText(backend.codec.decode, stop, whole=whole)
+        self._reopened = IncrementalText(backend.codec.decode, whole=whole)
+        # The tags of tool calls may be control tokens
+        decode = partial(backend.codec.decode, tool_tags=True) if tools else backend.codec.decode
+        self._solution = IncrementalText(decode, stop, whole=whole)
 
     @property
     def usage(self) -> Usage:
@@ -176,6 +204,9 @@ class Call:
             logprobs=tuple(m.logprobs),
             stop=self._solution.stopped,
             two_passes=self.two_passes,
+            reopened=self._reopened.text.strip(),
+            in_answer=tuple(m.in_answer),
+            began_call=m.began_call,
         )
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -202,8 +233,9 @@ class Call:
                         while not running.over:
                             for event in await running.step():
                                 yield event
-            for event in self._flushed(Segment.THINKING) + self._flushed(Segment.SOLUTION):
-                yield event
+            for segment in (Segment.THINKING, Segment.REOPENED, Segment.SOLUTION):
+                for event in self._flushed(segment):
+                    yield event
             if self._solution.stopped is not None:  # found in what had been kept back
                 machine.end_solution(SolutionEnd.STOP)
         finally:
@@ -260,14 +292,21 @@ class Call:
             if delta.segment is Segment.THINKING:
                 text = self._thinking.feed(shown)
             elif delta.segment is Segment.SOLUTION:
+                if self._again:
+                    self._again = False
+                    events += self._flushed(Segment.REOPENED)
                 text = self._solution.feed(shown)
+            elif delta.segment is Segment.REOPENED:
+                text, self._again = self._reopened.feed(shown), True
             else:
                 events += self._flushed(Segment.THINKING)
-            events.append(Event(delta.segment, text, delta.ids, delta.forced))
+            began = delta.segment is Segment.CLOSE and self.machine.began_call
+            events.append(Event(delta.segment, text, delta.ids, delta.forced, began))
         return events
 
     def _flushed(self, segment: Segment) -> list[Event]:
-        text = (self._thinking if segment is Segment.THINKING else self._solution).flush()
+        texts = {Segment.THINKING: self._thinking, Segment.REOPENED: self._reopened}
+        text = texts.get(segment, self._solution).flush()
         return [Event(segment, text, ())] if text else []
 
 
@@ -370,21 +409,37 @@ def _two_passes(
         "the model opens its thinking itself": opening is Opening.SELF,
         "the close is several tokens": len(markers.close_ids) > 1 or markers.close_in_text,
         "a stop string may end it at any token": bool(stop),
+        "a tool call may end its thinking": markers.tools is not None,
+        "a wrap-up stands before the close": markers.wrap_up is not None,
         "the solution has fields of its own": bool(extra),
         "a seed draws the same on every engine": sampling.seed is not None,
     }
     return next((reason for reason, applies in reasons.items() if applies), "")
 
 
-def bounded(backend: Backend, prompt_tokens: int, budget: Budget) -> Budget:
+def markers_for(codec: Codec, *, tools: bool = False, wrap_up: str | None = None) -> Markers:
+    """The model's markers as one call has them: with its tools, and its wrap-up.
+
+    Raises:
+        InvalidBudgetError: a wrap-up that can't be written.
+    """
+    markers = codec.markers
+    if tools:
+        markers = replace(markers, tools=codec.tool_format, tool_ids=codec.tool_ids)
+    return markers if wrap_up is None else wrapped(codec, markers, wrap_up)
+
+
+def bounded(backend: Backend, prompt_tokens: int, budget: Budget, markers: Markers | None = None) -> Budget:
     """The Budget as it can be obeyed on this model: thinking a number that fits into the context.
+
+    Args:
+        markers: the call's own (`markers_for`); None: the model's.
 
     Raises:
         ContextLengthError: the prompt leaves no room for the close and the solution.
     """
-    markers = backend.codec.markers
     room = backend.context_length - prompt_tokens
-    close = len(markers.open_ids) + len(markers.close_ids)
+    close = (backend.codec.markers if markers is None else markers).close_length(Opening.SELF)
     if room - close - budget.solution < 0:
         raise ContextLengthError(
             f"{backend.model} has a context of {backend.context_length} tokens; the prompt has "

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from elastic_agent.errors import InvalidMarkersError, NoMarkersError
+from elastic_agent.tool_calls.formats import ToolFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,15 @@ class Spelling(NamedTuple):
     encode: Callable[[str], Sequence[int]]
 
 
+class WrapUpIds(NamedTuple):
+    """A wrap-up as ids; see `elastic_agent.wrap_up.WrapUp`."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...] = ()
+    unthought: tuple[int, ...] | None = None
+    step: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Markers:
     """The markers of one model, as ids.
@@ -109,6 +119,9 @@ class Markers:
         open_text, close_text: the markers as people write them; "" where they are known as ids only.
         spelling: how the model's tokenizer spells; needed for markers that are text.
         open_in_text, close_in_text: this marker is plain text.
+        wrap_up: what stands around a close that cuts thinking (`elastic_agent.wrap_up`).
+        tools: how the model writes tool calls, in a call that has tools: the start of one ends thinking.
+        tool_ids: tokens that are such a start.
     """
 
     open_ids: tuple[int, ...]
@@ -122,12 +135,32 @@ class Markers:
     spelling: Spelling | None = field(default=None, compare=False, repr=False)
     open_in_text: bool = False
     close_in_text: bool = False
+    wrap_up: WrapUpIds | None = None
+    tools: ToolFormat | None = None
+    tool_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.close_ids:
             raise NoMarkersError("the end-of-thinking marker is empty")
         if self.eos_ids & set(self.close_ids):
             raise NoMarkersError("the end-of-thinking marker contains an end-of-text token")
+
+    def cut_close(self, *, thought: bool = True) -> tuple[int, ...]:
+        """What ends thinking that is cut: the close, with the wrap-up around it.
+
+        Args:
+            thought: thinking was granted.
+        """
+        around = self.wrap_up
+        if around is None:
+            return self.close_ids
+        before = around.before if thought or around.unthought is None else around.unthought
+        return (*before, *self.close_ids, *around.after)
+
+    def close_length(self, opening: Opening) -> int:
+        """The most tokens of a forced close behind such a prompt: what a hold has to cover."""
+        longest = max(len(self.cut_close()), len(self.cut_close(thought=False)))
+        return longest + (len(self.open_ids) if opening is Opening.SELF else 0)
 
     def to_open(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
         """What opens thinking at the end of this prompt; empty where it is open or switched off."""

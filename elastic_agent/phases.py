@@ -43,9 +43,11 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from elastic_agent.answer import AnswerReader, Span
 from elastic_agent.backends.base import DEFAULT_SAMPLING, GREEDY, Finish, Limits, Sampling, TokenRequest
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, Opening
+from elastic_agent.tool_calls.start import ToolStart
 from elastic_agent.usage import Usage
 
 
@@ -67,6 +69,8 @@ class Segment(StrEnum):
     THINKING = "thinking"
     CLOSE = "close"
     SOLUTION = "solution"
+    REOPENED = "reopened"
+    """Of the solution: thinking that the model opened again (`elastic_agent.answer`)."""
 
 
 class ThinkingEnd(StrEnum):
@@ -84,6 +88,8 @@ class ThinkingEnd(StrEnum):
     """Its answer no longer changed (`elastic_agent.early_exit`)."""
     END_OF_TEXT = "end_of_text"
     """The model ended its turn while thinking."""
+    TOOL_CALL = "tool_call"
+    """The model began a tool call, which only its solution can make."""
     EMPTY = "empty"
     """The first pass brought nothing at all."""
     NEVER_OPENED = "never_opened"
@@ -103,7 +109,13 @@ class SolutionEnd(StrEnum):
     LENGTH = "length"
     """It reached its limit."""
     DEADLINE = "deadline"
+    REOPENED = "reopened"
+    """The model ended its turn in thinking that it had opened again: no answer stands behind it."""
     ABORTED = "aborted"
+
+
+CUT = frozenset({ThinkingEnd.BUDGET, ThinkingEnd.DEADLINE, ThinkingEnd.PREEMPTED, ThinkingEnd.STABLE})
+"""Ends at which thinking was cut: the close that is forced then has a wrap-up, where one is set."""
 
 
 class Delta(NamedTuple):
@@ -146,7 +158,8 @@ class TwoPhase:
         self.prompt_ids = tuple(prompt_ids)
         self.markers = markers
         self.budget = budget
-        self.limit = budget.thinking
+        self._step = markers.wrap_up.step if markers.wrap_up is not None else 1
+        self.limit = budget.thinking // self._step * self._step
         self.output_ids: list[int] = []
         self.sampled: list[bool] = []
         self.logprobs: list[float | None] = []
@@ -162,6 +175,12 @@ class TwoPhase:
         self._closes += [((*close, *then), len(close)) for close, then in markers.closes_before]
         self._last: tuple[int, ...] = ()  # ids that spell the thinking in the close's tokens
         self._after: tuple[int, ...] = ()  # ids that spell the solution in the close's tokens
+        self._reader = AnswerReader(markers)
+        self._answer: list[int] = []  # ids whose text is the answer
+        self.in_answer: list[bool] = []  # of each solution token
+        self._reopened = self._wrap_up = 0
+        self._tool_start = ToolStart(markers) if markers.tools is not None else None
+        self.began_call = False
         self._pass_start = self._asked = 0
         self._pass_phase = Phase.DONE
         self._raisable = raisable
@@ -215,6 +234,7 @@ class TwoPhase:
             stops = self.markers.eos_ids
             if len(self.markers.close_ids) == 1:
                 stops = stops | {self.markers.close_ids[0]}
+            stops |= self.markers.tool_ids
         elif self.phase is Phase.SOLUTION:
             room = self.budget.solution - self._solution
             stops = self.markers.eos_ids
@@ -267,12 +287,13 @@ class TwoPhase:
                 # reads the whole prompt, and no more than two were budgeted for.
                 self._end_thinking(ThinkingEnd.BUDGET, deltas)
         elif self.phase is Phase.SOLUTION:
-            # A pass that began in OPENING asked for thinking's room and stopped at the close, neither of
-            # which ends a solution: it goes on in another pass.
+            # A pass that began in OPENING asked for thinking's room and stopped at the close, or at the start
+            # of a tool call, none of which ends a solution: it goes on in another pass.
             close = self.markers.close_ids
             unended = finish == "length" or (len(close) == 1 and tuple(self.output_ids[-1:]) == close)
+            unended = unended or not self.markers.tool_ids.isdisjoint(self.output_ids[-1:])
             if not brought or self._whole or self._pass_phase is Phase.SOLUTION or not unended:
-                self._end(SolutionEnd.EOS if finish == "stop" else SolutionEnd.LENGTH)
+                self._end(SolutionEnd.EOS if finish == "stop" else SolutionEnd.LENGTH, deltas)
         return _merge(deltas)
 
     def cut(self, reason: ThinkingEnd) -> list[Delta]:
@@ -309,6 +330,7 @@ class TwoPhase:
         """
         if self.thinking_end is not None:
             return []
+        limit = limit // self._step * self._step
         self.limit = max(0, min(limit, self.limit) if self._whole else limit)
         if self._thinking >= self.limit:
             return self.cut(ThinkingEnd.PREEMPTED)
@@ -325,11 +347,13 @@ class TwoPhase:
         self.sampled += [False] * len(ids)
         self.logprobs += [None] * len(ids)
         self._close = self._forced = len(ids)
+        if self.thinking_end in CUT:
+            self._wrap_up = len(self._cut_close) - len(self.markers.close_ids)
         self._emitted = len(self.output_ids)
         self.phase = Phase.SOLUTION
         return Delta(Segment.CLOSE, ids, forced=True)
 
-    def end_solution(self, reason: SolutionEnd) -> None:
+    def end_solution(self, reason: SolutionEnd) -> list[Delta]:
         """End the solution from outside: a stop string (which only text shows), or the deadline.
 
         A stop string may be completed by the very token that reached the limit: then it was the stop.
@@ -337,7 +361,10 @@ class TwoPhase:
         if self.phase is Phase.SOLUTION or (
             reason is SolutionEnd.STOP and self.solution_end is SolutionEnd.LENGTH
         ):
-            self._end(reason)
+            deltas: list[Delta] = []
+            self._end(reason, deltas)
+            return deltas
+        return []
 
     def served(self, read: int, request: TokenRequest) -> None:
         """A pass is over: `read` tokens were fed; the receipt of its request says what the backend served.
@@ -360,22 +387,26 @@ class TwoPhase:
             return
         if self.thinking_end is None:
             self.thinking_end = ThinkingEnd.ABORTED
-        self._end(SolutionEnd.ABORTED)
+        self._end(SolutionEnd.ABORTED, [])
 
     # What is known
 
     @property
     def forced_close(self) -> tuple[int, ...]:
-        """What a forced close appends: the marker, and before it what is missing of the start marker."""
+        """What a forced close appends: the marker, and before it what is missing of the start marker.
+
+        Where thinking is cut a wrap-up stands around the marker.
+        """
         markers = self.markers
+        close = self._cut_close if self.thinking_end in (None, *CUT) else markers.close_ids
         if self._opened:
-            return markers.close_ids
+            return close
         begun = tuple(self.output_ids[: self._thinking])
         for header in (markers.open_ids, markers.answer_ids):
             if begun and header[: len(begun)] == begun:
                 rest = header[len(begun) :]
-                return (*rest, *markers.close_ids) if header is markers.open_ids else rest
-        return (*markers.open_ids, *markers.close_ids)
+                return (*rest, *close) if header is markers.open_ids else rest
+        return (*markers.open_ids, *close)
 
     @property
     def thinking_ids(self) -> tuple[int, ...]:
@@ -402,8 +433,9 @@ class TwoPhase:
 
     @property
     def solution_shown(self) -> tuple[int, ...]:
-        """Ids whose text is the solution: `solution_ids`, but for what a token of the close says of it."""
-        return (*self._after, *self.solution_ids)
+        """Ids whose text is the answer: `solution_ids` without thinking that was opened again, and with what
+        a token of the close says of it."""
+        return (*self._after, *self._answer)
 
     @property
     def close_ids(self) -> tuple[int, ...]:
@@ -429,9 +461,15 @@ class TwoPhase:
             passes=self._passes,
             written=self._written,
             prompt_cached=self._prompt_cached,
+            reopened=self._reopened,
+            wrap_up=self._wrap_up,
         )
 
     # Inside
+
+    @property
+    def _cut_close(self) -> tuple[int, ...]:
+        return self.markers.cut_close(thought=self.limit > 0 or self._thinking > 0)
 
     @property
     def _solution(self) -> int:
@@ -461,8 +499,19 @@ class TwoPhase:
             else:
                 self._watch_close(deltas)
         else:
-            self._emit(Segment.SOLUTION, len(self.output_ids), deltas)
-            self._check_solution(token)
+            self._tell(self._reader.take(token), deltas)
+            self._check_solution(token, deltas)
+
+    def _tell(self, spans: Sequence[Span], deltas: list[Delta]) -> None:
+        """What the solution's tokens are has become certain."""
+        for reopened, ids, shown in spans:
+            deltas.append(Delta(Segment.REOPENED if reopened else Segment.SOLUTION, ids, shown=shown))
+            self._emitted += len(ids)
+            self.in_answer += [not reopened] * len(ids)
+            if reopened:
+                self._reopened += len(ids)
+            else:
+                self._answer += ids if shown is None else shown
 
     def _take_written(self, token: int, deltas: list[Delta]) -> None:
         """Thinking is at its limit in a pass whose engine holds it: its close is due."""
@@ -474,11 +523,11 @@ class TwoPhase:
         deltas.append(self.close())
         self._written = self._close
 
-    def _check_solution(self, token: int) -> None:
+    def _check_solution(self, token: int, deltas: list[Delta]) -> None:
         if token in self.markers.eos_ids:
-            self._end(SolutionEnd.EOS)
+            self._end(SolutionEnd.EOS, deltas)
         elif self._solution >= self.budget.solution:
-            self._end(SolutionEnd.LENGTH)
+            self._end(SolutionEnd.LENGTH, deltas)
 
     def _watch_opening(self, deltas: list[Delta]) -> None:
         if self.markers.open_in_text:
@@ -529,13 +578,17 @@ class TwoPhase:
         self._discarded += max(0, len(self.output_ids) - most)
         for aligned in (self.output_ids, self.sampled, self.logprobs):
             del aligned[most:]
+        for token in self.output_ids[self._thinking + self._close :]:
+            self._tell(self._reader.take(token), deltas)
         if self._solution:
-            self._emit(Segment.SOLUTION, len(self.output_ids), deltas)
-            self._check_solution(self.output_ids[-1])
+            self._check_solution(self.output_ids[-1], deltas)
 
     def _watch_close(self, deltas: list[Delta]) -> None:
         if self.markers.close_in_text:
             self._pieces.append(self.markers.piece(self.output_ids[-1]))
+        if self._tool_start is not None and self._tool_start.take(self.output_ids[-1]):
+            self._end_thinking(ThinkingEnd.TOOL_CALL, deltas)
+            return
         self._look_for_close(deltas)
 
     def _look_for_close(self, deltas: list[Delta]) -> None:
@@ -594,7 +647,8 @@ class TwoPhase:
         self._solution_has_begun(deltas)
 
     def _think_on(self, keep: int, deltas: list[Delta]) -> None:
-        """No close yet; the last `keep` tokens may be the beginning of one."""
+        """No close yet; the last `keep` tokens may be the beginning of one (or of a tool call)."""
+        keep = max(keep, self._tool_start.tokens if self._tool_start is not None else 0)
         if self._thinking >= self.limit and not (self._raisable or self._whole):
             self._end_thinking(ThinkingEnd.BUDGET, deltas)
             return
@@ -608,11 +662,21 @@ class TwoPhase:
         return not ids or tuple(self.output_ids[-len(ids) :]) == ids
 
     def _end_thinking(self, reason: ThinkingEnd, deltas: list[Delta]) -> None:
+        if self._tool_start is not None and self._tool_start.begun:
+            # What the model has said of it goes, as an end of text would: it can begin its call anew
+            count, self.began_call = min(self._tool_start.tokens, self._thinking), True
+            self._discarded += count
+            self._thinking -= count
+            for aligned in (self.output_ids, self.sampled, self.logprobs):
+                del aligned[len(aligned) - count :]
         self._emit(Segment.THINKING, self._thinking, deltas)
         self.thinking_end = reason
         self.phase = Phase.CLOSING
 
-    def _end(self, reason: SolutionEnd) -> None:
+    def _end(self, reason: SolutionEnd, deltas: list[Delta]) -> None:
+        self._tell(self._reader.end(), deltas)
+        if reason is SolutionEnd.EOS and self._reader.inside:
+            reason = SolutionEnd.REOPENED
         self.solution_end = reason
         self.phase = Phase.DONE
 

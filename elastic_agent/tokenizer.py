@@ -27,6 +27,7 @@ from elastic_agent.errors import ControlTokenError, NoMarkersError, UnknownModel
 from elastic_agent.markers import Markers, MarkerText, Opening, known_markers, resolve_markers
 from elastic_agent.model_files import end_ids, load_tokenizer, turn_ids
 from elastic_agent.token_bytes import TokenBytes
+from elastic_agent.tool_calls.formats import ToolFormat, tool_format
 
 _SEPARATORS = (
     "\ue0f0\ue0f1\ue0f2\ue0f3\ue0f4\ue0f5\ue0f6\ue0f7"  # private use; one that the prompt lacks is taken
@@ -166,15 +167,33 @@ class HFCodec:
             f"rename the role, the tool, its properties or the option, or write the text otherwise"
         )
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids as text, control tokens left out."""
-        dropped, fast = self._dropped, self._fast
+    def decode(self, ids: Sequence[int], *, tool_tags: bool = False) -> str:
+        """Ids as text, control tokens left out; with `tool_tags` but for those of `tool_format`."""
+        dropped, fast = self._dropped_by_tools if tool_tags else self._dropped, self._fast
         kept = [i for i in ids if i not in dropped]
         if fast is not None:  # its wrapper takes five times as long, at each token of a stream
             return cast("str", fast.decode(kept, skip_special_tokens=False))
         return cast(
             "str", self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
+
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes tool calls, by its chat template."""
+        return tool_format(self._template)
+
+    @cached_property
+    def tool_ids(self) -> frozenset[int]:
+        """Tokens that are, by themselves, the start of a tool call."""
+        added, format = self.tokenizer.get_added_vocab(), self.tool_format
+        return frozenset(added[tag] for tag in format.starts if format.in_thinking and tag in added)
+
+    @cached_property
+    def _dropped_by_tools(self) -> set[int]:
+        """What decoding drops of an answer that may hold tool calls."""
+        added = self.tokenizer.get_added_vocab()
+        tags = {added[tag] for tag in self.tool_format.tags if tag in added}
+        return self._dropped - (tags - self.markers.eos_ids)
 
     # The template
 

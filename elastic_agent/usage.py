@@ -37,6 +37,8 @@ class Usage:
         prompt_cached: the part of `prompt` that it had there before this call: the first pass's hits.
         passes: how often the upstream was asked.
         written: the part of `forced` that the upstream wrote in itself, and counts as output.
+        reopened: the part of `solution` that the model spent on thinking that it opened again.
+        wrap_up: the part of `forced` that is a wrap-up sentence (`elastic_agent.wrap_up`).
     """
 
     prompt: int = 0
@@ -51,6 +53,13 @@ class Usage:
     passes: int = 0
     written: int = 0
     prompt_cached: int = 0
+    reopened: int = 0
+    wrap_up: int = 0
+
+    @property
+    def reasoning(self) -> int:
+        """Tokens of all thinking, before the close and after."""
+        return self.thinking + self.reopened
 
     @property
     def generated(self) -> int:

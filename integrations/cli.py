@@ -174,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--solution", type=SOLUTION, default=512, metavar="TOKENS", help="solution budget (default: 512)"
     )
+    _wrap_up(ask)
     ask.add_argument(
         "--temperature",
         type=TEMPERATURE,
@@ -213,6 +214,25 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("train", "train an E1 model"), ("eval", "accuracy by thinking budget")):
         commands.add_parser(name, help=text, add_help=False)
     return parser
+
+
+def _wrap_up(parser: Parser) -> None:
+    parser.add_argument(
+        "--wrap-up",
+        type=_sentence,
+        metavar="TEXT",
+        help="a sentence before each forced close, or a model family's own: qwen3, seed-oss (default: none)",
+    )
+
+
+def _sentence(text: str) -> str:
+    from elastic_agent.wrap_up import wrap_up_of
+
+    try:
+        wrap_up_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _gateway(commands: argparse._SubParsersAction[Parser]) -> None:
@@ -260,6 +280,7 @@ def _gateway(commands: argparse._SubParsersAction[Parser]) -> None:
     serve.add_argument(
         "--solution", type=SOLUTION, metavar="TOKENS", help="solution budget where none is asked for"
     )
+    _wrap_up(serve)
     serve.add_argument(
         "--timeout", type=SECONDS, default=600.0, metavar="SECONDS", help="longest call (default: 600)"
     )
@@ -403,7 +424,11 @@ def _ask(options: argparse.Namespace) -> int:
     async def run() -> None:
         await backend.ready()
         call = Call(
-            backend, question, budget, sampling=Sampling(temperature=options.temperature, seed=options.seed)
+            backend,
+            question,
+            budget,
+            sampling=Sampling(temperature=options.temperature, seed=options.seed),
+            wrap_up=options.wrap_up,
         )
         try:
             async for event in call:
@@ -413,7 +438,7 @@ def _ask(options: argparse.Namespace) -> int:
                         style="dim",
                     )
                 else:
-                    style = "dim italic" if event.segment is Segment.THINKING else "bold"
+                    style = "bold" if event.segment is Segment.SOLUTION else "dim italic"
                     console.print(event.text, style=style, end="", markup=False)
         finally:
             await backend.aclose()

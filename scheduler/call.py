@@ -28,7 +28,7 @@ from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget, to_usd
 from elastic_agent.early_exit import EarlyExit
 from elastic_agent.errors import CapExceededError, StoreUnavailableError, TaskClosedError
-from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, prompt_ids
+from elastic_agent.generate import Call, Event, Generation, Prompt, bounded, markers_for, prompt_ids
 from elastic_agent.markers import Opening
 from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler.accounts import INFINITY, Amount
@@ -78,6 +78,7 @@ class TaskCall:
         answer_prompt: Prompt | None = None,
         early_exit: EarlyExit | None = None,
         whole: bool = False,
+        wrap_up: str | None = None,
     ) -> None:
         self.task = task
         self.backend = backend
@@ -93,6 +94,7 @@ class TaskCall:
         self._weight, self._priority = weight, priority
         self._sampling, self._stop_strings, self._extra = sampling, tuple(stop), solution_extra
         self._exit, self._whole = early_exit, whole
+        self._wrap_up = (task.scheduler.wrap_up if wrap_up is None else wrap_up) or None
         self._on_exhausted: OnExhausted = on_exhausted or task.on_exhausted
         self._call: Call | None = None
         self._pilot: Pilot | None = None
@@ -239,6 +241,8 @@ class TaskCall:
                 priority=self._urgency(running),
                 early_exit=self._exit,
                 whole=self._whole,
+                tools=self._tools,
+                wrap_up=self._wrap_up,
             )
             async with aclosing(self._call.stream()) as events:
                 async for event in events:
@@ -315,7 +319,7 @@ class TaskCall:
                 if self._on_exhausted != "answer" or self.final or self.task.book.answered:
                     raise
                 self.final = self.turned = True
-                self._on_exhausted, self._extra = "shrink", None
+                self._on_exhausted, self._extra, self._tools = "shrink", None, None
                 if self._answer_prompt is not None:
                     ids = prompt_ids(self.backend, self._answer_prompt)
                 self._running = await self._granted(ids, self._again(ids), track)
@@ -343,11 +347,11 @@ class TaskCall:
 
     def _make_request(self, ids: Sequence[int]) -> Request:
         task, backend, scheduler = self.task, self.backend, self.task.scheduler
-        markers = backend.codec.markers
+        markers = markers_for(backend.codec, tools=bool(self._tools), wrap_up=self._wrap_up)
         opening = markers.opening(ids)
-        budget = bounded(backend, len(ids), self._wish)
+        budget = bounded(backend, len(ids), self._wish, markers)
         assert budget.thinking is not None
-        close = len(markers.close_ids) + (len(markers.open_ids) if opening is Opening.SELF else 0)
+        close = markers.close_length(opening)
         thinking = budget.thinking
         if opening is Opening.CLOSED:
             close = thinking = 0  # the prompt has switched thinking off: nothing to think, nothing to force
@@ -398,7 +402,8 @@ class TaskCall:
     def _answered(self) -> bool:
         """It brought an answer, be it a cut one."""
         end = None if self._call is None else self._call.machine.solution_end
-        return end is not None and end is not SolutionEnd.ABORTED and not self._stopped
+        nothing = (None, SolutionEnd.ABORTED, SolutionEnd.REOPENED)
+        return end not in nothing and not self._stopped
 
     def _told(self) -> bool:
         """Its task has told it to stop: at any moment, maybe from another thread."""

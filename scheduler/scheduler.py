@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from elastic_agent.budget import Caps
+from elastic_agent.generate import markers_for
+from elastic_agent.markers import Opening
 from elastic_agent.scheduler import curves as curve_files
 from elastic_agent.scheduler import events
 from elastic_agent.scheduler.accounts import Account
@@ -80,6 +82,8 @@ class BudgetScheduler:
         uncounted: what becomes of LangChain models that are called inside of a task and can't be counted,
             because they are neither ours nor under `guard`: "warn" once for each task and class of model,
             "refuse" before the call is sent, or "ignore".
+        wrap_up: of calls that don't say: a sentence before the forced close, or a profile's name
+            (`elastic_agent.wrap_up`).
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class BudgetScheduler:
         on_store_failure: Failure = "closed",
         history: str | Path | None = None,
         uncounted: Uncounted = "warn",
+        wrap_up: str | None = None,
     ) -> None:
         check_uncounted(uncounted)
         check_limits(max_running, max_waiting)
@@ -121,6 +126,7 @@ class BudgetScheduler:
             pacer=None if pool is None else Pacer(pool, time.time() - time.monotonic()),
         )
         self.solution = None if solution is None else integer("solution", solution, least=1)
+        self.wrap_up = wrap_up
         self.max_running, self.max_waiting = max_running, max_waiting
         self._given = curves
         self._curves: dict[str, Curves] = {}
@@ -240,6 +246,10 @@ class BudgetScheduler:
     def solution_for(self, backend: Backend) -> int:
         """Solution tokens of a call that doesn't say."""
         return self.solution or self.curves_for(backend).solution or DEFAULT_SOLUTION
+
+    def close_for(self, backend: Backend) -> int:
+        """Tokens of a forced close of a call that doesn't say."""
+        return markers_for(backend.codec, wrap_up=self.wrap_up or None).close_length(Opening.PREFILLED)
 
     def account(self) -> Account | None:
         """The account that tasks are opened in: the store's. None without a store."""

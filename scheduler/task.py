@@ -172,7 +172,7 @@ class Task:
                     book,
                     now,
                     self._scheduler.endpoint_for(backend) if backend else None,
-                    len(backend.codec.markers.close_ids) if backend else 1,
+                    self._scheduler.close_for(backend) if backend else 1,
                     expect=self._expect,
                     agent=self.agent,
                     started=started(),
@@ -279,6 +279,7 @@ class Task:
         answer_prompt: Prompt | None = None,
         early_exit: EarlyExit | None = None,
         whole: bool = False,
+        wrap_up: str | None = None,
     ) -> TaskCall:
         """A call of this task; iterate over it, or `await call.run()`.
 
@@ -295,12 +296,14 @@ class Task:
                 priority go by deadline and weight (`elastic_agent.scheduler.urgency`).
             price: what this model costs; else the scheduler's.
             on_exhausted: see `OnExhausted`; None: the task's.
-            tools: rendered into the prompt by the chat template.
+            tools: rendered into the prompt by the chat template; see `elastic_agent.generate.Call`.
             label: what to call it in logs and reports.
             answer_prompt: what to ask instead, unguided, where `on_exhausted="answer"` makes it the final
                 answer. None: the same prompt.
             early_exit: end thinking when the answer no longer changes; what its probes may cost is held, too.
             whole: nobody reads along, as in `run`: the text of a segment comes at its end, decoded once.
+            wrap_up: a sentence before the forced close, or a profile's name (`elastic_agent.wrap_up`); its
+                tokens are held, too. "": none. None: the scheduler's.
 
         Raises:
             ValueError: no backend here and none on the scheduler.
@@ -333,6 +336,7 @@ class Task:
             answer_prompt=answer_prompt,
             early_exit=early_exit,
             whole=whole,
+            wrap_up=wrap_up,
         )
 
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from elastic_agent.delivery import Delivery
 from elastic_agent.errors import BackendError
 from elastic_agent.markers import Markers
+from elastic_agent.tool_calls.formats import ToolFormat
 from elastic_agent.values import integer, put, real
 
 Finish = Literal["stop", "length"]
@@ -219,8 +220,18 @@ class Codec(Protocol):
         """A conversation (OpenAI-style dicts with role and content) as prompt ids."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids as text, control tokens left out."""
+    def decode(self, ids: Sequence[int], *, tool_tags: bool = False) -> str:
+        """Ids as text, control tokens left out; with `tool_tags` but for those of `tool_format`."""
+        ...
+
+    @property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes tool calls."""
+        ...
+
+    @property
+    def tool_ids(self) -> frozenset[int]:
+        """Tokens that are, by themselves, the start of a tool call."""
         ...
 
 

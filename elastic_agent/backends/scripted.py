@@ -18,7 +18,8 @@ from typing import Any
 
 from elastic_agent.backends.base import NO_LIMITS, Meter, TokenChunk, TokenRequest, check_request
 from elastic_agent.errors import BackendUnavailableError
-from elastic_agent.markers import Markers, Opening
+from elastic_agent.markers import Markers, Opening, Spelling
+from elastic_agent.tool_calls import HERMES
 
 _EOS, _TURN, _OPEN, _CLOSE = 0, 1, 2, 3
 _FIRST_WORD = 16
@@ -55,7 +56,16 @@ class ScriptedCodec:
 
     def __init__(self, *, prefill: bool = True, close: tuple[int, ...] = (_CLOSE,)) -> None:
         self.prefill = prefill
-        self.markers = Markers((_OPEN,), close, frozenset({_EOS}), frozenset({_TURN}))
+        self.tool_format, self.tool_ids = HERMES, frozenset[int]()
+        self.markers = Markers(
+            (_OPEN,),
+            close,
+            frozenset({_EOS}),
+            frozenset({_TURN}),
+            open_text="<think>",
+            close_text="</think>",
+            spelling=Spelling(self._piece, self.encode),
+        )
         self._ids: dict[str, int] = {}
         self._words: dict[int, str] = {}
 
@@ -80,9 +90,12 @@ class ScriptedCodec:
             ids += [_TURN, *self.encode(f"{message['role']} {text}")]
         return [*ids, _TURN, *self.encode("assistant"), *([_OPEN] if self.prefill else [])]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids as text, control tokens left out."""
+    def decode(self, ids: Sequence[int], *, tool_tags: bool = False) -> str:
+        """Ids as text, control tokens left out; tags of tool calls are words like any other."""
         return "".join(self._words.get(i, "") for i in ids)
+
+    def _piece(self, token: int) -> bytes:
+        return self._words.get(token, "").encode()
 
     def _intern(self, word: str) -> int:
         if word not in self._ids:

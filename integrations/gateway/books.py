@@ -40,6 +40,7 @@ class Payer(BudgetScheduler):
             policy=main.policy,
             log=[partial(_pass_on, sink) for sink in main.sinks],
             solution=main.solution,
+            wrap_up=main.wrap_up,
             max_running=main.max_running,
             max_waiting=main.max_waiting,
         )

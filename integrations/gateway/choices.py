@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -12,6 +12,7 @@ from elastic_agent.integrations.wire.pieces import Piece, Pieces
 from elastic_agent.integrations.wire.tool_calls import ToolCallPiece
 from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler.call import TaskCall
+from elastic_agent.tool_calls import HERMES, ToolFormat
 from elastic_agent.usage import Usage
 
 FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop"}
@@ -23,14 +24,21 @@ class Choice:
     Args:
         index: which of them.
         call: what brings it.
-        tools: its solution may hold tool calls.
+        tools: the schemas of its tools; its solution may hold calls of them.
+        format: how they are written.
     """
 
-    def __init__(self, index: int, call: TaskCall, *, tools: bool) -> None:
+    def __init__(
+        self,
+        index: int,
+        call: TaskCall,
+        tools: Sequence[Mapping[str, Any]] = (),
+        format: ToolFormat = HERMES,
+    ) -> None:
         self.index, self.call = index, call
         self.reasoning = self.text = ""
         self.tool_calls: list[ToolCallPiece] = []
-        self._pieces = Pieces(tools=tools)
+        self._pieces = Pieces(tools, format)
 
     def feed(self, event: Event) -> Piece:
         """Take an event; what it brings to show."""
@@ -60,11 +68,11 @@ class Choice:
         return FINISH.get(end, "length") if end is not None else "length"
 
     def logprobs(self) -> list[tuple[int, float]]:
-        """Id and log-prob of each solution token of which the engine told it."""
+        """Id and log-prob of each token of the answer of which the engine told it."""
         result = self.call.result()
         start = len(result.output_ids) - len(result.solution_ids)
-        pairs = zip(result.output_ids[start:], result.logprobs[start:], strict=True)
-        return [(token, value) for token, value in pairs if value is not None]
+        said = zip(result.output_ids[start:], result.logprobs[start:], result.in_answer, strict=True)
+        return [(token, value) for token, value, answers in said if answers and value is not None]
 
 
 async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Piece | None]]:
@@ -122,6 +130,6 @@ def usage(choices: Sequence[Choice]) -> dict[str, Any]:
         "completion_tokens": output,
         "total_tokens": prompt + output,
         "prompt_tokens_details": {"cached_tokens": used[0].prompt_cached},
-        "completion_tokens_details": {"reasoning_tokens": all_of.thinking},
+        "completion_tokens_details": {"reasoning_tokens": all_of.reasoning},
         "billed": all_of.billed(),
     }

@@ -57,6 +57,7 @@ def serve(options: argparse.Namespace) -> int:
         max_running=options.max_running,
         max_waiting=options.max_waiting,
         solution=options.solution,
+        wrap_up=options.wrap_up,
         log=options.log,
         no_keys=options.no_keys,
     )

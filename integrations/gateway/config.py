@@ -82,6 +82,7 @@ class Config:
         lease: seconds after which what a process that died holds is charged.
         max_running, max_waiting: for each model, see `BudgetScheduler`.
         solution: solution tokens of requests that don't say.
+        wrap_up: what is written before a forced close (`elastic_agent.wrap_up`).
         log: where the scheduler's events go.
         no_keys: ask for no key, of requests to this machine's own addresses alone. Everybody who reaches it,
             every program and user of this machine, spends without one.
@@ -96,6 +97,7 @@ class Config:
     max_running: int | None = None
     max_waiting: int | None = None
     solution: int | None = None
+    wrap_up: str | None = None
     log: Log = None
     no_keys: bool = False
 

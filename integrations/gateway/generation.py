@@ -150,7 +150,12 @@ class Generations:
                     await upstream.backend.ready()
                     payer = await self.payers.of(owner)
                     asked = plan(
-                        body, request.headers, upstream, self.limits, payer.solution_for(upstream.backend)
+                        body,
+                        request.headers,
+                        upstream,
+                        self.limits,
+                        payer.solution_for(upstream.backend),
+                        payer.wrap_up,
                     )
                     most = Caps(tokens=2 * asked.choices * upstream.backend.context_length)
                     async with self._task(request, owner, payer, upstream.backend, most) as (task, named):
@@ -263,11 +268,12 @@ def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: 
             sampling=sampling,
             stop=asked.stop,
             solution_extra=asked.guide,
+            tools=asked.tools,
             price=upstream.price,
             on_exhausted=how.on_exhausted,
             whole=not asked.stream,
         )
-        found.append(Choice(index, call, tools=asked.tools))
+        found.append(Choice(index, call, asked.tools, asked.format))
     return found
 
 

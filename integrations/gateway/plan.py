@@ -22,6 +22,8 @@ from typing import Any
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
 from elastic_agent.budget import Budget
+from elastic_agent.errors import UnsupportedError
+from elastic_agent.generate import markers_for
 from elastic_agent.integrations.gateway.config import Limits, Upstream
 from elastic_agent.integrations.gateway.errors import bad
 from elastic_agent.integrations.gateway.fields import (
@@ -33,7 +35,9 @@ from elastic_agent.integrations.gateway.fields import (
     Part,
     header_tokens,
 )
-from elastic_agent.integrations.wire.guided import solution_fields
+from elastic_agent.integrations.wire.guided import read_as, solution_fields
+from elastic_agent.markers import Opening
+from elastic_agent.tool_calls import ToolFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,8 @@ class Plan:
         prompt_ids: what it reads.
         budget: the two limits, as asked.
         choices: how many answers.
-        tools: tool calls are looked for in the solution.
+        tools: the schemas of those that the model is shown; its solution may hold calls of them.
+        format: how these are written.
         guide: for the engine, in the solution's pass.
         stream, usage: as server-sent events; with usage at their end.
     """
@@ -54,7 +59,8 @@ class Plan:
     sampling: Sampling
     stop: tuple[str, ...]
     choices: int
-    tools: bool
+    tools: Sequence[Mapping[str, Any]]
+    format: ToolFormat
     guide: Mapping[str, Any]
     stream: bool
     usage: bool
@@ -66,6 +72,7 @@ def plan(
     upstream: Upstream,
     limits: Limits,
     default_solution: int,
+    wrap_up: str | None = None,
 ) -> Plan:
     """The plan of a request.
 
@@ -78,6 +85,10 @@ def plan(
     chat = isinstance(body, ChatRequest)
     tools = _tools(body) if isinstance(body, ChatRequest) else []
     guide = _guide(body, tools, upstream) if isinstance(body, ChatRequest) else {}
+    try:
+        format = read_as(upstream.backend.codec.tool_format, guide)
+    except UnsupportedError as error:
+        raise bad("tools", f"tools: {error}", "unsupported_value") from None
     prompt = _chat_prompt(body, tools, upstream) if isinstance(body, ChatRequest) else _prompt(body, upstream)
     if guide:
         # A model that opens its thinking itself could skip it, and with it the solution's own pass
@@ -85,7 +96,7 @@ def plan(
     options = body.stream_options
     return Plan(
         prompt,
-        budget(body, headers, upstream, default_solution),
+        budget(body, headers, upstream, default_solution, wrap_up),
         Sampling(
             temperature=DEFAULT_SAMPLING.temperature if body.temperature is None else body.temperature,
             top_p=DEFAULT_SAMPLING.top_p if body.top_p is None else body.top_p,
@@ -95,7 +106,8 @@ def plan(
         ),
         () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         choices,
-        bool(tools),
+        tools,
+        format,
         guide,
         bool(body.stream),
         bool(options and options.include_usage),
@@ -107,6 +119,7 @@ def budget(
     headers: Mapping[str, str],
     upstream: Upstream,
     default_solution: int,
+    wrap_up: str | None = None,
 ) -> Budget:
     """The Budget that a request asks for; the module says how.
 
@@ -126,8 +139,7 @@ def budget(
         name, limit = "max_completion_tokens", body.max_completion_tokens
     if limit is None:
         return Budget(thinking, solution or default_solution)
-    markers = upstream.backend.codec.markers
-    close = len(markers.open_ids) + len(markers.close_ids)
+    close = markers_for(upstream.backend.codec, wrap_up=wrap_up).close_length(Opening.SELF)
     room = limit - close
     if room < 1:
         raise bad(name, f"{name}: {limit} hold no answer, since the end-of-thinking marker takes {close}")

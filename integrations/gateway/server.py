@@ -103,6 +103,7 @@ class Gateway:
             max_running=config.max_running,
             max_waiting=config.max_waiting,
             solution=config.solution,
+            wrap_up=config.wrap_up,
             log=[*events.sinks(config.log), self.metrics.event],
         )
         self.main = main

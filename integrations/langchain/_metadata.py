@@ -23,15 +23,16 @@ _FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop", SolutionEnd.LENGTH
 def usage_metadata(usage: Usage) -> UsageMetadata:
     """Tokens of one call: the prompt once, and what the answer holds.
 
-    `reasoning` is the thinking; the close (marker tokens, forced or sampled) is in `output_tokens` only.
-    `cache_read` is what the upstream had of the prompt before the call. What the upstream bills, the second
-    pass's input included, is in `response_metadata["usage"]["billed"]`.
+    `reasoning` is the thinking, with what the model spent of its solution on more of it; the close (marker
+    tokens, forced or sampled) is in `output_tokens` only. `cache_read` is what the upstream had of the prompt
+    before the call. What the upstream bills, the second pass's input included, is in
+    `response_metadata["usage"]["billed"]`.
     """
     told = UsageMetadata(
         input_tokens=usage.prompt,
         output_tokens=usage.output,
         total_tokens=usage.prompt + usage.output,
-        output_token_details=OutputTokenDetails(reasoning=usage.thinking),
+        output_token_details=OutputTokenDetails(reasoning=usage.reasoning),
     )
     if usage.prompt_cached:
         told["input_token_details"] = InputTokenDetails(cache_read=usage.prompt_cached)

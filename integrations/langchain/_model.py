@@ -52,7 +52,7 @@ def _as_exit(value: object) -> object:
 class ElasticFields(Serializable):
     """Fields of `ChatElasticReasoning` and `ElasticReasoningLLM`.
 
-    Those from `thinking_budget` to `early_exit`, and `model`, can be given per call as well.
+    Those from `thinking_budget` to `wrap_up`, and `model`, can be given per call as well.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", use_attribute_docstrings=True)
@@ -98,6 +98,9 @@ class ElasticFields(Serializable):
     """What the task's log and report call it."""
     early_exit: Annotated[InstanceOf[EarlyExit] | None, BeforeValidator(_as_exit)] = None
     """End thinking when its answer no longer changes (`elastic_agent.early_exit`); None: don't."""
+    wrap_up: str | None = None
+    """A sentence before the forced close, or a profile's name (`elastic_agent.wrap_up`); None: none, unless
+    the task's scheduler has one."""
     n: Annotated[int, field(integer, least=1)] = 1
     """How many answers to give (`generate`; `invoke` shows the first); each is a call with its own hold."""
     stop: list[str] | None = None
@@ -232,6 +235,7 @@ class ElasticFields(Serializable):
             on_exhausted=value("on_exhausted"),
             label=value("label"),
             early_exit=value("early_exit"),
+            wrap_up=value("wrap_up"),
         )
 
     @property

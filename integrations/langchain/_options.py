@@ -18,6 +18,7 @@ from elastic_agent.early_exit import EarlyExit
 from elastic_agent.errors import InvalidBudgetError
 from elastic_agent.scheduler.request import OnExhausted, check_terms
 from elastic_agent.values import integer, put
+from elastic_agent.wrap_up import wrap_up_of
 
 PER_CALL = frozenset(
     {
@@ -36,12 +37,15 @@ PER_CALL = frozenset(
         "on_exhausted",
         "label",
         "early_exit",
+        "wrap_up",
         "n",
     }
 )
 """Keyword arguments of `invoke`, `bind` and the like that say how a call is made; fields of the model too."""
 
-NULLABLE = frozenset({"thinking_budget", "max_tokens", "seed", "on_exhausted", "label", "early_exit"})
+NULLABLE = frozenset(
+    {"thinking_budget", "max_tokens", "seed", "on_exhausted", "label", "early_exit", "wrap_up"}
+)
 """Those of them for which None says something; for the others it means "as the model has it"."""
 
 CHAT = frozenset({"tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"})
@@ -76,6 +80,7 @@ class CallOptions:
         on_exhausted: what to do when the task's caps can't hold the call; None is the task's own way.
         label: what the task's log and report call it.
         early_exit: how thinking ends when its answer no longer changes; None: it doesn't.
+        wrap_up: what is written before a forced close; None: the task's scheduler says, or nothing.
         whole: nobody reads along: the text of a segment comes at its end, decoded once.
 
     Raises:
@@ -99,6 +104,7 @@ class CallOptions:
     on_exhausted: OnExhausted | None
     label: str | None
     early_exit: EarlyExit | None
+    wrap_up: str | None = None
     whole: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +117,8 @@ class CallOptions:
         weight, priority = check_terms(self.weight, self.priority, self.on_exhausted)
         put(self, "weight", weight)
         put(self, "priority", priority)
+        if self.wrap_up:
+            wrap_up_of(self.wrap_up)
 
     def budget(self, close: int) -> Budget:
         """The Budget asked for.
@@ -149,6 +157,7 @@ class CallOptions:
             "guide": dict(self.guide),
             "n": self.n,
             "early_exit": None if self.early_exit is None else self.early_exit.to_dict(),
+            "wrap_up": self.wrap_up,
         }
 
 

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, cast
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Budget, to_usd
 from elastic_agent.errors import BackendUnavailableError, TaskClosedError
-from elastic_agent.generate import Call, Event, Generation, bounded
+from elastic_agent.generate import Call, Event, Generation, bounded, markers_for
 from elastic_agent.integrations.langchain._options import CallOptions
 from elastic_agent.integrations.langchain.errors import CallTimeoutError
+from elastic_agent.markers import Opening
 from elastic_agent.phases import SolutionEnd
 from elastic_agent.scheduler import current_task
 from elastic_agent.scheduler.call import TaskCall
@@ -139,8 +140,10 @@ async def _once(
     deadline: float | None,
     spare: Sequence[int] | None,
 ) -> AsyncGenerator[Event | Outcome | Turned]:
-    markers = backend.codec.markers
-    asked = options.budget(len(markers.open_ids) + len(markers.close_ids))
+    task = current_task()
+    wrap_up = options.wrap_up if options.wrap_up is not None or task is None else task.scheduler.wrap_up
+    markers = markers_for(backend.codec, wrap_up=wrap_up or None)
+    asked = options.budget(markers.close_length(Opening.SELF))
     call = _start(backend, prompt, options, asked, price, spare)
     turned = False
     async with aclosing(_generator(call)) as events:
@@ -170,7 +173,7 @@ async def _once(
         known = find_price(backend.model, own=price)
         granted, reason = result.budget, "no task: the model's own budget"
         cost = None if known is None else to_usd(known.charge(result.usage))
-    yield Outcome(result, bounded(backend, len(prompt), asked), granted, reason, cost, backend.model)
+    yield Outcome(result, bounded(backend, len(prompt), asked, markers), granted, reason, cost, backend.model)
 
 
 def _start(
@@ -186,13 +189,15 @@ def _start(
         "stop": options.stop,
         "priority": options.priority,
         "solution_extra": options.guide,
+        "tools": options.tools,
         "early_exit": options.early_exit,
+        "wrap_up": options.wrap_up,
         "whole": options.whole,
     }
     task = current_task()
     if task is None:
         outside()
-        return Call(backend, prompt, asked, **how)
+        return Call(backend, prompt, asked, **how | {"wrap_up": options.wrap_up or None})
     return task.call(
         prompt,
         backend=backend,

@@ -36,6 +36,7 @@ from elastic_agent.integrations.langchain._portal import portal
 from elastic_agent.integrations.langchain._run import Outcome, Turned, answers, may_turn, run_call, together
 from elastic_agent.integrations.langchain._structured import Method, structured
 from elastic_agent.integrations.langchain.errors import langchain_errors
+from elastic_agent.integrations.wire.guided import read_as
 from elastic_agent.integrations.wire.pieces import Piece, Pieces
 
 FIRST_INDEX = 1_000
@@ -80,11 +81,11 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
                 if turns
                 else None
             )
-            pieces = Pieces(tools=bool(options.tools))
+            pieces = Pieces(options.tools, read_as(backend.codec.tool_format, options.guide))
             async with aclosing(run_call(backend, ids, options, self._terms, spare)) as events:
                 async for event in events:
                     if isinstance(event, Turned):
-                        pieces = Pieces(tools=False)
+                        pieces = Pieces()
                         continue
                     piece = pieces.flush() if isinstance(event, Outcome) else pieces.feed(event)
                     if piece:

@@ -40,7 +40,7 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
         with langchain_errors():
             backend = await self._ready_backend(options.model)
             ids = backend.codec.encode_chat([{"role": "user", "content": prompt}])
-            pieces = Pieces(tools=False)
+            pieces = Pieces()
             async with aclosing(run_call(backend, ids, options, self._terms)) as events:
                 async for event in events:
                     if isinstance(event, Outcome):

@@ -5,18 +5,22 @@ solution can't come out otherwise unless its budget cuts it. Without a grammar a
 engine that has none refuses (`UnsupportedError`).
 
 The fields are vLLM's `structured_outputs` (0.12 and later): `json` for a schema, and xgrammar's structural
-tags where tool calls come in, in the form in which `wire.tool_calls` reads them.
+tags where tool calls come in. A call that is enforced is written as Hermes writes, whatever the model's own
+format is, and read so (`read_as`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from elastic_agent.integrations.wire.tool_calls import CLOSE, OPEN
+from elastic_agent.errors import UnsupportedError
+from elastic_agent.tool_calls import HERMES, ToolFormat
 
 Schema = Mapping[str, Any]
+OPEN, CLOSE = HERMES.opens[0]
 
 
 def solution_fields(
@@ -51,6 +55,23 @@ def solution_fields(
         json_form = {"type": "json_schema", "json_schema": answer.get("json", {"type": "object"})}
         form = {"type": "or", "elements": [json_form, form]}
     return {"structured_outputs": {"structural_tag": json.dumps({"type": "structural_tag", "format": form})}}
+
+
+def read_as(format: ToolFormat, fields: Mapping[str, Any]) -> ToolFormat:
+    """The format in which calls under these fields are read: the model's own, and the one that is enforced.
+
+    Raises:
+        UnsupportedError: calls that the model begins by itself are to keep to a schema, and it begins them in
+            a way that the fields don't watch for.
+    """
+    if not fields or OPEN in format.starts:
+        return format
+    if '"triggered_tags"' in fields["structured_outputs"].get("structural_tag", ""):
+        raise UnsupportedError(
+            f"strict tools and parallel_tool_calls=False can't be enforced where the model chooses: calls "
+            f"are written as {format.name} here. Leave them out, or demand a call (tool_choice)"
+        )
+    return replace(format, opens=(*format.opens, *HERMES.opens))
 
 
 def _tag(tool: Schema, *, strict: bool) -> dict[str, Any]:

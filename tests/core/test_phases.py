@@ -7,7 +7,7 @@ it says end-of-text. A simulated upstream serves passes from it and counts, like
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from elastic_agent.backends.base import TokenRequest
 from elastic_agent.budget import Budget
-from elastic_agent.markers import Markers, Opening
+from elastic_agent.markers import Markers, Opening, WrapUpIds
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 from elastic_agent.usage import Probes, worst_case
 
@@ -24,7 +24,8 @@ PROMPT = (50, 51, 52)
 SINGLE = Markers((1,), (2,), frozenset({EOS}))
 SPELLED = Markers((3, 4), (5, 6, 5), frozenset({EOS}))  # several tokens, the close overlapping with itself
 NO_OPEN = Markers((), (2,), frozenset({EOS}))
-MARKERS = {"single": SINGLE, "spelled": SPELLED, "no_open": NO_OPEN}
+WRAPPED = replace(SINGLE, wrap_up=WrapUpIds((80, 81), (82,), (83,)))  # what is written around a forced close
+MARKERS = {"single": SINGLE, "spelled": SPELLED, "no_open": NO_OPEN, "wrapped": WRAPPED}
 
 
 def reference(
@@ -60,8 +61,27 @@ def reference(
         seen.append(token)
         if len(seen) >= len(opens) and seen[-len(close) :] == close:
             return seen[: -len(close)], close, solve(len(seen)), ThinkingEnd.NATURAL
+    if end is ThinkingEnd.BUDGET and markers.wrap_up is not None:
+        said = markers.wrap_up
+        before = said.before if limit or said.unthought is None else said.unthought
+        close = [*before, *close, *said.after]
     forced = [*opens[len(seen) :], *close]
     return seen, forced, solve(len(seen) + len(forced)), end
+
+
+def answer_of(solution: Sequence[int], markers: Markers) -> tuple[list[int], bool]:
+    """The answer in a solution, without what was opened again; and whether it ends in such thinking."""
+    opens, close = list(markers.open_ids), list(markers.close_ids)
+    answer, inside, at = list[int](), False, 0
+    while at < len(solution):
+        if opens and not inside and solution[at : at + len(opens)] == opens:
+            inside, at = True, at + len(opens)
+        elif solution[at : at + len(close)] == close:
+            inside, at = False, at + len(close)
+        else:
+            answer += [] if inside else [solution[at]]
+            at += 1
+    return answer, inside
 
 
 @dataclass
@@ -141,9 +161,13 @@ def check(machine: TwoPhase, upstream: Upstream, deltas: Sequence[Delta]) -> Non
     for segment, ids in (
         (Segment.THINKING, machine.thinking_ids),
         (Segment.CLOSE, machine.close_ids),
-        (Segment.SOLUTION, machine.solution_ids),
     ):
         assert tuple(i for d in deltas if d.segment is segment for i in d.ids) == ids
+    said = [d for d in deltas if d.segment in (Segment.SOLUTION, Segment.REOPENED)]
+    assert tuple(i for d in said for i in d.ids) == machine.solution_ids
+    assert sum(len(d.ids) for d in said if d.segment is Segment.REOPENED) == usage.reopened
+    shown = [d.ids if d.shown is None else d.shown for d in said if d.segment is Segment.SOLUTION]
+    assert tuple(i for ids in shown for i in ids) == machine.solution_shown
     assert len(machine.solution_ids) == usage.solution <= machine.budget.solution
     assert EOS not in machine.thinking_ids
     assert EOS not in machine.solution_ids[:-1]
@@ -173,8 +197,13 @@ def test_it_does_what_the_rules_say(
     assert list(machine.close_ids) == close
     assert list(machine.solution_ids) == solution
     assert machine.thinking_end is end
-    assert machine.solution_end is (SolutionEnd.EOS if solution[-1] == EOS else SolutionEnd.LENGTH)
+    answer, inside = answer_of(solution, markers)
+    ended = SolutionEnd.REOPENED if inside else SolutionEnd.EOS
+    assert machine.solution_end is (ended if solution[-1] == EOS else SolutionEnd.LENGTH)
+    assert list(machine.solution_shown) == answer
     assert machine.usage.forced == (len(close) if end in FORCING else 0)
+    cut = end is ThinkingEnd.BUDGET and markers.wrap_up is not None
+    assert machine.usage.wrap_up == (len([i for i in close if i >= 80]) if cut else 0)
     assert len(machine.thinking_ids) <= (budget.thinking or 0)
     covered(machine)
 
@@ -191,7 +220,7 @@ def test_pauses_at_borders_change_nothing(
     check(probed, upstream, deltas)
     assert probed.output_ids == plain.output_ids
     assert probed.thinking_end is plain.thinking_end
-    thinking, close = budget.thinking or 0, len(markers.open_ids) + len(markers.close_ids)
+    thinking, close = budget.thinking or 0, markers.close_length(Opening.SELF)
     worst = worst_case(len(PROMPT), thinking, close, budget.solution)
     probes = Probes(borders, 3, 2)
     assert probed.usage.generated <= worst.generated + probes.generated(thinking)
@@ -204,7 +233,7 @@ FORCING = {ThinkingEnd.BUDGET, ThinkingEnd.EMPTY, ThinkingEnd.END_OF_TEXT}
 def covered(machine: TwoPhase) -> None:
     """Law 2: the hold of a call is at least what it used, in all that is billed or capped."""
     markers, budget, usage = machine.markers, machine.budget, machine.usage
-    close = len(markers.open_ids) + len(markers.close_ids)
+    close = markers.close_length(Opening.SELF)
     worst = worst_case(len(PROMPT), budget.thinking or 0, close, budget.solution)
     for bucket in (
         *("prompt", "thinking", "close", "forced", "solution", "input", "passes"),

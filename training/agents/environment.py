@@ -12,11 +12,11 @@ What a tool returns goes back as text: control strings in it (`</think>`, `<|im_
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from elastic_agent.tool_calls import HERMES, ToolFormat, split
 
 Row = Mapping[str, Any]
 Tool = Callable[..., Any]
@@ -38,29 +38,27 @@ class ToolCall:
 Parse = Callable[[str], Sequence[ToolCall]]
 """The tool calls of a solution; none makes it the final answer. Raises MalformedCallError."""
 
-_CALL = re.compile(r"<tool_call>(.*?)(</tool_call>|$)", re.DOTALL)
 
+def parse_tool_calls(
+    solution: str, format: ToolFormat = HERMES, schemas: Sequence[Mapping[str, Any]] = ()
+) -> list[ToolCall]:
+    """The calls in a solution, as they are read when the model is served (`elastic_agent.tool_calls`).
 
-def parse_tool_calls(solution: str) -> list[ToolCall]:
-    """Calls as Qwen and Hermes models write them: <tool_call>{"name": ..., "arguments": {...}}</tool_call>.
+    Args:
+        solution: the answer's text.
+        format: how the model writes calls.
+        schemas: of the tools, for formats that write arguments as text.
 
     Raises:
-        MalformedCallError: a block that is not closed, no JSON, or without a name and an object of arguments.
+        MalformedCallError: a block that is not closed, or that is no call.
     """
     calls = []
-    for block in _CALL.finditer(solution):
-        if not block[2]:
-            raise MalformedCallError("a <tool_call> without </tool_call>")
-        try:
-            said = json.loads(block[1])
-        except ValueError as error:
-            raise MalformedCallError(f"a tool call is not JSON: {error}") from None
-        if not isinstance(said, dict) or not isinstance(said.get("name"), str):
-            raise MalformedCallError('a tool call is an object with "name" and "arguments"')
-        arguments = said.get("arguments", {})
-        if not isinstance(arguments, dict):
-            raise MalformedCallError(f"the arguments of {said['name']} are an object, by name")
-        calls.append(ToolCall(said["name"], arguments))
+    for call in split(solution, format, schemas)[1]:
+        if not call.closed:
+            raise MalformedCallError("a {} without {}".format(*format.opens[0]))
+        if call.name is None or call.arguments is None:
+            raise MalformedCallError(f"a tool call can't be read: {call.wrong}")
+        calls.append(ToolCall(call.name, call.arguments))
     return calls
 
 
@@ -70,14 +68,14 @@ class Episode:
 
     Attributes:
         tools: by name.
-        parse: reads the calls out of a solution.
+        parse: reads the calls out of a solution; None: as the model's chat template has them written.
         schemas: of the tools, as the chat template takes them (`tools=`); empty writes none into the prompt.
         score: what a final answer is worth, for the reward "episode"; None: another reward is used.
         role: in which results go back to the model.
     """
 
     tools: Mapping[str, Tool]
-    parse: Parse = parse_tool_calls
+    parse: Parse | None = None
     schemas: Sequence[Mapping[str, Any]] = ()
     score: Callable[[str], float] | None = None
     role: str = "tool"

@@ -19,11 +19,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, InvalidBudgetError
-from elastic_agent.training.agents.environment import Episode, MalformedCallError, ToolCall
+from elastic_agent.tool_calls import HERMES, ToolFormat
+from elastic_agent.training.agents.environment import (
+    Episode,
+    MalformedCallError,
+    ToolCall,
+    parse_tool_calls,
+)
 from elastic_agent.training.agents.splice import Splicer
 from elastic_agent.training.agents.tools import Result, run_tools
 from elastic_agent.training.rollout import Call, Rollout
@@ -145,10 +152,11 @@ class Player:
         if not rollout.finished:
             self.ending = Ending.CUT
 
-    def calls(self, solution: str) -> list[ToolCall | Result]:
+    def calls(self, solution: str, format: ToolFormat = HERMES) -> list[ToolCall | Result]:
         """The tool calls of the last turn; a malformed one has its result already."""
+        parse = self.episode.parse or partial(parse_tool_calls, format=format, schemas=self.episode.schemas)
         try:
-            found: list[ToolCall | Result] = list(self.episode.parse(solution))
+            found: list[ToolCall | Result] = list(parse(solution))
         except MalformedCallError as error:
             found = [Result(f"error: {error}", failed=True)]
         if not found:
@@ -228,7 +236,9 @@ def play(
 
 def _run_tools(players: Sequence[Player], splicer: Splicer, rules: Rules) -> None:
     """The tool calls of everybody's last turn."""
-    wanted = [p.calls(splicer.codec.decode(p.turns[-1].rollout.solution_shown)) for p in players]
+    codec = splicer.codec
+    said = [codec.decode(p.turns[-1].rollout.solution_shown, tool_tags=True) for p in players]
+    wanted = [p.calls(text, codec.tool_format) for p, text in zip(players, said, strict=True)]
     jobs = [
         (p.episode.tools, call)
         for p, calls in zip(players, wanted, strict=True)

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from elastic_agent.training.evaluate.suites import Suite, set_suite, stock_suite
 from elastic_agent.training.evaluate.tables import paper_table, report
 from elastic_agent.training.plots.accuracy import plot
 from elastic_agent.training.rewards.codeforces import read_ratings
+from elastic_agent.wrap_up import wrap_up_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,6 +168,15 @@ def _models(options: argparse.Namespace) -> tuple[list[str], list[tuple[str, str
 
 
 def _suite(options: argparse.Namespace) -> Suite:
+    """The problems, with the words that strategies use."""
+    suite = _problems(options)
+    if options.wrap_up is None:
+        return suite
+    wrap_up_of(options.wrap_up)
+    return replace(suite, cues=replace(suite.cues, wrap_up=options.wrap_up))
+
+
+def _problems(options: argparse.Namespace) -> Suite:
     name, path = options.data, options.path
     if name == "stock":
         for given in ("grader", "path", "instruction"):

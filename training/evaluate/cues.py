@@ -16,6 +16,7 @@ class Cues:
         probe_closes: the probe stands behind a close, as a solution does.
         probe_tokens: at most this many tokens are sampled for an answer.
         read: the answer in them, or None when there is none, or none that is certain.
+        wrap_up: what `elastic:wrap_up=1` writes before a forced close, or a profile's name.
     """
 
     wait: str = "Wait"
@@ -23,6 +24,7 @@ class Cues:
     probe_closes: bool = False
     probe_tokens: int = 20
     read: Callable[[str], str | None] = lambda text: boxed_rest(text)
+    wrap_up: str = "Time is up: answer now."
 
 
 HEDGES = ("wait", "hold", "but", "okay", "no", "hmm")

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from elastic_agent.answer import read_answer
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.errors import ContextLengthError, ElasticError
@@ -168,7 +169,7 @@ def run(
             record = ungraded(item, sample.key, engine, said, usage)
             desk.add(
                 record,
-                rewards.Sample(record.solution, item.reference, said.finished, columns={"problem": item}),
+                rewards.Sample(record.solution, item.reference, record.finished, columns={"problem": item}),
             )
 
         engine.run(samples(), drawn)
@@ -195,11 +196,12 @@ def seed_of(seed: int, key: Key) -> int:
 
 def ungraded(item: Item, key: Key, engine: Engine, said: Transcript, usage: Usage) -> Record:
     """A transcript as a line of the results, its grade still to come."""
+    answer = read_answer(engine.codec.markers, said.of(Segment.SOLUTION))
     return Record(
         **key._asdict(),
         kind=item.kind,
         right=False,
-        finished=said.finished,
+        finished=said.finished and not answer.inside,
         cut=said.cut,
         tokens=usage.metered_output,
         thinking_tokens=usage.thinking,

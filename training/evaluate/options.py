@@ -21,7 +21,8 @@ Accuracy against tokens: models by ways of keeping to a budget by t by s, each p
 Every sample is written to OUTPUT/results.jsonl as it comes; the same command again goes on where it was
 stopped, and a larger grid draws only what is missing. table.md (the paper's layout) and plot.svg lie beside
 it. t is the thinking budget (none is unconstrained), s the solution budget. Strategies: elastic (E1),
-truncate, s1, l1-exact, l1-max, early-exit, native; with options as in early-exit:every=32,patience=2.
+truncate, s1, l1-exact, l1-max, early-exit, native; with options as in early-exit:every=32,patience=2 or
+elastic:wrap_up=1.
 """
 
 CURVE_BUDGETS: tuple[int | None, ...] = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, None)
@@ -61,6 +62,8 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     add("--problems", type=COUNT, metavar="N", help=many)
     words = "behind each question of a set (default: to box the answer, or to give code in one block)"
     add("--instruction", metavar="TEXT", help=words)
+    wrap = "sentence that elastic:wrap_up=1 writes before a forced close, or qwen3, seed-oss"
+    add("--wrap-up", metavar="TEXT", help=wrap)
     grader = "function(problem, solution, finished) instead of math-verify or the tests"
     add("--grader", metavar="MODULE:FUNCTION", help=grader)
     people = "ratings of people as JSON: adds a percentile to a Codeforces rating"

@@ -12,6 +12,7 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
+from elastic_agent.answer import read_answer
 from elastic_agent.backends.base import Codec, Finish, Sampling, TokenRequest
 from elastic_agent.markers import Markers, Opening
 from elastic_agent.phases import Segment, SolutionEnd, TwoPhase
@@ -115,12 +116,12 @@ class Transcript:
         return self
 
     def text(self, segment: Segment, codec: Codec) -> str:
-        """A segment as people read it."""
+        """A segment as people read it; a solution without thinking that the model opened again."""
         ids = self.of(segment)
         if segment is Segment.THINKING:
             start = codec.markers.start_of(ids) if codec.markers.open_in_text else None
             return codec.decode((*ids[start or 0 :], *self.last)).strip()
-        return codec.decode((*self.after, *ids)).strip()
+        return codec.decode((*self.after, *read_answer(codec.markers, ids).shown)).strip()
 
     def add(self, segment: Segment, ids: Sequence[int], *, sampled: bool = True) -> None:
         if ids:

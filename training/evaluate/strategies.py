@@ -20,6 +20,8 @@ from typing import ClassVar
 from elastic_agent.backends.base import Codec
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendProtocolError, did_you_mean
+from elastic_agent.generate import markers_for
+from elastic_agent.markers import Markers, Opening
 from elastic_agent.phases import Phase, Segment, TwoPhase
 from elastic_agent.training.budgets import STATED, Wording
 from elastic_agent.training.evaluate.cues import Cues
@@ -64,10 +66,18 @@ class Elastic(_Named):
     """E1's separate budgeting, by the machine that serves live calls."""
 
     name = "elastic"
+    wrap_up: int = 0
+    """1: a sentence stands before a forced close (`Cues.wrap_up`)."""
+
+    def markers(self, codec: Codec, cues: Cues) -> Markers:
+        return markers_for(codec, wrap_up=cues.wrap_up if self.wrap_up else None)
+
+    def extra(self, codec: Codec, cues: Cues) -> int:
+        return self.markers(codec, cues).close_length(Opening.SELF)
 
     def run(self, case: Case) -> Passes:
         budget = Budget(case.thinking, case.solution)
-        machine = TwoPhase(case.prompt_ids, budget, case.codec.markers, case.opening)
+        machine = TwoPhase(case.prompt_ids, budget, self.markers(case.codec, case.cues), case.opening)
         while not machine.done:
             if machine.phase is Phase.CLOSING:
                 machine.close()

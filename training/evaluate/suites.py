@@ -80,7 +80,14 @@ def stock_suite(split: Split, count: int, *, each_kind: bool = False) -> Suite:
     problems = [p for steps in kinds for p in make_problems(SEEDS[split], count, split=split, steps=steps)]
     items = [Item(digest(p.text), p.text, p.answer, p.kind) for p in problems]
     # In e1-tiny's own words: it has no boxes, and answers "Answer : 12 ."
-    cues = Cues("wait ,", "Answer :", probe_closes=True, probe_tokens=4, read=_stock_answer)
+    cues = Cues(
+        "wait ,",
+        "Answer :",
+        probe_closes=True,
+        probe_tokens=4,
+        read=_stock_answer,
+        wrap_up="so answer now .",
+    )
     return Suite(f"stock {split}", items, grader_of("stock"), cues)
 
 
