@@ -299,6 +299,13 @@ def _gateway(commands: argparse._SubParsersAction[Parser]) -> None:
         help="close unused tasks (default: 900)",
     )
     serve.add_argument(
+        "--keep-answers",
+        type=float,
+        default=3600.0,
+        metavar="SECONDS",
+        help="for requests that come again with their Idempotency-Key (default: 3600)",
+    )
+    serve.add_argument(
         "--max-body",
         type=argument(integer, least=1024, of="bytes"),
         default=4 * 1024 * 1024,

@@ -46,6 +46,7 @@ def serve(options: argparse.Namespace) -> int:
         connections=options.max_connections,
         grace_seconds=options.grace,
         task_idle_seconds=options.task_idle,
+        answer_seconds=options.keep_answers,
     )
     config = Config(
         upstreams=[upstream(text) for text in options.upstream or ()] or [_single(options)],

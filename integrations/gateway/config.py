@@ -31,6 +31,8 @@ class Limits:
         tasks: open at once in this process.
         task_idle_seconds: after which a task that nobody uses is closed.
         grace_seconds: for running calls when the gateway shuts down.
+        answer_seconds: for which the answer of a request with an `Idempotency-Key` is kept.
+        leave_seconds: for which such a request runs on when its client has left, for one that tries again.
     """
 
     body: int = 4 * 1024 * 1024
@@ -45,6 +47,8 @@ class Limits:
     tasks: int = 1000
     task_idle_seconds: float = 900.0
     grace_seconds: float = 30.0
+    answer_seconds: float = 3600.0
+    leave_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

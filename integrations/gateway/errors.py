@@ -7,13 +7,17 @@
 402  insufficient_quota        a cap can't hold the call, and nothing that runs will give it room
 403  permission_error          another key's task
 404  not_found_error           no such model, task or route
+409  invalid_request_error     the request with this Idempotency-Key has no answer to tell again
 410  task_closed               the task has ended
 413  request_too_large
 415  invalid_request_error     not application/json
+422  invalid_request_error     the Idempotency-Key of another request
 429  rate_limit_error          refunds may make room, or the queue is full: `Retry-After` says when
 502  upstream_error            the upstream answered with an error, or with something that can't be trusted
 503  unavailable               the upstream or the ledger is away, or the gateway shuts down
 504  timeout                   the call took longer than the gateway allows
+
+An error of a request that is charged all the same says how much (`charged`), and `x-should-retry: false`.
 """
 
 from __future__ import annotations
@@ -69,6 +73,9 @@ class GatewayError(Exception):
         param: the field that is wrong.
         retry_after: seconds until it may work.
         numbers: further fields, such as `needed` and `available`.
+        retry: False tells clients that try again by themselves not to (`x-should-retry`).
+        charged: what the request is charged all the same. Trying again would be charged again, so clients are
+            told not to by themselves.
     """
 
     def __init__(
@@ -80,10 +87,19 @@ class GatewayError(Exception):
         param: str | None = None,
         retry_after: float | None = None,
         numbers: Mapping[str, Any] | None = None,
+        retry: bool | None = None,
+        charged: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param, self.retry_after = status, code, param, retry_after
         self.numbers = dict(numbers or {})
+        self.retry, self.charged = retry, charged
+
+    def after(self, charged: Mapping[str, Any] | None) -> GatewayError:
+        """The same error, of a request that is charged so much; None: of one that cost nothing."""
+        if charged is not None:
+            self.charged = charged
+        return self
 
     def body(self) -> dict[str, Any]:
         """As JSON."""
@@ -93,12 +109,15 @@ class GatewayError(Exception):
             "param": self.param,
             "code": self.code,
         }
-        return {"error": error | self.numbers}
+        charged = {} if self.charged is None else {"charged": dict(self.charged)}
+        return {"error": error | self.numbers | charged}
 
     def response(self) -> web.Response:
         """As an HTTP response."""
         headers = {}
-        if self.retry_after is not None:
+        if self.retry is False or self.charged is not None:
+            headers["x-should-retry"] = "false"
+        elif self.retry_after is not None:
             headers["Retry-After"] = str(max(1, round(self.retry_after)))
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"

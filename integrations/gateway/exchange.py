@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 from aiohttp import ClientError, web
+from multidict import CIMultiDict
 
 from elastic_agent.integrations.gateway import choices as running
 from elastic_agent.integrations.gateway.books import Payer
@@ -20,6 +21,22 @@ from elastic_agent.integrations.gateway.plan import Plan
 from elastic_agent.integrations.gateway.tasks import OpenTask
 from elastic_agent.integrations.gateway.wire import Format, Said, budget, pairs
 from elastic_agent.scheduler.report import Units
+
+
+class Stream(Protocol):
+    """What is asked of a response that is sent piece by piece."""
+
+    @property
+    def headers(self) -> CIMultiDict[str]: ...
+
+    @property
+    def prepared(self) -> bool: ...
+
+    async def prepare(self, request: web.Request) -> Any: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def write_eof(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,28 +77,29 @@ class Exchange:
             headers["X-Elastic-Left"] = pairs(body["budget"]["left"])
         return web.Response(text=json.dumps(body), content_type="application/json", headers=headers)
 
-    async def stream(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def stream(self, request: web.Request, response: Stream) -> None:
         """Answer piece by piece. Until the first, `response` is not prepared: an error is an HTTP status."""
         form = self._format()
 
-        async def send(events: Iterable[dict[str, Any]]) -> None:
+        async def tell(events: Iterable[dict[str, Any]]) -> None:
             for event in events:
                 name = f"event: {event['type']}\n" if "type" in event else ""
-                await self._write(response, f"{name}data: {json.dumps(event)}\n\n")
+                data = f"{name}data: {json.dumps(event)}\n\n"
+                await send(response, data.encode(), self.send_seconds)
 
         async with aclosing(running.run(self.answers)) as shown:
             async for choice, piece in shown:
                 if not response.prepared:
                     response.headers["X-Elastic-Granted"] = self._granted()
                     await response.prepare(request)
-                    await send(form.begin())
+                    await tell(form.begin())
                 if piece is None:
-                    await send(form.end(choice))
+                    await tell(form.end(choice))
                 elif piece:
-                    await send(form.piece(choice, piece))
-        await send(form.finish())
+                    await tell(form.piece(choice, piece))
+        await tell(form.finish())
         if form.done:
-            await self._write(response, "data: [DONE]\n\n")
+            await send(response, b"data: [DONE]\n\n", self.send_seconds)
         await response.write_eof()
 
     def facts(self) -> dict[str, Any]:
@@ -96,7 +114,15 @@ class Exchange:
             "solution": sum(one.solution for one in used),
             "charged": sum(one.generated for one in used),
             "usd": float(sum(cost for cost in costs if cost is not None)),
+            "passes": sum(one.passes for one in used),
         }
+
+    def charged(self) -> dict[str, Any] | None:
+        """What a request is charged that brought no answer; None: nothing was asked of a model."""
+        facts = self.facts()
+        if not facts["passes"]:
+            return None
+        return {"tokens": facts["charged"], "usd": facts["usd"], "requests": facts["passes"]}
 
     def _format(self) -> Format:
         asked = self.asked
@@ -130,30 +156,38 @@ class Exchange:
         room = self.payer.desk.ledger.room(self.payer.durable.account())
         return Units.of(room, asyncio.get_running_loop().time()).to_dict()
 
-    async def _write(self, response: web.StreamResponse, data: str) -> None:
-        """Send something; a client that reads nothing for too long is given up."""
-        try:
-            async with asyncio.timeout(self.send_seconds) as timeout:
-                await response.write(data.encode())
-        except TimeoutError:
-            if timeout.expired():
-                raise ConnectionError("the client reads nothing") from None
-            raise
+
+async def send(response: Stream, data: bytes, seconds: float) -> None:
+    """Send something; a client that reads nothing for so long is given up.
+
+    Raises:
+        ConnectionError: it was.
+    """
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            await response.write(data)
+    except TimeoutError:
+        if timeout.expired():
+            raise ConnectionError("the client reads nothing") from None
+        raise
 
 
-def event_stream(id: str) -> web.StreamResponse:
+def event_stream(id: str) -> Stream:
     """The response of a stream, before its first piece."""
-    return web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-            "X-Request-Id": id,
-        }
-    )
+    return cast("Stream", web.StreamResponse(headers=stream_headers(id)))
 
 
-async def last_words(response: web.StreamResponse, error: GatewayError, *, named: bool) -> None:
+def stream_headers(id: str) -> dict[str, str]:
+    """Of a stream."""
+    return {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache",
+        "X-Accel-Buffering": "no",
+        "X-Request-Id": id,
+    }
+
+
+async def last_words(response: Stream, error: GatewayError, *, named: bool) -> None:
     """An error in the middle of a stream: an event, named where the others are, and no [DONE] after it."""
     name = "event: error\n" if named else ""
     try:

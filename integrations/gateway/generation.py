@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import ClientError, web
 
@@ -19,7 +19,7 @@ from elastic_agent.integrations.gateway.books import Payer, Payers
 from elastic_agent.integrations.gateway.choices import Choice
 from elastic_agent.integrations.gateway.config import Limits, Upstream
 from elastic_agent.integrations.gateway.errors import GatewayError, bad, told
-from elastic_agent.integrations.gateway.exchange import Exchange, event_stream, last_words
+from elastic_agent.integrations.gateway.exchange import Exchange, Stream, event_stream, last_words
 from elastic_agent.integrations.gateway.fields import (
     ChatRequest,
     CompletionRequest,
@@ -28,6 +28,7 @@ from elastic_agent.integrations.gateway.fields import (
     read,
     unknown,
 )
+from elastic_agent.integrations.gateway.idempotency import HEADER, Idempotency
 from elastic_agent.integrations.gateway.intake import Terms, check_task_id, read_body, terms
 from elastic_agent.integrations.gateway.plan import Plan, plan
 from elastic_agent.integrations.gateway.tasks import OpenTask, Tasks
@@ -58,10 +59,11 @@ class Generations:
         payers: who pays.
         tasks: the tasks that clients name.
         limits: how much a client may ask.
+        idempotency: runs a request that has a key once.
     """
 
-    def __init__(self, payers: Payers, tasks: Tasks, limits: Limits) -> None:
-        self.payers, self.tasks, self.limits = payers, tasks, limits
+    def __init__(self, payers: Payers, tasks: Tasks, limits: Limits, idempotency: Idempotency) -> None:
+        self.payers, self.tasks, self.limits, self.idempotency = payers, tasks, limits, idempotency
         self._timeouts: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -138,10 +140,33 @@ class Generations:
             raise _going()
         check_headers(request.headers)
         how = terms(request.headers)
-        body, form = read(await read_body(request, self.limits.request_seconds))
+        raw = await read_body(request, self.limits.request_seconds)
+        body, form = read(raw)
         upstream = self.upstream(body.model, upstreams)
         facts["model"], facts["stream"] = upstream.name, bool(body.stream)
-        response: web.StreamResponse | None = None
+
+        async def run(stream: Callable[[str], Stream]) -> Any:
+            return await self._run(request, owner, facts, upstream, body, form, how, stream, event_names)
+
+        if HEADER in request.headers:
+            return await self.idempotency.once(request, owner.id, raw, facts, run)
+        return cast("web.StreamResponse", await run(event_stream))
+
+    async def _run(
+        self,
+        request: web.Request,
+        owner: Spec,
+        facts: dict[str, Any],
+        upstream: Upstream,
+        body: ChatRequest | CompletionRequest,
+        form: Callable[[Said], Format],
+        how: Terms,
+        stream: Callable[[str], Stream],
+        event_names: bool,
+    ) -> web.Response | Stream:
+        """Ask the model, and answer: whole, or on a stream that `stream` makes."""
+        response: Stream | None = None
+        exchange: Exchange | None = None
         try:
             async with asyncio.timeout(self.limits.call_seconds) as timeout:
                 self._timeouts.add(timeout)
@@ -168,7 +193,7 @@ class Generations:
                         try:
                             if not asked.stream:
                                 return await exchange.whole()
-                            response = event_stream(facts["id"])
+                            response = stream(facts["id"])
                             await exchange.stream(request, response)
                             return response
                         finally:
@@ -188,12 +213,14 @@ class Generations:
             log.warning("%s: %s", upstream.name, str(raised)[:300])
             error = GatewayError(
                 503,
-                f"{upstream.name}: its server is away, overloaded, or broke off: try again",
+                f"{upstream.name}: its server is away, overloaded, or broke off"
+                + (": try again" if exchange is None or exchange.charged() is None else ""),
                 "upstream_unavailable",
                 retry_after=1.0,
             )
         except Exception as raised:
             error = told(raised)
+        error = error.after(None if exchange is None else exchange.charged())
         facts["code"] = error.code
         if response is None or not response.prepared:
             raise error

@@ -20,6 +20,7 @@ BUDGET_HEADERS = {
     "X-Elastic-Final": {"type": "string", "enum": ["true", "false"]},
     "X-Elastic-On-Exhausted": {"type": "string", "enum": ["shrink", "wait", "raise"]},
 }
+KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": "^[ -~]{1,255}$"}}
 
 
 @cache
@@ -44,6 +45,7 @@ def description() -> dict[str, Any]:
                         "code": {"type": "string"},
                         "needed": {"type": "object"},
                         "available": {"type": "object"},
+                        "charged": {"type": "object"},
                     },
                 }
             },
@@ -51,10 +53,13 @@ def description() -> dict[str, Any]:
     }
     task_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
-    budgets = [
-        {"name": header, "in": "header", "required": False, "schema": schema}
-        for header, schema in BUDGET_HEADERS.items()
-    ]
+    once, budgets = (
+        [
+            {"name": header, "in": "header", "required": False, "schema": schema}
+            for header, schema in headers.items()
+        ]
+        for headers in (KEY_HEADER, {**BUDGET_HEADERS, **KEY_HEADER})
+    )
     return {
         "openapi": "3.1.0",
         "info": {"title": "Elastic Agent gateway", "version": __version__},
@@ -64,7 +69,7 @@ def description() -> dict[str, Any]:
             "/v1/responses": {"post": _operation("A response", ResponseRequest, budgets)},
             "/v1/models": {"get": _operation("The models")},
             "/v1/models/{name}": {"get": _operation("One model", parameters=[name])},
-            "/v1/tasks": {"post": _operation("Open a task", TaskRequest, status="201")},
+            "/v1/tasks": {"post": _operation("Open a task", TaskRequest, once, "201")},
             "/v1/tasks/{id}": {
                 "get": _operation("A task's report", parameters=[task_id]),
                 "delete": _operation("Close a task", parameters=[task_id]),

@@ -24,13 +24,15 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from elastic_agent.integrations.gateway.answers import open_answers
 from elastic_agent.integrations.gateway.books import Payers
 from elastic_agent.integrations.gateway.config import Config, Upstream, without_password
 from elastic_agent.integrations.gateway.connections import Runner
 from elastic_agent.integrations.gateway.errors import GatewayError, told
 from elastic_agent.integrations.gateway.generation import Generations
 from elastic_agent.integrations.gateway.guard import Guard
-from elastic_agent.integrations.gateway.intake import check_local
+from elastic_agent.integrations.gateway.idempotency import HEADER, Idempotency
+from elastic_agent.integrations.gateway.intake import check_local, read_body
 from elastic_agent.integrations.gateway.keys import Key, Keys
 from elastic_agent.integrations.gateway.metrics import Metrics
 from elastic_agent.integrations.gateway.openapi import description
@@ -85,6 +87,7 @@ class Gateway:
         self.payers: Payers
         self.tasks: Tasks
         self.generations: Generations
+        self.idempotency: Idempotency
         self._runner: Runner | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -110,9 +113,16 @@ class Gateway:
         self.payers = Payers(main, open_store(config.ledger), config.lease)
         default = config.upstreams[0].backend
         self.tasks = Tasks(self.payers, limits.tasks, limits.task_idle_seconds, default)
-        self.generations = Generations(self.payers, self.tasks, limits)
+        self.idempotency = Idempotency(
+            open_answers(config.ledger),
+            seconds=limits.answer_seconds,
+            leave_seconds=limits.leave_seconds,
+            call_seconds=limits.call_seconds,
+            send_seconds=limits.send_seconds,
+        )
+        self.generations = Generations(self.payers, self.tasks, limits, self.idempotency)
         app = web.Application(middlewares=[self._around], client_max_size=limits.body)
-        tasks = TaskRoutes(self.tasks, self._owner, limits.request_seconds)
+        tasks = self._task_routes = TaskRoutes(self.tasks, self._owner, limits.request_seconds)
         app.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
@@ -120,7 +130,7 @@ class Gateway:
                 web.post("/v1/responses", self._responses),
                 web.get("/v1/models", self._models),
                 web.get("/v1/models/{name:.+}", self._model),
-                web.post("/v1/tasks", tasks.open),
+                web.post("/v1/tasks", self._open_task),
                 web.get("/v1/tasks/{id}", tasks.get),
                 web.delete("/v1/tasks/{id}", tasks.delete),
                 web.get("/health", self._health),
@@ -158,6 +168,7 @@ class Gateway:
             await site.stop()
         await self.generations.drain(self.config.limits.grace_seconds)
         await runner.cleanup()
+        await self.idempotency.aclose()
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.tasks.aclose()
@@ -281,6 +292,15 @@ class Gateway:
         asking = request[ASKING]
         return await self.generations.responses(request, self._owner(request), asking.facts, self.upstreams)
 
+    async def _open_task(self, request: web.Request) -> web.StreamResponse:
+        if HEADER not in request.headers:
+            return await self._task_routes.open(request)
+        raw = await read_body(request, self.config.limits.request_seconds)
+        facts = request[ASKING].facts
+        return await self.idempotency.once(
+            request, self._owner(request).id, raw, facts, lambda _: self._task_routes.open(request)
+        )
+
     async def _models(self, request: web.Request) -> web.Response:
         found = [_model(upstream) for upstream in self.upstreams.values()]
         return web.json_response({"object": "list", "data": found})
@@ -332,6 +352,7 @@ class Gateway:
             try:
                 self.guard.sweep()
                 await self.tasks.sweep()
+                await self.idempotency.sweep()
                 await self.payers.sweep(limits.task_idle_seconds)
             except Exception as error:  # what can't be swept now is swept later
                 log.warning("the sweep failed: %s", type(error).__name__)
