@@ -15,7 +15,7 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
-from benchmarks import vllm_abort, vllm_exactness, vllm_greedy
+from benchmarks import vllm_abort, vllm_exactness, vllm_greedy, vllm_leaving
 from benchmarks._vllm import counters, idle
 from elastic_agent.backends.base import GREEDY, Backend, TokenChunk, TokenRequest
 from elastic_agent.backends.vllm_process import VllmProcess
@@ -91,6 +91,16 @@ async def test_a_cancelled_call_stops_the_engine(server: VllmProcess) -> None:
     after, _ = await vllm_abort.measure(asked(), server.base_url, 12)
     assert after.total() == 12
     assert max(after) <= 1
+
+
+async def test_a_call_that_is_left_costs_what_it_was_served(server: VllmProcess) -> None:
+    """Law 2 and no more: cancelled, closed and timed out, streamed and not, in process, at a gateway and side
+    by side: never below the server's own counters, and the median at most 64 tokens above them."""
+    found = await vllm_leaving.measure(asked(), server.base_url, 16)
+    for way, told in found.items():
+        assert told["least"] >= 0, (way, told)
+        assert told["input_least"] >= 0, (way, told)
+        assert told["median"] <= 64, (way, told)
 
 
 async def test_greedy_is_what_transformers_says(server: VllmProcess) -> None:
