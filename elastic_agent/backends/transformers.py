@@ -22,6 +22,7 @@ from elastic_agent.backends.base import NO_LIMITS, Codec, Meter, TokenChunk, Tok
 from elastic_agent.backends.decode import BatchDecoder, Sampled
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 from elastic_agent.tokenizer import load_codec
+from elastic_agent.values import integer
 
 _SMALL = 100_000_000  # parameters under which one thread is faster than several
 
@@ -64,6 +65,9 @@ class TransformersBackend:
         self._threads = threads
         self._vocabulary = int(model.config.vocab_size)
         self._lock = threading.Condition()  # guards everything below, `meter`, and every _Stream
+        max_rows = integer("max_rows", max_rows, least=1, of="rows")
+        if threads is not None:
+            threads = integer("threads", threads, least=1, of="threads")
         self._new: deque[_Stream] = deque()
         self._cancelled: deque[_Stream] = deque()
         self._worker: threading.Thread | None = None

@@ -50,6 +50,7 @@ from elastic_agent.errors import (
     UnknownModelError,
 )
 from elastic_agent.tokenizer import load_codec
+from elastic_agent.values import MOST_SECONDS, integer, real
 
 _CLOSE_SECONDS = 0.5
 """For a server to close its half of a connection after we have closed ours."""
@@ -95,14 +96,18 @@ class VllmServerBackend:
         self.model = model
         self.base_url = base_url.rstrip("/")
         self.codec = codec or _find_codec(model, tokenizer, self.base_url, api_key)
-        self.context_length = context_length or 32_768
+        self.context_length = (
+            32_768 if context_length is None else integer("context_length", context_length, least=1)
+        )
         self.meter = Meter()
         self.counters = EngineCounters(f"{self.base_url.removesuffix('/v1')}/metrics")
         self.guided = True
         self.two_passes = UNPROBED if native else NO_LIMITS
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=connect_timeout, sock_read=idle_timeout
+            total=None,
+            sock_connect=real("connect_timeout", connect_timeout, above=True, most=MOST_SECONDS),
+            sock_read=real("idle_timeout", idle_timeout, above=True, most=MOST_SECONDS),
         )
         self._sessions: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[Any]]]
         self._sessions = {}

@@ -6,12 +6,15 @@ import asyncio
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Self
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.durable import LEASE
+from elastic_agent.scheduler.endpoint import check_limits
 from elastic_agent.scheduler.events import Log
+from elastic_agent.values import MOST_PORT, MOST_SECONDS, integer, put, real
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,16 @@ class Limits:
     grace_seconds: float = 30.0
     answer_seconds: float = 3600.0
     leave_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        for one in dataclass_fields(self):
+            value = getattr(self, one.name)
+            if not one.name.endswith("_seconds"):
+                put(self, one.name, integer(one.name, value, least=1, of=""))
+            elif one.name == "grace_seconds":
+                put(self, one.name, real(one.name, value, most=MOST_SECONDS, of="seconds"))
+            else:
+                put(self, one.name, real(one.name, value, above=True, most=MOST_SECONDS, of="seconds"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +122,14 @@ class Config:
         """Itself.
 
         Raises:
-            ValueError: no model, two of one name, or one that others could reach without a key.
+            ValueError: no model, two of one name, one that others could reach without a key, or a number that
+                can't be.
         """
+        integer("port", self.port, most=MOST_PORT, of="")
+        real("lease", self.lease, above=True, most=MOST_SECONDS, of="seconds")
+        check_limits(self.max_running, self.max_waiting)
+        if self.solution is not None:
+            integer("solution", self.solution, least=1)
         names = [upstream.name for upstream in self.upstreams]
         if not names:
             raise ValueError("a gateway needs a model: --model NAME, or --upstream NAME=URL")
