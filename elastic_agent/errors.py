@@ -23,6 +23,10 @@
     ├── StoreError                        a ledger store was asked for something that can't be
     │   ├── StoreUnavailableError         it could not be reached, is full, or did not answer in time
     │   ├── LeaseLostError                a hold ended while its process slept: nothing more was sent
+    │   ├── StoreClockError               its clock is far behind the time that it has seen
+    │   ├── StoreForgotError              it knows less than it has acknowledged: replaced, emptied, put back
+    │   ├── UnknownAccountError           nobody opened an account of this name there
+    │   ├── UnknownHoldError              nobody took a hold under this key there, or it is long over
     │   └── StoreVersionError             its schema is newer than this library
     └── BackendError                      the upstream failed
         ├── BackendUnavailableError       it could not be reached, or ended the stream in the middle
@@ -170,6 +174,22 @@ class StoreUnavailableError(StoreError):
 
 class LeaseLostError(StoreError):
     """A hold has ended while its process did not renew it: nothing is sent on it any more."""
+
+
+class StoreClockError(StoreError):
+    """A ledger store's clock is far behind the time that it has seen: nothing is held until it is right."""
+
+
+class StoreForgotError(StoreError):
+    """A ledger store knows less than it has acknowledged: it was emptied, replaced, or put back."""
+
+
+class UnknownAccountError(StoreError):
+    """A ledger store knows no account of this name."""
+
+
+class UnknownHoldError(StoreError):
+    """A ledger store knows no hold under this key."""
 
 
 class StoreVersionError(StoreError):

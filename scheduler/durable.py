@@ -35,9 +35,17 @@ from typing import Any, Literal, TypeVar, get_args
 from uuid import uuid4
 
 from elastic_agent.budget import Caps
-from elastic_agent.errors import InvalidValueError, StoreError, StoreUnavailableError
+from elastic_agent.errors import (
+    InvalidValueError,
+    StoreError,
+    StoreForgotError,
+    StoreUnavailableError,
+    UnknownAccountError,
+    UnknownHoldError,
+)
 from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import INFINITY, NOTHING, Account, Amount, Hold, HoldState
+from elastic_agent.scheduler.acknowledged import Acknowledged
 from elastic_agent.scheduler.background import SharedLoop
 from elastic_agent.scheduler.leases import Leases
 from elastic_agent.scheduler.ledger import Ledger
@@ -130,6 +138,9 @@ class Durable:
         lease = real("lease", lease, above=True, most=MOST_SECONDS, of="seconds")
         self.store, self.lease, self.patience, self.failure = store, lease, patience, failure
         self._leases = Leases(store, lease)
+        self._acknowledged, self._connections = Acknowledged(), 0
+        self._forgot: StoreForgotError | None = None
+        self._one_look: asyncio.Lock | None = None
         self.name = accounts if isinstance(accounts, str) else accounts[-1].id
         self._specs = None if isinstance(accounts, str) else tuple(accounts)
         self._ledger, self._shared = ledger, shared
@@ -184,6 +195,19 @@ class Durable:
             StoreUnavailableError: the store can't be reached; nothing may be sent.
             TaskClosedError: the account was closed.
         """
+        try:
+            lack = await self._try_to_take(running, hold)
+            if self._connections != self.store.connections:  # what answered may be an older state
+                await self._there(self._look())
+        except StoreForgotError as error:
+            self._alarm(error)
+            self._behind_soon(self._forget(self._key(hold or running.hold)))
+            raise
+        return lack
+
+    async def _try_to_take(self, running: Running, hold: Hold | None) -> Lack | None:
+        if self._forgot is not None:
+            raise self._forgot
         hold, book = hold or running.hold, running.request.book.levels[-1]
         final = running.grant.last and hold is running.hold
         simple = book not in self._reserves if final else self._covered(book)
@@ -210,6 +234,8 @@ class Durable:
             LeaseLostError: one has ended: nothing may be sent.
             StoreUnavailableError: the store has to be asked, and can't be reached, and calls fail closed.
         """
+        if self._forgot is not None:
+            raise self._forgot
         keys = [self._key(hold) for hold in running.holds]
         if self._leases.live(keys):
             return
@@ -234,7 +260,8 @@ class Durable:
             self._behind_soon(self._finish(hold))
         else:
             charged = None if hold.state is HoldState.REFUNDED else hold.charged
-            self.store.end_soon(key, charged, lambda error: self._ended(hold, error))
+            sent = self._acknowledged.sent
+            self.store.end_soon(key, charged, lambda answer: self._answered(hold, answer, sent))
 
     def close(self, book: Book) -> None:
         """A task has ended: its reserve comes back. From any thread."""
@@ -263,8 +290,14 @@ class Durable:
 
     async def _look(self) -> list[Level]:
         """Caps in memory = what the store says is left + what this process holds there and has spent."""
-        now = time.monotonic()  # before the store looks: a deadline that is late is one that it refuses
-        levels = await self.store.books(self.name)
+        self._one_look = self._one_look or asyncio.Lock()
+        async with self._one_look:  # an older view after a newer one would look as if something was forgotten
+            now = time.monotonic()  # before the store looks: a deadline that is late is one that it refuses
+            try:
+                levels = await self._checked_books()
+            except StoreForgotError as error:
+                self._alarm(error)
+                raise
         with self._guard:
             own = sum(self._live.values(), self._charged)
         above: Account | None = None
@@ -280,6 +313,42 @@ class Durable:
                 self._mirror[name] = above = account
             self.looked(list(self._mirror.values()), now)
         return levels
+
+    async def _checked_books(self) -> list[Level]:
+        """The books, which may not say less than what the store has acknowledged."""
+        known, connections = self._acknowledged, self.store.connections
+        with self._guard:
+            before = self._held()
+            known.looking()
+        levels = None
+        try:
+            levels = await self.store.books(self.name)
+        except UnknownAccountError as error:
+            if self._mirror:
+                raise StoreForgotError(
+                    f"{error}. This process has used it: it was closed long ago, or the store was emptied or "
+                    f"put back to an older state. Nothing more is held or sent"
+                ) from error
+            raise
+        finally:
+            with self._guard:
+                after = self._held()
+                known.looked(levels, [amount for key, amount in before.items() if key in after])
+        self._connections = connections
+        return levels
+
+    def _held(self) -> dict[str, Amount]:
+        """What calls of this process hold in the store, beyond doubt."""
+        idle = self._ending | self._unheld
+        return {
+            key: amount for key, amount in self._live.items() if key not in idle and self._leases.knows(key)
+        }
+
+    def _alarm(self, error: StoreForgotError) -> None:
+        """Nothing is held or sent any more by this process."""
+        if self._forgot is None:
+            self._forgot = error
+            log.critical("the ledger's store forgot, and calls on account %s stop: %s", self.name, error)
 
     async def _take(self, running: Running, hold: Hold) -> Lack | None:
         try:
@@ -400,11 +469,17 @@ class Durable:
             own = sum(self._live.values(), NOTHING)
         return any(level.held.tokens > own.tokens or level.held.nano > own.nano for level in levels)
 
-    def _ended(self, hold: Hold, error: BaseException | None) -> None:
+    def _answered(self, hold: Hold, answer: StoredHold | BaseException, sent: int) -> None:
         """The store was told of an end, or could not be. On one of its threads."""
-        if error is not None:
+        if isinstance(answer, BaseException):
             self._behind_soon(self._finish(hold))
             return
+        if answer.state is HoldState.SETTLED:
+            with self._guard:
+                self._acknowledged.charged(answer.charged, sent)
+        self._ended(hold)
+
+    def _ended(self, hold: Hold) -> None:
         with self._guard:
             key = self._key(hold)
             self._live.pop(key, None)
@@ -427,9 +502,13 @@ class Durable:
                 await self._write(lambda: self.store.refund(key))
             else:
                 await self._write(lambda: self.store.settle(key, hold.charged))
+        except UnknownHoldError as error:
+            self._alarm(StoreForgotError(f"{error}. This process has taken it: the store forgot"))
+        except StoreForgotError as error:
+            self._alarm(error)
         except StoreError as error:
             log.error("the store does not take the end of call %s: %s", key, error)
-        self._ended(hold, None)
+        self._ended(hold)
 
     async def _give_back(self, book: Book) -> None:
         self._changing.pop(book, None)
@@ -476,18 +555,28 @@ class Durable:
         """Renew leases, end those of processes that have died, look up what is left."""
         while True:
             await asyncio.sleep(self.lease / 3)
-            with suppress(StoreUnavailableError):
+            try:
                 with self._guard:
                     live = list(self._live)
                 ended = await self._leases.renew(live)
-                self._lost(ended)
+                await self._lost(ended)
                 await self.store.expire()
                 await self._look()
+            except StoreUnavailableError:
+                pass  # who waits for it says so
+            except StoreForgotError as error:
+                self._alarm(error)
+            except StoreError as error:  # a clock that is wrong, say: it may be put right
+                log.error("the leases of account %s could not be renewed: %s", self.name, error)
 
-    def _lost(self, ended: set[str]) -> None:
-        """Some holds were not renewed in time. A reserve among them was given back: it is taken anew."""
+    async def _lost(self, ended: set[str]) -> None:
+        """Some holds were not renewed in time. A reserve among them was given back: it is taken anew.
+
+        Raises:
+            StoreForgotError: the store has never heard of one.
+        """
         with self._guard:
-            lost = ended & self._live.keys()
+            lost = (ended & self._live.keys()) - self._ending - self._unheld
         reserves = {reserve.key: book for book, reserve in self._reserves.items()}
         for key in lost:
             if key in reserves:
@@ -495,6 +584,10 @@ class Durable:
                 with self._guard:
                     self._live.pop(key, None)
             elif key not in self._warned:
+                try:
+                    await self.store.refund(key)  # it has ended: this only asks
+                except UnknownHoldError as error:
+                    raise StoreForgotError(f"{error}. This process has taken it: the store forgot") from error
                 log.warning("hold %s ran out before its call was over: it was charged whole", key)
         self._warned = lost
 

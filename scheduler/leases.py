@@ -51,6 +51,10 @@ class Leases:
         """A hold is over."""
         self._until.pop(key, None)
 
+    def knows(self, key: str) -> bool:
+        """Whether it is a hold that was taken, and has not ended as far as is known here."""
+        return self._until.get(key, -math.inf) > -math.inf
+
     def live(self, keys: Collection[str]) -> bool:
         """Whether all of them surely live at this moment."""
         now = clocks.elapsed()

@@ -33,8 +33,14 @@ than that is not closed, and a name is not used for two things.
 For every account and unit, at every instant: available + held + spent == cap, and a parent's held and spent
 cover those of its children (spent not for windows). `check()` is that law as a callable.
 
-The clock is the store's own. It never runs backwards: a store keeps the latest time that it has seen, to the
-second. Where it jumps ahead, leases end early, and are charged.
+The clock is the store's own, and the store's time follows it at the pace at which time passes: never
+backwards, not at once where it jumps ahead, and not at all where it is far behind the latest time that was
+seen (`ledger_time`): then every step is a StoreClockError.
+
+A ledger has a number of its own, drawn when it is made. A handle that has met one ledger takes no other:
+where the store was emptied or replaced, every step is a StoreForgotError. One that was put back to an older
+state has the same number: who used it notices that it knows less than it has acknowledged
+(`scheduler.acknowledged`).
 
 Amounts and caps are whole numbers from 0 to `MOST`; leases and seconds are finite and not negative; names and
 keys are 1 to 500 characters, none of them NUL. Anything else is a StoreError and changes nothing.
@@ -78,6 +84,7 @@ class Level:
 
     Attributes:
         left: seconds until it takes no more holds; None: for ever.
+        past: what was spent in the windows before this one.
     """
 
     spec: Spec
@@ -85,6 +92,7 @@ class Level:
     held: Amount
     left: float | None
     closed: bool = False
+    past: Amount = NOTHING
 
     def balances(self) -> dict[str, Balance]:
         """By unit ("tokens", "nano"), for those that are capped."""
@@ -130,6 +138,7 @@ class Store(Protocol):
     Steps may be asked for from several threads and event loops at once.
 
     Every method may raise:
+        StoreClockError, StoreForgotError: see the module.
         StoreUnavailableError: the store could not be reached, is full, or did not answer in time. The step
             may have happened; asking again under the same key finds out.
         StoreVersionError: its schema is from a newer version of this library.
@@ -138,6 +147,8 @@ class Store(Protocol):
     """
 
     name: str
+    connections: int
+    """Times that the store was connected to: after each of them it may know less than before."""
 
     async def open(self, path: Sequence[Spec]) -> None:
         """Accounts from the root down, each under the one before it; those that exist are left alone.
@@ -198,12 +209,14 @@ class Store(Protocol):
         """End a hold of a call that provably never left. One that has ended stays as it is."""
         ...
 
-    def end_soon(self, key: str, actual: Amount | None, done: Callable[[BaseException | None], None]) -> None:
+    def end_soon(
+        self, key: str, actual: Amount | None, done: Callable[[StoredHold | BaseException], None]
+    ) -> None:
         """`settle`, or `refund` for None, for whom nobody waits: written a few milliseconds later, or with
         the next step. A process that dies meanwhile leaves it to the end of its lease.
 
         Args:
-            done: told when it is durable, or why it is not; on any thread, so it must be quick.
+            done: told how it ended once that is durable, or why it is not; on any thread, so it is quick.
         """
         ...
 
@@ -231,6 +244,14 @@ class Store(Protocol):
 
     async def holds(self, account: str | None = None) -> list[StoredHold]:
         """Every hold of an account (not of those below), ended ones too as long as the store keeps them."""
+        ...
+
+    async def set_time(self) -> None:
+        """The clock is right and the time that the ledger has seen was wrong: go on from the clock's.
+
+        For a person who has looked at both, while nobody holds anything: leases end at once. What the wrong
+        time did stays: windows that had begun then go on as the present ones, with what was spent in them.
+        """
         ...
 
     async def check(self) -> None:

@@ -12,8 +12,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from elastic_agent.errors import StoreError
 from elastic_agent.scheduler.accounts import HoldState
+from elastic_agent.scheduler.stores.ledger_time import LedgerTime, Mark
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
-from elastic_agent.scheduler.stores.steps import AccountRow, HoldRow, Steps
+from elastic_agent.scheduler.stores.steps import AccountRow, HoldRow, Steps, window_start
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,8 +23,8 @@ T = TypeVar("T")
 class MemoryShelf:
     """Rows in dictionaries; a heap of lease ends, so that a sweep looks only at what is over."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self, time: LedgerTime) -> None:
+        self._time = time
         self._latest = 0.0
         self._accounts: dict[str, AccountRow] = {}
         self._below: dict[str, dict[str, None]] = {}
@@ -34,8 +35,24 @@ class MemoryShelf:
         self._closed: dict[str, None] = {}  # by time of closing
 
     def now(self) -> float:
-        self._latest = max(self._latest, self._clock())
+        self._latest = self._time.now(Mark(self._latest))
         return self._latest
+
+    def set_time(self) -> None:
+        self._latest = now = self._time.clock()
+        self._time.set()
+        for account in self._accounts.values():
+            if account.spec.window is not None:
+                account.starts = min(account.starts, window_start(account.spec.window, now))
+            if account.closed_at is not None:
+                account.closed_at = min(account.closed_at, now)
+        for hold in self._holds.values():
+            if hold.state is HoldState.LIVE:
+                hold.until = now
+                heapq.heappush(self._leases, (now, hold.key))
+            elif hold.ended is not None:
+                hold.ended = min(hold.ended, now)
+        self._ended = deque((min(ended, now), key) for ended, key in self._ended)
 
     def lock(self, account: str) -> float:
         return self.now()
@@ -138,15 +155,21 @@ class MemoryStore(SteppedStore):
     """A ledger in this process's memory: nothing survives it, and nobody else sees it.
 
     Args:
-        clock: seconds since the epoch; where it jumps back, time stands still until it has caught up.
+        clock, elapsed: see `LedgerTime`.
         retention: seconds for which ended holds and closed accounts are kept.
     """
 
     name = "memory"
 
-    def __init__(self, *, clock: Callable[[], float] = time.time, retention: float = RETENTION) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] | None = None,
+        retention: float = RETENTION,
+    ) -> None:
         super().__init__(retention)
-        self._steps = Steps(MemoryShelf(clock))
+        self._steps = Steps(MemoryShelf(LedgerTime(clock, elapsed)))
         self._lock = threading.Lock()  # several event loops may share it
 
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:

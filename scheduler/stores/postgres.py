@@ -21,6 +21,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -31,10 +32,20 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from sqlalchemy import Connection, create_engine, event, exc, make_url
 
 from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import NOTHING, Amount
 from elastic_agent.scheduler.stores.base import Lack, StoredHold
 from elastic_agent.scheduler.stores.lane import Lane
-from elastic_agent.scheduler.stores.sql import HOLD, SqlShelf, Values, hold_row, migrate
+from elastic_agent.scheduler.stores.ledger_time import LedgerTime, behind, forgot
+from elastic_agent.scheduler.stores.sql import (
+    HOLD,
+    MARK,
+    SqlShelf,
+    Values,
+    hold_row,
+    mark_of,
+    migrate,
+)
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
 from elastic_agent.scheduler.stores.steps import (
     Steps,
@@ -63,6 +74,7 @@ HOLD_CALL = f"""SELECT {H}, f.now, f.lack_account, f.lack_unit, f.lack_needed, f
     FROM elastic_hold(:key, :account, :tokens, :nano, :lease, :seconds, :dispatched, :instead_of) f"""
 END_CALL = f"SELECT {H}, f.now FROM elastic_end(:key, :how, :tokens, :nano) f"
 DISPATCH_CALL = "SELECT elastic_dispatch(:key)"
+BEGIN_CALL = "SELECT now, clock, generation FROM elastic_begin(:asked, :known)"
 LOCK_CALL = "SELECT elastic_lock_trees(:accounts, :keys)"
 EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most) f"
 
@@ -121,6 +133,9 @@ class PostgresShelf(SqlShelf):
 
     def now(self) -> float:
         return float(self.run("SELECT elastic_now()")[0][0])
+
+    def clock(self) -> float:
+        return float(self.run("SELECT elastic_clock()")[0][0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +215,7 @@ class PostgresStore(SteppedStore):
         connections: for looking and sweeping, beside the one that holds and settles.
         timeout: seconds for each step, waiting for a free connection included; also the server's own
             `statement_timeout`. None: for ever.
+        clock, elapsed: of this machine; see `LedgerTime`.
         retention: seconds for which ended holds and closed accounts are kept.
 
     Raises:
@@ -209,9 +225,17 @@ class PostgresStore(SteppedStore):
     name = "postgres"
 
     def __init__(
-        self, url: str, *, connections: int = 2, timeout: float | None = 5.0, retention: float = RETENTION
+        self,
+        url: str,
+        *,
+        connections: int = 2,
+        timeout: float | None = 5.0,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] | None = None,
+        retention: float = RETENTION,
     ) -> None:
         super().__init__(retention)
+        self._time, self._generation = LedgerTime(clock, elapsed, server=True), ""
         self._timeout = timeout
         try:
             where = make_url(url).set(drivername="postgresql+psycopg")
@@ -274,6 +298,11 @@ class PostgresStore(SteppedStore):
         def once() -> T:
             self._migrate(errand)
             with engine.begin() as connection, errand.on(connection.connection.driver_connection):
+                if step is Steps.set_time:
+                    self._time.set()
+                else:
+                    begin = self._begin()
+                    begin.read(next(iter(connection.exec_driver_sql(*_sent(begin)))))
                 here = cast("Callable[..., T]", INSTEAD.get(step, step))
                 return here(Steps(PostgresShelf(connection)), *args, **kwargs)
 
@@ -311,6 +340,11 @@ class PostgresStore(SteppedStore):
             except (exc.DBAPIError, self._driver.Error) as error:
                 said: Any = error.orig if isinstance(error, exc.DBAPIError) else error
                 code = getattr(said, "sqlstate", None)
+                if code == "EA006":
+                    latest, clock = map(float, str(said.diag.message_primary).split())
+                    raise behind(latest, clock) from None
+                if code == "EA007":
+                    raise forgot(f"what is at {self._where}") from None
                 if code in REFUSALS:
                     raise REFUSALS[code](str(said.diag.message_primary)) from None
                 if code in AGAIN:
@@ -332,7 +366,23 @@ class PostgresStore(SteppedStore):
             with self._engine.begin() as connection, errand.on(connection.connection.driver_connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
                 migrate(connection, self._where)
+                (row,) = connection.exec_driver_sql(MARK)
+                self._time.found(mark_of(row)[0])
             self._ready = True
+
+    def _begin(self) -> Call:
+        """What goes before the steps of a transaction: what this process knows of the ledger."""
+        time = self._time
+        (earliest, furthest), asked = time.bounds(), time.ticks
+        ahead = "-" if time.ahead is None else repr(time.ahead)
+        about = f"{earliest!r} {furthest!r} {clocks.boot()} {asked!r} {ahead}"
+
+        def read(row: Sequence[Any]) -> None:
+            now, clock, generation = row
+            time.heard(now, clock, asked)
+            self._generation = self._generation or generation
+
+        return Call(BEGIN_CALL, {"asked": about, "known": self._generation}, read)
 
     # ----------------------------------------------------------------------------------- on the lane's thread
 
@@ -346,6 +396,7 @@ class PostgresStore(SteppedStore):
         self._line_lost, there = False, self._line is not None
         if not there:
             self._line = self._engine.raw_connection()
+            self.connections += 1
         driver = self._line.driver_connection
         try:
             with errand.on(driver):
@@ -353,10 +404,13 @@ class PostgresStore(SteppedStore):
                     driver.autocommit = True
                     # Else a statement about an array is planned anew at each run, for 0.2 ms.
                     driver.execute("SET plan_cache_mode = force_generic_plan")
+                begin = self._begin()
                 with driver.pipeline():
+                    begun = driver.execute(*_sent(begin), prepare=True)
                     if len(calls) > 1:
                         driver.execute(*_sent(_locked(calls)), prepare=True)
                     answers = [driver.execute(*_sent(call), prepare=True) for call in calls]
+                begin.read(begun.fetchone())
                 return [call.read(answer.fetchone()) for call, answer in zip(calls, answers, strict=True)]
         except BaseException:
             if driver.closed or not there:

@@ -1,8 +1,11 @@
 -- One step of the ledger, whole or not at all: Redis runs nothing else meanwhile. `redis.py` says what for.
 --
 -- KEYS[1]  the store's name in braces, so that a cluster keeps all of its keys in one slot; it is itself a hash:
---          `version` of this layout, `clock`: the latest time seen, to the second
--- ARGV     a step's name and its arguments; '' stands for None
+--          `version` of this layout; `generation`, drawn when it is made; `clock`: the latest time seen, to the
+--          second, and `boot`, `ticks`, `ahead`: who wrote it (`ledger_time.Mark`)
+-- ARGV     a step's name; what the one who asks knows of the time: the earliest and the latest that it can be, and
+--          boot, ticks and ahead for the mark; the generation that it knows, and one for a ledger that has none;
+--          then the step's arguments. '' stands for None
 --
 --   :accounts      set of account ids                     :account:ID    hash: ACCOUNT and KEPT below
 --   :closed        ids by time of closing                 :children:ID   set of account ids
@@ -14,12 +17,14 @@
 --
 -- What a step refuses, it refuses before its first write: a script that fails is not rolled back.
 
-local VERSION = 1
+local VERSION = 2
+local FAR = 300000000 -- `ledger_time.FAR`
+local ASKED = 8 -- words before a step's arguments
 local LIMIT = 2 ^ 53
 local UNITS = {'tokens', 'nano'}
 local ACCOUNT = {
   'parent', 'tokens', 'nano', 'seconds', 'window', 'opened', 'closed', 'started', -- started: its window's number
-  'spent_tokens', 'spent_nano', 'held_tokens', 'held_nano',
+  'spent_tokens', 'spent_nano', 'held_tokens', 'held_nano', 'past_tokens', 'past_nano',
 }
 -- What its own holds were charged ever, and what it and those below it were charged in the windows before.
 local KEPT = {'own_tokens', 'own_nano', 'past_tokens', 'past_nano'}
@@ -84,7 +89,7 @@ local function path(id)
   local levels = {}
   while id do
     local a = load_account(id)
-    if not a then fail('store', 'nobody opened the account ' .. id) end
+    if not a then fail('account', id) end
     levels[#levels + 1] = a
     id = a.parent
   end
@@ -151,8 +156,7 @@ local function current(h)
 end
 
 local function known_hold(name)
-  return load_hold(name)
-    or fail('store', 'this store knows no hold ' .. name .. ': it was never taken, or it is forgotten')
+  return load_hold(name) or fail('hold', name)
 end
 
 local function hold_reply(h)
@@ -162,9 +166,10 @@ end
 
 local function account_reply(a)
   local left = a.seconds and int(math.max(0, a.opened + a.seconds - now))
+  local over = a.over or {tokens = '0', nano = '0'}
   return {
     a.id, a.tokens, a.nano, a.seconds, a.window, a.spent_tokens, a.spent_nano, a.held_tokens, a.held_nano, left,
-    a.closed,
+    a.closed, int(a.past_tokens + over.tokens), int(a.past_nano + over.nano),
   }
 end
 
@@ -399,17 +404,51 @@ function step.all()
   return {accounts, holds_reply(read('ZRANGE', LIVE, 0, -1))}
 end
 
-local known = read('HMGET', root, 'version', 'clock')
-if known[1] and tonumber(known[1]) > VERSION then return {'version', known[1]} end
-local time = read('TIME')
-now = math.max(time[1] * 1000000 + time[2], tonumber(known[2] or 0))
-
-local ok, result = pcall(step[ARGV[1]], unpack(ARGV, 2))
-local refused = not ok and type(result) == 'table' and result.kind
-if wrote and (ok or refused) and now - tonumber(known[2] or 0) >= 1000000 then
-  write('HSET', root, 'version', VERSION, 'clock', int(now))
+-- The clock is right, and the time that was seen wrong: what lies ahead comes back.
+function step.set_time()
+  for _, id in ipairs(read('SMEMBERS', ACCOUNTS)) do
+    local a = load('account', id, ACCOUNT)
+    if a.window and tonumber(a.started) > window_number(a.window) then
+      write('HSET', key('account', id), 'started', int(window_number(a.window)))
+    end
+  end
+  for _, name in ipairs(read('ZRANGE', LIVE, 0, -1)) do
+    write('HSET', key('hold', name), 'until', int(now))
+    write('ZADD', LIVE, int(now), name)
+  end
+  for _, set in ipairs({ENDED, CLOSED}) do
+    for _, name in ipairs(read('ZRANGEBYSCORE', set, '(' .. int(now), '+inf')) do write('ZADD', set, int(now), name) end
+  end
+  write('HSET', root, 'clock', int(now))
+  return {}
 end
-if ok then return {'ok', result} end
+
+local known = read('HMGET', root, 'version', 'clock', 'generation')
+if known[1] and tonumber(known[1]) > VERSION then return {'version', known[1]} end
+local _, earliest, latest, boot, ticks, ahead, generation, fresh = unpack(ARGV, 1, ASKED)
+if generation ~= '' and generation ~= (known[3] or '') then return {'forgot', ''} end
+local time = read('TIME')
+local clock, mark = time[1] * 1000000 + time[2], tonumber(known[2] or 0)
+if ARGV[1] == 'set_time' then
+  now, mark = clock, math.min(mark, clock)
+else
+  local least = math.max(mark, tonumber(earliest))
+  if least - clock > FAR then return {'behind', int(least), int(clock)} end
+  now = math.max(least, latest == '' and clock or math.min(clock, tonumber(latest)))
+end
+
+local ok, result = pcall(step[ARGV[1]], unpack(ARGV, ASKED + 1))
+local refused = not ok and type(result) == 'table' and result.kind
+if wrote and (ok or refused) then
+  if now - mark >= 1000000 then
+    write('HSET', root, 'version', VERSION, 'clock', int(now), 'boot', boot, 'ticks', ticks, 'ahead', ahead)
+  end
+  if not known[3] then
+    known[3] = fresh
+    write('HSET', root, 'version', VERSION, 'generation', fresh)
+  end
+end
+if ok then return {'ok', result, int(now), int(clock), known[3] or ''} end
 if refused then return {result.kind, result.message} end
 if type(result) == 'table' then return result end -- an error of Redis's own
 return redis.error_reply(result)

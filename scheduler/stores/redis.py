@@ -23,11 +23,14 @@ Values stay below 2^53 (9 million dollars; 9e15 tokens): numbers in the script a
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import redis
 from redis.backoff import NoBackoff
@@ -35,11 +38,13 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from elastic_agent.errors import StoreError, StoreUnavailableError, StoreVersionError, TaskClosedError
+from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, StoredHold
 from elastic_agent.scheduler.stores.lane import Lane
+from elastic_agent.scheduler.stores.ledger_time import LedgerTime, Mark, behind, forgot
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
-from elastic_agent.scheduler.stores.steps import Steps
+from elastic_agent.scheduler.stores.steps import Steps, no_account, no_hold
 
 _SCRIPT = Path(__file__).with_name("redis.lua").read_text()
 _BATCH = 500  # holds that one script renews: a script keeps everybody else waiting
@@ -73,15 +78,25 @@ class RedisStore(SteppedStore):
         url: redis://[USER:PASSWORD@]HOST:PORT/DATABASE, rediss:// for TLS, unix://PATH.
         timeout: seconds that one step may take, its wait for those before it included.
         name: of this ledger; several can share a server.
+        clock, elapsed: of this machine; see `LedgerTime`.
         retention: seconds for which ended holds and closed accounts are kept, for those who ask again.
     """
 
     name = "redis"
 
     def __init__(
-        self, url: str, *, timeout: float = 5.0, name: str = "elastic", retention: float = RETENTION
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        name: str = "elastic",
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] | None = None,
+        retention: float = RETENTION,
     ) -> None:
         super().__init__(retention)
+        self._time = LedgerTime(clock, elapsed, server=True)
+        self._generation, self._fresh = "", uuid4().hex
         where = urlsplit(url)
         self._where = f"the ledger at {where.scheme}://{where.hostname or ''}:{where.port or ''}{where.path}"
         self._timeout = timeout
@@ -90,6 +105,7 @@ class RedisStore(SteppedStore):
             decode_responses=True,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
+            redis_connect_func=self._connected,
             # After a restart of the server the connection is dead and says so at its next use. Any step can
             # be repeated, so one that finds that out goes again, once.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
@@ -110,6 +126,9 @@ class RedisStore(SteppedStore):
     ) -> Future[T]:
         key, *amounts = cast("tuple[Any, ...]", args)
         return self._lane.later((step.__name__, key, *(word for each in amounts for word in _amount(each))))
+
+    def _read(self, answer: Any) -> StoredHold:
+        return _stored(answer)
 
     async def _open(self, path: Sequence[Spec]) -> None:
         words: list[str] = []
@@ -162,6 +181,10 @@ class RedisStore(SteppedStore):
     async def _forget(self, most: int, retention: float) -> bool:
         return bool(await self._step("forget", str(most), str(_micro(retention))) == ["1"])
 
+    async def _set_time(self) -> None:
+        self._time.set()
+        await self._step("set_time")
+
     async def _close(self, account: str) -> None:
         await self._step("close", account)
 
@@ -207,9 +230,17 @@ class RedisStore(SteppedStore):
         """What the script found, or the error that it means."""
         if isinstance(answer, Exception):
             return self._said(answer)
-        kind, found = answer
+        kind, found, *more = answer
         if kind == "ok":
             return found
+        if kind == "account":
+            return no_account(found)
+        if kind == "hold":
+            return no_hold(found)
+        if kind == "forgot":
+            return forgot(self._where)
+        if kind == "behind":
+            return behind(int(found) / 1e6, int(more[0]) / 1e6)
         if kind == "closed":
             return TaskClosedError(found)
         if kind == "version":
@@ -245,14 +276,39 @@ class RedisStore(SteppedStore):
         return [self._understood(answer) for answer in answers]
 
     def _piped(self, steps: list[tuple[str, ...]]) -> list[Any]:
-        pipe = self._redis.pipeline(transaction=False)
-        for words in steps:
-            pipe.evalsha(self._script.sha, 1, self._root, *words)
-        return pipe.execute(raise_on_error=False)
+        pipe, time = self._redis.pipeline(transaction=False), self._time
+        (earliest, furthest), asked = time.bounds(), time.ticks
+        about = (
+            str(_micro(earliest)),
+            "" if math.isinf(furthest) else str(_micro(furthest)),
+            clocks.boot(),
+            repr(asked),
+            "" if time.ahead is None else repr(time.ahead),
+            self._generation,
+            self._fresh,
+        )
+        for name, *words in steps:
+            pipe.evalsha(self._script.sha, 1, self._root, name, *about, *words)
+        answers: list[Any] = pipe.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, list) and answer[0] == "ok":
+                now, clock, generation = answer[2:]
+                time.heard(int(now) / 1e6, int(clock) / 1e6, asked)
+                self._generation = self._generation or generation
+        return answers
+
+    def _connected(self, connection: Any) -> None:
+        connection.on_connect()
+        self.connections += 1
 
     def _look(self) -> None:
         """At how the server keeps what it is told, once."""
         info = self._redis.info()
+        found: list[Any] = self._redis.hmget(self._root, "clock", "boot", "ticks", "ahead")
+        latest, boot, ticks, ahead = found
+        self._time.found(
+            Mark(int(latest or 0) / 1e6, boot or "", float(ticks or 0), float(ahead) if ahead else None)
+        )
         self._looked_at = True
         if not info.get("aof_enabled"):
             _log.warning(
@@ -296,11 +352,16 @@ def _stored(found: Sequence[Any]) -> StoredHold:
 
 def _level(found: Sequence[Any]) -> Level:
     id, tokens, nano, seconds, window, *books = found[:9]
-    left, closed = found[9:11]
+    left, closed, *past = found[9:13]
     spent_tokens, spent_nano, held_tokens, held_nano = map(int, books)
     seconds, left = (None if time is None else int(time) / 1e6 for time in (seconds, left))
     tokens, nano = (None if cap is None else int(cap) for cap in (tokens, nano))
     spec = Spec(id, tokens, nano, seconds, window)
     return Level(
-        spec, Amount(spent_tokens, spent_nano), Amount(held_tokens, held_nano), left, closed is not None
+        spec,
+        Amount(spent_tokens, spent_nano),
+        Amount(held_tokens, held_nano),
+        left,
+        closed is not None,
+        Amount(*map(int, past)),
     )

@@ -343,5 +343,59 @@ FASTER = Migration(
     ),
 )
 
-MIGRATIONS = (FIRST, FORGET_ACCOUNTS, FASTER)
+# The ledger's time is bounded by what the one who asks knows of how much time has passed (ledger_time.py),
+# and a ledger has a number of its own (sql.py draws it).
+BOUNDED_TIME = Migration(
+    (
+        "ALTER TABLE elastic_ledger ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE elastic_ledger ADD COLUMN ticks DOUBLE PRECISION NOT NULL DEFAULT 0",
+        "ALTER TABLE elastic_ledger ADD COLUMN ahead DOUBLE PRECISION",
+        "ALTER TABLE elastic_ledger ADD COLUMN generation TEXT NOT NULL DEFAULT ''",
+    ),
+    (
+        # Never backwards, nor faster than allowed. Whoever finds the mark locked leaves it to who has it.
+        """CREATE OR REPLACE FUNCTION elastic_now() RETURNS double precision
+    LANGUAGE plpgsql VOLATILE AS $$
+    DECLARE
+        clock double precision := elastic_clock();
+        mark double precision; known double precision; moment double precision; about text[];
+    BEGIN
+        SELECT l.latest INTO mark FROM elastic_ledger l;
+        about := string_to_array(coalesce(current_setting('elastic.asked', true), ''), ' ');
+        IF array_length(about, 1) = 5 THEN
+            known := greatest(mark, about[1]::double precision);
+            moment := greatest(known, least(clock, about[2]::double precision));
+        ELSE
+            known := mark;
+            moment := greatest(mark, clock);
+        END IF;
+        IF known - clock > 300 THEN
+            RAISE EXCEPTION USING ERRCODE = 'EA006', MESSAGE = known || ' ' || clock;
+        END IF;
+        IF moment >= mark + 1 THEN
+            UPDATE elastic_ledger SET latest = greatest(latest, moment), boot = coalesce(about[3], ''),
+                ticks = coalesce(about[4]::double precision, 0),
+                ahead = nullif(about[5], '-')::double precision
+            WHERE ctid IN (SELECT ctid FROM elastic_ledger FOR UPDATE SKIP LOCKED);
+        END IF;
+        RETURN moment;
+    END $$""",
+        # Before the steps of a transaction: what the one who asks knows, whether the ledger is the one
+        # that it knows.
+        """CREATE FUNCTION elastic_begin(
+        asked text, known text, OUT now double precision, OUT clock double precision, OUT generation text
+    ) LANGUAGE plpgsql VOLATILE AS $$
+    BEGIN
+        SELECT l.generation INTO generation FROM elastic_ledger l;
+        IF known <> '' AND known <> generation THEN
+            RAISE EXCEPTION USING ERRCODE = 'EA007', MESSAGE = generation;
+        END IF;
+        PERFORM set_config('elastic.asked', asked, false);
+        clock := elastic_clock();
+        now := elastic_now();
+    END $$""",
+    ),
+)
+
+MIGRATIONS = (FIRST, FORGET_ACCOUNTS, FASTER, BOUNDED_TIME)
 """What makes version 1 out of nothing, 2 out of 1, and so on."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import Connection, inspect
 
 from elastic_agent.errors import StoreVersionError
 from elastic_agent.scheduler.accounts import Amount, HoldState
 from elastic_agent.scheduler.stores.base import Spec
-from elastic_agent.scheduler.stores.schema import MIGRATIONS
-from elastic_agent.scheduler.stores.steps import AccountRow, HoldRow
+from elastic_agent.scheduler.stores.ledger_time import Mark
+from elastic_agent.scheduler.stores.schema import BOUNDED_TIME, MIGRATIONS
+from elastic_agent.scheduler.stores.steps import AccountRow, HoldRow, window_start
 
 FIXED = ("id", "parent", "root", "seconds", "period", "ends")
 NUMBERS = tuple(f"{what}_{unit}" for what in ("spent", "held", "own", "past") for unit in ("tokens", "nano"))
@@ -51,6 +53,15 @@ FINISHED = f"""
         AND (SELECT 1 FROM elastic_holds h WHERE h.account = a.id LIMIT 1) IS NULL
         AND (SELECT 1 FROM elastic_accounts b WHERE b.parent = a.id LIMIT 1) IS NULL
     ORDER BY a.closed_at LIMIT :most"""
+MARK = "SELECT latest, boot, ticks, ahead, generation FROM elastic_ledger"
+SET_TIME = (
+    "UPDATE elastic_ledger SET latest = :now, boot = '', ticks = 0, ahead = NULL",
+    "UPDATE elastic_holds SET until = :now WHERE state = 'live'",
+    "UPDATE elastic_holds SET ended = :now WHERE ended > :now",
+    "UPDATE elastic_accounts SET closed_at = :now WHERE closed_at > :now",
+    "UPDATE elastic_accounts SET starts = :day WHERE period = 'day' AND starts > :day",
+    "UPDATE elastic_accounts SET starts = :month WHERE period = 'month' AND starts > :month",
+)
 Values = dict[str, Any]
 
 MANY = 500
@@ -119,6 +130,15 @@ class SqlShelf:
 
     def now(self) -> float:
         raise NotImplementedError
+
+    def clock(self) -> float:
+        raise NotImplementedError
+
+    def set_time(self) -> None:
+        now = self.clock()
+        values = {"now": now, "day": window_start("day", now), "month": window_start("month", now)}
+        for statement in SET_TIME:
+            self.run(statement, {name: values[name] for name in values if f":{name}" in statement})
 
     def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
         """One statement with `:names` for its values, and its rows; a list of values runs it for each."""
@@ -200,6 +220,12 @@ class SqlShelf:
         return found
 
 
+def mark_of(row: Sequence[Any]) -> tuple[Mark, str]:
+    """What `MARK` selects: the ledger's time, and its own number."""
+    latest, boot, ticks, ahead, generation = row
+    return Mark(latest, boot, ticks, ahead), generation
+
+
 def version(connection: Connection) -> int:
     """Of the schema in the database; 0: there is none yet."""
     if not inspect(connection).has_table("elastic_ledger"):
@@ -222,4 +248,6 @@ def migrate(connection: Connection, where: str) -> None:
         more = migration.postgres if connection.dialect.name == "postgresql" else ()
         for statement in (*migration.statements, *more):
             connection.exec_driver_sql(statement)
+        if migration is BOUNDED_TIME:
+            connection.exec_driver_sql(f"UPDATE elastic_ledger SET generation = '{uuid4().hex}'")
         connection.exec_driver_sql(f"UPDATE elastic_ledger SET version = {number}")

@@ -13,6 +13,7 @@ more on a busy one, against 0.02 ms.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -27,8 +28,10 @@ from sqlalchemy.pool import NullPool
 
 from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.stores.lane import Lane
-from elastic_agent.scheduler.stores.sql import SqlShelf, Values, migrate
+from elastic_agent.scheduler.stores.ledger_time import LedgerTime, forgot
+from elastic_agent.scheduler.stores.sql import MARK, SqlShelf, Values, mark_of, migrate
 from elastic_agent.scheduler.stores.stepped import RETENTION, SteppedStore
 from elastic_agent.scheduler.stores.steps import Steps
 
@@ -39,16 +42,20 @@ Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """A step and its arguments."""
 
 
+WRITE_MARK = "UPDATE elastic_ledger SET latest = :now, boot = :boot, ticks = :ticks, ahead = :ahead"
+
+
 class SqliteShelf(SqlShelf):
     """One transaction on the file, which has it to itself.
 
     Statements go to the driver itself: SQLAlchemy's layers take three times as long as SQLite.
     """
 
-    def __init__(self, connection: Connection, clock: Callable[[], float]) -> None:
+    def __init__(self, connection: Connection, time: LedgerTime) -> None:
         self._cursor = connection.connection.cursor()
-        self._clock = clock
-        self._mark: float | None = None
+        self._time = time
+        self._mark, self.generation = mark_of(self.run(MARK)[0])
+        self._now: float | None = None
 
     def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
         if isinstance(values, list):
@@ -61,13 +68,17 @@ class SqliteShelf(SqlShelf):
         return self.now()
 
     def now(self) -> float:
-        if self._mark is None:
-            ((self._mark,),) = self.run("SELECT latest FROM elastic_ledger")
-        clock = self._clock()
-        if clock >= self._mark + 1:
-            self.run("UPDATE elastic_ledger SET latest = :clock", {"clock": clock})
-            self._mark = clock
-        return max(clock, self._mark)
+        if self._now is None:
+            time, mark = self._time, self._mark
+            self._now = now = time.now(mark)
+            if now >= mark.latest + 1 or (time.ahead is None) != (mark.ahead is None):
+                values = {"now": now, "boot": clocks.boot(), "ticks": time.ticks, "ahead": time.ahead}
+                self.run(WRITE_MARK, values)
+        return self._now
+
+    def clock(self) -> float:
+        self._time.set()
+        return self._time.clock()
 
 
 class SqliteStore(SteppedStore):
@@ -77,7 +88,7 @@ class SqliteStore(SteppedStore):
         path: the file; made if it isn't there. On a local disk: SQLite's locks don't work on network drives.
         synchronous: "normal" or "full"; see above.
         timeout: seconds that a step waits for other processes.
-        clock: seconds since the epoch, the same for every process.
+        clock, elapsed: see `LedgerTime`; the same for every process.
         retention: seconds for which ended holds and closed accounts are kept.
     """
 
@@ -90,12 +101,15 @@ class SqliteStore(SteppedStore):
         synchronous: Literal["normal", "full"] = "normal",
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] | None = None,
         retention: float = RETENTION,
     ) -> None:
         super().__init__(retention)
         if synchronous not in ("normal", "full"):
             raise StoreError(f"synchronous is 'normal' or 'full', not {synchronous!r}")
-        self._path, self._synchronous, self._timeout, self._clock = Path(path), synchronous, timeout, clock
+        self._path, self._synchronous, self._timeout = Path(path), synchronous, timeout
+        self._time, self._generation = LedgerTime(clock, elapsed), ""
+        self._file: tuple[int, int] | None = None
         url = URL.create("sqlite+pysqlite", database=str(path))
         patience = {"timeout": timeout, "check_same_thread": False, "isolation_level": None}
         self._engine = create_engine(url, poolclass=NullPool, connect_args=patience)
@@ -121,8 +135,12 @@ class SqliteStore(SteppedStore):
 
     def _together(self, jobs: list[Job]) -> list[Any]:
         try:
-            with self._connected().begin():
-                shelf = SqliteShelf(self._connected(), self._clock)
+            connection = self._connected()
+            with connection.begin():
+                shelf = SqliteShelf(connection, self._time)
+                self._generation = self._generation or shelf.generation
+                if shelf.generation != self._generation:
+                    raise forgot(f"the file {self._path}")
                 return [step(Steps(shelf), *args, **kwargs) for step, args, kwargs in jobs]
         except exc.OperationalError as error:  # opening, BEGIN or COMMIT
             self._disconnect()
@@ -134,6 +152,11 @@ class SqliteStore(SteppedStore):
             raise self._said(error.orig if isinstance(error, exc.DBAPIError) else error) from error
 
     def _connected(self) -> Connection:
+        """The file; opened anew where another is there by now: a deleted one would take steps for ever."""
+        if (there := self._there()) != self._file:
+            self._disconnect()
+            if there is None and self._generation:
+                raise forgot(f"the file {self._path}, which is gone,")
         if self._connection is None:
             with suppress(OSError):  # SQLite says what is wrong with it
                 make_private(self._path)  # its WAL is made with the same mode
@@ -144,8 +167,17 @@ class SqliteStore(SteppedStore):
             except BaseException:
                 connection.close()
                 raise
-            self._connection = connection
+            self._connection, self._file = connection, self._there()
+            self.connections += 1
         return self._connection
+
+    def _there(self) -> tuple[int, int] | None:
+        """Which file is at the path; None: none."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _disconnect(self) -> None:
         """The next step opens the file anew: it may have been moved, replaced or brought back."""

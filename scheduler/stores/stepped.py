@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from elastic_agent.scheduler.accounts import Amount
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, StoredHold
@@ -34,6 +34,7 @@ class SteppedStore(ABC):
 
     def __init__(self, retention: float) -> None:
         self._retention = retention
+        self.connections = 0
 
     @abstractmethod
     async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -91,14 +92,20 @@ class SteppedStore(ABC):
         check_name("key", key)
         return await self._run(Steps.refund, key)
 
-    def end_soon(self, key: str, actual: Amount | None, done: Callable[[BaseException | None], None]) -> None:
+    def _read(self, answer: Any) -> StoredHold:
+        """The hold that a step of `_later` came to."""
+        return cast("StoredHold", answer)
+
+    def end_soon(
+        self, key: str, actual: Amount | None, done: Callable[[StoredHold | BaseException], None]
+    ) -> None:
         check_name("key", key)
         if actual is None:
             ending = self._later(Steps.refund, key)
         else:
             check_amount(actual)
             ending = self._later(Steps.settle, key, actual)
-        ending.add_done_callback(lambda answer: done(answer.exception()))
+        ending.add_done_callback(lambda answer: done(answer.exception() or self._read(answer.result())))
 
     async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
         wanted = sorted(set(keys))
@@ -130,6 +137,9 @@ class SteppedStore(ABC):
         if account is not None:
             check_name("account", account)
         return await self._run(Steps.holds, account)
+
+    async def set_time(self) -> None:
+        await self._run(Steps.set_time)
 
     async def check(self) -> None:
         await self._run(Steps.check)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from elastic_agent.errors import StoreError, TaskClosedError
+from elastic_agent.errors import StoreError, TaskClosedError, UnknownAccountError, UnknownHoldError
 from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
 from elastic_agent.scheduler.stores.base import Lack, Level, Spec, StoredHold, Window
 
@@ -74,6 +74,10 @@ class Shelf(Protocol):
         """The time, for a step that locks nothing."""
         ...
 
+    def set_time(self) -> None:
+        """The clock is right, and the ledger's time wrong: what lies ahead comes back."""
+        ...
+
     def accounts(self, ids: Sequence[str] | None = None) -> list[AccountRow]:
         """Those of these names that there are; None: every one."""
         ...
@@ -122,11 +126,11 @@ class Shelf(Protocol):
 
 
 def no_account(account: str) -> StoreError:
-    return StoreError(f"nobody opened an account {account!r} in this store: open its path first")
+    return UnknownAccountError(f"nobody opened an account {account!r} in this store: open its path first")
 
 
 def no_hold(key: str) -> StoreError:
-    return StoreError(
+    return UnknownHoldError(
         f"this store knows no hold {key!r}: it was never taken, or ended so long ago that it is gone"
     )
 
@@ -320,7 +324,7 @@ class Steps:
         for row in self._path(account):
             roll(row, now)
             left = None if row.ends is None else max(0.0, row.ends - now)
-            found.append(Level(row.spec, row.spent, row.held, left, row.closed))
+            found.append(Level(row.spec, row.spent, row.held, left, row.closed, row.past))
         return found
 
     def holds(self, account: str | None) -> list[StoredHold]:
@@ -328,6 +332,9 @@ class Steps:
         if account is not None:
             self._path(account)
         return [shown(row, now) for row in self.shelf.holds(account)]
+
+    def set_time(self) -> None:
+        self.shelf.set_time()
 
     def check(self) -> None:
         """See `Store.check`. What a child spent, its parent spent, over all windows."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,45 @@ class Place(ABC):
     server: PostgresServer | RedisServer | None = None
 
     def __init__(self, folder: Path) -> None:
-        self.now = START
+        self.now = self.wall = START
+        self.ticks = 0.0
+
+    @property
+    def clocks(self) -> dict[str, Any]:
+        """Those of a handle's own machine: `ticks` is the one that nobody sets."""
+        return {"clock": lambda: self.wall, "elapsed": lambda: self.ticks}
 
     @abstractmethod
     def open(self, **options: Any) -> Store:
         """One more handle."""
 
     def at(self, now: float) -> None:
-        """Set the clock, forwards or back."""
+        """Time passes, until the clocks say this."""
+        self.ticks += max(0.0, now - self.now)
+        self.set(now)
+        self.wall = now
+
+    def jump(self, seconds: float, *, everywhere: bool = False) -> None:
+        """The store's clock is set, ahead or back, while no time passes.
+
+        Args:
+            everywhere: so are those of all machines. (A file has no other clock than these.)
+        """
+        self.set(self.now + seconds)
+        if everywhere:
+            self.wall += seconds
+
+    def set(self, now: float) -> None:
+        """The store's clock says this."""
         self.now = now
+
+    def forget(self) -> None:
+        """Empty the ledger under the handles that are open."""
+        raise NotImplementedError
+
+    def saved(self) -> Callable[[], None]:
+        """The ledger as it is; call what comes back to put it back, whoever has it open."""
+        raise NotImplementedError
 
     @abstractmethod
     def clear(self) -> None:
@@ -62,10 +93,11 @@ class Place(ABC):
 
 class Memory(Place):
     def open(self, **options: Any) -> Store:
-        return open_store("memory://", clock=lambda: self.now, **options)
+        return open_store("memory://", **{**self.clocks, "clock": lambda: self.now}, **options)
 
     def clear(self) -> None:
-        self.now = START
+        self.now = self.wall = START
+        self.ticks = 0.0
 
 
 class Sqlite(Place):
@@ -75,10 +107,28 @@ class Sqlite(Place):
         self.url = str(self.file)
 
     def open(self, **options: Any) -> Store:
-        return open_store(self.file, clock=lambda: self.now, **options)
+        return open_store(self.file, **{**self.clocks, "clock": lambda: self.now}, **options)
+
+    def forget(self) -> None:
+        for file in self.file.parent.glob("ledger.db*"):
+            file.unlink()
+
+    def saved(self) -> Callable[[], None]:
+        copy = self.file.with_name("copy.db")
+        with sqlite3.connect(self.file) as here, sqlite3.connect(copy) as there:
+            here.backup(there)
+        here.close()
+        there.close()
+
+        def put_back() -> None:
+            self.forget()
+            copy.rename(self.file)
+
+        return put_back
 
     def clear(self) -> None:
-        self.now = START
+        self.now = self.wall = START
+        self.ticks = 0.0
         for file in self.file.parent.glob("ledger.db*"):
             file.unlink()
 
@@ -105,18 +155,36 @@ class Postgres(Place):
         )
 
     def open(self, **options: Any) -> Store:
-        return open_store(self.server.url, **options)
+        return open_store(self.server.url, **self.clocks, **options)
 
-    def at(self, now: float) -> None:
-        super().at(now)
+    def forget(self) -> None:
+        self.run(
+            "TRUNCATE elastic_accounts, elastic_holds",
+            "UPDATE elastic_ledger SET latest = 0, generation = 'another'",
+        )
+
+    def saved(self) -> Callable[[], None]:
+        tables = "elastic_accounts", "elastic_holds", "elastic_ledger"
+        for table in tables:
+            self.run(f"DROP TABLE IF EXISTS saved_{table}", f"CREATE TABLE saved_{table} AS TABLE {table}")
+
+        def put_back() -> None:
+            for table in tables:
+                self.run(f"TRUNCATE {table}", f"INSERT INTO {table} TABLE saved_{table}")
+
+        return put_back
+
+    def set(self, now: float) -> None:
+        super().set(now)
         self.run(f"UPDATE test_clock SET now = {now}")
 
     def clear(self) -> None:
         self.run(
             "TRUNCATE elastic_accounts, elastic_holds",
-            f"UPDATE elastic_ledger SET version = {len(MIGRATIONS)}, latest = 0",
+            f"UPDATE elastic_ledger SET version = {len(MIGRATIONS)}, latest = 0, boot = '', ahead = NULL",
         )
         self.at(START)
+        self.ticks = 0.0
 
     def outdate(self) -> None:
         self.run("UPDATE elastic_ledger SET version = 999")
@@ -142,21 +210,40 @@ class Redis(Place):
         self.url = self.server.url
 
     def open(self, **options: Any) -> Store:
-        store = redis.RedisStore(self.server.url, **options)
+        store = redis.RedisStore(self.server.url, **self.clocks, **options)
         script = redis._SCRIPT.replace("read('TIME')", "{read('GET', 'test_clock'), 0}")
         assert script != redis._SCRIPT
         store._script = store._redis.register_script(script)
         return store
 
-    def at(self, now: float) -> None:
-        super().at(now)
+    def set(self, now: float) -> None:
+        super().set(now)
         with driver.Redis.from_url(self.server.url) as client:
             client.set("test_clock", now)
+
+    def forget(self) -> None:
+        with driver.Redis.from_url(self.server.url) as client:
+            client.flushall()
+        self.set(self.now)
+
+    def saved(self) -> Callable[[], None]:
+        with driver.Redis.from_url(self.server.url) as client:
+            kept = {key: client.dump(key) for key in client.scan_iter()}
+
+        def put_back() -> None:
+            with driver.Redis.from_url(self.server.url) as client:
+                client.flushall()
+                for key, value in kept.items():
+                    client.restore(key, 0, value)
+            self.set(self.now)
+
+        return put_back
 
     def clear(self) -> None:
         with driver.Redis.from_url(self.server.url) as client:
             client.flushall()
         self.at(START)
+        self.ticks = 0.0
 
     def outdate(self) -> None:
         with driver.Redis.from_url(self.server.url) as client:

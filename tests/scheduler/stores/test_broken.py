@@ -115,7 +115,7 @@ class Broken(Memory):
         self.steps = steps
 
     def open(self, **options: Any) -> Store:
-        return BrokenStore(self.steps, clock=lambda: self.now, **options)
+        return BrokenStore(self.steps, **{**self.clocks, "clock": lambda: self.now}, **options)
 
 
 def model_of(steps: type[Steps], settings: settings) -> None:

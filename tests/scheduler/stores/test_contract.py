@@ -445,25 +445,6 @@ async def test_a_window_starts_anew(store: Store, place: Place, window: str) -> 
     assert await tokens(store, "org") == (85, 0)
 
 
-async def test_time_does_not_go_back(store: Store, place: Place) -> None:
-    """A clock that jumps back stands still for us, on every handle; ahead, leases end early."""
-    await store.open([Spec("org", tokens=100, window="day", seconds=3 * DAY)])
-    await take(store, "k", 10, account="org", lease=100)
-    place.at(START + DAY + 50)
-    await take(store, "a", 10, account="org", lease=100)
-    place.at(START - 5 * DAY)
-    other = place.open() if place.url else store
-    assert (await other.books("org"))[0].left == 2 * DAY - 50
-    assert (await other.hold("b", "org", Amount(1), lease=7)).left == 7  # type: ignore[union-attr]
-    assert [hold.key for hold in await other.expire()] == ["k"]
-    place.at(START + DAY + 56)
-    assert await other.dispatch("b") is True
-    place.at(START + DAY + 57)
-    assert await store.dispatch("b") is False
-    if other is not store:
-        await other.aclose()
-
-
 async def test_ended_holds_are_forgotten_after_a_while(place: Place) -> None:
     """Only those that ended longer ago than the retention; the charges stay."""
     store = place.open(retention=100)

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import Amount, HoldState
 from elastic_agent.scheduler.stores import open_store
 from elastic_agent.scheduler.stores.base import Spec, StoredHold
@@ -54,6 +56,8 @@ def spender(place: Place, name: str) -> subprocess.Popen[str]:
 def shared(place: Place) -> Place:
     if place.url is None:
         pytest.skip("memory is one process's own")
+    place.at(time.time())  # as in the processes beside us
+    place.ticks = clocks.elapsed()
     return place
 
 

@@ -204,7 +204,7 @@ async def test_the_store_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> N
         away, backend = False, ScriptedBackend(TALK)
         scheduler = BudgetScheduler(
             backend,
-            store=Asked(),
+            store=Asked(elapsed=lambda: 0.0),
             accounts=[Spec("acme")],
             on_store_failure=failure,  # type: ignore[arg-type]
         )
