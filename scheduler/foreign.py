@@ -28,7 +28,7 @@ from elastic_agent.scheduler.forecast import FINAL
 from elastic_agent.scheduler.grant import Grant
 from elastic_agent.scheduler.report import CallReport
 from elastic_agent.scheduler.request import OnExhausted, Request, Running, check_terms
-from elastic_agent.usage import Usage
+from elastic_agent.usage import Usage, worst_case
 
 if TYPE_CHECKING:
     from elastic_agent.backends.base import Backend
@@ -140,8 +140,21 @@ class ForeignCall:
             self.refund()
             raise
 
-    def settle(self, usage: Usage | None, *, answered: bool = True) -> None:
-        """It is over. None: nobody knows what it used, so the whole hold is charged."""
+    @property
+    def worst(self) -> Usage:
+        """The most that it can use, by its grant: what is held for it."""
+        assert self._running is not None
+        budget = self._running.grant.budget
+        return worst_case(self._prompt, budget.thinking or 0, 0, budget.solution)
+
+    def settle(self, usage: Usage | None, *, answered: bool = True, known: bool = True) -> None:
+        """It is over.
+
+        Args:
+            usage: what it used; None: nobody knows, so the whole hold is charged.
+            answered: it brought an answer.
+            known: the usage is its provider's word in all parts, so that estimates may learn from it.
+        """
         running = self._running
         if running is None or running.done:
             return
@@ -153,7 +166,7 @@ class ForeignCall:
             return
         self.usage = usage
         actual = Amount(usage.generated, 0 if self.price is None else self.price.charge(usage))
-        self._end(actual, usage)
+        self._end(actual, usage, learn=usage if answered and known else None)
 
     def refund(self) -> None:
         """It provably never reached the model: nothing is charged."""
@@ -261,12 +274,11 @@ class ForeignCall:
         assert self._running is not None
         return self._running.held - self._running.refund if self._running.done else Amount()
 
-    def _end(self, actual: Amount | None, usage: Usage | None = None) -> None:
+    def _end(self, actual: Amount | None, usage: Usage | None = None, *, learn: Usage | None = None) -> None:
         assert self._running is not None
         assert self._loop is not None
         answered, self._ended = self._answered, self._loop.time()
         used = {} if usage is None else usage.to_dict()
-        learn = usage if answered else None
         self.task.desk.settle(self._running, actual, self._ended, answered=answered, used=used, learn=learn)
         self._finish()
 

@@ -9,73 +9,42 @@ are its own. Before each call its prompt is counted (`elastic_agent.counting`, a
 held, and the Budget that the task grants is sent as the provider's own controls (`_providers` has the table).
 
 What is guaranteed: no call leaves without a hold; the output that is asked for is the hold's; a call whose
-usage stays unknown (cancelled, timed out, cut off, no usage in the answer) is charged whole; usage is charged
-as the provider states it, beyond the hold if it says so.
+usage stays unknown (cancelled, timed out, cut off, no usage in the answer) is charged whole, and what a usage
+does not say is charged as what was held for it; usage is charged as the provider states it, beyond the hold
+if it says so; what never left, or was refused, is charged nothing (docs/charges.md); the client's own retries
+are switched off, and where they can't be, it is said.
 
 What is not, because only the provider and its client library could: that the provider keeps to its limits and
-counts rightly; that thinking keeps to its share (effort is advice); what retries inside the client cost (set
-`max_retries=0`: each retry that is billed is unseen); prompts that providers bill in other ways (surcharges
-for writing a cache, images, their own tools: `allow=` says what to hold for those).
+counts rightly; that thinking keeps to its share (effort is advice); prompts that providers bill in other ways
+(surcharges for writing a cache, images, their own tools: `allow=` says what to hold for those).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, ClassVar, TypeVar, cast, get_args
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import BaseMessage, HumanMessage, convert_to_openai_messages
-from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from pydantic import Field
 
-from elastic_agent.budget import Budget
-from elastic_agent.counting import count_prompt
-from elastic_agent.errors import DeadlineError, TaskClosedError, UncountablePromptError
+from elastic_agent.integrations.langchain._clients import without_retries
+from elastic_agent.integrations.langchain._guarded import Guard, GuardedCall
 from elastic_agent.integrations.langchain._model import ElasticFields
-from elastic_agent.integrations.langchain._options import ANSWER_NOW
 from elastic_agent.integrations.langchain._portal import portal
-from elastic_agent.integrations.langchain._providers import (
-    Controls,
-    family,
-    known_controls,
-    model_name,
-    thinks,
-    was_refused,
-)
+from elastic_agent.integrations.langchain._providers import Controls, model_name, thinks
 from elastic_agent.integrations.langchain.errors import langchain_errors
-from elastic_agent.scheduler import Price, Task, current_task
-from elastic_agent.scheduler.context import counted_call as _inside
-from elastic_agent.scheduler.context import outside
+from elastic_agent.scheduler import Price
+from elastic_agent.scheduler.context import counted_call
 from elastic_agent.scheduler.cost import check_price
-from elastic_agent.scheduler.foreign import ForeignCall, ForeignModel
 from elastic_agent.scheduler.request import OnExhausted
-from elastic_agent.usage import Usage
 from elastic_agent.values import integer, one_of
 
 M = TypeVar("M", bound=BaseChatModel)
-T = TypeVar("T")
-
-_OURS = ("kind", "final", "weight", "priority", "on_exhausted", "label")
-"""Call options that are for the task, not for the provider."""
-_OUTPUT = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """The terms under which a model is guarded; the arguments of `guard`."""
-
-    model: ForeignModel
-    price: Price | None
-    max_tokens: int
-    thinking: int
-    allow: Mapping[str, int]
-    controls: Controls
-    on_exhausted: OnExhausted | None
 
 
 def guard(
@@ -87,188 +56,70 @@ def guard(
     allow: Mapping[str, int] | None = None,
     controls: Controls | None = None,
     on_exhausted: OnExhausted | None = None,
+    tell: bool = False,
 ) -> M:
     """A chat model whose calls are held and settled by the task that they are made in.
 
-    Outside of any task it is the model that it was, with `max_tokens` sent. See the module for what is
-    guaranteed and what is not. A call also takes `kind=`, `final=`, `weight=`, `priority=`, `label=` and
-    `on_exhausted=`, as `ChatElasticReasoning` does.
+    Outside of any task it is the model that it was, with `max_tokens` sent and without its client's retries.
+    See the module for what is guaranteed and what is not. A call also takes `kind=`, `final=`, `weight=`,
+    `priority=`, `label=` and `on_exhausted=`, as `ChatElasticReasoning` does.
 
     Args:
         model: any `BaseChatModel` but ours, which need no guard.
-        price: what it costs; None: what the price list says. Needed for caps in `usd`.
+        price: what it costs; None: what the price list says. Needed for caps in `usd`. A call that names
+            another model (`model=`) is charged by the list.
         max_tokens: most output tokens of a call, thinking included; None: the model's own, or 4,096.
         thinking_budget: of these, at most so many for thinking, where the provider has a control for it;
             None: half.
         allow: input tokens to hold for each part of a message that can't be counted, by type; see
             `elastic_agent.counting.count_prompt`.
-        controls: a Budget as the provider's call options, where `_providers` does not know the model.
+        controls: a Budget as the provider's call options, where `_controls` does not know the model.
         on_exhausted: what calls do that don't fit; None is the task's way.
+        tell: tell Claude what its task has left, where it takes a task budget: advice, beside the hold.
 
     Raises:
         TypeError: the model is one of ours, or no chat model.
-        ValueError: a thinking budget that leaves no token for the answer.
+        ValueError: a thinking budget that leaves no token for the answer; a price that is no `Price`; a
+            number or a word that is none.
+
+    Warns:
+        UserWarning: the client keeps retries that can't be switched off.
     """
     given: object = model
     if isinstance(given, ElasticFields) or not isinstance(given, BaseChatModel):
         raise TypeError(f"guard is for other providers' chat models; a {type(model).__name__} is none")
-    own = next((n for name in _OUTPUT if isinstance(n := getattr(model, name, None), int)), None)
     check_price(price)
     if on_exhausted is not None:
         one_of("on_exhausted", on_exhausted, get_args(OnExhausted))
-    most = (own or 4096) if max_tokens is None else integer("max_tokens", max_tokens, least=1)
-    half = most // 2 if thinks(model) or controls is not None else 0
-    thinking = half if thinking_budget is None else integer("thinking_budget", thinking_budget)
-    if thinking >= most:
-        raise ValueError(f"thinking_budget={thinking} leaves nothing of max_tokens={most} for the answer")
-    foreign = ForeignModel(model_name(model))
     terms = Guard(
-        foreign, price, most, thinking, allow or {}, controls or known_controls(model), on_exhausted
+        price,
+        model_name(model),
+        None if max_tokens is None else integer("max_tokens", max_tokens, least=1),
+        None if thinking_budget is None else integer("thinking_budget", thinking_budget),
+        {name: integer(f"allow[{name!r}]", n) for name, n in (allow or {}).items()},
+        controls,
+        on_exhausted,
+        tell,
     )
+    most = terms.most(model)
+    if terms.thinking is not None and terms.thinking >= most:
+        raise ValueError(
+            f"thinking_budget={terms.thinking} leaves nothing of max_tokens={most} for the answer"
+        )
     guarded = model.model_copy()
-    object.__setattr__(guarded, "__class__", _guarded(type(model)))
-    object.__setattr__(
-        guarded, "__pydantic_private__", {**(model.__pydantic_private__ or {}), "_guard": terms}
-    )
+    without_retries(guarded)
+    if controls is None and thinks(model) and "thinking" in type(model).model_fields:
+        guarded.__dict__["thinking"] = (
+            None  # a model's own would replace what a call is granted (ChatAnthropic)
+        )
+    object.__setattr__(guarded, "__class__", _guarded(getattr(type(model), "guard_of", type(model))))
+    guarded.__dict__["guard_terms"] = terms
     return guarded
 
 
 def is_guarded(model: object) -> bool:
     """Whether it came out of `guard`."""
-    return isinstance((getattr(model, "__pydantic_private__", None) or {}).get("_guard"), Guard)
-
-
-class _Guarded:
-    """One guarded call."""
-
-    def __init__(self, model: Any, messages: list[BaseMessage], kwargs: dict[str, Any]) -> None:
-        self.terms: Guard = model.__pydantic_private__["_guard"]
-        self.kind = family(model)
-        self.messages = messages
-        self.own = {name: kwargs[name] for name in _OURS if name in kwargs}
-        self.kwargs = {name: value for name, value in kwargs.items() if name not in _OURS}
-        if (self.kwargs.get("n") or getattr(model, "n", None) or 1) != 1:
-            raise ValueError("guard holds for one answer a call: leave out n=")
-        given = [(name, self.kwargs.pop(name)) for name in _OUTPUT if name in self.kwargs]
-        asked = [integer(name, most, least=1) for name, most in given if most is not None]
-        most = min([*asked, self.terms.max_tokens]) if asked else self.terms.max_tokens
-        thinking = min(self.terms.thinking, most - 1)
-        self.wish = Budget(thinking, most - thinking)
-        self.budget = self.wish
-        self.call: ForeignCall | None = None
-        self._sent = False
-        self.usage: UsageMetadata | None = None
-
-    # What comes before and after, whichever way the call is made
-
-    async def admit(self) -> None:
-        task = current_task()
-        if task is None:
-            outside()
-        else:
-            self.call = ForeignCall(
-                task,
-                self.terms.model,
-                prompt=self._count(task, self.messages),
-                thinking=self.wish.thinking or 0,
-                solution=self.wish.solution,
-                price=self.terms.price,
-                **{"on_exhausted": self.terms.on_exhausted, **self.own},
-            )
-            self.budget = await self.call.admit()
-            if self.call.turned:
-                self.messages = [*self.messages, HumanMessage(ANSWER_NOW)]
-                for name in ("tools", "tool_choice", "parallel_tool_calls", "response_format"):
-                    self.kwargs.pop(name, None)
-
-    async def may_send(self) -> None:
-        """Right before it is sent; what its hold lost while this process slept is not sent."""
-        if self.call is not None and not self._sent:
-            await self.call.may_send()
-            self._sent = True
-
-    def options(self, *, stream: bool) -> dict[str, Any]:
-        told = {**self.kwargs, **self.terms.controls(self.budget)}
-        return {**told, "stream_usage": True} if stream and self.kind == "openai" else told
-
-    def seen(self, message: BaseMessage) -> None:
-        """Usage as it comes: whole, or in parts of a stream."""
-        if (more := getattr(message, "usage_metadata", None)) is not None:
-            self.usage = add_usage(self.usage, more)
-
-    def settle(self, error: BaseException | None = None) -> None:
-        if self.call is None:
-            return
-        if error is not None and self.usage is None and was_refused(error):
-            self.call.refund()
-        else:
-            # A stream that was left may have told its prompt and not its output
-            whole = error is None and self.usage is not None and self.usage["output_tokens"] > 0
-            self.call.settle(_usage(self.usage) if whole else None, answered=error is None)
-
-    def _count(self, task: Task, messages: Sequence[BaseMessage]) -> int:
-        """Input tokens; a bound of them matters where money is capped."""
-        wire = convert_to_openai_messages(messages)
-        shapes = [*(self.kwargs.get("tools") or ())]
-        if shape := self.kwargs.get("response_format"):
-            shapes.append({"type": "json_schema", "json_schema": shape})
-        try:
-            return (
-                count_prompt(
-                    self.terms.model.model, cast("Any", wire), shapes or None, allow=self.terms.allow
-                ).tokens
-                + count_prompt(self.terms.model.model, ANSWER_NOW).tokens
-            )
-        except UncountablePromptError:
-            if any(account.nano is not None for account in task.book.account.path):
-                raise
-            return 0
-
-    # Steps of an async call, which its task can stop
-
-    async def step(self, work: Awaitable[T]) -> T:
-        if self.call is None:
-            return await self._inner(work)
-        me, end = asyncio.current_task(), self.call.task.end()
-        assert me is not None
-        await self.may_send()
-        self.call.check()
-        self.call.on_stop = lambda: (me.cancel(), None)[1]
-        try:
-            async with asyncio.timeout_at(None if end is None else end()) as limit:
-                return await self._inner(work)
-        except asyncio.CancelledError:
-            if self.call.stopped:
-                me.uncancel()
-            self.call.check()
-            raise
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            name = self.terms.model.model
-            raise DeadlineError(f"the task's time is up: the call of {name} was broken off") from error
-        finally:
-            self.call.on_stop = lambda: None
-
-    async def _inner(self, work: Awaitable[T]) -> T:
-        token = _inside.set(True)
-        try:
-            return await work
-        finally:
-            _inside.reset(token)
-
-
-def _usage(told: UsageMetadata | None) -> Usage:
-    assert told is not None
-    thinking = min(told.get("output_token_details", {}).get("reasoning") or 0, told["output_tokens"])
-    return Usage(
-        prompt=told["input_tokens"],
-        thinking=thinking,
-        solution=told["output_tokens"] - thinking,
-        input=told["input_tokens"],
-        cached=told.get("input_token_details", {}).get("cache_read") or 0,
-        passes=1,
-    )
+    return isinstance(getattr(model, "guard_terms", None), Guard)
 
 
 @cache
@@ -283,25 +134,18 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        if _inside.get():
+        if counted_call.get():
             return cast("ChatResult", base._generate(self, messages, stop, run_manager, **kwargs))
-        made = _Guarded(self, messages, kwargs)
+        call = GuardedCall(self, kind, "_generate", messages, kwargs)
         with langchain_errors():
-            portal.run(made.admit())
-            portal.run(made.may_send())
-        error: BaseException | None = TaskClosedError("interrupted")
-        token = _inside.set(True)
-        try:
-            result = base._generate(self, made.messages, stop, run_manager, **made.options(stream=False))
-            made.seen(result.generations[0].message)
-            error = None
+            portal.run(call.admit())
+            portal.run(call.may_send())
+            with call.settled():
+                options = call.options()
+                with call.running():
+                    result = base._generate(call.target, call.messages, stop, run_manager, **options)
+                call.seen(result.generations[0].message)
             return cast("ChatResult", result)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            _inside.reset(token)
-            made.settle(error)
 
     async def _agenerate(
         self: Any,
@@ -310,20 +154,16 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        if _inside.get():
+        if counted_call.get():
             return cast("ChatResult", await base._agenerate(self, messages, stop, run_manager, **kwargs))
-        made = _Guarded(self, messages, kwargs)
+        call = GuardedCall(self, kind, "_agenerate", messages, kwargs)
         with langchain_errors():
-            await made.admit()
-            try:
-                options = made.options(stream=False)
-                work = base._agenerate(self, made.messages, stop, run_manager, **options)
-                result = cast("ChatResult", await made.step(work))
-                made.seen(result.generations[0].message)
-            except BaseException as raised:
-                made.settle(raised)
-                raise
-            made.settle()
+            await call.admit()
+            with call.settled():
+                options = call.options()
+                work = base._agenerate(call.target, call.messages, stop, run_manager, **options)
+                result = cast("ChatResult", await call.step(work))
+                call.seen(result.generations[0].message)
             return result
 
     def _stream(
@@ -333,32 +173,27 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        if _inside.get():
+        if counted_call.get():
             yield from base._stream(self, messages, stop, run_manager, **kwargs)
             return
-        made = _Guarded(self, messages, kwargs)
+        call = GuardedCall(self, kind, "_stream", messages, kwargs)
         with langchain_errors():
-            portal.run(made.admit())
-            portal.run(made.may_send())
-        chunks = base._stream(self, made.messages, stop, run_manager, **made.options(stream=True))
-        try:
-            while True:
-                token = _inside.set(True)
+            portal.run(call.admit())
+            portal.run(call.may_send())
+            with call.settled():
+                options = call.options()
+                chunks = base._stream(call.target, call.messages, stop, run_manager, **options)
                 try:
-                    chunk = next(chunks, None)
+                    while True:
+                        with call.running():
+                            chunk = next(chunks, None)
+                        if chunk is None:
+                            break
+                        call.seen(chunk.message)
+                        yield chunk
                 finally:
-                    _inside.reset(token)
-                if chunk is None:
-                    break
-                made.seen(chunk.message)
-                yield chunk
-        except BaseException as raised:
-            made.settle(raised)
-            raise
-        finally:
-            if hasattr(chunks, "close"):
-                chunks.close()
-        made.settle()
+                    if hasattr(chunks, "close"):
+                        chunks.close()
 
     async def _astream(
         self: Any,
@@ -368,30 +203,34 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk]:
         source = base._astream
-        if _inside.get():
+        if counted_call.get():
             async for chunk in source(self, messages, stop, run_manager, **kwargs):
                 yield chunk
             return
-        made = _Guarded(self, messages, kwargs)
+        call = GuardedCall(self, kind, "_astream", messages, kwargs)
         with langchain_errors():
-            await made.admit()
-            try:
-                options = made.options(stream=True)
-                chunks = source(self, made.messages, stop, run_manager, **options)
+            await call.admit()
+            with call.settled():
+                options = call.options()
+                chunks = source(call.target, call.messages, stop, run_manager, **options)
                 async with aclosing(chunks):
-                    while (chunk := await made.step(anext(chunks, None))) is not None:
-                        made.seen(chunk.message)
+                    while (chunk := await call.step(anext(chunks, None))) is not None:
+                        call.seen(chunk.message)
                         yield chunk
-            except BaseException as raised:
-                made.settle(raised)
-                raise
-            made.settle()
+
+    def __reduce__(self: Any) -> tuple[Any, ...]:
+        return _unpickled, (kind,), self.__getstate__()
 
     methods: dict[str, Any] = {
         "__module__": __name__,
         "__doc__": f"A {kind.__name__} under `guard`.",
+        # A field, so that it is there in every model that LangChain makes of this one's fields
+        "__annotations__": {"guard_terms": Any, "guard_of": ClassVar[Any]},
+        "guard_terms": Field(default=None, exclude=True, repr=False),
+        "guard_of": kind,
         "_generate": _generate,
         "_agenerate": _agenerate,
+        "__reduce__": __reduce__,
         "is_lc_serializable": classmethod(lambda cls: False),
     }
     if kind._stream is not BaseChatModel._stream:  # LangChain looks at what is overridden
@@ -399,3 +238,9 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
     if kind._astream is not BaseChatModel._astream:
         methods["_astream"] = _astream
     return type(f"Guarded{kind.__name__}", (kind,), methods)
+
+
+def _unpickled(kind: type[BaseChatModel]) -> BaseChatModel:
+    """An empty guarded model; its state follows."""
+    guarded = _guarded(kind)
+    return guarded.__new__(guarded)

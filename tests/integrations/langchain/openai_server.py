@@ -32,6 +32,10 @@ class OpenAIServer:
         status: answer with this HTTP status.
         cut_after: close the connection after so many tokens.
         usage: tell it.
+        says: in the usage, instead of what is true: numbers by name, or anything.
+        continuous: tell the usage with each chunk of a stream, as `continuous_usage_stats` asks vLLM.
+        garbage: answer 200 with this text, after serving.
+        drop: close the connections of so many requests, after serving.
         input, output: its meter, in tokens.
         bodies: what came.
     """
@@ -41,6 +45,10 @@ class OpenAIServer:
     status: int | None = None
     cut_after: int | None = None
     usage: bool = True
+    says: Any = None
+    continuous: bool = False
+    garbage: str | None = None
+    drop: int = 0
     base_url: str = ""
     input: int = 0
     output: int = 0
@@ -67,9 +75,16 @@ class OpenAIServer:
             "total_tokens": asked + served,
             "completion_tokens_details": {"reasoning_tokens": thinking},
         }
+        said = usage if self.says is None else {**usage, **self.says}
         base = {"id": "c1", "created": 1, "model": body["model"]}
         self.running += 1
         try:
+            if self.garbage is not None or self.drop > 0:
+                self.output += served
+                self.drop -= 1
+                if self.garbage is None and http.transport is not None:
+                    http.transport.abort()
+                return web.Response(text=self.garbage or "", content_type="application/json")
             if not body.get("stream"):
                 for _ in range(served):
                     await self._token()
@@ -78,7 +93,7 @@ class OpenAIServer:
                     message["tool_calls"] = [self._call(body)]
                 choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if call else "stop"}
                 whole = {**base, "object": "chat.completion", "choices": [choice]}
-                return web.json_response({**whole, "usage": usage} if self.usage else whole)
+                return web.json_response({**whole, "usage": said} if self.usage else whole)
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(http)
             deltas: list[dict[str, Any]] = [{"content": f"{word} "} for word in words]
@@ -91,16 +106,69 @@ class OpenAIServer:
                     http.transport.abort()
                 await self._token()
                 choice = {"index": 0, "delta": {"role": "assistant", **delta}, "finish_reason": None}
-                await self._send(response, {**base, "object": "chat.completion.chunk", "choices": [choice]})
+                chunk = {**base, "object": "chat.completion.chunk", "choices": [choice]}
+                if self.continuous:
+                    told = served - len(deltas) + n + 1
+                    sofar = {**said, "completion_tokens": told}
+                    if self.says is None:
+                        sofar["total_tokens"] = asked + told
+                    chunk["usage"] = sofar
+                await self._send(response, chunk)
             choice = {"index": 0, "delta": {}, "finish_reason": "tool_calls" if call else "stop"}
             await self._send(response, {**base, "object": "chat.completion.chunk", "choices": [choice]})
             if self.usage and (body.get("stream_options") or {}).get("include_usage"):
-                last = {**base, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+                last = {**base, "object": "chat.completion.chunk", "choices": [], "usage": said}
                 await self._send(response, last)
             await response.write(b"data: [DONE]\n\n")
             return response
         finally:
             self.running -= 1
+
+    async def respond(self, http: web.Request) -> web.Response:
+        """OpenAI's Responses API, in one piece or as the two events that clients can't do without."""
+        body = await http.json()
+        self.bodies.append(body)
+        self.requests += 1
+        asked = len(json.dumps(body["input"]).split())
+        most = body.get("max_output_tokens") or 10_000
+        thinking = min(EFFORT.get((body.get("reasoning") or {}).get("effort", ""), 0), most)
+        words = self.answer.split()[: most - thinking]
+        self.input, self.output = self.input + asked, self.output + thinking + len(words)
+        text = {"type": "output_text", "text": " ".join(words), "annotations": []}
+        message = {
+            "type": "message",
+            "id": "m",
+            "status": "completed",
+            "role": "assistant",
+            "content": [text],
+        }
+        answer = {
+            "id": "r1",
+            "object": "response",
+            "created_at": 1,
+            "model": body["model"],
+            "status": "completed",
+            "output": [message],
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "usage": {
+                "input_tokens": asked,
+                "output_tokens": thinking + len(words),
+                "total_tokens": asked + thinking + len(words),
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": thinking},
+            },
+        }
+        if not body.get("stream"):
+            return web.json_response(answer)
+        delta = {"type": "response.output_text.delta", "delta": text["text"], "item_id": "m"}
+        events = [
+            {**delta, "sequence_number": 1, "output_index": 0, "content_index": 0, "logprobs": []},
+            {"type": "response.completed", "sequence_number": 2, "response": answer},
+        ]
+        lines = "".join(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events)
+        return web.Response(text=lines, content_type="text/event-stream")
 
     async def _token(self) -> None:
         if self.pause:
@@ -132,6 +200,7 @@ def openai_server(**options: Any) -> Iterator[OpenAIServer]:
     async def main() -> None:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", server.complete)
+        app.router.add_post("/v1/responses", server.respond)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

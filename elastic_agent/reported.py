@@ -1,0 +1,173 @@
+"""What providers say that a call used, as one kind of numbers: the only place that reads their usage.
+
+Their reports differ: thinking is in the output or beside it, cached input in the input or beside it, a stream
+tells parts that add up or what came so far, a field may be missing, null, negative, a fraction or text. What
+can't be believed is None, and None is charged as what was held for it (`charged`). A prompt and an answer
+have a token each at least, so 0 says nothing either.
+
+    reports = Reports()
+    reports.add({"input_tokens": 12, "output_tokens": 1})       # one for each report of a stream, in order
+    charged(reports.whole(), worst_case(prompt, thinking, 0, solution))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from elastic_agent.usage import Usage
+from elastic_agent.values import MOST_TOKENS
+
+_INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "prompt_token_count")
+_OUTPUT = ("output_tokens", "completion_tokens", "outputTokens", "candidates_token_count")
+_TOTAL = ("total_tokens", "totalTokens", "total_token_count")
+_INPUT_DETAILS = ("input_token_details", "prompt_tokens_details", "input_tokens_details")
+_OUTPUT_DETAILS = ("output_token_details", "completion_tokens_details", "output_tokens_details")
+_CACHED = ("cache_read", "cached_tokens")
+_WRITTEN = ("cache_creation", "cache_write_tokens")
+_WRITTEN_PARTS = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+_THINKING = ("reasoning", "reasoning_tokens")
+"""Ends of names: OpenAI's service tiers stand before them ("priority_reasoning")."""
+_CACHED_BESIDE = ("cache_read_input_tokens", "cacheReadInputTokens")
+_WRITTEN_BESIDE = ("cache_creation_input_tokens", "cacheWriteInputTokens")
+"""Anthropic's and Bedrock's own names: not in the input."""
+_THINKING_BESIDE = ("thoughts_token_count",)
+"""Gemini's own: not in the output."""
+WORDS_A_TOKEN = 2
+"""An answer with more words than so many for each token was not counted: tokens don't reach across blanks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Tokens of one call by its provider's word; None where it said nothing that can be believed.
+
+    Attributes:
+        input: all that was read, cached input included.
+        output: all that was sampled, thinking included.
+        thinking: the part of `output` that was thinking.
+        cached: the part of `input` that was in the provider's cache.
+    """
+
+    input: int | None = None
+    output: int | None = None
+    thinking: int = 0
+    cached: int = 0
+
+
+def tokens(value: object) -> int | None:
+    """A number of tokens as a provider wrote it, fractions rounded up; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return math.ceil(value) if 0 <= value <= MOST_TOKENS else None  # NaN is not
+
+
+def read(usage: object) -> Reported:
+    """One report, in the words of LangChain, OpenAI, Anthropic, Bedrock or Gemini."""
+    if not isinstance(usage, Mapping):
+        return Reported()
+    told_in, told_out, total = (_first(usage, names) for names in (_INPUT, _OUTPUT, _TOTAL))
+    inside, outside = dict(_details(usage, _INPUT_DETAILS)), dict(_details(usage, _OUTPUT_DETAILS))
+    cached, thinking = _ending(inside, _CACHED), _ending(outside, _THINKING)
+    written = max(_ending(inside, _WRITTEN), _ending(inside, _WRITTEN_PARTS))
+    if cached + written > told_in or (cached + written and total == told_in + cached + written + told_out):
+        told_in += cached + written
+    beside = _first(usage, _CACHED_BESIDE)
+    told_in, cached = told_in + beside + _first(usage, _WRITTEN_BESIDE), cached + beside
+    beside = _first(usage, _THINKING_BESIDE)
+    told_out, thinking = told_out + beside, thinking + beside
+    if not beside and (thinking > told_out or (thinking and total == told_in + told_out + thinking)):
+        told_out += thinking
+    if told_in and told_out:
+        told_out = max(told_out, total - told_in)  # more was used than either says: by the dearer price
+    elif total > max(told_in, told_out):
+        told_in, told_out = told_in or total - told_out, told_out or total - told_in
+        if told_in == told_out == total:  # the sum alone tells neither part
+            told_in = told_out = 0
+    return Reported(told_in or None, told_out or None, min(thinking, told_out), min(cached, told_in))
+
+
+class Reports:
+    """The reports of one call, in order: one of a whole answer, any number of a stream.
+
+    Attributes:
+        words: how many words of the answer came.
+    """
+
+    def __init__(self) -> None:
+        self.words = 0
+        self._told: list[Reported] = []
+
+    def add(self, usage: object) -> None:
+        """Take a report in; None is none."""
+        told = read(usage)
+        if told.input or told.output:
+            self._told.append(told)
+
+    def came(self, text: str) -> None:
+        """Take a piece of the answer in."""
+        self.words += len(text.split())
+
+    def whole(self) -> Reported:
+        """What the call used, by all of them."""
+        found = self._sum() if self._told else Reported()
+        if found.output is not None and self.words > WORDS_A_TOKEN * found.output:
+            return replace(found, output=None, thinking=0)
+        return found
+
+    def _sum(self) -> Reported:
+        """Parts that add up, or what came so far.
+
+        A prompt is read once: reports that repeat the input tell what came so far. So does a last one that
+        brings the input with all the output before it. Where none tells the input, a count that never falls
+        does. All else adds up, as LangChain's chunks are meant to.
+        """
+        told = self._told
+        ins, outs = [one.input or 0 for one in told], [one.output or 0 for one in told]
+        grows = len(outs) > 1 and outs == sorted(outs)
+        repeated = sum(1 for one in ins if one) > 1
+        account = bool(ins[-1]) and not any(ins[:-1]) and outs[-1] >= sum(outs[:-1]) > 0
+        silent = not any(ins[:-1]) and len(outs) > 2 and grows and outs[-1] > outs[0]
+        add = sum if not ((repeated and grows) or account or silent) else max
+        return Reported(
+            input=(max(ins) if repeated else sum(ins)) or None,
+            output=add(outs) or None,
+            thinking=min(add([one.thinking for one in told]), add(outs)),
+            cached=min(max(one.cached for one in told), sum(ins)),
+        )
+
+
+def charged(told: Reported, worst: Usage) -> Usage:
+    """What a call of another library's client is charged: its provider's word, and for each part that this
+    doesn't tell, what was held.
+
+    Args:
+        worst: what was held.
+    """
+    prompt = worst.input if told.input is None else told.input
+    if told.output is None:
+        return Usage(prompt=prompt, input=prompt, cached=told.cached, unknown=worst.generated, passes=1)
+    thinking = told.thinking
+    return Usage(
+        prompt=prompt,
+        thinking=thinking,
+        solution=told.output - thinking,
+        input=prompt,
+        cached=told.cached,
+        passes=1,
+    )
+
+
+def _first(usage: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    return next((n for name in names if (n := tokens(usage.get(name)))), 0)
+
+
+def _details(usage: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    for name in names:
+        if isinstance(details := usage.get(name), Mapping):
+            yield from ((str(key), n) for key, value in details.items() if (n := tokens(value)))
+
+
+def _ending(details: Mapping[str, int], names: tuple[str, ...]) -> int:
+    return sum(n for key, n in details.items() if any(key == one or key.endswith(f"_{one}") for one in names))
