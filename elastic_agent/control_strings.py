@@ -103,6 +103,8 @@ NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 """Keys right below these are names that a caller chose."""
 DATA = frozenset({"arguments", "input", "default", "const"})
 """All keys below these are."""
+WINDOW = 16_384
+"""Characters that are searched or encoded in one go, during which no other thread runs."""
 _SHORT = 200  # characters up to which a text is looked at without its signs
 
 
@@ -151,12 +153,13 @@ class ControlStrings:
 
     def cuts(self, text: str) -> list[int]:
         """Where a text must be cut so that it holds no control string and ends in no beginning of one."""
-        at = {m.start() + 1 for m in self._begin.finditer(text)}
+        at = {m.start() + 1 for m in _matches(self._begin, text, self._longest)}
         first = max(0, len(text) - self._longest)
         at |= {i + 1 for i in range(first, len(text)) if text[i:] in self._heads}
         for marker in self.in_text:
             # One cut may be where the tokenizer cuts by itself: letter by letter no model spells it
-            begins = [m.start() for m in re.finditer(f"(?={re.escape(marker)})", text)]
+            pattern = re.compile(f"(?={re.escape(marker)})")
+            begins = [m.start() for m in _matches(pattern, text, len(marker))]
             last = range(max(0, len(text) - len(marker) + 1), len(text))
             for begin in (*begins, *(i for i in last if marker.startswith(text[i:]))):
                 at |= set(range(begin + 1, min(begin + len(marker), len(text)) + 1))
@@ -175,7 +178,7 @@ class ControlStrings:
 
     def _parts(self, text: str) -> list[tuple[int, int]]:
         near = min(len(text), self._longest)
-        found = [m.span(1) for m in self._begin.finditer(text)]
+        found = [m.span(1) for m in _matches(self._begin, text, self._longest)]
         found += [(0, n) for n in range(1, near + 1) if text[:n] in self._tails]
         found += [(len(text) - n, len(text)) for n in range(1, near + 1) if text[-n:] in self._heads]
         return found
@@ -196,6 +199,19 @@ class ControlStrings:
         at = {i for begin, end in self.spans(text) for i in range(begin, end + 1)}
         cuts = [0, *sorted(at | set(self.cuts(text))), len(text)]
         return separator.join(text[a:b] for a, b in itertools.pairwise(cuts))
+
+
+def _matches(pattern: re.Pattern[str], text: str, longest: int) -> Iterator[re.Match[str]]:
+    """All matches of a pattern that consumes nothing, window by window, so that other threads run in between.
+
+    Args:
+        longest: characters that a match looks at, at most.
+    """
+    for start in range(0, len(text), WINDOW):
+        end = start + WINDOW
+        for match in pattern.finditer(text, start, min(len(text), end + longest)):
+            if match.start() < end:
+                yield match
 
 
 def _squeezed(text: str) -> str:

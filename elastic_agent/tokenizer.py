@@ -22,7 +22,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
-from elastic_agent.control_strings import ROLES, ControlStrings, mapped, texts
+from elastic_agent.control_strings import ROLES, WINDOW, ControlStrings, mapped, texts
 from elastic_agent.errors import ControlTokenError, NoMarkersError, UnknownModelError, UnsupportedError
 from elastic_agent.markers import Markers, MarkerText, Opening, known_markers, resolve_markers
 from elastic_agent.model_files import end_ids, load_tokenizer, turn_ids
@@ -58,6 +58,10 @@ _SAID = "zqxjzqxj"  # stands for an answer where a template's turns are looked a
 _TAG = re.compile(
     r"[<\[\u25c1](?![/|])[^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]\u25b7]", re.IGNORECASE
 )
+
+
+_DROPPED = 64
+"""Bytes of text for each token, where the tokenizer drops blanks or rewrites characters."""
 
 
 class HFCodec:
@@ -111,6 +115,11 @@ class HFCodec:
         self._dropped = {*tokenizer.all_special_ids, *special, *self.markers.eos_ids, *self.markers.turn_ids}
         if len(self.markers.close_ids) == 1 and not self.markers.close_in_text:
             self._dropped |= {*self.markers.open_ids, *self.markers.close_ids}
+
+    @cached_property
+    def bytes_per_token(self) -> int:
+        """See `Codec`. The longest token, or more, for a tokenizer that drops or rewrites characters."""
+        return max(_DROPPED, *(len(token.encode()) for token in self.tokenizer.get_vocab()))
 
     def encode(self, text: str) -> list[int]:
         """Plain text as ids; control strings in it stay text."""
@@ -326,7 +335,11 @@ class HFCodec:
         fast = self._fast
         if fast is None or fast.truncation is not None or fast.padding is not None:
             return list(self.tokenizer.encode(text, add_special_tokens=False))
-        ids: list[int] = fast.encode(text, add_special_tokens=False).ids  # its wrapper takes as long again
+        if len(text) > WINDOW:
+            # In one go, during which no other thread runs, it would take seconds; a batch lets others run
+            ids: list[int] = fast.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        else:
+            ids = fast.encode(text, add_special_tokens=False).ids  # its wrapper takes as long again
         return ids
 
     @cached_property

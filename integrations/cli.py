@@ -315,9 +315,9 @@ def _gateway(commands: argparse._SubParsersAction[Parser]) -> None:
     serve.add_argument(
         "--max-connections",
         type=COUNT,
-        default=20_000,
+        default=8_000,
         metavar="N",
-        help="(default: 20000)",
+        help="(default: 8000)",
     )
     serve.add_argument("--log", metavar="FILE", help="record every decision, for `elastic-agent report`")
     serve.add_argument("--quiet", action="store_true", help="no access log on standard output")

@@ -210,6 +210,12 @@ class Codec(Protocol):
     @property
     def markers(self) -> Markers: ...
 
+    @property
+    def bytes_per_token(self) -> int:
+        """No token stands for more bytes of text: what is longer than a context of these needs no encoding to
+        be refused."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Plain text as ids; control strings in it stay text."""
         ...

@@ -47,7 +47,7 @@ class Reply:
 
 
 class ScriptedCodec:
-    """Words as tokens. Control tokens have ids of their own that no text maps to.
+    """Words, however long, as tokens. Control tokens have ids of their own that no text maps to.
 
     Args:
         prefill: the chat template opens the thinking block; otherwise the model opens it itself.
@@ -68,6 +68,8 @@ class ScriptedCodec:
         )
         self._ids: dict[str, int] = {}
         self._words: dict[int, str] = {}
+
+    bytes_per_token = 2**31
 
     def encode(self, text: str) -> list[int]:
         """Plain text as ids."""

@@ -6,7 +6,8 @@ keys        keys with caps                         books       an account for ea
 tasks       tasks that clients name                generation  one request, from its body to its end
 choices     answers while they come                exchange    answers, written
 wire        OpenAI's JSON                          errors      errors in OpenAI's shape
-intake      bodies and headers                     guard       connections that bring nothing
+intake      bodies and headers                     connections how many, and which go first
+json_body   JSON at a bounded price
 metrics     /metrics                               openapi     /openapi.json
 task_routes /v1/tasks                              command     the command line
 """

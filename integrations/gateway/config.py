@@ -29,7 +29,7 @@ class Limits:
         idle_seconds: that a connection may stay open without a request.
         send_seconds: that a client may take to read a piece of an answer.
         call_seconds: that a call may take, waiting for its turn included.
-        connections: open at once.
+        connections: open at once, as far as the system's limit on open files allows.
         choices: the largest `n`.
         tasks: open at once in this process.
         task_idle_seconds: after which a task that nobody uses is closed.
@@ -45,7 +45,7 @@ class Limits:
     idle_seconds: float = 75.0
     send_seconds: float = 60.0
     call_seconds: float = 600.0
-    connections: int = 20_000
+    connections: int = 8_000
     choices: int = 16
     tasks: int = 1000
     task_idle_seconds: float = 900.0

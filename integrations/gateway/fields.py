@@ -8,16 +8,16 @@ ignored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import InvalidCapsError, InvalidValueError
 from elastic_agent.integrations.gateway.aliases import check_unknown, translate
 from elastic_agent.integrations.gateway.errors import GatewayError, bad
+from elastic_agent.integrations.gateway.json_body import parse
 from elastic_agent.values import integer, shown
 
 MOST = 2**31 - 1
@@ -26,6 +26,26 @@ Tokens = Annotated[int, Field(ge=0, le=MOST)]
 Some = Annotated[int, Field(ge=1, le=MOST)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+T = TypeVar("T")
+MOST_MESSAGES = 2048
+"""In one conversation, and parts in one message: as many as OpenAI allows."""
+MOST_TOOLS = 128
+
+
+def at_most(many: int) -> BeforeValidator:
+    """An object with no more keys than this. Pydantic would check all of them first, and tell each error."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > many:
+            raise ValueError(f"at most {many} keys, not {len(value)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+Several = Annotated[list[T], Field(max_length=MOST_MESSAGES, fail_fast=True)]
+"""A list whose first error is the only one: to tell each of a million took half a minute."""
+Few = Annotated[list[T], Field(max_length=MOST_TOOLS, fail_fast=True)]
 OnExhausted = Literal["shrink", "wait", "raise"]
 EFFORTS: Mapping[str, float | None] = {
     "none": 0.0,
@@ -111,9 +131,9 @@ class Part(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | Several[Part] | None = None
     name: str | None = None
-    tool_calls: list[CalledTool] | None = None
+    tool_calls: Few[CalledTool] | None = None
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -149,7 +169,7 @@ class _Generation(Body):
     solution_budget: Annotated[Some | None, Field(description="At most so many solution tokens.")] = None
     reasoning_effort: Effort | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: Text | Annotated[list[Text], Field(max_length=16)] | None = None
+    stop: Text | Annotated[list[Text], Field(max_length=16, fail_fast=True)] | None = None
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -161,10 +181,10 @@ class _Generation(Body):
 class ChatRequest(_Generation):
     """The body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[Several[Message], Field(min_length=1)]
     max_completion_tokens: Some | None = None
     max_tokens: Some | None = None
-    tools: list[Tool] | None = None
+    tools: Few[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -174,7 +194,7 @@ class ChatRequest(_Generation):
 class CompletionRequest(_Generation):
     """The body of `/v1/completions`."""
 
-    prompt: Text | Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1)]
+    prompt: Text | Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1, fail_fast=True)]
     max_tokens: Some | None = None
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
 
@@ -188,9 +208,7 @@ class TaskRequest(Body):
     usd: Annotated[float, Field(gt=0, le=1e6)] | None = None
     tokens: Some | None = None
     seconds: Annotated[float, Field(gt=0, le=1e7)] | None = None
-    expect: Annotated[dict[Name, Annotated[int, Field(ge=0, le=100_000)]], Field(max_length=100)] | None = (
-        None
-    )
+    expect: Annotated[dict[Name, Annotated[int, Field(ge=0, le=100_000)]] | None, at_most(100)] = None
     final_solution: Some | None = None
     on_exhausted: OnExhausted = "shrink"
 
@@ -204,17 +222,7 @@ def read(kind: type[B], raw: bytes) -> B:
     Raises:
         GatewayError: 400, with the name of a field that is wrong.
     """
-    try:
-        value = json.loads(raw, parse_constant=_constant)
-        if b"\\ud" in raw.lower():
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except RecursionError:
-        raise bad(None, "the body is nested too deeply", "invalid_json") from None
-    except ValueError as error:
-        raise bad(None, f"the body is not JSON: {error}", "invalid_json") from None
-    if not isinstance(value, dict):
-        raise bad(None, "the body must be a JSON object", "invalid_json")
-    body = checked(kind, translate(value, kind.model_fields))
+    body = checked(kind, translate(parse(raw), kind.model_fields))
     _check_others(kind, body.model_extra or {})
     return body
 
@@ -236,10 +244,6 @@ def checked(kind: type[B], value: dict[str, Any]) -> B:
         raise bad(None, "the body is nested too deeply", "invalid_json") from None
 
 
-def _constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _where(loc: tuple[int | str, ...]) -> str:
     """A place in the body as people write it. Names of unions' branches are pydantic's own: left out."""
     path = ""
@@ -248,7 +252,7 @@ def _where(loc: tuple[int | str, ...]) -> str:
             path += f"[{step}]"
         elif step.isidentifier() and not step[0].isupper() and step not in ("str", "int", "bool", "float"):
             path += f".{step}" if path else step
-    return path or "body"
+    return path[:200] or "body"
 
 
 def _check_others(kind: type[Body], extra: Mapping[str, Any]) -> None:
@@ -307,16 +311,25 @@ HEADERS = (
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Refuse headers of ours that don't exist.
+    """Refuse headers of ours that don't exist, that are there twice, or that are too long to mean anything.
 
     Raises:
         GatewayError: 400, naming it.
     """
-    for name in headers:
-        if name.lower().startswith("x-elastic-") and name.lower() not in HEADERS:
+    there = set()
+    for name, value in headers.items():
+        ours = name.lower()
+        if not ours.startswith("x-elastic-"):
+            continue
+        if ours not in HEADERS:
             raise bad(
                 name[:64], f"there is no header {name[:64]}; ours are {', '.join(HEADERS)}", "unknown_header"
             )
+        if len(value) > _MOST_HEADER:
+            raise bad(name, f"{name} has {len(value):,} characters: at most {_MOST_HEADER}")
+        if ours in there:
+            raise bad(name, f"{name} is there twice: send it once")
+        there.add(ours)
 
 
 def unknown(what: str, name: str, there: list[str]) -> GatewayError:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from aiohttp import ClientError, web
@@ -38,6 +40,9 @@ from elastic_agent.scheduler.policies import State
 from elastic_agent.scheduler.stores.base import Spec
 from elastic_agent.scheduler.task import Task
 
+LONG_BODY = 16 * 1024
+"""Bytes from which on a body is encoded in another thread."""
+ENCODERS = 2
 log = logging.getLogger(__name__)
 
 
@@ -68,6 +73,7 @@ class Generations:
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
 
     async def chat(
         self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
@@ -117,12 +123,16 @@ class Generations:
             if not timeout.expired():
                 timeout.reschedule(loop.time())
         await self._over(5.0)  # they settle, and tell their clients
+        self._encoders.shutdown(wait=False, cancel_futures=True)
 
     async def _over(self, seconds: float) -> None:
         """Wait until nothing runs, at most so long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
+
+    async def _beside(self, make: Callable[[], Plan]) -> Plan:
+        return await asyncio.get_running_loop().run_in_executor(self._encoders, make)
 
     # One request
 
@@ -174,14 +184,11 @@ class Generations:
                 try:
                     await upstream.backend.ready()
                     payer = await self.payers.of(owner)
-                    asked = plan(
-                        body,
-                        request.headers,
-                        upstream,
-                        self.limits,
-                        payer.solution_for(upstream.backend),
-                        payer.wrap_up,
-                    )
+                    solution, wrap_up = payer.solution_for(upstream.backend), payer.wrap_up
+                    make = partial(plan, body, request.headers, upstream, self.limits, solution, wrap_up)
+                    # A long prompt is rendered and encoded beside the loop, which goes on meanwhile
+                    long = (request.content_length or LONG_BODY) >= LONG_BODY
+                    asked = await self._beside(make) if long else make()
                     most = Caps(tokens=2 * asked.choices * upstream.backend.context_length)
                     async with self._task(request, owner, payer, upstream.backend, most) as (task, named):
                         answers = _choices(task, upstream, asked, how, named=named is not None)

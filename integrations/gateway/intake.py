@@ -12,6 +12,7 @@ from aiohttp import ClientError, web
 from multidict import CIMultiDictProxy
 
 from elastic_agent.integrations.gateway.config import is_loopback
+from elastic_agent.integrations.gateway.connections import Connection
 from elastic_agent.integrations.gateway.errors import GatewayError, bad
 from elastic_agent.scheduler.request import OnExhausted
 
@@ -87,16 +88,37 @@ async def read_body(request: web.Request, seconds: float) -> bytes:
     """A JSON body.
 
     Raises:
-        GatewayError: 415 for another type, 408 for one that takes too long, 400 for a broken one.
+        GatewayError: 415 for another type or a compressed one, 408 for one that takes too long, 400 for a
+            broken one, 503 where too many are being answered.
     """
     if request.content_type != "application/json":
         raise GatewayError(415, "send JSON: Content-Type: application/json", "not_json")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise GatewayError(415, "send the body as it is, without a Content-Encoding", "compressed")
     try:
         async with asyncio.timeout(seconds):
-            return await request.read()
+            body = await request.read()
     except TimeoutError:
         raise GatewayError(408, f"the body took longer than {seconds:g} s", "slow_body") from None
     except web.HTTPException:
         raise
     except (ClientError, web.RequestPayloadError, ValueError) as error:
         raise bad(None, "the body is broken", "broken_body") from error
+    whole(request)
+    return body
+
+
+def whole(request: web.Request) -> None:
+    """All of a request has come: its connection is busy, and is not closed for others.
+
+    Raises:
+        GatewayError: 503, too many are.
+    """
+    if isinstance(request.protocol, Connection):
+        request.protocol.guard.begin(request.protocol)
+
+
+def answered(request: web.Request) -> None:
+    """Its connection is idle again."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.guard.end(request.protocol)

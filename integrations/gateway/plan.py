@@ -79,6 +79,7 @@ def plan(
     Raises:
         GatewayError: 400, naming the field.
     """
+    _check_length(body, upstream)
     choices = body.n or 1
     if choices > limits.choices:
         raise bad("n", f"n: at most {limits.choices} answers at once here")
@@ -151,6 +152,35 @@ def budget(
     else:
         solution = max(room - thinking, half)
     return Budget(room - solution if thinking is None else min(thinking, room - solution), solution)
+
+
+def _check_length(body: ChatRequest | CompletionRequest, upstream: Upstream) -> None:
+    """Refuse what can't fit into the context, before any time is spent on encoding it."""
+    context = upstream.backend.context_length
+    if isinstance(body, CompletionRequest):
+        length = _bytes(body.prompt) if isinstance(body.prompt, str) else None
+        tokens = len(body.prompt) if length is None else length // upstream.backend.codec.bytes_per_token
+    else:
+        length = sum(map(_message_bytes, body.messages))
+        tokens = max(len(body.messages), length // upstream.backend.codec.bytes_per_token)
+    if tokens > context:
+        what = f"{tokens:,} tokens" if length is None else f"{length:,} bytes, more than {tokens:,} tokens,"
+        raise bad(
+            "prompt" if isinstance(body, CompletionRequest) else "messages",
+            f"the prompt has {what} and {upstream.name} has a context of {context:,}: shorten it",
+            "context_length_exceeded",
+        )
+
+
+def _message_bytes(message: Message) -> int:
+    content = message.content
+    if isinstance(content, list):
+        return sum(_bytes(_part(part)) for part in content)
+    return _bytes(content or "")
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _prompt(body: CompletionRequest, upstream: Upstream) -> Sequence[int]:

@@ -18,9 +18,12 @@ from elastic_agent.integrations.gateway.fields import (
     Body,
     ChatRequest,
     Effort,
+    Few,
+    Several,
     Some,
     Text,
     Tokens,
+    at_most,
     checked,
     read,
 )
@@ -48,11 +51,11 @@ class Item(Body):
 
     type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | list[Content] | None = None
+    content: str | Several[Content] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | list[Content] | None = None
+    output: str | Several[Content] | None = None
 
 
 class FunctionTool(Body):
@@ -96,7 +99,7 @@ class ResponseRequest(Body):
         "truncation": ("disabled",),
     }
 
-    input: Text | Annotated[list[Item], Field(min_length=1)]
+    input: Text | Annotated[Several[Item], Field(min_length=1)]
     instructions: str | None = None
     model: Text | None = None
     thinking_budget: Annotated[Tokens | None, Field(description="At most so many thinking tokens.")] = None
@@ -106,11 +109,11 @@ class ResponseRequest(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     text: TextOptions | None = None
-    tools: list[FunctionTool] | None = None
+    tools: Few[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
-    include: list[str] | None = None
-    metadata: dict[str, str] | None = None
+    include: Few[str] | None = None
+    metadata: Annotated[dict[str, str] | None, at_most(64)] = None
     stream: bool | None = None
 
     def as_chat(self) -> ChatRequest:

@@ -12,6 +12,7 @@ client leaves, stops its calls, and they are settled before anything else happen
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 import traceback
@@ -27,12 +28,17 @@ from aiohttp import web
 from elastic_agent.integrations.gateway.answers import open_answers
 from elastic_agent.integrations.gateway.books import Payers
 from elastic_agent.integrations.gateway.config import Config, Upstream, without_password
-from elastic_agent.integrations.gateway.connections import Runner
+from elastic_agent.integrations.gateway.connections import (
+    AT_ONCE,
+    Guard,
+    Runner,
+    fitting_connections,
+    queue_more,
+)
 from elastic_agent.integrations.gateway.errors import GatewayError, told
 from elastic_agent.integrations.gateway.generation import Generations
-from elastic_agent.integrations.gateway.guard import Guard
 from elastic_agent.integrations.gateway.idempotency import HEADER, Idempotency
-from elastic_agent.integrations.gateway.intake import check_local, read_body
+from elastic_agent.integrations.gateway.intake import answered, check_local, read_body, whole
 from elastic_agent.integrations.gateway.keys import Key, Keys
 from elastic_agent.integrations.gateway.metrics import Metrics
 from elastic_agent.integrations.gateway.openapi import description
@@ -80,7 +86,7 @@ class Gateway:
         self.access = access or (lambda facts: None)
         self.upstreams = {upstream.name: upstream for upstream in config.upstreams}
         self.metrics = Metrics()
-        self.guard = Guard(config.limits)
+        self.guard = Guard(config.limits, fitting_connections(config.limits.connections))
         self.keys = Keys(config.ledger)
         self.draining = False
         self.url = ""
@@ -90,6 +96,7 @@ class Gateway:
         self.idempotency: Idempotency
         self._runner: Runner | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._loops_own: Any = None
 
     async def start(self) -> None:
         """Listen.
@@ -141,6 +148,7 @@ class Gateway:
         )
         self._runner = Runner(
             app,
+            self.guard,
             handler_cancellation=True,  # a client that leaves stops its calls
             access_log=None,
             shutdown_timeout=5.0,
@@ -149,11 +157,13 @@ class Gateway:
             max_line_size=limits.line,
             max_field_size=limits.line,
             max_headers=limits.headers,
+            auto_decompress=False,  # a few bytes would become many: see `intake`
         )
         await self._runner.setup()
-        self.guard.server = self._runner.server
-        site = web.TCPSite(self._runner, config.host, config.port, backlog=4096)
+        self._quiet_loop()
+        site = web.TCPSite(self._runner, config.host, config.port, backlog=AT_ONCE)
         await site.start()
+        queue_more(site._server.sockets if isinstance(site._server, asyncio.Server) else ())
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         self._sweeper = asyncio.ensure_future(self._sweep())
@@ -175,6 +185,24 @@ class Gateway:
         await self.payers.aclose()
         await self.main.aclose()
         self.keys.close()
+        asyncio.get_running_loop().set_exception_handler(self._loops_own)
+
+    def _quiet_loop(self) -> None:
+        """asyncio tells of each connection that it can't accept for want of files, thousands in a moment.
+        Here the guard makes room instead, and tells it once."""
+        loop = asyncio.get_running_loop()
+        before = self._loops_own = loop.get_exception_handler()
+
+        def told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                self.guard.out_of_files()
+            elif before is not None:
+                before(loop, context)
+            else:
+                loop.default_exception_handler(context)
+
+        loop.set_exception_handler(told)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -213,7 +241,8 @@ class Gateway:
         status = 499  # its client has left
         try:
             try:
-                self.guard.begin(request)
+                if not request.body_exists:
+                    whole(request)
                 if self.config.no_keys:
                     check_local(request.headers)
                 if route not in FREE:
@@ -231,7 +260,7 @@ class Gateway:
                 response.headers["X-Request-Id"] = id
             return response
         finally:
-            self.guard.end(request)
+            answered(request)
             seconds = time.perf_counter() - began
             self.metrics.running.dec()
             self.metrics.request(route, status, seconds)

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from elastic_agent.backends.scripted import Reply
 from elastic_agent.integrations.gateway.config import Limits
 from tests.integrations.gateway.conftest import HELLO, Served, Start, until
 from tests.integrations.gateway.test_streams import head
@@ -80,12 +81,12 @@ async def test_what_is_no_http(start: Start, sent: bytes) -> None:
 
 
 async def test_idle_connections(start: Start) -> None:
-    """A thousand of them (ten thousand where the machine allows it): others are answered; then they go."""
+    """As many as the machine allows, eight thousand at most: others are answered; then they go."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    many = 10_000 if files >= 12_000 else 1000
     if files < 1500:
         pytest.skip(f"{files} open files are too few")
     async with start(limits=Limits(idle_seconds=300.0, grace_seconds=0.1)) as served:
+        many = served.gateway.guard.most - 100
         port = served.root.rpartition(":")[2]
         crowd = await asyncio.create_subprocess_exec(
             sys.executable, "-c", CROWD, port, str(many), stdin=asyncio.subprocess.PIPE
@@ -93,10 +94,8 @@ async def test_idle_connections(start: Start) -> None:
         await until(lambda: served.gateway.guard.connections >= many)
         for _ in range(5):
             assert "choices" in await served.ask(thinking_budget=3)
-        served.gateway.guard.sweep()
-        served.gateway.guard._quiet = {
-            one: since - 600.0 for one, since in served.gateway.guard._quiet.items()
-        }
+        idle = served.gateway.guard._idle
+        idle.update({one: idle[one] - 600.0 for one in list(idle)[:-1]})  # not our own, the last
         served.gateway.guard.sweep()
         await until(lambda: served.gateway.guard.connections < 50)
         assert "choices" in await served.ask(thinking_budget=3)
@@ -105,15 +104,23 @@ async def test_idle_connections(start: Start) -> None:
 
 
 async def test_too_many_connections(start: Start) -> None:
-    """Beyond the limit a request is told so, and the oldest idle ones make room."""
-    async with start(limits=Limits(connections=5, grace_seconds=0.1)) as served:
+    """Beyond the limit those that were idle for the longest make room at once; while all of them are being
+    answered, one more request is told so."""
+    slow = Reply(thinking="hm " * 400, solution="so it is 42")
+    async with start(slow, tpot=0.002, limits=Limits(connections=5, grace_seconds=0.1)) as served:
         idle = [await connect(served) for _ in range(8)]
-        await until(lambda: served.gateway.guard.connections >= 8)
+        for reader, _ in idle[:3]:
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert "choices" in await served.ask(thinking_budget=3)
+        dripping = head(1000) + b'{"mess'
+        for _, writer in idle[5:]:
+            writer.write(dripping)  # its body is not whole: it counts as idle
+        running = [asyncio.ensure_future(served.ask(thinking_budget=400)) for _ in range(4)]
+        await until(lambda: served.backend.running == 4)
         status, headers, body = await served.post("/chat/completions", {"messages": HELLO})
         assert (status, body["error"]["code"]) == (503, "too_many_connections")
         assert int(headers["Retry-After"]) >= 1
-        served.gateway.guard.sweep()
-        await until(lambda: served.gateway.guard.connections <= 5)
-        assert "choices" in await served.ask(thinking_budget=3)
+        assert served.gateway.guard.connections <= 5
+        assert all("choices" in answer for answer in await asyncio.gather(*running))
         for _, writer in idle:
             writer.close()

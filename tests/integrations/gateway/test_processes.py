@@ -35,9 +35,9 @@ LONG = Reply(thinking="hm " * 500, solution="so it is 42")
 class Process:
     """A gateway process; `log` is its access log, `said` what it says to people."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, script: bool = False) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *map(str, arguments)],
+            [sys.executable, *([] if script else ["-m"]), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -77,9 +77,9 @@ class Process:
 
 
 @contextmanager
-def process(*arguments: object) -> Iterator[Process]:
-    """A gateway process that does not outlive its test."""
-    started = Process(*arguments)
+def process(*arguments: object, script: bool = False) -> Iterator[Process]:
+    """A gateway process that does not outlive its test: a module, or a script."""
+    started = Process(*arguments, script=script)
     try:
         yield started
     finally:
