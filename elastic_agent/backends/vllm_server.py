@@ -14,13 +14,15 @@ answer that is an error `elastic_agent.delivery` says whether the engine ran it.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import urllib.request
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import astuple
 from types import SimpleNamespace
 from typing import Any, cast
+from weakref import WeakSet
 
 import aiohttp
 
@@ -57,6 +59,16 @@ _CLOSE_SECONDS = 0.5
 _KEEP_ALIVE = 2.0
 """Seconds that an unused connection is kept. vLLM closes it after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): a request
 that is sent at that very moment is lost, and nobody can know whether it was served."""
+
+
+_BACKENDS: WeakSet[VllmServerBackend] = WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Open sessions would say on standard error that they are."""
+    for backend in list(_BACKENDS):
+        backend.end()
 
 
 class VllmServerBackend:
@@ -114,6 +126,7 @@ class VllmServerBackend:
         self._responses: dict[aiohttp.ClientResponse, asyncio.AbstractEventLoop] = {}
         self._checked = False
         self.closed = False
+        _BACKENDS.add(self)
 
     async def ready(self) -> None:
         """Ask the server, once, whether it has the model and how long its context is.
@@ -167,7 +180,7 @@ class VllmServerBackend:
             session = await self._session()
             watch = await self.counters.begin(session, request.max_tokens)
             posted = await self._posted(session, request, watch)
-            async with posted as response, self._open(response):
+            async with posted as response, _Open(self._responses, response):
                 if response.status >= 400:
                     raise await self._told(response, receipt)
                 self.meter.requests += 1
@@ -325,18 +338,11 @@ class VllmServerBackend:
         if keeper is not None:
             await keeper.aclose()
 
-    @asynccontextmanager
-    async def _open(self, response: aiohttp.ClientResponse) -> AsyncIterator[None]:
-        self._responses[response] = asyncio.get_running_loop()
-        try:
-            yield
-        finally:
-            del self._responses[response]
-
     async def _session(self) -> aiohttp.ClientSession:
         """This event loop's session, with its open connections."""
         loop = asyncio.get_running_loop()
         if loop not in self._sessions:
+            await self._let_go([other for other in list(self._sessions) if other.is_closed()])
             keeper = self._keeper(loop)
             self._sessions[loop] = (await anext(keeper), keeper)
         return self._sessions[loop][0]
@@ -356,6 +362,22 @@ class VllmServerBackend:
         finally:
             self._sessions.pop(loop, None)
             await session.close()
+
+    async def _let_go(self, loops: Iterable[asyncio.AbstractEventLoop]) -> None:
+        """Let the sessions of these loops go: closed ones, on which nothing can be awaited any more."""
+        for loop in loops:
+            session, _ = self._sessions.pop(loop)
+            if session.connector is not None:
+                await session.connector.close()
+            session.detach()
+
+    def end(self) -> None:
+        """Close what loops that don't run have left open: those of `asyncio.run` have left nothing."""
+        for loop, (_, keeper) in list(self._sessions.items()):
+            if not loop.is_running() and not loop.is_closed():
+                loop.run_until_complete(keeper.aclose())
+        if loops := [loop for loop in self._sessions if loop.is_closed()]:
+            asyncio.run(self._let_go(loops))
 
     def _unreachable(self, error: BaseException) -> BackendUnavailableError:
         return BackendUnavailableError(
@@ -388,6 +410,26 @@ class VllmServerBackend:
         if request.limits is not None:
             body["vllm_xargs"] = {**body.get("vllm_xargs", {}), FIELD: list(astuple(request.limits))}
         return body
+
+
+class _Open:
+    """Has a response among those that `aclose` breaks off, with its event loop.
+
+    Not made of a generator: an event loop that ends closes every async generator, in any order.
+    """
+
+    def __init__(
+        self,
+        responses: dict[aiohttp.ClientResponse, asyncio.AbstractEventLoop],
+        response: aiohttp.ClientResponse,
+    ) -> None:
+        self._responses, self._response = responses, response
+
+    async def __aenter__(self) -> None:
+        self._responses[self._response] = asyncio.get_running_loop()
+
+    async def __aexit__(self, *_: object) -> None:
+        del self._responses[self._response]
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

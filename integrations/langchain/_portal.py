@@ -13,12 +13,15 @@ coroutine to the portal's loop and waits. Two things must not get lost on the wa
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import contextvars
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from elastic_agent.scheduler.context import task_context
 
@@ -35,6 +38,7 @@ class Portal:
         self._lock = threading.RLock()  # what is collected as garbage comes here in the middle of anything
         self._loop: asyncio.AbstractEventLoop | None = None
         self._behind: set[Future[object]] = set()
+        self._streams: WeakSet[AsyncGenerator[Any]] = WeakSet()
         self._thread: threading.Thread | None = None
 
     def run(self, work: Coroutine[Any, Any, T], context: contextvars.Context | None = None) -> T:
@@ -84,17 +88,35 @@ class Portal:
         """Wait a moment for what `soon` has started: the process is about to end."""
         wait(list(self._behind), timeout=_PATIENCE)
 
+    def close(self) -> None:
+        """End what still runs on the loop, and the loop: the process is about to end, and what is left open
+        would say so on standard error. A later call starts another."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None or not thread.is_alive():
+            return
+        wait([asyncio.run_coroutine_threadsafe(_wind_up(loop, list(self._streams)), loop)], timeout=_PATIENCE)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_PATIENCE)
+        if not thread.is_alive():
+            loop.close()
+
     def iterate(self, work: AsyncGenerator[T]) -> Iterator[T]:
         """The items of an async generator, pulled one by one; closing the iterator closes the generator."""
+        loop = None
+        self._streams.add(work)
         try:
             while True:
                 try:
                     item = self._step(_next(work))
                 except StopAsyncIteration:
                     return
+                loop = self._loop
                 yield item
         finally:
-            self._step(work.aclose())
+            if self._loop is loop:  # else its loop has ended, and the generator with it
+                self._step(work.aclose())
 
     def _step(self, work: Coroutine[Any, Any, T]) -> T:
         before = task_context()
@@ -126,12 +148,26 @@ class Portal:
         return self._loop
 
 
+async def _wind_up(loop: asyncio.AbstractEventLoop, streams: list[AsyncGenerator[Any]]) -> None:
+    """What `asyncio.run` does at its end; streams that were left are closed first, from the outside in."""
+    for stream in streams:
+        with contextlib.suppress(Exception):
+            await stream.aclose()
+    me = asyncio.current_task()
+    if others := [task for task in asyncio.all_tasks() if task is not me]:
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=_PATIENCE / 2)
+    await loop.shutdown_asyncgens()
+
+
 async def _next(work: AsyncGenerator[T]) -> T:
     return await anext(work)
 
 
 portal = Portal()
 """The process's portal."""
+atexit.register(portal.close)
 
 
 def _after_fork() -> None:
