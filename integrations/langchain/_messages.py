@@ -1,6 +1,7 @@
 """LangChain messages as the OpenAI-style dicts that a chat template reads.
 
-Earlier thinking travels beside an assistant's content, as `reasoning_content`, never inside it: a template
+Earlier thinking, however it was handed back (`elastic_agent.integrations.wire.reasoning`), travels beside an
+assistant's content, as `reasoning_content`, never inside it: a template
 that wants old thinking (Qwen3, between tool calls) renders it, every other one drops it. Tool-call arguments
 stay objects, which is what Hugging Face templates expect.
 """
@@ -19,7 +20,9 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-_SILENT = {"reasoning", "thinking", "tool_call", "tool_use", "tool_call_chunk", "invalid_tool_call"}
+from elastic_agent.integrations.wire.reasoning import KINDS, reasoning_of
+
+_SILENT = {*KINDS, "tool_call", "tool_use", "tool_call_chunk", "invalid_tool_call"}
 
 
 def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -52,7 +55,7 @@ def _one(message: BaseMessage) -> dict[str, Any]:
 
 def _assistant(message: AIMessage) -> dict[str, Any]:
     out: dict[str, Any] = {"role": "assistant", "content": _text(message)}
-    if thinking := _reasoning(message):
+    if thinking := reasoning_of(message.content, message.additional_kwargs):
         out["reasoning_content"] = thinking
     if message.tool_calls:
         out["tool_calls"] = [
@@ -66,15 +69,6 @@ def _assistant(message: AIMessage) -> dict[str, Any]:
     return out
 
 
-def _reasoning(message: AIMessage) -> str:
-    blocks = [
-        b for b in message.content if isinstance(b, dict) and b.get("type") in ("reasoning", "thinking")
-    ]
-    if blocks:
-        return "".join(str(b.get("reasoning") or b.get("thinking") or "") for b in blocks)
-    return str(message.additional_kwargs.get("reasoning_content") or "")
-
-
 def _text(message: BaseMessage) -> str:
     if isinstance(message.content, str):
         return message.content
@@ -85,6 +79,8 @@ def _block(block: str | Mapping[str, Any], message: BaseMessage) -> str:
     if isinstance(block, str):
         return block
     kind = block.get("type", "text")
+    if kind == "non_standard" and isinstance(block.get("value"), Mapping):
+        return _block(block["value"], message)
     if kind == "text":
         return str(block.get("text", ""))
     if kind in _SILENT and isinstance(message, AIMessage):

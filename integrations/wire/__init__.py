@@ -3,4 +3,5 @@
 tool_calls   tool calls in a solution's text
 guided       a tool choice, strict tools and response formats, for the engine
 pieces       a call's events as reasoning, text and tool calls
+reasoning    an assistant's earlier thinking, in the ways that software hands it back
 """

@@ -8,13 +8,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage, convert_to_messages
 from langchain_core.messages.ai import add_usage
 from pydantic import ValidationError
 
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.errors import ContextLengthError, InvalidBudgetError, UnknownModelError
 from elastic_agent.integrations.langchain import ChatElasticReasoning
+from elastic_agent.integrations.langchain._messages import to_chat
 from elastic_agent.integrations.langchain._metadata import usage_metadata
 from elastic_agent.scheduler import Price
 from elastic_agent.usage import Usage
@@ -284,3 +285,91 @@ def test_tracing_sees_the_calls_own_options(chat: Make) -> None:
         "ls_max_tokens": 24,
         "ls_stop": ["x"],
     }
+
+
+THOUGHT: dict[str, AIMessage | dict[str, Any]] = {
+    "reasoning": AIMessage("hi", additional_kwargs={"reasoning": "R"}),
+    "reasoning_content": AIMessage("hi", additional_kwargs={"reasoning_content": "R"}),
+    "both": AIMessage("hi", additional_kwargs={"reasoning": "R", "reasoning_content": "R"}),
+    "an empty one first": AIMessage("hi", additional_kwargs={"reasoning_content": "", "reasoning": "R"}),
+    "a dict": {"role": "assistant", "content": "hi", "reasoning": "R"},
+    "a dict as vLLM says it": {"role": "assistant", "content": "hi", "reasoning_content": "R"},
+    "a block": AIMessage([{"type": "reasoning", "reasoning": "R"}, {"type": "text", "text": "hi"}]),
+    "v1": AIMessage(content_blocks=[{"type": "reasoning", "reasoning": "R"}, {"type": "text", "text": "hi"}]),
+    "Anthropic": AIMessage(
+        [
+            {"type": "thinking", "thinking": "R", "signature": "s"},
+            {"type": "redacted_thinking", "data": "x"},
+            {"type": "text", "text": "hi"},
+        ]
+    ),
+    "Mistral": AIMessage(
+        [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "R"}]},
+            {"type": "text", "text": "hi"},
+        ]
+    ),
+    "Bedrock": AIMessage(
+        [
+            {"type": "reasoning_content", "reasoning_content": {"text": "R", "signature": "s"}},
+            {"type": "text", "text": "hi"},
+        ]
+    ),
+    "Responses, summary": AIMessage(
+        [
+            {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "R"}]},
+            {"type": "text", "text": "hi"},
+        ]
+    ),
+    "Responses, content": AIMessage(
+        [
+            {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "R"}]},
+            {"type": "text", "text": "hi"},
+        ]
+    ),
+    "Responses, beside": AIMessage(
+        "hi",
+        additional_kwargs={
+            "reasoning": {"type": "reasoning", "summary": [{"type": "summary_text", "text": "R"}]}
+        },
+    ),
+    "OpenRouter": AIMessage(
+        "hi",
+        additional_kwargs={
+            "reasoning_details": [
+                {"type": "reasoning.text", "text": "R"},
+                {"type": "reasoning.encrypted", "data": "x"},
+            ]
+        },
+    ),
+    "not standard": AIMessage(
+        [
+            {"type": "reasoning", "reasoning": "R"},
+            {"type": "non_standard", "value": {"type": "redacted_thinking", "data": "x"}},
+            {"type": "text", "text": "hi"},
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("way", THOUGHT)
+def test_history_keeps_its_thinking_however_it_is_handed_back(way: str) -> None:
+    """The fault: `reasoning`, which our own gateway sends, was dropped."""
+    (message,) = convert_to_messages([THOUGHT[way]])
+    assert to_chat([message]) == [{"role": "assistant", "content": "hi", "reasoning_content": "R"}]
+
+
+def test_what_has_no_text_is_no_thinking() -> None:
+    """Encrypted, empty, or of another type."""
+    for nothing in ("", None, 3, [], {}, [{"type": "reasoning.encrypted", "data": "x"}]):
+        message = AIMessage("hi", additional_kwargs={"reasoning": nothing, "reasoning_content": nothing})
+        assert to_chat([message]) == [{"role": "assistant", "content": "hi"}]
+
+
+async def test_a_summary_of_several_parts_keeps_them_apart() -> None:
+    """As Responses writes them; parts of a text are joined as they are."""
+    summary = [{"type": "summary_text", "text": "a"}, {"type": "summary_text", "text": "b"}]
+    pieces = [{"type": "reasoning", "reasoning": "a "}, {"type": "reasoning", "reasoning": "b"}]
+    (first,) = to_chat([AIMessage("hi", additional_kwargs={"reasoning": {"summary": summary}})])
+    (second,) = to_chat([AIMessage([*pieces, {"type": "text", "text": "hi"}])])
+    assert (first["reasoning_content"], second["reasoning_content"]) == ("a\n\nb", "a b")
