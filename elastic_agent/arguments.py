@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from elastic_agent.backends.base import MOST_SEED, MOST_TEMPERATURE
 from elastic_agent.errors import UsageError
+from elastic_agent.markers import KNOWN_MARKERS, MarkerText, marker_text
 from elastic_agent.values import MOST_PORT, MOST_SECONDS, MOST_TOKENS, argument, integer, money, real
 
 
@@ -21,6 +22,31 @@ class Parser(argparse.ArgumentParser):
         """Raise UsageError: "--usd must be more than 0 dollars, got '-1'"."""
         sentence = re.sub(r"^argument (\S+): must", r"\1 must", message)
         raise UsageError(f"{sentence} (see {self.prog} --help)")
+
+
+def add_marker_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say what begins and ends a model's thinking."""
+    begins = "what begins the model's thinking, where that can't be found, like '<think>'"
+    parser.add_argument("--open", metavar="TEXT", help=begins)
+    names = ", ".join(m.name for m in KNOWN_MARKERS)
+    ends = f"what ends it, like '</think>'; alone, it may be the name of a known pair: {names}"
+    parser.add_argument("--close", metavar="TEXT", help=ends)
+
+
+def given_markers(options: argparse.Namespace) -> MarkerText | None:
+    """The markers that a command line names, if any.
+
+    Raises:
+        UsageError: a start without an end.
+        InvalidMarkersError: no pair of markers.
+    """
+    if options.close is None:
+        if options.open is not None:
+            raise UsageError("--open says what begins thinking: say what ends it, too, with --close")
+        return None
+    if options.open is None and any(m.name == options.close for m in KNOWN_MARKERS):
+        return marker_text(options.close)
+    return marker_text((options.open or "", options.close))
 
 
 COUNT = argument(integer, least=1, of="")

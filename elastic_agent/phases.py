@@ -669,6 +669,8 @@ class TwoPhase:
             self._thinking -= count
             for aligned in (self.output_ids, self.sampled, self.logprobs):
                 del aligned[len(aligned) - count :]
+        if not self._opened:
+            self._start = self._thinking  # no more than the beginning of the start marker
         self._emit(Segment.THINKING, self._thinking, deltas)
         self.thinking_end = reason
         self.phase = Phase.CLOSING

@@ -113,8 +113,8 @@ class HFCodec:
             self.check_opening()
         special = {i for i, token in controls.items() if token.special}
         self._dropped = {*tokenizer.all_special_ids, *special, *self.markers.eos_ids, *self.markers.turn_ids}
-        if len(self.markers.close_ids) == 1 and not self.markers.close_in_text:
-            self._dropped |= {*self.markers.open_ids, *self.markers.close_ids}
+        for marker in (self.markers.open_ids, self.markers.close_ids):  # words in them are words elsewhere
+            self._dropped |= {i for i in marker if i in controls}
 
     @cached_property
     def bytes_per_token(self) -> int:

@@ -23,7 +23,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from elastic_agent import __version__
-from elastic_agent.arguments import CAP, COUNT, PAUSE, PORT, SECONDS, SEED, SOLUTION, TEMPERATURE, USD, Parser
+from elastic_agent.arguments import (
+    CAP,
+    COUNT,
+    PAUSE,
+    PORT,
+    SECONDS,
+    SEED,
+    SOLUTION,
+    TEMPERATURE,
+    USD,
+    Parser,
+    add_marker_options,
+    given_markers,
+)
 from elastic_agent.budget import Budget, Caps
 from elastic_agent.credentials import LEDGER_VARIABLE, add_key_options, check_address, upstream_key
 from elastic_agent.errors import ElasticError, UsageError
@@ -249,7 +262,7 @@ def _gateway(commands: argparse._SubParsersAction[Parser]) -> None:
         action="append",
         metavar="NAME=URL",
         help="a vLLM server, instead of --model; may be repeated. Further parts after commas: "
-        "tokenizer=NAME, price=IN:OUT, key-env=VARIABLE, served-as=NAME",
+        "tokenizer=NAME, price=IN:OUT, key-env=VARIABLE, served-as=NAME, open=TEXT, close=TEXT",
     )
     serve.add_argument("--price", type=PRICE, metavar="IN:OUT", help="USD per million tokens of --model")
     serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
@@ -373,6 +386,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer", metavar="NAME", help="tokenizer of a served model, when the served name is no hub id"
     )
+    add_marker_options(parser)
 
 
 def _base_url(options: argparse.Namespace) -> str | None:
@@ -395,6 +409,7 @@ def _demo(options: argparse.Namespace) -> int:
             base_url=_base_url(options),
             api_key=upstream_key(options),
             tokenizer=options.tokenizer,
+            markers=given_markers(options),
             problems=options.problems,
             price=options.price,
             seed=options.seed,
@@ -425,6 +440,7 @@ def _ask(options: argparse.Namespace) -> int:
         base_url=_base_url(options),
         api_key=upstream_key(options),
         tokenizer=options.tokenizer,
+        markers=given_markers(options),
     )
     console = Console(highlight=False, soft_wrap=True)
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from elastic_agent.arguments import COUNT, PAUSE, PORT, Parser
+from elastic_agent.arguments import COUNT, PAUSE, PORT, Parser, add_marker_options, given_markers
 from elastic_agent.backends.load import model_path
 from elastic_agent.backends.server_process import STOP_SECONDS, ServerProcess, free_port
 from elastic_agent.backends.vllm_process import VllmProcess
@@ -65,6 +65,7 @@ def add_command(commands: argparse._SubParsersAction[Parser]) -> None:
     up.add_argument(
         "--no-keys", action="store_true", help="ask for no key: whoever uses this machine can spend"
     )
+    add_marker_options(up)
     up.add_argument("--price", metavar="IN:OUT", help="USD per million tokens, where caps are in dollars")
     up.add_argument("--max-running", type=COUNT, metavar="N", help="most calls at once")
     up.add_argument(
@@ -95,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
         UnknownModelError: no Python with vLLM.
         BackendUnavailableError: one of them did not start, or ended by itself; with the end of its log.
     """
+    named = given_markers(options)
     logs = Path(options.logs)
     vllm = VllmProcess(
         options.model,
@@ -130,7 +132,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}  # any OpenAI client; model {vllm.name}")
         tokenizer = "" if vllm.name == options.model else f', tokenizer="{options.model}"'
         native = ', backend_options={"native": True}' if options.native else ""
-        where = f'model="{vllm.name}", base_url="{vllm.base_url}"{tokenizer}{native}'
+        pair = f", markers={(named.open, named.close)!r}" if named is not None else ""
+        where = f'model="{vllm.name}", base_url="{vllm.base_url}"{tokenizer}{pair}{native}'
         print(f"ChatElasticReasoning({where}, thinking_budget=1024, solution_budget=512)", flush=True)
         while True:
             _check(both, "ended by itself")
@@ -158,6 +161,9 @@ def _serve(options: argparse.Namespace, vllm: VllmProcess, port: int) -> list[st
     command += ["--no-keys"] if options.no_keys else []
     if options.ledger is not None:  # else the gateway has it from the environment, as we do
         command += ["--ledger", ledger_place(options.ledger)]
+    named = given_markers(options)
+    if named is not None:  # joined: a text may begin like an option
+        command += [f"--open={named.open}", f"--close={named.close}"]
     for name, value in (("--price", options.price), ("--max-running", options.max_running)):
         command += [] if value is None else [name, str(value)]
     return command

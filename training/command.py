@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from elastic_agent.arguments import COUNT, Parser
+from elastic_agent.arguments import COUNT, Parser, add_marker_options, given_markers
 from elastic_agent.training.budgets import parse_mixture
 from elastic_agent.training.config import TrainConfig
 from elastic_agent.training.configure import build, override, presets, read_layers
@@ -25,6 +25,8 @@ def configure(args: argparse.Namespace) -> TrainConfig:
             raise ConfigError("--thinking is for a mixture: use --set for other kinds of budgets")
         tree = override(tree, [])
         tree["budgets"] = {**(tree.get("budgets") or {}), "thinking": args.thinking}
+    if (named := given_markers(args)) is not None:
+        tree["markers"] = {"open": named.open, "close": named.close}
     if args.learning_rate is not None:
         tree["learning"] = {**(tree.get("learning") or {}), "rate": args.learning_rate}
     if args.threads is not None:
@@ -42,6 +44,7 @@ def parser(description: str | None, prog: str | None = None) -> argparse.Argumen
         help=f"YAML, or {', '.join(presets())} ({DEFAULT})",
     )
     out.add_argument("--base", metavar="MODEL", help="embedded model, model folder or hub id to start from")
+    add_marker_options(out)
     out.add_argument("--output", metavar="DIR", help="folder for the model, its log and checkpoints")
     out.add_argument(
         "--seed",

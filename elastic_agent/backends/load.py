@@ -5,6 +5,7 @@ load_backend("path/to/folder")                            a local model, in proc
 load_backend("Salesforce/E1-Math-1.5B")                   from the hub, in process
 load_backend("Salesforce/E1-Math-1.5B", engine="vllm")    the same on vLLM, in process
 load_backend("NAME", base_url="http://host:8000/v1")      a vLLM server
+load_backend("NAME", markers=("<think>", "</think>"))     whose tokenizer doesn't tell what ends its thinking
 load_backend("NAME", base_url="http://a/v1,http://b/v1")  several of them (`elastic_agent.backends.replicas`)
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.errors import UnknownModelError
+from elastic_agent.markers import marker_text
 
 ENGINES = ("transformers", "vllm")
 _MODELS = Path(__file__).parent.parent / "models"
@@ -42,6 +44,7 @@ def load_backend(
     base_url: str | None = None,
     api_key: str | None = None,
     tokenizer: str | None = None,
+    markers: object = None,
     engine: str = "transformers",
     **options: Any,
 ) -> Backend:
@@ -53,13 +56,18 @@ def load_backend(
             between them.
         api_key: the server's key, if it wants one.
         tokenizer: where the served model's tokenizer is, when that is not `model`.
+        markers: what begins and ends the model's thinking, where its tokenizer and chat template don't tell:
+            a `MarkerText`, (open, close), a dict of the two, or the name of a known pair.
         engine: what runs a model in process, "transformers" or "vllm".
         options: passed to `TransformersBackend.load`, `VllmEngineBackend.load` or `VllmServerBackend`.
 
     Raises:
         UnknownModelError: there is no such model here, or what it needs is not installed.
         NoMarkersError: the model has no end-of-thinking marker.
+        InvalidMarkersError: `markers` are none.
     """
+    if (named := marker_text(markers)) is not None:
+        options["markers"] = named
     if engine not in ENGINES:
         raise UnknownModelError(f"engine= is one of {', '.join(ENGINES)}, not {engine!r}")
     key = (

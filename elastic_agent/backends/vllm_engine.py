@@ -32,6 +32,7 @@ from elastic_agent.backends.base import (
 from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, probe_once
 from elastic_agent.backends.vllm_async import Engine, Pass
 from elastic_agent.errors import BackendError, BackendUnavailableError
+from elastic_agent.markers import MarkerText
 from elastic_agent.tokenizer import load_codec
 
 PROCESSOR = "elastic_agent.backends.plugin.elastic_vllm:Limits"
@@ -43,6 +44,7 @@ class VllmEngineBackend:
     Args:
         engine: what runs it; `load` starts one.
         codec: default: what the engine's own tokenizer gives.
+        markers: what begins and ends its thinking, where the tokenizer doesn't tell.
         name: the model's name, for prices, curves and logs (default: what the engine loaded).
         adapter: a LoRA adapter of the engine's (`adapted`).
         native: have `ready` probe whether the engine holds both limits of a call itself (`load` gives it what
@@ -55,6 +57,7 @@ class VllmEngineBackend:
         engine: Engine,
         codec: Codec | None = None,
         *,
+        markers: MarkerText | None = None,
         name: str | None = None,
         adapter: LoRARequest | None = None,
         native: bool = False,
@@ -62,7 +65,7 @@ class VllmEngineBackend:
     ) -> None:
         config = engine.llm.model_config
         self.model: str = name or config.model
-        self.codec = codec or load_codec(config.tokenizer, name=self.model)
+        self.codec = codec or load_codec(config.tokenizer, name=self.model, markers=markers)
         self.context_length: int = config.max_model_len
         self.meter = Meter()
         self.guided = True
@@ -80,6 +83,7 @@ class VllmEngineBackend:
         *,
         name: str | None = None,
         codec: Codec | None = None,
+        markers: MarkerText | None = None,
         native: bool = False,
         **options: Any,
     ) -> VllmEngineBackend:
@@ -89,6 +93,7 @@ class VllmEngineBackend:
             model: a folder or a hub id.
             name: what it is called (default: `model`).
             codec: default: what the engine's tokenizer gives.
+            markers: what begins and ends its thinking, where the tokenizer doesn't tell.
             native: have the engine hold both limits of a call, in one pass, where nobody steers it.
             options: vLLM's `AsyncEngineArgs`, unchanged: `quantization`, `tensor_parallel_size`,
                 `data_parallel_size`, `max_model_len`, `enable_lora`, ... They win over what budgets want
@@ -102,7 +107,7 @@ class VllmEngineBackend:
             options["logits_processors"] = [*(options.get("logits_processors") or ()), PROCESSOR]
         engine = Engine(**{"model": str(model), **options})
         try:
-            return cls(engine, codec, name=name or str(model), native=native, owner=True)
+            return cls(engine, codec, markers=markers, name=name or str(model), native=native, owner=True)
         except BaseException:
             engine.stop()
             raise

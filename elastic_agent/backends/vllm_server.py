@@ -51,6 +51,7 @@ from elastic_agent.errors import (
     BackendUnavailableError,
     UnknownModelError,
 )
+from elastic_agent.markers import MarkerText
 from elastic_agent.tokenizer import load_codec
 from elastic_agent.values import MOST_SECONDS, integer, real
 
@@ -81,6 +82,7 @@ class VllmServerBackend:
         tokenizer: folder or hub id of the tokenizer, when `model` is not one. Left out, the server is asked
             what it loaded (`root` in its `/models`): enough where that is a hub id or a folder of ours.
         codec: instead of `tokenizer`.
+        markers: what begins and ends its thinking, where the tokenizer doesn't tell.
         context_length: when the server doesn't tell (`ready` asks it).
         connect_timeout: seconds to reach the server.
         idle_timeout: seconds without a byte after which a stream counts as broken.
@@ -96,6 +98,7 @@ class VllmServerBackend:
         api_key: str | None = None,
         tokenizer: str | None = None,
         codec: Codec | None = None,
+        markers: MarkerText | None = None,
         context_length: int | None = None,
         connect_timeout: float = 10.0,
         idle_timeout: float = 300.0,
@@ -107,7 +110,7 @@ class VllmServerBackend:
             )
         self.model = model
         self.base_url = base_url.rstrip("/")
-        self.codec = codec or _find_codec(model, tokenizer, self.base_url, api_key)
+        self.codec = codec or _find_codec(model, tokenizer, self.base_url, api_key, markers)
         self.context_length = (
             32_768 if context_length is None else integer("context_length", context_length, least=1)
         )
@@ -454,17 +457,19 @@ def _tokens(data: dict[str, Any]) -> int:
         return 0
 
 
-def _find_codec(model: str, tokenizer: str | None, base_url: str, api_key: str | None) -> Codec:
+def _find_codec(
+    model: str, tokenizer: str | None, base_url: str, api_key: str | None, markers: MarkerText | None
+) -> Codec:
     """The tokenizer that is named, or that goes by the model's name, or of what the server has loaded."""
     from elastic_agent.backends.load import model_path
 
     try:
-        return load_codec(model_path(tokenizer or model), name=tokenizer or model)
+        return load_codec(model_path(tokenizer or model), name=tokenizer or model, markers=markers)
     except UnknownModelError:
         root = None if tokenizer else _root(model, base_url, api_key)
         if root is None or root == model:
             raise
-        return load_codec(root, name=model)
+        return load_codec(root, name=model, markers=markers)
 
 
 def _root(model: str, base_url: str, api_key: str | None) -> str | None:

@@ -25,6 +25,7 @@ from elastic_agent.integrations.demo.display import comparison, results, screen
 from elastic_agent.integrations.demo.practice import FixedCap
 from elastic_agent.integrations.demo.problems import SHOP_WEEK, Day, count_kinds, load_days
 from elastic_agent.integrations.langchain import ChatElasticReasoning
+from elastic_agent.markers import MarkerText
 from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.cost import find_price, require_price
 from elastic_agent.scheduler.events import RunLog
@@ -43,6 +44,7 @@ class DemoOptions:
     base_url: str | None = None
     api_key: str | None = None
     tokenizer: str | None = None
+    markers: MarkerText | None = None
     problems: str | None = None
     price: Price | None = None
     seed: int = 0
@@ -64,7 +66,11 @@ def run_demo(options: DemoOptions) -> int:
     if not console.is_terminal or options.svg is not None:
         console.width = _WIDTH
     backend = load_backend(
-        options.model, base_url=options.base_url, api_key=options.api_key, tokenizer=options.tokenizer
+        options.model,
+        base_url=options.base_url,
+        api_key=options.api_key,
+        tokenizer=options.tokenizer,
+        markers=options.markers,
     )
     summary = asyncio.run(_demo(options, days, caps, backend, console))
     if options.svg is not None:

@@ -16,11 +16,13 @@ import signal
 import sys
 from typing import Any
 
+from elastic_agent.arguments import given_markers
 from elastic_agent.backends.load import load_backend
 from elastic_agent.budget import Caps
 from elastic_agent.credentials import check_address, checked_key, ledger_place, upstream_key
 from elastic_agent.integrations.gateway.config import Config, Limits, Upstream, without_password
 from elastic_agent.integrations.gateway.keys import Keys
+from elastic_agent.markers import MarkerText, marker_text
 from elastic_agent.scheduler.cost import Price
 
 GARBAGE = 20_000
@@ -30,7 +32,7 @@ OPEN_TO_ALL = (
     "NO KEYS: EVERY PROGRAM AND USER OF THIS MACHINE CAN SPEND HERE. "
     "To ask for keys: elastic-agent keys create NAME, and start again without --no-keys."
 )
-PARTS = ("tokenizer", "price", "key-env", "served-as")
+PARTS = ("tokenizer", "price", "key-env", "served-as", "open", "close")
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -96,7 +98,8 @@ def _line(facts: dict[str, Any]) -> None:
 
 
 def upstream(text: str) -> Upstream:
-    """`NAME=URL[,tokenizer=..][,price=IN:OUT][,key-env=VARIABLE][,served-as=NAME]`.
+    """`NAME=URL[,tokenizer=..][,price=IN:OUT][,key-env=VARIABLE][,served-as=NAME][,open=..]
+    [,close=..]`.
 
     Raises:
         ValueError: it is none.
@@ -116,23 +119,33 @@ def upstream(text: str) -> Upstream:
             raise ValueError(f"--upstream {name}: the environment has no {said['key-env']}")
         checked_key(secret, f"the environment's {said['key-env']}")
     price = Price.parse(said["price"]) if "price" in said else None
-    return served(name, url, said.get("served-as"), secret, said.get("tokenizer"), price)
+    if "open" in said and "close" not in said:
+        raise ValueError(f"--upstream {name}: open= says what begins thinking: say what ends it with close=")
+    markers = marker_text((said.get("open", ""), said["close"])) if "close" in said else None
+    return served(name, url, said.get("served-as"), secret, said.get("tokenizer"), price, markers)
 
 
 def served(
-    name: str, url: str, served_as: str | None, key: str | None, tokenizer: str | None, price: Price | None
+    name: str,
+    url: str,
+    served_as: str | None,
+    key: str | None,
+    tokenizer: str | None,
+    price: Price | None,
+    markers: MarkerText | None = None,
 ) -> Upstream:
     """A model on a vLLM server."""
-    backend = load_backend(served_as or name, base_url=url, api_key=key, tokenizer=tokenizer)
+    backend = load_backend(served_as or name, base_url=url, api_key=key, tokenizer=tokenizer, markers=markers)
     return Upstream(name, backend, price=price)
 
 
 def _single(options: argparse.Namespace) -> Upstream:
+    markers = given_markers(options)
     if options.base_url is not None:
         check_address(options.base_url, "--base-url")
         key = upstream_key(options)
-        return served(options.model, options.base_url, None, key, options.tokenizer, options.price)
-    return Upstream(options.model, load_backend(options.model), price=options.price)
+        return served(options.model, options.base_url, None, key, options.tokenizer, options.price, markers)
+    return Upstream(options.model, load_backend(options.model, markers=markers), price=options.price)
 
 
 def keys(options: argparse.Namespace) -> int:

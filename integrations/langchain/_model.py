@@ -34,6 +34,7 @@ from elastic_agent.integrations.langchain._options import (
 from elastic_agent.integrations.langchain._run import Terms
 from elastic_agent.integrations.langchain.errors import langchain_errors
 from elastic_agent.integrations.wire.guided import solution_fields
+from elastic_agent.markers import MarkerText, marker_text
 from elastic_agent.scheduler.cost import Price
 from elastic_agent.scheduler.request import MOST_PRIORITY, OnExhausted
 from elastic_agent.values import MOST_SECONDS, field, integer, real
@@ -67,6 +68,9 @@ class ElasticFields(Serializable):
     """The server's key, if it wants one; read from ELASTIC_AGENT_API_KEY by default."""
     tokenizer: str | None = None
     """Where the served model's tokenizer is (a folder or hub id), when that is not `model`."""
+    markers: Annotated[InstanceOf[MarkerText] | None, BeforeValidator(marker_text)] = None
+    """What begins and ends the model's thinking, where its tokenizer and chat template don't tell:
+    ("<think>", "</think>"), a dict with "open" and "close", or the name of a known pair ("seed", say)."""
     backend_options: dict[str, Any] = Field(default_factory=dict)
     """More for the backend: `{"device": "cuda"}` in process, `{"idle_timeout": 60}` of a server."""
     thinking_budget: Annotated[int, field(integer)] | None = None
@@ -147,6 +151,8 @@ class ElasticFields(Serializable):
         if self.price is not None:
             given = {name: getattr(self.price, name) for name in ("input", "output", "cached_input")}
             found["price"] = {name: None if value is None else str(value) for name, value in given.items()}
+        if self.markers is not None:
+            found["markers"] = {"open": self.markers.open, "close": self.markers.close}
         if self.early_exit is not None and self.early_exit.read is plain:  # no other can be written down
             found["early_exit"] = self.early_exit.to_dict()
             del found["early_exit"]["read"]
@@ -163,6 +169,7 @@ class ElasticFields(Serializable):
         return {
             "base_url": self.base_url,
             "tokenizer": self.tokenizer,
+            "markers": None if self.markers is None else (self.markers.open, self.markers.close),
             "backend_options": self.backend_options,
         }
 
@@ -257,6 +264,7 @@ class ElasticFields(Serializable):
             base_url=self.base_url,
             api_key=key,
             tokenizer=self.tokenizer,
+            markers=self.markers,
             **self.backend_options,
         )
         self._loaded.add(model or self.model)

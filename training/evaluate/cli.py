@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from elastic_agent.arguments import given_markers
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.load import load_backend, model_path
 from elastic_agent.credentials import check_address, upstream_key
@@ -146,10 +147,14 @@ def _engine(options: argparse.Namespace, name: str) -> Engine:
         import torch
 
         torch.set_num_threads(options.threads)
-        return InProcess.load(name, rows=options.rows)
+        return InProcess.load(name, rows=options.rows, markers=given_markers(options))
     check_address(options.base_url, "--base-url")
     backend = load_backend(
-        name, base_url=options.base_url, api_key=upstream_key(options), tokenizer=options.tokenizer
+        name,
+        base_url=options.base_url,
+        api_key=upstream_key(options),
+        tokenizer=options.tokenizer,
+        markers=given_markers(options),
     )
     return Served(backend, concurrency=options.concurrency)
 

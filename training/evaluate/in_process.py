@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from elastic_agent.backends.base import Codec
+from elastic_agent.markers import MarkerText
 from elastic_agent.phases import Segment
 from elastic_agent.training.evaluate.engines import Done, Live, Sample, check_same_tokens
 from elastic_agent.training.evaluate.passes import Chunk, Pass
@@ -32,7 +33,7 @@ class InProcess:
         self._solver: Any = model
 
     @classmethod
-    def load(cls, name: str, *, rows: int = 256) -> InProcess:
+    def load(cls, name: str, *, rows: int = 256, markers: MarkerText | None = None) -> InProcess:
         """An embedded model, a folder or a hub id; float32 on CPU, the stored precision on a GPU.
 
         Raises:
@@ -41,7 +42,7 @@ class InProcess:
         """
         from elastic_agent.backends.load import load_backend
 
-        backend: Any = load_backend(name)
+        backend: Any = load_backend(name, markers=markers)
         return cls(name, backend.module, backend.codec, rows=rows)
 
     def ready(self) -> None:

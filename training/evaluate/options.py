@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.arguments import COUNT, SEED, SOLUTION, TEMPERATURE, TOKENS, TOP_P, Parser
+from elastic_agent.arguments import (
+    COUNT,
+    SEED,
+    SOLUTION,
+    TEMPERATURE,
+    TOKENS,
+    TOP_P,
+    Parser,
+    add_marker_options,
+)
 from elastic_agent.credentials import add_key_options
 from elastic_agent.training.evaluate.strategies import STRATEGIES
 
@@ -76,6 +85,7 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     add("--base-url", metavar="URL", help="a vLLM server, like http://localhost:8000/v1")
     add_key_options(parser)
     add("--tokenizer", metavar="NAME", help="tokenizer of a served model, when its name is no hub id")
+    add_marker_options(parser)
     add(
         "--concurrency",
         type=COUNT,
