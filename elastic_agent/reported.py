@@ -96,7 +96,7 @@ class Reports:
     """
 
     def __init__(self) -> None:
-        self.words = 0
+        self.words, self._within = 0, False
         self._told: list[Reported] = []
 
     def add(self, usage: object) -> None:
@@ -106,8 +106,10 @@ class Reports:
             self._told.append(told)
 
     def came(self, text: str) -> None:
-        """Take a piece of the answer in."""
-        self.words += len(text.split())
+        """Take a piece of the answer in; a word may come in several."""
+        if text:
+            self.words += len(text.split()) - (self._within and not text[0].isspace())
+            self._within = not text[-1].isspace()
 
     def whole(self) -> Reported:
         """What the call used, by all of them."""

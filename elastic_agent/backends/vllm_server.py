@@ -52,6 +52,7 @@ from elastic_agent.errors import (
     UnknownModelError,
 )
 from elastic_agent.markers import MarkerText
+from elastic_agent.reported import tokens
 from elastic_agent.tokenizer import load_codec
 from elastic_agent.values import MOST_SECONDS, integer, real
 
@@ -158,7 +159,7 @@ class VllmServerBackend:
             length = int(served.get(self.model) or self.context_length)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise BackendProtocolError(
                 f"{self.base_url}/models did not answer like an OpenAI server: {error!r}"
             ) from error
@@ -513,7 +514,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 def _event(data: bytes) -> dict[str, Any]:
     try:
         event = json.loads(data.decode())  # bytes have their encoding guessed first
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BackendProtocolError(f"a malformed event from the server: {data[:80]!r}") from error
     if not isinstance(event, dict):
         raise BackendProtocolError(f"an unexpected event from the server: {data[:80]!r}")
@@ -523,17 +524,19 @@ def _event(data: bytes) -> dict[str, Any]:
 
 
 def _usage(usage: Any, request: TokenRequest) -> tuple[int, int]:
-    """(output, cached) tokens of a usage, as the server says."""
-    try:
-        output = int(usage.get("completion_tokens") or 0)
-        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise BackendProtocolError(f"an unexpected usage from the server: {error!r}") from error
+    """(output, cached) tokens of a usage, as the server says; 0 where it says nothing."""
+    told = usage.get("completion_tokens") if isinstance(usage, dict) else usage
+    output = tokens(told)
+    if output is None and told is not None and not (isinstance(told, int | float) and told < 0):
+        raise BackendProtocolError(f"an unexpected usage from the server: {str(usage)[:80]}")
+    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+    cached = tokens(details.get("cached_tokens")) if isinstance(details, dict) else None
+    output = output or 0
     if output > request.max_tokens:
         raise BackendProtocolError(
             f"the server says that it served {output} tokens, {request.max_tokens} were asked for"
         )
-    return output, min(max(0, cached), len(request.prompt_ids))
+    return output, min(cached or 0, len(request.prompt_ids))
 
 
 def _chunk(data: dict[str, Any], request: TokenRequest) -> TokenChunk | None:
@@ -558,7 +561,7 @@ def _chunk(data: dict[str, Any], request: TokenRequest) -> TokenChunk | None:
         if request.sampling.logprobs:
             told = [None if p is None else float(p) for p in choice["logprobs"]["token_logprobs"]]
             values = (*told, *[None] * (len(ids) - len(told)))[: len(ids)]
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, LookupError, OverflowError) as error:
         raise BackendProtocolError(f"an unexpected choice from the server: {error!r}") from error
     if finish not in (None, "stop", "length"):
         raise BackendUnavailableError(f"the server ended the stream with {finish!r}")

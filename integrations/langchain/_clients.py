@@ -8,20 +8,21 @@ does with one (the "trace" extension): `Wire` learns from both whether anything 
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from weakref import WeakSet
 
 from langchain_core.language_models.chat_models import BaseChatModel
 
-RETRIES = ("max_retries", "retries")
-"""Fields in which models keep how often their clients try again."""
+_RETRIES = re.compile(r"((max|num|n)_)?retr(ies|y)")
+_TRIES = re.compile(r"((max|num|n)_)?(retry_)?attempts")
+"""Fields in which models keep how often their clients try again, or try."""
 _ONE_IS_NONE = ("ChatGoogleGenerativeAI", "GoogleGenerativeAI")
-"""Classes that count tries, not retries: there 0 means the client's own default (langchain-google-genai)."""
+"""Classes that keep tries as retries: 0 means the client's own default there (langchain-google-genai)."""
 _CLIENTS = ("client", "async_client", "root_client", "root_async_client", "_client", "_async_client")
 _INSIDE = (*_CLIENTS, "_api_client", "_httpx_client", "_async_httpx_client", "sdk_configuration")
 _WATCHED = frozenset(
@@ -49,10 +50,11 @@ def without_retries(model: BaseChatModel) -> None:
 
     Warns where a client keeps retries that can't be taken from it.
     """
-    for name in RETRIES:
-        if isinstance(getattr(model, name, 0), int | None) and name in type(model).model_fields:
-            ones = {base.__name__ for base in type(model).__mro__}.intersection(_ONE_IS_NONE)
-            model.__dict__[name] = 1 if ones else 0
+    ones = not {base.__name__ for base in type(model).__mro__}.isdisjoint(_ONE_IS_NONE)
+    for name in type(model).model_fields:
+        retries, tries = _RETRIES.fullmatch(name), _TRIES.fullmatch(name)
+        if (retries or tries) and type(getattr(model, name, None)) in (int, type(None)):
+            model.__dict__[name] = 1 if ones or tries else 0
     made: dict[int, Any] = {}
     left: list[str] = []
     for name, value in list(model.__dict__.items()):
@@ -145,7 +147,6 @@ class Wire:
 
 inside: ContextVar[Wire | None] = ContextVar("elastic_agent_wire", default=None)
 """That of the guarded call which is being made."""
-_hooked: WeakSet[Any] = WeakSet()
 
 
 def watch(model: BaseChatModel, kind: type[BaseChatModel], method: str) -> bool:
@@ -160,11 +161,10 @@ def watch(model: BaseChatModel, kind: type[BaseChatModel], method: str) -> bool:
     if getattr(kind, method).__module__.partition(".")[0] not in _WATCHED:
         return False
     wanted = "AsyncClient" if method.startswith("_a") else "Client"
-    found = list(_httpx_clients(model, wanted))
+    found, hook = list(_httpx_clients(model, wanted)), _ahook if wanted == "AsyncClient" else _hook
     for client in found:
-        if client not in _hooked:
-            client.event_hooks["request"].append(_ahook if wanted == "AsyncClient" else _hook)
-            _hooked.add(client)
+        if hook not in client.event_hooks["request"]:
+            client.event_hooks["request"].append(hook)
     return bool(found)
 
 

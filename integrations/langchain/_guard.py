@@ -6,7 +6,7 @@
 
 The guarded model is the same model, of a subclass: tools, structured output, streaming and everything else
 are its own. Before each call its prompt is counted (`elastic_agent.counting`, a bound), its most output is
-held, and the Budget that the task grants is sent as the provider's own controls (`_providers` has the table).
+held, and the Budget that the task grants is sent as the provider's own controls (`_controls` has the rows).
 
 What is guaranteed: no call leaves without a hold; the output that is asked for is the hold's; a call whose
 usage stays unknown (cancelled, timed out, cut off, no usage in the answer) is charged whole, and what a usage
@@ -45,6 +45,9 @@ from elastic_agent.scheduler.request import OnExhausted
 from elastic_agent.values import integer, one_of
 
 M = TypeVar("M", bound=BaseChatModel)
+
+_NATIVE = ("_stream_chat_model_events", "_astream_chat_model_events")
+"""Ways into a model past `_stream` (LangChain's `stream_events`), which a guarded class does without."""
 
 
 def guard(
@@ -225,13 +228,14 @@ def _guarded(kind: type[BaseChatModel]) -> type[BaseChatModel]:
         "__module__": __name__,
         "__doc__": f"A {kind.__name__} under `guard`.",
         # A field, so that it is there in every model that LangChain makes of this one's fields
-        "__annotations__": {"guard_terms": Any, "guard_of": ClassVar[Any]},
+        "__annotations__": {"guard_terms": Any, **dict.fromkeys(("guard_of", *_NATIVE), ClassVar[Any])},
         "guard_terms": Field(default=None, exclude=True, repr=False),
         "guard_of": kind,
         "_generate": _generate,
         "_agenerate": _agenerate,
         "__reduce__": __reduce__,
         "is_lc_serializable": classmethod(lambda cls: False),
+        **dict.fromkeys(_NATIVE),
     }
     if kind._stream is not BaseChatModel._stream:  # LangChain looks at what is overridden
         methods["_stream"] = _stream

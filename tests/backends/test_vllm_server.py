@@ -106,6 +106,8 @@ async def test_the_context_is_the_servers() -> None:
         ({"data": ["scripted"]}, BackendProtocolError, "OpenAI"),
         ({"data": [{"id": "scripted", "max_model_len": "long"}]}, BackendProtocolError, "OpenAI"),
         ("<html>", BackendProtocolError, "OpenAI"),
+        ({"data": [{"id": "scripted", "max_model_len": float("inf")}]}, BackendProtocolError, "OpenAI"),
+        ("[" * 100_000, BackendProtocolError, "OpenAI"),
     ],
 )
 async def test_a_server_that_is_another(models: Any, kind: type[Exception], says: str) -> None:
@@ -284,6 +286,9 @@ async def test_what_never_left() -> None:
         (Faults(no_token_ids=True), BackendProtocolError, 0, 9),
         (Faults(usage=10**6), BackendProtocolError, 6, 3),
         (Faults(usage="many"), BackendProtocolError, 6, 3),
+        (Faults(usage=float("inf")), BackendProtocolError, 6, 3),
+        (Faults(usage=float("nan")), BackendProtocolError, 6, 3),
+        (Faults(usage=[7]), BackendProtocolError, 6, 3),
         (Faults(usage=5), BackendProtocolError, 6, 3),  # a part of the stream came twice
     ],
     ids=str,
@@ -324,7 +329,9 @@ async def test_a_stop_token_that_is_left_out_is_put_back() -> None:
         assert result.usage.metered_output == upstream.meter.output
 
 
-@pytest.mark.parametrize("faults", [Faults(no_usage=True), Faults(usage=0), Faults(usage=-5)], ids=str)
+@pytest.mark.parametrize(
+    "faults", [Faults(no_usage=True), Faults(usage=0), Faults(usage=-5), Faults(usage=-0.5)], ids=str
+)
 async def test_a_usage_that_tells_nothing_changes_nothing(faults: Faults) -> None:
     """What arrived was served, whatever the server says."""
     async with served(faults) as (client, upstream, _):

@@ -122,9 +122,11 @@ def test_a_usage_that_the_answer_contradicts() -> None:
     """More words than its tokens can hold: that was the usage of something else."""
     reports = Reports()
     reports.add(told(12, 3))
-    reports.came("six words are in here, no")
+    for letter in "six words are in here, no":
+        reports.came(letter)
     assert reports.whole() == Reported(12, 3)
-    reports.came("seven")
+    reports.came("")
+    reports.came(" seven ")
     assert reports.whole() == Reported(12, None)
 
 

@@ -275,16 +275,21 @@ def test_retries_that_cant_be_switched_off_are_told() -> None:
 
 
 def test_fields_by_any_name() -> None:
-    """`max_retries`, `retries`; 1 where a class counts tries."""
+    """`max_retries`, `retries` and the like; 1 where a class counts tries; what is no number is left alone."""
 
     class Retrying(FakeListChatModel):
-        max_retries: int = 6
+        max_retries: int | None = None
         retries: int = 3
+        num_retries: int = 3
+        retry_attempts: int = 5
+        retry: bool = True
 
     class ChatGoogleGenerativeAI(Retrying):
         pass
 
-    assert (guard(Retrying(responses=[])).max_retries, guard(Retrying(responses=[])).retries) == (0, 0)
+    quiet = guard(Retrying(responses=[]))
+    assert (quiet.max_retries, quiet.retries, quiet.num_retries, quiet.retry_attempts) == (0, 0, 0, 1)
+    assert quiet.retry is True
     assert guard(ChatGoogleGenerativeAI(responses=[])).max_retries == 1
 
 
@@ -408,6 +413,33 @@ async def test_every_way_to_make_one_of_another(server: OpenAIServer, closed: st
     agree(task, server)
     assert server.requests == 2 * len(made)
     assert server.bodies[-1]["max_completion_tokens"] == 30
+
+
+@pytest.mark.filterwarnings("ignore:The method `BaseChatModel:Warning")
+async def test_no_way_past_the_guard() -> None:
+    """A class may have a way of its own for `stream_events`, past `_stream`: it is not taken."""
+
+    class Native(GenericFakeChatModel):
+        def _stream_chat_model_events(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("not counted")
+
+        async def _astream_chat_model_events(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("not counted")
+            yield
+
+    model = guard(
+        Native(messages=iter([AIMessage("a b"), AIMessage("c d"), AIMessage("e f")])), max_tokens=10
+    )
+    async with task_budget(tokens=500) as task:
+        assert [event async for event in model.astream_events("hi")]
+        assert [event async for event in await _events(model)]
+        assert await asyncio.to_thread(lambda: list(model.stream_events("hi", version="v3")))
+    assert len(task.report().calls) == 3
+
+
+async def _events(model: Any) -> Any:
+    made = model.astream_events("hi", version="v3")
+    return await made if asyncio.iscoroutine(made) else made
 
 
 async def test_a_pickle_is_guarded() -> None:
