@@ -275,7 +275,7 @@ def test_retries_that_cant_be_switched_off_are_told() -> None:
 
 
 def test_fields_by_any_name() -> None:
-    """`max_retries`, `retries` and the like; 1 where a class counts tries; what is no number is left alone."""
+    """`max_retries`, `retries` and the like; 1 where a class counts tries; what is no number stays."""
 
     class Retrying(FakeListChatModel):
         max_retries: int | None = None
