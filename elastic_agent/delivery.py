@@ -177,7 +177,10 @@ def of_error(
         if isinstance(one, BaseExceptionGroup):
             told = {of_error(inner, before=before) for inner in one.exceptions}
             return told.pop() if len(told) == 1 else Delivery.UNKNOWN
-        found = _of_one(one)
+        try:
+            found = _of_one(one)
+        except Exception:  # attributes of another library's error may be anything
+            return Delivery.UNKNOWN
         if found is not None:
             return found
     if sent is None and isinstance(error, TypeError) and _ARGUMENTS.search(str(error)):

@@ -149,14 +149,17 @@ def charged(told: Reported, worst: Usage) -> Usage:
     """
     prompt = worst.input if told.input is None else told.input
     if told.output is None:
-        return Usage(prompt=prompt, input=prompt, cached=told.cached, unknown=worst.generated, passes=1)
-    thinking = told.thinking
+        thinking, solution, unknown = 0, 0, worst.generated
+    else:
+        thinking, solution, unknown = told.thinking, told.output - told.thinking, 0
     return Usage(
         prompt=prompt,
         thinking=thinking,
-        solution=told.output - thinking,
+        solution=solution,
+        unknown=unknown,
         input=prompt,
         cached=told.cached,
+        prompt_cached=told.cached,
         passes=1,
     )
 

@@ -229,6 +229,35 @@ def test_each_class_is_one_of_its_packages() -> None:
     assert {name for name in known if not any(hasattr(module, name) for module in here)} == set()
 
 
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    10**400,
+    1.5,
+    "429",
+    b"",
+    [],
+    {},
+    {"ResponseMetadata": 7},
+    object(),
+    ValueError,
+]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    "name",
+    ["status_code", "status", "code", "response", "request", "body", "reason", "last_attempt", "headers"],
+)
+def test_attributes_that_are_anything(name: str, value: Any) -> None:
+    """Whatever stands in an error of another library: nobody knows, and nothing is raised."""
+    assert of_error(foreign("other", "Error", **{name: value})) is UNKNOWN
+    response = type("Response", (), {name: value, "history": value, "text": value})()
+    assert of_error(foreign("other", "Error", response=response)) is UNKNOWN
+    assert of_error(foreign("other", "Error", status_code=503, body=value)) is UNKNOWN
+
+
 def test_the_page_says_what_the_tables_say() -> None:
     """docs/charges.md: its statuses are those of the module, with the same words."""
     rows = dict(re.findall(r"^\| (\d{3}) \| (.+?) \|", DOCS.read_text(), re.M))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from elastic_agent.reported import Reported, Reports, charged, read, tokens
 from elastic_agent.usage import Usage, worst_case
@@ -118,6 +121,25 @@ def test_a_stream_of_reports(usages: list[Any], input: int | None, output: int |
     assert (reports.whole().input, reports.whole().output) == (input, output)
 
 
+@given(st.integers(1, 999), st.lists(st.integers(1, 9), min_size=1, max_size=40))
+def test_a_stream_told_in_any_way_is_the_same(prompt: int, pieces: list[int]) -> None:
+    """Whatever the pieces: what came so far with each, once more at the end, parts, or the end alone."""
+    sofar = list(accumulate(pieces))
+    parts = [told(prompt if n == 0 else 0, piece) for n, piece in enumerate(pieces)]
+    for usages in (
+        [told(prompt, n, prompt + n) for n in sofar],
+        [told(prompt, n, prompt + n) for n in [*sofar, sofar[-1]]],
+        [told(prompt, 0, prompt), *(told(prompt, n) for n in sofar)],
+        parts,
+        [told(prompt, 0, prompt), *(told(0, piece, piece) for piece in pieces)],
+        [told(prompt, sum(pieces))],
+    ):
+        reports = Reports()
+        for usage in usages:
+            reports.add(usage)
+        assert reports.whole() == Reported(prompt, sum(pieces))
+
+
 def test_a_usage_that_the_answer_contradicts() -> None:
     """More words than its tokens can hold: that was the usage of something else."""
     reports = Reports()
@@ -133,7 +155,10 @@ def test_a_usage_that_the_answer_contradicts() -> None:
 @pytest.mark.parametrize(
     ("report", "usage"),
     [
-        (Reported(12, 7, 5, 8), Usage(prompt=12, thinking=5, solution=2, input=12, cached=8, passes=1)),
+        (
+            Reported(12, 7, 5, 8),
+            Usage(prompt=12, thinking=5, solution=2, input=12, cached=8, prompt_cached=8, passes=1),
+        ),
         (Reported(None, 7), Usage(prompt=100, solution=7, input=100, passes=1)),
         (Reported(12, None), Usage(prompt=12, unknown=50, input=12, passes=1)),
         (Reported(), Usage(prompt=100, unknown=50, input=100, passes=1)),
