@@ -321,8 +321,9 @@ class HFCodec:
     @cached_property
     def _added(self) -> frozenset[int]:
         added = self.tokenizer.get_added_vocab()
-        unknown = self.tokenizer.unk_token_id  # stands for any word that the vocabulary lacks
-        return frozenset(i for text, i in added.items() if text in self._control.all and i != unknown)
+        # Where there is a token for what the vocabulary lacks, it comes out of any word; some only name one
+        unknown = {self.tokenizer.unk_token_id} & set(self._encode_piece("\u2603\ue1a0"))
+        return frozenset(i for text, i in added.items() if text in self._control.all) - unknown
 
     @cached_property
     def _normalizes(self) -> bool:

@@ -33,6 +33,9 @@ from elastic_agent.training.registry import ENGINES, ENVIRONMENTS, named, source
 from elastic_agent.training.rewards import make_reward_function
 from elastic_agent.training.rollout import Engine, codec_of, prompt_ids_of
 
+ASKED = [{"role": "user", "content": "x"}]
+"""A conversation, to see how the chat template begins an answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ready:
@@ -79,14 +82,13 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
         raise ConfigError(f"base: the tokenizer of {config.base} has no chat template to write prompts with")
     codec.check_opening()
     markers = codec.markers
+    close = markers.close_length(markers.opening(prompt_ids_of(tokenizer, ASKED, config.named_markers)))
     most = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
     if most is not None and config.rollout.context > most:
         raise ConfigError(
             f"rollout.context: {config.rollout.context} tokens, but {config.base} was made for {most}"
         )
-    check_context(
-        budgets, config.rollout.context, close=len(markers.close_ids), prompt=1, longest="a prompt of"
-    )
+    check_context(budgets, config.rollout.context, close=close, prompt=1, longest="a prompt of")
     rows = source(config.data, config.rollout.prompts * config.steps, config.seed, tell)
     _check_columns(rows, ("prompt", *config.reward.columns), config)
     if config.agent is None:
@@ -98,7 +100,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
         score, lengths = first.score, [len(agent.prompt(row, first.schemas)) for row in rows]
     if config.reward.kind == "episode" and score is None:
         raise ConfigError("reward.kind: episode is for an agent whose environment gives its episodes a score")
-    rows = _check_prompts(rows, lengths, markers, budgets, config, tell)
+    rows = _check_prompts(rows, lengths, close, budgets, config, tell)
     order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
     decode = partial(tokenizer.decode, skip_special_tokens=True)  # else "<|im_end|>" is part of a solution
     reward = make_reward_function(
@@ -231,7 +233,7 @@ def _check_columns(rows: Sequence[Row], wanted: Sequence[str], config: TrainConf
 def _check_prompts(
     rows: Sequence[Row],
     lengths: list[int],
-    markers: Markers,
+    close: int,
     budgets: Budgets,
     config: TrainConfig,
     tell: Callable[[str], None],
@@ -247,7 +249,5 @@ def _check_prompts(
             raise ConfigError(f"data.longest_prompt: no prompt has {limit} tokens or fewer")
         rows, lengths = [row for row, _ in short], [n for _, n in short]
     longest = "the longest prompt" if len(rows) > 1 else "the prompt"
-    check_context(
-        budgets, config.rollout.context, close=len(markers.close_ids), prompt=max(lengths), longest=longest
-    )
+    check_context(budgets, config.rollout.context, close=close, prompt=max(lengths), longest=longest)
     return rows

@@ -77,8 +77,9 @@ def _answer_only(message: Mapping[str, Any], close: str) -> Mapping[str, Any]:
 
 def machine_for(prompt_ids: Sequence[int], budget: Budget, markers: Markers, context: int) -> TwoPhase:
     """The two-phase machine of one sample; unlimited thinking is bounded by `context` tokens in all."""
-    bounded = budget.bounded(context - len(prompt_ids), len(markers.close_ids))
-    return TwoPhase(prompt_ids, bounded, markers, markers.opening(prompt_ids))
+    opening = markers.opening(prompt_ids)
+    bounded = budget.bounded(context - len(prompt_ids), markers.close_length(opening))
+    return TwoPhase(prompt_ids, bounded, markers, opening)
 
 
 def rollout_of(machine: TwoPhase) -> Rollout:

@@ -6,7 +6,6 @@ leaves over is lost to the others, and a call that thinks too long never gets to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -73,15 +72,10 @@ class FixedCap:
                 output += chunk.ids
                 finish = chunk.finish
         self.usage += Usage(prompt=len(ids), input=len(ids), solution=len(output), passes=1)
-        end = _after(output, markers.close_ids)
+        ends = range(1, len(output) + 1)
+        end = next((end for end in ends if markers.close_at(output, end) is not None), None)
         return (
             None
             if end is None
             else answer_of(self.backend.codec.decode(output[end:]), cut=finish == "length")
         )
-
-
-def _after(ids: Sequence[int], marker: tuple[int, ...]) -> int | None:
-    """Where the text after the first `marker` begins, or None."""
-    n = len(marker)
-    return next((i + n for i in range(len(ids) - n + 1) if tuple(ids[i : i + n]) == marker), None)

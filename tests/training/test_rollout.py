@@ -8,12 +8,15 @@ import pytest
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.budget import Budget
-from elastic_agent.phases import TwoPhase
+from elastic_agent.phases import Phase, TwoPhase
 from elastic_agent.training.budgets import Spread, mixture
 from elastic_agent.training.model import new_model
 from elastic_agent.training.rewards import RewardConfig, make_reward_function, solution_reward
 from elastic_agent.training.rollout import (
+    Defects,
     decode_in_process,
+    for_loss,
+    for_trl,
     machine_for,
     make_rollout_func,
     markers_of,
@@ -23,6 +26,7 @@ from elastic_agent.training.rollout import (
 )
 from elastic_agent.training.stock_problems import make_problems
 from elastic_agent.training.tokenizer import CLOSE, END, build_tokenizer, vocabulary
+from tests.core.vocabularies import merging
 
 VOCAB = vocabulary()
 EOS, MARK = VOCAB[END], VOCAB[CLOSE]
@@ -212,3 +216,33 @@ def test_sharded_weights_are_refused(tokenizer: Any) -> None:
     trainer.is_fsdp_enabled = True
     with pytest.raises(RuntimeError, match="whole weights on each device"):
         decode_in_process(trainer, [], markers_of(tokenizer), 96, Sampling(), 0)
+
+
+def test_tokens_that_carry_a_part_of_a_marker_are_trained_as_they_were_sampled() -> None:
+    """Laws 5 and 6 where the marker is text: `.</` `think` `>{"` were sampled, so they keep their ids and
+    log-probs and count in the loss. Rewards read the whole answer."""
+    tokenizer = merging()
+    markers = markers_of(tokenizer)
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        return found
+
+    prompt = prompt_ids_of(tokenizer, [{"role": "user", "content": "how many?"}])
+    said = ids('so it is.</think>{"a": 4}')
+    for t in (4, 40):
+        machine = machine_for(prompt, Budget(t, 20), markers, 256)
+        machine.next_pass()
+        machine.feed(said[:t], [-0.5] * len(said[:t]))
+        if machine.phase is Phase.CLOSING:
+            machine.close()
+        machine.next_pass()
+        rest = [*ids('{"a": 4}' if t == 4 else 'a": 4}'), tokenizer.eos_token_id]
+        machine.feed(rest, [-0.25] * len(rest))
+        rollout = rollout_of(machine)
+        given, mask = for_loss(rollout, tokenizer, Defects())
+        assert tokenizer.decode(rollout.solution_shown, skip_special_tokens=True) == '{"a": 4}'
+        forced = len(markers.close_ids) if t == 4 else 0
+        assert rollout.usage.forced == mask.count(0) == rollout.logprobs.count(None) == forced
+        assert given == [*said[:4], *markers.close_ids, *rest] if t == 4 else [*said, tokenizer.eos_token_id]
+        assert for_trl([rollout], [t], [(given, mask)])["solution_ids"] == [list(rollout.solution_shown)]

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastic_agent.errors import ElasticError
-from elastic_agent.markers import Opening
 from elastic_agent.tokenizer import HFCodec
 
 
@@ -45,8 +44,7 @@ class Splicer:
                 f"the chat template of {codec.model} ends an assistant's turn with none of its end-of-text "
                 f"tokens, so further turns can't be written behind one"
             )
-        opens = codec.markers.opening(prompt) is Opening.SELF
-        self.close = len(codec.markers.close_ids) + (len(codec.markers.open_ids) if opens else 0)
+        self.close = codec.markers.close_length(codec.markers.opening(prompt))
 
     def between(self, role: str, texts: Sequence[str]) -> list[int]:
         """The ids of one message a text, with the next generation prompt, behind a turn that has ended."""
