@@ -117,4 +117,5 @@ def test_the_docs_tables_are_these(root: Path) -> None:
     text = (root / "docs" / "langchain.md").read_text()
     named = set(re.findall(r"\| `(\w+)` \|$", text, re.MULTILINE))
     others = {"guarded", "middleware", "resumed", "other_process", "remote"}
+    others |= {"a_generator_keeps_its_scope", "a_generators_branches"}  # tests/scheduler/test_scopes.py
     assert named == {run.__name__ for run in OWN} | {run.__name__ for run, _ in CARRIERS} | others
