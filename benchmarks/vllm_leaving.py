@@ -10,8 +10,9 @@ connections; what the gateway's ledger charged is beside it. `together`: eight c
 others run, each wave beside the meter as one.
 
 The meter is the server's own `/metrics`, read when nothing runs. Numbers are output tokens charged beyond it,
-by call (`together`: by wave, divided by eight); `input_least` the same of input tokens. `whole` is how many
-calls were charged all that their pass might have brought.
+by call (`together`: by wave, divided by eight); `input_least` the same of input tokens. `far` is how many
+calls were charged more than 64 tokens of which nobody knew; `leave_ms` is how long leaving took, median and
+most.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import math
 import random
 import statistics
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -34,18 +36,36 @@ from benchmarks._vllm import Counters, backend, idle, parser, served
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.generate import Call
-from elastic_agent.integrations.gateway.config import Config, Limits, Upstream
+from elastic_agent.integrations.gateway.config import Config, Upstream
 from elastic_agent.integrations.gateway.server import Gateway
+from elastic_agent.phases import SolutionEnd
 
 THINKING, SOLUTION = 800, 100
-LONGEST = 2.0
-"""Seconds after which the last ones leave; on two cores a whole call takes about three."""
+LONGEST = 1.2
+"""Seconds after which the last ones leave; many calls would be over soon after."""
 WAVE = 8
 NEAR = 64
 """Tokens: how near the median has to be."""
 
-Leave = Callable[[], Awaitable[tuple[int, int, int] | None]]
-"""Run a call and leave it: (output, input, unknown tokens) that it was charged; None: it was over before."""
+
+@dataclass(frozen=True)
+class Charged:
+    """What one call was charged.
+
+    Attributes:
+        output, input, unknown: tokens; those that may have been served are among the first.
+        left: it was abandoned; False: it was over before.
+        seconds: that leaving took.
+    """
+
+    output: int
+    input: int
+    unknown: int
+    left: bool
+    seconds: float = 0.0
+
+
+Leave = Callable[[], Awaitable[Charged]]
 
 
 def main() -> int:
@@ -70,9 +90,11 @@ async def measure(args: argparse.Namespace, base_url: str, calls: int) -> dict[s
             return await idle(base_url, session)
 
         result["alone"] = await one_by_one(calls, meter, lambda: left(client, rng))
-        async with gateway(client) as (url, events):
+        events, requests = list[dict[str, Any]](), list[dict[str, Any]]()
+        config = Config([Upstream("model", client)], port=0, no_keys=True, log=events.append)
+        async with Gateway(config, requests.append) as running:
             result["gateway"] = await one_by_one(
-                calls, meter, lambda: left_at_gateway(url, events, session, rng)
+                calls, meter, lambda: left_at_gateway(running, events, requests, session, rng)
             )
         result["together"] = await in_waves(math.ceil(calls / WAVE), meter, client, rng)
     await client.aclose()
@@ -81,63 +103,62 @@ async def measure(args: argparse.Namespace, base_url: str, calls: int) -> dict[s
 
 async def one_by_one(calls: int, meter: Callable[[], Awaitable[Counters]], leave: Leave) -> dict[str, Any]:
     """Calls one after the other, each beside the meter."""
-    output, input, whole = list[int](), list[int](), 0
+    output, input, found = list[float](), list[float](), list[Charged]()
     while len(output) < calls:
         before = await meter()
         charged = await leave()
         counted = (await meter()).since(before)
-        if charged is not None:
-            output.append(charged[0] - counted.output)
-            input.append(charged[1] - counted.prompt)
-            whole += charged[2] >= SOLUTION // 2
-    return told(output, input) | {"whole": whole}
+        if charged.left:
+            found.append(charged)
+            output.append(charged.output - counted.output)
+            input.append(charged.input - counted.prompt)
+    return told(output, input, found)
 
 
 async def in_waves(
     waves: int, meter: Callable[[], Awaitable[Counters]], client: Backend, rng: random.Random
 ) -> dict[str, Any]:
-    """Calls side by side, each wave beside the meter."""
-    output, input, whole = list[float](), list[float](), 0
+    """Calls side by side, each wave beside the meter; those that were over before are among them."""
+    output, input, found = list[float](), list[float](), list[Charged]()
     for _ in range(waves):
         before = await meter()
         charged = await asyncio.gather(*(left(client, rng) for _ in range(WAVE)))
         counted = (await meter()).since(before)
-        sums = [sum(one[i] for one in charged if one is not None) for i in range(3)]
-        finished = [one for one in charged if one is None]
-        if finished:  # its usage isn't among the sums
-            continue
-        output.append((sums[0] - counted.output) / WAVE)
-        input.append((sums[1] - counted.prompt) / WAVE)
-        whole += sum(one[2] >= SOLUTION // 2 for one in charged if one is not None)
-    return told(output, input) | {"whole": whole}
+        output.append((sum(one.output for one in charged) - counted.output) / WAVE)
+        input.append((sum(one.input for one in charged) - counted.prompt) / WAVE)
+        found += [one for one in charged if one.left]
+    return told(output, input, found)
 
 
-def told(output: list[Any], input: list[Any]) -> dict[str, Any]:
+def told(output: list[float], input: list[float], left: list[Charged]) -> dict[str, Any]:
     """The figures."""
-    ordered = sorted(output)
+    ordered, seconds = sorted(output), sorted(one.seconds for one in left)
     return {
-        "calls": len(ordered),
+        "calls": len(left),
         "median": statistics.median(ordered),
         "p99": ordered[min(len(ordered) - 1, math.ceil(0.99 * len(ordered)) - 1)],
         "least": ordered[0],
         "most": ordered[-1],
         "exact": sum(one == 0 for one in ordered),
         "input_least": min(input),
+        "far": sum(one.unknown > NEAR for one in left),
+        "leave_ms": [round(1000 * each) for each in (statistics.median(seconds), seconds[-1])],
     }
 
 
-async def left(client: Backend, rng: random.Random) -> tuple[int, int, int] | None:
+async def left(client: Backend, rng: random.Random) -> Charged:
     """One call in process, left in one of the ways in which calls are left."""
     budget = Budget(THINKING, SOLUTION) if rng.random() < 0.8 else Budget(0, SOLUTION)
     sampling, streamed = Sampling(1.0, 1.0, seed=rng.randrange(2**31)), rng.random() < 0.5
     call = Call(client, problem(rng), budget, sampling=sampling, whole=not streamed)
     way, moment = rng.choice(("cancelled", "closed", "timed out")), rng.uniform(0.0, LONGEST)
-    until = asyncio.get_running_loop().time() + moment
+    loop = asyncio.get_running_loop()
+    until = loop.time() + moment
 
     async def read() -> None:
         async with aclosing(call.stream()) as events:
             async for _ in events:
-                if way == "closed" and asyncio.get_running_loop().time() >= until:
+                if way == "closed" and loop.time() >= until:
                     return
 
     task = asyncio.ensure_future(read())
@@ -151,26 +172,19 @@ async def left(client: Backend, rng: random.Random) -> tuple[int, int, int] | No
             await asyncio.wait_for(task, moment)
     else:
         await task
-    usage = call.usage
-    if call.machine.solution_end != "aborted":
-        return None
-    return usage.metered_output, usage.metered_input, usage.unknown
-
-
-@asynccontextmanager
-async def gateway(client: Backend) -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
-    """A gateway before the server: (its URL, what its scheduler logs)."""
-    events: list[dict[str, Any]] = []
-    config = Config(
-        [Upstream("model", client)], port=0, no_keys=True, log=events.append, limits=Limits(grace_seconds=2.0)
+    usage, over = call.usage, call.machine.solution_end != SolutionEnd.ABORTED
+    return Charged(
+        usage.metered_output, usage.metered_input, usage.unknown, not over, max(0.0, loop.time() - until)
     )
-    async with Gateway(config) as running:
-        yield running.url, events
 
 
 async def left_at_gateway(
-    url: str, events: list[dict[str, Any]], session: aiohttp.ClientSession, rng: random.Random
-) -> tuple[int, int, int] | None:
+    running: Gateway,
+    events: list[dict[str, Any]],
+    requests: list[dict[str, Any]],
+    session: aiohttp.ClientSession,
+    rng: random.Random,
+) -> Charged:
     """A client of the gateway that closes its connection."""
     body = {
         "messages": [{"role": "user", "content": problem(rng)}],
@@ -180,25 +194,25 @@ async def left_at_gateway(
         "temperature": 1.0,
         "seed": rng.randrange(2**31),
     }
-    seen = len(events)
-    try:
-        async with asyncio.timeout(rng.uniform(0.05, LONGEST)):
-            async with session.post(f"{url}/chat/completions", json=body) as response:
-                async for _ in response.content.iter_any():
-                    pass
-    except TimeoutError:
-        pass
-    settled: list[dict[str, Any]] = []
+    done, seen, loop = len(requests), len(events), asyncio.get_running_loop()
+    until = loop.time() + rng.uniform(0.05, LONGEST)
+    with suppress(TimeoutError):
+        async with (
+            asyncio.timeout_at(until),
+            session.post(f"{running.url}/chat/completions", json=body) as response,
+        ):
+            async for _ in response.content.iter_any():
+                pass
     async with asyncio.timeout(30.0):
-        while not settled:
-            await asyncio.sleep(0.01)
-            settled = [event for event in events[seen:] if event["event"] == "settled"]
-    used = settled[0]["used"]
-    if used.get("solution_end") != "aborted":
-        return None
-    sampled = ("thinking", "close", "solution", "discarded", "unknown")
-    output = sum(used[name] for name in sampled) - used["forced"] + used["written"]
-    return output, used["input"], used["unknown"]
+        while len(requests) == done:  # noqa: ASYNC110 (a line of the access log)
+            await asyncio.sleep(0.005)
+    settled = [event for event in events[seen:] if event["event"] == "settled"]
+    used = settled[0]["used"] if settled else {}
+    sampled = ("thinking", "close", "solution", "discarded", "unknown", "written")
+    output = sum(used.get(name, 0) for name in sampled) - used.get("forced", 0)
+    over = used.get("solution_end", SolutionEnd.ABORTED) != SolutionEnd.ABORTED
+    seconds = max(0.0, loop.time() - until)
+    return Charged(output, used.get("input", 0), used.get("unknown", 0), not over, seconds)
 
 
 if __name__ == "__main__":

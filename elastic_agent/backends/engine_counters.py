@@ -47,6 +47,7 @@ SHORT = 64
 """A pass that was left with fewer tokens to go may have ended by itself: it proves nothing."""
 BEHIND = 1
 """Steps of which the tokens may have been handed out and not been counted yet."""
+ANEW = {"Cache-Control": "no-cache"}
 LONGEST = 8 << 20
 """Bytes of a reading."""
 
@@ -261,7 +262,7 @@ class EngineCounters:
         try:
             async with (
                 asyncio.timeout(READ_SECONDS),
-                session.get(self.url, allow_redirects=False) as response,
+                session.get(self.url, allow_redirects=False, headers=ANEW) as response,
             ):
                 if response.status in (401, 403, 404, 405, 410, 501) or 300 <= response.status < 400:
                     self.silent = f"{self.url} answers {response.status}"

@@ -56,8 +56,8 @@ from elastic_agent.reported import tokens
 from elastic_agent.tokenizer import load_codec
 from elastic_agent.values import MOST_SECONDS, integer, real
 
-_CLOSE_SECONDS = 0.5
-"""For a server to close its half of a connection after we have closed ours."""
+_CLOSE_SECONDS, _CLOSE_HURRY = 0.5, 0.1
+"""For a server to close its half of a connection after we have closed ours; the same while a call waits."""
 _KEEP_ALIVE = 2.0
 """Seconds that an unused connection is kept. vLLM closes it after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): a request
 that is sent at that very moment is lost, and nobody can know whether it was served."""
@@ -252,12 +252,12 @@ class VllmServerBackend:
         Only our half is closed first: what had been sent still comes, and when the server closes the other
         half it has seen that we left, and stops. Over TLS there are no halves.
         """
-        connection = response.connection
+        hurry, connection = request.receipt.hurry(), response.connection
         transport = None if connection is None else connection.transport
         if transport is not None and transport.can_write_eof() and not transport.is_closing():
             try:
                 transport.write_eof()
-                async with asyncio.timeout(_CLOSE_SECONDS):
+                async with asyncio.timeout(_CLOSE_HURRY if hurry else _CLOSE_SECONDS):
                     async for data in _events(response):
                         watch.came += _tokens(data)
                         self.meter.output += _tokens(data)
@@ -267,7 +267,7 @@ class VllmServerBackend:
                 pass
         response.close()
         if not self.closed:
-            seconds = HURRY_SECONDS if request.receipt.hurry() else SETTLE_SECONDS
+            seconds = HURRY_SECONDS if hurry else SETTLE_SECONDS
             request.receipt.most = await self.counters.served(session, watch, seconds)
 
     async def _posted(

@@ -47,6 +47,8 @@ MEANT = "x-elastic-"
 """Headers that are a part of what a request asks for begin so."""
 KEPT = ("content-type", "x-elastic-", "x-should-retry", "cache-control", "x-accel-buffering")
 """Headers of an answer that are told again."""
+LARGE = 64 << 10
+"""Bytes of a body beyond which it is looked through in a thread."""
 BUFFER = 32 << 20
 """Bytes of a running answer that are kept for who comes later."""
 SWEEP_SECONDS = 60.0
@@ -212,7 +214,12 @@ class Idempotency:
         Raises:
             GatewayError: see the module, and whatever `run` raises at no cost.
         """
-        digest, fingerprint = _digest(request.headers.getall(HEADER), owner), _fingerprint(request, raw)
+        digest = _digest(request.headers.getall(HEADER), owner)
+        # A large body takes longer than others should wait for
+        aside = len(raw) > LARGE
+        fingerprint = (
+            await asyncio.to_thread(_fingerprint, request, raw) if aside else _fingerprint(request, raw)
+        )
         live = self._live.get(digest)
         again = live is not None
         if live is None:
@@ -297,8 +304,9 @@ class Idempotency:
             raise gone()
         if found.state == "running":
             raise _in_use() if found.until > now else _unknown()
+        text = await asyncio.to_thread(lambda: found.text)
         live.replayed = True
-        live.whole(found.status, json.loads(found.headers), found.text, streamed=found.stream)
+        live.whole(found.status, json.loads(found.headers), text, streamed=found.stream)
         return True
 
     async def _new(self, live: Recorder, entry: Entry, facts: dict[str, Any], run: Run) -> None:
