@@ -28,6 +28,7 @@ from elastic_agent.backends.base import (
     Sampling,
     TokenChunk,
     may_send,
+    no_hurry,
 )
 from elastic_agent.budget import Budget
 from elastic_agent.control import Control
@@ -387,6 +388,7 @@ class _Pass:
         try:
             await self._source.aclose()
         finally:  # cancelled once more while it closes: what was served is served
+            self._request.receipt.hurry = no_hurry  # whoever keeps the request keeps no call with it
             self._call.machine.served(self._read, self._request)
 
 

@@ -54,6 +54,11 @@ DEFAULT_SAMPLING = Sampling()
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 
 
+def no_hurry() -> bool:
+    """Nobody waits for a pass that is left."""
+    return False
+
+
 @dataclass(slots=True)
 class Receipt:
     """What a pass served in all, told by the backend when its stream ends, however it ends.
@@ -72,7 +77,7 @@ class Receipt:
     output: int | None = None
     refused: bool = False
     most: int | None = None
-    hurry: Callable[[], bool] = lambda: False
+    hurry: Callable[[], bool] = no_hurry
 
     def unknown(self, asked: int, read: int) -> int:
         """Tokens beyond those read that a pass of so many may have served, where nobody can say how many."""
