@@ -38,6 +38,8 @@ A message says what to do. Errors that carry numbers carry them as attributes to
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -108,12 +110,88 @@ class DataError(ElasticError, ValueError):
     """A data set that can't be read, trained on or graded: says which file, which line and what is wrong."""
 
 
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The account whose cap binds, in one unit: what a refusal is about.
+
+    Attributes:
+        account: its name on the ledger.
+        unit: "tokens", "nano" (nano-dollars) or "seconds".
+        cap, spent, held: of that unit, over everything below the account.
+        reserved: the part of `held` that open tasks keep for final answers; it comes back when they end.
+        calls: running calls that hold the rest.
+        keepers: names of accounts with a reserve, `NAMED` and one more at most.
+        shared: the account belongs to a store, above all tasks.
+        window: "day" or "month" where the cap starts anew with each.
+    """
+
+    NAMED: ClassVar[int] = 3
+
+    account: str
+    unit: str
+    cap: float
+    spent: float
+    held: float
+    reserved: float = 0
+    calls: int = 0
+    keepers: tuple[str, ...] = ()
+    shared: bool = False
+    window: str | None = None
+
+    @property
+    def argument(self) -> str:
+        """What to raise: "tokens", "usd" or "seconds"."""
+        return "usd" if self.unit == "nano" else self.unit
+
+    @property
+    def left(self) -> float:
+        """What is neither spent nor held."""
+        return max(0, self.cap - self.spent - self.held)
+
+    def __str__(self) -> str:
+        who = f"{'account' if self.shared else 'task'} {self.account!r}"
+        if self.unit == "seconds":
+            return f"seconds={self.cap:g} of {who} binds: {self.spent:.2f} s of it have passed"
+        window = f" a {self.window}" if self.window else ""
+        used = f"{self._text(self.spent)} spent, {self._text(self.held)} held{self._holders()}"
+        return f"{self.argument}={self._plain(self.cap)}{window} of {who} binds: {used}"
+
+    def _holders(self) -> str:
+        """By whom it is held, in brackets."""
+        parts = []
+        if self.reserved > 0:
+            names = ", ".join(repr(name) for name in self.keepers[: self.NAMED])
+            by = f" of {names}{' and others' if len(self.keepers) > self.NAMED else ''}" if names else ""
+            parts.append(f"{self._text(self.reserved)} for final answers{by}")
+        if self.held > self.reserved:
+            by = f"{self.calls} running call{'' if self.calls == 1 else 's'}" if self.calls else "others"
+            parts.append(f"{self._text(self.held - self.reserved)} by {by}")
+        return f" ({', '.join(parts)})" if parts else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs; money in dollars."""
+        scale = 1_000_000_000 if self.unit == "nano" else 1
+        found: dict[str, Any] = {"account": self.account, "unit": self.argument}
+        for name in ("cap", "spent", "held", "reserved", "left"):
+            found[name] = getattr(self, name) / scale
+        return found | {"calls": self.calls, "window": self.window}
+
+    def _plain(self, amount: float) -> str:
+        if self.unit == "nano":
+            return f"{amount / 1_000_000_000:.9f}".rstrip("0").rstrip(".")
+        return f"{int(amount)}"
+
+    def _text(self, amount: float) -> str:
+        return f"${self._plain(amount)}" if self.unit == "nano" else f"{int(amount):,}"
+
+
 class CapExceededError(ElasticError):
     """Refused before a token was spent: the cap can't hold it.
 
     Attributes:
         needed: the least that would have been needed, by unit ("tokens", "usd", "seconds").
         available: what is left, by the same units.
+        binding: the account whose cap binds, with its numbers; None where no account was looked for.
     """
 
     def __init__(
@@ -122,19 +200,25 @@ class CapExceededError(ElasticError):
         *,
         needed: Mapping[str, float] | None = None,
         available: Mapping[str, float] | None = None,
+        binding: Binding | None = None,
     ) -> None:
         super().__init__(message)
         self.needed = dict(needed or {})
         self.available = dict(available or {})
+        self.binding = binding
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.args[0], self.needed, self.available)
+        return _rebuild, (type(self), self.args[0], self.needed, self.available, self.binding)
 
 
 def _rebuild(
-    kind: type[CapExceededError], message: str, needed: dict[str, float], available: dict[str, float]
+    kind: type[CapExceededError],
+    message: str,
+    needed: dict[str, float],
+    available: dict[str, float],
+    binding: Binding | None,
 ) -> CapExceededError:
-    return kind(message, needed=needed, available=available)
+    return kind(message, needed=needed, available=available, binding=binding)
 
 
 class DeadlineError(CapExceededError):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from elastic_agent.errors import CapExceededError, DeadlineError
+from elastic_agent.errors import Binding, CapExceededError, DeadlineError
+from elastic_agent.scheduler.accounts import Account, Amount
 from elastic_agent.scheduler.desk import Desk
 from elastic_agent.scheduler.durable import AGAIN, Durable
 from elastic_agent.scheduler.request import Request, Running
 from elastic_agent.scheduler.stores.base import Lack
+from elastic_agent.scheduler.timing import SAFETY
 
 
 async def admit(desk: Desk, request: Request, queued: Callable[[], None]) -> Running:
@@ -53,17 +55,20 @@ async def admit_durably(
 ) -> Running:
     """The same where a durable ledger has the last word.
 
-    What it has no room for is decided again with what is really left. Where other processes hold what this
+    What it has no room for is decided again with what is really left. Where calls elsewhere hold what this
     call lacks, it waits for them, at most for a lease: by then each of their holds was renewed or has ended.
+    What is reserved for final answers of idle tasks comes back when these end, and nobody knows when: only a
+    call that is told to wait waits for that.
 
     Args:
         again: the call as a new request.
 
     Raises:
+        CapExceededError: naming the account that binds, with the store's own numbers.
         StoreUnavailableError: no durable hold can be had.
     """
     loop = asyncio.get_running_loop()
-    until = loop.time() + durable.lease
+    until = min(loop.time() + durable.lease, desk.ledger.deadline(request.book.account, final=True) - SAFETY)
     told: Lack | None = None
     while True:
         try:
@@ -81,38 +86,69 @@ async def admit_durably(
             told = lack
         except DeadlineError:
             raise
-        except CapExceededError:
-            late = request.on_exhausted == "raise" or loop.time() >= until
-            if late or not _own_room(request):
-                raise
-            if not await durable.others_hold() and not _fits(request):
-                raise
+        except CapExceededError as error:
+            may_wait = request.on_exhausted != "raise" and _own_room(request)
+            if not may_wait or not await _room_comes(durable, request, until):
+                raise await durable.bind(error) from None
             told = None
-            await asyncio.sleep(AGAIN)
         request = again()
+
+
+async def _room_comes(durable: Durable, request: Request, until: float) -> bool:
+    """Wait until all caps hold the smallest answer; False where nothing gives back what is lacking."""
+    loop, pause = asyncio.get_running_loop(), AGAIN
+    while loop.time() < until:
+        coming = await durable.others_hold(reserves=request.on_exhausted == "wait")
+        if not coming and not _fits(request):
+            return False
+        await asyncio.sleep(pause)
+        if _fits(request):
+            return True
+        pause = min(1.0, 1.5 * pause)
+    return False
 
 
 def _lacking(lack: Lack, request: Request) -> CapExceededError:
     unit, scale = ("usd", 1e9) if lack.unit == "nano" else (lack.unit, 1)
     needed, available = lack.needed / scale, lack.available / scale
+    bound = Binding(lack.account, lack.unit, lack.available, 0, 0, shared=True)
     return CapExceededError(
-        f"task {request.book.name!r}, call {request.number} ({request.kind}): account {lack.account!r} has "
-        f"{available:g} {unit} left and {needed:g} are needed; raise its cap or wait for its next window",
+        f"task {request.book.name!r}, call {request.number} ({request.kind}): {needed:g} {unit} are needed; "
+        f"left: {available:g} {unit}. {bound}. Raise {bound.argument}= of {lack.account!r} or wait for its "
+        f"next window",
         needed={unit: needed},
         available={unit: available},
+        binding=bound,
     )
+
+
+def _smallest(request: Request) -> Amount:
+    """The least that the call would take: only one that shrinks takes less than it asked for."""
+    shrinks = request.on_exhausted == "shrink"
+    return request.worst(0, request.least_solution() if shrinks else request.solution)
 
 
 def _own_room(request: Request) -> bool:
     """Whether the caps of its own tasks would hold the smallest answer."""
-    need = request.worst(0, request.least_solution())
-    return all(level.account.lacks(need - level.account.reserve) is None for level in request.book.levels)
+    return _holds([level.account for level in request.book.levels], request)
 
 
 def _fits(request: Request) -> bool:
     """Whether all caps hold it by now."""
-    account, need = request.book.account, request.worst(0, request.least_solution())
-    return all(a.lacks(need - account.reserve) is None for a in account.path)
+    return _holds(request.book.account.path, request)
+
+
+def _holds(accounts: Sequence[Account], request: Request) -> bool:
+    """Whether each account has room for the smallest answer, the reserve of the call's own task included.
+
+    An account of a store may lack room for that reserve itself: others have taken what was left.
+    """
+    room = request.book.account.reserve - _smallest(request)
+    return all(
+        (a.tokens is None or a.tokens - a.spent_tokens - a.held_tokens + room.tokens >= 0)
+        and (a.nano is None or a.nano - a.spent_nano - a.held_nano + room.nano >= 0)
+        for a in accounts
+    )
 
 
 def _tell(told: asyncio.Future[None]) -> None:

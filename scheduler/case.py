@@ -12,6 +12,7 @@ from elastic_agent.scheduler.expect import Floors, Outlook
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.ledger import Ledger
 from elastic_agent.scheduler.request import Request
+from elastic_agent.scheduler.shortage import binding
 from elastic_agent.scheduler.timing import SAFETY, After
 
 if TYPE_CHECKING:
@@ -155,12 +156,15 @@ class Case:
     def late(self, available: float, needed: float) -> DeadlineError:
         """The error for a call that can't make it."""
         request, there = self.request, max(0.0, available)
+        levels = request.book.levels
+        bound = binding(request.book.account.path, {b.account.id for b in levels}, "seconds", self.now)
         return DeadlineError(
             f"task {request.book.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
-            f"the smallest answer needs {needed:.3f} s at the present speed; raise seconds= or make fewer "
-            f"calls",
+            f"the smallest answer needs {needed:.3f} s at the present speed. "
+            f"{'' if bound is None else f'{bound}; '}raise seconds= or make fewer calls",
             needed={"seconds": needed},
             available={"seconds": there},
+            binding=bound,
         )
 
 

@@ -315,7 +315,7 @@ class Desk:
         account, size = book.account, book.final_size
         end = self.ledger.deadline(account, final=True)
         speed = None if endpoint is None else endpoint.latency.speed()
-        error = too_small(book, end - now, speed, close)
+        error = too_small(book, now, end - now, speed, close)
         if error is not None:
             raise error
         promised = account.parent is not None and self.ledger.deadline(account.parent) < INFINITY

@@ -30,12 +30,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 from uuid import uuid4
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import (
+    Binding,
+    CapExceededError,
     InvalidValueError,
     StoreError,
     StoreForgotError,
@@ -267,9 +269,28 @@ class Durable:
         """A task has ended: its reserve comes back. From any thread."""
         self._behind_soon(self._give_back(book))
 
-    async def others_hold(self) -> bool:
-        """Look up what is left; whether other processes hold anything that may come back."""
-        return await self._there(self._others_hold())
+    async def others_hold(self, *, reserves: bool = True) -> bool:
+        """Look up what is left; whether others hold anything that may come back.
+
+        Args:
+            reserves: count what is reserved for final answers, which comes back when its task ends; without
+                it, only calls count: they end by themselves.
+        """
+        return await self._there(self._others_hold(reserves))
+
+    async def bind(self, error: CapExceededError) -> CapExceededError:
+        """The same error, with the store's own numbers where the account that binds is one of the store's."""
+        bound = error.binding
+        names = {account.id: name for name, account in self._mirror.items()}
+        if bound is None or not bound.shared or bound.unit == "seconds":
+            return error
+        name = names.get(bound.account, bound.account)
+        try:
+            now = await self._there(self._binding(bound, name))
+        except StoreError:  # the error is true without them
+            return error
+        text = str(error).replace(str(bound), str(now)).replace(f"of {bound.account!r}", f"of {name!r}")
+        return type(error)(text, needed=error.needed, available=error.available, binding=now)
 
     # On the thread
 
@@ -463,11 +484,37 @@ class Durable:
         await self._look()
         return lack
 
-    async def _others_hold(self) -> bool:
+    async def _others_hold(self, reserves: bool) -> bool:
         levels = await self._look()
         with self._guard:
-            own = sum(self._live.values(), NOTHING)
-        return any(level.held.tokens > own.tokens or level.held.nano > own.nano for level in levels)
+            own = dict(self._live)
+        mine = sum(own.values(), NOTHING)
+        held = any(level.held.tokens > mine.tokens or level.held.nano > mine.nano for level in levels)
+        if reserves or not held:
+            return held
+        live = await self.store.live(levels[-1].spec.id)
+        return any(hold.dispatched and hold.key not in own for hold in live)
+
+    async def _binding(self, bound: Binding, name: str) -> Binding:
+        level = (await self.store.books(name))[0]
+        live = await self.store.live(name)
+        idle = [hold for hold in live if not hold.dispatched]
+
+        def of(amount: Amount) -> int:
+            return amount.tokens if bound.unit == "tokens" else amount.nano
+
+        cap = level.spec.tokens if bound.unit == "tokens" else level.spec.nano
+        return replace(
+            bound,
+            account=name,
+            cap=bound.cap if cap is None else cap,
+            spent=of(level.spent),
+            held=of(level.held),
+            reserved=sum(of(hold.amount) for hold in idle),
+            calls=len(live) - len(idle),
+            keepers=tuple(dict.fromkeys(hold.account for hold in idle))[: Binding.NAMED + 1],
+            window=level.spec.window,
+        )
 
     def _answered(self, hold: Hold, answer: StoredHold | BaseException, sent: int) -> None:
         """The store was told of an end, or could not be. On one of its threads."""

@@ -11,6 +11,7 @@ from elastic_agent.scheduler.grant import amounts, left, left_text
 from elastic_agent.scheduler.latency import Speed
 from elastic_agent.scheduler.plan import largest_solution
 from elastic_agent.scheduler.request import Book
+from elastic_agent.scheduler.shortage import binding
 from elastic_agent.scheduler.timing import SAFETY, After
 
 
@@ -79,22 +80,30 @@ def _refusal(case: Case, room: Room, solution: int) -> CapExceededError:
     ):
         return case.late(room.deadline - case.now, needed.get("seconds", 0.0))
     unspent = "" if request.book.admitted else " (no token of this task has been spent)"
+    unit = next((unit for unit in needed if unit in short), next(iter(needed), "tokens"))
+    bound = binding(request.book.account.path, {b.account.id for b in request.book.levels}, unit, case.now)
+    raised = "the cap" if bound is None else f"{bound.argument}= of {bound.account!r}"
     hint = ""
     if request.final and request.book.answered:
         hint = "; or declare it at the opening (expect={'final': 1}), and no other call takes what is kept"
     return CapExceededError(
         f"task {request.book.name!r}, call {request.number} ({request.kind}): the smallest answer needs "
-        f"{amounts(smallest, nano=money)}; left: {left_text(room, case.now)}{unspent}. Raise the cap, "
+        f"{amounts(smallest, nano=money)}; left: {left_text(room, case.now)}{unspent}. "
+        f"{'' if bound is None else f'{bound}. '}Raise {raised}, "
         f"shorten the prompt ({request.prompt} tokens) or lower the solution budget{hint}",
         needed=needed,
         available=there,
+        binding=bound,
     )
 
 
-def too_small(book: Book, seconds: float, speed: Speed | None, close: int) -> CapExceededError | None:
+def too_small(
+    book: Book, now: float, seconds: float, speed: Speed | None, close: int
+) -> CapExceededError | None:
     """The error for a task whose caps alone show that they can't hold one answer, or None.
 
     Args:
+        now: the moment.
         seconds: what it has at most.
         speed: of the model that it will probably use, if known.
         close: tokens of that model's close.
@@ -108,10 +117,13 @@ def too_small(book: Book, seconds: float, speed: Speed | None, close: int) -> Ca
             available={"tokens": tokens},
         )
     if speed is not None and seconds < (takes := speed.answer(size, 0) + SAFETY):
+        bound = binding(book.account.path, {level.account.id for level in book.levels}, "seconds", now)
         return DeadlineError(
             f"task {book.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the present "
-            f"speed it takes {takes:.3f} s; raise seconds= or lower final_solution=",
+            f"speed it takes {takes:.3f} s. {'' if bound is None else f'{bound}; '}raise seconds= or lower "
+            f"final_solution=",
             needed={"seconds": takes},
             available={"seconds": seconds},
+            binding=bound,
         )
     return None

@@ -147,7 +147,9 @@ def told(error: Exception, *, refunds: bool = False) -> GatewayError:
         return error
     message = str(error)
     if isinstance(error, CapExceededError):
-        numbers = {"needed": error.needed, "available": error.available}
+        numbers: dict[str, Any] = {"needed": error.needed, "available": error.available}
+        if error.binding is not None:
+            numbers["binding"] = error.binding.to_dict()
         code = "deadline_exceeded" if isinstance(error, DeadlineError) else "cap_exceeded"
         if refunds:
             return GatewayError(429, message, code, retry_after=AGAIN, numbers=numbers)

@@ -19,7 +19,7 @@ from uuid import uuid4
 from weakref import ref
 
 from elastic_agent.budget import Caps, to_usd
-from elastic_agent.errors import CapExceededError, StoreError
+from elastic_agent.errors import Binding, CapExceededError, StoreError
 from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import NOTHING, Amount
 from elastic_agent.scheduler.leases import Leases
@@ -156,10 +156,15 @@ class Shares:
             left = {unit: int(balance.available) for unit, balance in level.balances().items()}
             if min(left.values()) <= 0:
                 there = {u if u == "tokens" else "usd": _edge(u, max(0, n)) for u, n in left.items()}
+                unit = min(left, key=lambda one: left[one])
+                balance = level.balances()[unit]
+                bound = Binding(account, unit, balance.cap, balance.spent, balance.held, shared=True)
                 raise CapExceededError(
-                    f"account {account!r} has nothing left ({there}): raise its caps, or wait for other runs",
+                    f"account {account!r} has nothing left. {bound}. Raise {bound.argument}= of thread=, or "
+                    f"wait for its other runs",
                     needed=dict.fromkeys(there, 0.0),
                     available=there,
+                    binding=bound,
                 )
             tokens = _least(left.get("tokens"), None if run is None else run.tokens)
             nano = _least(left.get("nano"), None if run is None else run.nanodollars)

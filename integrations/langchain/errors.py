@@ -117,7 +117,7 @@ def adapted(error: ElasticError) -> ElasticError:
     kind = next(mine for core, mine in _ADAPTED if isinstance(error, core))
     message = str(error)
     if isinstance(error, CapExceededError) and issubclass(kind, CapExceededError):
-        return kind(message, needed=error.needed, available=error.available)
+        return kind(message, needed=error.needed, available=error.available, binding=error.binding)
     return kind(message)
 
 

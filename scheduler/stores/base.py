@@ -246,6 +246,10 @@ class Store(Protocol):
         """Every hold of an account (not of those below), ended ones too as long as the store keeps them."""
         ...
 
+    async def live(self, account: str) -> list[StoredHold]:
+        """The live holds of an account and of all accounts below it: who holds what there."""
+        ...
+
     async def set_time(self) -> None:
         """The clock is right and the time that the ledger has seen was wrong: go on from the clock's.
 

@@ -387,6 +387,23 @@ function step.holds(id)
   return holds_reply(read('SMEMBERS', key('holds', id)))
 end
 
+-- Live holds of an account and of all below it: there are fewer live holds than ended ones.
+function step.live(id)
+  path(id)
+  local inside, names = {[id] = true}, {}
+  local function below(name)
+    if inside[name] == nil then
+      local parent = read('HGET', key('account', name), 'parent')
+      inside[name] = parent and parent ~= '' and below(parent) or false
+    end
+    return inside[name]
+  end
+  for _, name in ipairs(read('ZRANGEBYSCORE', LIVE, '(' .. int(now), '+inf')) do
+    if below(read('HGET', key('hold', name), 'account')) then names[#names + 1] = name end
+  end
+  return holds_reply(names)
+end
+
 function step.all_holds()
   local names = read('ZRANGE', LIVE, 0, -1)
   for _, name in ipairs(read('ZRANGE', ENDED, 0, -1)) do names[#names + 1] = name end

@@ -195,6 +195,9 @@ class RedisStore(SteppedStore):
         words = ("all_holds",) if account is None else ("holds", account)
         return [_stored(found) for found in await self._step(*words)]
 
+    async def _live(self, account: str) -> list[StoredHold]:
+        return [_stored(found) for found in await self._step("live", account)]
+
     async def _check(self) -> None:
         accounts, live = await self._step("all")
         levels = {found[0]: _level(found) for found, _, _ in accounts}

@@ -138,6 +138,10 @@ class SteppedStore(ABC):
             check_name("account", account)
         return await self._run(Steps.holds, account)
 
+    async def live(self, account: str) -> list[StoredHold]:
+        check_name("account", account)
+        return await self._run(Steps.live, account)
+
     async def set_time(self) -> None:
         await self._run(Steps.set_time)
 

@@ -336,6 +336,12 @@ class Steps:
     def set_time(self) -> None:
         self.shelf.set_time()
 
+    def live(self, account: str) -> list[StoredHold]:
+        now = self.shelf.now()
+        self._path(account)
+        rows = self.shelf.live_holds(self.shelf.open_below(account))
+        return [shown(row, now) for row in rows if self._lives(row, now)]
+
     def check(self) -> None:
         """See `Store.check`. What a child spent, its parent spent, over all windows."""
         accounts = {row.spec.id: row for row in self.shelf.accounts()}

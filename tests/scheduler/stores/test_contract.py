@@ -418,6 +418,23 @@ async def test_holds_are_listed_by_account(store: Store) -> None:
     assert {hold.key for hold in await store.holds()} == {"a", "b"}
 
 
+async def test_live_holds_of_an_account_and_of_all_below(store: Store, place: Place) -> None:
+    """Who holds what there: neither ended holds, nor those whose lease has run out, nor those elsewhere."""
+    await family(store)
+    await store.open([Spec("other", tokens=1000)])
+    await take(store, "a", account="org")
+    await take(store, "b", dispatched=True)
+    await take(store, "ended")
+    await store.settle("ended", Amount(7))
+    await take(store, "short", lease=1)
+    await take(store, "elsewhere", account="other")
+    place.at(START + 2)
+    assert {hold.key for hold in await store.live("org")} == {"a", "b"}
+    assert [(hold.key, hold.dispatched) for hold in await store.live("org/task")] == [("b", True)]
+    with pytest.raises(StoreError):
+        await store.live("nobody's")
+
+
 # ------------------------------------------------------------------------------------------------------ time
 
 
