@@ -23,6 +23,8 @@ An error of a request that is charged all the same says how much (`charged`), an
 from __future__ import annotations
 
 import json
+import logging
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +46,8 @@ from elastic_agent.errors import (
     UnknownModelError,
     UnknownPriceError,
 )
+
+log = logging.getLogger(__name__)
 
 TYPES = {
     401: "authentication_error",
@@ -100,6 +104,13 @@ class GatewayError(Exception):
         if charged is not None:
             self.charged = charged
         return self
+
+    def said(self, message: str, param: str | None) -> GatewayError:
+        """The same error in other words."""
+        return GatewayError(
+            self.status, message, self.code, param=param, retry_after=self.retry_after,
+            numbers=self.numbers, retry=self.retry, charged=self.charged,
+        )  # fmt: skip
 
     def body(self) -> dict[str, Any]:
         """As JSON."""
@@ -160,6 +171,21 @@ def told(error: Exception, *, refunds: bool = False) -> GatewayError:
         if isinstance(error, kind):
             return GatewayError(status, message, code, retry_after=AGAIN if status == 503 else None)
     raise error
+
+
+def answer_to(error: Exception, id: str) -> GatewayError:
+    """The same for every error: one that nobody foresaw is told to the log alone.
+
+    Args:
+        id: of the request.
+    """
+    try:
+        return told(error)
+    except Exception:
+        # The traceback's lines and nothing that the request brought: a message may quote it
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error("request %s failed: %s\n%s", id, type(error).__name__, where)
+        return GatewayError(500, f"the gateway failed; its log has request {id}", "internal_error")
 
 
 _PLAIN: tuple[tuple[type[ElasticError], int, str], ...] = (

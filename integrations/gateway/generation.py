@@ -20,7 +20,7 @@ from elastic_agent.integrations.gateway import response_request
 from elastic_agent.integrations.gateway.books import Payer, Payers
 from elastic_agent.integrations.gateway.choices import Choice
 from elastic_agent.integrations.gateway.config import Limits, Upstream
-from elastic_agent.integrations.gateway.errors import GatewayError, bad, told
+from elastic_agent.integrations.gateway.errors import GatewayError, answer_to, bad, told
 from elastic_agent.integrations.gateway.exchange import Exchange, Stream, event_stream, last_words
 from elastic_agent.integrations.gateway.fields import (
     ChatRequest,
@@ -30,9 +30,10 @@ from elastic_agent.integrations.gateway.fields import (
     read,
     unknown,
 )
-from elastic_agent.integrations.gateway.idempotency import HEADER, Idempotency
+from elastic_agent.integrations.gateway.idempotency import Idempotency
 from elastic_agent.integrations.gateway.intake import Terms, check_task_id, read_body, terms
 from elastic_agent.integrations.gateway.plan import Plan, plan
+from elastic_agent.integrations.gateway.recorder import HEADER
 from elastic_agent.integrations.gateway.tasks import OpenTask, Tasks
 from elastic_agent.integrations.gateway.wire import Chat, Completion, Format, Said
 from elastic_agent.scheduler.policies import Choice as Thinking
@@ -226,7 +227,7 @@ class Generations:
                 retry_after=1.0,
             )
         except Exception as raised:
-            error = told(raised)
+            error = answer_to(raised, facts["id"])
         error = error.after(None if exchange is None else exchange.charged())
         facts["code"] = error.code
         if response is None or not response.prepared:

@@ -161,7 +161,7 @@ def renamed(error: GatewayError) -> GatewayError:
     for chat, ours in RENAMED.items():
         if error.param is not None and error.param.startswith(chat):
             message = str(error).replace(chat, ours, 1)
-            return GatewayError(error.status, message, error.code, param=error.param.replace(chat, ours, 1))
+            return error.said(message, error.param.replace(chat, ours, 1))
     return error
 
 

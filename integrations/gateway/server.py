@@ -15,7 +15,6 @@ import asyncio
 import errno
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,13 +34,14 @@ from elastic_agent.integrations.gateway.connections import (
     fitting_connections,
     queue_more,
 )
-from elastic_agent.integrations.gateway.errors import GatewayError, told
+from elastic_agent.integrations.gateway.errors import GatewayError, answer_to
 from elastic_agent.integrations.gateway.generation import Generations
-from elastic_agent.integrations.gateway.idempotency import HEADER, Idempotency
+from elastic_agent.integrations.gateway.idempotency import Idempotency
 from elastic_agent.integrations.gateway.intake import answered, check_local, read_body, whole
 from elastic_agent.integrations.gateway.keys import Key, Keys
 from elastic_agent.integrations.gateway.metrics import Metrics
 from elastic_agent.integrations.gateway.openapi import description
+from elastic_agent.integrations.gateway.recorder import HEADER
 from elastic_agent.integrations.gateway.task_routes import TaskRoutes
 from elastic_agent.integrations.gateway.tasks import Tasks
 from elastic_agent.scheduler import events
@@ -254,7 +254,9 @@ class Gateway:
                 facts["code"] = error.code
                 response = error.response()
             except Exception as error:
-                response = self._failed(error, facts).response()
+                answer = answer_to(error, id)
+                facts["code"] = answer.code
+                response = answer.response()
             status = response.status
             if not response.prepared:
                 response.headers["X-Request-Id"] = id
@@ -267,19 +269,6 @@ class Gateway:
             self.access(
                 facts | {"status": status, "ms": round(seconds * 1000, 3), "at": round(time.time(), 3)}
             )
-
-    def _failed(self, error: Exception, facts: dict[str, Any]) -> GatewayError:
-        try:
-            answer = told(error)
-        except Exception:
-            # The traceback's lines and nothing that the request brought: a message may quote it
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("request %s failed: %s\n%s", facts["id"], type(error).__name__, where)
-            answer = GatewayError(
-                500, f"the gateway failed; its log has request {facts['id']}", "internal_error"
-            )
-        facts["code"] = answer.code
-        return answer
 
     async def _who(self, request: web.Request) -> Key | None:
         """The key of a request; None where no keys are asked for.

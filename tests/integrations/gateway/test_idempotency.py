@@ -17,7 +17,7 @@ import pytest
 from benchmarks._servers import NoServerError, PostgresServer, RedisServer
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import StoreUnavailableError
-from elastic_agent.integrations.gateway import answers, idempotency
+from elastic_agent.integrations.gateway import answers, idempotency, recorder, wire
 from elastic_agent.integrations.gateway.answers import Answers, Entry, FullError, Room, open_answers
 from elastic_agent.integrations.gateway.config import Limits
 from elastic_agent.integrations.gateway.keys import Keys
@@ -190,6 +190,22 @@ async def test_an_error_that_was_billed_is_its_keys_answer(
         await served.covered()
 
 
+async def test_a_failure_of_our_own_that_was_billed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends a request that cost something: not to be tried again, and its key's answer."""
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(wire.Chat, "_answer", broken)
+    async with start() as served:
+        for key, asked in (("a", 2), ("a", 2), (None, 4)):
+            status, headers, text = await send(served, key)
+            assert (status, code(text), headers["x-should-retry"]) == (500, "internal_error", "false")
+            assert json.loads(text)["error"]["charged"]["requests"] == 2
+            assert b"secret" not in text
+            assert served.backend.meter.requests == asked
+
+
 async def test_openais_client_pays_once(start: Start) -> None:
     """Its default two retries: an error that was billed is raised at once, with a key or without; one that
     cost nothing is tried again."""
@@ -276,7 +292,7 @@ def one_of(served: Served, body: dict[str, Any]) -> str:
 
 async def test_a_large_answer_is_not_kept(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its clients have it whole; who comes later is told that it is gone, and pays nothing."""
-    monkeypatch.setattr(idempotency, "BUFFER", 2000)
+    monkeypatch.setattr(recorder, "BUFFER", 2000)
     async with start() as served:
         served.gateway.idempotency._room = Room(answer=10)
         for key, stream in (("a", False), ("b", True)):
