@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from elastic_agent.backends.base import MOST_TEMPERATURE
 from elastic_agent.markers import MarkerText, marker_text
@@ -19,6 +19,7 @@ from elastic_agent.training.data_fields import DataConfig
 from elastic_agent.training.fields import Count, Natural, OneOrSeveral, Positive, Seconds, Section
 from elastic_agent.training.rewards.shape import RewardConfig
 from elastic_agent.values import field, integer, real
+from elastic_agent.wrap_up import wrap_up_of
 
 DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
 Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]
@@ -49,6 +50,11 @@ class ServerConfig(Section):
     """Seconds before the first retry; doubled each time, up to 60. 8 retries from 1 s on wait 3 minutes."""
 
 
+def _sentence(text: str) -> str:
+    wrap_up_of(text)
+    return text
+
+
 class RolloutConfig(Section):
     """How samples are made."""
 
@@ -69,6 +75,9 @@ class RolloutConfig(Section):
     are not among them: they want CUDA, and generate in one pass, which has no limit for thinking."""
     server: ServerConfig = ServerConfig()
     """The servers of "vllm-server"."""
+    wrap_up: Annotated[str, AfterValidator(_sentence)] | None = None
+    """A sentence before a forced close, or "qwen3" or "seed-oss": forced as the close is, and in no loss.
+    Serve the model with the same one. null: the bare close."""
 
 
 class LearningConfig(Section):

@@ -28,7 +28,8 @@ from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.markers import Markers, MarkerText
+from elastic_agent.generate import markers_for
+from elastic_agent.markers import Markers, MarkerText, Opening
 from elastic_agent.phases import Phase, ThinkingEnd, TwoPhase
 from elastic_agent.training.budgets import Budgets, by_thinking, deal, seeded
 from elastic_agent.training.config import DenseConfig
@@ -119,12 +120,13 @@ def make_dense_rollout_func(
     seed: int,
     engine: Engine = decode_in_process,
     markers: MarkerText | None = None,
+    wrap_up: str | None = None,
 ) -> RolloutFunc:
     """The ``rollout_func`` for TRL under dense rewards; like that of `make_rollout_func`, without a memory.
 
     TRL's group (``trainer.num_generations``) is samples x cuts x solutions; a process holds whole samples.
     """
-    codec = codec_of(tokenizer, markers)
+    marks = markers_for(codec_of(tokenizer, markers), wrap_up=wrap_up)
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         batch, process = batch_of(trainer), trainer.accelerator.process_index
@@ -136,11 +138,11 @@ def make_dense_rollout_func(
 
         longest = [(ids, sample[-1]) for ids, sample in zip(asked, cuts, strict=True)]
         draws = seeded(seed, batch, 1 + process)
-        thoughts = engine(trainer, longest, codec.markers, context, sampling, draws)
+        thoughts = engine(trainer, longest, marks, context, sampling, draws)
         # A sample's rows: each of its cuts, `solutions` times. The last of them has its solution already
         limits = [[cut for cut in sample for _ in range(dense.solutions)] for sample in cuts]
         closed = [
-            [closed_at(thought, cut, codec.markers, context) for cut in sample[:-1]]
+            [closed_at(thought, cut, marks, context) for cut in sample[:-1]]
             for thought, sample in zip(thoughts, limits, strict=True)
         ]
         calls = [
@@ -148,11 +150,10 @@ def make_dense_rollout_func(
             for sample in closed
             for machine in sample
         ]
-        room = context + len(
-            codec.markers.close_ids
-        )  # a call keeps room for a close, and here it stands already
+        # A call keeps room for a close, and here it stands already
+        room = context + marks.close_length(Opening.PREFILLED)
         draws = seeded(seed, batch, 1 + process, 1)
-        answers = iter(engine(trainer, calls, codec.markers, room, sampling, draws))
+        answers = iter(engine(trainer, calls, marks, room, sampling, draws))
         rows = [
             [*(answered(machine, next(answers)) for machine in sample), thought]
             for thought, sample in zip(thoughts, closed, strict=True)

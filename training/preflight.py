@@ -15,6 +15,7 @@ from typing import Any
 
 from elastic_agent.backends.load import embedded_models, model_path
 from elastic_agent.errors import ElasticError, UnknownModelError
+from elastic_agent.generate import markers_for
 from elastic_agent.markers import Markers
 from elastic_agent.model_files import load_tokenizer
 from elastic_agent.tokenizer import HFCodec
@@ -81,7 +82,7 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     if tokenizer.chat_template is None:
         raise ConfigError(f"base: the tokenizer of {config.base} has no chat template to write prompts with")
     codec.check_opening()
-    markers = codec.markers
+    markers = markers_for(codec, wrap_up=config.rollout.wrap_up)
     close = markers.close_length(markers.opening(prompt_ids_of(tokenizer, ASKED, config.named_markers)))
     most = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
     if most is not None and config.rollout.context > most:
@@ -180,7 +181,7 @@ def _agent(section: AgentConfig, config: TrainConfig, codec: HFCodec, budgets: B
         imported(name, "agent.environment") if ":" in name else named(ENVIRONMENTS, name, "agent.environment")
     )
     scheduler = imported(section.scheduler, "agent.scheduler")
-    splicer = Splicer(codec)
+    splicer = Splicer(codec, config.rollout.wrap_up)
     agent = Agent(
         section,
         partial(environment, **section.options),

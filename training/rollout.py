@@ -18,6 +18,7 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.batch import run_batch
 from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.budget import Budget
+from elastic_agent.generate import markers_for
 from elastic_agent.markers import Markers, MarkerText
 from elastic_agent.phases import SolutionEnd, TwoPhase
 from elastic_agent.tokenizer import HFCodec
@@ -222,6 +223,7 @@ def make_rollout_func(
     engine: Engine = decode_in_process,
     defects: Defects | None = None,
     markers: MarkerText | None = None,
+    wrap_up: str | None = None,
 ) -> RolloutFunc:
     """The ``rollout_func`` for TRL's GRPOTrainer (experimental API of TRL 1.x).
 
@@ -232,8 +234,9 @@ def make_rollout_func(
     Args:
         stated: t is asked for in the prompt and nothing is cut; the reward gets t + s as `length_target`.
         markers: the thinking markers, where they can't be found in the tokenizer.
+        wrap_up: what is written before a forced close (`elastic_agent.wrap_up`).
     """
-    codec = codec_of(tokenizer, markers)
+    marks = markers_for(codec_of(tokenizer, markers), wrap_up=wrap_up)
     wrong = defects or Defects()
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
@@ -254,7 +257,7 @@ def make_rollout_func(
             dealt = [Budget(None, b.solution) for b in dealt]
         calls = [(prompt_ids_of(tokenizer, p, markers), b) for p, b in zip(prompts, dealt, strict=True)]
         draws = seeded(seed, batch, 1 + accelerator.process_index)
-        done = engine(trainer, calls, codec.markers, context, sampling, draws)
+        done = engine(trainer, calls, marks, context, sampling, draws)
         given = [for_loss(r, tokenizer, wrong) for r in done]
         return for_trl(done, [b.thinking for b in dealt], given) | targets
 

@@ -54,6 +54,7 @@ def make_rollouts(config: TrainConfig, ready: Ready) -> RolloutFunc:
     if ready.agent is not None:
         return make_agent_rollout_func(ready.agent, ready.rows, **common)
     common |= {"context": config.rollout.context, "markers": config.named_markers}
+    common["wrap_up"] = config.rollout.wrap_up
     if config.dense is not None:
         return make_dense_rollout_func(ready.tokenizer, dense=config.dense, **common)
     defects = Defects(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from elastic_agent.answer import read_answer
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.markers import Markers, Opening
@@ -20,7 +21,7 @@ from elastic_agent.training.fields import ConfigError
 from elastic_agent.training.model import new_model
 from elastic_agent.training.preflight import micro_batch, preflight
 from elastic_agent.training.record import Record, read_csv
-from elastic_agent.training.rollout import Rollout, machine_for, rollout_of
+from elastic_agent.training.rollout import Rollout, machine_for, markers_of, rollout_of
 from elastic_agent.training.stock_problems import make_problems
 from elastic_agent.training.tokenizer import CLOSE, build_tokenizer, vocabulary
 from elastic_agent.training.trainer import make_trainer, train
@@ -144,12 +145,12 @@ def test_every_sampled_token_is_trained_in_one_row(solutions: int) -> None:
     for first in range(0, len(prompts), dense.rows):
         rows = range(first, first + dense.rows)
         *_, last = rows
-        n = len(out["completion_ids"][last]) - len(out["solution_ids"][last])
+        n = len(out["completion_ids"][last]) - out["solution_tokens"][last]
         trunk = out["completion_ids"][last][:n]
         seen = [0] * n
         for i in rows:
             ids, mask, t = out["completion_ids"][i], out["env_mask"][i], out["thinking_tokens"][i]
-            solution, limit = len(out["solution_ids"][i]), out["thinking_limit"][i]
+            solution, limit = out["solution_tokens"][i], out["thinking_limit"][i]
             assert ids[:t] == trunk[:t]
             assert limit is None or t <= limit
             assert out["cut"][i] or t < n, "closed by itself, as the trunk did"
@@ -218,7 +219,8 @@ def naive(inputs: dict[str, Any]) -> dict[str, Any]:
     mask = inputs["completion_mask"].bool()
     ids = [row[keep].tolist() for row, keep in zip(inputs["completion_ids"], mask, strict=True)]
     answers = [row[row.index(MARK) + 1 :] for row in ids]
-    rewards = easy_reward(solution_ids=answers)
+    markers = markers_of(build_tokenizer())  # a random model opens its thinking again, which earns nothing
+    rewards = easy_reward(solution_ids=[read_answer(markers, answer).shown for answer in answers])
     found = []
     for i, reward in enumerate(rewards):
         group = range(i // 12 * 12 + i % 3, i // 12 * 12 + 12, 3)  # the four samples at this cut

@@ -8,12 +8,14 @@ import pytest
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.budget import Budget
+from elastic_agent.generate import markers_for
 from elastic_agent.phases import Phase, TwoPhase
 from elastic_agent.training.budgets import Spread, mixture
 from elastic_agent.training.model import new_model
 from elastic_agent.training.rewards import RewardConfig, make_reward_function, solution_reward
 from elastic_agent.training.rollout import (
     Defects,
+    codec_of,
     decode_in_process,
     for_loss,
     for_trl,
@@ -246,3 +248,33 @@ def test_tokens_that_carry_a_part_of_a_marker_are_trained_as_they_were_sampled()
         assert rollout.usage.forced == mask.count(0) == rollout.logprobs.count(None) == forced
         assert given == [*said[:4], *markers.close_ids, *rest] if t == 4 else [*said, tokenizer.eos_token_id]
         assert for_trl([rollout], [t], [(given, mask)])["solution_ids"] == [list(rollout.solution_shown)]
+
+
+def test_thinking_that_is_opened_again_earns_nothing(tokenizer: Any) -> None:
+    """C 13: the reward reads the answer alone, and one that ends in thinking is not finished."""
+    machine = make_machine(tokenizer, 50, s=40)
+    drive(machine, [*ids("so"), MARK], [*ids("<think> Answer : 4 . </think> so it is 5 ."), EOS])
+    rollout = rollout_of(machine)
+    assert list(rollout.solution_shown) == [*ids("so it is 5 ."), EOS]
+    assert rollout.usage.reopened == 6
+    reward = make_reward_function(RewardConfig(), tokenizer.decode)
+    columns = for_trl([rollout], [50], [([], [])])
+    assert reward(solution_ids=columns["solution_ids"], finished=columns["finished"], answer=[4]) == [0.0]
+    machine = make_machine(tokenizer, 50, s=40)
+    drive(machine, [*ids("so"), MARK], [*ids("Answer : 4 . <think> wait"), EOS])
+    assert not rollout_of(machine).finished
+
+
+def test_a_wrap_up_is_masked_like_the_close(tokenizer: Any) -> None:
+    """Law 6: the sentence is forced: in no loss, without a log-prob, and outside of every limit."""
+    markers = markers_for(codec_of(tokenizer), wrap_up="so answer now .")
+    prompt = prompt_ids_of(tokenizer, [{"role": "user", "content": "Ben has 4 pens ."}])
+    machine = machine_for(prompt, Budget(3, 8), markers, 256)
+    drive(machine, ids("start 4 ."), [*ids("Answer : 4 ."), EOS])
+    rollout = rollout_of(machine)
+    forced = ids("so answer now . </think>")
+    assert list(rollout.completion_ids) == [*ids("start 4 ."), *forced, *ids("Answer : 4 ."), EOS]
+    assert list(rollout.env_mask) == [1] * 3 + [0] * 5 + [1] * 5
+    assert [p is None for p in rollout.logprobs] == [not m for m in rollout.env_mask]
+    assert (rollout.usage.thinking, rollout.usage.wrap_up, rollout.usage.forced) == (3, 4, 5)
+    assert for_loss(rollout, tokenizer, Defects())[1] == list(rollout.env_mask)

@@ -13,7 +13,6 @@ from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.generate import markers_for
 from elastic_agent.training.agents.environment import Environment
 from elastic_agent.training.agents.fields import AgentConfig
 from elastic_agent.training.agents.play import Granter, Played, Player, Rules, play
@@ -74,7 +73,7 @@ def make_agent_rollout_func(
         rows: as the source made them, by `NUMBER`. A data set would hand them on changed: it gives every
             dict in a column the keys of all others.
     """
-    markers = markers_for(agent.splicer.codec, tools=True)
+    markers = agent.splicer.markers
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         batch, accelerator = batch_of(trainer), trainer.accelerator

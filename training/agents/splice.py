@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastic_agent.errors import ElasticError
+from elastic_agent.generate import markers_for
 from elastic_agent.tokenizer import HFCodec
 
 
@@ -25,14 +26,20 @@ class Splicer:
     """Renders what stands between turns.
 
     Attributes:
+        markers: the model's, as an agent's calls have them.
         close: tokens of a forced close under this template.
+
+    Args:
+        codec: the model's.
+        wrap_up: what is written before a forced close (`elastic_agent.wrap_up`).
 
     Raises:
         SpliceError: the template ends an assistant's turn with no end-of-text token.
     """
 
-    def __init__(self, codec: HFCodec) -> None:
+    def __init__(self, codec: HFCodec, wrap_up: str | None = None) -> None:
         self.codec = codec
+        self.markers = markers_for(codec, tools=True, wrap_up=wrap_up)
         self._before: list[dict[str, Any]] = [
             {"role": "user", "content": "x"},
             {"role": "assistant", "content": "x"},
@@ -44,7 +51,7 @@ class Splicer:
                 f"the chat template of {codec.model} ends an assistant's turn with none of its end-of-text "
                 f"tokens, so further turns can't be written behind one"
             )
-        self.close = codec.markers.close_length(codec.markers.opening(prompt))
+        self.close = self.markers.close_length(self.markers.opening(prompt))
 
     def between(self, role: str, texts: Sequence[str]) -> list[int]:
         """The ids of one message a text, with the next generation prompt, behind a turn that has ended."""

@@ -24,7 +24,14 @@ from elastic_agent.training.rewards.stock import StockGrader
 log = logging.getLogger("elastic_agent.training.rewards")
 
 Decode = Callable[[Sequence[int]], str]
-ROLLOUT_COLUMNS = ("solution_ids", "finished", "thinking_tokens", "completion_ids", "length_target")
+ROLLOUT_COLUMNS = (
+    "solution_ids",
+    "finished",
+    "thinking_tokens",
+    "solution_tokens",
+    "completion_ids",
+    "length_target",
+)
 NOT_DATA = (
     *ROLLOUT_COLUMNS,
     "prompts",
@@ -100,7 +107,7 @@ class RewardFunction:
                 answer=[columns[name][i], *others[i]] if others[i] else columns[name][i],
                 finished=bool(finished[i]),
                 thinking_tokens=lists.get("thinking_tokens", none)[i] or 0,
-                solution_tokens=len(ids),
+                solution_tokens=lists.get("solution_tokens", none)[i] or len(ids),
                 closes=self._closes(completions[i], ids),
                 length_target=lists.get("length_target", none)[i],
                 columns={key: column[i] for key, column in lists.items() if key not in NOT_DATA},
