@@ -15,6 +15,9 @@ from elastic_agent.scheduler.request import Request, Running
 from elastic_agent.scheduler.stores.base import Lack
 from elastic_agent.scheduler.timing import SAFETY
 
+SOON = 0.05
+"""Seconds after which a call is asked again whose time has come while it stands behind another one."""
+
 
 async def admit(desk: Desk, request: Request, queued: Callable[[], None]) -> Running:
     """Wait for the grant of a call; cancelled on the way, it leaves the queue or gives its hold back.
@@ -34,14 +37,18 @@ async def admit(desk: Desk, request: Request, queued: Callable[[], None]) -> Run
     try:
         # Whoever arrives in this same moment is queued, too, before anything is decided.
         await asyncio.sleep(0)
-        desk.pump(account, loop.time())
+        pumped = loop.time()
+        desk.pump(account, pumped)
         while request.outcome is None:
             when = request.ask_again
+            if when is not None and when <= pumped:  # its time has come, but another one goes first
+                when = pumped + SOON
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(None if when is None or math.isinf(when) else when):
                     await asyncio.shield(told)
             if request.outcome is None:
-                desk.pump(account, loop.time())
+                pumped = loop.time()
+                desk.pump(account, pumped)
     except BaseException:
         desk.withdraw(request, loop.time())
         raise

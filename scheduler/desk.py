@@ -101,78 +101,93 @@ class Desk:
                 return
             if request.around:
                 self._stuck.update(request.around)
+                self._wake_around(request)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
             head = self._queues.setdefault(book.account.path[-1].id, Queue()).push(rank, request)
             endpoint = request.endpoint
             if head and endpoint is not None and endpoint.takes_turns(request):
-                endpoint.offer(request, again=True)  # whoever is pumped first in this moment sees all of them
+                endpoint.offer(request)  # whoever is pumped first in this moment sees all of them
 
     def pump(self, account: Account, now: float) -> None:
-        """Decide what can be decided in the tree of this account, and on endpoints where calls take turns."""
-        self.pump_root(account.path[-1].id, now)
+        """Decide what can be decided: on calls that have come, on those that lack something on this account
+        or above it, and on endpoints where calls take turns.
+        """
+        self.pump_at(account.path[-1].id, account.id, now)
 
-    def pump_root(self, root: str, now: float) -> None:
-        """The same by the id of the account at the root."""
+    def pump_at(self, root: str, account: str, now: float) -> None:
+        """The same by the ids of the account and of the one at its root."""
         with self.ledger.lock:
             if root in self._queues or any(endpoint.queue for endpoint in self._limited):
                 self.record.step += 1
                 if self.record.files:
-                    self.record.pump(root, now)
-                self._pump(root, now)
+                    self.record.pump(root, account, now)
+                self._pump(self.ledger.accounts.get(account), root, now)
             else:  # nobody waits: there is nothing to decide, and nothing to write down
                 for endpoint in self._limited:
                     endpoint.press()
 
-    def _pump(self, root: str, now: float) -> None:
-        self._pump_tree(root, None, now)
+    def _pump(self, account: Account | None, root: str, now: float) -> None:
+        """Something has happened on an account (None: it has ended), in the tree of this root."""
+        queue = self._queues.get(root)
+        if queue is not None and account is not None:
+            queue.wake([level.id for level in account.path])
+            queue.look(account.id)
+        self._pump_tree(root, now)
         for endpoint in list(self._limited):
             while (turn := endpoint.turn(now)) is not None:
-                self._pump_tree(turn.book.account.path[-1].id, turn, now)
+                self._take_turn(turn, now)
             endpoint.press()
             if endpoint.idle:
                 del self._limited[endpoint]
 
-    def _pump_tree(self, root: str, turn: Request | None, now: float) -> None:
-        """Decide in one tree; on endpoints where calls take turns for one call only, whose turn it is."""
+    def _pump_tree(self, root: str, now: float) -> None:
+        """Decide on those that are to be looked at in one tree; offer those that take turns."""
         queue = self._queues.get(root)
         if queue is None:
             return
-        blocked: set[str] = set()
-        try:
-            while (request := queue.pop()) is not None:
-                endpoint, account = request.endpoint, request.book.account
-                outcome: Outcome | Wait
-                if endpoint is not None and endpoint.takes_turns(request) and request is not turn:
-                    late = self._out_of_time(request, now)
-                    if late is None:
-                        lacking = endpoint.offer(request, again=turn is None)
-                        if lacking is not None:
-                            blocked.add(lacking.id)
-                        continue
-                    outcome = late
-                else:
-                    first = request.final or bool(request.around)
-                    if blocked and not first and not blocked.isdisjoint([a.id for a in account.path]):
-                        if endpoint is not None:
-                            endpoint.park(request, account)
-                        if root in blocked:
-                            break  # so is everybody behind it
-                        continue
-                    outcome = self._try(request, now)
-                    if isinstance(outcome, Wait):
-                        if endpoint is not None:
-                            endpoint.park(request, outcome.account)
-                        blocked.add(outcome.account.id)
-                        if first:
-                            blocked.add(account.id)
-                        continue
-                self._leave(request, outcome)
-                queue.leave(request)
-        finally:
-            queue.back()
+        while (request := queue.pop()) is not None:
+            endpoint = request.endpoint
+            if endpoint is None or not endpoint.takes_turns(request):
+                self._decide(queue, request, now)
+            elif (late := self._out_of_time(request, now)) is not None:
+                self._leave(request, late)
+            else:
+                endpoint.offer(request)
         if not queue:
-            del self._queues[root]
+            self._queues.pop(root, None)
+
+    def _take_turn(self, request: Request, now: float) -> None:
+        """Decide on a call whose turn it is; then the next of its task can be offered."""
+        root = request.book.account.path[-1].id
+        queue = self._queues.get(root)
+        if queue is not None and queue.first(request):  # else another one of its task goes before it by now
+            self._decide(queue, request, now)
+            self._pump_tree(root, now)
+
+    def _decide(self, queue: Queue, request: Request, now: float) -> None:
+        """Grant or refuse it, or keep it with the account on which it lacks something."""
+        endpoint, account = request.endpoint, request.book.account
+        first = request.final or bool(request.around)
+        where = None if first else queue.ahead(request, [level.id for level in account.path])
+        if where is None:
+            outcome = self._try(request, now)
+            if not isinstance(outcome, Wait):
+                self._leave(request, outcome)
+                queue.wake([level.id for level in account.path])
+                return
+            where = outcome.account.id
+        if endpoint is not None:
+            endpoint.park(request)
+        queue.keep(request, where, *((account.id,) if first and account.id != where else ()))
+
+    def _wake_around(self, request: Request) -> None:
+        """Calls around this one can give nothing back any more: who waits for that is looked at again."""
+        for hold in request.around:
+            if (running := self._running.get(hold)) is not None:
+                path = running.request.book.account.path
+                if (queue := self._queues.get(path[-1].id)) is not None:
+                    queue.wake([level.id for level in path])
 
     def withdraw(self, request: Request, now: float) -> None:
         """The caller has gone: a waiting call leaves, a granted one that was not sent is refunded."""
@@ -183,7 +198,7 @@ class Desk:
                 self.record.step += 1
                 self._leave(request, _ended(request.book), tell=False)
                 self.record.call(request, "withdrawn", now, now=now)
-                self._pump(request.book.account.path[-1].id, now)
+                self._pump(request.book.account, request.book.account.path[-1].id, now)
 
     def settle(
         self,
@@ -233,7 +248,7 @@ class Desk:
                     running, now, used=used or {}, actual=actual, charged=charged, answered=answered
                 )
             if self._queues or self._limited:
-                self._pump(book.account.path[-1].id, now)
+                self._pump(book.account, book.account.path[-1].id, now)
 
     def told(self, running: Running, right: bool, now: float) -> None:
         """Whether the answer of a call was right: what nobody but its user can know."""
@@ -271,7 +286,7 @@ class Desk:
             if self.pacer is not None:
                 self.pacer.spends(running, running.expected, now)
             self.record.granted("dropped", running, now, now=now)
-            self._pump(running.request.book.account.path[-1].id, now)
+            self._pump(running.request.book.account, running.request.book.account.path[-1].id, now)
 
     # Tasks
 
@@ -346,7 +361,7 @@ class Desk:
             self.record.step += 1
             book.forecast.expect(kinds)
             self.record.expected(book, kinds, now)
-            self._pump(book.account.path[-1].id, now)
+            self._pump(book.account, book.account.path[-1].id, now)
 
     def close(self, book: Book, now: float, error: str | None = None) -> None:
         """A task ends: waiting calls are refused, running ones expire, nothing stays held.
@@ -368,7 +383,7 @@ class Desk:
             if error is None:
                 book.teach()
             self.record.closed(book, now, error)
-            self._pump(book.account.path[-1].id, now)
+            self._pump(book.account, book.account.path[-1].id, now)
 
     def expire(self, running: Running, now: float) -> None:
         """Nobody waits for a call any more, and what became of it is not known: all it holds is charged."""
@@ -386,7 +401,7 @@ class Desk:
             book.closing = True
             self.record.closing(book, now)
             queue = self._queues.get(book.account.path[-1].id)
-            for request in queue.waiting(book.account.id) if queue else ():
+            for request in list(queue.waiting(book.account.id)) if queue else ():
                 error = _ended(book)
                 self.record.call(request, "refused", now, **_numbers(error))
                 self._leave(request, error)
@@ -528,6 +543,9 @@ class Desk:
 
     def _leave(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
         request.outcome = outcome
+        root = request.book.account.path[-1].id
+        if (queue := self._queues.get(root)) is not None:
+            queue.leave(request)
         if request.endpoint is not None:
             request.endpoint.leave(request)
         request.book.forecast.left(request.kind)

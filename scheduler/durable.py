@@ -143,6 +143,7 @@ class Durable:
         self._acknowledged, self._connections = Acknowledged(), 0
         self._forgot: StoreForgotError | None = None
         self._one_look: asyncio.Lock | None = None
+        self._next_look: asyncio.Future[list[Level]] | None = None
         self.name = accounts if isinstance(accounts, str) else accounts[-1].id
         self._specs = None if isinstance(accounts, str) else tuple(accounts)
         self._ledger, self._shared = ledger, shared
@@ -310,9 +311,18 @@ class Durable:
         self._keeper = asyncio.ensure_future(self._keep())
 
     async def _look(self) -> list[Level]:
-        """Caps in memory = what the store says is left + what this process holds there and has spent."""
+        """Caps in memory = what the store says is left + what this process holds there and has spent.
+
+        All who ask while another look is under way share the next one.
+        """
+        if self._next_look is None:
+            self._next_look = asyncio.ensure_future(self._do_look())
+        return await asyncio.shield(self._next_look)
+
+    async def _do_look(self) -> list[Level]:
         self._one_look = self._one_look or asyncio.Lock()
         async with self._one_look:  # an older view after a newer one would look as if something was forgotten
+            self._next_look = None
             now = time.monotonic()  # before the store looks: a deadline that is late is one that it refuses
             try:
                 levels = await self._checked_books()

@@ -21,16 +21,19 @@ allow.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from elastic_agent.errors import EndpointBusyError
-from elastic_agent.scheduler.accounts import INFINITY, Account
+from elastic_agent.scheduler.accounts import INFINITY
 from elastic_agent.scheduler.answers import Answers
 from elastic_agent.scheduler.expect import Floors
 from elastic_agent.scheduler.forecast import Habits
 from elastic_agent.scheduler.latency import Speed, Speeds
 from elastic_agent.scheduler.plan import after
 from elastic_agent.scheduler.promises import Promises
+from elastic_agent.scheduler.ready import FEW, PART, Ready
 from elastic_agent.scheduler.request import Book, Request, Running
-from elastic_agent.scheduler.slots import latest
+from elastic_agent.scheduler.slots import needs
 from elastic_agent.scheduler.timing import After, Timing, Window
 from elastic_agent.values import integer
 
@@ -69,10 +72,12 @@ class Endpoint:
         self.promises = Promises(latency, self.answers, timing, self.running, max_running)
         self._timing = timing
         self._waiting: dict[Request, tuple[Window, After]] = {}  # its time, and what has to happen in it
-        self._ready: set[Request] = set()
-        self._parked: dict[Request, Account] = {}
-        self._served: dict[str, float] = {}  # by key: the virtual time up to which it was served
-        self._virtual = 0.0
+        self._keys: Counter[str] = Counter()  # of those that wait
+        self._ready = Ready()
+        self._parked: set[Request] = set()
+        self._needs: list[list[float]] = []  # by slot: when it is needed, the soonest last
+        self._changed = 0  # calls that have come, gone or been parked since that was worked out
+        self._pressed = False
         self._usual: float | None = None
 
     # The queue
@@ -82,7 +87,7 @@ class Endpoint:
         if self.max_running is None or self.max_waiting is None:
             return None
         waiting = len(self._waiting)
-        own = sum(request.book.key == key for request in self._waiting)
+        own = self._keys[key]
         free = max(0, self.max_running - len(self.running))  # calls of this very moment that will have a slot
         if waiting < free or max(0, own - free) < self.max_waiting - (waiting - free):
             return None
@@ -115,61 +120,51 @@ class Endpoint:
         # If it must, it answers in one pass, the one that reads its prompt.
         rest = rest._replace(prompt=0, fresh=request.fresh)
         self._waiting[request] = (Window(request.arrived, end, span), rest)
+        self._keys[request.book.key] += 1
+        self._changed += 1
 
     def leave(self, request: Request) -> None:
         """It was granted, refused or withdrawn."""
-        self._waiting.pop(request, None)
+        if self._waiting.pop(request, None) is not None:
+            key = request.book.key
+            self._keys[key] -= 1
+            if not self._keys[key]:
+                del self._keys[key]
+            self._changed += 1
         self._ready.discard(request)
-        self._parked.pop(request, None)
+        self._parked.discard(request)
 
-    def offer(self, request: Request, *, again: bool) -> Account | None:
-        """The head of a task's queue can have its turn.
+    def offer(self, request: Request) -> None:
+        """The head of a task's queue can have its turn: it is new, or something has happened in its task."""
+        if request in self._parked:
+            self._parked.remove(request)
+            self._changed += 1
+        self._ready.add(request, self._start_by(request, self.latency.at(self.max_running or 1)))
 
-        Args:
-            again: something has happened in its task: it can have it even if it is parked.
-
-        Returns:
-            what it lacks, if it is parked.
-        """
-        if again:
-            self._parked.pop(request, None)
-        lacking = self._parked.get(request)
-        if lacking is None:
-            self._ready.add(request)
-        return lacking
-
-    def park(self, request: Request, account: Account) -> None:
-        """It lacks something on this account: it has no turn before something happens in its task."""
+    def park(self, request: Request) -> None:
+        """It lacks something: it has no turn before something happens in its task, or on what it lacks."""
         self._ready.discard(request)
-        if request in self._waiting:
-            self._parked[request] = account
+        if request in self._waiting and request not in self._parked:
+            self._parked.add(request)
+            self._changed += 1
 
     def turn(self, now: float) -> Request | None:
         """Whose turn it is, once; None when no slot is free or nobody is ready."""
         if self.max_running is None or len(self.running) >= self.max_running or not self._ready:
             return None
-        speed, horizon = self.latency.at(self.max_running), now + (self._usual or 0.0)
-
-        def urgency(request: Request) -> tuple[int, float, int, float, int]:
-            start = self._start_by(request, speed)
-            if start <= horizon:
-                return (0, start, request.priority, start, request.order)
-            served = max(self._virtual, self._served.get(request.book.key, 0.0))
-            return (1, served, request.priority, start, request.order)
-
-        turn = min(self._ready, key=urgency)
-        self._ready.discard(turn)
-        return turn
+        speed = self.latency.at(self.max_running)
+        self._ready.again(lambda request: self._start_by(request, speed))
+        return self._ready.take(now + (self._usual or 0.0))
 
     def started(self, running: Running) -> None:
         """A call was granted: it has a slot now."""
         self.running[running.hold.id] = running
         self.latency.load = len(self.running)
         if self.max_running is not None:
-            key = running.request.book.key
-            start = self._virtual = max(self._virtual, self._served.get(key, 0.0))
-            self._served = {k: v for k, v in self._served.items() if v > start}  # idle keys save nothing up
-            self._served[key] = start + max(1, running.expected.tokens)
+            self._ready.served(running.request.book.key, running.expected.tokens)
+            waited = running.request in self._waiting
+            if waited and self._needs and (soonest := min(self._needs, key=_soonest)):
+                soonest.pop()  # it has the slot that was needed first
 
     def ended(self, running: Running, now: float) -> None:
         """A call has given its slot back."""
@@ -181,19 +176,29 @@ class Endpoint:
         self._usual = took if self._usual is None else self._usual + (took - self._usual) / 16
 
     def press(self) -> None:
-        """Tell running calls until when somebody can wait for their slots."""
+        """Tell running calls until when somebody can wait for their slots.
+
+        Where many wait, what they need is worked out again only when a part of them has changed.
+        """
         if self.max_running is None:
             return
-        there = [request for request in self._waiting if request not in self._parked]
-        speed = self.latency.at(self.max_running) if there else None
+        many = len(self._waiting) - len(self._parked)
+        speed = self.latency.at(self.max_running) if many else None
         if speed is None:
-            for running in self.running.values():
-                running.slot.until = INFINITY
+            if self._pressed:
+                for running in self.running.values():
+                    running.slot.until = INFINITY
+            self._pressed, self._needs = False, []
             return
-        starts = [
-            (self._start_by(r, speed), speed.answer(self._waiting[r][1].solution, r.fresh)) for r in there
-        ]
-        moments = latest(starts, self.max_running)
+        if many <= FEW or PART * self._changed >= many or not self._pressed:
+            self._changed, self._pressed = 0, True
+            starts = [
+                (self._start_by(request, speed), speed.answer(rest.solution, request.fresh))
+                for request, (_, rest) in self._waiting.items()
+                if request not in self._parked
+            ]
+            self._needs = needs(starts, self.max_running)
+        moments = sorted(_soonest(slot) for slot in self._needs)
         soonest = sorted(
             self.running.values(), key=lambda r: (self.answers.rest(r, r.slot.done, speed), r.started)
         )
@@ -232,3 +237,7 @@ def check_limits(max_running: int | None, max_waiting: int | None) -> None:
             integer(name, limit, least=1, of="calls")
     if max_waiting is not None and max_running is None:
         raise ValueError("max_waiting needs max_running: without a limit nobody waits")
+
+
+def _soonest(slot: list[float]) -> float:
+    return slot[-1] if slot else INFINITY

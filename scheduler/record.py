@@ -35,7 +35,7 @@ from elastic_agent.scheduler.pool import Pacer
 from elastic_agent.scheduler.request import Book, Request, Running
 from elastic_agent.scheduler.timing import Timing
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the events; it grows when an older version could not replay a log any more."""
 
 
@@ -102,9 +102,9 @@ class Record:
             if history.runs or history.finals:
                 self._write(event="history", agent=agent, **history.to_dict())
 
-    def pump(self, root: str, now: float) -> None:
-        """The desk looks at the calls that wait in the tree of this account."""
-        self._write(event="pump", root=root, now=now)
+    def pump(self, root: str, account: str, now: float) -> None:
+        """The desk looks at the calls that lack something on this account or those above it."""
+        self._write(event="pump", root=root, account=account, now=now)
 
     def speed(self, endpoint: str, load: int | None, speed: Speed | None) -> None:
         """A reading: as it is (load None), or as it would be with so many calls."""

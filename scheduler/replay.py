@@ -112,9 +112,9 @@ def replay(
             f"be replayed: one task's own (task(log=)) lacks what its decisions shared with other tasks"
         )
     schema = events[0].get("schema")
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if schema != SCHEMA:
         raise ReplayError(
-            f"{path} has schema {schema}, and this version knows {SCHEMA} and older: it was written by "
+            f"{path} has schema {schema}, and this version knows {SCHEMA}: it was written by "
             f"elastic-agent {events[0].get('version')}; replay it with that"
         )
     run = _Replay(lines, events, {**POLICIES, **(policies or {})})
@@ -327,7 +327,7 @@ class _Replay:
         self.desk.expect(self.books[event["id"]], event["kinds"], event["now"])
 
     def _on_pump(self, event: Event) -> None:
-        self.desk.pump_root(event["root"], event["now"])
+        self.desk.pump_at(event["root"], event["account"], event["now"])
 
     def _on_asked(self, event: Event) -> None:
         endpoint, price, again = self._endpoint(event), event["price"], event["again"]

@@ -67,19 +67,28 @@ def serve(jobs: Iterable[Job], slots: list[float]) -> Iterator[float]:
         yield moment + spare
 
 
-def latest(waiting: Sequence[tuple[float, float]], slots: int) -> list[float]:
-    """When each slot has to be free for the first time, at the latest: from the earliest moment on.
+def needs(waiting: Sequence[tuple[float, float]], slots: int) -> list[list[float]]:
+    """Of each slot, when it has to be free at the latest, once for each call that it takes; the soonest last.
 
     Args:
         waiting: of each call, when it has to start and how many seconds it then takes, at the least.
+    """
+    found: list[list[float]] = [[] for _ in range(slots)]
+    heap = [(-INFINITY, slot) for slot in range(slots)]  # negated: the slot that is needed last comes first
+    for start, seconds in sorted(waiting, reverse=True):
+        then, slot = heapq.heappop(heap)
+        moment = min(start, -then - seconds)
+        found[slot].append(moment)
+        heapq.heappush(heap, (-moment, slot))
+    return found
+
+
+def latest(waiting: Sequence[tuple[float, float]], slots: int) -> list[float]:
+    """When each slot has to be free for the first time, at the latest: from the earliest moment on.
 
     Infinity stands for a slot that nobody needs.
     """
-    needed = [-INFINITY] * slots  # negated: the slot that is needed last comes first
-    for start, seconds in sorted(waiting, reverse=True):
-        then = -heapq.heappop(needed)
-        heapq.heappush(needed, -min(start, then - seconds))
-    return sorted(-moment for moment in needed)
+    return sorted(slot[-1] if slot else INFINITY for slot in needs(waiting, slots))
 
 
 def merged(stages: Iterable[Stage]) -> tuple[Stage, ...]:

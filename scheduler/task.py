@@ -112,7 +112,7 @@ class Task:
         self._emit: TaskLog
         self._scope: Scope | None = None
         self._process = os.getpid()
-        self._children: list[Task] = []
+        self._children: dict[Task, None] = {}
         self._live: set[TaskCall] = set()
         self._calls: list[TaskCall | CallReport] = []
         self._closed_at: float | None = None
@@ -182,7 +182,7 @@ class Task:
                 raise
             self._book = book
             if parent is not None:
-                parent._children.append(self)
+                parent._children[self] = None
             self._scheduler.opened(self)
         return self
 
@@ -217,7 +217,7 @@ class Task:
             self.desk.close(book, now, type(error).__name__ if error else None)
             self._closed_at = now
             if self.parent is not None:
-                self.parent._children.remove(self)
+                del self.parent._children[self]
             self.scheduler.closed(self)
         self._emit.close()
 

@@ -570,8 +570,8 @@ def test_what_can_not_be_replayed_says_why(tmp_path: Path) -> None:
         replay(path)
     run(main(path))
     whole = path.read_text(encoding="utf-8")
-    path.write_text(whole.replace('"schema": 1', '"schema": 2'), encoding="utf-8")
-    with pytest.raises(ReplayError, match="has schema 2, and this version knows 1"):
+    path.write_text(whole.replace('"schema": 2', '"schema": 3'), encoding="utf-8")
+    with pytest.raises(ReplayError, match="has schema 3, and this version knows 2"):
         replay(path)
     path.write_text(whole + whole, encoding="utf-8")
     with pytest.raises(ReplayError, match="two schedulers"):
