@@ -23,7 +23,9 @@ from elastic_agent.integrations.langchain._controls import (
     model_row,
     plain_name,
 )
-from elastic_agent.integrations.langchain._providers import known_controls, task_budget, thinks
+from elastic_agent.integrations.langchain._providers import known_controls, thinks
+from elastic_agent.integrations.langchain._providers import task_budget as told_budget
+from elastic_agent.scheduler import task_budget
 
 DOCS = Path(__file__).parents[3] / "docs" / "langchain.md"
 NOTHING, SOME, MUCH = Budget(0, 500), Budget(2048, 500), Budget(100_000, 500)
@@ -279,14 +281,39 @@ def test_a_task_budget_is_advice_for_who_takes_it() -> None:
     """At least 20,000, and only where there is a cap in tokens."""
     claude = of("ChatAnthropic", "claude-opus-5-5")
     advice = {"output_config": {"task_budget": {"type": "tokens", "total": 64_000}}}
-    assert task_budget(claude, {}, 64_000) == advice
+    assert told_budget(claude, {}, 64_000) == advice
     for left in (19_999, float("inf")):
-        assert task_budget(claude, {}, left) == {}
+        assert told_budget(claude, {}, left) == {}
     for other in (
         of("ChatAnthropic", "claude-sonnet-4-5"),
         of("ChatOpenRouter", "anthropic/claude-opus-5.5"),
     ):
-        assert task_budget(other, {}, 64_000) == {}
+        assert told_budget(other, {}, 64_000) == {}
+
+
+async def test_what_is_left_is_told() -> None:
+    """`tell=True`, in a task with a cap in tokens: beside the effort, with each call, while it is enough."""
+    seen: list[Any] = []
+
+    class ChatAnthropic(Fake):
+        def _call(self, *args: Any, **kwargs: Any) -> str:
+            seen.append(kwargs["output_config"])
+            return "hello"
+
+    claude = ChatAnthropic(responses=["x"], model="claude-opus-5-5")
+    left = []
+    async with task_budget(tokens=40_000) as task:
+        for _ in range(4):
+            left.append(40_000 - (task.spent.tokens or 0))
+            await guard(claude, max_tokens=10_000, tell=True).ainvoke("hi")
+    told = [config.get("task_budget", {}).get("total") for config in seen]
+    assert told == [tokens if tokens >= 20_000 else None for tokens in left]
+    assert None in told
+    assert all("effort" in config for config in seen)
+    await guard(claude, tell=True).ainvoke("hi")
+    async with task_budget(tokens=40_000):
+        await guard(claude).ainvoke("hi")
+    assert all("task_budget" not in config for config in seen[-2:])
 
 
 def test_the_rows_are_whole() -> None:
