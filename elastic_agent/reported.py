@@ -48,12 +48,14 @@ class Reported:
         output: all that was sampled, thinking included.
         thinking: the part of `output` that was thinking.
         cached: the part of `input` that was in the provider's cache.
+        written: the part of `input` that it wrote to its cache.
     """
 
     input: int | None = None
     output: int | None = None
     thinking: int = 0
     cached: int = 0
+    written: int = 0
 
 
 def tokens(value: object) -> int | None:
@@ -73,8 +75,8 @@ def read(usage: object) -> Reported:
     written = max(_ending(inside, _WRITTEN), _ending(inside, _WRITTEN_PARTS))
     if cached + written > told_in or (cached + written and total == told_in + cached + written + told_out):
         told_in += cached + written
-    beside = _first(usage, _CACHED_BESIDE)
-    told_in, cached = told_in + beside + _first(usage, _WRITTEN_BESIDE), cached + beside
+    beside, more = _first(usage, _CACHED_BESIDE), _first(usage, _WRITTEN_BESIDE)
+    told_in, cached, written = told_in + beside + more, cached + beside, written + more
     beside = _first(usage, _THINKING_BESIDE)
     told_out, thinking = told_out + beside, thinking + beside
     if not beside and (thinking > told_out or (thinking and total == told_in + told_out + thinking)):
@@ -85,7 +87,9 @@ def read(usage: object) -> Reported:
         told_in, told_out = told_in or total - told_out, told_out or total - told_in
         if told_in == told_out == total:  # the sum alone tells neither part
             told_in = told_out = 0
-    return Reported(told_in or None, told_out or None, min(thinking, told_out), min(cached, told_in))
+    cached = min(cached, told_in)
+    written = min(written, told_in - cached)
+    return Reported(told_in or None, told_out or None, min(thinking, told_out), cached, written)
 
 
 class Reports:
@@ -136,7 +140,8 @@ class Reports:
             input=(max(ins) if repeated else sum(ins)) or None,
             output=add(outs) or None,
             thinking=min(add([one.thinking for one in told]), add(outs)),
-            cached=min(max(one.cached for one in told), sum(ins)),
+            cached=max(one.cached for one in told),
+            written=max(one.written for one in told),
         )
 
 
@@ -160,6 +165,7 @@ def charged(told: Reported, worst: Usage) -> Usage:
         input=prompt,
         cached=told.cached,
         prompt_cached=told.cached,
+        cache_written=prompt if told.input is None else told.written,  # a hold is for the dearest input
         passes=1,
     )
 

@@ -39,6 +39,7 @@ class Usage:
         written: the part of `forced` that the upstream wrote in itself, and counts as output.
         reopened: the part of `solution` that the model spent on thinking that it opened again.
         wrap_up: the part of `forced` that is a wrap-up sentence (`elastic_agent.wrap_up`).
+        cache_written: the part of `input` that a provider wrote to its cache, and may bill dearer for it.
     """
 
     prompt: int = 0
@@ -55,6 +56,7 @@ class Usage:
     prompt_cached: int = 0
     reopened: int = 0
     wrap_up: int = 0
+    cache_written: int = 0
 
     @property
     def reasoning(self) -> int:

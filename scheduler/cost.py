@@ -40,6 +40,8 @@ class Price:
         cached_input: input that the upstream had in its prefix cache; None bills it like other input. A hold
             never counts on it.
         source: where the price comes from, for people.
+        cache_write: input that a provider wrote to its cache, where that is dearer; None bills it like other
+            input. A hold counts on it.
 
     Raises:
         InvalidValueError: a price that is no number, negative, or above 1,000,000 USD per million tokens.
@@ -49,9 +51,11 @@ class Price:
     output: Money
     cached_input: Money | None = None
     source: str = field(default="given", compare=False)
+    cache_write: Money | None = None
     _in: int = field(init=False, repr=False, compare=False)
     _out: int = field(init=False, repr=False, compare=False)
     _cached: int = field(init=False, repr=False, compare=False)
+    _written: int = field(init=False, repr=False, compare=False)
     _dearest: int = field(init=False, repr=False, compare=False)
     per_thinking_token: float = field(init=False, repr=False, compare=False)
     """Nano-dollars of one more thinking token: sampled in the first pass, read again in the second."""
@@ -62,8 +66,10 @@ class Price:
         object.__setattr__(self, "_out", _rate("output", self.output))
         cached = into if self.cached_input is None else _rate("cached_input", self.cached_input)
         object.__setattr__(self, "_cached", cached)
+        written = into if self.cache_write is None else _rate("cache_write", self.cache_write)
+        object.__setattr__(self, "_written", written)
         # What bounds an input token: a cache that costs more than a miss would break the bound else
-        object.__setattr__(self, "_dearest", max(into, cached))
+        object.__setattr__(self, "_dearest", max(into, cached, written))
         object.__setattr__(self, "per_thinking_token", (into + self._out) / _SCALE)
 
     @classmethod
@@ -84,9 +90,10 @@ class Price:
     def charge(self, usage: Usage) -> int:
         """Nano-dollars for what was used, rounded up."""
         cached = min(usage.cached, usage.metered_input)
-        fresh = usage.metered_input - cached
-        exact = fresh * self._in + cached * self._cached + usage.metered_output * self._out
-        return -(-exact // _SCALE)
+        written = min(usage.cache_written, usage.metered_input - cached)
+        fresh = usage.metered_input - cached - written
+        read = fresh * self._in + cached * self._cached + written * self._written
+        return -(-(read + usage.metered_output * self._out) // _SCALE)
 
     def worst(self, usage: Usage) -> int:
         """Nano-dollars for it if nothing is cached: what a hold takes."""
@@ -137,7 +144,13 @@ def listed(model: str) -> Price | None:
     into, out = dearest(prices.input_mtok), dearest(prices.output_mtok)
     if into is None or out is None:
         return None
-    return Price(into, out, dearest(prices.cache_read_mtok), source=f"genai-prices: {provider.id}/{info.id}")
+    return Price(
+        into,
+        out,
+        dearest(prices.cache_read_mtok),
+        source=f"genai-prices: {provider.id}/{info.id}",
+        cache_write=dearest(prices.cache_write_mtok),
+    )
 
 
 def check_price(price: object, name: str = "price") -> None:

@@ -67,12 +67,18 @@ def test_numbers(value: Any, number: int | None) -> None:
             Reported(12, 7, 5),
         ),
         # A cache in the input, and beside it
-        (told(12, 7, 19, input_token_details={"cache_read": 8, "cache_creation": 2}), Reported(12, 7, 0, 8)),
-        (told(2, 7, 19, input_token_details={"cache_read": 8, "cache_creation": 2}), Reported(12, 7, 0, 8)),
+        (
+            told(12, 7, 19, input_token_details={"cache_read": 8, "cache_creation": 2}),
+            Reported(12, 7, 0, 8, 2),
+        ),
+        (
+            told(2, 7, 19, input_token_details={"cache_read": 8, "cache_creation": 2}),
+            Reported(12, 7, 0, 8, 2),
+        ),
         (told(10, 7, 25, input_token_details={"cache_read": 8}), Reported(18, 7, 0, 8)),
         (
             told(9, 7, 16, input_token_details={"cache_creation": 0, "ephemeral_5m_input_tokens": 9}),
-            Reported(9, 7),
+            Reported(9, 7, 0, 0, 9),
         ),
         (
             {"input_tokens": 2, "output_tokens": 7, "cache_read_input_tokens": 8},
@@ -80,7 +86,7 @@ def test_numbers(value: Any, number: int | None) -> None:
         ),
         (
             {"inputTokens": 2, "outputTokens": 7, "cacheReadInputTokens": 8, "cacheWriteInputTokens": 1},
-            Reported(11, 7, 0, 8),
+            Reported(11, 7, 0, 8, 1),
         ),
     ],
 )
@@ -159,9 +165,13 @@ def test_a_usage_that_the_answer_contradicts() -> None:
             Reported(12, 7, 5, 8),
             Usage(prompt=12, thinking=5, solution=2, input=12, cached=8, prompt_cached=8, passes=1),
         ),
-        (Reported(None, 7), Usage(prompt=100, solution=7, input=100, passes=1)),
+        (
+            Reported(12, 7, 0, 3, 4),
+            Usage(prompt=12, solution=7, input=12, cached=3, prompt_cached=3, cache_written=4, passes=1),
+        ),
+        (Reported(None, 7), Usage(prompt=100, solution=7, input=100, cache_written=100, passes=1)),
         (Reported(12, None), Usage(prompt=12, unknown=50, input=12, passes=1)),
-        (Reported(), Usage(prompt=100, unknown=50, input=100, passes=1)),
+        (Reported(), Usage(prompt=100, unknown=50, input=100, cache_written=100, passes=1)),
     ],
 )
 def test_what_is_charged(report: Reported, usage: Usage) -> None:

@@ -93,6 +93,18 @@ def test_cached_input_has_its_own_price_but_a_hold_never_counts_on_it() -> None:
     assert price.worst(usage) == 1000 * 1000
 
 
+def test_input_that_is_written_to_a_cache_may_be_dearer() -> None:
+    """Claude and some of OpenAI's bill it so; a hold counts on it. Without a price of its own it is input."""
+    usage = Usage(input=1000, cached=300, cache_written=600)
+    dear = Price("4", "2", "0.4", cache_write="5")
+    assert dear.charge(usage) == 100 * 4000 + 300 * 400 + 600 * 5000
+    assert dear.worst(usage) == 1000 * 5000
+    assert Price("4", "2", "0.4").charge(usage) == 700 * 4000 + 300 * 400
+    found = listed("claude-opus-4-5")
+    assert found is not None
+    assert (found.input, found.cache_write) == (Decimal(5), Decimal("6.25"))
+
+
 def test_an_unknown_price_says_what_to_set() -> None:
     """Law 8."""
     with pytest.raises(UnknownPriceError, match=r"price=Price\(input=, output=\).*'m'"):

@@ -112,6 +112,22 @@ async def test_a_usage_that_says_nothing(
     settled(task)
 
 
+@pytest.mark.parametrize("how", TWO)
+async def test_each_part_of_the_input_has_its_price(server: OpenAIServer, how: str) -> None:
+    """Read from a cache, written to one, neither: each is billed in its own way, and held by the dearest."""
+    server.says = {
+        "prompt_tokens": 20,
+        "total_tokens": 24,
+        "completion_tokens": 4,
+        "prompt_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 12},
+    }
+    price = Price("4", "2", "0.4", cache_write="5")
+    async with task_budget(usd="0.05") as task:
+        await ask(gpt(server, price=price), how)
+    assert task.spent.usd == to_usd(3 * 4000 + 5 * 400 + 12 * 5000 + 4 * 2000)
+    settled(task)
+
+
 @pytest.mark.parametrize("how", ["astream", "stream"])
 async def test_both_at_once(server: OpenAIServer, how: str) -> None:
     """Usage with each chunk, and no prompt in any."""
