@@ -141,14 +141,18 @@ class Watch:
     Attributes:
         before: a reading from before it was sent; None: there was none in time.
         most: tokens that it asked for.
+        ahead: so many steps at least had been made since that reading when it was sent.
         came: tokens of it that have come.
+        told: tokens that the server says at its end that it was served.
         noticed: it was left, and the server has closed its half of the connection too.
         over: `end` has been told.
     """
 
     before: Reading | None
     most: int
+    ahead: int = 0
     came: int = 0
+    told: int = 0
     noticed: bool = False
     over: bool = False
 
@@ -179,6 +183,7 @@ class EngineCounters:
     proven: bool = False
     silent: str = ""
     _last: Reading | None = None
+    _ahead: int = 0
     _quiet: _Sum | None = None
     _open: int = 0
     _failed: float = -math.inf
@@ -196,7 +201,7 @@ class EngineCounters:
             await self._read(session, 0.0, BEFORE_SECONDS)
         with self._lock:
             self._open += 1
-        return Watch(self._last, most)
+            return Watch(self._last, most, self._ahead)
 
     def end(self, watch: Watch, *, ended: bool) -> None:
         """A pass is over for us: it `ended` by itself, or was left, or was never served. Once is enough."""
@@ -205,6 +210,8 @@ class EngineCounters:
                 return
             watch.over = True
             self._open -= 1
+            if watch.before is self._last:  # all that it was served was served since that reading
+                self._ahead = max(self._ahead, watch.ahead + min(watch.told, watch.came))
             if (quiet := self._quiet) is not None:
                 quiet.ended += ended
                 quiet.tokens += watch.came
@@ -224,6 +231,8 @@ class EngineCounters:
             if reading is None or self.silent:
                 break
             most, since, answered = reading.since(watch.before), time.monotonic(), answered + 1
+            if most is not None and len(reading.engines) == 1:
+                most -= watch.ahead
             if most is None or most < watch.came:  # another process's, or tokens that came twice
                 self.proven = False
                 break
@@ -292,7 +301,7 @@ class EngineCounters:
                     self.silent = f"{self.url} is several servers"
                 self._processes = [*known[-9:], reading.process]
                 self.proven, self._quiet = False, None  # it was started anew
-            self._last = reading
+            self._last, self._ahead = reading, 0
             if reading.busy or self._open:
                 return
             before, self._quiet = self._quiet, _Sum(reading)

@@ -216,6 +216,7 @@ class VllmServerBackend:
                                     f"{self.model}: {watch.came} tokens came, the server says that it "
                                     f"served {output}"
                                 )
+                            watch.told = output
                             self.meter.output += max(0, output - served)
                             served = max(served, output)
                             last = TokenChunk(last.ids, last.logprobs, last.finish, cached)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 
@@ -69,14 +70,37 @@ async def test_a_call_that_is_left_costs_what_it_was_served(tokens: int) -> None
     """Law 2 and no more: cancelled, closed, in thinking and in the solution: what the engine counted."""
     async with served() as (client, upstream, _):
         calls = [await left(client, tokens), await left(client, min(tokens, 40), Budget(0, 50))]
+        second = await left(client, 30, Budget(20, 50))
+        assert second.usage.passes == 2
+        calls.append(second)
         call = Call(client, "why", Budget(THINKING, 9))
         async with aclosing(call.stream()) as events:
             async for _event in events:
                 if call.usage.thinking >= tokens:
                     break
         charged = sum(one.usage.metered_output for one in (*calls, call))
-        assert upstream.meter.output <= charged <= upstream.meter.output + 3
+        assert upstream.meter.output <= charged <= upstream.meter.output + 4
         assert sum(one.usage.metered_input for one in (*calls, call)) == upstream.meter.input
+
+
+async def test_passes_that_were_served_between_are_not_charged_again() -> None:
+    """A reading stands for several passes: what those that ended were served since is no other one's. What a
+    server or something between says beyond what came is not believed."""
+    counters, reading = EngineCounters(""), parse(Engine().metrics(), time.monotonic() + 60.0)
+    counters._last = reading
+    watch = await counters.begin(None, 100)  # type: ignore[arg-type]
+    assert (watch.before, watch.ahead) == (reading, 0)
+    watch.came, watch.told = 60, 30  # sent twice on the way
+    counters.end(watch, ended=True)
+    watch = await counters.begin(None, 100)  # type: ignore[arg-type]
+    assert watch.ahead == 30
+    watch.came, watch.told = 5, 99
+    counters.end(watch, ended=True)
+    watch = await counters.begin(None, 100)  # type: ignore[arg-type]
+    assert watch.ahead == 35
+    watch.came = 50  # was left: nobody said how much it was served
+    counters.end(watch, ended=False)
+    assert (await counters.begin(None, 1)).ahead == 35  # type: ignore[arg-type]
 
 
 async def test_many_that_leave_at_once() -> None:

@@ -17,7 +17,7 @@ from elastic_agent.integrations.gateway.config import Config, Limits, Upstream
 from elastic_agent.integrations.gateway.server import Gateway
 from elastic_agent.scheduler.accounts import Amount
 from elastic_agent.scheduler.cost import Price
-from tests.wire import Faults, Wire
+from tests.wire import Engine, Faults, Wire
 
 HELLO = [{"role": "user", "content": "hello there"}]
 TALK = Reply(thinking="hm " * 60, solution="so it is 42")
@@ -120,6 +120,7 @@ async def serving(
     context: int = 32_768,
     upstream_key: str | None = None,
     backend: ScriptedBackend | None = None,
+    engine: Engine | None = None,
     **config: Any,
 ) -> AsyncIterator[Served]:
     """A gateway for the length of a block."""
@@ -127,7 +128,7 @@ async def serving(
         codec = shared_codec() if backend is None else backend.codec
         backend = backend or ScriptedBackend(reply, tpot=tpot, codec=codec, context_length=context)
         backend.guided = not embedded
-        wire = await stack.enter_async_context(Wire(backend, faults=faults, key=upstream_key))
+        wire = await stack.enter_async_context(Wire(backend, faults=faults, key=upstream_key, engine=engine))
         remote = VllmServerBackend("scripted", wire.base_url, codec=codec, api_key=upstream_key)
         stack.push_async_callback(remote.aclose)
         upstream = Upstream("scripted", backend if embedded else remote, price=price)

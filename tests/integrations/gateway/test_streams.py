@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import aiohttp
@@ -17,7 +17,7 @@ from elastic_agent.integrations.gateway.config import Config, Limits, Upstream
 from elastic_agent.integrations.gateway.server import Gateway
 from tests.integrations.gateway.conftest import HELLO, TALK, Served, Start, shared_codec, until
 from tests.integrations.gateway.test_answers import CALL, TOOL
-from tests.wire import Faults, Wire
+from tests.wire import Engine, Faults, Wire
 
 LONG = Reply(thinking="hm " * 400, solution="so it is 42")
 
@@ -109,6 +109,24 @@ async def test_a_client_that_reads_nothing_is_given_up(start: Start) -> None:
         await until(lambda: not served.backend.running)
         await served.covered()
         writer.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_client_that_leaves_pays_what_was_served(start: Start, streamed: bool) -> None:
+    """Law 2 and no more: where the server has counters, a Stop button costs what the meter counts."""
+    async with start(LONG, tpot=0.002, engine=Engine()) as served:
+        body = {"messages": HELLO, "stream": streamed, "thinking_budget": 390}
+        for seconds in (0.2, 0.3):
+            with suppress(TimeoutError):
+                async with (
+                    asyncio.timeout(seconds),
+                    served.session.post(f"{served.gateway.url}/chat/completions", json=body) as got,
+                ):
+                    await got.read()
+            await until(lambda: not served.backend.running)
+        spent = await served.settled()
+        assert served.backend.meter.output <= spent.tokens <= served.backend.meter.output + 4
+        assert spent.tokens < 390
 
 
 @pytest.mark.parametrize(
