@@ -51,6 +51,7 @@ REFUSING: Mapping[int, str] = {
     404: "no such model or path",
     405: "not for this method",
     407: "the proxy wants a login",
+    410: "no longer there",
     411: "no length told",
     413: "request too large",
     414: "address too long",
