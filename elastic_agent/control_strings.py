@@ -126,10 +126,27 @@ class ControlStrings:
         self._normalize = normalize
 
     @cached_property
-    def _begin(self) -> re.Pattern[str]:
-        """Matches, without consuming, where a control string begins; the longest one is its group."""
-        longest_first = sorted(self.all, key=len, reverse=True)
-        return re.compile(f"(?=({'|'.join(map(re.escape, longest_first))}))" if self.all else "(?!)")
+    def _first(self) -> re.Pattern[str]:
+        letters = sorted({text[0] for text in self.all})
+        return re.compile(f"[{''.join(map(re.escape, letters))}]" if letters else "(?!)")
+
+    @cached_property
+    def _lengths(self) -> dict[str, list[int]]:
+        """How long they are, longest first, by their first two letters."""
+        found: dict[str, set[int]] = {}
+        for text in self.all:
+            found.setdefault(text[:2], set()).add(len(text))
+        return {begin: sorted(lengths, reverse=True) for begin, lengths in found.items()}
+
+    def _found(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where control strings stand, the longest at each place. Vocabularies have up to thousands of them,
+        and a text may be all brackets: each place is looked up, once a length."""
+        for match in _matches(self._first, text, 1):
+            at = match.start()
+            for length in self._lengths.get(text[at : at + 2], ()):
+                if text[at : at + length] in self.all:
+                    yield at, at + length
+                    break
 
     @cached_property
     def _heads(self) -> frozenset[str]:
@@ -141,7 +158,7 @@ class ControlStrings:
 
     @cached_property
     def _joined(self) -> str:
-        return "\n".join(self.all)
+        return "".join(f"\n{text}\n" for text in self.all)
 
     @cached_property
     def _letters(self) -> frozenset[str]:
@@ -153,7 +170,7 @@ class ControlStrings:
 
     def cuts(self, text: str) -> list[int]:
         """Where a text must be cut so that it holds no control string and ends in no beginning of one."""
-        at = {m.start() + 1 for m in _matches(self._begin, text, self._longest)}
+        at = {begin + 1 for begin, _ in self._found(text)}
         first = max(0, len(text) - self._longest)
         at |= {i + 1 for i in range(first, len(text)) if text[i:] in self._heads}
         for marker in self.in_text:
@@ -169,16 +186,26 @@ class ControlStrings:
         """The parts of a text that are a control string, or could be completed to one."""
         seen = text if self._normalize is None else self._normalize(text)
         bare = seen.strip()
-        middle = bare != "" and len(bare) < self._longest and bare in self._joined
+        middle = bare != "" and len(bare) < self._longest and self._is_middle(bare)
         # Signs may be what a template replaces: im-start for im_start
         letters = _squeezed(seen) if len(seen) < _SHORT else ""
         if middle or letters in self._letters or (seen != text and self._parts(seen)):
             return [(0, len(text))] if text else []
         return self._parts(text)
 
+    def _is_middle(self, text: str) -> bool:
+        """Whether it stands inside of a control string, as whole words: templates write tags, not letters."""
+        at = self._joined.find(text)
+        while at >= 0:
+            begins = not (text[0].isalnum() and self._joined[at - 1 : at].isalnum())
+            if begins and not (text[-1].isalnum() and self._joined[at + len(text)].isalnum()):
+                return True
+            at = self._joined.find(text, at + 1)
+        return False
+
     def _parts(self, text: str) -> list[tuple[int, int]]:
         near = min(len(text), self._longest)
-        found = [m.span(1) for m in _matches(self._begin, text, self._longest)]
+        found = list(self._found(text))
         found += [(0, n) for n in range(1, near + 1) if text[:n] in self._tails]
         found += [(len(text) - n, len(text)) for n in range(1, near + 1) if text[-n:] in self._heads]
         return found
