@@ -36,6 +36,7 @@ from elastic_agent.integrations.gateway.fields import (
     header_tokens,
 )
 from elastic_agent.integrations.wire.guided import read_as, solution_fields
+from elastic_agent.integrations.wire.schemas import SchemaError
 from elastic_agent.markers import Opening
 from elastic_agent.tool_calls import ToolFormat
 
@@ -270,12 +271,16 @@ def _guide(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upst
     shape = None if wanted is None else wanted.json_schema
     if wanted is not None and wanted.type == "json_schema" and (shape is None or shape.schema_ is None):
         raise bad("response_format.json_schema", "response_format.json_schema: a schema is needed")
-    fields = solution_fields(
-        tools,
-        choice.function.name if isinstance(choice, NamedTool) else choice,
-        body.parallel_tool_calls,
-        None if wanted is None else wanted.model_dump(by_alias=True, exclude_none=True),
-    )
+    try:
+        fields = solution_fields(
+            tools,
+            choice.function.name if isinstance(choice, NamedTool) else choice,
+            body.parallel_tool_calls,
+            None if wanted is None else wanted.model_dump(by_alias=True, exclude_none=True),
+        )
+    except SchemaError as error:
+        field = "tools" if str(error).startswith("tool ") else "response_format.json_schema.schema"
+        raise bad(field, f"{field}: {error}", "invalid_schema") from None
     if fields and not upstream.backend.guided:
         asked = {
             "tool_choice": choice not in (None, "auto", "none"),

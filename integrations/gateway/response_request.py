@@ -32,6 +32,7 @@ from elastic_agent.integrations.gateway.wire import Format, Said
 
 RENAMED = {
     "max_completion_tokens": "max_output_tokens",
+    "response_format.json_schema.schema": "text.format.schema",
     "response_format": "text.format",
     "messages": "input",
 }

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from elastic_agent.errors import UnsupportedError
+from elastic_agent.integrations.wire.schemas import SchemaError, check_schema
 from elastic_agent.tool_calls import HERMES, ToolFormat
 
 Schema = Mapping[str, Any]
@@ -36,11 +37,12 @@ def solution_fields(
             "json_object"}`; where there are tools, the answer is such JSON or calls.
 
     Raises:
+        SchemaError: a schema that is none, or too deep or large to be compiled for everybody's sake.
         ValueError: a response format that is neither.
     """
     answer = _answer(response_format)
     if not tools:
-        return {} if answer is None else {"structured_outputs": answer}
+        return {} if answer is None else {"structured_outputs": _as_text(answer)}
     forced = choice not in (None, "auto")
     strict = any(tool["function"].get("strict") for tool in tools)
     if not (forced or strict or answer is not None or parallel is False):
@@ -77,12 +79,22 @@ def read_as(format: ToolFormat, fields: Mapping[str, Any]) -> ToolFormat:
 def _tag(tool: Schema, *, strict: bool) -> dict[str, Any]:
     function = tool["function"]
     schema = function.get("parameters") if strict else None
+    if schema:
+        try:
+            check_schema(schema)
+        except SchemaError as error:
+            raise SchemaError(f"tool {function['name'][:64]!r}: {error}") from None
     return {
         "type": "tag",
         "begin": f'{OPEN}\n{{"name": {json.dumps(function["name"])}, "arguments": ',
         "content": {"type": "json_schema", "json_schema": schema or {"type": "object"}},
         "end": f"}}\n{CLOSE}",
     }
+
+
+def _as_text(answer: dict[str, Any]) -> dict[str, Any]:
+    """A schema as text: an object in an object is handed from process to process by a call within a call."""
+    return {"json": json.dumps(answer["json"])} if "json" in answer else answer
 
 
 def _answer(response_format: Schema | None) -> dict[str, Any] | None:
@@ -93,6 +105,7 @@ def _answer(response_format: Schema | None) -> dict[str, Any] | None:
         case {"type": "json_object"}:
             return {"json_object": True}
         case {"type": "json_schema", "json_schema": {"schema": Mapping() as schema}}:
+            check_schema(schema)
             return {"json": dict(schema)}
     raise ValueError(
         'response_format must be {"type": "json_schema", "json_schema": {"schema": {...}}}, {"type": '

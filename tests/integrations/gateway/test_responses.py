@@ -145,7 +145,7 @@ async def test_structured_answers_and_forced_calls_are_guided(start: Start) -> N
         assert said.output_parsed == Answer(value=3)
         thinking, solving = served.wire.requests
         assert "structured_outputs" not in thinking
-        assert solving["structured_outputs"]["json"]["required"] == ["value"]
+        assert json.loads(solving["structured_outputs"]["json"])["required"] == ["value"]
     async with start(Reply(thinking="hm", solution=CALL)) as served, sdk(served) as client:
         forced: Any = ("required", {"type": "function", "name": "add"})
         for choice in forced:

@@ -26,7 +26,8 @@ class Competent(ScriptedBackend):
         if "structural_tag" in guide:
             return Reply(THINKING, _calls(json.loads(guide["structural_tag"])["format"], prompt))
         if "json" in guide:
-            return Reply(THINKING, json.dumps(_example(guide["json"], prompt, guide["json"])))
+            schema = json.loads(guide["json"])
+            return Reply(THINKING, json.dumps(_example(schema, prompt, schema)))
         if "json_object" in guide:
             keys = re.findall(r"'(\w+)'", prompt)
             return Reply(THINKING, json.dumps(dict.fromkeys(keys, "something")))
