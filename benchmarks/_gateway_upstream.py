@@ -1,14 +1,16 @@
 """A fast, deterministic upstream for `gateway.py`: vLLM's `/v1/completions` by token ids, and chat.
 
-    python benchmarks/_gateway_upstream.py PORT
+    python benchmarks/_gateway_upstream.py PORT [SECONDS]
 
 It computes nothing: what it says was put together when it started, so what is measured beside it is what
 stands in front of it. It thinks for 12 tokens and answers in 8, each pass in one piece, and serves e1-tiny's
-vocabulary under that name. `/metered` says what it has served: requests, input and output tokens.
+vocabulary under that name. With SECONDS each pass takes so long, as an engine's would.
+`/metered` says what it has served: requests, input and output tokens.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from typing import Any
@@ -25,7 +27,8 @@ THINKING, ANSWER = "0 1 2 3 4 5", "42"
 class Upstream:
     """The two routes, and the meter."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
         codec = load_codec(model_path(MODEL), name=MODEL)
         self._close = tuple(codec.markers.close_ids)
         self._end = min(codec.markers.eos_ids)
@@ -39,6 +42,8 @@ class Upstream:
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """One pass: thinking, unless the prompt has been closed already."""
         body = await request.json()
+        if self._seconds:
+            await asyncio.sleep(self._seconds)
         prompt = body["prompt"]
         closed = tuple(prompt[-len(self._close) :]) == self._close or self._close[-1] in prompt
         ids = (self._answer if closed else self._thinking)[: body["max_tokens"]]
@@ -92,7 +97,8 @@ def _sse(events: list[dict[str, Any]]) -> bytes:
 
 
 def main() -> None:
-    upstream, app = Upstream(), web.Application()
+    upstream = Upstream(float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
+    app = web.Application(client_max_size=64 * 1024 * 1024)
     app.router.add_get("/v1/models", upstream.models)
     app.router.add_post("/v1/completions", upstream.completions)
     app.router.add_post("/v1/chat/completions", upstream.chat)

@@ -333,6 +333,9 @@ def _gateway(commands: argparse._SubParsersAction[Parser]) -> None:
         help="(default: 8000)",
     )
     serve.add_argument("--log", metavar="FILE", help="record every decision, for `elastic-agent report`")
+    serve.add_argument(
+        "--watchdog", action="store_true", help="tell who makes the event loop stand still for 100 ms"
+    )
     serve.add_argument("--quiet", action="store_true", help="no access log on standard output")
     serve.set_defaults(run=_serve)
 

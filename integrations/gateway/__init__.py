@@ -7,7 +7,7 @@ tasks       tasks that clients name                generation  one request, from
 choices     answers while they come                exchange    answers, written
 wire        OpenAI's JSON                          errors      errors in OpenAI's shape
 intake      bodies and headers                     connections how many, and which go first
-json_body   JSON at a bounded price
+json_body   JSON at a bounded price                watchdog    who makes the loop stand still
 metrics     /metrics                               openapi     /openapi.json
 task_routes /v1/tasks                              command     the command line
 """

@@ -63,6 +63,7 @@ def serve(options: argparse.Namespace) -> int:
         wrap_up=options.wrap_up,
         log=options.log,
         no_keys=options.no_keys,
+        watchdog=options.watchdog,
     )
     asyncio.run(_serve(Gateway(config, None if options.quiet else _line)))
     return 0

@@ -103,6 +103,7 @@ class Config:
         log: where the scheduler's events go.
         no_keys: ask for no key, of requests to this machine's own addresses alone. Everybody who reaches it,
             every program and user of this machine, spends without one.
+        watchdog: tell who makes the loop stand still (`watchdog`).
     """
 
     upstreams: Sequence[Upstream]
@@ -117,6 +118,7 @@ class Config:
     wrap_up: str | None = None
     log: Log = None
     no_keys: bool = False
+    watchdog: bool = False
 
     def checked(self) -> Self:
         """Itself.

@@ -28,6 +28,11 @@ class Metrics:
         )
         self.running = Gauge("elastic_gateway_requests_running", "Requests now.", registry=self.registry)
         self.connections = Gauge("elastic_gateway_connections", "Open connections.", registry=self.registry)
+        self.stalls = Counter(
+            "elastic_gateway_loop_stalls_total",
+            "Times that the event loop stood still for more than 100 ms, as a watchdog saw.",
+            registry=self.registry,
+        )
         self.tasks = Gauge(
             "elastic_gateway_tasks", "Tasks that clients have open here.", registry=self.registry
         )

@@ -44,6 +44,7 @@ from elastic_agent.integrations.gateway.openapi import description
 from elastic_agent.integrations.gateway.recorder import HEADER
 from elastic_agent.integrations.gateway.task_routes import TaskRoutes
 from elastic_agent.integrations.gateway.tasks import Tasks
+from elastic_agent.integrations.gateway.watchdog import REQUEST, Stall, Watchdog
 from elastic_agent.scheduler import events
 from elastic_agent.scheduler.scheduler import BudgetScheduler
 from elastic_agent.scheduler.stores import open_store
@@ -97,6 +98,8 @@ class Gateway:
         self._runner: Runner | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._loops_own: Any = None
+        self._watchdog: Watchdog | None = None
+        self.stalls: list[Stall] = []
 
     async def start(self) -> None:
         """Listen.
@@ -167,6 +170,9 @@ class Gateway:
         host, port = self._runner.addresses[0][:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         self._sweeper = asyncio.ensure_future(self._sweep())
+        if config.watchdog:
+            self._watchdog = Watchdog(self._stalled)
+            self._watchdog.start()
 
     async def stop(self) -> None:
         """Take nothing new, let what runs end within the grace, end the rest, settle, close."""
@@ -174,6 +180,8 @@ class Gateway:
         runner = self._runner
         if runner is None:
             return
+        if self._watchdog is not None:
+            self._watchdog.stop()
         for site in list(runner.sites):
             await site.stop()
         await self.generations.drain(self.config.limits.grace_seconds)
@@ -186,6 +194,12 @@ class Gateway:
         await self.main.aclose()
         self.keys.close()
         asyncio.get_running_loop().set_exception_handler(self._loops_own)
+
+    def _stalled(self, stall: Stall) -> None:
+        self.stalls = [*self.stalls[-99:], stall]
+        self.metrics.stalls.inc()
+        who = stall.request or "no request"
+        log.warning("the loop stood still for %.0f ms: %s\n%s", 1000 * stall.seconds, who, stall.stack)
 
     def _quiet_loop(self) -> None:
         """asyncio tells of each connection that it can't accept for want of files, thousands in a moment.
@@ -236,7 +250,11 @@ class Gateway:
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "unmatched"
         facts: dict[str, Any] = {"id": id, "method": request.method, "route": route}
+        if self._watchdog is not None and (task := asyncio.current_task()) is not None:
+            task.set_name(f"{REQUEST}{request.method[:16]} {route} {id}")
         request[ASKING] = Asking(facts)
+        # Requests that came in one piece would be answered in one go, since nothing in them waits
+        await asyncio.sleep(0)
         self.metrics.running.inc()
         status = 499  # its client has left
         try:
@@ -360,7 +378,7 @@ class Gateway:
         return web.Response(body=self.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _openapi(self, request: web.Request) -> web.Response:
-        return web.json_response(description())
+        return web.json_response(await asyncio.to_thread(description))  # the first takes a while
 
     async def _sweep(self) -> None:
         limits = self.config.limits

@@ -136,11 +136,13 @@ async def serving(
         events: list[dict[str, Any]] = []
         access: list[dict[str, Any]] = []
         config = {"port": 0, "limits": limits or Limits(grace_seconds=2.0), "log": events.append, **config}
-        gateway = Gateway(Config([upstream], **{"no_keys": True, **config}), access.append)
+        gateway = Gateway(Config([upstream], **{"no_keys": True, "watchdog": True, **config}), access.append)
         if not gateway.config.no_keys and not gateway.keys.list():
             gateway.keys.create("somebody")  # a gateway that asks for keys starts with one at least
         await stack.enter_async_context(gateway)
         yield Served(gateway, backend, wire, session, access, events)
+        # Client, gateway and model share this loop: what counts is what a request of the gateway did
+        assert not [stall for stall in gateway.stalls if stall.request]
 
 
 @pytest.fixture
