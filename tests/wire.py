@@ -86,6 +86,8 @@ class Engine:
     ended: int = 0
     more: str = ""
     """Further lines."""
+    cut: int | None = None
+    """Answer only so many characters."""
 
     def metrics(self) -> str:
         """As Prometheus reads it."""
@@ -183,7 +185,7 @@ class Wire:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         assert self.engine is not None
-        return web.Response(text=self.engine.metrics())
+        return web.Response(text=self.engine.metrics()[: self.engine.cut])
 
     async def _load_adapter(self, http: web.Request) -> web.Response:
         body = await http.json()

@@ -282,7 +282,7 @@ class EngineCounters:
                             break
         except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError):
             text = b""
-        if not text:
+        if not text.endswith(b"\n"):  # nothing, or a part: the last number would be another one
             self._failed = time.monotonic()
             return None
         reading = parse(text.decode(errors="replace"), asked, time.monotonic())

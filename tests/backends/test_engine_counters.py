@@ -310,6 +310,19 @@ async def test_a_stream_that_breaks_off_is_charged_by_the_counters() -> None:
         assert upstream.meter.output <= call.usage.metered_output <= upstream.meter.output + 1
 
 
+async def test_a_reading_that_is_cut_off() -> None:
+    """A part of a number is another number: it counts as no reading, and later ones as ever."""
+    async with served() as (client, _, engine):
+        await prove(client)
+        await asyncio.sleep(0.25)
+        engine.cut = -3
+        call = await left(client)
+        assert call.usage.thinking + call.usage.unknown == THINKING
+        assert not client.counters.silent
+        engine.cut, client.counters._failed = None, float("-inf")
+        assert (await left(client)).usage.unknown <= 2
+
+
 async def test_counters_that_count_nothing_of_ours() -> None:
     """Numbers of another server, which stand still while tokens come: not believed."""
     async with served() as (client, upstream, engine):
