@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 from _meter_plan import LEASE, PATIENCE, PRICE, Task, tasks
 from _meter_variants import WRONG
 
-from elastic_agent.errors import StoreUnavailableError, TaskClosedError
+from elastic_agent.errors import LeaseLostError, StoreClockError, StoreUnavailableError, TaskClosedError
+from elastic_agent.scheduler import clocks
 from elastic_agent.scheduler.accounts import Amount, HoldState
+from elastic_agent.scheduler.leases import Leases
 from elastic_agent.scheduler.stores.base import Lack, Store, StoredHold
 
 T = TypeVar("T")
@@ -68,6 +70,7 @@ class Worker:
         self._store: Store = WRONG[variant](store) if variant in WRONG else store
         self._journal = journal.open("ab", buffering=0)
         self._leases: set[str] = set()
+        self._live = Leases(self._store, LEASE)
         self._replies: dict[str, asyncio.Future[int]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._refused = 0
@@ -119,7 +122,7 @@ class Worker:
         while True:
             try:
                 return await step()
-            except StoreUnavailableError:
+            except (StoreUnavailableError, StoreClockError):
                 await asyncio.sleep(self._draw.uniform(0.05, 0.2))
 
     def _note(self, hold: StoredHold) -> StoredHold:
@@ -159,10 +162,12 @@ class Worker:
 
     async def _hold(self, key: str, task: Task, amount: Amount, **more: Any) -> StoredHold | None:
         """None: there is no room, or it has ended meanwhile."""
+        asked = clocks.elapsed()
         held = await self._sure(lambda: self._store.hold(key, task.account, amount, lease=LEASE, **more))
         if isinstance(held, Lack):
             self._orders.send(("refused",))
             return None
+        self._live.taken(key, asked, held.left)
         return held if self._note(held).state is HoldState.LIVE else None
 
     async def _call(self, key: str, task: Task, limit: int, instead_of: str | None = None) -> None:
@@ -182,6 +187,11 @@ class Worker:
                 self._leases.discard(key)
                 return
         self._point("dispatched")
+        try:  # as each request of a scheduler does, right before it leaves
+            await self._sure(lambda: self._live.assure([key], key))
+        except LeaseLostError:
+            self._leases.discard(key)
+            return
         reply = self._replies[key] = asyncio.get_running_loop().create_future()
         self._writer.write(json.dumps({"call": key, "path": task.ids, "limit": limit}).encode() + b"\n")
         await self._writer.drain()
@@ -216,7 +226,7 @@ class Worker:
             await asyncio.sleep(LEASE / 3)
             keys = set(self._leases)
             if keys:
-                self._leases -= await self._sure(lambda keys=keys: self._store.renew(keys, LEASE))
+                self._leases -= await self._sure(lambda keys=keys: self._live.renew(keys))
 
     async def _sweep(self) -> None:
         while True:

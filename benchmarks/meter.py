@@ -8,8 +8,9 @@ caps are too small for all that they want. Meanwhile, on purpose:
 - workers are stopped for longer than a lease, and go on (`pauses`)
 - replies are dropped, duplicated, delayed and reordered; some calls begin only after their lease (`faults`)
 - the store is killed and started again (`outages`); SQLite, which has no server, is locked for as long
-- its clock jumps ahead, and back (`clock_jumps`): SQLite's through the clock of some workers; a server's own
-  clock can't be moved from here, so the latest time that its ledger remembers is
+- its clock jumps (`clock_jumps`): SQLite's through the clocks of some workers, by 400 days ahead and an hour
+  back, until they are put right; a server's own clock can't be moved from here, so the latest time that its
+  ledger remembers is, by two leases
 
 Then, after a sweep, the ledger is held against the meter:
 
@@ -35,6 +36,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from itertools import cycle, pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -51,6 +53,7 @@ from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
 from elastic_agent.scheduler.stores.base import Store
 
 WORKERS, AT_ONCE = 8, 3
+WRONG_CLOCKS = (400 * 86400.0, -3600.0)
 GRACE = 1.0  # seconds after a lease's end in which a sweep must have ended the hold
 
 
@@ -84,19 +87,23 @@ class Ledger:
             file.execute("ROLLBACK")
         file.close()
 
-    def jump(self) -> None:
-        """As if a server's clock had gone ahead and come back."""
-        if self.kind == "redis":
-            import redis
+    def jump(self) -> bool:
+        """As if a server's clock had gone ahead and come back. False: it is away just now."""
+        try:
+            if self.kind == "redis":
+                import redis
 
-            client = redis.Redis.from_url(self.url)
-            client.hset("{elastic}", "clock", round((time.time() + JUMP) * 1e6))
-            client.close()
-        elif self.kind == "postgres":
-            import psycopg
+                with redis.Redis.from_url(self.url) as client:
+                    client.hset("{elastic}", "clock", round((time.time() + JUMP) * 1e6))
+            elif self.kind == "postgres":
+                import psycopg
 
-            with psycopg.connect(self.url) as connection:
-                connection.execute("UPDATE elastic_ledger SET latest = %s", [time.time() + JUMP])
+                with psycopg.connect(self.url) as connection:
+                    connection.execute("UPDATE elastic_ledger SET latest = %s", [time.time() + JUMP])
+        except Exception as error:  # each driver has its own
+            print(f"the ledger is away: {type(error).__name__}", file=sys.stderr)
+            return False
+        return True
 
 
 class Run:
@@ -123,7 +130,9 @@ class Run:
                 workers.create_task(self._worker(index))
         for trouble in troubles:
             trouble.cancel()
-        await asyncio.gather(*troubles, return_exceptions=True)
+        for trouble in await asyncio.gather(*troubles, return_exceptions=True):
+            if isinstance(trouble, Exception):
+                raise trouble
 
     @property
     def progress(self) -> float:
@@ -237,10 +246,17 @@ class Run:
         for moment in (0.1, 0.35, 0.65, 0.9):
             await self._until(moment)
             if self._ledger.kind == "sqlite":
-                for (_, line), seconds in zip(self._workers.values(), (JUMP, -3600.0), strict=False):
-                    line.send(("jump", seconds))
+                lines = [line for _, line in self._workers.values()][: len(WRONG_CLOCKS)]
+                for line, seconds in zip(lines, WRONG_CLOCKS, strict=False):
+                    with suppress(OSError):  # its worker was killed meanwhile
+                        line.send(("jump", seconds))
+                await asyncio.sleep(1.5 * LEASE)
+                for line in lines:
+                    with suppress(OSError):
+                        line.send(("jump", 0.0))
             else:
-                await asyncio.to_thread(self._ledger.jump)
+                while not await asyncio.to_thread(self._ledger.jump):  # noqa: ASYNC110  (until it is back)
+                    await asyncio.sleep(0.1)
             self.counts["clock_jumps"] += 1
 
     async def _until(self, moment: float) -> None:
