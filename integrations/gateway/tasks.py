@@ -20,7 +20,14 @@ from typing import Any
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps, to_usd
-from elastic_agent.errors import StoreError, StoreUnavailableError, TaskClosedError
+from elastic_agent.errors import (
+    StoreClockError,
+    StoreError,
+    StoreForgotError,
+    StoreUnavailableError,
+    TaskClosedError,
+    UnknownAccountError,
+)
 from elastic_agent.integrations.gateway.books import Payer, Payers
 from elastic_agent.integrations.gateway.errors import GatewayError, bad
 from elastic_agent.scheduler.accounts import Amount
@@ -188,9 +195,7 @@ class Tasks:
     async def _books(self, account: str) -> Level | None:
         try:
             return (await self.payers.store.books(account))[0]
-        except StoreUnavailableError:
-            raise
-        except StoreError:  # nobody opened it
+        except UnknownAccountError:
             return None
 
     async def _get(
@@ -212,7 +217,7 @@ class Tasks:
             found.add_done_callback(lambda done: self._failed(account, done))
         try:
             task = await asyncio.shield(found)
-        except StoreUnavailableError:
+        except (StoreUnavailableError, StoreClockError, StoreForgotError):
             raise
         except StoreError as error:
             raise bad("X-Elastic-Caps", f"task {id!r}: {error}", "caps_differ") from error
