@@ -157,13 +157,16 @@ class Decider:
         if thinking < wanted:
             thinking, solution, chance = self._share_out(case, wanted, case.room(case.answers))
             self._maybe_wait(case, chance, wanted, speed)
-            why: object = f"{wanted} were planned, no more than {thinking} can be held now"
+            most_now = largest_thinking(request, solution, case.room(case.answers))
+            why: object = f"{max(0, most_now)} of {wanted} planned tokens can be held now"
+            if thinking < most_now:
+                why = f"{why}, and no more than {thinking} of these gain anything"
             if solution < case.in_time:
-                why = f"{why}, beside a solution cut from {case.in_time} to {solution}"
+                why = f"{why}; the solution is cut from {case.in_time} to {solution}"
         elif chosen is None:
             why = "no cap binds it"
         elif short_of_time and wanted == most:
-            why = f"the deadline allows no more than {most}; {chosen.choice.why}"
+            why = f"the deadline leaves time for {most} thinking tokens"
         else:
             why = chosen.choice.why
         numbers = {"wanted": wanted, "most": most, "holdable": holdable, "behind": case.answers.tokens}

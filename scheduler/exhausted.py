@@ -50,7 +50,7 @@ def exhausted(case: Case) -> Decided:
             if fits >= enough:
                 why = "there is no room for thinking"
                 if fits < request.solution:
-                    why += f"; the solution shrinks from {request.solution} to {fits}"
+                    why += f", and the solution is cut from {request.solution} to {fits}"
                 return Decided(0, fits, request.final, After(fits, prompt=request.prompt), why)
     room = case.room()
     if shrinks and (request.final or FINAL not in book.forecast.own):

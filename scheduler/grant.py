@@ -63,12 +63,12 @@ class Grant(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """A sentence with the numbers."""
-        return sentence(self.budget, self.held, self.basis)
+        """Why it is this much thinking: one clause."""
+        return str(self.basis.decided.why)
 
     @property
     def why(self) -> dict[str, Any]:
-        """The same for programs: the inputs of the decision."""
+        """The numbers that the decision was made from."""
         basis, decided = self.basis, self.basis.decided
         return {
             "prompt": basis.prompt,
@@ -128,13 +128,3 @@ def left_text(room: Room, now: float) -> str:
 def units(amount: Amount) -> dict[str, float]:
     """An amount by unit, for logs: tokens, usd."""
     return {"tokens": amount.tokens, "usd": amount.nano / NANO}
-
-
-def sentence(budget: Budget, held: Amount, basis: Basis) -> str:
-    """The reason of a grant: the budget, why it is that, what was left, what it holds and what is kept."""
-    money, reserve = basis.before.nano is not None, basis.reserve
-    kept = f", beside {amounts(reserve, nano=money)} kept for the final answer" if reserve.tokens else ""
-    return (
-        f"thinks up to {budget.thinking} tokens and answers in up to {budget.solution}: {basis.decided.why}. "
-        f"Of {left_text(basis.before, basis.now)} left it holds {amounts(held, nano=money)}{kept}"
-    )

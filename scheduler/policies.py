@@ -201,25 +201,32 @@ class _Rung(NamedTuple):
 
 
 class _Reason(NamedTuple):
-    """Why `Marginal` chose so."""
+    """Why `Marginal` chose so.
 
-    curve: Curve
-    chosen: int
+    Attributes:
+        calls: to come.
+        price: what a further token gains in them; 0: all have what they can use.
+        dear: a token of the pool costs more than it gains here.
+    """
+
     calls: int
     price: float
-    dear: float = 0.0
+    dear: bool = False
 
     def __str__(self) -> str:
-        curve = self.curve
-        p = f"success {curve.p(self.chosen):.2f}" if curve.measured else "no curve was measured for it"
         if self.dear:
-            return f"a further token gains less than the {self.dear:.2g} that one of the pool costs; {p}"
+            return "more thinking gains less than its tokens cost in the pool"
         if not self.calls:
-            return f"no call is known to come after it; {p}"
-        calls = "1 call" if self.calls == 1 else f"{self.calls} calls"
+            return "no call is known to come after it"
+        calls = "the 1 call" if self.calls == 1 else f"the {self.calls} calls"
         if self.price == 0.0:
-            return f"there is room for all that {calls} to come can use; {p}"
-        return f"a further token is worth less here than {self.price:.2g} in {calls} to come; {p}"
+            return f"there is room for all that {calls} to come can use"
+        return f"more thinking gains more in {calls} to come"
+
+
+def _success(curve: Curve, thinking: int) -> dict[str, float]:
+    """The chance that the call succeeds, by a curve that was measured."""
+    return {"success": curve.p(thinking)} if curve.measured else {}
 
 
 class _Ladder(NamedTuple):
@@ -313,14 +320,15 @@ class Marginal:
                 price = segment.slope
                 break
         if not at.thinking and not given and room <= 0:
-            return Choice(0, "after the floors of the calls to come nothing is left to think with")
+            return Choice(0, "the smallest answers of the calls to come leave nothing to think with")
         thinking = at.thinking
         if state.price:
             return self._priced(state, ladder, thinking, price if left <= 0 else 0.0)
         if left > 0:  # nobody needs it: what is left over is shared, as far as it does no harm
             thinking = curve.onwards(thinking, left / (1 + calls))
         chosen = thinking if left > 0 and thinking <= state.most else curve.best(min(thinking, state.most))
-        return Choice(chosen, _Reason(curve, chosen, calls, price), {"token_price": price, "ideal": thinking})
+        numbers = {"token_price": price, "ideal": thinking, **_success(curve, chosen)}
+        return Choice(chosen, _Reason(calls, price), numbers)
 
     def _priced(self, state: State, ladder: _Ladder, thinking: int, price: float) -> Choice:
         """At most so much, and of the rungs no more than are worth their tokens.
@@ -350,9 +358,8 @@ class Marginal:
         if dear:
             thinking = rungs[best].at.thinking
         chosen = curve.best(min(thinking, state.most))
-        reason = _Reason(curve, chosen, ladder.calls, price, cost if dear else 0.0)
-        numbers = {"token_price": price, "ideal": thinking, "pool_price": cost}
-        return Choice(chosen, reason, numbers)
+        numbers = {"token_price": price, "ideal": thinking, "pool_price": cost, **_success(curve, chosen)}
+        return Choice(chosen, _Reason(ladder.calls, price, dear), numbers)
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
         """How far into a segment that can't be had by all who want it equally.

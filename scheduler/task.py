@@ -100,7 +100,7 @@ class Task:
         check_uncounted(uncounted)
         self._uncounted = uncounted
         self.caps = caps
-        self.name = name or f"task-{next(_names)}"
+        self.name = name or f"{agent or 'task'}-{next(_names)}"
         self.on_exhausted: OnExhausted = on_exhausted
         self.parent = parent
         self._scheduler, self._policy, self._log = scheduler, policy, log

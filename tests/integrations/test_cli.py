@@ -20,7 +20,7 @@ from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError
 from elastic_agent.integrations.cli import main
 from elastic_agent.integrations.demo.problems import SHOP_WEEK
-from elastic_agent.scheduler import BudgetScheduler
+from elastic_agent.scheduler import BudgetScheduler, Price
 from tests import wire
 
 pytestmark = pytest.mark.skipif(
@@ -74,7 +74,9 @@ def test_the_demo_keeps_its_caps_and_answers_everything(
     assert all(e["reason"] and e["label"] for e in events if e["event"] == "grant")
     assert "max_tokens=" in err
     assert main(["report", str(log), "--why"]) == 0
-    assert "thinks up to" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "left before; holds" in out
+    assert f"{found['spent']['tokens']:,} tokens" in out
     assert main(["bench", "--replay", str(log), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["identical"]
@@ -211,6 +213,37 @@ def test_report_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "line 2" in capsys.readouterr().err
     bad.write_text('{"event": "task_opened"}\n{"event": "gr')
     assert main(["report", str(bad)]) == 0
+    bad.write_bytes(b"SQLite format 3\x00" + b"\xff" * 100)
+    capsys.readouterr()
+    assert main(["report", str(bad)]) == 2
+    assert "is a ledger, not a run log" in capsys.readouterr().err
+
+
+def test_a_report_is_read_at_80_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing cut off, caps and sums for each task, sums by agent."""
+    monkeypatch.setenv("COLUMNS", "80")
+    log = tmp_path / "run.jsonl"
+
+    async def work() -> None:
+        backend = ScriptedBackend(Reply("hm " * 30, "so it is 42"))
+        async with BudgetScheduler(backend, price=Price(1, 4), log=str(log)) as scheduler:
+            for agent in ("researcher", "writer"):
+                async with scheduler.task(Caps(usd="0.01", tokens=300), agent=agent) as task:
+                    await asyncio.gather(*(task.generate(f"question {i}", solution=40) for i in range(3)))
+
+    asyncio.run(work())
+    assert main(["report", str(log)]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in out
+    assert "caps: 300 tokens, $0.010000" in out
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    spent = [event["spent"]["tokens"] for event in events if event["event"] == "task_closed"]
+    assert all(f"spent: {tokens:,} tokens" in out for tokens in spent)
+    assert any(line.split() == ["researcher", "3", f"{spent[0]:,}", line.split()[-1]] for line in lines)
 
 
 def test_bench_says_whether_a_run_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
