@@ -110,7 +110,7 @@ def measure(module: Any, codec: Codec, samples: list[Sample], rows: int) -> None
                 sample.length = machine.usage.thinking
                 queue += [(sample, cut) for cut in (*GRID, UNCUT) if cut < sample.length or cut == UNCUT]
             else:
-                said = codec.decode(machine.solution_ids)
+                said = codec.decode(machine.solution_shown)
                 right = solution_reward(said, machine.solution_end is SolutionEnd.EOS, sample.problem.answer)
                 sample.found[t] = (int(right), machine.usage.solution)
                 answers += 1

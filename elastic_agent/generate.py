@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+from elastic_agent.answer import read_answer
 from elastic_agent.backends.base import (
     DEFAULT_SAMPLING,
     Backend,
@@ -267,7 +268,7 @@ class Call:
                 await source.aclose()
             finally:
                 machine.probed(len(found), cached, request)
-        self._answers.append(self.backend.codec.decode(found))
+        self._answers.append(self.backend.codec.decode(read_answer(machine.markers, found).shown))
         if exit.stable(self._answers):
             return machine.cut(ThinkingEnd.STABLE)
         machine.go_on()

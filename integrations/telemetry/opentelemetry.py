@@ -91,7 +91,7 @@ class OpenTelemetryLog:
                 "gen_ai.usage.input_tokens": used.get("input", 0),
                 "gen_ai.usage.output_tokens": output,
                 "gen_ai.usage.cache_read.input_tokens": used.get("cached", 0),
-                "gen_ai.usage.reasoning.output_tokens": used.get("thinking", 0),
+                "gen_ai.usage.reasoning.output_tokens": used.get("thinking", 0) + used.get("reopened", 0),
                 "gen_ai.response.finish_reasons": [str(used.get("solution_end") or event["outcome"])],
                 "elastic_agent.task": event["task"],
                 "elastic_agent.call": event["call"],

@@ -19,6 +19,7 @@ from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.curves import Curve, CurveSet
 from elastic_agent.scheduler.replay import replay
 from tests.clock import run
+from tests.core.saying import Saying
 
 EXIT = EarlyExit(every=20, patience=2, tokens=8)
 KNOWS = Reply("hm " * 200, "the answer is 42", needs=30, otherwise="maybe 7")
@@ -164,3 +165,10 @@ def test_a_caller_that_goes_away_pays_for_what_was_served(after: float) -> None:
             scheduler.check()
 
     run(main())
+
+
+def test_a_probe_that_thinks_again_is_no_answer() -> None:
+    """C 13: the same doubts, probed twice, are not an answer that no longer changes."""
+    backend = Saying(Reply("hm " * 200, "<think> oh wait let me see that again and"))
+    result = run(generate(backend, "q", Budget(150, 16), early_exit=EXIT))
+    assert result.thinking_end is ThinkingEnd.BUDGET

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from elastic_agent.answer import read_answer
 from elastic_agent.markers import Opening
 from elastic_agent.phases import Segment
 from elastic_agent.training.evaluate.passes import Case, Chunk, Ended, Pass, Passes, Transcript, read
@@ -96,7 +97,7 @@ def probe(case: Case, said: Transcript) -> Generator[Pass | None, Chunk, str | N
     )
     said.probes += len(got.ids) + len(got.end)
     said.discarded += len(got.ids) + len(got.end)
-    return cues.read(codec.decode(got.ids))
+    return cues.read(codec.decode(read_answer(codec.markers, got.ids).shown if close else got.ids))
 
 
 def solve(case: Case, said: Transcript, closed: bool) -> Passes:
