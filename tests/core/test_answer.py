@@ -154,3 +154,37 @@ async def test_thinking_end_and_the_other_segments_are_as_ever() -> None:
     result = await generate(Saying(Reply("a b c", "<think> x </think> 4")), "say", Budget(9, 99))
     assert (result.thinking, result.thinking_end) == ("a b c", ThinkingEnd.NATURAL)
     assert result.sampled.count(False) == 0
+
+
+@pytest.mark.parametrize("controls", [(), ("<think>", "</think>", "<tool_call>")])
+async def test_on_vocabularies_with_the_merges_of_real_ones(controls: tuple[str, ...]) -> None:
+    """Markers as control tokens, and as text that is merged with what stands around it."""
+    from elastic_agent.tokenizer import HFCodec
+    from tests.core.vocabularies import QUESTION, Speaker, merging
+
+    codec = HFCodec(merging(controls=controls))
+    cases = {
+        'so.</think>\n\n<think>secret.</think>{"a": 4}': ('{"a": 4}', "secret."),
+        "so.</think>\n\nit is <think>\nsecret</think>4 <think>b</think>\n": ("it is 4", "secretb"),
+        "so.</think>\n\nx.</think>4": ("x.4", ""),
+        "so.</think>\n\n<th is no tag": ("<th is no tag", ""),
+        "so.</think>\n\n`<think>` opens, `</think>` ends": ("`<think>` opens, `</think>` ends", ""),
+        "so.</think>\n\n```\n<think>\n```\n4": ("```\n<think>\n```\n4", ""),
+    }
+    for said, (answer, again) in cases.items():
+        backend = Speaker(codec, said, context_length=4096)
+        result = await generate(backend, QUESTION, Budget(40, 99))
+        assert (result.solution, result.reopened) == (answer, again), said
+        assert list(result.output_ids) == backend.tape
+        assert result.usage.metered_output == backend.meter.output
+        call = Call(Speaker(codec, said, context_length=4096), QUESTION, Budget(40, 99))
+        events = [event async for event in call]
+        assert text(events, Segment.SOLUTION) == squeezed(answer)
+        assert [i for e in events for i in e.ids] == list(call.result().output_ids)
+    begun = 'so it is.<tool_call>\n{"name": "add", "arguments": {"a": 1}}'
+    backend = Speaker(codec, begun, context_length=4096)
+    result = await generate(backend, QUESTION, Budget(60, 9), tools=[ADD])
+    assert result.thinking_end is ThinkingEnd.TOOL_CALL
+    assert result.thinking in ("so it is.", "so it is")  # a token may begin the tag and end a word
+    assert result.usage.metered_output == backend.meter.output
+    assert result.began_call

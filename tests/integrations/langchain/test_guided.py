@@ -21,8 +21,9 @@ from elastic_agent.backends.vllm_process import vllm_python
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from elastic_agent.integrations.langchain.errors import RefusedRequestError
-from elastic_agent.integrations.wire.guided import solution_fields
+from elastic_agent.integrations.wire.guided import read_as, solution_fields
 from elastic_agent.scheduler import task_budget
+from elastic_agent.tool_calls import HERMES, split, tool_format
 from tests.integrations.langchain.competent import Competent
 
 Make = Callable[..., ChatElasticReasoning]
@@ -194,3 +195,17 @@ def test_what_needs_no_grammar_sends_none() -> None:
     }
     with pytest.raises(ValueError, match="response_format must be"):
         solution_fields([], None, None, {"type": "yaml"})
+
+
+def test_an_enforced_call_is_read_whatever_the_models_format() -> None:
+    """A grammar writes Hermes' JSON; what it can't watch for is refused, not promised."""
+    format = tool_format("{{ '[TOOL_CALLS]' }}")
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    fields = solution_fields(tools, "add", None, None)
+    said = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    assert [call.arguments for call in split(said, read_as(format, fields))[1]] == [{"a": 1}]
+    assert read_as(format, {}) is format
+    strict = [{**tools[0], "function": {**tools[0]["function"], "strict": True}}]
+    with pytest.raises(UnsupportedError, match="strict"):
+        read_as(format, solution_fields(strict, "auto", None, None))
+    assert read_as(HERMES, solution_fields(strict, "auto", None, None)) is HERMES
