@@ -20,7 +20,7 @@ from typing import Any
 PIPELINED = 20
 HELD = 1500
 """Connections that are held open at most, idle, dripping or unread."""
-PATIENCE = 30.0
+PATIENCE = 15.0
 SECRET = "KEY"
 """Stands for the key in the requests below."""
 JSON = ("Content-Type: application/json", f"Authorization: Bearer {SECRET}")
@@ -54,11 +54,7 @@ def nested(depth: int, before: str = '{"type":"object","properties":{"a":', afte
 def bodies(size: int) -> list[bytes]:
     """Bodies of up to so many bytes that cost more than they should, or are none."""
 
-    def many(item: str) -> str:
-        return "[" + ",".join([item] * (size // (len(item) + 1))) + "]"
-
     texts = [
-        *('{"messages": ' + many(item) + "}" for item in ("1", "{}", "[]", '""', "null", "1.5", "1e308")),
         json.dumps({"messages": [{"role": "user", "content": ""}] * (size // 40)}),
         json.dumps({"messages": [{"role": "user", "content": [1] * (size // 4)}]}),
         json.dumps({"messages": HELLO, **{f"x{n}": 1 for n in range(size // 12)}}),
@@ -78,7 +74,13 @@ def bodies(size: int) -> list[bytes]:
         "\\" * size,
         " " * size,
     ]
-    return [request(text) for text in texts]
+    return [request(text) for text in texts] + repeated(size)
+
+
+def repeated(size: int) -> list[bytes]:
+    """Bodies of so many bytes with one thing in them, again and again."""
+    items = ("1", "{}", "[]", '""', "null", "1.5", "1e308")
+    return [request('{"messages": [' + (item + ",") * (size // (len(item) + 1)) + "1]}") for item in items]
 
 
 def numbers() -> list[bytes]:
@@ -195,7 +197,7 @@ class Attacker:
         self.held: list[asyncio.StreamWriter] = []
         some = {
             "small": (20, bodies(60_000)),
-            "large": (2, bodies(1_000_000) + bodies(4_000_000)),
+            "large": (2, bodies(500_000) + repeated(4_000_000)),
             "numbers": (16, numbers()),
             "schemas": (10, schemas()),
             "headers": (14, headers()),

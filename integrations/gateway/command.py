@@ -32,6 +32,8 @@ OPEN_TO_ALL = (
     "NO KEYS: EVERY PROGRAM AND USER OF THIS MACHINE CAN SPEND HERE. "
     "To ask for keys: elastic-agent keys create NAME, and start again without --no-keys."
 )
+SWITCH_SECONDS = 0.001
+"""After which a thread that encodes a long prompt lets the loop go on: Python's 5 ms add up by packets."""
 PARTS = ("tokenizer", "price", "key-env", "served-as", "open", "close")
 
 
@@ -78,6 +80,7 @@ async def _serve(gateway: Any) -> None:
     gc.collect()
     gc.freeze()  # what has been loaded is there to stay, and need not be looked through again and again
     gc.set_threshold(GARBAGE)
+    sys.setswitchinterval(SWITCH_SECONDS)
     config = gateway.config
     print(
         f"serving {', '.join(gateway.upstreams)} at {gateway.url}; ledger: {without_password(config.ledger)}",

@@ -2,8 +2,8 @@
 
 While one request computes, all others wait: so nothing may take longer than STALL. The loop beats every BEAT
 seconds; a thread looks at the beats, and notes the loop's stack when one is late. A machine that is busy with
-other work makes beats late too, so what counts is the time in which this process computed or in which the
-loop's thread slept (in a lock, on a disk), not the time in which the thread was ready and had no processor.
+other work makes beats late too, so what counts is the time in which the loop's thread computed or slept (in a
+lock, on a disk, while another thread held Python's), not the time in which it was ready and had no processor.
 
 For debugging and tests (`serve --watchdog`): it costs about 1 ms of the processor a second.
 """
@@ -31,7 +31,7 @@ class Stall:
     """The loop stood still.
 
     Attributes:
-        seconds: that the process computed or its loop slept.
+        seconds: that its thread computed or slept.
         request: method, route and id of the request that was running; "" where it was none, or a part of the
             loop's own work (reading from a connection).
         stack: the innermost lines of code, without any values.
@@ -61,7 +61,7 @@ class Watchdog:
         self._ident, self._native = threading.get_ident(), threading.get_native_id()
         self._seen = ("", "")
         self._slept = 0.0
-        self._at, self._computed = time.monotonic(), time.process_time()
+        self._at, self._computed = time.monotonic(), time.thread_time()
         self._handle = self._loop.call_later(BEAT, self._beat)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
@@ -74,7 +74,7 @@ class Watchdog:
             self._thread.join()
 
     def _beat(self) -> None:
-        now, computed = time.monotonic(), time.process_time()
+        now, computed = time.monotonic(), time.thread_time()
         seconds = min(now - self._at - BEAT, computed - self._computed + self._slept)
         if seconds > self._seconds:
             self._told(Stall(seconds, *self._seen))
