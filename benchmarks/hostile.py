@@ -97,7 +97,7 @@ def measure(requests: int, alone: float) -> dict[str, Any]:
         asyncio.run(bystand(url, keys[0], 3.0, None))  # warm
         before = asyncio.run(bystand(url, keys[0], alone, None))
         _show("alone", before)
-        size = resident(gateway.pid)
+        size, started = resident(gateway.pid), len(said.read_bytes())
         attack = subprocess.Popen(
             [
                 sys.executable,
@@ -121,7 +121,7 @@ def measure(requests: int, alone: float) -> dict[str, Any]:
         statuses = {int(status): many for status, many in sent["statuses"].items()}
         gateway_died, engine_died = gateway.poll() is not None, engine.poll() is not None
         grown = 0.0 if gateway_died else resident(gateway.pid) - size
-        log = said.read_text(errors="replace")
+        log = said.read_bytes()[started:].decode(errors="replace")
         stalls = re.findall(r"the loop stood still for \d+ ms: .*(?:\n  .*)*", log)
         for stall in stalls[:10]:
             print(stall, flush=True)

@@ -9,12 +9,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from elastic_agent.integrations.telemetry.prometheus import SECONDS, PrometheusLog
 from elastic_agent.scheduler.events import Event
 
+FRESH = 0.1
+"""Seconds for which a text is handed out again."""
+
 
 class Metrics:
     """A registry of its own, so that two gateways in one process don't meet."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._written, self._text = float("-inf"), b""
         self._events = PrometheusLog(self.registry)
         self._requests = Counter(
             "elastic_gateway_requests_total", "Requests.", ["route", "status"], registry=self.registry
@@ -49,6 +53,8 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def text(self) -> bytes:
-        """As Prometheus reads it."""
-        return generate_latest(self.registry)
+    def text(self, now: float) -> bytes:
+        """As Prometheus reads it; the same for a moment, since anybody may ask, as often as they like."""
+        if now - self._written >= FRESH:
+            self._written, self._text = now, generate_latest(self.registry)
+        return self._text

@@ -100,6 +100,7 @@ class Gateway:
         self._loops_own: Any = None
         self._watchdog: Watchdog | None = None
         self.stalls: list[Stall] = []
+        self._looking: asyncio.Task[dict[str, Any]] | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -350,20 +351,26 @@ class Gateway:
         return web.json_response({"status": "ok"})
 
     async def _ready(self, request: web.Request) -> web.Response:
-        """Whether a call could be answered: the ledger is there, and one of the upstreams."""
+        """Whether a call could be answered: the ledger is there, and one of the upstreams. Who asks meanwhile
+        hears the same: the route needs no key, and each look asks all of them."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+        told = await asyncio.shield(self._looking)
+        return web.json_response(told, status=200 if told["ready"] else 503)
+
+    async def _look(self) -> dict[str, Any]:
         names = list(self.upstreams)
         ledger, *models = await asyncio.gather(
             self._ledger_there(),
             *(upstream.reachable(PROBE_SECONDS) for upstream in self.upstreams.values()),
         )
         ready = ledger and any(models) and not self.draining
-        told = {
+        return {
             "ready": ready,
             "draining": self.draining,
             "ledger": ledger,
             "upstreams": dict(zip(names, models, strict=True)),
         }
-        return web.json_response(told, status=200 if ready else 503)
 
     async def _ledger_there(self) -> bool:
         with suppress(Exception):
@@ -375,7 +382,8 @@ class Gateway:
     async def _metrics(self, request: web.Request) -> web.Response:
         self.metrics.connections.set(self.guard.connections)
         self.metrics.tasks.set(len(self.tasks))
-        return web.Response(body=self.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        text = self.metrics.text(asyncio.get_running_loop().time())
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _openapi(self, request: web.Request) -> web.Response:
         return web.json_response(await asyncio.to_thread(description))  # the first takes a while
