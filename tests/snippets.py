@@ -77,3 +77,25 @@ def all_snippets() -> list[Snippet]:
         for page in pages()
         for snippet in snippets_of(page.read_text(encoding="utf-8"), page.relative_to(ROOT).as_posix())
     ]
+
+
+_QUESTION = re.compile(
+    r"A shop has (\d+) \w+ \.((?: #\d+ It (?:sells|uses|gets) \d+(?: boxes of \d+)? \.)+) How"
+)
+_STEP = re.compile(r"It (sells|uses|gets) (\d+)(?: boxes of (\d+))?")
+
+
+def right_answers(code: str) -> set[int]:
+    """Of the questions about a shop that are in the code."""
+    found = set()
+    for start, steps in _QUESTION.findall(code):
+        total = int(start)
+        for verb, count, size in _STEP.findall(steps):
+            total += int(count) * int(size or 1) * (1 if verb == "gets" else -1)
+        found.add(total)
+    return found
+
+
+def said_answers(printed: str) -> set[int]:
+    """What a program printed as answers of the embedded model."""
+    return {int(number) for number in re.findall(r"Answer: (\d+)", printed)}

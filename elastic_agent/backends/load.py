@@ -20,6 +20,7 @@ from typing import Any
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.errors import UnknownModelError
+from elastic_agent.hub import hub_or_disk
 from elastic_agent.markers import marker_text
 
 ENGINES = ("transformers", "vllm")
@@ -113,6 +114,7 @@ def _load(
             f"no model called {model!r}: embedded are {', '.join(embedded_models()) or 'none'}; otherwise "
             f"give a folder, a Hugging Face id (owner/name), or base_url= of a server that has it"
         )
+    where = str(path) if path.is_dir() else hub_or_disk(model)
     if engine == "vllm":
         if find_spec("vllm") is None:
             raise UnknownModelError(
@@ -122,13 +124,13 @@ def _load(
         from elastic_agent.backends.vllm_engine import VllmEngineBackend
 
         options = options if tokenizer is None else {"tokenizer": tokenizer, **options}
-        return VllmEngineBackend.load(path if path.is_dir() else model, name=model, **options)
+        return VllmEngineBackend.load(where, name=model, **options)
     if find_spec("torch") is None:
         raise UnknownModelError("running a model in process needs torch: pip install 'elastic-agent[local]'")
     from elastic_agent.backends.transformers import TransformersBackend
 
     with _no_progress_bar() if model in embedded_models() else nullcontext():
-        return TransformersBackend.load(path if path.is_dir() else model, name=model, **options)
+        return TransformersBackend.load(where, name=model, **options)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
-import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import astuple
@@ -44,12 +43,12 @@ from elastic_agent.backends.engine_counters import (
     Watch,
 )
 from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, probe_once
+from elastic_agent.backends.served import address, find_codec, models_in, not_served, told, unreachable
 from elastic_agent.delivery import of_status
 from elastic_agent.errors import (
     BackendError,
     BackendProtocolError,
     BackendUnavailableError,
-    UnknownModelError,
 )
 from elastic_agent.markers import MarkerText
 from elastic_agent.reported import tokens
@@ -78,7 +77,7 @@ class VllmServerBackend:
 
     Args:
         model: the name that the server serves it under.
-        base_url: up to and with `/v1`.
+        base_url: up to and with `/v1`, which is added to a bare host; see `served.address`.
         api_key: sent as a bearer token.
         tokenizer: folder or hub id of the tokenizer, when `model` is not one. Left out, the server is asked
             what it loaded (`root` in its `/models`): enough where that is a hub id or a folder of ours.
@@ -105,13 +104,15 @@ class VllmServerBackend:
         idle_timeout: float = 300.0,
         native: bool = False,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise UnknownModelError(
-                f"base_url must begin with http(s)://, like http://localhost:8000/v1; got {base_url!r}"
-            )
         self.model = model
-        self.base_url = base_url.rstrip("/")
-        self.codec = codec or _find_codec(model, tokenizer, self.base_url, api_key, markers)
+        self.base_url = address(base_url)
+        self.codec = codec or find_codec(
+            model,
+            tokenizer,
+            self.base_url,
+            api_key,
+            lambda where, name: load_codec(where, name=name, markers=markers),
+        )
         self.context_length = (
             32_768 if context_length is None else integer("context_length", context_length, least=1)
         )
@@ -151,22 +152,17 @@ class VllmServerBackend:
         """
         try:
             session = await self._session()
-            async with session.get(f"{self.base_url}/models") as response:
+            url = f"{self.base_url}/models"
+            async with session.get(url) as response:
                 if response.status >= 400:
-                    raise _error(response.status, await response.text(errors="replace"), self.model)
-                listed = json.loads(await response.text())["data"]
-                served = {str(entry["id"]): entry.get("max_model_len") for entry in listed}
-            length = int(served.get(self.model) or self.context_length)
+                    text = await response.text(errors="replace")
+                    raise told(response.status, text, url, self.model)
+                served = models_in(await response.text(errors="replace"), url)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(error) from error
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise BackendProtocolError(
-                f"{self.base_url}/models did not answer like an OpenAI server: {error!r}"
-            ) from error
+            raise unreachable(error, self.base_url) from error
         if self.model not in served:
-            raise UnknownModelError(
-                f"{self.base_url} does not serve {self.model!r}; it serves {', '.join(sorted(served))}"
-            )
+            raise not_served(self.base_url, self.model, served)
+        length = served[self.model].context_length or self.context_length
         self.context_length = length
         self._checked = True
 
@@ -226,7 +222,7 @@ class VllmServerBackend:
                         await _to_its_end(self._leave(session, response, request, watch))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if receipt.refused:
-                raise self._unreachable(error) from error
+                raise unreachable(error, self.base_url) from error
             if last is None:
                 raise BackendUnavailableError(
                     f"{self.model}: the stream broke off after {served} tokens: {error!r}"
@@ -312,7 +308,7 @@ class VllmServerBackend:
         text = await response.text(errors="replace")
         hops = [hop.status for hop in response.history]
         receipt.refused = of_status(response.status, text, response.headers, hops).free
-        return _error(response.status, text, self.model)
+        return told(response.status, text, f"{self.base_url}/completions", self.model)
 
     async def _post(self, session: aiohttp.ClientSession, request: TokenRequest) -> aiohttp.ClientResponse:
         """Send a request; once more where a kept connection was found closed before a byte went."""
@@ -384,11 +380,6 @@ class VllmServerBackend:
         if loops := [loop for loop in self._sessions if loop.is_closed()]:
             asyncio.run(self._let_go(loops))
 
-    def _unreachable(self, error: BaseException) -> BackendUnavailableError:
-        return BackendUnavailableError(
-            f"{self.base_url} can't be reached ({error}): is the vLLM server running?"
-        )
-
     def _body(self, request: TokenRequest) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
@@ -457,34 +448,6 @@ def _tokens(data: dict[str, Any]) -> int:
         return len(data["choices"][0].get("token_ids") or ())
     except (AttributeError, LookupError, TypeError):
         return 0
-
-
-def _find_codec(
-    model: str, tokenizer: str | None, base_url: str, api_key: str | None, markers: MarkerText | None
-) -> Codec:
-    """The tokenizer that is named, or that goes by the model's name, or of what the server has loaded."""
-    from elastic_agent.backends.load import model_path
-
-    try:
-        return load_codec(model_path(tokenizer or model), name=tokenizer or model, markers=markers)
-    except UnknownModelError:
-        root = None if tokenizer else _root(model, base_url, api_key)
-        if root is None or root == model:
-            raise
-        return load_codec(root, name=model, markers=markers)
-
-
-def _root(model: str, base_url: str, api_key: str | None) -> str | None:
-    """What the server has loaded for a served name; None when it doesn't tell. A wrong address or name is
-    `ready`'s to report."""
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        request = urllib.request.Request(f"{base_url}/models", headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as response:
-            entries = json.load(response)["data"]
-            return next((str(e["root"]) for e in entries if e["id"] == model and e.get("root")), None)
-    except (OSError, AttributeError, KeyError, TypeError, ValueError):
-        return None
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
@@ -573,9 +536,3 @@ async def _left(session: aiohttp.ClientSession, context: SimpleNamespace, params
     """The request is about to be written: from here on the engine may be ahead of what has arrived."""
     if isinstance(context.trace_request_ctx, Receipt):
         context.trace_request_ctx.refused = False
-
-
-def _error(status: int, text: str, model: str) -> BackendError:
-    """An answer that is an error."""
-    message = f"{model}: the server answered {status}: {text[:500]}"
-    return BackendUnavailableError(message) if status == 429 or status >= 500 else BackendError(message)

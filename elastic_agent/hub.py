@@ -1,0 +1,71 @@
+"""Whether a Hugging Face id can be had, found out in a moment.
+
+Without a network its libraries try again for a minute, with a line for each try. So what is on the disk is
+taken when the hub can't be reached, and what isn't is refused at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from elastic_agent.errors import UnknownModelError
+
+PATIENCE = 3.0
+"""Seconds in which the hub has to take a connection."""
+_REMEMBERED = 30.0
+"""Seconds for which the answer holds."""
+_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_known: dict[str, tuple[float, bool]] = {}
+
+
+def hub_or_disk(model: str) -> str:
+    """What to load a model from: its folder in the hub's cache when the hub can't be reached, else its id.
+
+    Raises:
+        UnknownModelError: neither.
+    """
+    if reachable():
+        return model
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = [try_to_load_from_cache(model, name) for name in _FILES]
+    except HFValidationError as error:
+        raise UnknownModelError(f"{model!r} is no Hugging Face id (owner/name): {error}") from error
+    folder = next((Path(path).parent for path in found if isinstance(path, str)), None)
+    if folder is not None:
+        return str(folder)
+    raise UnknownModelError(
+        f"{model!r} is not on this disk, and the Hugging Face hub ({_endpoint()}) can't be reached: give a "
+        f"folder that holds it"
+    )
+
+
+def reachable() -> bool:
+    """Whether the hub takes connections; asked at most every half minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    where = urlsplit(_endpoint())
+    if where.scheme in getproxies():  # the proxy knows
+        return True
+    host, port = where.hostname or "", where.port or (80 if where.scheme == "http" else 443)
+    key = f"{host}:{port}"
+    asked, answer = _known.get(key, (-_REMEMBERED, False))
+    if time.monotonic() - asked >= _REMEMBERED:
+        try:
+            socket.create_connection((host, port), timeout=PATIENCE).close()
+            answer = True
+        except OSError:
+            answer = False
+        _known[key] = time.monotonic(), answer
+    return answer
+
+
+def _endpoint() -> str:
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
