@@ -1,7 +1,7 @@
-"""Runs Python snippets as a program of its own, `python -W error`, one after the other: JSON lines in and out.
+"""Runs Python snippets as one program, `python -W error`, one after the other: JSON lines in and out.
 
-One process for many snippets, since each would load the same libraries and models. What a program may leave
-behind shows at its end, when the process ends.
+One process for many snippets, since each would load the same libraries and models. What a program may
+leave behind shows at its end, when the process ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import IO, Any
 
 
 def run_python(code: str, name: str) -> None:
@@ -27,7 +27,13 @@ def run_python(code: str, name: str) -> None:
 
 def main() -> None:
     """Answer each line on the standard output that the process began with; a snippet's own goes to a file."""
-    answers = os.fdopen(os.dup(1), "w")
+    with os.fdopen(os.dup(1), "w") as answers:
+        _serve(answers)
+    end = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(end, 2)
+
+
+def _serve(answers: IO[str]) -> None:
     for line in sys.stdin:
         job = json.loads(line)
         os.chdir(job["folder"])
@@ -43,8 +49,6 @@ def main() -> None:
         sys.stdout.flush()
         answers.write(json.dumps({"failed": failed}) + "\n")
         answers.flush()
-    end = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(end, 2)
 
 
 if __name__ == "__main__":

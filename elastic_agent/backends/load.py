@@ -12,6 +12,7 @@ load_backend("NAME", base_url="http://a/v1,http://b/v1")  several of them (`elas
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
@@ -24,6 +25,7 @@ from elastic_agent.hub import hub_or_disk
 from elastic_agent.markers import marker_text
 
 ENGINES = ("transformers", "vllm")
+_LIBRARIES = r"(torch|transformers|tokenizers|safetensors|huggingface_hub)(\.|$)"
 _MODELS = Path(__file__).parent.parent / "models"
 _loaded: dict[tuple[Any, ...], Backend] = {}
 _lock = threading.Lock()
@@ -127,9 +129,12 @@ def _load(
         return VllmEngineBackend.load(where, name=model, **options)
     if find_spec("torch") is None:
         raise UnknownModelError("running a model in process needs torch: pip install 'elastic-agent[local]'")
-    from elastic_agent.backends.transformers import TransformersBackend
+    with warnings.catch_warnings(), _no_progress_bar() if model in embedded_models() else nullcontext():
+        # torch and transformers announce to each other what will change: nothing that a user can act upon
+        warnings.filterwarnings("ignore", category=FutureWarning, module=_LIBRARIES)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=_LIBRARIES)
+        from elastic_agent.backends.transformers import TransformersBackend
 
-    with _no_progress_bar() if model in embedded_models() else nullcontext():
         return TransformersBackend.load(where, name=model, **options)
 
 

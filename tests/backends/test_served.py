@@ -6,16 +6,19 @@ import asyncio
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
 from elastic_agent import Budget, hub
 from elastic_agent.backends import served
-from elastic_agent.backends.load import load_backend, model_path
+from elastic_agent.backends.load import _load, load_backend, model_path
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
+from elastic_agent.backends.transformers import TransformersBackend
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.errors import (
     BackendError,
@@ -282,3 +285,19 @@ def test_a_list_says_what_it_must() -> None:
             continue
         with pytest.raises(BackendProtocolError):
             served.models_in(wrong, "u")
+
+
+def test_loading_a_model_tells_nothing_of_libraries_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FutureWarnings of torch and transformers are not a newcomer's business; others are."""
+    loaded = TransformersBackend.load
+
+    def announcing(*args: Any, **kwargs: Any) -> Any:
+        for module in ("torch.cuda", "transformers.modeling_utils", "somebody.else"):
+            warnings.warn_explicit(f"{module} will change", FutureWarning, "file.py", 1, module)
+        return loaded(*args, **kwargs)
+
+    monkeypatch.setattr(TransformersBackend, "load", announcing)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _load("e1-tiny", None, None, None, "transformers", {})
+    assert [str(one.message) for one in caught] == ["somebody.else will change"]
