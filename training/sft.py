@@ -161,7 +161,7 @@ def train(
     begun = step = tokens = 0
     checkpoint = config.output / "checkpoint.pt"
     if resume and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=False)
+        state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         for opt, saved in zip(opts, state["opts"], strict=True):
             opt.load_state_dict(saved)

@@ -105,6 +105,10 @@ def test_a_wrapper_is_taken_off_only_where_all_results_wear_it() -> None:
     assert read_cases(own)[0][0].output == "[3]"
 
 
+BOMB = base64.b64encode(zlib.compress(b"\x80\x04\x8c\x01xr\xff\xff\xff\x7f.")).decode()
+"""A pickle of 12 bytes that has unpickling make a memo of 2 GiB; its one string is no JSON."""
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("raise SystemExit('code ran')",)
@@ -133,7 +137,8 @@ class Evil:
         ({"input_output": {"inputs": ["1"], "outputs": []}}, "not two lists of the same length"),
         ({"verification_info": {"language": "rust", "test_cases": []}}, "its tests are for rust"),
         ({"public_test_cases": "[]", "private_test_cases": "%%%"}, "can't be unpacked"),
-        ({"public_test_cases": "[]", "private_test_cases": packed(Evil())}, "exec has no place in tests"),
+        ({"public_test_cases": "[]", "private_test_cases": packed(Evil())}, "GLOBAL has no place in tests"),
+        ({"public_test_cases": "[]", "private_test_cases": BOMB}, "can't be unpacked"),
         ({"public_test_cases": "[]", "private_test_cases": packed(json.dumps({}))}, "holds no list"),
         ({"test": "def check(candidate): ..."}, "nothing names the candidate"),
     ],

@@ -46,6 +46,41 @@ def test_the_last_closed_block_counts(solution: str, code: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    "said", ["sNaN", "-sNaN123", "1e999999", "1e-999999", "9" * 5000, "NaN", "\x00", "\ud800"]
+)
+@pytest.mark.parametrize("want", ["1", "1.5", "sNaN", "inf"])
+def test_output_that_no_number_can_be_compared_with_is_wrong(said: str, want: str) -> None:
+    """A sample may print anything: the grader says wrong, and never raises."""
+    assert same_output(said, want) is (said == want)
+
+
+def _deep(levels: int) -> list[object]:
+    found: list[object] = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+BEYOND: dict[str, object] = {
+    "an int": 10**400,
+    "a longer int": -(10**5000),
+    "a key": {10**5000: 1},
+    "NaN": float("nan"),
+    "nested": _deep(5000),
+    "complex": 1j,
+    "a mapping": {1: {}},
+}
+
+
+@pytest.mark.parametrize("said", BEYOND)
+@pytest.mark.parametrize("want", [1, 1.5, [1.5], {"1": 1}, "x", None])
+def test_a_result_that_nothing_can_be_compared_with_is_wrong(said: str, want: object) -> None:
+    """The same for what a function returns."""
+    assert not same_value(BEYOND[said], want)
+    assert not same_value(BEYOND[said], _deep(5000))
+
+
+@pytest.mark.parametrize(
     ("given", "cases", "function"),
     [
         (ADD_TESTS, (("3 4\n", "7\n"), ("1 1", "2")), ""),

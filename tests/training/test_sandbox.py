@@ -105,6 +105,21 @@ ATTACKS = {
         "disk limit",
         "",
     ),
+    "files without a name": (
+        "import os\nkept = []\nfor _ in range(30):\n    kept.append(open('f', 'wb'))\n"
+        "    kept[-1].write(bytes(1 << 19)); kept[-1].flush(); os.unlink('f')\nwhile True: pass",
+        "disk limit",
+        "",
+    ),
+    "mapped files without a name": (
+        "import mmap, os\nkept = []\nfor _ in range(40):\n    f = open('f', 'wb+')\n"
+        "    f.write(bytes(1 << 19)); f.flush(); kept.append(mmap.mmap(f.fileno(), 0)); f.close()\n"
+        "    os.unlink('f')\n    for fd in range(3, 40):\n        try:\n"
+        "            if os.fstat(fd).st_size == 1 << 19: os.close(fd)\n        except OSError: pass\n"
+        "while True: pass",
+        "disk limit",
+        "",
+    ),
     "open files": ("a = [open('/dev/null') for _ in range(999)]", "exit code 1", "Too many open files"),
     "an abort": ("import os; os.abort()", "killed by SIGABRT", ""),
     "stopping itself": ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "time limit", ""),

@@ -15,6 +15,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import time
 from collections.abc import Mapping
 from typing import Any, Never
@@ -119,7 +120,7 @@ def watch(
                 looked = now
                 if max(child.threads() for child in children) > limits["threads"]:
                     stopped = "thread limit"
-                elif _disk_used(folder) > limits["disk"]:
+                elif _disk_used(folder) + _unnamed([child.pid for child in children]) > limits["disk"]:
                     stopped = "disk limit"
     finally:
         os.close(ended)
@@ -197,6 +198,31 @@ def _disk_used(folder: str) -> int:
     except OSError:
         pass  # it changes while we look
     return used
+
+
+def _unnamed(processes: list[int]) -> int:
+    """Bytes of files without a name that processes still hold, open or mapped: they are on disk as well."""
+    held: dict[tuple[int, int], int] = {}
+    for pid in processes:
+        with contextlib.suppress(OSError):  # it may end while we look
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    found = os.stat(f"/proc/{pid}/fd/{name}")
+                    if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                        held[found.st_dev, found.st_ino] = found.st_blocks * 512
+        mapped: dict[tuple[int, int], int] = {}
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps") as file:
+            for line in file:
+                if not line.endswith("(deleted)\n"):
+                    continue
+                span, _, _, device, inode, *_ = line.split()
+                begin, end = (int(part, 16) for part in span.split("-"))
+                major, minor = (int(part, 16) for part in device.split(":"))
+                key = os.makedev(major, minor), int(inode)
+                mapped[key] = mapped.get(key, 0) + end - begin
+        for key, size in mapped.items():
+            held.setdefault(key, size)
+    return sum(held.values())
 
 
 def _remove_flat(folder: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -160,7 +160,30 @@ def run_tests(session: Session, tests: CodeTests) -> str:
 
 
 def same_output(said: str, want: str) -> bool:
-    """Equal line by line, but for spaces at the ends; or token by token, with numbers compared as numbers."""
+    """Equal line by line, but for spaces at the ends; or token by token, with numbers compared as numbers.
+
+    What can't be compared (a signalling NaN, a number beyond all bounds) is not equal.
+    """
+    return _compared(_same_output, said, want)
+
+
+def same_value(said: Any, want: Any) -> bool:
+    """Equal as data: tuples are lists, as in JSON, and floats are compared with a tolerance.
+
+    What can't be compared (an int of 5,000 digits, lists nested without end) is not equal.
+    """
+    return _compared(_same_value, said, want)
+
+
+def _compared(same: Callable[[Any, Any], bool], said: Any, want: Any) -> bool:
+    """Whether it is the same; a sample's output may hold what no comparison survives, and is wrong then."""
+    try:
+        return same(said, want)
+    except (ArithmeticError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def _same_output(said: str, want: str) -> bool:
     ours, theirs = _rows(said), _rows(want)
     if ours == theirs:
         return True
@@ -190,13 +213,12 @@ def _same_token(said: str, want: str) -> bool:
     return math.isclose(float(ours), float(theirs), rel_tol=TOLERANCE, abs_tol=TOLERANCE)
 
 
-def same_value(said: Any, want: Any) -> bool:
-    """Equal as data: tuples are lists, as in JSON, and floats are compared with a tolerance."""
+def _same_value(said: Any, want: Any) -> bool:
     if isinstance(want, list | tuple):
-        return isinstance(said, list | tuple) and len(said) == len(want) and all(map(same_value, said, want))
+        return isinstance(said, list | tuple) and len(said) == len(want) and all(map(_same_value, said, want))
     if isinstance(want, Mapping) and isinstance(said, Mapping):
         ours, theirs = ({str(key): value for key, value in one.items()} for one in (said, want))
-        return ours.keys() == theirs.keys() and all(same_value(ours[key], theirs[key]) for key in theirs)
+        return ours.keys() == theirs.keys() and all(_same_value(ours[key], theirs[key]) for key in theirs)
     if isinstance(want, float) and isinstance(said, int | float) and not isinstance(said, bool):
         return said == want or math.isclose(said, want, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     return bool(said == want)
