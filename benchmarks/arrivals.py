@@ -1,37 +1,44 @@
 """A thousand tasks with deadlines on one backend that is too small for them part of the time.
 
-    python benchmarks/arrivals.py [--quick] [--json] [--data DIR]
+    python benchmarks/arrivals.py [--quick] [--json] [--data DIR | --trace FILE] [--synthetic]
 
-Tasks arrive, and are as long, as the requests of the Azure LLM traces (azure_llm_conv.csv and
-azure_llm_code.csv in --data, $ELASTIC_SHARED_DATA or /work/shared/data; a synthetic trace when they aren't
-there, and the result says so). A row's GeneratedTokens is the length of its answer; the thinking that its
-model would like to do is three times as long. One task in four is a chain of two steps and a final answer,
-one in four has three parts side by side before it. Arrivals keep the traces' rhythm, squeezed so that
-answers and thinking together ask for --load times what the backend can do: thinking has to give way, and at
-the peaks tasks have to be refused.
+Tasks arrive, and are as long, as the requests of a trace: the Azure LLM traces (azure_llm_conv.csv and
+azure_llm_code.csv in --data, $ELASTIC_SHARED_DATA or /work/shared/data), or a file of JSON lines with
+`timestamp` (milliseconds) and `output_length` (tokens). --synthetic runs ten made-up traces
+(`_arrival_traces.py`), each in a process of its own; they also run where there is no Azure trace. The length
+of a request is that of its answer; the thinking that its model would like to do is three times as long. One
+task in four is a chain of two steps and a final answer, one in four has three parts side by side before it.
+Arrivals keep the trace's rhythm, squeezed so that answers and thinking together ask for --load times what the
+backend can do: thinking has to give way, and at the peaks tasks have to be refused.
 
 The backend serves 16 calls at once, later ones queue inside it; its tokens per second are shared among
 them, so its speed falls with load; and for 40 seconds out of every 300 everything takes three times as
 long. Time is virtual, except `refusal_ms`, which is real time from asking to the refusal.
 
-The same trace runs twice: with admission and a queue (`max_running=16`), and as is usual today, with a
+The first trace runs twice: with admission and a queue (`max_running=16`), and as is usual today, with a
 deadline and neither (`unmanaged`: everything is sent at once, and stopped when its time is up).
 
 Each refusal is checked by an oracle that knows what the scheduler can't: the speed to come, spikes
 included, and how long each answer will really be. It serves what had been admitted and had not ended, and
 the refused task, without any thinking, most urgent first, on the backend's own rules. `needless` are
-refusals where everybody would have been in time. An oracle that is told the declared lengths instead
-(`final_solution` in full) says how many of these come from answers that turned out shorter than declared:
-`needless_as_declared`.
+refusals where everybody would have been in time; each is asked about alone, so of several tasks that are
+refused in one moment all may be needless although only one of them would have fitted. An oracle that is told
+the declared lengths instead (`final_solution` in full) says how many of these come from answers that turned
+out shorter than declared: `needless_as_declared`.
 
-With --json the last line of stdout is one JSON object:
-    trace              "azure" or "synthetic"
+With --json the last line of stdout is one JSON object: what follows of the first trace, and
+    traces             the same in short for each trace, by name
+    worst              that with the smallest share in time
+Of a trace:
+    trace              "azure", the file's name, or that of a made-up one
     tasks              that arrived
     admitted, refused  what became of them
     answered           admitted ones with a whole final answer, in time or not
     late               admitted ones without a whole final answer at their deadline; `late_named` says why,
                        `late_unavoidable` names those that the oracle could not have served either beside what
                        had been admitted before them: a spike came that nobody could know of
+    in_time            share of the admitted ones that are not late
+    latest_ms          by how much the last of them ended after its deadline; below zero: before
     refusal_ms_p99     real milliseconds from asking to the refusal
     needless, needless_as_declared     of the refusals, as above
     unmanaged          the same without admission: answered and late
@@ -42,7 +49,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
 import heapq
 import json
 import os
@@ -50,11 +56,12 @@ import random
 import re
 import time
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks._arrival_traces import SHAPES, Row, azure, json_lines, synthetic, thinned
 from elastic_agent import Budget, Caps
 from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
@@ -118,14 +125,18 @@ class Outcome:
         return bool(self.finals) and self.finals[-1].solution_end in WHOLE
 
     @property
+    def over(self) -> float:
+        """Seconds by which it ended after its deadline; below zero: before."""
+        return self.ended - self.arrival.at - self.arrival.seconds
+
+    @property
     def late(self) -> str | None:
         """Why there was no whole answer at the deadline; None if there was."""
-        over = self.ended - self.arrival.at - self.arrival.seconds
         if self.error:
             return self.error
         if not self.answered:
             return f"cut after {len(self.finals[-1].solution_ids)} of {self.arrival.answer} tokens"
-        return f"{over:.3f} s after its deadline" if over > 1e-6 else None
+        return f"{self.over:.3f} s after its deadline" if self.over > 1e-6 else None
 
 
 def slowness(now: float) -> float:
@@ -159,26 +170,9 @@ def reply(prompt: str) -> Reply:
     return Reply("hm " * thinking, "so " * max(1, solution - 1))  # the end of text is a token, too
 
 
-def trace(folder: Path, tasks: int, load: float, seed: int) -> tuple[str, list[Arrival]]:
-    """Where it is from, and the tasks."""
+def tasks_of(rows: Sequence[Row], load: float, seed: int) -> list[Arrival]:
+    """The tasks of a trace: their shapes and deadlines are drawn, their arrivals squeezed to this load."""
     rng = random.Random(seed)
-    rows: list[tuple[float, int]] = []
-    names = ("azure_llm_conv.csv", "azure_llm_code.csv")
-    if all((folder / name).is_file() for name in names):
-        source = "azure"
-        for name in names:
-            with (folder / name).open() as file:
-                for row in csv.DictReader(file):
-                    at = datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp()
-                    rows.append((at, int(row["GeneratedTokens"])))
-        rows.sort()
-        every = len(rows) // tasks  # the rhythm of the whole hour, not of its first minute
-        rows = rows[: every * tasks : every]
-    else:
-        source, at = "synthetic", 0.0
-        for i in range(tasks):
-            at += rng.expovariate(2.0 if i // 40 % 2 else 0.7)
-            rows.append((at, round(rng.lognormvariate(4.5, 0.9))))
     found = []
     for i, (at, generated) in enumerate(rows):
         answer = min(max(4, generated), LONGEST)
@@ -189,7 +183,7 @@ def trace(folder: Path, tasks: int, load: float, seed: int) -> tuple[str, list[A
         found.append((arrival, 3.0 + alone * rng.uniform(1.5, 5.0)))
     asked = sum(arrival.tokens for arrival, _ in found)
     squeeze = asked / PER_SECOND / load / max(found[-1][0].at, 1e-9)
-    return source, [replace(arrival, at=arrival.at * squeeze, seconds=time) for arrival, time in found]
+    return [replace(arrival, at=arrival.at * squeeze, seconds=time) for arrival, time in found]
 
 
 async def managed(arrivals: Sequence[Arrival], timing: Timing) -> list[Outcome]:
@@ -324,13 +318,12 @@ def possible(refused: Arrival, live: Sequence[tuple[Arrival, int]], *, declared:
     return True
 
 
-def measure(source: str, arrivals: list[Arrival], timing: Timing) -> dict[str, Any]:
-    """Both runs and the oracle."""
+def measure(source: str, arrivals: list[Arrival], timing: Timing, *, compare: bool) -> dict[str, Any]:
+    """The managed run and the oracle; with `compare` the unmanaged run, too."""
     outcomes = run_virtual(managed(arrivals, timing))
     refused = [o for o in outcomes if o.refused is not None]
     admitted = [o for o in outcomes if o.refused is None]
     late = {o.arrival.name: o.late for o in admitted if o.late}
-    usual = run_virtual(unmanaged(arrivals))
     answered = [o for o in admitted if o.answered]
     times = sorted(o.refusal_ms for o in refused) or [0.0]
 
@@ -340,7 +333,7 @@ def measure(source: str, arrivals: list[Arrival], timing: Timing) -> dict[str, A
     def thinking(of: list[Outcome]) -> float:
         return round(sum(o.thinking for o in of) / max(1, len(of)), 1)
 
-    return {
+    found = {
         "trace": source,
         "tasks": len(arrivals),
         "minutes": round(arrivals[-1].at / 60, 1),
@@ -350,49 +343,95 @@ def measure(source: str, arrivals: list[Arrival], timing: Timing) -> dict[str, A
         "late": len(late),
         "late_named": late,
         "late_unavoidable": [o.arrival.name for o in admitted if o.late and not fits(o)],
+        "in_time": round(1 - len(late) / max(1, len(admitted)), 4),
+        "latest_ms": round(1000 * max([o.over for o in admitted], default=0.0), 3),
         "refusal_ms_p99": round(times[min(len(times) - 1, int(0.99 * len(times)))], 3),
         "needless": sum(map(fits, refused)),
         "needless_as_declared": sum(possible(o.arrival, o.live, declared=True) for o in refused),
-        "unmanaged": {
-            "answered": sum(o.answered and o.error is None for o in usual),
-            "late": sum(o.late is not None for o in usual),
-        },
-        "thinking": {
-            "managed": thinking(answered),
-            "unmanaged": thinking([o for o in usual if o.error is None]),
-        },
+        "thinking": {"managed": thinking(answered)},
         "a_refusal": refused[0].refused if refused else None,
     }
+    if compare:
+        usual = run_virtual(unmanaged(arrivals))
+        found["unmanaged"] = {
+            "answered": sum(o.answered and o.error is None for o in usual),
+            "late": sum(o.late is not None for o in usual),
+        }
+        found["thinking"]["unmanaged"] = thinking([o for o in usual if o.error is None])
+    return found
+
+
+def play(
+    name: str, rows: Sequence[Row], load: float, seed: int, timing: Timing, compare: bool
+) -> dict[str, Any]:
+    """One trace, for a process of its own."""
+    return measure(name, tasks_of(rows, load, seed), timing, compare=compare)
+
+
+def chosen(args: argparse.Namespace, tasks: int) -> list[tuple[str, list[Row]]]:
+    """The traces that are asked for, by name."""
+    found: list[tuple[str, list[Row]]] = []
+    if args.trace is not None:
+        found.append((args.trace.stem, thinned(json_lines(args.trace), tasks)))
+    elif not args.synthetic and (rows := azure(args.data)):
+        found.append(("azure", thinned(rows, tasks)))
+    if args.synthetic or not found:
+        found += [(name, synthetic(name, tasks, args.seed)) for name in SHAPES]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = os.environ.get("ELASTIC_SHARED_DATA", "/work/shared/data")
+    data, timing = os.environ.get("ELASTIC_SHARED_DATA", "/work/shared/data"), Timing()
     parser.add_argument("--data", type=Path, default=Path(data), help="folder of the Azure traces")
-    parser.add_argument("--tasks", type=int, help="default 1000")
+    parser.add_argument("--trace", type=Path, help="a file of JSON lines (timestamp, output_length) instead")
+    parser.add_argument("--synthetic", action="store_true", help="the ten made-up traces (beside --trace)")
+    parser.add_argument("--tasks", type=int, help="of each trace; default 1000")
     parser.add_argument("--load", type=float, default=1.5, help="tokens asked for, over what can be served")
-    parser.add_argument("--headroom", type=float, default=2.0, help="see `Timing`")
+    parser.add_argument("--headroom", type=float, default=timing.headroom, help="see `Timing`")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="100 tasks; under 60 s")
+    parser.add_argument("--quick", action="store_true", help="100 tasks a trace; under 60 s")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     args = parser.parse_args()
-    source, arrivals = trace(args.data, args.tasks or (100 if args.quick else 1000), args.load, args.seed)
-    result = measure(source, arrivals, Timing(headroom=args.headroom))
+    traces = chosen(args, args.tasks or (100 if args.quick else 1000))
+    timing = Timing(headroom=args.headroom)
+    with ProcessPoolExecutor(min(len(traces), os.cpu_count() or 1)) as pool:
+        jobs = [
+            pool.submit(play, name, rows, args.load, args.seed, timing, compare=i == 0)
+            for i, (name, rows) in enumerate(traces)
+        ]
+        results = [job.result() for job in jobs]
+    for result in results:
+        report(result)
+    worst = min(results, key=lambda result: result["in_time"])
+    first = results[0]
+    if len(results) > 1:
+        print(f"The worst: {worst['trace']}, {100 * worst['in_time']:.2f}% of the admitted in time.")
+    if args.json:
+        brief = ("tasks", "admitted", "answered", "late", "in_time", "latest_ms", "refused", "needless")
+        per = {result["trace"]: {name: result[name] for name in brief} for result in results}
+        print(json.dumps({**first, "traces": per, "worst": {"trace": worst["trace"], **per[worst["trace"]]}}))
+
+
+def report(result: dict[str, Any]) -> None:
+    """What became of one trace, for people."""
     print(
-        f"{result['tasks']} tasks of the {source} trace in {result['minutes']} minutes: "
+        f"{result['tasks']} tasks of the {result['trace']} trace in {result['minutes']} minutes: "
         f"{result['admitted']} admitted, {result['answered']} of them answered, {result['late']} late. "
         f"{result['refused']} refused (99% in {result['refusal_ms_p99']:.2f} ms), "
-        f"{result['needless']} needlessly.\n"
-        f"Without admission {result['unmanaged']['answered']} answered, {result['unmanaged']['late']} late.\n"
-        f"Mean thinking: {result['thinking']['managed']} tokens, and {result['thinking']['unmanaged']}."
+        f"{result['needless']} needlessly. Mean thinking: {result['thinking']['managed']} tokens."
     )
+    if "unmanaged" in result:
+        usual = result["unmanaged"]
+        print(
+            f"Without admission {usual['answered']} answered, {usual['late']} late; mean thinking: "
+            f"{result['thinking']['unmanaged']} tokens."
+        )
     for name, why in result["late_named"].items():
         known = "; nobody could have kept all promises" if name in result["late_unavoidable"] else ""
         print(f"late: {name}: {why}{known}")
-    if args.json:
-        print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -101,8 +101,9 @@ class Decider:
         end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
             tail = book.account.tail if rest.final else SAFETY
-            start = now + speed.ttft + request.fresh * speed.prefill
-            in_time = int(min(in_time, max(0.0, (end - tail - start) / max(speed.tpot, 1e-9))))
+            best = speed.best  # a slowdown may be over before the answer is: it must not be cut for it
+            start = now + best.ttft + request.fresh * best.prefill
+            in_time = int(min(in_time, max(0.0, (end - tail - start) / max(best.tpot, 1e-9))))
             if request.final:  # an admitted task gets its answer while there is any time at all
                 in_time = max(in_time, request.least_solution())
             if in_time < request.solution:

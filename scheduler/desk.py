@@ -330,7 +330,7 @@ class Desk:
         account, size = book.account, book.final_size
         end = self.ledger.deadline(account, final=True)
         speed = None if endpoint is None else endpoint.latency.speed()
-        error = too_small(book, now, end - now, speed, close)
+        error = too_small(book, now, end - now, None if speed is None else speed.best, close)
         if error is not None:
             raise error
         promised = account.parent is not None and self.ledger.deadline(account.parent) < INFINITY
@@ -521,7 +521,8 @@ class Desk:
     def _out_of_time(self, request: Request, now: float) -> DeadlineError | None:
         """The error for a call whose time is up before its turn has come, or None."""
         end = self.ledger.deadline(request.book.account, final=request.final)
-        request.ask_again = end - SAFETY
+        assert request.endpoint is not None
+        request.ask_again = min(end - SAFETY, request.endpoint.look_again(request, now))
         if now < end - SAFETY - 1e-6:
             return None
         speed, least = request.latency.speed(), request.least_solution()

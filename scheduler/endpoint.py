@@ -1,8 +1,11 @@
 """One model's door: which waiting call goes next, and who may come in. No clock, no IO.
 
-**Slots.** With `max_running` set, so many calls run at once and the others wait without holding anything:
-the desk asks whose `turn` it is whenever a slot is free, and only then decides on tokens. A call that the
-desk makes wait for tokens leaves its turn to the next one until something comes back in its task.
+**Slots.** With `max_running` set, so many calls run at once at most, and the others wait without holding
+anything: the desk asks whose `turn` it is whenever a slot is free, and only then decides on tokens. A call
+that the desk makes wait for tokens leaves its turn to the next one until something comes back in its task.
+Where fewer calls at once bring nearly as many answers (`Speed.enough`), so many run, each the faster: a
+slowdown then finds fewer answers under way. Only a call that has to start now, and has less time than most of
+those that run, gets a slot beyond that.
 
 **Order.** Calls that would be late otherwise go first, by the moment at which they have to start. The
 others go in turns by key (a task's `key=`, else each outermost task is one), the least served first
@@ -66,6 +69,7 @@ class Endpoint:
     ) -> None:
         check_limits(max_running, max_waiting)
         self.latency, self.habits = latency, habits
+        latency.most = max_running
         self.max_running, self.max_waiting = max_running, max_waiting
         self.running: dict[str, Running] = {}
         self.answers = Answers(habits)
@@ -78,6 +82,7 @@ class Endpoint:
         self._needs: list[list[float]] = []  # by slot: when it is needed, the soonest last
         self._changed = 0  # calls that have come, gone or been parked since that was worked out
         self._pressed = False
+        self._ends: dict[str, float] = {}  # by hold of a running call: when its task has to be over
         self._usual: float | None = None
 
     # The queue
@@ -139,7 +144,7 @@ class Endpoint:
         if request in self._parked:
             self._parked.remove(request)
             self._changed += 1
-        self._ready.add(request, self._start_by(request, self.latency.at(self.max_running or 1)))
+        self._ready.add(request, self._start_by(request, self._enough()[1]))
 
     def park(self, request: Request) -> None:
         """It lacks something: it has no turn before something happens in its task, or on what it lacks."""
@@ -152,13 +157,18 @@ class Endpoint:
         """Whose turn it is, once; None when no slot is free or nobody is ready."""
         if self.max_running is None or len(self.running) >= self.max_running or not self._ready:
             return None
-        speed = self.latency.at(self.max_running)
+        enough, speed = self._enough()
         self._ready.again(lambda request: self._start_by(request, speed))
-        return self._ready.take(now + (self._usual or 0.0))
+        if len(self.running) < enough:
+            return self._ready.take(now + (self._usual or 0.0))
+        before = self._goes_beyond(enough)
+        return self._ready.take_urgent(now + self._soon, lambda r: self._waiting[r][0].end < before)
 
     def started(self, running: Running) -> None:
         """A call was granted: it has a slot now."""
         self.running[running.hold.id] = running
+        if running.request in self._waiting:
+            self._ends[running.hold.id] = self._waiting[running.request][0].end
         self.latency.load = len(self.running)
         if self.max_running is not None:
             self._ready.served(running.request.book.key, running.expected.tokens)
@@ -170,6 +180,7 @@ class Endpoint:
         """A call has given its slot back."""
         if self.running.pop(running.hold.id, None) is None:
             return
+        self._ends.pop(running.hold.id, None)
         self.latency.load = max(1, len(self.running))
         self.answers.seen(running)
         took = now - running.started
@@ -183,7 +194,7 @@ class Endpoint:
         if self.max_running is None:
             return
         many = len(self._waiting) - len(self._parked)
-        speed = self.latency.at(self.max_running) if many else None
+        enough, speed = self._enough() if many else (0, None)
         if speed is None:
             if self._pressed:
                 for running in self.running.values():
@@ -197,13 +208,43 @@ class Endpoint:
                 for request, (_, rest) in self._waiting.items()
                 if request not in self._parked
             ]
-            self._needs = needs(starts, self.max_running)
+            self._needs = needs(starts, enough)
         moments = sorted(_soonest(slot) for slot in self._needs)
         soonest = sorted(
             self.running.values(), key=lambda r: (self.answers.rest(r, r.slot.done, speed), r.started)
         )
         for running, moment in zip(soonest, [*moments, *[INFINITY] * len(soonest)], strict=False):
             running.slot.until = moment
+
+    def _enough(self) -> tuple[int, Speed | None]:
+        """How many calls run at once while none is urgent, and the speed of so many."""
+        assert self.max_running is not None
+        speed = self.latency.at(self.max_running)
+        if speed is None or not 0 < speed.enough < self.max_running:
+            return self.max_running, speed
+        return speed.enough, self.latency.at(speed.enough)
+
+    def _goes_beyond(self, enough: int) -> float:
+        """Before which moment a task has to end for its calls to run beside `enough` others.
+
+        More than `enough` calls at once make each other slower. A call that is among the `enough` most urgent
+        by deadline may do so to those that are not; any other would only make more urgent ones late.
+        """
+        ends = sorted(self._ends.get(hold, INFINITY) for hold in self.running)
+        return ends[enough - 1]
+
+    @property
+    def _soon(self) -> float:
+        """Seconds until the next slot is probably free."""
+        return (self._usual or 0.0) / max(1, len(self.running))
+
+    def look_again(self, request: Request, now: float) -> float:
+        """When a waiting call may have its turn even if no slot is free until then; INFINITY: it can't."""
+        enough, speed = self._enough()
+        if enough == self.max_running:
+            return INFINITY
+        moment = self._start_by(request, speed) - self._soon
+        return moment if moment > now else INFINITY
 
     def _start_by(self, request: Request, speed: Speed | None) -> float:
         """When a waiting call has to start for its task to be in time."""

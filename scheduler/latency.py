@@ -23,7 +23,8 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from elastic_agent.scheduler.load import FirstsByLoad, SpeedByLoad
-from elastic_agent.scheduler.prefill import First, FirstTokens, quantile_of
+from elastic_agent.scheduler.prefill import First, FirstTokens, Line, quantile_of
+from elastic_agent.scheduler.slowdowns import Slowdown
 
 
 class Speed(NamedTuple):
@@ -32,11 +33,16 @@ class Speed(NamedTuple):
     Attributes:
         ttft, tpot: time to a pass's first token, its prompt not counted, and per token: upper quantiles of
             the window, or the present pace where that is slower.
-        usual_ttft, usual_tpot: the medians of the window.
+        usual_ttft, usual_tpot: medians, with slowdowns left out; on an endpoint whose calls take turns with
+            as many at once as there will be.
         prefill, usual_prefill: the same for each prompt token that is read; 0 until prompts of different
             lengths were seen: `ttft` is then that of prompts like those.
         again: share of its prompt that a further pass of the same call reads.
         later: share of its prompt that a later call of the same task reads.
+        slower, lasts, every: the next slowdown (`scheduler.slowdowns.Slowdown`).
+        now: what tokens take at present, as a multiple of what is usual.
+        left: seconds until that is probably over; 0: that isn't known, or nothing is slow.
+        enough: calls at once beyond which more bring hardly more answers; 0: that isn't known.
     """
 
     ttft: float
@@ -47,6 +53,51 @@ class Speed(NamedTuple):
     usual_prefill: float = 0.0
     again: float = 1.0
     later: float = 1.0
+    slower: float = 1.0
+    lasts: float = 0.0
+    every: float = 0.0
+    now: float = 1.0
+    left: float = 0.0
+    enough: int = 0
+
+    def expected(self) -> Speed:
+        """The usual one, as it is while the present slowdown lasts; without that where its end is known.
+
+        For sums over many answers: what single tokens or a level of load that was hardly seen took at worst
+        says nothing of these.
+        """
+        factor = 1.0 if self.left else self.now
+        return self._replace(
+            ttft=factor * self.usual_ttft,
+            tpot=factor * self.usual_tpot,
+            prefill=factor * self.usual_prefill,
+        )
+
+    def fits(self, seconds: float) -> float:
+        """Seconds of work at the `expected` speed that get done in so many seconds from now."""
+        if not self.left:
+            return seconds
+        return max(seconds / self.now, seconds - self.left * (1 - 1 / self.now))
+
+    def takes(self, seconds: float) -> float:
+        """Seconds from now for work of so many seconds at the `expected` speed; undoes `fits`."""
+        if not self.left:
+            return seconds
+        return min(seconds * self.now, seconds + self.left * (1 - 1 / self.now))
+
+    @property
+    def slowdown(self) -> Slowdown:
+        """The next one."""
+        return Slowdown(self.slower, self.lasts, self.every)
+
+    @property
+    def best(self) -> Speed:
+        """The usual speed, or the present one where that is faster."""
+        return self._replace(
+            ttft=min(self.ttft, self.usual_ttft),
+            tpot=min(self.tpot, self.usual_tpot),
+            prefill=min(self.prefill, self.usual_prefill),
+        )
 
     def answer(self, tokens: int, prompt: float, passes: int = 1) -> float:
         """Seconds for so many tokens in so many passes of one call.
@@ -71,9 +122,11 @@ class Speeds(Protocol):
 
     Attributes:
         load: calls that run on it now; whoever starts and ends them says so.
+        most: calls that may run on it at once; None: no limit.
     """
 
     load: int
+    most: int | None
 
     def speed(self) -> Speed | None:
         """What to plan with, or None before anything is known."""
@@ -93,6 +146,7 @@ class Latency:
 
     Attributes:
         load: calls that run on it now, as far as this process knows; whoever starts and ends them says so.
+        most: calls that may run on it at once; None: no limit.
     """
 
     def __init__(self, *, quantile: float = 0.9, window: int = 64) -> None:
@@ -104,6 +158,7 @@ class Latency:
         self._window: Speed | None = None  # both are made when somebody asks, and again after the next sample
         self._speed: Speed | None = None
         self.load = 1
+        self.most: int | None = None
         self._by_load = SpeedByLoad()
         self._lock = threading.Lock()  # calls of several event loops may share an endpoint
 
@@ -183,19 +238,36 @@ class Latency:
                 slope = first.slope()
                 upper, usual = first.line(slope, q), first.line(slope, 0.5)
                 latest = quantile_of(first.rest(slope)[-3:], 0.5)
+                usual, each = self._ahead(usual, quantile_of(blocks, 0.5))
                 self._window = Speed(
                     max(upper.ttft, latest),
                     quantile_of(blocks, q),
                     usual.ttft,
-                    quantile_of(blocks, 0.5),
+                    each,
                     upper.prefill,
                     usual.prefill,
                     upper.again,
                     upper.later,
+                    *self._by_load.slowdowns.next,
+                    enough=self._enough(),
                 )
             window = self._window
             self._speed = window if self._pace <= window.tpot else window._replace(tpot=self._pace)
             return self._speed
+
+    def _enough(self) -> int:
+        return 0 if self.most is None else self._by_load.enough(self.most)
+
+    def _ahead(self, usual: Line, each: float) -> tuple[Line, float]:
+        """What first tokens and tokens usually take: with as many calls at once as there will be, if known.
+
+        A window of a few seconds calls usual what a slowdown takes, and knows only the present load.
+        """
+        firsts, tokens = self._by_load.ttft, self._by_load.tpot
+        if self.most is None:
+            return usual, tokens.at(self.load, 0.5) or each
+        load = max(self.load, self._enough())
+        return firsts.at(load, 0.5) or usual, tokens.at(load, 0.5) or each
 
     def at(self, load: int) -> Speed | None:
         """What it would be with so many calls at once, in the present weather; None while unknown."""
@@ -215,6 +287,10 @@ class Latency:
             usual_first.prefill,
             first.again,
             first.later,
+            *self._by_load.slowdowns.next,
+            weather,
+            self._by_load.slowdowns.left,
+            self._enough(),
         )
         return found.slowed(weather)
 

@@ -14,7 +14,10 @@ Time is counted as busy time: a block of tokens that took s seconds beside n cal
 level takes one sample in `GAP` such seconds and forgets what is older than its window. In bad weather a level
 that is known learns nothing, and one that is hardly known what it would be in calm weather: a spike is over
 when it is over, does not slow plans down for minutes after, and does not count twice.
-Weather that lasts becomes what is usual.
+Weather that lasts becomes what is usual. Slowdowns that have passed are remembered (`scheduler.slowdowns`).
+
+More calls at once are not always more answers: where the backend is used to capacity each one only becomes
+slower. `enough` says from which load on that is so.
 """
 
 from __future__ import annotations
@@ -24,11 +27,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from elastic_agent.scheduler.prefill import First, FirstTokens, Line, quantile_of
+from elastic_agent.scheduler.slowdowns import Slowdowns
 
 GAP = 1.0
 """Busy seconds between two samples of a level, once it has a few."""
 
 FEW = 8
+
+ENOUGH = 0.8
+"""Share of the most answers a second that so many calls at once have to bring to be enough."""
+
+GAIN = 0.25
+"""Nor may the busiest load that was seen, n times as many calls, bring more than n ** GAIN times the tokens a
+second: where each call brings its own, as far as is known, all may run."""
+
+KEEP, FIRST_PASS = 0.99, 64.0
+"""What the mean length of a pass keeps of itself at each pass; tokens that it is taken to have at first."""
 
 STORM, LASTS = 1.5, 60.0
 """Weather from which on a level that is known learns nothing, unless it has lasted so many busy seconds."""
@@ -43,6 +57,9 @@ class Levels:
 
     Args:
         window: samples of a level that are remembered.
+
+    Attributes:
+        samples: how many were taken in all.
     """
 
     def __init__(self, window: int = 64) -> None:
@@ -50,6 +67,12 @@ class Levels:
         self._samples: dict[int, deque[float]] = {}
         self._taken: dict[int, float] = {}
         self._fits: dict[float, list[tuple[int, float]]] = {}
+        self.samples = 0
+
+    @property
+    def levels(self) -> list[int]:
+        """Those that were seen, ascending."""
+        return sorted(self._samples)
 
     def add(self, load: int, seconds: float, clock: float, *, storm: float = 1.0) -> None:
         """One more sample, at so many busy seconds; too soon after the last of its level it is dropped.
@@ -59,10 +82,11 @@ class Levels:
                 would be in calm weather.
         """
         level = level_of(load)
-        samples = self._samples.setdefault(level, deque(maxlen=self._window))
-        if len(samples) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
+        kept = self._samples.setdefault(level, deque(maxlen=self._window))
+        if len(kept) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
             return
-        samples.append(seconds / storm)
+        kept.append(seconds / storm)
+        self.samples += 1
         self._taken[level] = clock
         self._fits.clear()
 
@@ -138,20 +162,52 @@ class SpeedByLoad:
     def __init__(self) -> None:
         self.ttft, self.tpot = FirstsByLoad(), Levels()
         self._clock = self._calm = 0.0
+        self._passes, self._tokens = 1.0, FIRST_PASS
+        self._enough: dict[int, tuple[int, int]] = {}  # by limit: the samples at that time, and the answer
         self._latest: deque[float] = deque(maxlen=self.LATEST)
+        self.slowdowns = Slowdowns()
 
     def first(self, load: int, first: First) -> None:
         """A pass brought its first token."""
+        self._passes, self._tokens = KEEP * self._passes + 1, KEEP * self._tokens
         self.ttft.add(load, first, self._clock, storm=self._storm)
 
     def block(self, load: int, tokens: int, seconds: float) -> None:
         """So many tokens of one pass took this long."""
         each, usual = seconds / tokens, self.tpot.at(load, 0.5)
+        self._tokens += tokens
         self._latest.append(1.0 if not usual else each / usual)
-        self._clock += seconds / max(1, load)
-        if self.weather < STORM:
+        busy = seconds / max(1, load)
+        self._clock += busy
+        weather = self.weather
+        if weather < STORM:
             self._calm = self._clock
+        self.slowdowns.note(weather, self._clock, busy, slow=weather >= STORM)
         self.tpot.add(load, each, self._clock, storm=self._storm)
+
+    def enough(self, most: int) -> int:
+        """The fewest calls at once that bring `ENOUGH` of the most answers a second; `most` if more may help.
+
+        An answer takes its time to the first token and the tokens of a usual pass.
+        """
+        samples, found = self.tpot.samples, self._enough.get(most)
+        if found is None or found[0] != samples:
+            found = self._enough[most] = samples, self._fewest(most)
+        return found[1]
+
+    def _fewest(self, most: int) -> int:
+        size, rates, tokens = self._tokens / self._passes, {}, {}
+        for level in self.tpot.levels:
+            first, each = self.ttft.at(level, 0.5), self.tpot.at(level, 0.5)
+            if level <= most and first is not None and each is not None:
+                rates[level] = level / max(first.ttft + size * each, 1e-9)
+                tokens[level] = level / max(each, 1e-9)
+        top, best = max(rates, default=most), max(rates.values(), default=0.0)
+        for level, rate in rates.items():
+            flat = tokens[top] <= tokens[level] * (top / level) ** GAIN
+            if level < top and flat and rate >= ENOUGH * best:
+                return level
+        return most
 
     @property
     def _storm(self) -> float:

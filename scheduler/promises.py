@@ -4,7 +4,9 @@ A task with a deadline is admitted if its answers, and those of all tasks that w
 in time at the speed that so many calls have. Nothing is promised about thinking. Before the speed is known
 everything is admitted.
 
-The least that each task has to do is laid onto the endpoint's slots, by deadline (`scheduler.slots`). Only
+The least that each task has to do is laid onto the endpoint's slots, by deadline (`scheduler.slots`): as many
+slots as are enough. Where the endpoint has more, a running call with a later deadline keeps nobody waiting. A
+slowdown like those seen before is taken to end when those ended. Only
 tasks of later deadlines can be kept waiting by a new one, so what comes before it is laid once, what comes
 after twice: without it and with it. With thousands of promises that has to be quick: what a task still has to
 do is looked up again only when its forecast says that something changed, and its seconds are worked out once
@@ -19,7 +21,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.answers import Answers
@@ -46,7 +48,7 @@ class Shape:
         """Work the seconds out, for a task none of whose calls run."""
         calls, final, prompt = self.work
         stages = [
-            Stage(width, scale * times * speed.answer(answers.size(kind), answers.prompt(kind)))
+            Stage(width, scale * times * speed.answer(answers.size(kind, final), answers.prompt(kind)))
             for kind, width, times in calls
         ]
         spare = 0.0
@@ -114,9 +116,13 @@ class Promises:
         self._changed.clear()
         promise = Promise(book, end)
         self._look(promise)
-        calls = max(len(self._running), self._width)
-        speed = self._latency.at(max(1, calls if self._slots is None else min(calls, self._slots)))
-        error = None if speed is None else self._refusal(promise, now, speed)
+        calls, slots = max(1, len(self._running), self._width), self._slots
+        if slots is not None:
+            top = self._latency.at(slots)
+            slots = slots if top is None else min(slots, top.enough or slots)
+            calls = min(calls, slots)
+        speed = self._latency.at(calls)
+        error = None if speed is None else self._refusal(promise, now, speed, slots)
         if error is not None:
             self._drop(promise)
             raise error
@@ -154,18 +160,28 @@ class Promises:
         self._width -= promise.width
         self._unsized.pop(promise, None)
 
-    def _refusal(self, promise: Promise, now: float, speed: Speed) -> DeadlineError | None:
+    def _refusal(
+        self, promise: Promise, now: float, present: Speed, slots: int | None
+    ) -> DeadlineError | None:
+        """The error for a task that can't be promised its answer; `slots`: so many calls at once are enough.
+
+        Where it is known when the present slowdown ends, all is laid out at the speed without it, and each
+        deadline stands for the work that gets done until then.
+        """
+        speed = present.expected()
         for shape in self._shapes.values():
             shape.time(now, speed, self._answers, self._timing.headroom)
-        job, due = promise.shape.job, promise.end - SAFETY
-        if self._slots is None:
-            return None if now + job.alone <= due else self._late(promise, now, job.alone, job, speed, None)
+        job, due = promise.shape.job, now + present.fits(promise.end - SAFETY - now)
+        if slots is None:
+            return None if now + job.alone <= due else self._late(promise, now, job.alone, job, present, None)
         scale, rest = self._timing.headroom, self._answers.rest
-        over = {r: now + scale * rest(r, r.slot.seen, speed) for r in self._running.values()}
+        takes = {r: scale * rest(r, r.slot.seen, speed) for r in self._running.values()}
+        first = {r: takes[r] for r in self._overtaken(slots)}
+        over = {r: now + seconds for r, seconds in takes.items() if r not in first}
         busy = sorted(over.values())
-        before = ([now] * (self._slots - len(busy)) + busy)[-self._slots :]
+        before = ([now] * (slots - len(busy)) + busy)[-slots:]
         heapq.heapify(before)
-        others = self._jobs(over)
+        others = self._jobs(over, first)
         place = bisect_right(self._made, promise.end, key=attrgetter("end"))
         list(serve(others[:place], before))
         beside = before.copy()
@@ -173,26 +189,59 @@ class Promises:
         delay = own - before[0]  # no slot, and so nobody behind, is kept longer than this
         later, behind = self._made[place:], others[place:]
         endings = list(serve(behind, before))
+        dues = [p.end - SAFETY for p in later]
+        if present.left:
+            dues = [now + present.fits(due - now) for due in dues]
         hit = None
-        if any(was <= p.end - SAFETY < was + delay for p, was in zip(later, endings, strict=True)):
-            for other, was, then in zip(later, endings, serve(behind, beside), strict=False):
-                if was <= other.end - SAFETY < then:
+        if any(was <= by < was + delay for by, was in zip(dues, endings, strict=True)):
+            for other, by, was, then in zip(later, dues, endings, serve(behind, beside), strict=False):
+                if was <= by < then:
                     hit = other.book
                     break
         if hit is None:
-            return None if own <= due else self._late(promise, now, own - now, job, speed, None)
+            return None if own <= due else self._late(promise, now, own - now, job, present, None)
         (own,) = serve([job], before)  # after all the others it would be in nobody's way
-        return None if own <= due else self._late(promise, now, own - now, job, speed, hit)
+        return None if own <= due else self._late(promise, now, own - now, job, present, hit)
 
-    def _jobs(self, over: Mapping[Running, float]) -> list[Job]:
-        """What all have to do; those with running calls when these are over."""
+    def _overtaken(self, slots: int) -> list[Running]:
+        """Running calls that more urgent tasks need not wait for: these find a slot beside them.
+
+        That is so while more calls may run than are enough; of the running ones those with the most time.
+        """
+        if self._slots is None or slots == self._slots:
+            return []
+        found = [
+            (self._of[level].end, running)
+            for running in self._running.values()
+            for level in running.request.book.levels
+            if level in self._of
+        ]
+        found.sort(key=itemgetter(0), reverse=True)
+        return [running for _, running in found[: max(0, self._slots - len(self._running))]]
+
+    def _jobs(self, over: Mapping[Running, float], first: Mapping[Running, float]) -> list[Job]:
+        """What all have to do; those with running calls when these are over.
+
+        Args:
+            over: when running calls are over that keep their slots until then.
+            first: seconds that the others take; they are served as a part of their tasks.
+        """
         jobs = [promise.shape.job for promise in self._made]
         for running, moment in over.items():
-            for level in running.request.book.levels:
-                if level in self._of:
-                    at = self._place(self._of[level])
-                    jobs[at] = jobs[at]._replace(ready=max(jobs[at].ready, moment))
+            for at in self._places(running):
+                jobs[at] = jobs[at]._replace(ready=max(jobs[at].ready, moment))
+        stages: dict[int, Stage] = {}
+        for running, seconds in first.items():
+            for at in self._places(running):
+                width, longest = stages.get(at, (0, 0.0))
+                stages[at] = Stage(width + 1, max(longest, seconds))
+        for at, stage in stages.items():
+            jobs[at] = jobs[at]._replace(stages=merged([stage, *jobs[at].stages]))
         return jobs
+
+    def _places(self, running: Running) -> list[int]:
+        """Where the promises stand that a running call is for."""
+        return [self._place(self._of[level]) for level in running.request.book.levels if level in self._of]
 
     def _place(self, promise: Promise) -> int:
         return self._made.index(promise, bisect_left(self._made, promise.end, key=attrgetter("end")))
@@ -200,13 +249,14 @@ class Promises:
     def _late(
         self, promise: Promise, now: float, needed: float, job: Job, speed: Speed, hit: Book | None
     ) -> DeadlineError:
-        needed, there = needed + SAFETY, max(0.0, promise.end - now)
-        queue = max(0.0, needed - job.alone)
+        needed, there = speed.takes(needed) + SAFETY, max(0.0, promise.end - now)
+        alone = speed.takes(job.alone)
+        queue = max(0.0, needed - alone)
         sooner = "" if hit is None else f", sooner {hit.name!r} would miss its own deadline"
         behind = f" and {queue:.3f} s behind {len(self)} admitted tasks{sooner}" if queue > SAFETY else ""
         return DeadlineError(
             f"task {promise.book.name!r}: {there:.3f} s are left and it needs {needed:.3f} s: "
-            f"{job.alone:.3f} s for its answers at {1000 * speed.tpot:.1f} ms a token, as so many calls have "
+            f"{alone:.3f} s for its answers at {1000 * speed.tpot:.1f} ms a token, as so many calls have "
             f"it{behind}; raise seconds=, lower final_solution= or come back later",
             needed={"seconds": needed},
             available={"seconds": there},

@@ -89,6 +89,24 @@ class Ready:
             heapq.heappop(self._before)
         return None
 
+    def take_urgent(self, horizon: float, may: Callable[[Request], bool]) -> Request | None:
+        """The first of those that have to start by `horizon` and may; `FEW` of them are asked about."""
+        passed: list[tuple[float, int, int, Request]] = []
+        found: Request | None = None
+        while self._urgent and len(passed) < FEW:
+            moment, _, _, request = self._urgent[0]
+            if self.calls.get(request) == moment:
+                if moment > horizon:
+                    break
+                if may(request):
+                    found = request
+                    break
+                passed.append(self._urgent[0])
+            heapq.heappop(self._urgent)
+        for place in passed:
+            heapq.heappush(self._urgent, place)
+        return None if found is None else self._taken(found)
+
     def served(self, key: str, tokens: int) -> None:
         """A call of a key has started, which will use so many tokens."""
         self._virtual = max(self._virtual, self._served.get(key, 0.0))

@@ -304,6 +304,15 @@ class Readings:
     def load(self, calls: int) -> None:
         self._latency.load = calls
 
+    @property
+    def most(self) -> int | None:
+        """See `Speeds`."""
+        return self._latency.most
+
+    @most.setter
+    def most(self, calls: int | None) -> None:
+        self._latency.most = calls
+
     def speed(self) -> Speed | None:
         """See `Speeds`."""
         return self._now(None)

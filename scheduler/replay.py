@@ -167,6 +167,7 @@ class _Reader:
         self._replay, self._name = replay, name
         self._known: dict[int | None, Speed | None] = {}
         self.load = 1
+        self.most: int | None = None
 
     def speed(self) -> Speed | None:
         return self._read(None)

@@ -71,16 +71,20 @@ class Timing:
         slowdown: a fall in speed that should not cost an answer.
         share: part of a task's time that may be kept for it.
         headroom: a task is admitted if its answers could take so many times what they are expected to.
+        risk: probability with which one more slowdown of the endpoint, like those that it has had, may cost
+            an answer. Thinking ends early enough for that; 1: no time is kept for them.
     """
 
     slowdown: float = 10.0
     share: float = 1 / 3
     headroom: float = 1.25
+    risk: float = 0.005
 
     def __post_init__(self) -> None:
         put(self, "slowdown", real("slowdown", self.slowdown, least=1.0, most=1000.0))
         put(self, "share", real("share", self.share, above=True, most=1.0))
         put(self, "headroom", real("headroom", self.headroom, least=1.0, most=1000.0))
+        put(self, "risk", real("risk", self.risk, least=0.0, most=1.0))
 
     def tail(self, speed: Speed | None, final: int, prompt: int) -> float:
         """Seconds to keep at a task's end for a final answer of so many tokens to a prompt of so many."""
@@ -92,16 +96,20 @@ class Timing:
         """When a call has to stop thinking; `thought` tokens of it are there already, and are sent again."""
         if speed is None:
             return window.started + (window.end - window.started) / (2 + after.others)
-        ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill, again, later = speed
+        ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill, again, later, *_ = speed
         tokens, passes, slowdown = after.tokens, after.passes, self.slowdown
-        plan = passes * ttft + tokens * tpot + SAFETY
+        plan = passes * max(ttft, usual_ttft) + tokens * max(tpot, usual_tpot) + SAFETY
         slow = passes * max(ttft, slowdown * usual_ttft) + tokens * max(tpot, slowdown * usual_tpot) + SAFETY
+        usual = passes * usual_ttft + tokens * usual_tpot + SAFETY
         if prefill:
             read = again * (after.prompt + thought) + after.fresh
             read += later * (after.others_prompt + after.final_prompt)
-            plan += read * prefill
+            plan += read * max(prefill, usual_prefill)
             slow += read * max(prefill, slowdown * usual_prefill)
-        return window.end - max(plan, min(slow, self.share * window.span))
+            usual += read * usual_prefill
+        next_one = speed.slowdown
+        known = usual + max(0.0, next_one.delay(usual) - next_one.accepted(self.risk))
+        return window.end - max(plan, min(slow, self.share * window.span), known)
 
     def answer_until(self, window: Window, after: After, speed: Speed | None) -> float:
         """When a call's solution has to be over: the task's end, or the last moment for the final answer.

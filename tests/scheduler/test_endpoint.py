@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 import pytest
 
 from elastic_agent import Caps, ScriptedBackend
+from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import DeadlineError, EndpointBusyError, TaskClosedError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap
@@ -21,9 +23,9 @@ SHORT = Reply(thinking="", solution="so it is")
 THINKER = Reply(thinking="hm " * 5000, solution="so it is")
 
 
-async def finish(task: Task, done: list[str], **options: object) -> None:
+async def finish(task: Task, done: list[str], prompt: str = "a", **options: object) -> None:
     """One call; its task's name goes to `done` when it is answered."""
-    await task.generate("a", **options)
+    await task.generate(prompt, **options)
     done.append(task.name)
 
 
@@ -201,6 +203,71 @@ def test_thinking_gives_way_to_a_call_that_waits() -> None:
             assert cut.thinking_end == "deadline"
             assert cut.usage.thinking > 500  # as late as the other's deadline allows
             assert cut.solution_end == "eos"
+
+    run(main())
+
+
+class Saturated(ScriptedBackend):
+    """Two calls use it to capacity: more of them share its tokens a second."""
+
+    async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
+        async for chunk in super().stream(request):
+            self.tpot = max(0.01, self.running / 200)
+            yield chunk
+
+
+async def saturate(scheduler: BudgetScheduler) -> None:
+    """Show it its speed at one to eight calls at once."""
+    async with scheduler.task(Caps(tokens=90_000)) as task:
+        for width in range(1, 9):
+            await asyncio.gather(*(task.generate("warm", solution=200) for _ in range(width)))
+
+
+def long_or_short(prompt: str) -> Reply:
+    return Reply("", "so " * (400 if "long" in prompt else 150 if "warm" in prompt else 10))
+
+
+def test_no_more_calls_at_once_than_help() -> None:
+    """Eight may run, two bring as many answers: two run, each of them four times as fast."""
+
+    async def main() -> None:
+        backend, done = Saturated(long_or_short, ttft=0.1, tpot=0.01), list[str]()
+        async with BudgetScheduler(backend, max_running=8) as scheduler:
+            await saturate(scheduler)
+            tasks = [
+                scheduler.task(Caps(seconds=60), name=f"{i}", final_solution=500).open() for i in range(6)
+            ]
+            calls = [asyncio.create_task(finish(t, done, prompt="long", final=True)) for t in tasks]
+            while not all(call.done() for call in calls):
+                await asyncio.sleep(0.1)
+                assert backend.running <= 2
+            assert sorted(done) == list("012345")
+            for task in tasks:
+                await task.aclose()
+
+    run(main())
+
+
+def test_a_call_with_less_time_than_those_that_run_has_a_slot_beside_them() -> None:
+    """It is promised its answer, and starts when it has to; one with more time waits."""
+
+    async def main() -> None:
+        backend, done = Saturated(long_or_short, ttft=0.1, tpot=0.01), list[str]()
+        async with BudgetScheduler(backend, max_running=8) as scheduler:
+            await saturate(scheduler)
+            long = [
+                scheduler.task(Caps(seconds=30), name=f"long {i}", final_solution=500).open() for i in (1, 2)
+            ]
+            calls = [asyncio.create_task(finish(t, done, prompt="long", final=True)) for t in long]
+            await asyncio.sleep(0.5)
+            patient = scheduler.task(Caps(seconds=60), name="patient", final_solution=16).open()
+            hurried = scheduler.task(Caps(seconds=2), name="hurried", final_solution=16).open()
+            calls += [asyncio.create_task(finish(t, done, final=True)) for t in (patient, hurried)]
+            await asyncio.gather(*calls)
+            assert done[0] == "hurried"
+            assert done.index("patient") > done.index("long 1")
+            for task in (*long, patient, hurried):
+                await task.aclose()
 
     run(main())
 

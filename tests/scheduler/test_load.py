@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -10,6 +11,7 @@ from hypothesis import given
 
 from elastic_agent.scheduler.latency import Latency
 from elastic_agent.scheduler.load import GAP, Levels, SpeedByLoad, level_of
+from elastic_agent.scheduler.prefill import First
 
 
 def feed(latency: Latency, load: int, each: float, blocks: int = 20) -> None:
@@ -124,3 +126,38 @@ def test_a_storm_counts_once_for_first_tokens_too() -> None:
     there = latency.at(12)
     assert there is not None
     assert 0.5 < there.ttft < 2.5  # ten times the 0.1 s
+
+
+@pytest.mark.parametrize(
+    ("each", "ttft", "tokens", "enough"),
+    [
+        (lambda n: 0.02, 0.1, 64, 16),  # each brings its own
+        (lambda n: 0.01 + 0.0005 * n, 0.1, 64, 16),
+        (lambda n: max(0.01, n / 600), 0.1, 400, 5),  # six use it to capacity
+        (lambda n: max(0.01, n / 600), 0.1, 64, 6),
+        (lambda n: max(0.01, n / 600), 0.5, 16, 12),  # much of the time goes to first tokens
+        (lambda n: 0.02 * n, 0.0, 64, 1),
+    ],
+)
+def test_so_many_calls_at_once_are_enough(
+    each: Callable[[int], float], ttft: float, tokens: int, enough: int
+) -> None:
+    """More are only slower: the fewest that bring nearly as many answers; all of them where each helps."""
+    speeds = SpeedByLoad()
+    assert speeds.enough(16) == 16
+    for load in range(1, 17):
+        for _ in range(20):
+            speeds.first(load, First(ttft, 10))
+            for _ in range(tokens // 8):
+                speeds.block(load, 8, 8 * each(load))
+    assert speeds.enough(16) == enough
+    assert speeds.enough(4) <= 4
+
+
+def test_a_busier_load_than_any_that_was_seen_may_help() -> None:
+    """While answers still become more with each call nothing is held back, as little as is known."""
+    speeds = SpeedByLoad()
+    for load in (1, 2, 3):
+        speeds.first(load, First(0.1, 10))
+        speeds.block(load, 8, 0.08)
+    assert speeds.enough(16) == 16

@@ -36,53 +36,79 @@ TIMING = Timing()
 
 
 class Steady:
-    """A speed that depends on the load alone, and notes which was asked for."""
+    """A speed that depends on the load alone, and notes which was asked for.
+
+    Args:
+        now, left, enough: see `Speed`.
+    """
 
     asked = 0
 
+    def __init__(self, now: float = 1.0, left: float = 0.0, enough: int = 0) -> None:
+        self._present = {"now": now, "left": left, "enough": enough}
+
     def at(self, load: int) -> Speed:
-        self.asked = load
-        return SPEED.slowed(1 + load / 10)
+        self.asked, more = load, 1 + load / 10
+        ttft, each, prefill = more * SPEED.usual_ttft, more * SPEED.usual_tpot, more * SPEED.usual_prefill
+        slow = SPEED._replace(usual_ttft=ttft, usual_tpot=each, usual_prefill=prefill, **self._present)
+        return slow.slowed(slow.now)
 
 
 class Naive:
     """The promises as a list; each question looks at all of it."""
 
-    def __init__(self, answers: Answers, running: dict[str, Any], slots: int | None) -> None:
+    def __init__(self, latency: Steady, answers: Answers, running: dict[str, Any], slots: int | None) -> None:
         self.made: list[tuple[Book, float]] = []
-        self.answers, self.running, self.slots = answers, running, slots
+        self.latency, self.answers, self.running, self.slots = latency, answers, running, slots
 
     def needed(self, book: Book, end: float, now: float) -> tuple[int, float | None]:
         """For how many calls at once; the seconds that it would need if it is refused."""
         books = [b for b, _ in self.made] + [book]
-        load = max(len(self.running), sum(map(width, books)))
-        load = load if self.slots is None else min(load, self.slots)
-        speed = Steady().at(load)
-        over = [
-            (r, now + TIMING.headroom * self.answers.rest(r, r.slot.seen, speed))
-            for r in self.running.values()
+        load, slots = max(len(self.running), sum(map(width, books))), self.slots
+        if slots is not None:
+            slots = min(slots, self.latency.at(slots).enough or slots)
+            load = min(load, slots)
+        present = self.latency.at(load)
+        speed = present.expected()
+        takes = [
+            (r, TIMING.headroom * self.answers.rest(r, r.slot.seen, speed)) for r in self.running.values()
         ]
+        ends = {
+            r: max([e for b, e in self.made if b in r.request.book.levels], default=-1.0) for r, _ in takes
+        }
+        later = sorted([r for r in ends if ends[r] >= 0], key=lambda r: -ends[r])
+        free = 0 if slots is None or slots == self.slots else (self.slots or 0) - len(self.running)
+        beside = later[: max(0, free)]
+        over = [(r, now + seconds) for r, seconds in takes if r not in beside]
         ready = {b: max([now, *(m for r, m in over if b in r.request.book.levels)]) for b, _ in self.made}
+        first = {
+            b: [seconds for r, seconds in takes if r in beside and b in r.request.book.levels]
+            for b, _ in self.made
+        }
         busy = sorted(moment for _, moment in over)
-        free = None if self.slots is None else ([now] * (self.slots - len(busy)) + busy)[-self.slots :]
-        others = [(e - SAFETY, ready[b], *self.stages(b, speed)) for b, e in self.made]
-        mine = (end - SAFETY, now, *self.stages(book, speed))
-        before, beside = endings(others, free), endings([*others, mine], free)
-        late = beside[-1] > mine[0]
-        if any(was <= o[0] < then for o, was, then in zip(others, before, beside, strict=False)):
-            late, beside = True, endings([*others, (math.inf, *mine[1:])], free)
-            late = beside[-1] > mine[0]
-        return load, beside[-1] - now + SAFETY if late else None
+        places = None if slots is None else ([now] * (slots - len(busy)) + busy)[-slots:]
+        others = []
+        for b, e in self.made:
+            stages, spare = self.stages(b, speed)
+            start = [(len(first[b]), max(first[b]))] if first[b] else []
+            others.append((now + present.fits(e - SAFETY - now), ready[b], start + stages, spare))
+        mine = (now + present.fits(end - SAFETY - now), now, *self.stages(book, speed))
+        before, with_it = endings(others, places), endings([*others, mine], places)
+        late = with_it[-1] > mine[0]
+        if any(was <= o[0] < then for o, was, then in zip(others, before, with_it, strict=False)):
+            late, with_it = True, endings([*others, (math.inf, *mine[1:])], places)
+            late = with_it[-1] > mine[0]
+        return load, present.takes(with_it[-1] - now) + SAFETY if late else None
 
     def stages(self, book: Book, speed: Speed) -> tuple[list[tuple[int, float]], float]:
-        found = []
+        found, final = [], book.final_size if book.reserving or book.forecast.pending.get(FINAL) else 0
         for kind, count in book.forecast.pending.items():
             if kind != FINAL:
-                found.append((count, self.answer(kind, speed)))
+                found.append((count, self.answer(kind, final, speed)))
         for kind, count in book.forecast.coming.items():
             if kind != FINAL and book.reserving:
                 times = 1 if kind in book.parallel else count
-                found.append((count // times, times * self.answer(kind, speed)))
+                found.append((count // times, times * self.answer(kind, final, speed)))
         spare = 0.0
         if book.reserving or book.forecast.pending.get(FINAL):
             size = math.ceil(self.answers.share(FINAL) * book.final_size)
@@ -91,8 +117,8 @@ class Naive:
             spare = TIMING.headroom * (book.final_size - size) * speed.tpot
         return [(count, TIMING.headroom * seconds) for count, seconds in found], spare
 
-    def answer(self, kind: str, speed: Speed) -> float:
-        return speed.answer(self.answers.size(kind), self.answers.prompt(kind))
+    def answer(self, kind: str, final: int, speed: Speed) -> float:
+        return speed.answer(self.answers.size(kind, final), self.answers.prompt(kind))
 
 
 def width(book: Book) -> int:
@@ -123,15 +149,19 @@ def endings(jobs: list[Any], free: list[float] | None) -> list[float]:
 
 @given(
     st.one_of(st.none(), st.integers(1, 3)),
+    st.builds(Steady, st.sampled_from((1.0, 3.0)), st.sampled_from((0.0, 4.0)), st.integers(0, 3)),
     st.lists(st.one_of(OPEN, OPEN, CHANGE, RUN, LATER), max_size=40),
 )
 @settings(max_examples=500, deadline=None, derandomize=True)
-def test_promises_are_what_a_naive_plan_makes_them(slots: int | None, steps: list[Any]) -> None:
-    """Admitted or refused, at which load, and with which seconds."""
-    habits, latency, running = Habits(), Steady(), dict[str, Any]()
+def test_promises_are_what_a_naive_plan_makes_them(
+    slots: int | None, latency: Steady, steps: list[Any]
+) -> None:
+    """Admitted or refused, at which load, and with which seconds; in a slowdown, and where fewer calls than
+    may run are enough."""
+    habits, running = Habits(), dict[str, Any]()
     answers = Answers(habits)
     promises = Promises(latency, answers, TIMING, running, slots)  # type: ignore[arg-type]
-    naive, ledger, now = Naive(answers, running, slots), Ledger(), 0.0
+    naive, ledger, now = Naive(latency, answers, running, slots), Ledger(), 0.0
     for number, (what, *more) in enumerate(steps):
         if what == "later":
             now += more[0]
@@ -191,3 +221,20 @@ class Call(SimpleNamespace):
     """A call that runs, as far as promises look at it."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def test_steps_are_as_long_as_their_tasks_answers_where_that_says_more() -> None:
+    """A chain whose answers are short was refused for the steps of long ones; where final answers say nothing
+    of them, the mean counts."""
+    for follows in (True, False):
+        answers = Answers(habits := Habits())
+        for i in range(40):
+            limit = 1024 if i % 2 else 32
+            tokens = limit // 4 if follows else 100
+            habits.seen("step", 10, tokens)
+            request = SimpleNamespace(book=SimpleNamespace(final_solution=limit), kind="step")
+            slot, grant = Slot(seen=tokens), SimpleNamespace(budget=Budget(8, 1024))
+            answers.seen(SimpleNamespace(request=request, slot=slot, grant=grant))  # type: ignore[arg-type]
+        sizes = answers.size("step", 32), answers.size("step", 1024)
+        assert sizes == ((8, 256) if follows else (100, 100))
+        assert answers.size("step") == answers.size("step", 0) > 32
