@@ -131,7 +131,7 @@ class Desk:
         """Something has happened on an account (None: it has ended), in the tree of this root."""
         queue = self._queues.get(root)
         if queue is not None and account is not None:
-            queue.wake([level.id for level in account.path])
+            queue.wake(account.path)
             queue.look(account.id)
         self._pump_tree(root, now)
         for endpoint in list(self._limited):
@@ -169,12 +169,12 @@ class Desk:
         """Grant or refuse it, or keep it with the account on which it lacks something."""
         endpoint, account = request.endpoint, request.book.account
         first = request.final or bool(request.around)
-        where = None if first else queue.ahead(request, [level.id for level in account.path])
+        where = None if first else queue.ahead(request)
         if where is None:
             outcome = self._try(request, now)
             if not isinstance(outcome, Wait):
                 self._leave(request, outcome)
-                queue.wake([level.id for level in account.path])
+                queue.wake(account.path)
                 return
             where = outcome.account.id
         if endpoint is not None:
@@ -187,7 +187,7 @@ class Desk:
             if (running := self._running.get(hold)) is not None:
                 path = running.request.book.account.path
                 if (queue := self._queues.get(path[-1].id)) is not None:
-                    queue.wake([level.id for level in path])
+                    queue.wake(path)
 
     def withdraw(self, request: Request, now: float) -> None:
         """The caller has gone: a waiting call leaves, a granted one that was not sent is refunded."""

@@ -9,8 +9,9 @@ the logarithm of the calls that wait, not their number.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
+from elastic_agent.scheduler.accounts import Account
 from elastic_agent.scheduler.request import Request
 
 Entry = tuple[int, int, Request]
@@ -28,6 +29,7 @@ class Queue:
         self._where: dict[
             str, tuple[str, ...]
         ] = {}  # by task: the accounts with which its first call is kept
+        self._at_hand: set[str] = set()  # tasks whose first call is in it
         self._woken: set[str] = set()
         self._from: str | None = None  # with which account the latest that is out was kept
 
@@ -41,21 +43,26 @@ class Queue:
             self._list(key)
         return first
 
-    def wake(self, accounts: Iterable[str]) -> None:
+    def wake(self, path: Iterable[Account]) -> None:
         """Something has happened on these accounts: who lacks something there is looked at, one by one."""
-        self._woken.update(account for account in accounts if account in self._lacking)
+        if self._lacking:
+            for account in path:
+                if account.id in self._lacking:
+                    self._woken.add(account.id)
 
     def look(self, task: str) -> None:
         """Something has happened in this task: its first call is looked at."""
-        entry = self._listed.get(task)
-        if entry is not None:
+        if task in self._listed and task not in self._at_hand:
             self._where.pop(task, None)
+            self._at_hand.add(task)
             heapq.heappush(self._fresh, self._anew(task))
 
     def pop(self) -> Request | None:
         """The first call that is to be looked at; None: no more."""
+        if not self._fresh and not self._woken:
+            return None
         best, where = self._top(self._fresh, None), None
-        for account in list(self._woken):
+        for account in list(self._woken) if self._woken else ():
             entry = self._top(self._lacking.get(account), account)
             if entry is None:
                 self._woken.discard(account)
@@ -65,7 +72,9 @@ class Queue:
         if best is None:
             return None
         heapq.heappop(self._fresh if where is None else self._lacking[where])
-        self._where.pop(best[2].book.account.id, None)
+        task = best[2].book.account.id
+        self._where.pop(task, None)
+        self._at_hand.discard(task)
         self._from = where
         if where is not None:
             self._woken.discard(where)  # those behind it wait for what becomes of it
@@ -76,13 +85,14 @@ class Queue:
         entry = self._listed.get(request.book.account.id)
         return entry is not None and entry[2] is request
 
-    def ahead(self, request: Request, accounts: Sequence[str]) -> str | None:
-        """The first of these accounts on which an earlier call lacks something; None: none."""
-        mine = self._listed[request.book.account.id]
-        for account in accounts:
-            entry = self._top(self._lacking.get(account), account)
-            if entry is not None and entry[:2] < mine[:2]:
-                return account
+    def ahead(self, request: Request) -> str | None:
+        """The first account of its path on which an earlier call lacks something; None: none."""
+        if self._lacking:
+            mine = self._listed[request.book.account.id]
+            for account in request.book.account.path:
+                entry = self._top(self._lacking.get(account.id), account.id)
+                if entry is not None and entry[:2] < mine[:2]:
+                    return account.id
         return None
 
     def keep(self, request: Request, *accounts: str) -> None:
@@ -92,8 +102,8 @@ class Queue:
         one there is looked at.
         """
         before, self._from = self._from, None
-        if before is not None and before not in accounts:
-            self.wake((before,))
+        if before is not None and before not in accounts and before in self._lacking:
+            self._woken.add(before)
         task = request.book.account.id
         entry = self._listed[task] = self._anew(task)
         self._where[task] = accounts
@@ -137,8 +147,10 @@ class Queue:
         self._where.pop(task, None)
         if entries:
             self._listed[task] = entries[0]
+            self._at_hand.add(task)
             heapq.heappush(self._fresh, self._anew(task))
         else:
+            self._at_hand.discard(task)
             del self._tasks[task], self._listed[task]
 
     def __bool__(self) -> bool:
