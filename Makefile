@@ -59,7 +59,10 @@ demo: links $(READY) ## an agent solves word problems under a money cap and a de
 test: links $(READY) ## all tests; ARGS="-k ledger" for some
 	@HYPOTHESIS_PROFILE=ci $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-lint: links $(READY) ## ruff and mypy --strict
+# A file that is ignored and in the repository replaces, at the next checkout, what each machine has there.
+lint: links $(READY) ## ruff and mypy --strict; nothing ignored is in the repository
+	@kept=$$(git ls-files --cached --ignored --exclude-standard 2>/dev/null); test -z "$$kept" || { \
+	  echo "in the repository, although .gitignore says that each machine has its own: $$kept (git rm --cached takes it out)" >&2; exit 1; }
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
