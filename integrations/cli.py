@@ -101,6 +101,7 @@ def _pass_on(command: str, arguments: list[str]) -> int:
         module = import_module(PASSED_ON[command])
         return int(module.main(arguments) or 0)
     except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
         return _missing(command, error, "train")

@@ -149,6 +149,8 @@ def test_every_field_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(text.strip() for text in lines[1::2]), "a field without a string under it"
     assert command(["train", "--fields"]) == 0
     assert "budgets.stages.thinking (required)" in capsys.readouterr().out
+    assert command(["train"]) == 2  # a bare command starts no run of 45 minutes
+    assert "what shall be trained?" in capsys.readouterr().err
     assert command(["train", "--steps", "0"]) == 2
     assert capsys.readouterr().err.startswith("elastic-agent train: --steps must be at least 1")
 
