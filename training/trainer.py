@@ -171,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (sys.argv[1:] if argv is None else argv):
         raise UsageError(
             "what shall be trained? --config NAME|FILE and --base MODEL say it; `elastic-agent train "
-            "--config e1-tiny` trains the small preset, in 45 minutes on two cores, --check shows what it would "
-            "do, --help lists the rest"
+            "--config e1-tiny` trains the small preset, in 45 minutes on two cores, --check shows what it "
+            "would do, --help lists the rest"
         )
     args = parser(__doc__, "elastic-agent train" if argv is not None else None).parse_args(argv)
     if args.fields:
