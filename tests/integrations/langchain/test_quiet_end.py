@@ -104,6 +104,6 @@ def test_a_program_ends_without_a_word(server: Wire, program: str) -> None:
     code = HEAD.replace("URL", repr(server.base_url)) + PROGRAMS[program]
     strict = [] if program.endswith("one's own") else ["-W", "error"]  # such loops are theirs to close
     done = subprocess.run(
-        [sys.executable, *strict, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *strict, "-c", code], capture_output=True, text=True, timeout=110, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
