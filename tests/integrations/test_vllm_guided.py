@@ -86,6 +86,11 @@ async def ask(client: openai.AsyncOpenAI, seed: int, **options: Any) -> Any:
     return said.choices[0]
 
 
+def assert_same_thinking(guided: str, free: str) -> None:
+    """Token for token; behind it an unguided answer may open thinking again, on a line of its own."""
+    assert free == guided or free.startswith(f"{guided}\n")
+
+
 async def test_a_schema_through_the_gateway(client: openai.AsyncOpenAI) -> None:
     """Valid JSON by the schema; the thinking is token for token that of the same call without one."""
     shape = {"type": "json_schema", "json_schema": {"name": "pick", "schema": Pick.model_json_schema()}}
@@ -93,7 +98,7 @@ async def test_a_schema_through_the_gateway(client: openai.AsyncOpenAI) -> None:
         free, guided = await ask(client, seed), await ask(client, seed, response_format=shape)
         assert guided.finish_reason == "stop"
         Pick.model_validate_json(guided.message.content)
-        assert guided.message.reasoning == free.message.reasoning
+        assert_same_thinking(guided.message.reasoning, free.message.reasoning)
         assert guided.message.reasoning
         with pytest.raises(ValueError, match="JSON"):
             Pick.model_validate_json(free.message.content)
@@ -115,7 +120,7 @@ async def test_a_forced_call_through_the_gateway(client: openai.AsyncOpenAI) -> 
         (call,) = forced.message.tool_calls
         assert (forced.finish_reason, call.function.name) == ("tool_calls", "pick")
         Pick.model_validate_json(call.function.arguments)
-        assert forced.message.reasoning == free.message.reasoning
+        assert_same_thinking(forced.message.reasoning, free.message.reasoning)
 
 
 async def test_the_responses_api(client: openai.AsyncOpenAI) -> None:
@@ -163,7 +168,7 @@ async def test_langchain(served: Served) -> None:
             ours: Any = model.with_structured_output(Pick, method=method, include_raw=True)  # type: ignore[arg-type]
             out = await ours.ainvoke("pick one")
             assert isinstance(out["parsed"], Pick), out
-            assert out["raw"].additional_kwargs["reasoning_content"] == thought
+            assert_same_thinking(out["raw"].additional_kwargs["reasoning_content"], thought)
         called: Any = await model.bind_tools([pick], tool_choice="pick").ainvoke("pick one")
         assert called.tool_calls
         for call in called.tool_calls:

@@ -47,7 +47,12 @@ threads += [threading.Thread(target=lambda: asyncio.run(llm.ainvoke('q'))) for _
 [t.start() for t in threads]; [t.join() for t in threads]""",
     "daemon thread": """
 llm = model()
-t = threading.Thread(target=lambda: list(llm.stream('q')), daemon=True); t.start(); t.join(0.02)""",
+def read():  # what the end of the program does to a call in mid-air is the thread's own to handle
+    try:
+        list(llm.stream('q'))
+    except BaseException:
+        pass
+t = threading.Thread(target=read, daemon=True); t.start(); t.join(0.02)""",
     "a loop of one's own": """
 llm = model()
 loop = asyncio.new_event_loop()

@@ -80,7 +80,7 @@ def test_a_grid_may_grow(tmp_path: Path) -> None:
         ({"strategies": ("elastic", "elastic")}, GridError, "each once"),
         ({"samples": 0}, GridError, "at least 1"),
         ({"solution": (0,)}, InvalidBudgetError, "at least 1"),
-        ({"thinking": (-1,)}, InvalidBudgetError, "0 or more"),
+        ({"thinking": (-1,)}, InvalidBudgetError, "at least 0"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(changes: Any, error: Any, says: str) -> None:
