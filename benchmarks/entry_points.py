@@ -8,8 +8,8 @@ An entry point takes one value and gives back the number that took effect. Each 
 (zero, negative, huge, NaN, booleans, text, other scripts, lists) and random ones. What should happen is
 worked out here, in fractions, by the documented rules and apart from the code under test. Three things can go
 wrong: a value is accepted that should not be, or another number took effect (`accepted_wrongly`); the entry
-point fails in another way than by an error of this library, ValueError or status 400, computes for more than a
-second, or answers with more than 600 characters (`crashed`); a value is ignored (`silent`). A value that
+point fails in another way than by an error of this library, ValueError or status 400, computes for more than
+a second, or answers with more than 600 characters (`crashed`); a value is ignored (`silent`). A value that
 should be accepted and is refused is counted too (`refused_wrongly`). The exit status is 1 when any of them is
 not zero.
 """
