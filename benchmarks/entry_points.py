@@ -253,8 +253,8 @@ def guarded(name: str) -> Callable[[Any], Any]:
     more = {"max_tokens": 2**31 - 1} if name == "thinking_budget" else {}
 
     def use(value: Any) -> Any:
-        terms: Any = guard(model, **{**more, name: value}).__pydantic_private__
-        return terms["_guard"].max_tokens if name == "max_tokens" else terms["_guard"].thinking
+        made: Any = guard(model, **{**more, name: value})
+        return made.guard_terms.max_tokens if name == "max_tokens" else made.guard_terms.thinking
 
     return use
 
