@@ -13,14 +13,13 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.integrations.gateway.sql_table import SqlTable
 
 State = Literal["running", "answered", "gone"]
 
@@ -188,22 +187,21 @@ class MemoryAnswers:
 _COLUMNS = "digest, owner, fingerprint, until, state, status, headers, stream, body"
 
 
-class SqlAnswers:
-    """A table in the ledger's SQLite file or PostgreSQL database.
+class SqlAnswers(SqlTable):
+    """A table in the ledger's SQLite file or PostgreSQL database."""
 
-    Args:
-        url: as SQLAlchemy writes it; for a file "sqlite".
-        file: the SQLite file. Nobody but its owner may read it.
-    """
+    what = "answers"
 
-    def __init__(self, url: str, file: Path | None = None) -> None:
-        from sqlalchemy import create_engine
-        from sqlalchemy.engine import URL
-        from sqlalchemy.pool import NullPool
-
-        place = url if file is None else URL.create(url, database=str(file.absolute()))
-        self._engine = create_engine(place, poolclass=NullPool)
-        self._file, self._made = file, False
+    def _definition(self, dialect: str) -> Sequence[str]:
+        blob = "BYTEA" if dialect == "postgresql" else "BLOB"
+        table = (
+            "CREATE TABLE IF NOT EXISTS elastic_answers (digest TEXT PRIMARY KEY, owner TEXT NOT NULL, "
+            "fingerprint TEXT NOT NULL, until DOUBLE PRECISION NOT NULL, state TEXT NOT NULL, "
+            "status INTEGER NOT NULL, headers TEXT NOT NULL, stream INTEGER NOT NULL, "
+            f"body {blob} NOT NULL, size BIGINT NOT NULL)"
+        )
+        names = (f"elastic_answers_{column} ON elastic_answers ({column})" for column in ("owner", "until"))
+        return [table, *(f"CREATE INDEX IF NOT EXISTS {name}" for name in names)]
 
     def begin(self, entry: Entry, now: float, room: Room) -> Entry | None:
         with self._step() as run:
@@ -245,9 +243,6 @@ class SqlAnswers:
         with self._step() as run:
             self._forget(run, now, room, "", {})
 
-    def close(self) -> None:
-        self._engine.dispose()
-
     @staticmethod
     def _forget(
         run: Callable[[str, dict[str, Any]], Any], now: float, room: Room, more: str, values: dict[str, Any]
@@ -257,40 +252,6 @@ class SqlAnswers:
             f"((state <> 'running' AND until <= :now) OR until <= :running) {more}",
             {"now": now, "running": now - room.forget, **values},
         )
-
-    def _step(self) -> AbstractContextManager[Callable[[str, dict[str, Any]], Any]]:
-        from sqlalchemy import exc, text
-
-        @contextmanager
-        def step() -> Any:
-            try:
-                if self._file is not None and not self._made:
-                    with suppress(OSError):  # SQLite says what is wrong with it
-                        make_private(self._file)
-                with self._engine.begin() as connection:
-                    if not self._made:
-                        blob = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
-                        connection.execute(
-                            text(
-                                "CREATE TABLE IF NOT EXISTS elastic_answers (digest TEXT PRIMARY KEY, "
-                                "owner TEXT NOT NULL, fingerprint TEXT NOT NULL, "
-                                "until DOUBLE PRECISION NOT NULL, state TEXT NOT NULL, "
-                                "status INTEGER NOT NULL, headers TEXT NOT NULL, stream INTEGER NOT NULL, "
-                                f"body {blob} NOT NULL, size BIGINT NOT NULL)"
-                            )
-                        )
-                        for column in ("owner", "until"):
-                            name = f"elastic_answers_{column} ON elastic_answers ({column})"
-                            connection.execute(text(f"CREATE INDEX IF NOT EXISTS {name}"))
-                        self._made = True
-                    yield lambda sql, values: connection.execute(text(sql), values)
-            except exc.SQLAlchemyError as error:
-                self._made = False
-                raise StoreUnavailableError(
-                    f"the answers can't be reached ({type(error).__name__}): is the ledger's database there?"
-                ) from error
-
-        return step()
 
 
 def _entry(row: Any) -> Entry:

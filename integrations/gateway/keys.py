@@ -14,16 +14,15 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from elastic_agent.budget import Caps, to_usd
-from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.integrations.gateway.sql_table import SqlTable
 from elastic_agent.scheduler.stores.base import Spec, Window
 
 T = TypeVar("T")
@@ -216,22 +215,13 @@ class MemoryShelf:
         pass
 
 
-class SqlShelf:
-    """A table in the ledger's SQLite file or PostgreSQL database.
+class SqlShelf(SqlTable):
+    """A table in the ledger's SQLite file or PostgreSQL database."""
 
-    Args:
-        url: as SQLAlchemy writes it; for a file "sqlite".
-        file: the SQLite file. Nobody but its owner may read it.
-    """
+    what = "keys"
 
-    def __init__(self, url: str, file: Path | None = None) -> None:
-        from sqlalchemy import create_engine
-        from sqlalchemy.engine import URL
-        from sqlalchemy.pool import NullPool
-
-        place = url if file is None else URL.create(url, database=str(file.absolute()))
-        self._engine = create_engine(place, poolclass=NullPool)  # asked every few seconds, from any thread
-        self._file, self._made = file, False
+    def _definition(self, dialect: str) -> Sequence[str]:
+        return ["CREATE TABLE IF NOT EXISTS elastic_keys (digest TEXT PRIMARY KEY, text TEXT NOT NULL)"]
 
     def put(self, digest: str, text: str) -> None:
         values = {"digest": digest, "text": text}
@@ -247,38 +237,6 @@ class SqlShelf:
     def all(self) -> list[str]:
         with self._step() as run:
             return [row[0] for row in run("SELECT text FROM elastic_keys", {})]
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-    def _step(self) -> AbstractContextManager[Callable[[str, dict[str, str]], Any]]:
-        from contextlib import contextmanager
-
-        from sqlalchemy import exc, text
-
-        @contextmanager
-        def step() -> Any:
-            try:
-                if self._file is not None and not self._made:
-                    with suppress(OSError):  # SQLite says what is wrong with it
-                        make_private(self._file)
-                with self._engine.begin() as connection:
-                    if not self._made:
-                        connection.execute(
-                            text(
-                                "CREATE TABLE IF NOT EXISTS elastic_keys "
-                                "(digest TEXT PRIMARY KEY, text TEXT NOT NULL)"
-                            )
-                        )
-                        self._made = True
-                    yield lambda sql, values: connection.execute(text(sql), values)
-            except exc.SQLAlchemyError as error:
-                self._made = False
-                raise StoreUnavailableError(
-                    f"the keys can't be reached ({type(error).__name__}): is the ledger's database there?"
-                ) from error
-
-        return step()
 
 
 class RedisShelf:
