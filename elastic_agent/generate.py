@@ -35,6 +35,7 @@ from elastic_agent.budget import Budget
 from elastic_agent.control import Control
 from elastic_agent.early_exit import EarlyExit
 from elastic_agent.errors import BackendProtocolError, ContextLengthError, UnsupportedError
+from elastic_agent.guides import check_guide
 from elastic_agent.markers import Markers, Opening
 from elastic_agent.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 from elastic_agent.text import IncrementalText
@@ -120,7 +121,8 @@ class Call:
     Raises:
         InvalidBudgetError: a wrap-up that can't be written (when made).
         ContextLengthError: the prompt leaves no room (when made, before anything is sent).
-        UnsupportedError: `solution_extra` for an engine that takes none (when made).
+        UnsupportedError: `solution_extra` for an engine that takes none (when made), or that refuses these
+            (while iterating, before anything is sent).
         BackendError: while iterating.
     """
 
@@ -218,6 +220,7 @@ class Call:
         """Run the call. Closing or cancelling it stops the backend; `usage` then says what is known."""
         machine = self.machine
         try:
+            await check_guide(self.backend, self._extra)
             while not machine.done:
                 for event in self._events(self.control._apply(asyncio.get_running_loop().time())):
                     yield event

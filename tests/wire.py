@@ -10,8 +10,9 @@ prompt ids in, `token_ids` out (the stop token among them), `finish_reason` and 
 usage chunk with `prompt_tokens_details`. The fields in HANDED_ON are for the backend, which may obey them.
 With `adapters` it loads and unloads LoRA adapters by name, as vLLM does under
 VLLM_ALLOW_RUNTIME_LORA_UPDATING, and samples from the backend whichever is named. A client that goes away
-ends the backend's stream. `faults` make it misbehave; `requests` keeps the bodies that came. With an `engine`
-it has vLLM's `/metrics`, as far as we read them.
+ends the backend's stream. `faults` make it misbehave; `requests` keeps the bodies that came, `checks` those
+that were refused before an engine had them. With an `engine` it has vLLM's `/metrics`, as far as we read
+them.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class Faults:
     """Serve so many tokens more than asked."""
     coalesce: int = 1
     """Send so many tokens an event."""
+    refuse_guides: str | None = None
+    """Refuse every request with fields of guided decoding, and say this."""
+    no_ranks: bool = False
+    """Like a server that knows no `X-data-parallel-rank`."""
     refuse_adapters: str | None = None
     """Answer 500 to adapters, and say this."""
 
@@ -137,6 +142,7 @@ class Wire:
         self.adapters = adapters
         self.faults = faults or Faults()
         self.requests: list[dict[str, Any]] = []
+        self.checks: list[dict[str, Any]] = []
         self.base_url = ""
         self.port = 0
 
@@ -208,8 +214,12 @@ class Wire:
 
     async def _completions(self, http: web.Request) -> web.StreamResponse:
         body = await http.json()
-        self.requests.append(body)
         faults = self.faults
+        refused = self._checked(body, http.headers.get("X-data-parallel-rank"))
+        if refused is not None:
+            self.checks.append(body)
+            return _error(refused, 400)
+        self.requests.append(body)
         if faults.status is not None:
             answer = _error(f"told to answer {faults.status}", faults.status)
             if faults.body is not None:
@@ -235,6 +245,14 @@ class Wire:
                 await response.write(f"data: {text}\n\n".encode())
             await response.write(b"data: [DONE]\n\n")
             return response
+
+    def _checked(self, body: dict[str, Any], rank: str | None) -> str | None:
+        """Why a request is refused before its engine has it: first for its fields, then for its engine."""
+        if "structured_outputs" in body and self.faults.refuse_guides is not None:
+            return self.faults.refuse_guides
+        if rank in (None, "0") or self.faults.no_ranks:
+            return None
+        return f"data_parallel_rank {rank} is out of range [0, 1)."
 
     def _request(self, body: dict[str, Any]) -> TokenRequest:
         eos = min(self.backend.codec.markers.eos_ids)

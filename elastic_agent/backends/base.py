@@ -285,6 +285,11 @@ class Backend(Protocol):
         """Make sure that the model can be reached, and know its context length; cheap when called again."""
         ...
 
+    async def refusal(self, fields: Mapping[str, Any]) -> str:
+        """Why its engine refuses these fields of guided decoding; "" where it takes them, or can't be asked.
+        Costs no token of a call."""
+        ...
+
     async def probe(self) -> None:
         """Whether it can answer now, asked anew.
 

@@ -18,10 +18,10 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from elastic_agent.backends.base import Backend, Codec, Meter, TokenChunk, TokenRequest, may_send
 from elastic_agent.errors import BackendError, BackendUnavailableError
@@ -157,6 +157,11 @@ class Replicas:
                 raise error
         if not any(replica.known for replica in self.replicas):
             raise next((error for error in errors if error is not None), None) or self._nobody()
+
+    async def refusal(self, fields: Mapping[str, Any]) -> str:
+        """What the first of those that are there says that refuses: a call may be sent to any of them."""
+        asked = [r.backend.refusal(fields) for r in self.replicas if r.known and r.fit]
+        return next((why for why in await asyncio.gather(*asked) if why), "")
 
     async def probe(self) -> None:
         """Ask all of them anew, side by side; the first that answers is enough.

@@ -145,6 +145,10 @@ class ScriptedBackend:
     async def ready(self) -> None:
         """Always."""
 
+    async def refusal(self, fields: Mapping[str, Any]) -> str:
+        """Never."""
+        return ""
+
     async def probe(self) -> None:
         """It can answer until it is closed."""
         if self._closed:

@@ -11,7 +11,7 @@ import asyncio
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,10 @@ class TransformersBackend:
 
     async def ready(self) -> None:
         """It is, once it is loaded."""
+
+    async def refusal(self, fields: Mapping[str, Any]) -> str:
+        """It takes none at all (`guided`)."""
+        return ""
 
     async def probe(self) -> None:
         """It can answer until it is closed."""

@@ -138,6 +138,21 @@ class Engine:
             one.put(chunk)
             return
 
+    async def check(self, params: SamplingParams, adapter: LoRARequest | None) -> None:
+        """Have vLLM check a request's parameters; nothing is added.
+
+        Raises:
+            BackendError: what it has against them.
+        """
+        prompt = {"type": "token", "prompt_token_ids": [0]}
+        tasks = await self.llm.get_supported_tasks()
+        try:
+            self.llm.input_processor.process_inputs(
+                uuid4().hex, prompt, params, supported_tasks=tasks, lora_request=adapter
+            )
+        except (TypeError, ValueError, VLLMValidationError) as error:
+            raise BackendError(str(error)) from error
+
     async def leave(self, one: Pass) -> None:
         """Abort a pass. What had come in from it is still handed on, and is its receipt."""
         one.left.set()

@@ -9,7 +9,7 @@ vLLM starts processes that import the main script anew, so one that loads an eng
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,17 @@ class VllmEngineBackend:
         """
         self._check_open()
         await probe_once(self)
+
+    async def refusal(self, fields: Mapping[str, Any]) -> str:
+        """What vLLM's check of a request says, before a request is made."""
+        self._check_open()
+        request = TokenRequest((0,), 1, extra=fields)
+        try:
+            checked = self.engine.submit(self.engine.check(_params(request), self._adapter))
+            await asyncio.wrap_future(checked)
+        except BackendError as error:
+            return " ".join(str(error).split())[:300]
+        return ""
 
     async def probe(self) -> None:
         """Whether it can answer now.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import astuple
 from types import SimpleNamespace
@@ -42,6 +42,7 @@ from elastic_agent.backends.engine_counters import (
     EngineCounters,
     Watch,
 )
+from elastic_agent.backends.guide_check import GuideCheck
 from elastic_agent.backends.native import FIELD, PASSED, UNPROBED, probe_once
 from elastic_agent.backends.served import address, find_codec, models_in, not_served, told, unreachable
 from elastic_agent.delivery import of_status
@@ -119,6 +120,7 @@ class VllmServerBackend:
         self.meter = Meter()
         self.counters = EngineCounters(f"{self.base_url.removesuffix('/v1')}/metrics")
         self.guided = True
+        self._guides = GuideCheck(f"{self.base_url}/completions", model, self.meter)
         self.two_passes = UNPROBED if native else NO_LIMITS
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._timeout = aiohttp.ClientTimeout(
@@ -143,6 +145,10 @@ class VllmServerBackend:
         if not self._checked:
             await self.probe()
         await probe_once(self)
+
+    async def refusal(self, fields: Mapping[str, Any]) -> str:
+        """Ask the server, once for the same fields; see `GuideCheck`."""
+        return "" if self.closed else await self._guides.refusal(await self._session(), fields)
 
     async def probe(self) -> None:
         """The same, asked anew: whether the server is there now.

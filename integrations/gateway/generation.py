@@ -32,7 +32,7 @@ from elastic_agent.integrations.gateway.fields import (
 )
 from elastic_agent.integrations.gateway.idempotency import Idempotency
 from elastic_agent.integrations.gateway.intake import Terms, check_task_id, read_body, terms
-from elastic_agent.integrations.gateway.plan import Plan, plan
+from elastic_agent.integrations.gateway.plan import Plan, check_engine, plan
 from elastic_agent.integrations.gateway.recorder import HEADER
 from elastic_agent.integrations.gateway.tasks import OpenTask, Tasks
 from elastic_agent.integrations.gateway.wire import Chat, Completion, Format, Said
@@ -190,6 +190,7 @@ class Generations:
                     # A long prompt is rendered and encoded beside the loop, which goes on meanwhile
                     long = (request.content_length or LONG_BODY) >= LONG_BODY
                     asked = await self._beside(make) if long else make()
+                    await check_engine(body, asked, upstream)
                     most = Caps(tokens=2 * asked.choices * upstream.backend.context_length)
                     async with self._task(request, owner, payer, upstream.backend, most) as (task, named):
                         answers = _choices(task, upstream, asked, how, named=named is not None)

@@ -24,6 +24,7 @@ from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.generate import markers_for
+from elastic_agent.guides import check_guide
 from elastic_agent.integrations.gateway.config import Limits, Upstream
 from elastic_agent.integrations.gateway.errors import bad
 from elastic_agent.integrations.gateway.fields import (
@@ -282,12 +283,7 @@ def _guide(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upst
         field = "tools" if str(error).startswith("tool ") else "response_format.json_schema.schema"
         raise bad(field, f"{field}: {error}", "invalid_schema") from None
     if fields and not upstream.backend.guided:
-        asked = {
-            "tool_choice": choice not in (None, "auto", "none"),
-            "response_format": wanted is not None and wanted.type != "text",
-            "parallel_tool_calls": body.parallel_tool_calls is False,
-        }
-        field = next((name for name, wants in asked.items() if wants), "tools")
+        field = _guided_field(body)
         raise bad(
             field,
             f"{field}: this takes guided decoding, and {upstream.name} has an engine that has none. Serve "
@@ -295,3 +291,27 @@ def _guide(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upst
             "unsupported_value",
         )
     return fields
+
+
+def _guided_field(body: ChatRequest) -> str:
+    """The field because of which a request is guided."""
+    wanted = body.response_format
+    asked = {
+        "tool_choice": body.tool_choice not in (None, "auto", "none"),
+        "response_format": wanted is not None and wanted.type != "text",
+        "parallel_tool_calls": body.parallel_tool_calls is False,
+    }
+    return next((name for name, wants in asked.items() if wants), "tools")
+
+
+async def check_engine(body: ChatRequest | CompletionRequest, asked: Plan, upstream: Upstream) -> None:
+    """Make sure that the engine can be guided as a request asks, before anything is held.
+
+    Raises:
+        GatewayError: 400, naming the field.
+    """
+    try:
+        await check_guide(upstream.backend, asked.guide)
+    except UnsupportedError as error:
+        field = _guided_field(body) if isinstance(body, ChatRequest) else None
+        raise bad(field, f"{field}: {error}", "unsupported_value") from None

@@ -23,8 +23,14 @@ MOST_COUNT = 10_000
 """Sum of all counts (minItems, maxLength, ...): a grammar may be unrolled that often."""
 MOST_PATTERN = 500
 """Characters of a pattern, and the product of its repetitions."""
+MOST_STEPS = 16
+"""From a reference to a reference, until there is a schema."""
 TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+BOUNDS = (
+    *(("minItems", "maxItems"), ("minLength", "maxLength"), ("minProperties", "maxProperties")),
+    ("minimum", "maximum"),
+)
 NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 CHOICES = ("anyOf", "oneOf", "allOf", "prefixItems")
 MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
@@ -122,11 +128,15 @@ def _check(one: Mapping[str, Any], where: str, root: Any, sizes: dict[str, int])
         elif name == "pattern":
             _check_pattern(value, wrong(name, f"a pattern of at most {MOST_PATTERN} characters and repeats"))
         elif name == "$ref" and not _leads_somewhere(value, root):
-            raise wrong(name, "a reference within the schema, like #/$defs/NAME")
+            raise wrong(name, "a reference within the schema, like #/$defs/NAME, and not to itself")
+
+    for least, most in BOUNDS:
+        if least in one and most in one and one[least] > one[most]:
+            raise wrong(least, f"at most {most}")
 
 
 def _check_pattern(pattern: Any, wrong: SchemaError) -> None:
-    if not isinstance(pattern, str) or len(pattern) > MOST_PATTERN:
+    if not isinstance(pattern, str) or len(pattern) > MOST_PATTERN or "\0" in pattern:
         raise wrong
     repeats = 1
     for least, most in re.findall(r"\{(\d{1,9})(?:,(\d{0,9}))?\}", pattern):
@@ -140,8 +150,19 @@ def _check_pattern(pattern: Any, wrong: SchemaError) -> None:
 
 
 def _leads_somewhere(reference: Any, root: Any) -> bool:
+    """To a schema, by way of a few further references at most. No engine can write what leads in a circle."""
+    for _ in range(MOST_STEPS):
+        found = _referred(reference, root)
+        if found is None or isinstance(found, bool) or "$ref" not in found:
+            return found is not None
+        reference = found["$ref"]
+    return False
+
+
+def _referred(reference: Any, root: Any) -> Mapping[str, Any] | bool | None:
+    """What a reference names."""
     if not isinstance(reference, str) or not reference.startswith("#"):
-        return False
+        return None
     at = root
     for step in reference[1:].split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
@@ -150,8 +171,9 @@ def _leads_somewhere(reference: Any, root: Any) -> bool:
         elif isinstance(at, list) and name.isdecimal() and len(name) < 6 and int(name) < len(at):
             at = at[int(name)]
         else:
-            return False
-    return reference == "#" or (reference.startswith("#/") and isinstance(at, Mapping | bool))
+            return None
+    named = reference == "#" or reference.startswith("#/")
+    return at if named and isinstance(at, Mapping | bool) else None
 
 
 def _depth_above(value: Any, most: int) -> bool:

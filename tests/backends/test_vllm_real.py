@@ -23,6 +23,7 @@ from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.budget import Budget, Caps
 from elastic_agent.control import Control
 from elastic_agent.early_exit import EarlyExit
+from elastic_agent.errors import BackendError, UnsupportedError
 from elastic_agent.generate import Call, generate, prompt_ids
 from elastic_agent.phases import ThinkingEnd
 from elastic_agent.scheduler import BudgetScheduler
@@ -109,6 +110,30 @@ async def test_greedy_is_what_transformers_says(server: VllmProcess) -> None:
     assert found["prompts"] == 16
     assert found["native"] == found["native_of"] > 10
     assert all(gap < 1e-3 for _, gap in found["differences"]), found
+
+
+async def test_a_vocabulary_without_braces(server: VllmProcess, backend: Backend) -> None:
+    """Law 4: an answer that e1-tiny can't write is refused before a token is spent, and only such: the engine
+    fails at it, while digits can be written."""
+    asked: dict[str, Any] = {
+        kind: {"json": f'{{"type": "{kind}"}}'} for kind in ("object", "array", "integer")
+    }
+    async with aiohttp.ClientSession() as session:
+        before = await idle(server.base_url, session)
+        for kind in ("object", "array"):
+            with pytest.raises(UnsupportedError, match="can't write"):
+                await generate(
+                    backend, QUESTION, Budget(8, 8), solution_extra={"structured_outputs": asked[kind]}
+                )
+        assert await idle(server.base_url, session) == before
+        for kind in ("object", "array"):
+            request = TokenRequest((7,), 4, extra={"structured_outputs": asked[kind]})
+            with pytest.raises(BackendError):
+                _ = [chunk async for chunk in backend.stream(request)]
+    result = await generate(
+        backend, QUESTION, Budget(8, 8), solution_extra={"structured_outputs": asked["integer"]}
+    )
+    assert result.solution.lstrip("-").isdecimal()
 
 
 async def test_a_limit_raised_in_flight_brings_the_same_ids(backend: Backend) -> None:

@@ -30,7 +30,12 @@ from elastic_agent.backends.transformers import TransformersBackend
 from elastic_agent.backends.vllm_async import Engine
 from elastic_agent.backends.vllm_engine import PROCESSOR, VllmEngineBackend
 from elastic_agent.budget import Budget
-from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
+from elastic_agent.errors import (
+    BackendError,
+    BackendUnavailableError,
+    UnknownModelError,
+    UnsupportedError,
+)
 from elastic_agent.generate import Call, generate
 from elastic_agent.phases import ThinkingEnd
 from tests.backends.contract import Contract, Make, chunks_of, ids_of, read
@@ -183,6 +188,24 @@ async def test_fields_for_the_engine(backend: VllmEngineBackend) -> None:
             await read(backend, refused)
         assert not isinstance(raised.value, BackendUnavailableError)
         assert refused.receipt.refused
+
+
+async def test_a_grammar_is_refused_before_a_token(backend: VllmEngineBackend) -> None:
+    """Law 4: vLLM's own words about a schema, ours about an answer that e1-tiny can't write; nothing is
+    metered, and other fields of the call are none of it."""
+    bad = {"json": '{"type": "array", "contains": {"type": "integer"}}'}
+    for guide, says in (
+        (bad, "can't write"),
+        ({"regex": "("}, "by this schema"),
+        ({"x": 1}, "by this schema"),
+    ):
+        with pytest.raises(UnsupportedError, match=says):
+            await generate(backend, QUESTION, Budget(8, 8), solution_extra={"structured_outputs": guide})
+    assert "Unimplemented keys" in await backend.refusal({"structured_outputs": bad})
+    assert backend.meter.requests == 0
+    good = {"structured_outputs": {"json": '{"type": "integer"}'}, "min_tokens": 2}
+    result = await generate(backend, QUESTION, Budget(8, 8), solution_extra=good)
+    assert result.solution.lstrip("-").isdecimal()
 
 
 async def test_ids_outside_the_vocabulary(backend: VllmEngineBackend) -> None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import aiohttp
 import openai
 import pytest
 from langchain_core.tools import tool
 from pydantic import BaseModel, ConfigDict
 
+from benchmarks._vllm import counters, idle
 from elastic_agent.backends.vllm_process import VllmProcess, vllm_python
 from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.integrations.gateway.config import Config, Upstream
@@ -121,6 +123,33 @@ async def test_a_forced_call_through_the_gateway(client: openai.AsyncOpenAI) -> 
         assert (forced.finish_reason, call.function.name) == ("tool_calls", "pick")
         Pick.model_validate_json(call.function.arguments)
         assert_same_thinking(forced.message.reasoning, free.message.reasoning)
+
+
+async def test_what_the_engine_refuses(served: Served) -> None:
+    """Law 4: a schema that passes our own check and not vLLM's is a 400 that quotes vLLM, as a format and as
+    a tool; by vLLM's own counters no question cost a token, whatever the answer."""
+    contains = {"type": "array", "contains": {"type": "integer"}}
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": contains}}
+    function = {"name": "f", "strict": True, "parameters": {"type": "string", "pattern": "(a)\\1"}}
+    backend = VllmServerBackend(NAME, served.url, tokenizer=served.folder)
+    async with (
+        aiohttp.ClientSession() as session,
+        Gateway(Config([Upstream(NAME, backend)], port=0, no_keys=True)) as gateway,
+        openai.AsyncOpenAI(base_url=gateway.url, api_key="none", max_retries=0) as client,
+    ):
+        before = await idle(served.url, session)
+        with pytest.raises(openai.BadRequestError, match=r'Unimplemented keys: \["contains"\]') as raised:
+            await ask(client, 0, response_format=shape)
+        assert (raised.value.param, raised.value.code) == ("response_format", "unsupported_value")
+        with pytest.raises(openai.BadRequestError, match="can't guide by this schema") as raised:
+            await ask(client, 0, tools=[{"type": "function", "function": function}])
+        assert raised.value.param == "tools"
+        good = {"structured_outputs": {"json": '{"type": "object"}'}}
+        assert await backend.refusal(good) == ""
+        assert backend._guides._tells
+        assert await counters(served.url, session) == before
+        assert backend.meter.requests == 0
+    await backend.aclose()
 
 
 async def test_the_responses_api(client: openai.AsyncOpenAI) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from elastic_agent.integrations.wire.guided import solution_fields
 from elastic_agent.integrations.wire.schemas import SchemaError, check_schema
 from tests.integrations.gateway.conftest import HELLO, Start
+from tests.wire import Faults
 
 
 def nested(depth: int, wrap: str = "object") -> dict[str, Any]:
@@ -64,6 +65,11 @@ BAD: dict[str, tuple[Any, str]] = {
     "pattern of names": ({"patternProperties": {"(": {"type": "null"}}}, "patternProperties must be"),
     "reference": ({"$ref": "#/$defs/none"}, r"\$ref must be a reference"),
     "far reference": ({"$ref": "http://127.0.0.1/schema"}, r"\$ref must be a reference"),
+    "reference to itself": ({"$ref": "#"}, r"\$ref must be a reference .* not to itself"),
+    "circle": ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#"}}}, r"\$ref must be a reference"),
+    "zero byte": ({"type": "string", "pattern": "a\0"}, "pattern must be a pattern"),
+    "no count": ({"minLength": 5, "maxLength": 2}, "minLength must be at most maxLength"),
+    "no number": ({"minimum": 0.5, "maximum": -1}, "minimum must be at most maximum"),
     "no schema": (5, "the schema must be an object"),
 }
 
@@ -99,9 +105,10 @@ class Node(BaseModel):
         nested(60, "array"),
         wide(900),
         {"enum": ["a", None, 5, {"b": 1}]},
+        {"type": ["string", "integer"], "minLength": 2, "maxLength": 2, "minimum": -1, "maximum": 0.5},
         {"type": ["string", "null"], "pattern": r"^\p{L}+$"},
         {"type": "object", "additionalProperties": False, "properties": {}},
-        {"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"$ref": "#"}}},
+        {"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"type": "array", "items": {"$ref": "#"}}}},
         {"type": "object", "properties": {"type": {"type": "string"}, "enum": {"type": "integer"}}},
     ],
 )
@@ -148,3 +155,47 @@ async def test_through_the_gateway(start: Start, name: str) -> None:
             assert answer["error"]["param"] == (None if deep else param), answer
         assert served.backend.meter.requests == 0
         assert (await served.settled()).tokens == 0
+
+
+ODD = {"type": "object", "properties": {"a": {"type": "array", "contains": {"type": "integer"}}}}
+
+
+async def test_what_only_the_engine_refuses(start: Start) -> None:
+    """400 with the field and the engine's words, over both APIs and streamed; nothing was held or sent."""
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": ODD}}
+    function = {"name": "f", "parameters": ODD, "strict": True}
+    tools = [{"type": "function", "function": function}]
+    async with start(faults=Faults(refuse_guides="Unimplemented keys: contains")) as served:
+        for path, body, param in (
+            ("/chat/completions", {"response_format": shape}, "response_format"),
+            ("/chat/completions", {"response_format": shape, "stream": True}, "response_format"),
+            ("/chat/completions", {"tools": tools}, "tools"),
+            ("/chat/completions", {"tools": tools, "tool_choice": "required"}, "tool_choice"),
+            (
+                "/responses",
+                {"text": {"format": {"type": "json_schema", "name": "x", "schema": ODD}}},
+                "text.format",
+            ),
+        ):
+            asked = {"input": "a"} if path == "/responses" else {"messages": HELLO}
+            status, headers, answer = await served.post(path, asked | body)
+            assert status == 400, answer
+            error = answer["error"]
+            assert (error["param"], error["code"]) == (param, "unsupported_value")
+            assert error["message"].startswith(f"{param}: the engine of scripted can't guide by this schema")
+            assert "Unimplemented keys: contains" in error["message"]
+            assert "charged" not in error
+            assert headers["Content-Type"].startswith("application/json")
+        assert served.backend.meter.requests == 0
+        assert (await served.settled()).tokens == 0
+        assert not served.events
+
+
+async def test_what_the_engine_takes_is_not_charged_for_the_question(start: Start) -> None:
+    """The ledger says what the meter says."""
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": ODD}}
+    async with start() as served:
+        for _ in range(3):
+            assert "error" not in await served.ask(response_format=shape)
+        assert len(served.wire.checks) == 2
+        await served.exact()

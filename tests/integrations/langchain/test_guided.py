@@ -18,6 +18,7 @@ from elastic_agent.backends.base import TokenRequest
 from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.scripted import ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.vllm_process import vllm_python
+from elastic_agent.backends.vllm_server import VllmServerBackend
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from elastic_agent.integrations.langchain.errors import RefusedRequestError
@@ -25,6 +26,7 @@ from elastic_agent.integrations.wire.guided import read_as, solution_fields
 from elastic_agent.scheduler import task_budget
 from elastic_agent.tool_calls import HERMES, split, tool_format
 from tests.integrations.langchain.competent import Competent
+from tests.wire import Faults, serve_in_thread
 
 Make = Callable[..., ChatElasticReasoning]
 
@@ -103,6 +105,24 @@ async def test_an_engine_without_grammars_refuses_unspent(options: dict[str, Any
     assert not task or scope.spent.tokens == 0
     with pytest.raises(RefusedRequestError):
         await model.with_structured_output(Sum).ainvoke("hi")
+
+
+@pytest.mark.parametrize("task", [False, True])
+async def test_a_schema_that_the_engine_refuses(task: bool) -> None:
+    """Law 4: an error that says what the engine said, before a token is spent."""
+    said = 'Grammar error: Unimplemented keys: ["contains"]'
+    backend = ScriptedBackend()
+    with serve_in_thread(backend, faults=Faults(refuse_guides=said)) as wire:
+        client = VllmServerBackend("scripted", wire.base_url, codec=backend.codec)
+        model = ChatElasticReasoning(backend=client, thinking_budget=4, solution_budget=8)
+        scope = task_budget(tokens=400)
+        async with scope if task else nullcontext():
+            with pytest.raises(RefusedRequestError, match="Unimplemented keys") as caught:
+                await model.with_structured_output(Sum).ainvoke("hi")
+        assert isinstance(caught.value.__cause__, UnsupportedError)
+        assert not task or scope.spent.tokens == 0
+        await client.aclose()
+    assert backend.meter.requests == 0
 
 
 def test_the_profile_says_what_the_engine_can_do(chat: Make) -> None:
