@@ -60,8 +60,8 @@ async def left(client: VllmServerBackend, tokens: int = 9, budget: Budget = LEFT
 
 
 async def prove(client: VllmServerBackend) -> None:
-    """Have the client see that what it leaves stops: that takes two quiet readings around a pass that is left,
-    and on a loaded machine the reading before a pass may come too late to be the first of them."""
+    """Have the client see that what it leaves stops: that takes two quiet readings around a pass that is
+    left, and on a loaded machine the reading before a pass may come too late to be the first of them."""
     for _ in range(5):
         await left(client)
         if client.counters.proven:
