@@ -3,7 +3,7 @@
 vLLM checks the fields of a request before the engine that the request is for (header `X-data-parallel-rank`).
 So a request for an engine that can't be there is refused for its fields, if they are bad, and for its engine,
 if they are good. A request without fields comes first, once: a server that does not refuse it knows no such
-header, and is not asked again; it has served one token.
+header, and is not asked again; it has served one token (one each, where several calls came at once).
 
 What only the compiler in the engine finds is not found: it runs when the request has been accepted.
 """
