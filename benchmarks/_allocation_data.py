@@ -28,9 +28,9 @@ from typing import Any
 
 from elastic_agent import Budget, load_backend
 from elastic_agent.backends.base import Codec, Sampling
-from elastic_agent.phases import Phase, SolutionEnd, ThinkingEnd, TwoPhase
+from elastic_agent.generation.phases import Phase, SolutionEnd, ThinkingEnd, TwoPhase
+from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, make_problems
 from elastic_agent.training.rewards import solution_reward
-from elastic_agent.training.stock_problems import DIFFICULTIES, Problem, make_problems
 
 GRID = (0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 112, 128, 144, 160, 192, 224, 256, 320, 384)
 UNCUT = 512
@@ -70,7 +70,7 @@ def machine_at(sample: Sample, t: int, codec: Codec) -> TwoPhase:
 
 def measure(module: Any, codec: Codec, samples: list[Sample], rows: int) -> None:
     """Think, cut, answer: all in one batch that is never empty."""
-    from elastic_agent.backends.decode import BatchDecoder
+    from elastic_agent.backends.transformers.decode import BatchDecoder
 
     decoder = BatchDecoder(module, max_rows=rows)
     live: dict[int, tuple[Sample, int | None, TwoPhase]] = {}

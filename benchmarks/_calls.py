@@ -7,7 +7,7 @@ import random
 
 from elastic_agent.backends.base import GREEDY, Backend, Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.generate import Call, Generation, generate
+from elastic_agent.generation.generate import Call, Generation, generate
 
 NOUNS = ("apples", "coins", "books", "eggs")
 

@@ -18,7 +18,7 @@ STEPS, PROMPTS, GROUP = 60, 8, 12
 def elastic_agent(folder: Path, *words: str) -> str:
     """Run `elastic-agent WORDS` in a folder; what it printed goes to `log` there, and is returned."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "elastic_agent.integrations.cli", *words]
+    command = [sys.executable, "-m", "elastic_agent.integrations.commands.main", *words]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     with (folder / "log").open("a") as log:
         log.write(f"$ elastic-agent {' '.join(words)}\n{done.stdout}{done.stderr}\n")

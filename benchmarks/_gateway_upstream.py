@@ -18,7 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from elastic_agent.backends.load import model_path
-from elastic_agent.tokenizer import load_codec
+from elastic_agent.prompts.tokenizer import load_codec
 
 MODEL = "e1-tiny"
 THINKING, ANSWER = "0 1 2 3 4 5", "42"

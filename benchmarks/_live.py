@@ -12,10 +12,10 @@ from elastic_agent import Caps, load_backend
 from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import ElasticError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Marginal, Uniform
-from elastic_agent.scheduler.policies import AllocationPolicy
-from elastic_agent.training.evaluate import bootstrap
+from elastic_agent.scheduler.policies.marginal import AllocationPolicy
+from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, make_problems
+from elastic_agent.training.evaluation import bootstrap
 from elastic_agent.training.rewards import solution_reward
-from elastic_agent.training.stock_problems import DIFFICULTIES, Problem, make_problems
 
 SEED = 7300  # problems that the replay has not
 POLICIES: dict[str, AllocationPolicy] = {"uniform": Uniform(), "fixed": FixedCap(96), "default": Marginal()}

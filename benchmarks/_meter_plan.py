@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from elastic_agent.scheduler.stores.base import Spec
+from elastic_agent.scheduler.ledger.stores.protocol import Spec
 
 PRICE = 400  # nano-dollars a token
 LEASE = 2.0  # seconds

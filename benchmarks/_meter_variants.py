@@ -8,8 +8,8 @@ from typing import Any
 from _meter_plan import LEASE
 
 from elastic_agent.errors import TaskClosedError
-from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
-from elastic_agent.scheduler.stores.base import Lack, Store, StoredHold
+from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount, HoldState
+from elastic_agent.scheduler.ledger.stores.protocol import Lack, Store, StoredHold
 
 
 class _Around:

@@ -22,10 +22,10 @@ from _meter_plan import LEASE, PATIENCE, PRICE, Task, tasks
 from _meter_variants import WRONG
 
 from elastic_agent.errors import LeaseLostError, StoreClockError, StoreUnavailableError, TaskClosedError
-from elastic_agent.scheduler import clocks
-from elastic_agent.scheduler.accounts import Amount, HoldState
-from elastic_agent.scheduler.leases import Leases
-from elastic_agent.scheduler.stores.base import Lack, Store, StoredHold
+from elastic_agent.scheduler.ledger import clocks
+from elastic_agent.scheduler.ledger.accounts import Amount, HoldState
+from elastic_agent.scheduler.ledger.leases import Leases
+from elastic_agent.scheduler.ledger.stores.protocol import Lack, Store, StoredHold
 
 T = TypeVar("T")
 
@@ -46,14 +46,14 @@ POINTS = (
 def make_store(kind: str, url: str, clock: Callable[[], float] = time.time) -> Store:
     """A store of a kind. Only SQLite's takes a clock: servers have their own."""
     if kind == "sqlite":
-        from elastic_agent.scheduler.stores.sqlite import SqliteStore
+        from elastic_agent.scheduler.ledger.stores.sqlite import SqliteStore
 
         return SqliteStore(url, clock=clock, timeout=2.0)
     if kind == "postgres":
-        from elastic_agent.scheduler.stores.postgres import PostgresStore
+        from elastic_agent.scheduler.ledger.stores.postgres import PostgresStore
 
         return PostgresStore(url, timeout=2.0)
-    from elastic_agent.scheduler.stores.redis import RedisStore
+    from elastic_agent.scheduler.ledger.stores.redis import RedisStore
 
     return RedisStore(url, timeout=2.0)
 

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from elastic_agent.errors import CapExceededError
-from elastic_agent.scheduler.accounts import Account, Amount
-from elastic_agent.scheduler.desk import Desk
-from elastic_agent.scheduler.forecast import Forecast, Habits
-from elastic_agent.scheduler.history import Histories
-from elastic_agent.scheduler.latency import Latency
-from elastic_agent.scheduler.policies import AllocationPolicy
-from elastic_agent.scheduler.request import Book, Request, Running
+from elastic_agent.scheduler.allocation.request import Book, Request, Running
+from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.estimates.agent_history import Histories
+from elastic_agent.scheduler.estimates.workload import Forecast, Habits
+from elastic_agent.scheduler.latency.model import Latency
+from elastic_agent.scheduler.ledger.accounts import Account, Amount
+from elastic_agent.scheduler.policies.marginal import AllocationPolicy
 from elastic_agent.usage import Usage
 
 DATA = Path(__file__).with_name("data") / "e1-tiny.csv.gz"

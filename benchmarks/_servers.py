@@ -30,7 +30,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from elastic_agent.backends.server_process import free_port
+from elastic_agent.backends.vllm.server_process import free_port
 
 START_SECONDS = 60.0
 

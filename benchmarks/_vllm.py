@@ -1,6 +1,6 @@
 """What the vLLM benchmarks share: a server, its own counters, and a client.
 
-The server is one of ours for as long as the benchmark runs (`elastic_agent.backends.vllm_process`), or the
+The server is one of ours for as long as the benchmark runs (`elastic_agent.backends.vllm.process`), or the
 one that --base-url names; then the counters are right only while nobody else uses it.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import aiohttp
 
-from elastic_agent.backends.vllm_process import VllmProcess, vllm_python
-from elastic_agent.backends.vllm_server import VllmServerBackend
+from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
+from elastic_agent.backends.vllm.server import VllmServerBackend
 
 MODEL = "e1-tiny"
 OPTIONS = ("--max-model-len=1024", "--max-num-seqs=64")

@@ -9,8 +9,8 @@ all of its calls are right. The area under success against cap, on the log axis,
 
 Two bounds stand beside the policies. `clairvoyant` knows how each call will turn out at every limit and takes
 the cheapest right one: no policy can. `informed` knows how likely every outcome is, not which will come, and
-is the best of all policies that do (`elastic_agent.scheduler.oracle`). Branches count there as one after
-another.
+is the best of all policies that do (`elastic_agent.scheduler.analysis.hindsight`). Branches count there as
+one after another.
 
 With --live the same kinds of tasks run on e1-tiny itself, with the three policies that matter, at three caps.
 
@@ -52,11 +52,11 @@ from benchmarks._replay import (
     pool_of,
     table_of,
 )
-from elastic_agent.scheduler.baselines import Decay, GreedyUpfront, Myopic, Proportional
-from elastic_agent.scheduler.curves import load as load_curves
-from elastic_agent.scheduler.learnt import LearntCurves
-from elastic_agent.scheduler.oracle import Informed, Option, lp_bound
-from elastic_agent.scheduler.policies import AllocationPolicy, FixedCap, Marginal, Uniform
+from elastic_agent.scheduler.analysis.hindsight import Informed, Option, lp_bound
+from elastic_agent.scheduler.estimates.online_curves import LearntCurves
+from elastic_agent.scheduler.estimates.success_curve import load as load_curves
+from elastic_agent.scheduler.policies.marginal import AllocationPolicy, FixedCap, Marginal, Uniform
+from elastic_agent.scheduler.policies.simple import Decay, GreedyUpfront, Myopic, Proportional
 
 CAPS = tuple(20 * 2 ** (i / 2) for i in range(9))
 """Tokens a call of the task: from where even the clairvoyant fails to where everybody has enough."""

@@ -61,20 +61,20 @@ from _servers import NoServerError, PostgresServer, RedisServer
 from elastic_agent import Caps
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler import expect, grant, policies
-from elastic_agent.scheduler.accounts import Amount
-from elastic_agent.scheduler.cost import Price
-from elastic_agent.scheduler.curves import load
-from elastic_agent.scheduler.desk import Desk
-from elastic_agent.scheduler.durable import Durable
-from elastic_agent.scheduler.endpoint import Endpoint
-from elastic_agent.scheduler.events import RunLog, Sink
-from elastic_agent.scheduler.forecast import Forecast, Habits
-from elastic_agent.scheduler.latency import Latency, Pace
-from elastic_agent.scheduler.policies import Marginal
-from elastic_agent.scheduler.request import Book, Request, Running
-from elastic_agent.scheduler.stores import open_store
-from elastic_agent.scheduler.stores.base import Spec
-from elastic_agent.scheduler.timing import Timing
+from elastic_agent.scheduler.allocation.request import Book, Request, Running
+from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.estimates.success_curve import load
+from elastic_agent.scheduler.estimates.workload import Forecast, Habits
+from elastic_agent.scheduler.latency.model import Latency, Pace
+from elastic_agent.scheduler.latency.slack import Timing
+from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.durable import Durable
+from elastic_agent.scheduler.ledger.prices import Price
+from elastic_agent.scheduler.ledger.stores import open_store
+from elastic_agent.scheduler.ledger.stores.protocol import Spec
+from elastic_agent.scheduler.policies.marginal import Marginal
+from elastic_agent.scheduler.queueing.endpoint import Endpoint
+from elastic_agent.scheduler.runlog.events import RunLog, Sink
 from elastic_agent.usage import worst_case
 
 LIVE = (1, 100, 10_000)

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 import elastic_agent
-from elastic_agent.training.evaluate import SEEDS, Evaluator, Point, table
-from elastic_agent.training.stock_problems import make_problems
+from elastic_agent.training.data.stock_problems import make_problems
+from elastic_agent.training.evaluation import SEEDS, Evaluator, Point, table
 
 MODELS = Path(elastic_agent.__file__).parent / "models"
 BUDGETS: tuple[int | None, ...] = (0, 8, 16, 32, 48, 64, 96, 128, 256, None)

@@ -24,10 +24,10 @@ from typing import Any
 
 from elastic_agent import Budget, load_backend
 from elastic_agent.backends.base import Backend, Sampling
-from elastic_agent.early_exit import EarlyExit
-from elastic_agent.generate import generate
+from elastic_agent.generation.early_exit import EarlyExit
+from elastic_agent.generation.generate import generate
+from elastic_agent.training.data.stock_problems import Problem, make_problems, parse_answer
 from elastic_agent.training.rewards import solution_reward
-from elastic_agent.training.stock_problems import Problem, make_problems, parse_answer
 from elastic_agent.usage import Usage
 
 SEED, SOLUTION, UNCUT = 8100, 96, 1024

@@ -35,18 +35,18 @@ from typing import Any, Literal
 from elastic_agent import Budget, Caps, ScriptedBackend
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.scripted import Reply
-from elastic_agent.backends.vllm_server import VllmServerBackend
-from elastic_agent.early_exit import EarlyExit
+from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.errors import ElasticError
-from elastic_agent.integrations import cli
-from elastic_agent.integrations.gateway import fields
-from elastic_agent.integrations.gateway.config import Limits
-from elastic_agent.integrations.gateway.errors import GatewayError
+from elastic_agent.generation.early_exit import EarlyExit
+from elastic_agent.integrations.commands import main as cli
+from elastic_agent.integrations.gateway.api import request_schema as fields
+from elastic_agent.integrations.gateway.api.errors import GatewayError
+from elastic_agent.integrations.gateway.settings import Limits
 from elastic_agent.integrations.langchain import ChatElasticReasoning, guard
 from elastic_agent.scheduler import BudgetScheduler, Price, Timing
-from elastic_agent.scheduler.pool import Pool
-from elastic_agent.training.configure import load_config
-from elastic_agent.training.evaluate.options import make_parser
+from elastic_agent.scheduler.policies.pacing import Pool
+from elastic_agent.training.config.loading import load_config
+from elastic_agent.training.evaluation.options import make_parser
 from elastic_agent.values import shown
 
 Kind = Literal["integer", "real", "money"]

@@ -33,7 +33,7 @@ from typing import Any
 from elastic_agent import Caps, Usage, load_backend
 from elastic_agent.backends.base import Backend
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
-from elastic_agent.generate import Generation
+from elastic_agent.generation.generate import Generation
 from elastic_agent.scheduler import BudgetScheduler, Price
 from tests.clock import run as run_virtual
 
@@ -54,7 +54,7 @@ def scripted(branches: int, seed: int) -> tuple[Backend, list[tuple[str, str]], 
 
 def embedded(branches: int, seed: int) -> tuple[Backend, list[tuple[str, str]], str]:
     """e1-tiny on held-out stock problems."""
-    from elastic_agent.training.stock_problems import make_problems
+    from elastic_agent.training.data.stock_problems import make_problems
 
     *problems, last = make_problems(seed, branches + 1, split="test")
     return load_backend("e1-tiny"), [(problem.kind, problem.text) for problem in problems], last.text

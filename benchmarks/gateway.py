@@ -41,7 +41,7 @@ import aiohttp
 
 from benchmarks._gateway_upstream import ANSWER, MODEL
 from benchmarks._litellm import NoLiteLLMError, litellm_python
-from elastic_agent.backends.server_process import free_port
+from elastic_agent.backends.vllm.server_process import free_port
 
 HERE = Path(__file__).resolve().parent
 QUESTION = [{"role": "user", "content": "Ann has 3 apples and buys 4 more. How many has she?"}]
@@ -191,7 +191,7 @@ def measure(quick: bool, memory: bool) -> dict[str, Any]:
 
 def _ours(folder: Path, upstream: str, stack: ExitStack) -> tuple[subprocess.Popen[bytes], str, str]:
     """Our gateway, with keys that have caps, on an SQLite ledger; (process, key, URL)."""
-    command = [sys.executable, "-m", "elastic_agent.integrations.cli"]
+    command = [sys.executable, "-m", "elastic_agent.integrations.commands.main"]
     store = str(folder / "gateway.db")
     made = subprocess.run(
         [*command, "keys", "create", "bench", "--usd", "1000", "--ledger", store],

@@ -40,11 +40,11 @@ from elastic_agent import Caps
 from elastic_agent.backends.load import load_backend
 from elastic_agent.errors import ElasticError
 from elastic_agent.scheduler import BudgetScheduler, Marginal
-from elastic_agent.training.evaluate import bootstrap
-from elastic_agent.training.grants import read_grants
+from elastic_agent.training.budgets.run_logs import read_grants
+from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, Split, make_problems
+from elastic_agent.training.evaluation import bootstrap
+from elastic_agent.training.grpo.metrics import histogram
 from elastic_agent.training.rewards import solution_reward
-from elastic_agent.training.segments import histogram
-from elastic_agent.training.stock_problems import DIFFICULTIES, Problem, Split, make_problems
 
 FIXED, GRANTS = "e1-fixed", "e1-grants"
 T_STAR = 48

@@ -34,7 +34,7 @@ import aiohttp
 
 from benchmarks._gateway_upstream import MODEL
 from benchmarks.gateway import resident, running
-from elastic_agent.backends.server_process import free_port
+from elastic_agent.backends.vllm.server_process import free_port
 
 HERE = Path(__file__).resolve().parent
 PASS_SECONDS = 0.15
@@ -74,7 +74,7 @@ def measure(requests: int, alone: float) -> dict[str, Any]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port, engine_port = free_port(), free_port()
         upstream = f"http://127.0.0.1:{engine_port}/v1"
-        command = [sys.executable, "-m", "elastic_agent.integrations.cli"]
+        command = [sys.executable, "-m", "elastic_agent.integrations.commands.main"]
         ledger = str(folder / "gateway.db")
         keys = [
             subprocess.run(

@@ -49,8 +49,8 @@ from _meter_variants import BREAKS, WRONG
 from _meter_worker import POINTS, make_store, work
 from _servers import PostgresServer, RedisServer
 
-from elastic_agent.scheduler.accounts import NOTHING, Amount, HoldState
-from elastic_agent.scheduler.stores.base import Store
+from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount, HoldState
+from elastic_agent.scheduler.ledger.stores.protocol import Store
 
 WORKERS, AT_ONCE = 8, 3
 WRONG_CLOCKS = (400 * 86400.0, -3600.0)
@@ -330,7 +330,9 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One run, from start to judgement."""
     started, today = time.monotonic(), day()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["_meter_worker", "elastic_agent.scheduler.stores." + options.store])
+    context.set_forkserver_preload(
+        ["_meter_worker", "elastic_agent.scheduler.ledger.stores." + options.store]
+    )
     count = folder / "upstream"
     ours, theirs = context.Pipe()
     plan = tasks(options.tasks, options.seed)

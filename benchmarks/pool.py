@@ -49,12 +49,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._replay import CLOSE, Memory, Outcome, Place, Played, Work, load, make_work, play, pool_of
-from elastic_agent.scheduler.curves import Vertex
-from elastic_agent.scheduler.curves import load as load_curves
-from elastic_agent.scheduler.desk import Desk
-from elastic_agent.scheduler.oracle import Option, lp_bound
-from elastic_agent.scheduler.policies import Marginal
-from elastic_agent.scheduler.pool import Pacer, Pool
+from elastic_agent.scheduler.analysis.hindsight import Option, lp_bound
+from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.estimates.success_curve import Vertex
+from elastic_agent.scheduler.estimates.success_curve import load as load_curves
+from elastic_agent.scheduler.policies.marginal import Marginal
+from elastic_agent.scheduler.policies.pacing import Pacer, Pool
 
 DAY = 86_400.0
 TIGHT = (0.2, 0.4, 0.7)

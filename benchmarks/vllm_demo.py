@@ -41,9 +41,9 @@ from rich.console import Console
 
 from benchmarks._vllm import backend, idle, parser, served
 from elastic_agent.backends.base import Sampling
-from elastic_agent.backends.vllm_server import VllmServerBackend
+from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Caps
-from elastic_agent.generate import prompt_ids
+from elastic_agent.generation.generate import prompt_ids
 from elastic_agent.integrations.demo.agent import EMPTY, State, answer_of, build_agent, row_of
 from elastic_agent.integrations.demo.board import Board
 from elastic_agent.integrations.demo.practice import FixedCap
@@ -51,8 +51,8 @@ from elastic_agent.integrations.demo.problems import SHOP_WEEK, Day, count_kinds
 from elastic_agent.integrations.demo.run import DemoOptions, elastic_run
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from elastic_agent.scheduler import BudgetScheduler, Price
-from elastic_agent.scheduler.cost import find_price
-from elastic_agent.scheduler.events import RunLog
+from elastic_agent.scheduler.ledger.prices import find_price
+from elastic_agent.scheduler.runlog.events import RunLog
 from elastic_agent.usage import Usage
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "langgraph_parallel.py"

@@ -34,8 +34,8 @@ from benchmarks._calls import problem
 from benchmarks._vllm import ENVIRONMENT, MODEL, OPTIONS, Counters, counters, idle, needs_vllm
 from benchmarks._vllm_proxy import FaultyProxy
 from elastic_agent.backends.base import Sampling
-from elastic_agent.backends.vllm_process import VllmProcess
-from elastic_agent.backends.vllm_server import VllmServerBackend
+from elastic_agent.backends.vllm.process import VllmProcess
+from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Caps
 from elastic_agent.errors import ElasticError
 from elastic_agent.scheduler import BudgetScheduler

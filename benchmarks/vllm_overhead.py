@@ -30,10 +30,10 @@ from typing import Any
 
 from benchmarks._vllm import parser, served
 from elastic_agent.backends.base import GREEDY, TokenRequest
-from elastic_agent.backends.vllm_server import VllmServerBackend
+from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget
-from elastic_agent.control import Control
-from elastic_agent.generate import Call
+from elastic_agent.generation.control import Control
+from elastic_agent.generation.generate import Call
 
 
 class Endless(VllmServerBackend):

@@ -33,8 +33,8 @@ from benchmarks._calls import problem
 from benchmarks._vllm import ENVIRONMENT, MODEL, OPTIONS, idle
 from benchmarks.vllm_faults import AT_ONCE, Lanes, Watch, arguments, one, told
 from elastic_agent.backends.replicas import Replicas
-from elastic_agent.backends.vllm_process import VllmProcess
-from elastic_agent.backends.vllm_server import VllmServerBackend
+from elastic_agent.backends.vllm.process import VllmProcess
+from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.usage import Usage
 

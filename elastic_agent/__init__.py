@@ -20,7 +20,7 @@ _HOME = {
     "Caps": "elastic_agent.budget",
     "Usage": "elastic_agent.usage",
     "ElasticError": "elastic_agent.errors",
-    "Generation": "elastic_agent.generate",
+    "Generation": "elastic_agent.generation.generate",
     "load_backend": "elastic_agent.backends.load",
     "ScriptedBackend": "elastic_agent.backends.scripted",
 }
@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from elastic_agent.backends.load import load_backend
-    from elastic_agent.backends.scripted import ScriptedBackend
-    from elastic_agent.budget import Budget, Caps
-    from elastic_agent.errors import ElasticError
-    from elastic_agent.generate import Generation
-    from elastic_agent.usage import Usage
+    from .backends.load import load_backend
+    from .backends.scripted import ScriptedBackend
+    from .budget import Budget, Caps
+    from .errors import ElasticError
+    from .generation.generate import Generation
+    from .usage import Usage
 
 
 def __getattr__(name: str) -> Any:

@@ -9,10 +9,10 @@ import argparse
 import re
 from typing import NoReturn
 
-from elastic_agent.backends.base import MOST_SEED, MOST_TEMPERATURE
-from elastic_agent.errors import UsageError
-from elastic_agent.markers import KNOWN_MARKERS, MarkerText, marker_text
-from elastic_agent.values import MOST_PORT, MOST_SECONDS, MOST_TOKENS, argument, integer, money, real
+from .backends.base import MOST_SEED, MOST_TEMPERATURE
+from .errors import UsageError
+from .prompts.markers import KNOWN_MARKERS, MarkerText, marker_text
+from .values import MOST_PORT, MOST_SECONDS, MOST_TOKENS, argument, integer, money, real
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Context, Decimal
 
-from elastic_agent.errors import InvalidBudgetError, InvalidCapsError
-from elastic_agent.values import MOST_SECONDS, MOST_TOKENS, integer, money, put, real, shown
+from .errors import InvalidBudgetError, InvalidCapsError
+from .values import MOST_SECONDS, MOST_TOKENS, integer, money, put, real, shown
 
 NANO = 1_000_000_000
 _FLOOR = Context(prec=60, rounding=ROUND_FLOOR)

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from elastic_agent.errors import UnknownModelError
+from .errors import UnknownModelError
 
 PATIENCE = 3.0
 """Seconds in which the hub has to take a connection."""

@@ -38,7 +38,7 @@ class Usage:
         passes: how often the upstream was asked.
         written: the part of `forced` that the upstream wrote in itself, and counts as output.
         reopened: the part of `solution` that the model spent on thinking that it opened again.
-        wrap_up: the part of `forced` that is a wrap-up sentence (`elastic_agent.wrap_up`).
+        wrap_up: the part of `forced` that is a wrap-up sentence (`elastic_agent.generation.wrap_up`).
         cache_written: the part of `input` that a provider wrote to its cache, and may bill dearer for it.
     """
 
@@ -108,7 +108,8 @@ class Usage:
 
 
 class Probes(NamedTuple):
-    """Probes of the answer while a call thinks (`elastic_agent.early_exit`), and what they can cost.
+    """Probes of the answer while a call thinks (`elastic_agent.generation.early_exit`), and what they can
+    cost.
 
     Attributes:
         every: thinking tokens between two.

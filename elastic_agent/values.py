@@ -25,7 +25,7 @@ from decimal import Decimal
 from numbers import Real
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
-from elastic_agent.errors import ElasticError, InvalidValueError, did_you_mean
+from .errors import ElasticError, InvalidValueError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BeforeValidator

@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack
 from openai import APIStatusError, AsyncOpenAI
 
 from elastic_agent import load_backend
-from elastic_agent.integrations.gateway.config import Config, Upstream
-from elastic_agent.integrations.gateway.server import Gateway
+from elastic_agent.integrations.gateway.app import Gateway
+from elastic_agent.integrations.gateway.settings import Config, Upstream
 
 QUESTION = "A shop has 37 apples . #1 It sells 12 . #2 It gets 3 boxes of 8 . How many apples are left ?"
 

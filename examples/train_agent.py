@@ -24,22 +24,22 @@ import torch
 from transformers.utils import logging
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.backends.decode import BatchDecoder
 from elastic_agent.backends.load import model_path
+from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
-from elastic_agent.scheduler.walk import TaskWalk
-from elastic_agent.tokenizer import HFCodec
+from elastic_agent.prompts.tokenizer import HFCodec
+from elastic_agent.scheduler.runtime.offline_task import TaskWalk
 from elastic_agent.training import sft
+from elastic_agent.training.agents.episode_runner import Player, Rules, play
 from elastic_agent.training.agents.lookups import STEPS, demonstrate, look_up, make_lookups
-from elastic_agent.training.agents.play import Player, Rules, play
-from elastic_agent.training.agents.splice import Splicer
-from elastic_agent.training.configure import build
+from elastic_agent.training.agents.turn_renderer import Splicer
+from elastic_agent.training.config.loading import build
+from elastic_agent.training.data.stock_problems import make_problem
 from elastic_agent.training.model import load_model
 from elastic_agent.training.rewards import solution_reward
-from elastic_agent.training.rollout import roll_out
-from elastic_agent.training.stock_problems import make_problem
+from elastic_agent.training.rollouts.two_phase import roll_out
+from elastic_agent.training.run import train
 from elastic_agent.training.tokenizer import build_tokenizer
-from elastic_agent.training.trainer import train
 
 CAPS = (50, 80, 120, 180)
 RULES = Rules(turns=6, context=768)

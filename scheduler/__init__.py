@@ -15,34 +15,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "AllocationPolicy": "policies",
-    "BudgetScheduler": "scheduler",
-    "CallReport": "report",
-    "Curve": "curves",
-    "CurveSet": "curves",
-    "Decay": "baselines",
-    "FixedCap": "policies",
-    "Grant": "grant",
-    "GreedyUpfront": "baselines",
-    "Latency": "latency",
-    "LearntCurves": "learnt",
-    "Ledger": "ledger",
-    "Marginal": "policies",
-    "Myopic": "baselines",
-    "Pool": "pool",
-    "Price": "cost",
-    "Proportional": "baselines",
-    "Task": "task",
-    "TaskCall": "call",
-    "TaskReport": "report",
-    "Timing": "timing",
-    "Uniform": "policies",
-    "Units": "report",
-    "account": "durable",
-    "current_task": "context",
-    "default_scheduler": "scheduler",
-    "open_store": "stores",
-    "task_budget": "scope",
+    "AllocationPolicy": "policies.marginal",
+    "BudgetScheduler": "runtime.scheduler",
+    "CallReport": "runlog.report",
+    "Curve": "estimates.success_curve",
+    "CurveSet": "estimates.success_curve",
+    "Decay": "policies.simple",
+    "FixedCap": "policies.marginal",
+    "Grant": "allocation.grant",
+    "GreedyUpfront": "policies.simple",
+    "Latency": "latency.model",
+    "LearntCurves": "estimates.online_curves",
+    "Ledger": "ledger.ledger",
+    "Marginal": "policies.marginal",
+    "Myopic": "policies.simple",
+    "Pool": "policies.pacing",
+    "Price": "ledger.prices",
+    "Proportional": "policies.simple",
+    "Task": "runtime.task",
+    "TaskCall": "runtime.call",
+    "TaskReport": "runlog.report",
+    "Timing": "latency.slack",
+    "Uniform": "policies.marginal",
+    "Units": "runlog.report",
+    "account": "ledger.durable",
+    "current_task": "runtime.context",
+    "default_scheduler": "runtime.scheduler",
+    "open_store": "ledger.stores",
+    "task_budget": "runtime.task_budget",
 }
 _ERRORS = ("CapExceededError", "DeadlineError", "InvalidCapsError", "TaskClosedError", "UnknownPriceError")
 
@@ -90,24 +90,25 @@ if TYPE_CHECKING:
         TaskClosedError,
         UnknownPriceError,
     )
-    from elastic_agent.scheduler.baselines import Decay, GreedyUpfront, Myopic, Proportional
-    from elastic_agent.scheduler.call import TaskCall
-    from elastic_agent.scheduler.context import current_task
-    from elastic_agent.scheduler.cost import Price
-    from elastic_agent.scheduler.curves import Curve, CurveSet
-    from elastic_agent.scheduler.durable import account
-    from elastic_agent.scheduler.grant import Grant
-    from elastic_agent.scheduler.latency import Latency
-    from elastic_agent.scheduler.learnt import LearntCurves
-    from elastic_agent.scheduler.ledger import Ledger
-    from elastic_agent.scheduler.policies import AllocationPolicy, FixedCap, Marginal, Uniform
-    from elastic_agent.scheduler.pool import Pool
-    from elastic_agent.scheduler.report import CallReport, TaskReport, Units
-    from elastic_agent.scheduler.scheduler import BudgetScheduler, default_scheduler
-    from elastic_agent.scheduler.scope import task_budget
-    from elastic_agent.scheduler.stores import open_store
-    from elastic_agent.scheduler.task import Task
-    from elastic_agent.scheduler.timing import Timing
+
+    from .allocation.grant import Grant
+    from .estimates.online_curves import LearntCurves
+    from .estimates.success_curve import Curve, CurveSet
+    from .latency.model import Latency
+    from .latency.slack import Timing
+    from .ledger.durable import account
+    from .ledger.ledger import Ledger
+    from .ledger.prices import Price
+    from .ledger.stores import open_store
+    from .policies.marginal import AllocationPolicy, FixedCap, Marginal, Uniform
+    from .policies.pacing import Pool
+    from .policies.simple import Decay, GreedyUpfront, Myopic, Proportional
+    from .runlog.report import CallReport, TaskReport, Units
+    from .runtime.call import TaskCall
+    from .runtime.context import current_task
+    from .runtime.scheduler import BudgetScheduler, default_scheduler
+    from .runtime.task import Task
+    from .runtime.task_budget import task_budget
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler.loadfile import LoadFileScheduling
 
 from benchmarks._servers import NoServerError, PostgresServer, RedisServer
-from elastic_agent.backends.vllm_process import VllmProcess, vllm_python
+from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
 from tests.vllm_server import Running, vllm_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,11 +49,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # A session's fixture is made once a worker: files that use `vllm`, or a server of their own, go to one, so
 # that one server starts, and not beside an engine.
 VLLM_FILES = (
-    "tests/backends/test_vllm_engine.py",
-    "tests/backends/test_vllm_real.py",
-    "tests/integrations/test_up_real.py",
-    "tests/integrations/test_vllm_guided.py",
-    "tests/training/test_vllm_training.py",
+    "tests/core/backends/test_vllm_engine.py",
+    "tests/core/backends/test_vllm_real.py",
+    "tests/integrations/commands/test_up_real.py",
+    "tests/integrations/gateway/test_vllm_guided.py",
+    "tests/training/rollouts/test_vllm_training.py",
 )
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import pytest
 
 from benchmarks._replay import Memory, load, make_work, play, play_plain, pool_of, table_of
-from elastic_agent.scheduler.curves import load as load_curves
-from elastic_agent.scheduler.learnt import LearntCurves
-from elastic_agent.scheduler.oracle import Informed
-from elastic_agent.scheduler.policies import FixedCap, Marginal
+from elastic_agent.scheduler.analysis.hindsight import Informed
+from elastic_agent.scheduler.estimates.online_curves import LearntCurves
+from elastic_agent.scheduler.estimates.success_curve import load as load_curves
+from elastic_agent.scheduler.policies.marginal import FixedCap, Marginal
 
 OUTCOMES = load()
 WORK = make_work(pool_of(OUTCOMES), 10, seed=9)

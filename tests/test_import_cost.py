@@ -15,12 +15,12 @@ HEAVY = (*MODELS, *STORES, "langchain", "langchain_core", "langgraph", "tiktoken
 # What users import first, and what that may not bring with it.
 LIGHT = {
     "elastic_agent": HEAVY,
-    "elastic_agent.counting": HEAVY,
-    "elastic_agent.phases": HEAVY,
-    "elastic_agent.generate": HEAVY,
+    "elastic_agent.prompts.counting": HEAVY,
+    "elastic_agent.generation.phases": HEAVY,
+    "elastic_agent.generation.generate": HEAVY,
     "elastic_agent.scheduler": HEAVY,
-    "elastic_agent.scheduler.stores": HEAVY,
-    "elastic_agent.integrations.cli": HEAVY,
+    "elastic_agent.scheduler.ledger.stores": HEAVY,
+    "elastic_agent.integrations.commands.main": HEAVY,
     "elastic_agent.integrations.langchain": MODELS,
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from elastic_agent.backends.vllm_process import VllmProcess
+from elastic_agent.backends.vllm.process import VllmProcess
 
 MODEL = "e1-tiny"
 MAX_LORA_RANK = 8

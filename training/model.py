@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.training.tokenizer import END, PAD, build_tokenizer, vocabulary
+from .tokenizer import END, PAD, build_tokenizer, vocabulary
 
 
 def new_model(*, hidden: int = 192, layers: int = 4, heads: int = 4, mlp: int = 512) -> Any:
@@ -37,7 +37,7 @@ def load_model(folder: str | Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from elastic_agent.backends.attention import GROUPED
+    from elastic_agent.backends.transformers.attention import GROUPED
 
     model = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype=torch.float32, attn_implementation=GROUPED

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from elastic_agent.arguments import COUNT, SEED
-from elastic_agent.training.model import new_model, save_model
-from elastic_agent.training.stock_problems import DIFFICULTIES, make_problem
-from elastic_agent.training.tokenizer import CLOSE, END, PAD, START, THINK, vocabulary
-from elastic_agent.training.traces import render_trace, words
+
+from .data.stock_problems import DIFFICULTIES, make_problem
+from .model import new_model, save_model
+from .tokenizer import CLOSE, END, PAD, START, THINK, vocabulary
+from .traces import render_trace, words
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +133,7 @@ def optimizers(model: Any, config: SftConfig) -> list[Any]:
     """Muon for the matrices of the layers, AdamW for the embedding and the norms."""
     import torch
 
-    from elastic_agent.training.muon import Muon
+    from .muon import Muon
 
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     chosen = {id(p) for p in matrices}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from elastic_agent.training import stock_problems as stock
+from .data import stock_problems as stock
 
 PAD, START, END, THINK, CLOSE, UNKNOWN = (
     "<|endoftext|>",

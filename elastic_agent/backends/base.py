@@ -1,9 +1,9 @@
 """The one seam to a model: token ids in, a stream of token ids out.
 
-A backend knows nothing of budgets or money. It is asked for one pass at a time (`TokenRequest`) and
-streams `TokenChunk`s; the two-phase machine (`elastic_agent.phases`) decides what the passes are. An
+A backend knows nothing of budgets or money. It is asked for one pass at a time (`TokenRequest`) and streams
+`TokenChunk`s; the two-phase machine (`elastic_agent.generation.phases`) decides what the passes are. An
 engine that can hold both limits of a call itself (`Limits`) may be asked for both segments in one pass.
-Whoever writes a backend runs `tests/backends/contract.py` over it.
+Whoever writes a backend runs `tests/core/backends/contract.py` over it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from elastic_agent.delivery import Delivery
-from elastic_agent.errors import BackendError
-from elastic_agent.markers import Markers
-from elastic_agent.tool_calls.formats import ToolFormat
-from elastic_agent.values import integer, put, real
+from ..delivery import Delivery
+from ..errors import BackendError
+from ..prompts.markers import Markers
+from ..tool_calls.formats import ToolFormat
+from ..values import integer, put, real
 
 Finish = Literal["stop", "length"]
 

@@ -11,10 +11,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
-from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
-from elastic_agent.backends.decode import BatchDecoder
-from elastic_agent.errors import BackendProtocolError
-from elastic_agent.phases import Phase, TwoPhase
+from ..errors import BackendProtocolError
+from ..generation.phases import Phase, TwoPhase
+from .base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
+from .transformers.decode import BatchDecoder
 
 
 def run_batch(

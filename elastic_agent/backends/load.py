@@ -19,10 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.backends.base import Backend
-from elastic_agent.errors import UnknownModelError
-from elastic_agent.hub import hub_or_disk
-from elastic_agent.markers import marker_text
+from ..errors import UnknownModelError
+from ..hub import hub_or_disk
+from ..prompts.markers import marker_text
+from .base import Backend
 
 ENGINES = ("transformers", "vllm")
 _LIBRARIES = r"(torch|transformers|tokenizers|safetensors|huggingface_hub)(\.|$)"
@@ -97,14 +97,14 @@ def _load(
     options: dict[str, Any],
 ) -> Backend:
     if base_url is not None:
-        from elastic_agent.backends.vllm_server import VllmServerBackend
+        from .vllm.server import VllmServerBackend
 
         options = {"api_key": api_key, "tokenizer": tokenizer, **options}
         url, *more = [part.strip() for part in base_url.split(",")]
         first = VllmServerBackend(model, url, **options)
         if not more:
             return first
-        from elastic_agent.backends.replicas import Replicas
+        from .replicas import Replicas
 
         options["codec"] = first.codec  # a tokenizer is loaded once, not once a replica
         return Replicas([first, *(VllmServerBackend(model, url, **options) for url in more)])
@@ -123,7 +123,7 @@ def _load(
                 "engine='vllm' needs vLLM in this environment: pip install 'elastic-agent[vllm]'; or start a "
                 "server (elastic-agent up) and give its base_url="
             )
-        from elastic_agent.backends.vllm_engine import VllmEngineBackend
+        from .vllm.engine import VllmEngineBackend
 
         options = options if tokenizer is None else {"tokenizer": tokenizer, **options}
         return VllmEngineBackend.load(where, name=model, **options)
@@ -133,7 +133,7 @@ def _load(
         # torch and transformers announce to each other what will change: nothing that a user can act upon
         warnings.filterwarnings("ignore", category=FutureWarning, module=_LIBRARIES)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=_LIBRARIES)
-        from elastic_agent.backends.transformers import TransformersBackend
+        from .transformers.backend import TransformersBackend
 
         return TransformersBackend.load(where, name=model, **options)
 

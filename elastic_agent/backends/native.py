@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol, cast
 
-from elastic_agent.backends.base import GREEDY, Backend, Limits, TokenChunk, TokenRequest
-from elastic_agent.errors import BackendError, BackendUnavailableError
+from ..errors import BackendError, BackendUnavailableError
+from .base import GREEDY, Backend, Limits, TokenChunk, TokenRequest
 
 FIELD = "elastic_limits"
-"""Where a request's `Limits` go among vLLM's extra arguments (`elastic_agent.backends.plugin`)."""
+"""Where a request's `Limits` go among vLLM's extra arguments (`elastic_agent.backends.vllm.plugin`)."""
 UNPROBED = "the engine has not been probed"
 PASSED = "the engine has passed limits that it was to hold"
 PROBING = "the engine is being probed"

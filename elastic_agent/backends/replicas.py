@@ -23,8 +23,8 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from elastic_agent.backends.base import Backend, Codec, Meter, TokenChunk, TokenRequest, may_send
-from elastic_agent.errors import BackendError, BackendUnavailableError
+from ..errors import BackendError, BackendUnavailableError
+from .base import Backend, Codec, Meter, TokenChunk, TokenRequest, may_send
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elastic_agent.backends.base import NO_LIMITS, Meter, TokenChunk, TokenRequest, check_request
-from elastic_agent.errors import BackendUnavailableError
-from elastic_agent.markers import Markers, Opening, Spelling
-from elastic_agent.tool_calls import HERMES
+from ..errors import BackendUnavailableError
+from ..prompts.markers import Markers, Opening, Spelling
+from ..tool_calls import HERMES
+from .base import NO_LIMITS, Meter, TokenChunk, TokenRequest, check_request
 
 _EOS, _TURN, _OPEN, _CLOSE = 0, 1, 2, 3
 _FIRST_WORD = 16

@@ -9,8 +9,8 @@ No format is guessed from an answer: the model's chat template names the tags. W
 read by its look (JSON, XML parameters, Python), since one pair of tags has had several bodies.
 """
 
-from elastic_agent.tool_calls.bodies import WrittenCall
-from elastic_agent.tool_calls.formats import HERMES, ToolFormat, tool_format
-from elastic_agent.tool_calls.splitter import ToolCallSplitter, split
+from .bodies import WrittenCall
+from .formats import HERMES, ToolFormat, tool_format
+from .splitter import ToolCallSplitter, split
 
 __all__ = ["HERMES", "ToolCallSplitter", "ToolFormat", "WrittenCall", "split", "tool_format"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from elastic_agent.tool_calls.blocks import BlockScan
-from elastic_agent.tool_calls.bodies import Call, MalformedError, Schema, WrittenCall, json_value, read_body
-from elastic_agent.tool_calls.formats import HERMES, ToolFormat
+from .blocks import BlockScan
+from .bodies import Call, MalformedError, Schema, WrittenCall, json_value, read_body
+from .formats import HERMES, ToolFormat
 
 
 class ToolCallSplitter:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypedDict
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
-from elastic_agent.integrations.demo.problems import Day, kind_of
+from .problems import Day, kind_of
 
 Ask = Callable[[str, str, str], Awaitable[int | None]]
 """Asks a model: (label, problem, kind) to the number in its solution, None when there is none."""

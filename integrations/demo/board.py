@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from elastic_agent.budget import Caps
-from elastic_agent.integrations.demo.display import Bar, CallRow
-from elastic_agent.scheduler.events import GRANTS, RunLog
+from elastic_agent.scheduler.runlog.events import GRANTS, RunLog
+
+from .display import Bar, CallRow
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from elastic_agent.integrations.demo.problems import Day
+from .problems import Day
 
 THINKING, SOLUTION, UNUSED, HELD, BAD = "magenta", "green", "bright_black", "yellow", "red"
 _ENDS = {

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 from elastic_agent.backends.base import Backend, Finish, Sampling, TokenRequest
 from elastic_agent.budget import Caps
-from elastic_agent.generate import prompt_ids
-from elastic_agent.integrations.demo.agent import answer_of
+from elastic_agent.generation.generate import prompt_ids
 from elastic_agent.scheduler import Price
 from elastic_agent.usage import Usage
+
+from .agent import answer_of
 
 
 @dataclass(slots=True)

@@ -18,17 +18,18 @@ from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.backends.load import embedded_models, load_backend
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import CapExceededError
-from elastic_agent.generate import prompt_ids
-from elastic_agent.integrations.demo.agent import EMPTY, State, answer_of, build_agent, row_of
-from elastic_agent.integrations.demo.board import Board
-from elastic_agent.integrations.demo.display import comparison, results, screen
-from elastic_agent.integrations.demo.practice import FixedCap
-from elastic_agent.integrations.demo.problems import SHOP_WEEK, Day, count_kinds, load_days
-from elastic_agent.integrations.langchain import ChatElasticReasoning
-from elastic_agent.markers import MarkerText
+from elastic_agent.generation.generate import prompt_ids
+from elastic_agent.prompts.markers import MarkerText
 from elastic_agent.scheduler import BudgetScheduler, Price
-from elastic_agent.scheduler.cost import find_price, require_price
-from elastic_agent.scheduler.events import RunLog
+from elastic_agent.scheduler.ledger.prices import find_price, require_price
+from elastic_agent.scheduler.runlog.events import RunLog
+
+from ..langchain import ChatElasticReasoning
+from .agent import EMPTY, State, answer_of, build_agent, row_of
+from .board import Board
+from .display import comparison, results, screen
+from .practice import FixedCap
+from .problems import SHOP_WEEK, Day, count_kinds, load_days
 
 DEFAULT_CAPS = Caps(usd="0.02", seconds=60)
 _FRAMES = 8  # a second

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from elastic_agent.integrations.langchain._guard import guard
-from elastic_agent.integrations.langchain._remote import joined_budget, remote_budget
-from elastic_agent.integrations.langchain.chat import ChatElasticReasoning
-from elastic_agent.integrations.langchain.llm import ElasticReasoningLLM
+from .accounts.remote import joined_budget, remote_budget
+from .chat_models.chat import ChatElasticReasoning
+from .chat_models.llm import ElasticReasoningLLM
+from .guarded.guard import guard
 
 if TYPE_CHECKING:
-    from elastic_agent.integrations.langchain.middleware import TaskBudgetMiddleware
+    from .middleware.middleware import TaskBudgetMiddleware
 
 __all__ = [
     "ChatElasticReasoning",
@@ -32,6 +32,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "TaskBudgetMiddleware":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from elastic_agent.integrations.langchain.middleware import TaskBudgetMiddleware
+    from .middleware.middleware import TaskBudgetMiddleware
 
     return TaskBudgetMiddleware

@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from elastic_agent.scheduler.regret import Regret, regrets
-from elastic_agent.scheduler.replay import Replayed, replay
+from elastic_agent.scheduler.analysis.regret import Regret, regrets
+from elastic_agent.scheduler.analysis.replay import Replayed, replay
 
 
 def check_run(path: str | Path) -> tuple[Replayed, list[Regret]]:

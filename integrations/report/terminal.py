@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from elastic_agent.scheduler.events import GRANTS
+from elastic_agent.scheduler.runlog.events import GRANTS
 
 
 class RunLogError(ValueError):

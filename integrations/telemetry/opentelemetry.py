@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from elastic_agent import __version__
-from elastic_agent.scheduler.events import GRANTS, Event
+from elastic_agent.scheduler.runlog.events import GRANTS, Event
 
 try:
     from opentelemetry import metrics, trace

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TypeVar, cast
 
-from elastic_agent.scheduler.events import Event
+from elastic_agent.scheduler.runlog.events import Event
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram

@@ -12,8 +12,8 @@ import pytest
 from elastic_agent.credentials import add_key_options, checked_key, has_password, ledger_place, make_private
 from elastic_agent.credentials import upstream_key as key_of
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.scheduler.stores import open_store
-from elastic_agent.scheduler.stores.base import Spec
+from elastic_agent.scheduler.ledger.stores import open_store
+from elastic_agent.scheduler.ledger.stores.protocol import Spec
 
 
 def mode(path: Path) -> int:

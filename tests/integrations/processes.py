@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from elastic_agent.backends.server_process import free_port
+from elastic_agent.backends.vllm.server_process import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @contextmanager
 def running_up(python: Path, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command on free ports, in a folder, with this Python for vLLM; stopped at the end."""
-    command = [sys.executable, "-m", "elastic_agent.integrations.cli", "up"]
+    command = [sys.executable, "-m", "elastic_agent.integrations.commands.main", "up"]
     command += ["--port", "0", "--vllm-port", str(free_port()), "--no-keys", *arguments]
     with subprocess.Popen(
         command,

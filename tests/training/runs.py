@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.training.config import TrainConfig
-from elastic_agent.training.configure import build, merge
-from elastic_agent.training.preflight import preflight
-from elastic_agent.training.record import Record
+from elastic_agent.training.config.loading import build, merge
+from elastic_agent.training.config.schema import TrainConfig
+from elastic_agent.training.grpo.logger import Record
+from elastic_agent.training.grpo.validate import preflight
 
 SMALL: dict[str, Any] = {
     "steps": 2,
@@ -44,7 +44,7 @@ def easy_reward(**columns: Any) -> list[float]:
 
 def trainer_of(config: TrainConfig) -> Any:
     """A trainer that has made its first batch, ready for `_compute_loss`."""
-    from elastic_agent.training.trainer import make_trainer
+    from elastic_agent.training.run import make_trainer
 
     trainer = make_trainer(config, preflight(config), Record(config.output, config.steps))
     trainer.model.train()

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.training.grpo import _buckets
+from elastic_agent.training.grpo.trainer import _buckets
 from elastic_agent.training.model import load_model, new_model
+from elastic_agent.training.run import train as train_e1
 from elastic_agent.training.sft import SftConfig, collate, make_example, rate, train
 from elastic_agent.training.tokenizer import CLOSE, END, THINK, vocabulary
-from elastic_agent.training.trainer import train as train_e1
 from tests.training.runs import make_base, small
 
 
@@ -39,7 +39,7 @@ def test_examples_hold_one_prefilled_thinking_block_and_train_on_the_assistant_a
 def test_a_prompt_in_training_is_the_prompt_of_the_chat_template() -> None:
     import random
 
-    from elastic_agent.training.rollout import prompt_ids_of
+    from elastic_agent.training.rollouts.two_phase import prompt_ids_of
     from elastic_agent.training.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer()

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import elastic_agent
-from elastic_agent.training.evaluate import CURVE_BUDGETS, SEEDS, Evaluator
-from elastic_agent.training.stock_problems import DIFFICULTIES, combine_problem, make_problems
+from elastic_agent.training.data.stock_problems import DIFFICULTIES, combine_problem, make_problems
+from elastic_agent.training.evaluation import CURVE_BUDGETS, SEEDS, Evaluator
 
 MODELS = Path(elastic_agent.__file__).parent / "models"
 NAMES = ("e1-tiny", "e1-tiny-base")

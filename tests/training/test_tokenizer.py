@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.training.rollout import markers_of, prompt_ids_of
+from elastic_agent.training.rollouts.two_phase import markers_of, prompt_ids_of
 from elastic_agent.training.tokenizer import CLOSE, END, PAD, SPECIALS, THINK, build_tokenizer, vocabulary
 
 

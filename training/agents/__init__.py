@@ -9,7 +9,7 @@ fields        the `agent` section of a training config
 lookups       a small environment that ships: stock problems whose lines must be looked up
 """
 
-from elastic_agent.training.agents.environment import (
+from .environment import (
     Environment,
     Episode,
     MalformedCallError,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from elastic_agent.training.fields import Count, Seconds, Section, several
+from ..config.fields import Count, Seconds, Section, several
 
 
 class AgentConfig(Section):
@@ -24,7 +24,7 @@ class AgentConfig(Section):
     them: one number, or two between which each group draws its own, uniformly in the logarithm. Each turn
     then gets what the scheduler grants it out of what is left, at most the limits that `budgets` draws for
     it. null: no cap, and each turn gets what `budgets` draws."""
-    scheduler: str = "elastic_agent.scheduler.walk:TaskWalk"
+    scheduler: str = "elastic_agent.scheduler.runtime.offline_task:TaskWalk"
     """What turns a cap into grants, as "package.module:name"."""
     scheduler_options: dict[str, Any] = Field(default_factory=dict)
     """Handed to it by name: policy, curves, kind, expect, final_solution for the scheduler's own."""

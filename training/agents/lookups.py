@@ -19,10 +19,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elastic_agent.training.agents.environment import Episode, MalformedCallError, ToolCall
-from elastic_agent.training.stock_problems import Problem, Split, make_problem
-from elastic_agent.training.tokenizer import CLOSE, END, START, THINK
-from elastic_agent.training.traces import STYLE_SHARES, Style, equations, think, words
+from ..data.stock_problems import Problem, Split, make_problem
+from ..tokenizer import CLOSE, END, START, THINK
+from ..traces import STYLE_SHARES, Style, equations, think, words
+from .environment import Episode, MalformedCallError, ToolCall
 
 STEPS = (1, 2, 3)
 """Lines of a problem, in turn."""

@@ -13,12 +13,13 @@ from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.training.agents.environment import Environment
-from elastic_agent.training.agents.fields import AgentConfig
-from elastic_agent.training.agents.play import Granter, Played, Player, Rules, play
-from elastic_agent.training.agents.splice import Splicer
-from elastic_agent.training.budgets import Budgets, deal_samples, deal_shares, seeded
-from elastic_agent.training.rollout import Call, Engine, Rollout, RolloutFunc, batch_of, for_trl
+
+from ..budgets.distributions import Budgets, deal_samples, deal_shares, seeded
+from ..rollouts.two_phase import Call, Engine, Rollout, RolloutFunc, batch_of, for_trl
+from .environment import Environment
+from .episode_runner import Granter, Played, Player, Rules, play
+from .fields import AgentConfig
+from .turn_renderer import Splicer
 
 _CAPS, _LIMITS, _SAMPLES = 101, 102, 103  # what a draw is for, in its seed
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elastic_agent.training.agents.environment import Tool, ToolCall
+from .environment import Tool, ToolCall
 
 _AT_ONCE = 64  # threads
 _LATE = object()  # what an async tool has returned when its time is up

@@ -11,9 +11,9 @@
 `load` says what your own file must hold. Nothing is shipped: every set comes from its owner.
 """
 
-from elastic_agent.training.data.dedup import Deduplicated, Removal, decontaminate, deduplicate
-from elastic_agent.training.data.load import load, stock
-from elastic_agent.training.data.schema import (
+from .dedup import Deduplicated, Removal, decontaminate, deduplicate
+from .load import load, stock
+from .schema import (
     Case,
     DataWarning,
     Problem,
@@ -23,7 +23,7 @@ from elastic_agent.training.data.schema import (
     tests_json,
     to_rows,
 )
-from elastic_agent.training.data.sources import SOURCES, Source, source_named
+from .sources import SOURCES, Source, source_named
 
 __all__ = [
     "SOURCES",

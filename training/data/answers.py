@@ -12,7 +12,7 @@ import math
 import re
 from typing import Any
 
-from elastic_agent.training.data.files import Row
+from .files import Row
 
 
 class Unusable(Exception):

@@ -20,9 +20,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-from elastic_agent.training.data.answers import Unusable
-from elastic_agent.training.data.files import Row
-from elastic_agent.training.data.schema import Case
+from .answers import Unusable
+from .files import Row
+from .schema import Case
 
 COLUMNS = ("tests", "input_output", "verification_info", "public_test_cases", "official_tests", "test")
 # Unpacked private tests of LiveCodeBench; the largest real problem holds some 100 MB.

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from elastic_agent.errors import DataError
-from elastic_agent.training.data.schema import Problem
+
+from .schema import Problem
 
 RUN = 8
 SHARE = 0.6

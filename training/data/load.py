@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.errors import DataError
-from elastic_agent.training.data.answers import Unusable, text_of
-from elastic_agent.training.data.cases import COLUMNS, has_cases, read_cases
-from elastic_agent.training.data.dedup import normalise
-from elastic_agent.training.data.files import Placed, Row, read_rows
-from elastic_agent.training.data.schema import Case, DataWarning, Problem
-from elastic_agent.training.data.sources import ANSWER, QUESTION, Source, source_named
-from elastic_agent.training.stock_problems import Split, make_problems
+
+from .answers import Unusable, text_of
+from .cases import COLUMNS, has_cases, read_cases
+from .dedup import normalise
+from .files import Placed, Row, read_rows
+from .schema import Case, DataWarning, Problem
+from .sources import ANSWER, QUESTION, Source, source_named
+from .stock_problems import Split, make_problems
 
 OWN = Source("own", "math", "train", hub="")
 ID = ("id", "ID", "unique_id", "task_id", "question_id", "problem_id", "idx")

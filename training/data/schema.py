@@ -1,7 +1,7 @@
 """The one schema: what a problem is, whichever set it comes from, and what TRL gets to see of it.
 
 A math problem has a reference answer, a code problem has tests, a stock problem is one of
-`elastic_agent.training.stock_problems`. Rows for TRL hold the chat prompt and, beside it, what a reward
+`elastic_agent.training.data.stock_problems`. Rows for TRL hold the chat prompt and, beside it, what a reward
 needs: every further column reaches the reward functions, one entry a sample. Tests travel as JSON text,
 because Arrow wants one type a column and a hub set mixes several forms.
 """

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from elastic_agent.errors import DataError
-from elastic_agent.training.data.answers import Answers, after_hashes, all_of, any_of
-from elastic_agent.training.data.files import Row
-from elastic_agent.training.data.schema import Kind
+
+from .answers import Answers, after_hashes, all_of, any_of
+from .files import Row
+from .schema import Kind
 
 QUESTION = ("problem", "question", "prompt", "Question", "question_content")
 ANSWER = ("answer", "Answer", "final_answer")

@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Protocol
 
-from elastic_agent.training.plots.ink import COLOURS, document, mark, text, wide
-from elastic_agent.training.segments import budget_name
+from ..grpo.metrics import budget_name
+from .ink import COLOURS, document, mark, text, wide
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 18, 44, 330, 720
 Scale = Callable[[float], float]
 
 
 class Point(Protocol):
-    """What is drawn of a cell (`elastic_agent.training.evaluate.stats.Summary`); `low` to `high`: 95%."""
+    """What is drawn of a cell (`elastic_agent.training.evaluation.reports.stats.Summary`); `low` to `high`:
+    95%."""
 
     @property
     def model(self) -> str: ...

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from elastic_agent.training.plots.ink import COLOURS, document, mark, text, ticks, wide
+from .ink import COLOURS, document, mark, text, ticks, wide
 
 Points = Sequence[tuple[float, float | None]]
 WIDTH, HEIGHT = 520, 230

@@ -12,8 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from elastic_agent.training.rewards.grades import Grade, Grader, RewardFailedError, Sample
-from elastic_agent.training.rewards.stock import solution_reward
+from .grades import Grade, Grader, RewardFailedError, Sample
+from .stock import solution_reward
 
 _HOME = {
     "CodeGrader": "elastic_agent.training.rewards.code",
@@ -39,10 +39,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from elastic_agent.training.rewards.code import CodeGrader, CodeTests
-    from elastic_agent.training.rewards.functions import RewardFunction, make_reward_function
-    from elastic_agent.training.rewards.math import MathGrader
-    from elastic_agent.training.rewards.shape import RewardConfig
+    from .code import CodeGrader, CodeTests
+    from .functions import RewardFunction, make_reward_function
+    from .math import MathGrader
+    from .shape import RewardConfig
 
 
 def __getattr__(name: str) -> Any:

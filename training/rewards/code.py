@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Self
 
-from elastic_agent.training.rewards.grades import Grade, Sample, default_workers
-from elastic_agent.training.sandbox import Sandbox, SandboxError, Session
+from ..sandbox.sandbox import Sandbox, SandboxError, Session
+from .grades import Grade, Sample, default_workers
 
 FENCE = re.compile(r"[ \t]*(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
 TOLERANCE = 1e-6

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from elastic_agent.training.fields import ConfigError, imported
-from elastic_agent.training.rewards.grades import Grade, Grader, RewardFailedError, Sample
-from elastic_agent.training.rewards.shape import RewardConfig, shape_length, well_formed
-from elastic_agent.training.rewards.stock import StockGrader
+from ..config.fields import ConfigError, imported
+from .grades import Grade, Grader, RewardFailedError, Sample
+from .shape import RewardConfig, shape_length, well_formed
+from .stock import StockGrader
 
 log = logging.getLogger("elastic_agent.training.rewards")
 
@@ -171,11 +171,11 @@ class RewardFunction:
 def make_grader(config: RewardConfig) -> Grader:
     """The grader that a config names. Raises SandboxUnavailable for code where it can't be contained."""
     if config.kind == "math":
-        from elastic_agent.training.rewards.math import MathGrader
+        from .math import MathGrader
 
         return MathGrader(workers=config.workers)
     if config.kind == "code":
-        from elastic_agent.training.rewards.code import CodeGrader
+        from .code import CodeGrader
 
         return CodeGrader(workers=config.workers)
     return StockGrader()

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-from elastic_agent.training.guard.plain import Closed, read_frame, write_frame
-from elastic_agent.training.guard.setup import package_root
-from elastic_agent.training.rewards.answers import final_answer, references, same_text
-from elastic_agent.training.rewards.grades import Grade, Sample, WorkerError, default_workers
+from ..sandbox.guard.plain import Closed, read_frame, write_frame
+from ..sandbox.guard.setup import package_root
+from .answers import final_answer, references, same_text
+from .grades import Grade, Sample, WorkerError, default_workers
 
 BOOT = """import sys; sys.path.insert(0, sys.argv[1])
 from elastic_agent.training.rewards.math_worker import main; main()"""

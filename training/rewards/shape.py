@@ -20,11 +20,12 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from elastic_agent.errors import did_you_mean
-from elastic_agent.training.fields import Count, Section
-from elastic_agent.training.rewards.answers import boxed
-from elastic_agent.training.rewards.code import last_block
-from elastic_agent.training.rewards.grades import Sample
-from elastic_agent.training.stock_problems import parse_answer
+
+from ..config.fields import Count, Section
+from ..data.stock_problems import parse_answer
+from .answers import boxed
+from .code import last_block
+from .grades import Sample
 
 GRADED = ("stock", "math", "code")
 KINDS = (*GRADED, "episode")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from elastic_agent.training.rewards.grades import Grade, Sample
-from elastic_agent.training.stock_problems import parse_answer
+from ..data.stock_problems import parse_answer
+from .grades import Grade, Sample
 
 
 def solution_reward(solution: str, finished: bool, answer: int) -> float:

@@ -12,11 +12,11 @@ import aiohttp
 import pytest
 
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
-from elastic_agent.backends.vllm_server import VllmServerBackend
-from elastic_agent.integrations.gateway.config import Config, Limits, Upstream
-from elastic_agent.integrations.gateway.server import Gateway
-from elastic_agent.scheduler.accounts import Amount
-from elastic_agent.scheduler.cost import Price
+from elastic_agent.backends.vllm.server import VllmServerBackend
+from elastic_agent.integrations.gateway.app import Gateway
+from elastic_agent.integrations.gateway.settings import Config, Limits, Upstream
+from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.prices import Price
 from tests.wire import Engine, Faults, Wire
 
 HELLO = [{"role": "user", "content": "hello there"}]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from elastic_agent.backends.vllm_server import VllmServerBackend
-from elastic_agent.integrations.gateway.command import _line, _serve
-from elastic_agent.integrations.gateway.config import Config, Limits, Upstream
-from elastic_agent.integrations.gateway.server import Gateway
+from elastic_agent.backends.vllm.server import VllmServerBackend
+from elastic_agent.integrations.commands.serve import _line, _serve
+from elastic_agent.integrations.gateway.app import Gateway
+from elastic_agent.integrations.gateway.settings import Config, Limits, Upstream
 from tests.integrations.gateway.conftest import PRICE, shared_codec
 
 if __name__ == "__main__":

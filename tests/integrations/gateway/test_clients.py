@@ -22,7 +22,7 @@ from pydantic_ai.providers.openai import OpenAIProvider
 from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply
 from tests.integrations.gateway.conftest import HELLO, Served, Start
-from tests.integrations.gateway.test_answers import CALL, TOOL
+from tests.integrations.gateway.serving.test_kept_answers import CALL, TOOL
 
 MESSAGES: Any = HELLO
 

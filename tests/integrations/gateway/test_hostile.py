@@ -18,13 +18,13 @@ import pytest
 
 from elastic_agent.backends.load import load_backend
 from elastic_agent.integrations.gateway import fields, json_body
-from elastic_agent.integrations.gateway.config import Config, Upstream
-from elastic_agent.integrations.gateway.errors import GatewayError
-from elastic_agent.integrations.gateway.response_request import ResponseRequest
-from elastic_agent.integrations.gateway.server import Gateway
-from elastic_agent.tokenizer import HFCodec
+from elastic_agent.integrations.gateway.api.errors import GatewayError
+from elastic_agent.integrations.gateway.api.responses_request import ResponseRequest
+from elastic_agent.integrations.gateway.app import Gateway
+from elastic_agent.integrations.gateway.settings import Config, Upstream
+from elastic_agent.prompts.tokenizer import HFCodec
 from tests.integrations.gateway.conftest import HELLO, Start
-from tests.integrations.gateway.test_limits import connect
+from tests.integrations.gateway.ops.test_limits import connect
 from tests.integrations.gateway.test_processes import process
 
 BODY = 4 * 1024 * 1024
@@ -229,7 +229,7 @@ async def test_a_compressed_body_is_not_unpacked(start: Start) -> None:
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
-from elastic_agent.integrations.cli import main
+from elastic_agent.integrations.commands.main import main
 sys.argv = ["elastic-agent", *sys.argv[3:]]
 sys.exit(main())
 """

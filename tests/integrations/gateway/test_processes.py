@@ -21,10 +21,10 @@ import pytest
 
 from benchmarks._servers import NoServerError, PostgresServer
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
-from elastic_agent.integrations.cli import main
-from elastic_agent.scheduler.accounts import NOTHING
-from elastic_agent.scheduler.stores import open_store
-from elastic_agent.scheduler.stores.base import Level
+from elastic_agent.integrations.commands.main import main
+from elastic_agent.scheduler.ledger.accounts import NOTHING
+from elastic_agent.scheduler.ledger.stores import open_store
+from elastic_agent.scheduler.ledger.stores.protocol import Level
 from tests.conftest import ROOT
 from tests.integrations.gateway.conftest import HELLO, shared_codec
 from tests.wire import serve_in_thread
@@ -117,7 +117,7 @@ def test_the_command_serves_the_embedded_model(tmp_path: Path, capsys: pytest.Ca
     assert main(["keys", "create", "alice", "--tokens", "5000", "--per", "day", "--ledger", str(ledger)]) == 0
     key = capsys.readouterr().out.strip()
     question = "A shop has 37 pens . #1 It sells 12 . How many pens are left ?"
-    serve = ("elastic_agent.integrations.cli", "serve", "--port", 0, "--ledger", ledger)
+    serve = ("elastic_agent.integrations.commands.main", "serve", "--port", 0, "--ledger", ledger)
     with process(*serve) as gateway, httpx.Client(base_url=gateway.url, timeout=60) as client:
         body = {"messages": [{"role": "user", "content": question}], "thinking_budget": 8, "seed": 1}
         assert client.post("/chat/completions", json=body).status_code == 401

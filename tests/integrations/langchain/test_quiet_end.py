@@ -13,8 +13,8 @@ from tests.wire import Wire, serve_in_thread
 
 HEAD = """
 import asyncio, threading
-from elastic_agent.backends.vllm_server import VllmServerBackend
-from elastic_agent.generate import generate
+from elastic_agent.backends.vllm.server import VllmServerBackend
+from elastic_agent.generation.generate import generate
 from elastic_agent import Budget, Caps
 from elastic_agent.integrations.langchain import ChatElasticReasoning, TaskBudgetMiddleware
 from elastic_agent.scheduler import BudgetScheduler, task_budget

@@ -20,7 +20,7 @@ from elastic_agent.errors import CapExceededError
 from elastic_agent.integrations.telemetry.opentelemetry import OpenTelemetryLog
 from elastic_agent.integrations.telemetry.prometheus import PrometheusLog
 from elastic_agent.scheduler import BudgetScheduler, Price, TaskReport
-from elastic_agent.scheduler.events import Log
+from elastic_agent.scheduler.runlog.events import Log
 from tests.clock import run
 
 THINKER = Reply(thinking="hm " * 60, solution="so the answer is 42")

@@ -10,14 +10,14 @@ import pytest
 from elastic_agent.backends.base import Sampling
 from elastic_agent.training.agents.lookups import make_lookups
 from elastic_agent.training.agents.rollouts import NUMBER, make_agent_rollout_func
-from elastic_agent.training.budgets import mixture
-from elastic_agent.training.fields import ConfigError
-from elastic_agent.training.preflight import preflight
-from elastic_agent.training.record import read_csv
-from elastic_agent.training.registry import ENVIRONMENTS, SOURCES
-from elastic_agent.training.rollout import decode_in_process
+from elastic_agent.training.budgets.distributions import mixture
+from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.training.grpo.logger import read_csv
+from elastic_agent.training.grpo.validate import preflight
+from elastic_agent.training.rollouts.registry import ENVIRONMENTS, SOURCES
+from elastic_agent.training.rollouts.two_phase import decode_in_process
+from elastic_agent.training.run import train
 from elastic_agent.training.tokenizer import CLOSE, END, START, THINK
-from elastic_agent.training.trainer import train
 from tests.training.agents.episodes import VOCAB, always_calls, ids
 from tests.training.runs import easy_reward, make_base, small
 
@@ -186,7 +186,7 @@ def test_an_environment_gets_the_rows_of_the_source(
         ({"environment": "nowhere:talk"}, "'nowhere:talk' can't be imported"),
         ({"environment": "tests.training.agents.episodes:nothing"}, "can't be imported"),
         ({"options": {"colour": "red"}}, "first episode can't start: TypeError"),
-        ({"scheduler": "elastic_agent.scheduler.walk:Walk"}, "agent.scheduler"),
+        ({"scheduler": "elastic_agent.scheduler.runtime.offline_task:Walk"}, "agent.scheduler"),
         ({"scheduler_options": {"policy": "greedy"}}, "there are marginal, uniform"),
         ({"tokens": 9}, "can't hold one answer"),
         ({"tokens": [90, 30]}, "agent.tokens"),

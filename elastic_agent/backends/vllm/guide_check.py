@@ -1,0 +1,94 @@
+"""What a vLLM server says to the fields of a guided call, at no token.
+
+vLLM checks the fields of a request before the engine that the request is for (header `X-data-parallel-rank`).
+So a request for an engine that can't be there is refused for its fields, if they are bad, and for its engine,
+if they are good. A request without fields comes first, once: a server that does not refuse it knows no such
+header, and is not asked again; it has served one token (one each, where several calls came at once).
+
+What only the compiler in the engine finds is not found: it runs when the request has been accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+
+from ..base import Meter
+
+NO_ENGINE = 2**31 - 1
+REMEMBERED = 1024
+"""Fields that were taken; those that were refused are asked for again."""
+_SAYS_RANK = "data_parallel_rank"
+_TIMEOUT = aiohttp.ClientTimeout(total=10)
+
+
+class GuideCheck:
+    """Asks one server about one model.
+
+    Args:
+        url: of its completions.
+        model: the name that the server serves it under.
+        meter: where the token of a server that knows no such header is counted.
+    """
+
+    def __init__(self, url: str, model: str, meter: Meter) -> None:
+        self._url, self._model, self._meter = url, model, meter
+        self._tells: bool | None = None
+        self._taken: OrderedDict[bytes, None] = OrderedDict()
+
+    async def refusal(self, session: aiohttp.ClientSession, fields: Mapping[str, Any]) -> str:
+        """Why the server refuses the fields; "" where it takes them, or nobody knows."""
+        try:
+            key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
+        except (TypeError, ValueError):
+            return ""  # the call itself says what is wrong
+        if self._tells is False or key in self._taken:
+            return ""
+        try:
+            if self._tells is None:
+                await self._ask(session, {})
+            said = await self._ask(session, fields) if self._tells else None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return ""
+        if said:
+            return said
+        if said is not None:
+            self._taken[key] = None
+            if len(self._taken) > REMEMBERED:
+                self._taken.popitem(last=False)
+        return ""
+
+    async def _ask(self, session: aiohttp.ClientSession, fields: Mapping[str, Any]) -> str | None:
+        """What the server has against the fields; "" for nothing, None where its answer says neither."""
+        body = {**fields, "model": self._model, "prompt": [0], "max_tokens": 1, "stream": False}
+        headers = {"X-data-parallel-rank": str(NO_ENGINE)}
+        async with session.post(self._url, json=body, headers=headers, timeout=_TIMEOUT) as response:
+            text = await response.text(errors="replace")
+        if response.status == 200:
+            self._tells = False
+            self._meter.requests += 1
+            self._meter.input += 1
+            self._meter.output += 1
+            return None
+        if response.status != 400:
+            return None
+        said = _message(text)
+        if _SAYS_RANK in said:
+            self._tells = True
+            return ""
+        return said if fields else None
+
+
+def _message(text: str) -> str:
+    """The sentence of an error in vLLM's form, on one line; never empty."""
+    try:
+        told = json.loads(text)
+        said = str(told["error"]["message"])
+    except (ValueError, RecursionError, LookupError, TypeError):
+        said = text
+    return " ".join(said.split())[:300] or "it says nothing"

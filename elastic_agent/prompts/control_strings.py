@@ -1,0 +1,284 @@
+"""Law 7, user text is data: where a text could become a control token, and how it is kept from becoming one.
+
+A model's control strings (`</think>`, `<|im_end|>`, every added token) come out of a prompt in three ways: a
+text holds one whole; a text ends or begins with a part of one, and what stands beside it is the rest; a text
+is the middle of one (`|im_start|`, `think`), and the template writes the tags around it. The first is broken
+up always, and so is the beginning of one at a text's end. For all of them `risky` says so; then the codec
+(`elastic_agent.prompts.tokenizer`) compares its prompt with that of a `neutral` conversation.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+"""Roles that every template knows; others are a caller's text."""
+TYPES = frozenset(
+    [
+        "string",
+        "number",
+        "integer",
+        "object",
+        "array",
+        "boolean",
+        "null",
+        "any",
+        "function",
+        "custom",
+        "text",
+        "image",
+        "image_url",
+        "input_audio",
+        "audio",
+        "video",
+        "file",
+        "json_schema",
+    ]
+)
+"""Types of JSON Schema, of tools and of a content's parts, which templates ask for by name."""
+WORDS = frozenset(
+    [
+        "role",
+        "content",
+        "name",
+        "type",
+        "text",
+        "id",
+        "index",
+        "function",
+        "tool_calls",
+        "tool_call_id",
+        "parameters",
+        "arguments",
+        "properties",
+        "required",
+        "description",
+        "enum",
+        "items",
+        "default",
+        "title",
+        "format",
+        "strict",
+        "reasoning",
+        "reasoning_content",
+        "thinking",
+        "input",
+        "output",
+        "anyOf",
+        "allOf",
+        "oneOf",
+        "not",
+        "const",
+        "additionalProperties",
+        "patternProperties",
+        "$defs",
+        "$ref",
+        "definitions",
+        "minimum",
+        "maximum",
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+        "pattern",
+        "json_schema",
+        "schema",
+        "nullable",
+        "refusal",
+        "image_url",
+        "input_audio",
+        "url",
+        "data",
+        "detail",
+        "return",
+        "custom",
+    ]
+)
+"""The wire's own keys. All others are a caller's text."""
+NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+"""Keys right below these are names that a caller chose."""
+DATA = frozenset({"arguments", "input", "default", "const"})
+"""All keys below these are."""
+WINDOW = 16_384
+"""Characters that are searched or encoded in one go, during which no other thread runs."""
+_SHORT = 200  # characters up to which a text is looked at without its signs
+
+
+class ControlStrings:
+    """The control strings of one model.
+
+    Args:
+        control: all of them.
+        in_text: those that are no tokens of their own: markers in plain text.
+        normalize: what the tokenizer does to a text first, if anything.
+    """
+
+    def __init__(
+        self, control: Iterable[str], in_text: Iterable[str], normalize: Callable[[str], str] | None
+    ) -> None:
+        self.in_text = tuple(in_text)
+        # Some vocabularies add runs of spaces, which control nothing
+        self.all = frozenset(text for text in (*control, *self.in_text) if len(text.strip()) > 1)
+        self._normalize = normalize
+
+    @cached_property
+    def _first(self) -> re.Pattern[str]:
+        letters = sorted({text[0] for text in self.all})
+        return re.compile(f"[{''.join(map(re.escape, letters))}]" if letters else "(?!)")
+
+    @cached_property
+    def _lengths(self) -> dict[str, list[int]]:
+        """How long they are, longest first, by their first two letters."""
+        found: dict[str, set[int]] = {}
+        for text in self.all:
+            found.setdefault(text[:2], set()).add(len(text))
+        return {begin: sorted(lengths, reverse=True) for begin, lengths in found.items()}
+
+    def _found(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where control strings stand, the longest at each place. Vocabularies have up to thousands of them,
+        and a text may be all brackets: each place is looked up, once a length."""
+        for match in _matches(self._first, text, 1):
+            at = match.start()
+            for length in self._lengths.get(text[at : at + 2], ()):
+                if text[at : at + length] in self.all:
+                    yield at, at + length
+                    break
+
+    @cached_property
+    def _heads(self) -> frozenset[str]:
+        return frozenset(text[:n] for text in self.all for n in range(1, len(text)))
+
+    @cached_property
+    def _tails(self) -> frozenset[str]:
+        return frozenset(text[n:] for text in self.all for n in range(1, len(text)))
+
+    @cached_property
+    def _joined(self) -> str:
+        return "".join(f"\n{text}\n" for text in self.all)
+
+    @cached_property
+    def _letters(self) -> frozenset[str]:
+        return frozenset(filter(None, map(_squeezed, self.all)))
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.all), default=0)
+
+    def cuts(self, text: str) -> list[int]:
+        """Where a text must be cut so that it holds no control string and ends in no beginning of one."""
+        at = {begin + 1 for begin, _ in self._found(text)}
+        first = max(0, len(text) - self._longest)
+        at |= {i + 1 for i in range(first, len(text)) if text[i:] in self._heads}
+        for marker in self.in_text:
+            # One cut may be where the tokenizer cuts by itself: letter by letter no model spells it
+            pattern = re.compile(f"(?={re.escape(marker)})")
+            begins = [m.start() for m in _matches(pattern, text, len(marker))]
+            last = range(max(0, len(text) - len(marker) + 1), len(text))
+            for begin in (*begins, *(i for i in last if marker.startswith(text[i:]))):
+                at |= set(range(begin + 1, min(begin + len(marker), len(text)) + 1))
+        return sorted(at)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """The parts of a text that are a control string, or could be completed to one."""
+        seen = text if self._normalize is None else self._normalize(text)
+        bare = seen.strip()
+        middle = bare != "" and len(bare) < self._longest and self._is_middle(bare)
+        # Signs may be what a template replaces: im-start for im_start
+        letters = _squeezed(seen) if len(seen) < _SHORT else ""
+        if middle or letters in self._letters or (seen != text and self._parts(seen)):
+            return [(0, len(text))] if text else []
+        return self._parts(text)
+
+    def _is_middle(self, text: str) -> bool:
+        """Whether it stands inside of a control string, as whole words: templates write tags, not letters."""
+        at = self._joined.find(text)
+        while at >= 0:
+            begins = not (text[0].isalnum() and self._joined[at - 1 : at].isalnum())
+            if begins and not (text[-1].isalnum() and self._joined[at + len(text)].isalnum()):
+                return True
+            at = self._joined.find(text, at + 1)
+        return False
+
+    def _parts(self, text: str) -> list[tuple[int, int]]:
+        near = min(len(text), self._longest)
+        found = list(self._found(text))
+        found += [(0, n) for n in range(1, near + 1) if text[:n] in self._tails]
+        found += [(len(text) - n, len(text)) for n in range(1, near + 1) if text[-n:] in self._heads]
+        return found
+
+    def risky(self, text: str) -> bool:
+        """Whether a template could make a control token out of it."""
+        return bool(self.spans(text))
+
+    def neutral(self, text: str) -> str:
+        """A text of the same length that is none and becomes none."""
+        letters = list(text)
+        for begin, end in self.spans(text):
+            letters[begin:end] = ["x" if not c.isspace() else c for c in text[begin:end]]
+        return "".join(letters)
+
+    def broken(self, text: str, separator: str) -> str:
+        """A risky text with all of its risky parts letter by letter."""
+        at = {i for begin, end in self.spans(text) for i in range(begin, end + 1)}
+        cuts = [0, *sorted(at | set(self.cuts(text))), len(text)]
+        return separator.join(text[a:b] for a, b in itertools.pairwise(cuts))
+
+
+def _matches(pattern: re.Pattern[str], text: str, longest: int) -> Iterator[re.Match[str]]:
+    """All matches of a pattern that consumes nothing, window by window, so that other threads run in between.
+
+    Args:
+        longest: characters that a match looks at, at most.
+    """
+    for start in range(0, len(text), WINDOW):
+        end = start + WINDOW
+        for match in pattern.finditer(text, start, min(len(text), end + longest)):
+            if match.start() < end:
+                yield match
+
+
+def _squeezed(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).casefold()
+
+
+def mapped(
+    value: Any,
+    change: Callable[[str], str],
+    roles: frozenset[str] = ROLES,
+    words: frozenset[str] | None = WORDS,
+) -> Any:
+    """A message, a tool or an option of a template, with every text changed that its sender chose.
+
+    Args:
+        roles: these stay.
+        words: keys that stay; None: none, here and below.
+    """
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return [mapped(inner, change, roles, words and WORDS) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    changed = {}
+    for key, inner in value.items():
+        kept = roles if key == "role" else TYPES if key == "type" else frozenset()
+        if not (words and isinstance(inner, str) and inner in kept):
+            below = None if words is None or key in DATA else frozenset[str]() if key in NAMES else WORDS
+            inner = mapped(inner, change, roles, below)
+        changed[change(key) if isinstance(key, str) and (not words or key not in words) else key] = inner
+    return changed
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a nested value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from texts([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from texts(item)

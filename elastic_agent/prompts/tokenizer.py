@@ -1,0 +1,379 @@
+"""Text to ids for Hugging Face models: chat template, markers, and user text that stays text.
+
+The adapter for `transformers`' tokenizers (no torch needed). Law 7, user text is data: the control strings of
+the model (`</think>`, `<|im_end|>`, every added token) are broken up inside message contents before the
+template is rendered: a separator goes in after their first character, and the rendered prompt is encoded in
+pieces split at the separators. The text that the model reads is the same; no control token comes out of it.
+Half a control string at the end of a content is broken up as well, since a template may write another content
+behind it. Where a text could be completed to a control string in any other way
+(`elastic_agent.prompts.control_strings`), the control tokens of the prompt are counted against those of a
+conversation whose texts are neutral. Where they differ such texts are spelled letter by letter; where they
+still differ the prompt is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import ControlTokenError, NoMarkersError, UnknownModelError, UnsupportedError
+from ..tool_calls.formats import ToolFormat, tool_format
+from .control_strings import ROLES, WINDOW, ControlStrings, mapped, texts
+from .markers import Markers, MarkerText, Opening, known_markers, resolve_markers
+from .model_files import end_ids, load_tokenizer, turn_ids
+from .token_bytes import TokenBytes
+
+_SEPARATORS = (
+    "\ue0f0\ue0f1\ue0f2\ue0f3\ue0f4\ue0f5\ue0f6\ue0f7"  # private use; one that the prompt lacks is taken
+)
+_OURS = frozenset(
+    [
+        "conversation",
+        "messages",
+        "tools",
+        "documents",
+        "chat_template",
+        "tokenize",
+        "add_generation_prompt",
+        "continue_final_message",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+        "processor_kwargs",
+        "self",
+    ]
+)
+"""Arguments of `apply_chat_template` that are no option of a template."""
+_SAID = "zqxjzqxj"  # stands for an answer where a template's turns are looked at
+_TAG = re.compile(
+    r"[<\[\u25c1](?![/|])[^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]\u25b7]", re.IGNORECASE
+)
+
+
+_DROPPED = 64
+"""Bytes of text for each token, where the tokenizer drops blanks or rewrites characters."""
+
+
+class HFCodec:
+    """A Hugging Face fast tokenizer as a `Codec`.
+
+    Args:
+        tokenizer: a `PreTrainedTokenizerBase`; what its folder says of ends of text counts, too.
+        model: the model's name, for messages.
+        markers: the thinking markers, when they can't be found in the tokenizer.
+        template_options: further variables for the chat template. A template that asks for `enable_thinking`
+            or `thinking` gets True unless they are given.
+
+    Raises:
+        NoMarkersError: the model has no end-of-thinking marker, or its template begins an answer with a start
+            marker that is another than the model's.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        model: str = "this model",
+        markers: MarkerText | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+        self._options = {**_switches(self._template), **dict(template_options or {})}
+        begin, end = self._turn()
+        controls = tokenizer.added_tokens_decoder
+        self.markers: Markers = resolve_markers(
+            vocabulary=tokenizer.get_vocab(),
+            encode=self._encode_piece,
+            chat_template=self._template,
+            eos_ids={tokenizer.eos_token_id} - {None},
+            turn_ids=turn_ids(tokenizer) | self._first_control(begin),
+            wanted=markers,
+            model=model,
+            piece=TokenBytes(tokenizer, self._encode_piece),
+            controls=frozenset(controls),
+        )
+        ends = end_ids(tokenizer) | self._first_control(end.lstrip(), at_once=True)
+        ends -= {*self.markers.open_ids, *self.markers.close_ids}  # gpt-oss ends each message alike
+        self.markers = replace(self.markers, eos_ids=self.markers.eos_ids | ends)
+        if tokenizer.unk_token_id in {*self.markers.open_ids, *self.markers.close_ids}:
+            raise NoMarkersError(f"{model} can't spell its thinking markers: they hold unknown tokens")
+        self._begin = begin
+        if markers is None:
+            self.check_opening()
+        special = {i for i, token in controls.items() if token.special}
+        self._dropped = {*tokenizer.all_special_ids, *special, *self.markers.eos_ids, *self.markers.turn_ids}
+        for marker in (self.markers.open_ids, self.markers.close_ids):  # words in them are words elsewhere
+            self._dropped |= {i for i in marker if i in controls}
+
+    @cached_property
+    def bytes_per_token(self) -> int:
+        """See `Codec`. The longest token, or more, for a tokenizer that drops or rewrites characters."""
+        return max(_DROPPED, *(len(token.encode()) for token in self.tokenizer.get_vocab()))
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text as ids; control strings in it stay text."""
+        separator = self._separator(text)
+        return self._encode_split(self._defuse(separator, text), separator)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """A conversation as prompt ids, generation prompt included.
+
+        Args:
+            messages: with role and content.
+            tools: as the template takes them.
+            options: variables of the template for this prompt, over the codec's own.
+
+        Raises:
+            UnknownModelError: the model has no chat template.
+            UnsupportedError: an option that is none of the template's.
+            ControlTokenError: the template makes a control token out of what was sent.
+        """
+        if self._template is None:
+            raise UnknownModelError(
+                f"{self.model} has no chat template: pass prompt ids, or use a chat model"
+            )
+        for name in options or ():
+            if name in _OURS or not name.isidentifier():
+                raise UnsupportedError(f"{name[:40]!r} is no variable of a chat template: leave it out")
+        sent = [*messages], [*(tools or ())], dict(options or {})
+        separator = self._separator("".join(texts(sent)))
+        said: dict[str, None] = {}  # what its sender chose, in order
+
+        def defuse(text: str) -> str:
+            said[text] = None
+            return self._defuse(separator, text)
+
+        ids = self._rendered(sent, defuse, separator)
+        risky = [text for text in said if self._control.risky(text)]
+        if not risky:
+            return ids
+        wanted = self._controls(self._rendered(sent, self._control.neutral, separator))
+        if self._controls(ids) == wanted:
+            return ids
+        ids = self._rendered(sent, partial(self._spell_out, separator), separator)
+        if self._controls(ids) == wanted:
+            return ids
+        shown = ", ".join(repr(text[:40]) for text in risky[:3])
+        raise ControlTokenError(
+            f"the chat template of {self.model} makes a control token out of text that was sent ({shown}): "
+            f"rename the role, the tool, its properties or the option, or write the text otherwise"
+        )
+
+    def decode(self, ids: Sequence[int], *, tool_tags: bool = False) -> str:
+        """Ids as text, control tokens left out; with `tool_tags` but for those of `tool_format`."""
+        dropped, fast = self._dropped_by_tools if tool_tags else self._dropped, self._fast
+        kept = [i for i in ids if i not in dropped]
+        if fast is not None:  # its wrapper takes five times as long, at each token of a stream
+            return cast("str", fast.decode(kept, skip_special_tokens=False))
+        return cast(
+            "str", self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
+    @cached_property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes tool calls, by its chat template."""
+        return tool_format(self._template)
+
+    @cached_property
+    def tool_ids(self) -> frozenset[int]:
+        """Tokens that are, by themselves, the start of a tool call."""
+        added, format = self.tokenizer.get_added_vocab(), self.tool_format
+        return frozenset(added[tag] for tag in format.starts if format.in_thinking and tag in added)
+
+    @cached_property
+    def _dropped_by_tools(self) -> set[int]:
+        """What decoding drops of an answer that may hold tool calls."""
+        added = self.tokenizer.get_added_vocab()
+        tags = {added[tag] for tag in self.tool_format.tags if tag in added}
+        return self._dropped - (tags - self.markers.eos_ids)
+
+    # The template
+
+    @property
+    def _template(self) -> str | None:
+        template = getattr(self.tokenizer, "chat_template", None)
+        return cast("str | None", template.get("default") if isinstance(template, dict) else template)
+
+    def _rendered(self, sent: Any, change: Callable[[str], str], separator: str) -> list[int]:
+        """A prompt whose texts have been changed; its pieces between separators are encoded apart."""
+        messages, tools = (mapped(part, change, self._roles) for part in sent[:2])
+        options = {name: mapped(value, change, self._roles) for name, value in sent[2].items()}
+        text = self.tokenizer.apply_chat_template(
+            messages,
+            tools=tools or None,
+            tokenize=False,
+            add_generation_prompt=True,
+            **{**self._options, **options},
+        )
+        return self._encode_split(text, separator)
+
+    @cached_property
+    def _roles(self) -> frozenset[str]:
+        """Roles by which the template tells messages apart."""
+        return ROLES | set(re.findall(r"['\"]([a-z_]{2,20})['\"]", self._template or ""))
+
+    def _turn(self) -> tuple[str, str]:
+        """What the template writes to begin an answer, and behind one; "" where it can't be seen."""
+        if self._template is None:
+            return "", ""
+        asked: list[dict[str, str]] = [{"role": "user", "content": _SAID}]
+        answered = [*asked, {"role": "assistant", "content": _SAID}]
+        render = partial(self.tokenizer.apply_chat_template, tokenize=False, **self._options)
+        try:
+            before, after = render(asked), render(asked, add_generation_prompt=True)
+            ended = render(answered)
+        except Exception:  # a template may refuse any conversation, in any way
+            return "", ""
+        begin = after[len(before) :] if after.startswith(before) else after.rpartition(_SAID)[2]
+        return begin, ended.rpartition(_SAID)[2]
+
+    def _first_control(self, text: str, *, at_once: bool = False) -> set[int]:
+        """The first control token of a text, or the one that it begins with; a thinking marker is none."""
+        for i in self._encode_piece(text):
+            token = self.tokenizer.added_tokens_decoder.get(i)
+            if token is not None and not _TAG.fullmatch(str(token.content).replace("/", "")):
+                return {i}
+            if at_once:
+                break
+        return set()
+
+    def check_opening(self) -> None:
+        """Look whether the template begins an answer with a start marker that isn't the model's.
+
+        Raises:
+            NoMarkersError: it does. Its thinking would pass for a solution, and budgets for it be ignored.
+        """
+        begin = self._begin
+        tag = _TAG.search(begin)
+        if tag is None or not self.markers.open_ids:
+            return
+        if self.markers.opening(self._encode_piece(begin)) is Opening.SELF:
+            raise NoMarkersError(
+                f"the chat template of {self.model} begins an answer with {tag[0]}, and its thinking is "
+                f"known to begin with {self.markers.open_text!r}: say what begins and ends it, with "
+                f"markers=MarkerText(open, close) or --open and --close. Known: {known_markers()}"
+            )
+
+    # Control strings
+
+    @cached_property
+    def _control(self) -> ControlStrings:
+        markers = self.markers
+        pairs = ((markers.open_text, markers.open_in_text), (markers.close_text, markers.close_in_text))
+        return ControlStrings(
+            self.tokenizer.get_added_vocab(),
+            [text for text, is_text in pairs if is_text],
+            self._fast.normalizer.normalize_str if self._normalizes and self._fast is not None else None,
+        )
+
+    def _controls(self, ids: Sequence[int]) -> Counter[object]:
+        """How often each control token is in a prompt, and each marker that is text."""
+        found: Counter[object] = Counter(i for i in ids if i in self._added)
+        if self._told_apart:
+            found.update(filter(None, (self.markers.in_text(ids, end) for end in range(1, len(ids) + 1))))
+        return found
+
+    @cached_property
+    def _told_apart(self) -> bool:
+        """There are markers in text, and the tokenizer spells none letter by letter, as user text is."""
+        spelled = [self._encode_piece(text) != self._spelled(text) for text in self._control.in_text]
+        return bool(spelled) and all(spelled)
+
+    def _spelled(self, text: str) -> list[int]:
+        return [i for letter in text for i in self._encode_piece(letter)]
+
+    @staticmethod
+    def _separator(text: str) -> str:
+        candidates = itertools.chain(_SEPARATORS, map(chr, range(0xF0000, 0xF1000)))
+        return next(c for c in candidates if c not in text)
+
+    def _defuse(self, separator: str, text: str) -> str:
+        cuts = [0, *self._control.cuts(text), len(text)]
+        pieces = [text[a:b] for a, b in itertools.pairwise(cuts)]
+        return separator.join(self._checked(piece, separator) for piece in pieces)
+
+    def _spell_out(self, separator: str, text: str) -> str:
+        return self._control.broken(text, separator)
+
+    def _checked(self, piece: str, separator: str) -> str:
+        """A tokenizer that normalises may read a control string out of look-alikes: those are spelled."""
+        if self._normalizes and not self._added.isdisjoint(self._encode_piece(piece)):
+            return separator.join(piece)
+        return piece
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        added = self.tokenizer.get_added_vocab()
+        # Where there is a token for what the vocabulary lacks, it comes out of any word; some only name one
+        unknown = {self.tokenizer.unk_token_id} & set(self._encode_piece("\u2603\ue1a0"))
+        return frozenset(i for text, i in added.items() if text in self._control.all) - unknown
+
+    @cached_property
+    def _normalizes(self) -> bool:
+        return self._fast is None or self._fast.normalizer is not None
+
+    def _encode_split(self, text: str, separator: str) -> list[int]:
+        return [i for piece in text.split(separator) if piece for i in self._encode_piece(piece)]
+
+    def _encode_piece(self, text: str) -> list[int]:
+        fast = self._fast
+        if fast is None or fast.truncation is not None or fast.padding is not None:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        if len(text) > WINDOW:
+            # In one go, during which no other thread runs, it would take seconds; a batch lets others run
+            ids: list[int] = fast.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        else:
+            ids = fast.encode(text, add_special_tokens=False).ids  # its wrapper takes as long again
+        return ids
+
+    @cached_property
+    def _fast(self) -> Any:
+        """What encodes and decodes inside of the tokenizer; None where that is Python."""
+        return getattr(self.tokenizer, "backend_tokenizer", None)
+
+
+def _switches(template: str | None) -> dict[str, bool]:
+    """A template's variables that switch thinking on."""
+    names = ("enable_thinking", "thinking")
+    if template is None or not any(name in template for name in names):
+        return {}
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    try:
+        # The tags that transformers adds to Jinja's own
+        source = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
+            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
+        )
+    except TemplateSyntaxError:
+        return {}
+    return dict.fromkeys(meta.find_undeclared_variables(source) & set(names), True)
+
+
+def load_codec(
+    model: str | Path, *, markers: MarkerText | None = None, name: str | None = None, **template_options: Any
+) -> HFCodec:
+    """The codec of a model folder or hub id.
+
+    Raises:
+        UnknownModelError: there is no tokenizer there.
+        NoMarkersError: the model has no end-of-thinking marker.
+    """
+    tokenizer = load_tokenizer(model, name=name)
+    return HFCodec(tokenizer, model=name or str(model), markers=markers, template_options=template_options)

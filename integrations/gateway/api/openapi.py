@@ -1,0 +1,111 @@
+"""What the gateway can be asked, as OpenAPI 3.1. The bodies come from the models that check them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from elastic_agent import __version__
+
+from .request_schema import ChatRequest, CompletionRequest, TaskRequest
+from .responses_request import ResponseRequest
+
+BUDGET_HEADERS = {
+    "X-Elastic-Thinking": {"type": "integer", "minimum": 0},
+    "X-Elastic-Solution": {"type": "integer", "minimum": 1},
+    "X-Elastic-Task": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$"},
+    "X-Elastic-Caps": {"type": "string", "examples": ["tokens=4000, usd=0.05, seconds=30"]},
+    "X-Elastic-Kind": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,40}$"},
+    "X-Elastic-Final": {"type": "string", "enum": ["true", "false"]},
+    "X-Elastic-On-Exhausted": {"type": "string", "enum": ["shrink", "wait", "raise"]},
+}
+KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": "^[ -~]{1,255}$"}}
+
+
+@cache
+def description() -> dict[str, Any]:
+    """The document."""
+    kinds = (ChatRequest, CompletionRequest, ResponseRequest, TaskRequest)
+    _, defined = models_json_schema(
+        [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"
+    )
+    schemas = defined["$defs"] | {
+        "Error": {
+            "type": "object",
+            "required": ["error"],
+            "properties": {
+                "error": {
+                    "type": "object",
+                    "required": ["message", "type", "param", "code"],
+                    "properties": {
+                        "message": {"type": "string"},
+                        "type": {"type": "string"},
+                        "param": {"type": ["string", "null"]},
+                        "code": {"type": "string"},
+                        "needed": {"type": "object"},
+                        "available": {"type": "object"},
+                        "charged": {"type": "object"},
+                    },
+                }
+            },
+        }
+    }
+    task_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    once, budgets = (
+        [
+            {"name": header, "in": "header", "required": False, "schema": schema}
+            for header, schema in headers.items()
+        ]
+        for headers in (KEY_HEADER, {**BUDGET_HEADERS, **KEY_HEADER})
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Elastic Agent gateway", "version": __version__},
+        "paths": {
+            "/v1/chat/completions": {"post": _operation("A chat answer", ChatRequest, budgets)},
+            "/v1/completions": {"post": _operation("A text answer", CompletionRequest, budgets)},
+            "/v1/responses": {"post": _operation("A response", ResponseRequest, budgets)},
+            "/v1/models": {"get": _operation("The models")},
+            "/v1/models/{name}": {"get": _operation("One model", parameters=[name])},
+            "/v1/tasks": {"post": _operation("Open a task", TaskRequest, once, "201")},
+            "/v1/tasks/{id}": {
+                "get": _operation("A task's report", parameters=[task_id]),
+                "delete": _operation("Close a task", parameters=[task_id]),
+            },
+            "/health": {"get": _operation("The process is alive")},
+            "/ready": {"get": _operation("A call could be answered now")},
+            "/metrics": {"get": _operation("Numbers for Prometheus")},
+            "/openapi.json": {"get": _operation("This document")},
+        },
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}, {}],
+    }
+
+
+def _operation(
+    summary: str,
+    body: type | None = None,
+    parameters: list[dict[str, Any]] | None = None,
+    status: str = "200",
+) -> dict[str, Any]:
+    error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    found: dict[str, Any] = {
+        "summary": summary,
+        "responses": {
+            status: {"description": summary},
+            "4XX": {"description": "Refused", **error},
+            "5XX": {"description": "Not now", **error},
+        },
+    }
+    if body is not None:
+        schema = {"$ref": f"#/components/schemas/{body.__name__}"}
+        found["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if parameters:
+        found["parameters"] = parameters
+    return found

@@ -1,0 +1,198 @@
+"""`/v1/responses`, what is answered: a response with its items, whole or as events.
+
+An answer is up to three kinds of items, in this order: the reasoning (as text, where OpenAI gives a summary),
+a message, and function calls. Each event is sent under its `type`, with a number of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import uuid4
+
+from ...openai_format.deltas import Piece
+from ..serving.choices import Choice, usage
+from .chat_format import Said, logprobs
+
+ECHOED: Mapping[str, Any] = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "reasoning": {"effort": None, "summary": None},
+    "temperature": None,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": None,
+    "truncation": "disabled",
+}
+"""Fields of the request that a response repeats, and what stands there where they were not given."""
+
+
+class Responses:
+    """Writes one response; see `Format`.
+
+    Args:
+        said: what there is to write; one answer.
+        asked: the request's body.
+    """
+
+    done = False
+
+    def __init__(self, said: Said, asked: Mapping[str, Any]) -> None:
+        self.said = said
+        self._tail = uuid4().hex
+        self._head: dict[str, Any] = {
+            "id": f"resp_{self._tail}",
+            "object": "response",
+            "created_at": int(time.time()),
+            "background": False,
+            "error": None,
+            "model": said.model,
+            "previous_response_id": None,
+            "store": False,
+            **{name: asked.get(name, default) for name, default in ECHOED.items()},
+        }
+        self._output: list[dict[str, Any]] = []
+        self._item: dict[str, Any] | None = None  # the last of them, while it grows
+        self._number = 0
+
+    def whole(self) -> dict[str, Any]:
+        """The response."""
+        (choice,) = self.said.answers
+        piece = Piece(choice.reasoning, choice.text, choice.tool_calls)
+        for _ in (*self.piece(choice, piece), *self.end(choice)):
+            pass
+        return self._response(choice)
+
+    def begin(self) -> Iterator[dict[str, Any]]:
+        """It is there, and empty."""
+        empty = self._head | {
+            "status": "in_progress",
+            "incomplete_details": None,
+            "output": [],
+            "usage": None,
+        }
+        yield self._event("response.created", response=empty)
+        yield self._event("response.in_progress", response=empty)
+
+    def piece(self, choice: Choice, piece: Piece) -> Iterator[dict[str, Any]]:
+        """Reasoning and text grow in their items; a call comes whole."""
+        if piece.reasoning:
+            yield from self._grow("reasoning", piece.reasoning)
+        if piece.text:
+            yield from self._grow("message", piece.text)
+        for call in piece.tool_calls:
+            yield from self._close()
+            about = {"call_id": call["id"], "name": call["name"]}
+            added = {"type": "function_call", "id": self._id("fc"), **about, "arguments": ""}
+            item = added | {"arguments": call["args"], "status": "completed"}
+            place = {"item_id": item["id"], "output_index": len(self._output)}
+            yield self._event(
+                "response.output_item.added",
+                output_index=len(self._output),
+                item=added | {"status": "in_progress"},
+            )
+            yield self._event("response.function_call_arguments.delta", **place, delta=call["args"])
+            yield self._event(
+                "response.function_call_arguments.done", **place, name=call["name"], arguments=call["args"]
+            )
+            yield self._event("response.output_item.done", output_index=len(self._output), item=item)
+            self._output.append(item)
+
+    def end(self, choice: Choice) -> Iterator[dict[str, Any]]:
+        """The last item is closed, and the response is whole, or cut."""
+        kinds = {item["type"] for item in (*self._output, *([self._item] if self._item else ()))}
+        if kinds <= {"reasoning"}:
+            yield from self._grow("message", "")
+        if self.said.logprobs and self._item is not None and self._item["type"] == "message":
+            self._item["content"][0]["logprobs"] = logprobs(choice, self.said.codec)
+        yield from self._close("completed" if choice.finish != "length" else "incomplete")
+        response = self._response(choice)
+        yield self._event(f"response.{response['status']}", response=response)
+
+    def finish(self) -> Iterator[dict[str, Any]]:
+        """Nothing follows."""
+        return iter(())
+
+    # Items
+
+    def _grow(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
+        if self._item is None or self._item["type"] != kind:
+            yield from self._close()
+            yield from self._open(kind)
+        assert self._item is not None
+        self._item["content"][0]["text"] += text
+        if kind == "message":
+            yield self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
+        else:
+            yield self._event("response.reasoning_text.delta", **self._place(), delta=text)
+
+    def _open(self, kind: str) -> Iterator[dict[str, Any]]:
+        item: dict[str, Any]
+        part: dict[str, Any]
+        if kind == "message":
+            item = {"type": kind, "id": self._id("msg"), "role": "assistant"}
+            part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        else:
+            item = {"type": kind, "id": self._id("rs"), "summary": []}
+            part = {"type": "reasoning_text", "text": ""}
+        item |= {"status": "in_progress"}
+        yield self._event(
+            "response.output_item.added", output_index=len(self._output), item=item | {"content": []}
+        )
+        self._item = item | {"content": [part]}
+        yield self._event("response.content_part.added", **self._place(), part=dict(part))
+
+    def _close(self, status: str = "completed") -> Iterator[dict[str, Any]]:
+        if self._item is None:
+            return
+        item, place = self._item | {"status": status}, self._place()
+        (part,) = item["content"]
+        if item["type"] == "message":
+            yield self._event(
+                "response.output_text.done", **place, text=part["text"], logprobs=part["logprobs"]
+            )
+        else:
+            yield self._event("response.reasoning_text.done", **place, text=part["text"])
+        yield self._event("response.content_part.done", **place, part=part)
+        yield self._event("response.output_item.done", output_index=len(self._output), item=item)
+        self._output.append(item)
+        self._item = None
+
+    def _place(self) -> dict[str, Any]:
+        assert self._item is not None
+        return {"item_id": self._item["id"], "output_index": len(self._output), "content_index": 0}
+
+    def _id(self, kind: str) -> str:
+        return f"{kind}_{self._tail}{len(self._output)}"
+
+    # The response
+
+    def _response(self, choice: Choice) -> dict[str, Any]:
+        cut = choice.finish == "length"
+        return self._head | {
+            "status": "incomplete" if cut else "completed",
+            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "output": self._output,
+            "usage": _usage(choice),
+            "budget": self.said.budget([choice]),
+        }
+
+    def _event(self, type: str, **fields: Any) -> dict[str, Any]:
+        self._number += 1
+        return {"type": type, "sequence_number": self._number - 1, **fields}
+
+
+def _usage(choice: Choice) -> dict[str, Any]:
+    told = usage([choice])
+    return {
+        "input_tokens": told["prompt_tokens"],
+        "input_tokens_details": {**told["prompt_tokens_details"], "cache_write_tokens": 0},
+        "output_tokens": told["completion_tokens"],
+        "output_tokens_details": told["completion_tokens_details"],
+        "total_tokens": told["total_tokens"],
+        "billed": told["billed"],
+    }

@@ -1,0 +1,231 @@
+"""`/v1/responses`, what is asked: OpenAI's Responses API, read as a chat request.
+
+The gateway keeps no responses: `previous_response_id`, `conversation`, `background` and items by reference
+are refused, and every request brings its whole conversation. Tools are functions; a tool that OpenAI itself
+would run is refused. The budgets, and all else that `fields` knows, are those of a chat request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from .chat_format import Format, Said
+from .errors import GatewayError, bad
+from .request_schema import (
+    Body,
+    ChatRequest,
+    Effort,
+    Few,
+    Several,
+    Some,
+    Text,
+    Tokens,
+    at_most,
+    checked,
+    read,
+)
+from .responses_answer import Responses
+
+RENAMED = {
+    "max_completion_tokens": "max_output_tokens",
+    "response_format.json_schema.schema": "text.format.schema",
+    "response_format": "text.format",
+    "messages": "input",
+}
+"""Fields of a chat request, by what they are called here."""
+
+
+class Content(Body):
+    """A piece of text."""
+
+    type: Literal["input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"]
+    text: str | None = None
+    refusal: str | None = None
+
+
+class Item(Body):
+    """A message, a call, what came of it, or old reasoning; the SDK hands all of `output` back."""
+
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | Several[Content] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | Several[Content] | None = None
+
+
+class FunctionTool(Body):
+    type: Literal["function"]
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionChoice(Body):
+    type: Literal["function"]
+    name: str
+
+
+class TextFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    name: str = "answer"
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+
+
+class TextOptions(Body):
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class Reasoning(Body):
+    effort: Effort | None = None
+
+
+class ResponseRequest(Body):
+    """The body of `/v1/responses`."""
+
+    refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "background": (False,),
+        "context_management": ([],),
+        "conversation": (),
+        "previous_response_id": (),
+        "prompt": (),
+        "top_logprobs": (0,),
+        "truncation": ("disabled",),
+    }
+
+    input: Text | Annotated[Several[Item], Field(min_length=1)]
+    instructions: str | None = None
+    model: Text | None = None
+    thinking_budget: Annotated[Tokens | None, Field(description="At most so many thinking tokens.")] = None
+    solution_budget: Annotated[Some | None, Field(description="At most so many solution tokens.")] = None
+    max_output_tokens: Some | None = None
+    reasoning: Reasoning | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    text: TextOptions | None = None
+    tools: Few[FunctionTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
+    parallel_tool_calls: bool | None = None
+    include: Few[str] | None = None
+    metadata: Annotated[dict[str, str] | None, at_most(64)] = None
+    stream: bool | None = None
+
+    def as_chat(self) -> ChatRequest:
+        """The same as a chat request.
+
+        Raises:
+            GatewayError: 400, naming the field.
+        """
+        choice, shape = self.tool_choice, self.text.format if self.text else None
+        named: Any = choice
+        if isinstance(choice, FunctionChoice):
+            named = {"type": "function", "function": {"name": choice.name}}
+        value = {
+            "messages": _messages(self.instructions, self.input),
+            "model": self.model,
+            "thinking_budget": self.thinking_budget,
+            "solution_budget": self.solution_budget,
+            "reasoning_effort": self.reasoning.effort if self.reasoning else None,
+            "max_completion_tokens": self.max_output_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "tools": [_tool(tool) for tool in self.tools or ()] or None,
+            "tool_choice": named,
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "response_format": None if shape is None else _format(shape),
+            "logprobs": "message.output_text.logprobs" in (self.include or ()),
+            "stream": self.stream,
+        }
+        return checked(ChatRequest, {name: given for name, given in value.items() if given is not None})
+
+
+def read_as_chat(raw: bytes) -> tuple[ChatRequest, Callable[[Said], Format]]:
+    """A body as a chat request, and how its answer is written.
+
+    Raises:
+        GatewayError: 400, naming the field.
+    """
+    body = read(ResponseRequest, raw)
+    echo = body.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return body.as_chat(), partial(Responses, asked=echo)
+
+
+def renamed(error: GatewayError) -> GatewayError:
+    """An error of a chat request with this one's names."""
+    for chat, ours in RENAMED.items():
+        if error.param is not None and error.param.startswith(chat):
+            message = str(error).replace(chat, ours, 1)
+            return error.said(message, error.param.replace(chat, ours, 1))
+    return error
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    told = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": tool.strict or None,
+    }
+    return {"type": "function", "function": {name: is_ for name, is_ in told.items() if is_ is not None}}
+
+
+def _format(shape: TextFormat) -> dict[str, Any]:
+    if shape.type != "json_schema":
+        return {"type": shape.type}
+    schema = {} if shape.schema_ is None else {"schema": shape.schema_}
+    return {"type": "json_schema", "json_schema": {"name": shape.name, **schema}}
+
+
+def _messages(instructions: str | None, given: str | list[Item]) -> list[dict[str, Any]]:
+    """Items as messages: what the model said in one turn (reasoning, text, calls) is one message."""
+    found: list[dict[str, Any]] = (
+        [] if instructions is None else [{"role": "system", "content": instructions}]
+    )
+    if isinstance(given, str):
+        return [*found, {"role": "user", "content": given}]
+    turn: dict[str, Any] | None = None  # the assistant's, while its items come
+    for at, item in enumerate(given):
+        said = _text(item.content)
+        if item.type == "function_call_output":
+            _need(at, "call_id", item.call_id)
+            found.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
+            turn = None
+        elif item.type == "message" and item.role != "assistant":
+            _need(at, "role", item.role)
+            if instructions is not None and at == 0 and item.role in ("system", "developer"):
+                found[0]["content"] += f"\n\n{said}"  # many templates know one system message
+            else:
+                found.append({"role": item.role, "content": said})
+            turn = None
+        else:
+            if turn is None:
+                turn = {"role": "assistant", "content": ""}
+                found.append(turn)
+            if item.type == "message":
+                turn["content"] += said
+            elif item.type == "reasoning":
+                turn["reasoning_content"] = turn.get("reasoning_content", "") + said
+            else:
+                for name in ("call_id", "name"):
+                    _need(at, name, getattr(item, name))
+                function = {"name": item.name, "arguments": item.arguments or "{}"}
+                turn.setdefault("tool_calls", []).append({"id": item.call_id, "function": function})
+    return found
+
+
+def _need(at: int, name: str, value: object) -> None:
+    if value is None:
+        raise bad(f"input[{at}].{name}", f"input[{at}].{name} is needed")
+
+
+def _text(content: str | list[Content] | None) -> str:
+    if isinstance(content, list):
+        return "".join((part.refusal if part.type == "refusal" else part.text) or "" for part in content)
+    return content or ""

@@ -1,0 +1,61 @@
+"""The gateway's numbers for Prometheus, beside those of the scheduler. No key, task or prompt is in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from elastic_agent.scheduler.runlog.events import Event
+
+from ...telemetry.prometheus import SECONDS, PrometheusLog
+
+FRESH = 0.1
+"""Seconds for which a text is handed out again."""
+
+
+class Metrics:
+    """A registry of its own, so that two gateways in one process don't meet."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._written, self._text = float("-inf"), b""
+        self._events = PrometheusLog(self.registry)
+        self._requests = Counter(
+            "elastic_gateway_requests_total", "Requests.", ["route", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "elastic_gateway_request_seconds",
+            "From a request's headers to the end of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.running = Gauge("elastic_gateway_requests_running", "Requests now.", registry=self.registry)
+        self.connections = Gauge("elastic_gateway_connections", "Open connections.", registry=self.registry)
+        self.stalls = Counter(
+            "elastic_gateway_loop_stalls_total",
+            "Times that the event loop stood still for more than 100 ms, as a watchdog saw.",
+            registry=self.registry,
+        )
+        self.tasks = Gauge(
+            "elastic_gateway_tasks", "Tasks that clients have open here.", registry=self.registry
+        )
+
+    def event(self, event: Event) -> None:
+        """Count one of the scheduler's. Kinds are the clients' to choose: they make no labels here."""
+        kind: Any = event.get("kind")
+        if kind is not None and kind != "final":
+            event = event | {"kind": "call"}
+        self._events(event)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def text(self, now: float) -> bytes:
+        """As Prometheus reads it; the same for a moment, since anybody may ask, as often as they like."""
+        if now - self._written >= FRESH:
+            self._written, self._text = now, generate_latest(self.registry)
+        return self._text

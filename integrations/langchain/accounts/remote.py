@@ -1,0 +1,125 @@
+"""A part of a task's caps for a graph that runs in another process, by an id that travels as JSON.
+
+    # here, in a task                                    # there, inside the graph
+    async with remote_budget(Caps(tokens=500),           async with joined_budget(config, store=STORE):
+                             store=STORE) as scope:          await llm.ainvoke(...)
+        await remote.ainvoke(inputs, {"metadata": scope})
+
+What is set aside is held in the task here, and is the cap of an account in the durable store that both sides
+can reach. Over there every call takes its hold on that account. At the end the account is closed: what calls
+over there still hold is charged, and the task here is charged what the account was. The id names the account
+and holds no secret; where the store is, each side knows for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from elastic_agent.budget import Caps, to_usd
+from elastic_agent.errors import CapExceededError, TaskClosedError
+from elastic_agent.scheduler import BudgetScheduler, Task, current_task
+from elastic_agent.scheduler.ledger.accounts import Amount, Hold, Shortage
+from elastic_agent.scheduler.ledger.stores import open_store
+from elastic_agent.scheduler.ledger.stores.protocol import Spec
+from elastic_agent.scheduler.runlog.report import Units
+
+from ..errors import langchain_errors
+
+KEY = "elastic_agent_scope"
+"""Of the id in a run's metadata."""
+
+
+@asynccontextmanager
+async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[str, str]]:
+    """Set `caps` of the current task aside for another process; yields the metadata to send.
+
+    Args:
+        caps: in `usd` and `tokens`; `seconds` is measured over there, from the joining on.
+        store: a durable ledger that both processes can reach.
+
+    Raises:
+        BudgetExceededError: the task has no room for them.
+        ClosedTaskError: there is no task, or it has ended.
+        StoreError: the store can't be reached.
+        ValueError: caps in seconds alone.
+    """
+    if caps.tokens is None and caps.nanodollars is None:
+        raise ValueError("remote_budget sets usd= or tokens= aside; seconds= alone can't be held")
+    with langchain_errors():
+        task = current_task()
+        if task is None:
+            raise TaskClosedError("remote_budget sets a part of a task aside: open task_budget around it")
+        hold = _held(task, caps)
+        account = f"remote-{uuid4().hex}"
+        books = open_store(store)
+        actual = hold.amount  # charged whole unless the store says what was spent
+        try:
+            await books.open([Spec(account, caps.tokens, caps.nanodollars)])
+            scope = {"account": account, "caps": {"tokens": caps.tokens, "usd": _text(caps)}}
+            if caps.seconds is not None:
+                scope["caps"]["seconds"] = caps.seconds  # type: ignore[index]
+            yield {KEY: json.dumps(scope)}
+        finally:
+            try:
+                await books.close(account)
+                actual = (await books.books(account))[0].spent
+            finally:
+                await books.aclose()
+                task.desk.ledger.settle(hold, actual)
+                task.desk.pump(task.book.account, asyncio.get_running_loop().time())
+
+
+@asynccontextmanager
+async def joined_budget(config: Mapping[str, Any], *, store: str | Path) -> AsyncIterator[Task]:
+    """The task that a caller in another process set aside, around calls here.
+
+    Args:
+        config: the `RunnableConfig` of the graph or node; its metadata has the id.
+        store: the same ledger as the caller's.
+
+    Raises:
+        ValueError: the metadata has no id, or none that can be read.
+        ClosedTaskError, StoreError: the caller's account has ended, or can't be reached.
+    """
+    told = (config.get("metadata") or {}).get(KEY)
+    try:
+        scope = json.loads(told or "")
+        account, given = str(scope["account"]), scope["caps"]
+        caps = Caps(usd=given.get("usd"), tokens=given.get("tokens"), seconds=given.get("seconds"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the metadata has no budget under {KEY!r} that can be read: {told!r}") from error
+    scheduler = BudgetScheduler(store=store, accounts=account)
+    with langchain_errors():
+        async with scheduler, scheduler.task(caps, name=account) as task:
+            yield task
+
+
+def _held(task: Task, caps: Caps) -> Hold:
+    now = asyncio.get_running_loop().time()
+    amount = Amount(caps.tokens or 0, caps.nanodollars or 0)
+    ledger, account = task.desk.ledger, task.book.account
+    held = ledger.hold(account, amount, until=now, now=now)
+    if isinstance(held, Shortage):
+        needed, available = _units(held.unit, held.needed), _units(held.unit, held.available)
+        (unit, left), (wanted,) = *available.items(), needed.values()
+        raise CapExceededError(
+            f"task {task.name!r} has {left:g} {unit} left beside its answer's reserve, and {wanted:g} are to "
+            f"be set aside",
+            needed=needed,
+            available=available,
+        )
+    return held
+
+
+def _units(unit: str, amount: float) -> dict[str, float]:
+    return (Units(usd=to_usd(int(amount))) if unit == "nano" else Units(tokens=int(amount))).to_dict()
+
+
+def _text(caps: Caps) -> str | None:
+    return None if caps.nanodollars is None else format(to_usd(caps.nanodollars), "f")

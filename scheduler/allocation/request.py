@@ -1,0 +1,275 @@
+"""A task's page at the desk, and a call that asks there for tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from elastic_agent.usage import Probes, Usage, worst_input
+from elastic_agent.values import integer, one_of, real
+
+from ..estimates.online_curves import Curves, LearntCurves, Seen
+from ..estimates.success_curve import Curve, prior
+from ..estimates.workload import Forecast, Habits
+from ..latency.model import Speeds
+from ..latency.slack import After, Slot
+from ..ledger.accounts import NOTHING, Account, Amount, Hold
+from ..ledger.prices import Price
+from ..policies.marginal import AllocationPolicy
+from .grant import Grant
+
+if TYPE_CHECKING:
+    from ..queueing.endpoint import Endpoint
+
+OnExhausted = Literal["shrink", "wait", "raise", "answer"]
+"""What a call does that the caps can't hold whole: `shrink` waits for refunds while any may come, then takes
+less, at last the final answer's reserve; `wait` only waits; `raise` is refused at once; `answer` waits, and
+when nothing comes back it is asked for the final answer instead, within the reserve."""
+
+MOST_WORTH = 1e9
+"""The largest weight of a call and value of a task."""
+MOST_PRIORITY = 2**31 - 1
+"""The largest priority of a call; the smallest is its negative."""
+MIN_SOLUTION = 16
+"""A solution is never shrunk below this many tokens (or what was asked for, if that is less)."""
+
+
+def check_terms(weight: object, priority: object, on_exhausted: object) -> tuple[float, int]:
+    """The weight and the priority of a call as numbers.
+
+    Raises:
+        InvalidValueError: one of the three is of the wrong type or out of range.
+    """
+    if on_exhausted is not None:
+        one_of("on_exhausted", on_exhausted, get_args(OnExhausted))
+    return (
+        real("weight", weight, above=True, most=MOST_WORTH),
+        integer("priority", priority, least=-MOST_PRIORITY, most=MOST_PRIORITY, of=""),
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Book:
+    """What the desk knows of one task.
+
+    Attributes:
+        final_solution: solution tokens to keep for the final answer; None: what it will probably need.
+        final_guess: what that is by now, in tokens.
+        first_solution: the limit that the first call here or below asked for; it needs no more than that.
+        largest_prompt: the largest prompt seen, in tokens: the measure of the final one.
+        reserving: tokens are kept for the final answer. Not while a call runs that took them, nor once the
+            final answer is given.
+        answered: the task has an answer: its final call's, or that of the last call that fitted.
+        said: solution tokens of its latest answer (what was asked for, if it was cut), and whether that was
+            the final one.
+        cut_short: a call of it, or of a task below it, was refused.
+        admitted: a call has been granted: from here on the task must get its answer.
+        closing: it takes no more calls.
+        id: its number on its desk, from 1: names need not differ.
+        zero: when the outermost task of the tree was opened; events count from there.
+        back_tokens, back_nano: what the running calls of this subtree are expected to give back.
+        emit: hears of every decision; None: nobody listens.
+        running: its granted calls that are not settled, by hold.
+        key: whose it is: endpoints are shared fairly among keys.
+        parallel: kinds of declared calls that will run side by side.
+        endpoint: which has promised it an answer in time.
+        levels: this task and those around it.
+        value: what its success is worth, beside that of other tasks.
+        chance: how likely all calls that it has made are right, by their curves; kept where there is a pool.
+        unpriced: it thinks as if there were no pool (`pool`).
+        wish, wish_for: what its final answer needs (`expect.reserve_for`), and what that was worked out from.
+    """
+
+    name: str
+    account: Account
+    forecast: Forecast
+    policy: AllocationPolicy
+    final_solution: int | None = None
+    final_guess: int = MIN_SOLUTION
+    first_solution: int | None = None
+    parent: Book | None = None
+    largest_prompt: int = 0
+    reserving: bool = True
+    answered: bool = False
+    said: tuple[int, bool] | None = None
+    cut_short: bool = False
+    admitted: bool = False
+    back_tokens: int = 0
+    back_nano: int = 0
+    calls: int = 0
+    closing: bool = False
+    id: int = 0
+    zero: float = 0.0
+    emit: Callable[[dict[str, Any]], None] | None = None
+    running: dict[str, Running] = field(default_factory=dict)
+    key: str = ""
+    parallel: frozenset[str] = frozenset()
+    endpoint: Endpoint | None = None
+    value: float = 1.0
+    chance: float = 1.0
+    unpriced: bool = False
+    levels: tuple[Book, ...] = field(init=False)
+    wish: Amount = NOTHING
+    wish_for: tuple[int, int, int, Price | None] | None = None
+
+    def __post_init__(self) -> None:
+        self.levels = (self, *(self.parent.levels if self.parent is not None else ()))
+
+    @property
+    def final_size(self) -> int:
+        """Solution tokens of the final answer, as far as known."""
+        return self.final_guess if self.final_solution is None else self.final_solution
+
+    def teach(self) -> None:
+        """It is finished: later tasks of its agent are expected to be like it."""
+        past = self.forecast.past
+        if past is not None and not self.cut_short:
+            past.learn(self.forecast.made, None if self.said is None else self.said[0])
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A call that asks for tokens.
+
+    Attributes:
+        fresh: tokens of its prompt that the upstream will probably have to read: all, unless it says that it
+            mostly has the prompts of a task's later calls.
+        thinking: most thinking tokens it may have: its own limit and the context's.
+        around: hold ids of calls that can't end before this one does (their consumer waits for it).
+        wake: called when `outcome` is there, under the ledger's lock: it must only pass it on.
+        lower: told once, while it runs, that its thinking limit is lower now (`Running.lowered`); as `wake`.
+            None: nobody can steer it.
+        ask_again: while it waits: when to pump again if nothing else happens.
+        made_room: those that run have been looked at for it.
+        declared: its task had announced it.
+        endpoint: where it will run; None: nobody counts the calls there.
+        read: input tokens of passes that it has made already.
+        probes: of its answer while it thinks; None: there are none.
+        curve: its kind's, as of when it was queued.
+    """
+
+    book: Book
+    kind: str
+    prompt: int
+    fresh: int
+    close: int
+    solution: int
+    thinking: int
+    curves: Curves
+    price: Price | None
+    latency: Speeds
+    habits: Habits
+    wake: Callable[[], None]
+    lower: Callable[[], None] | None = None
+    final: bool = False
+    weight: float = 1.0
+    priority: int = 0
+    on_exhausted: OnExhausted = "shrink"
+    around: frozenset[str] = frozenset()
+    model: str = ""
+    label: str | None = None
+    number: int = 0
+    order: int = 0
+    arrived: float = 0.0
+    ask_again: float | None = None
+    made_room: bool = False
+    declared: bool = False
+    endpoint: Endpoint | None = None
+    read: int = 0
+    probes: Probes | None = None
+    curve: Curve = field(default_factory=prior)
+    outcome: Outcome | None = None
+
+    def worst(self, thinking: int, solution: int, prompt: int | None = None) -> Amount:
+        """The most that a call with this budget (and prompt) can use: what a hold for it takes."""
+        sampled, prompt = thinking + solution, self.prompt if prompt is None else prompt
+        if self.probes is not None:
+            sampled += self.probes.generated(thinking)
+        if self.price is None:
+            return Amount(sampled + self.close)
+        read = self.read + worst_input(prompt, thinking, self.close)
+        if self.probes is not None:
+            read += self.probes.read(prompt, thinking, self.close)
+        return Amount(sampled + self.close, self.price.bound(read, sampled))
+
+    def least_solution(self) -> int:
+        """The smallest solution that is worth a call; a final answer takes what was reserved for it."""
+        least = min(self.solution, MIN_SOLUTION)
+        return min(least, self.book.final_size) if self.final else least
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A granted call until it is settled.
+
+    Attributes:
+        grant: what it may use by now.
+        lowered: a lower thinking limit, for one that came after it; what it had thought by then stays.
+        hold: its first hold.
+        raises: those that it was given while it thought.
+        expected: what it will probably use of its holds.
+        read: input tokens of its thinking passes but the last.
+        rest: what happens in time after its thinking.
+        slot: its place on the endpoint.
+        paced: what the pool was told that it spends.
+        sure: its part of the chance of its tasks (`Book.chance`).
+    """
+
+    request: Request
+    grant: Grant
+    hold: Hold
+    expected: Amount
+    rest: After
+    started: float
+    done: bool = False
+    lowered: int | None = None
+    taught: Seen | None = None
+    slot: Slot = field(default_factory=Slot)
+    raises: list[Hold] = field(default_factory=list)
+    read: int = 0
+    paced: float = 0.0
+    sure: float = 1.0
+
+    @property
+    def limit(self) -> int:
+        """Thinking tokens that it may use by now."""
+        return (self.grant.budget.thinking or 0) if self.lowered is None else self.lowered
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """All of them."""
+        return (self.hold, *self.raises)
+
+    @property
+    def held(self) -> Amount:
+        """What they hold together."""
+        return sum([hold.amount for hold in self.raises], self.hold.amount)
+
+    @property
+    def refund(self) -> Amount:
+        """What came back once it was over; below zero where more was served than asked for."""
+        return sum([hold.refund for hold in self.raises], self.hold.refund)
+
+    def learn(self, usage: Usage) -> None:
+        """What this call was like, for the plans of the next ones; once it has brought an answer."""
+        request, budget = self.request, self.grant.budget
+        said = request.curve.says(self.limit)
+        said = None if said is None else min(said, budget.solution)
+        request.habits.seen(request.kind, request.prompt, usage.solution, said)
+        if request.final or not (request.book.said and request.book.said[1]):
+            whole = usage.solution < budget.solution
+            request.book.said = (usage.solution if whole else request.solution, request.final)
+        if isinstance(request.curves, LearntCurves):
+            cut = usage.forced > 0
+            limit = min(usage.thinking, self.limit) if cut else self.limit
+            self.taught = request.curves.seen(request.kind, limit, usage.thinking, cut, usage.solution)
+
+    def told(self, right: bool) -> None:
+        """Whether its answer was right: what nobody but its user can know."""
+        curves = self.request.curves
+        if isinstance(curves, LearntCurves) and self.taught is not None:
+            curves.told(self.request.kind, self.taught, right)
+
+
+Outcome = Running | Exception

@@ -1,0 +1,146 @@
+"""What would have been best: exact, in hindsight or with known curves, and the bounds. For measuring only.
+
+A call is a row of options, (tokens, worth); one option of each call is taken, and the tokens must stay within
+the cap: the multiple-choice knapsack. `best_split` solves it exactly by dynamic programming over tokens,
+`lp_bound` its relaxation, in which an option may be taken in part: no split is better than that.
+
+- *Hindsight*: worth 1 where the measured outcome was right, else 0. Nobody who decides before the outcome is
+  known can reach it. For a chain, where all must be right, worth is 0 or minus infinity.
+- *Curves*: worth p(t) or log p(t), tokens the expected ones.
+
+`Informed` is the best that any policy can do that knows the distribution of outcomes of every kind but not
+the outcomes to come: it decides call by call, sees what each call used, and maximises the chance that all are
+right, exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from ..estimates.success_curve import Vertex
+
+
+class Option(NamedTuple):
+    """One way to make a call: what it costs and what it brings."""
+
+    tokens: int
+    worth: float
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The best split: its worth, and which option each call takes; worth -inf and () when nothing fits."""
+
+    worth: float
+    taken: tuple[int, ...]
+
+
+def best_split(calls: Sequence[Sequence[Option]], cap: int) -> Split:
+    """The exact optimum, in time calls * options * cap.
+
+    Args:
+        calls: the options of each call, at least one.
+        cap: tokens of all together.
+    """
+    best: list[float] = [0.0] * (cap + 1) if cap >= 0 else []  # by tokens left
+    choices: list[list[int]] = []
+    for options in reversed(calls):
+        after, best, chosen = best, [], []
+        for left in range(cap + 1):
+            worth, which = -math.inf, -1
+            for i, option in enumerate(options):
+                if option.tokens <= left and option.worth + after[left - option.tokens] > worth:
+                    worth, which = option.worth + after[left - option.tokens], i
+            best.append(worth)
+            chosen.append(which)
+        choices.append(chosen)
+    if not best or best[cap] == -math.inf:
+        return Split(-math.inf, ())
+    left, taken = cap, []
+    for options, chosen in zip(calls, reversed(choices), strict=True):
+        taken.append(chosen[left])
+        left -= options[chosen[left]].tokens
+    return Split(best[cap], tuple(taken))
+
+
+def lp_bound(calls: Sequence[Sequence[Option]], cap: int) -> float:
+    """The relaxation's worth: at least that of every split; -inf when not even the cheapest options fit.
+
+    Options worth minus infinity are left out, as nobody may take a part of them.
+    """
+    worth, left, steps = 0.0, float(cap), []
+    for options in calls:
+        hull: list[Vertex] = []
+        for new in sorted((Vertex(0, o.tokens, o.worth) for o in options if o.worth > -math.inf), key=_cost):
+            if hull and new.worth <= hull[-1].worth:
+                continue
+            if hull and new.use == hull[-1].use:
+                hull.pop()
+            while len(hull) >= 2 and hull[-2].slope(new) >= hull[-2].slope(hull[-1]):
+                hull.pop()
+            hull.append(new)
+        if not hull:
+            return -math.inf
+        worth, left = worth + hull[0].worth, left - hull[0].use
+        steps += [(a.slope(b), b.use - a.use) for a, b in pairwise(hull)]
+    if left < 0:
+        return -math.inf
+    for slope, use in sorted(steps, reverse=True):
+        part = min(use, left)
+        worth, left = worth + slope * part, left - part
+    return worth
+
+
+def _cost(vertex: Vertex) -> tuple[float, float]:
+    return vertex.use, vertex.worth
+
+
+class Informed:
+    """The best possible policy for a chain of calls whose distribution of outcomes is known, by kind.
+
+    Args:
+        outcomes: by kind, then a row a thinking limit: (limit, [(tokens used, smallest limit on the solution
+            under which it is right, or None)]), equally likely. The tokens are those of thinking and close;
+            the solution's are its limit, since a right solution ends by itself.
+    """
+
+    def __init__(
+        self, outcomes: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int | None]]]]], close: int = 1
+    ) -> None:
+        self._outcomes = outcomes
+        self._close = close
+        self._known: dict[tuple[str, ...], Any] = {}
+        self._most = 0
+
+    def chance(self, kinds: Sequence[str], cap: int) -> float:
+        """The chance that all calls, made in this order, are right within the cap under the best policy.
+
+        A call may be granted what is left: thinking up to a limit, the close, and a solution in the rest.
+        """
+        if cap > self._most:
+            self._known, self._most = {}, cap
+        return float(self._values(tuple(kinds))[cap])
+
+    def _values(self, kinds: tuple[str, ...]) -> Any:
+        """By tokens left, 0 to the most asked for: the chance that all these calls are right."""
+        import numpy as np
+
+        if not kinds:
+            return np.ones(self._most + 1)
+        if kinds not in self._known:
+            after, best = self._values(kinds[1:]), np.zeros(self._most + 1)
+            for limit, rows in self._outcomes[kinds[0]]:
+                value = np.zeros(self._most + 1)
+                for used, solution in rows:
+                    if solution is None:
+                        continue
+                    least = limit + self._close + solution  # what has to be held; the call uses less of it
+                    if least <= self._most:
+                        value[least:] += after[least - used - solution : self._most + 1 - used - solution]
+                best = np.maximum(best, value / len(rows))
+            self._known[kinds] = best
+        return self._known[kinds]

@@ -1,0 +1,476 @@
+"""A recorded run once more: `run.jsonl` fed to a fresh desk, which must write the same lines again.
+
+    found = replay("run.jsonl")
+    found.difference        # None, or the first line that came out differently, and how
+
+Every event that tells the desk something (a task opens, a call asks, a timer pumps, a call is over) is told
+again, at the same exact time; what the desk then writes is compared, as text, with the lines that follow. The
+speed of an endpoint is not worked out again but read from the log, at the place where it was read. So a
+replay needs no model, no clock and no store, and takes about as long as the decisions took.
+
+It is exact where floats are: on the same version of this package, and a C library whose `log` and `exp`
+round alike.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from elastic_agent.errors import ElasticError
+from elastic_agent.usage import Probes, Usage
+
+from ..allocation.request import Book, Request, Running
+from ..dispatch.dispatcher import Desk
+from ..dispatch.revision import Raise
+from ..estimates.agent_history import Histories, History
+from ..estimates.online_curves import Curves, LearntCurves
+from ..estimates.success_curve import Curve, CurveSet, Lengths
+from ..estimates.workload import Forecast, Habits
+from ..latency.model import Speed
+from ..latency.slack import Timing
+from ..ledger.accounts import Account, Amount
+from ..ledger.prices import Price
+from ..policies.marginal import AllocationPolicy, FixedCap, Marginal, Uniform
+from ..policies.pacing import Pacer, Pool
+from ..policies.simple import Decay, GreedyUpfront, Myopic, Proportional
+from ..queueing.endpoint import Endpoint
+from ..runlog.events import GRANTS, Event, as_line
+from ..runlog.recorder import FOREIGN, SCHEMA
+
+POLICIES: Mapping[str, Callable[..., AllocationPolicy]] = {
+    policy.__name__: policy
+    for policy in (Marginal, Uniform, FixedCap, Proportional, GreedyUpfront, Decay, Myopic)
+}
+DECISIONS = (*GRANTS, "waiting", "refused", "task_refused")
+READINGS = ("speed", "progress")
+"""Events that stand before or among what a step wrote: they tell nothing by themselves."""
+
+
+class ReplayError(ElasticError, ValueError):
+    """A log that can't be replayed; says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first line that a replay wrote differently.
+
+    Attributes:
+        line: its number in the file, from 1.
+        what: the first field that differs, with both values, or what went wrong.
+        recorded, replayed: the lines; None where one of the two wrote nothing there.
+    """
+
+    line: int
+    what: str
+    recorded: str | None
+    replayed: str | None
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay found.
+
+    Attributes:
+        events: those of the log, in order.
+        decisions: how many decisions came out the same.
+        difference: the first that did not; None: all are identical, byte for byte.
+        cut: the last line was cut short, as a killed run leaves it; it is not among the events.
+        curves: by model, as they were at the end.
+    """
+
+    events: list[Event]
+    decisions: int
+    difference: Difference | None
+    cut: bool
+    curves: Mapping[str, Curves]
+
+
+def replay(
+    path: str | Path, *, policies: Mapping[str, Callable[..., AllocationPolicy]] | None = None
+) -> Replayed:
+    """Replay a `run.jsonl` that `BudgetScheduler(log=)` wrote.
+
+    Args:
+        policies: your own policies, by the name of their class: called with the fields that were logged.
+
+    Raises:
+        ReplayError: it is no log of a whole scheduler, it is of a newer version, or it rests on something
+            that it does not hold.
+    """
+    lines, cut = _lines(Path(path))
+    events = [_parsed(line, number, path) for number, line in enumerate(lines, 1)]
+    if events[0]["event"] != "scheduler_opened":
+        raise ReplayError(
+            f"{path} does not begin with scheduler_opened. Only a file that BudgetScheduler(log=) writes can "
+            f"be replayed: one task's own (task(log=)) lacks what its decisions shared with other tasks"
+        )
+    schema = events[0].get("schema")
+    if schema != SCHEMA:
+        raise ReplayError(
+            f"{path} has schema {schema}, and this version knows {SCHEMA}: it was written by "
+            f"elastic-agent {events[0].get('version')}; replay it with that"
+        )
+    run = _Replay(lines, events, {**POLICIES, **(policies or {})})
+    run.run()
+    decisions = sum(event["event"] in DECISIONS for event in events[: run.at])
+    return Replayed(events, decisions, run.difference, cut, run.curves)
+
+
+def _lines(path: Path) -> tuple[list[str], bool]:
+    """The whole lines of a file, and whether there was a part of one behind them."""
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise ReplayError(f"can't read {path}: {error}") from error
+    *lines, rest = text.split("\n")
+    if not lines:
+        raise ReplayError(f"{path} holds no events: is it a run.jsonl?")
+    return lines, bool(rest)
+
+
+def _parsed(line: str, number: int, path: str | Path) -> Event:
+    try:
+        event = json.loads(line)
+    except ValueError as error:
+        raise ReplayError(f"{path} is not a run.jsonl: line {number} is no event ({error})") from None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        raise ReplayError(f"{path} is not a run.jsonl: line {number} is no event")
+    return event
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call of the log: its latest request, and its latest raise."""
+
+    request: Request
+    raised: Raise | None = None
+
+    @property
+    def running(self) -> Running:
+        outcome = self.request.outcome
+        if not isinstance(outcome, Running):
+            raise ValueError(f"call {self.request.number} was not granted")
+        return outcome
+
+
+class _Reader:
+    """The speed of an endpoint, as the log has it at the place where the replay is. See `Speeds`."""
+
+    def __init__(self, replay: _Replay, name: str) -> None:
+        self._replay, self._name = replay, name
+        self._known: dict[int | None, Speed | None] = {}
+        self.load = 1
+        self.most: int | None = None
+
+    def speed(self) -> Speed | None:
+        return self._read(None)
+
+    def at(self, load: int) -> Speed | None:
+        return self._read(load)
+
+    def _read(self, load: int | None) -> Speed | None:
+        event = self._replay.next
+        where = ("speed", self._name, load)
+        if event is not None and (event["event"], event.get("endpoint"), event.get("load")) == where:
+            speed = event["speed"]
+            self._known[load] = None if speed is None else Speed(*speed)
+        return self._known.get(load)
+
+
+@dataclass(slots=True, eq=False)
+class _Replay:
+    """One replay on its way: `at` is the line that the desk has to write next."""
+
+    lines: list[str]
+    events: list[Event]
+    policies: Mapping[str, Callable[..., AllocationPolicy]]
+    at: int = 0
+    difference: Difference | None = None
+    desk: Desk = field(init=False)
+    curves: dict[str, Curves] = field(default_factory=dict)
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    books: dict[int, Book] = field(default_factory=dict)
+    calls: dict[tuple[int, int], _Call] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    histories: Histories = field(default_factory=Histories)
+
+    @property
+    def next(self) -> Event | None:
+        """The line that the desk has to write next; None: the log ends here."""
+        return self.events[self.at] if self.at < len(self.events) else None
+
+    def run(self) -> None:
+        """Tell the desk everything, up to the first difference."""
+        while self.difference is None:
+            at = self.at
+            while at < len(self.events) and self.events[at]["event"] in READINGS:
+                if self.events[at]["event"] == "progress":
+                    self._moved(self.events[at]["done"])
+                at += 1
+            if at == len(self.events):
+                return
+            self._step(at)
+
+    def _step(self, at: int) -> None:
+        """Tell the desk what the event says; it writes that event, and what follows from it."""
+        event = self.events[at]
+        tell = getattr(self, f"_on_{event['event']}", None)
+        if tell is None:
+            self._differs(self.at, "nothing is written here")
+            return
+        try:
+            tell(event)
+        except ReplayError:
+            raise
+        except Exception as error:
+            self._differs(at, f"{event['event']} makes no sense here: {type(error).__name__}: {error}")
+        if self.at <= at:
+            self._differs(self.at, "nothing is written here")
+
+    def hear(self, event: Event) -> None:
+        """The desk writes an event."""
+        if self.difference is not None or self.at == len(self.lines):
+            return  # a killed run wrote no more
+        line, recorded = as_line(event), self.lines[self.at]
+        if line == recorded:
+            self.at += 1
+        else:
+            self._differs(self.at, _what(self.events[self.at], json.loads(line)), line)
+
+    def _differs(self, at: int, what: str, replayed: str | None = None) -> None:
+        if self.difference is None:
+            self.difference = Difference(at + 1, what, self.lines[at], replayed)
+
+    # What a log tells a desk, by the name of the event
+
+    def _on_scheduler_opened(self, event: Event) -> None:
+        if self.at:
+            raise ReplayError("two schedulers have written into this file: give each a log of its own")
+        pool, pacer = event["pool"], None
+        if pool is not None:
+            what = {name: value for name, value in pool.items() if name != "epoch"}
+            pacer = Pacer(Pool(**what), pool["epoch"])
+        self.desk = Desk(timing=Timing(**event["timing"]), files=[self.hear], pacer=pacer)
+
+    def _on_endpoint_opened(self, event: Event) -> None:
+        limits = {"max_running": event["max_running"], "max_waiting": event["max_waiting"]}
+        speeds = self.desk.record.watched(_Reader(self, event["endpoint"]), event["model"], **limits)
+        habits = Habits()
+        self.endpoints[event["endpoint"]] = Endpoint(speeds, habits, timing=self.desk.timing, **limits)
+
+    def _on_curves(self, event: Event) -> None:
+        model = event["model"]
+        self.curves[model] = self.curves[event["as"]] if "as" in event else _curves(event)
+        self.desk.record.curves(model, self.curves[model])
+
+    def _on_history(self, event: Event) -> None:
+        history = self.histories[event["agent"]]
+        history.read(event)
+        self.desk.record.history(event["agent"], history)
+
+    def _on_accounts(self, event: Event) -> None:
+        above: Account | None = None
+        for one in event["accounts"]:
+            account = self.accounts.get(one["id"])
+            if account is None:
+                account = self.desk.ledger.open(one["id"], parent=above, now=event["now"])
+            account.tokens, account.nano, account.seconds = one["tokens"], one["nano"], one["seconds"]
+            account.deadline = float("inf") if one["deadline"] is None else one["deadline"]
+            self.accounts[one["id"]] = above = account
+        self.desk.looked(list(self.accounts.values()), event["now"])
+
+    def _on_task_opened(self, event: Event) -> None:
+        parent = None if event["within"] is None else self.books[event["within"]]
+        above = event["account"]
+        account = self.desk.ledger.open(
+            event["task"],
+            parent=parent.account if parent else None if above is None else self.accounts[above],
+            tokens=event["caps"].get("tokens"),
+            nano=event["nano"],
+            seconds=event["caps"].get("seconds"),
+            now=event["now"],
+        )
+        book = Book(
+            event["task"],
+            account,
+            Forecast(parent.forecast if parent else None, past=self._history(event)),
+            self._policy(event["policy_is"]),
+            final_solution=event["final_solution"],
+            parent=parent,
+            key=event["key"],
+            parallel=frozenset(event["parallel"]),
+            value=event["value"],
+            zero=parent.zero if parent else event["now"],
+            emit=self.hear,
+        )
+        self.books[event["id"]] = book
+        endpoint = None if event["endpoint"] is None else self._endpoint(event)
+        about = {"agent": event["agent"], "started": event["started"]}
+        with suppress(ElasticError):  # a refusal, which has been written down
+            self.desk.open(book, event["now"], endpoint, event["close"], expect=event["expect"], **about)
+
+    _on_task_refused = _on_task_opened
+
+    def _on_task_closing(self, event: Event) -> None:
+        self.desk.dismiss(self.books[event["id"]], event["now"])
+
+    def _on_task_closed(self, event: Event) -> None:
+        self.desk.close(self.books[event["id"]], event["now"], event["error"])
+
+    def _on_expected(self, event: Event) -> None:
+        self.desk.expect(self.books[event["id"]], event["kinds"], event["now"])
+
+    def _on_pump(self, event: Event) -> None:
+        self.desk.pump_at(event["root"], event["account"], event["now"])
+
+    def _on_asked(self, event: Event) -> None:
+        endpoint, price, again = self._endpoint(event), event["price"], event["again"]
+        request = Request(
+            book=self.books[event["id"]],
+            kind=event["kind"],
+            prompt=event["prompt"],
+            fresh=event["fresh"],
+            close=event["close"],
+            solution=event["solution"],
+            thinking=event["thinking"],
+            curves=self.curves[event["model"]],
+            price=None if price is None else Price(*price),
+            latency=endpoint.latency,
+            habits=endpoint.habits,
+            wake=lambda: None,
+            probes=None if event["probes"] is None else Probes(*event["probes"]),
+            lower=(lambda: None) if event["steerable"] else None,
+            final=event["final"],
+            weight=event["weight"],
+            priority=event["priority"],
+            on_exhausted=event["on_exhausted"],
+            around=frozenset(event["around"]),
+            model=event["model"],
+            label=event["label"],
+            number=0 if again is None else event["call"],
+            declared=bool(again),
+            endpoint=endpoint if event["queued"] else None,
+        )
+        self.calls[event["id"], event["call"]] = _Call(request)
+        self.desk.submit(request, event["now"])
+
+    def _on_withdrawn(self, event: Event) -> None:
+        self.desk.withdraw(self._call(event).request, event["now"])
+
+    def _on_asked_more(self, event: Event) -> None:
+        call = self._call(event)
+        call.raised = self.desk.more(call.running, event["used"], event["now"])
+
+    def _on_dropped(self, event: Event) -> None:
+        call = self._call(event)
+        if call.raised is None:
+            raise ValueError("it was not raised")
+        self.desk.drop(call.running, call.raised, event["now"])
+
+    def _on_settled(self, event: Event) -> None:
+        running, now = self._call(event).running, event["now"]
+        running.slot.done = event["done"]
+        if event["outcome"] == "expired":
+            self.desk.expire(running, now)
+            return
+        used = event["used"]
+        learn = {name: value for name, value in used.items() if not name.endswith("_end")}
+        self.desk.settle(
+            running,
+            None if event["actual"] is None else Amount(*event["actual"]),
+            now,
+            answered=event["answered"],
+            used=used,
+            learn=Usage(**learn) if learn and event["answered"] else None,
+        )
+
+    def _on_outcome(self, event: Event) -> None:
+        self.desk.told(self._call(event).running, event["right"], event["now"])
+
+    # Inside
+
+    def _moved(self, progress: Mapping[str, int]) -> None:
+        """Running calls, by their holds, have come so far."""
+        for endpoint in self.endpoints.values():
+            for hold in progress.keys() & endpoint.running.keys():
+                endpoint.running[hold].slot.done = progress[hold]
+
+    def _endpoint(self, event: Event) -> Endpoint:
+        if event["endpoint"] == FOREIGN:
+            raise ReplayError(
+                f"task {event['task']!r} has used a model of another scheduler, and the log holds nothing of "
+                f"that: it can't be replayed"
+            )
+        return self.endpoints[event["endpoint"]]
+
+    def _history(self, event: Event) -> History | None:
+        agent = event["history"]
+        if agent is None:
+            return None
+        if agent == FOREIGN:
+            raise ReplayError(
+                f"task {event['task']!r} goes by what another scheduler knows of its agent, and the log "
+                f"holds nothing of that: it can't be replayed"
+            )
+        self.desk.record.history(agent, self.histories[agent])
+        return self.histories[agent]
+
+    def _call(self, event: Event) -> _Call:
+        return self.calls[event["id"], event["call"]]
+
+    def _policy(self, event: Mapping[str, Any]) -> AllocationPolicy:
+        name, parameters = event["class"], {key: value for key, value in event.items() if key != "class"}
+        if name not in self.policies:
+            raise ReplayError(
+                f"the log has a policy of your own, {name}: pass policies={{{name!r}: {name}}} to replay it"
+            )
+        return self.policies[name](**parameters)
+
+
+def _curves(event: Event) -> Curves:
+    """Curves from a log."""
+    learnt = event.get("learnt")
+    if learnt is not None:
+        if learnt["calls"]:
+            raise ReplayError(
+                f"the curves of {event['model']!r} had learnt from {learnt['calls']} calls before this log "
+                f"begins, and it does not hold them: it can't be replayed"
+            )
+        return LearntCurves(learnt["model"], scale=learnt["scale"], solution=learnt["solution"])
+    measured = event["measured"]
+    kinds = {kind: _curve(curve) for kind, curve in measured["kinds"].items()}
+    return CurveSet(measured["model"], kinds, measured["solution"], measured["scale"])
+
+
+def _curve(data: Mapping[str, Any]) -> Curve:
+    lengths = data["lengths"]
+    return Curve(
+        data["kind"],
+        _pairs(data["points"]),
+        None if lengths is None else Lengths(_pairs(lengths)),
+        data["solution"],
+        data["measured"],
+        _pairs(data["solutions"]),
+        tuple((t, Lengths(_pairs(knots))) for t, knots in data["answers"]),
+    )
+
+
+def _pairs(rows: Any) -> tuple[tuple[Any, Any], ...]:
+    return tuple((x, y) for x, y in rows)
+
+
+def _what(recorded: Any, replayed: Any, where: str = "") -> str:
+    """The first difference of two decoded lines, in words."""
+    if isinstance(recorded, dict) and isinstance(replayed, dict):
+        for key in {**recorded, **replayed}:
+            if recorded.get(key) != replayed.get(key) or (key in recorded) != (key in replayed):
+                return _what(recorded.get(key), replayed.get(key), f"{where}.{key}" if where else key)
+    return f"{where or 'the line'} is {recorded!r}, the replay has {replayed!r}"

@@ -1,0 +1,577 @@
+"""The desk: calls ask here for tokens, and are granted, made to wait, or refused. No clock, no asyncio.
+
+A call that arrives is queued (`submit`); `pump` looks at the head of each task's queue, in the order of
+arrival, and decides (`elastic_agent.scheduler.allocation.allocator`). It runs when a call arrives and
+whenever something comes back. Calls that arrive in the same moment are all queued before the first decision,
+so a fan-out is weighed as a whole.
+
+A call waits only while a running call could free what it lacks, and every running call ends. Calls whose own
+consumer waits for a queued call (a stream that is open around it) can't end before that one: nobody waits for
+them, and the inner call goes first. So nothing waits for ever. Where the head of one task waits for tokens of
+an account, later calls on that account wait behind it: a large call is not overtaken for ever by small ones.
+
+On an endpoint that runs a limited number of calls at once, heads of all tasks take turns instead
+(`elastic_agent.scheduler.queueing.endpoint`), and are decided on, and hold tokens, only when it is their
+turn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count, islice
+from typing import Any
+
+from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
+from elastic_agent.usage import Usage
+
+from ..allocation.allocator import Decider
+from ..allocation.degrade import too_small
+from ..allocation.demand import expected
+from ..allocation.request import Book, Outcome, Request, Running
+from ..allocation.snapshot import Case, Decided, Wait
+from ..latency.slack import SAFETY, After, Timing
+from ..ledger.accounts import INFINITY, NOTHING, Account, Amount, Hold, Shortage
+from ..ledger.ledger import Ledger
+from ..policies.pacing import Pacer
+from ..queueing.endpoint import Endpoint
+from ..queueing.wait_queue import Queue
+from ..runlog.events import Sink
+from ..runlog.recorder import Record
+from .revision import Raise, Raiser, grant_of, take
+
+LOOKED_AT = 8
+"""Running calls that are decided on again for one that lacks what they hold; the latest ones."""
+
+
+class Desk:
+    """Grants, for all tasks of one ledger. Thread-safe through the ledger's lock.
+
+    Args:
+        files: where everything goes that a replay needs; see `elastic_agent.scheduler.runlog.recorder`.
+
+    Attributes:
+        pacer: the price of the pool that all tasks share; None: there is none.
+        ended: told of every hold that has ended, under the lock: it must only pass it on.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger | None = None,
+        timing: Timing | None = None,
+        files: Sequence[Sink] = (),
+        pacer: Pacer | None = None,
+    ) -> None:
+        self.ledger = ledger or Ledger()
+        self.timing = timing or Timing()
+        self.record = Record(self.ledger, self.timing, files, pacer)
+        self.ended: Callable[[Hold], None] = lambda hold: None
+        self._stuck: Counter[str] = Counter()
+        self.pacer = pacer
+        self._decider = Decider(self.ledger, self.timing, self._stuck, pacer)
+        self._raiser = Raiser(self.ledger, self._decider)
+        self._running: dict[str, Running] = {}  # by their first hold
+        self._queues: dict[str, Queue] = {}  # by root account
+        self._orders = count(1)
+        self._limited: dict[Endpoint, None] = {}  # endpoints whose calls take turns
+
+    # Calls
+
+    def submit(self, request: Request, now: float) -> None:
+        """Queue a call; decide with `pump`.
+
+        Raises:
+            TaskClosedError: its task has ended.
+        """
+        with self.ledger.lock:
+            book = request.book
+            if book.closing or book.account.closed:
+                raise _ended(book)
+            self.record.step += 1
+            again = request.number > 0
+            if not again:
+                book.calls += 1
+                request.number = book.calls
+            if book.emit is not None:
+                self.record.asked(request, now, again)
+            request.curve = request.curves.curve(request.kind)
+            if again and request.declared and not request.final:  # as declared as it was before
+                book.forecast.expect({request.kind: 1})
+            request.order, request.arrived = next(self._orders), now
+            request.declared = book.forecast.arrived(request.kind)
+            if request.endpoint is not None and self._full(request, now):
+                return
+            if request.around:
+                self._stuck.update(request.around)
+                self._wake_around(request)
+            # Both go first: the final call has its tokens, and what is open around a call waits for it.
+            rank = request.priority if not (request.final or request.around) else -1_000_000
+            head = self._queues.setdefault(book.account.path[-1].id, Queue()).push(rank, request)
+            endpoint = request.endpoint
+            if head and endpoint is not None and endpoint.takes_turns(request):
+                endpoint.offer(request)  # whoever is pumped first in this moment sees all of them
+
+    def pump(self, account: Account, now: float) -> None:
+        """Decide what can be decided: on calls that have come, on those that lack something on this account
+        or above it, and on endpoints where calls take turns.
+        """
+        self.pump_at(account.path[-1].id, account.id, now)
+
+    def pump_at(self, root: str, account: str, now: float) -> None:
+        """The same by the ids of the account and of the one at its root."""
+        with self.ledger.lock:
+            if root in self._queues or any(endpoint.queue for endpoint in self._limited):
+                self.record.step += 1
+                if self.record.files:
+                    self.record.pump(root, account, now)
+                self._pump(self.ledger.accounts.get(account), root, now)
+            else:  # nobody waits: there is nothing to decide, and nothing to write down
+                for endpoint in self._limited:
+                    endpoint.press()
+
+    def _pump(self, account: Account | None, root: str, now: float) -> None:
+        """Something has happened on an account (None: it has ended), in the tree of this root."""
+        queue = self._queues.get(root)
+        if queue is not None and account is not None:
+            queue.wake(account.path)
+            queue.look(account.id)
+        self._pump_tree(root, now)
+        for endpoint in list(self._limited):
+            while (turn := endpoint.turn(now)) is not None:
+                self._take_turn(turn, now)
+            endpoint.press()
+            if endpoint.idle:
+                del self._limited[endpoint]
+
+    def _pump_tree(self, root: str, now: float) -> None:
+        """Decide on those that are to be looked at in one tree; offer those that take turns."""
+        queue = self._queues.get(root)
+        if queue is None:
+            return
+        while (request := queue.pop()) is not None:
+            endpoint = request.endpoint
+            if endpoint is None or not endpoint.takes_turns(request):
+                self._decide(queue, request, now)
+            elif (late := self._out_of_time(request, now)) is not None:
+                self._leave(request, late)
+            else:
+                endpoint.offer(request)
+        if not queue:
+            self._queues.pop(root, None)
+
+    def _take_turn(self, request: Request, now: float) -> None:
+        """Decide on a call whose turn it is; then the next of its task can be offered."""
+        root = request.book.account.path[-1].id
+        queue = self._queues.get(root)
+        if queue is not None and queue.first(request):  # else another one of its task goes before it by now
+            self._decide(queue, request, now)
+            self._pump_tree(root, now)
+
+    def _decide(self, queue: Queue, request: Request, now: float) -> None:
+        """Grant or refuse it, or keep it with the account on which it lacks something."""
+        endpoint, account = request.endpoint, request.book.account
+        first = request.final or bool(request.around)
+        where = None if first else queue.ahead(request)
+        if where is None:
+            outcome = self._try(request, now)
+            if not isinstance(outcome, Wait):
+                self._leave(request, outcome)
+                queue.wake(account.path)
+                return
+            where = outcome.account.id
+        if endpoint is not None:
+            endpoint.park(request)
+        queue.keep(request, where, *((account.id,) if first and account.id != where else ()))
+
+    def _wake_around(self, request: Request) -> None:
+        """Calls around this one can give nothing back any more: who waits for that is looked at again."""
+        for hold in request.around:
+            if (running := self._running.get(hold)) is not None:
+                path = running.request.book.account.path
+                if (queue := self._queues.get(path[-1].id)) is not None:
+                    queue.wake(path)
+
+    def withdraw(self, request: Request, now: float) -> None:
+        """The caller has gone: a waiting call leaves, a granted one that was not sent is refunded."""
+        with self.ledger.lock:
+            if isinstance(request.outcome, Running):
+                self.settle(request.outcome, None, now, answered=False)
+            elif request.outcome is None:
+                self.record.step += 1
+                self._leave(request, _ended(request.book), tell=False)
+                self.record.call(request, "withdrawn", now, now=now)
+                self._pump(request.book.account, request.book.account.path[-1].id, now)
+
+    def settle(
+        self,
+        running: Running,
+        actual: Amount | None,
+        now: float,
+        *,
+        answered: bool = True,
+        used: Mapping[str, Any] | None = None,
+        learn: Usage | None = None,
+    ) -> None:
+        """A granted call is over. Later calls change nothing.
+
+        Args:
+            actual: what it used; None: it was never sent.
+            answered: it brought an answer. A final call that did not puts the reserve back.
+            used: for the log.
+            learn: the plans of the next calls learn from it (`Running.learn`).
+        """
+        with self.ledger.lock:
+            if running.done:
+                return
+            self.record.step += 1
+            running.done, answered = True, answered and actual is not None
+            running.slot.seen = running.slot.done
+            if learn is not None:
+                running.learn(learn)
+            request, held = running.request, running.held
+            book = request.book
+            del book.running[running.hold.id], self._running[running.hold.id]
+            if request.endpoint is not None:
+                request.endpoint.ended(running, now)
+            book.forecast.ended()
+            for level in book.levels:
+                level.back_tokens -= held.tokens - running.expected.tokens
+                level.back_nano -= held.nano - running.expected.nano
+            charged = self._end_holds(running, actual)
+            if self.pacer is not None:
+                self.pacer.spends(running, charged, now)
+            if running.grant.last:
+                book.answered |= answered
+                book.reserving = not (answered and request.final)  # else what comes back is kept again
+            if not answered:
+                self._comes_again(request)
+            if book.emit is not None:
+                self.record.settled(
+                    running, now, used=used or {}, actual=actual, charged=charged, answered=answered
+                )
+            if self._queues or self._limited:
+                self._pump(book.account, book.account.path[-1].id, now)
+
+    def told(self, running: Running, right: bool, now: float) -> None:
+        """Whether the answer of a call was right: what nobody but its user can know."""
+        with self.ledger.lock:
+            self.record.step += 1
+            self.record.call(running.request, "outcome", now, right=right, now=now)
+            running.told(right)
+
+    def more(self, running: Running, used: int, now: float) -> Raise | None:
+        """A running call has reached its thinking limit: raise it, if that is worth it by now.
+
+        Args:
+            used: its thinking tokens so far.
+
+        Returns:
+            the raise, which is in `running.grant` already; None: it gets no more.
+        """
+        with self.ledger.lock:
+            if running.done:
+                return None
+            self.record.step += 1
+            self.record.call(running.request, "asked_more", now, used=used, now=now)
+            raised = self._raiser.more(running, used, now)
+            if raised is not None:
+                if self.pacer is not None:
+                    self.pacer.spends(running, running.expected, now)
+                self.record.granted("raised", running, now, used=used)
+            return raised
+
+    def drop(self, running: Running, raised: Raise, now: float) -> None:
+        """A durable ledger has no room for a raise: the call keeps what it had."""
+        with self.ledger.lock:
+            self.record.step += 1
+            self._raiser.drop(running, raised)
+            if self.pacer is not None:
+                self.pacer.spends(running, running.expected, now)
+            self.record.granted("dropped", running, now, now=now)
+            self._pump(running.request.book.account, running.request.book.account.path[-1].id, now)
+
+    # Tasks
+
+    def open(
+        self,
+        book: Book,
+        now: float,
+        endpoint: Endpoint | None = None,
+        close: int = 1,
+        *,
+        expect: Mapping[str, int] | None = None,
+        **about: Any,
+    ) -> None:
+        """A task opens: keep its reserve, or refuse if its caps alone show that they can't hold one answer.
+
+        One that is refused has its account closed again.
+
+        Args:
+            endpoint: where its calls will probably run; `close`: tokens of that model's close.
+            expect: calls to come, by kind.
+            about: more to say of it in the log.
+
+        Raises:
+            CapExceededError, DeadlineError: with the least that would have been needed.
+            EndpointBusyError: nobody may join the endpoint's queue.
+        """
+        with self.ledger.lock:
+            self.record.step += 1
+            about |= {"expect": dict(expect or {})}
+            try:
+                book.forecast.expect(expect or {})
+                self._admit(book, now, endpoint, close)
+            except BaseException as error:
+                book.forecast.close()
+                self.ledger.close(book.account)
+                self.record.opened(book, now, close, endpoint, **about, **_numbers(error))
+                raise
+            self.record.opened(book, now, close, endpoint, **about)
+
+    def _admit(self, book: Book, now: float, endpoint: Endpoint | None, close: int) -> None:
+        account, size = book.account, book.final_size
+        end = self.ledger.deadline(account, final=True)
+        speed = None if endpoint is None else endpoint.latency.speed()
+        error = too_small(book, now, end - now, None if speed is None else speed.best, close)
+        if error is not None:
+            raise error
+        promised = account.parent is not None and self.ledger.deadline(account.parent) < INFINITY
+        if endpoint is not None and not promised:
+            if end < INFINITY:
+                self.record.progress(endpoint)
+            endpoint.admit(book, end, now)
+            book.endpoint = endpoint
+        if self.pacer is not None and book.parent is None:
+            self.pacer.opened(book, now)
+        # A parent that has no room for it now may have later.
+        self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size, 0))
+
+    def looked(self, accounts: Sequence[Account], now: float) -> None:
+        """The accounts of a durable ledger, from the root down, were looked up just now."""
+        with self.ledger.lock:
+            self.record.accounts(accounts, now)
+            if self.pacer is not None:
+                self.pacer.heard(accounts)
+
+    def expect(self, book: Book, kinds: Mapping[str, int], now: float) -> None:
+        """A task declares more calls to come, by kind.
+
+        Raises:
+            ValueError: a count is not a whole number of at least 0.
+        """
+        with self.ledger.lock:
+            self.record.step += 1
+            book.forecast.expect(kinds)
+            self.record.expected(book, kinds, now)
+            self._pump(book.account, book.account.path[-1].id, now)
+
+    def close(self, book: Book, now: float, error: str | None = None) -> None:
+        """A task ends: waiting calls are refused, running ones expire, nothing stays held.
+
+        Args:
+            error: the name of what ended it, for the log.
+        """
+        with self.ledger.lock:
+            self.dismiss(book, now)
+            for running in list(book.running.values()):
+                self.expire(running, now)
+            self.record.step += 1
+            book.forecast.close()
+            self.ledger.close(book.account)
+            if book.endpoint is not None:
+                book.endpoint.forget(book)
+            if self.pacer is not None:
+                self.pacer.closed(book)
+            if error is None:
+                book.teach()
+            self.record.closed(book, now, error)
+            self._pump(book.account, book.account.path[-1].id, now)
+
+    def expire(self, running: Running, now: float) -> None:
+        """Nobody waits for a call any more, and what became of it is not known: all it holds is charged."""
+        with self.ledger.lock:
+            for hold in running.holds:
+                self.ledger.expire(hold)
+            self.settle(running, running.held, now, answered=False)
+
+    def dismiss(self, book: Book, now: float) -> None:
+        """A task is about to end: it takes no more calls, and those that wait are refused."""
+        with self.ledger.lock:
+            if book.closing:
+                return
+            self.record.step += 1
+            book.closing = True
+            self.record.closing(book, now)
+            queue = self._queues.get(book.account.path[-1].id)
+            for request in list(queue.waiting(book.account.id)) if queue else ():
+                error = _ended(book)
+                self.record.call(request, "refused", now, **_numbers(error))
+                self._leave(request, error)
+
+    # Inside
+
+    def _try(self, request: Request, now: float) -> Outcome | Wait:
+        try:
+            return self._grant(*self._decided(request, now))
+        except Wait as wait:
+            if request.ask_again is None:
+                left = self.record.left(request.book, now)
+                self.record.call(request, "waiting", now, reason=str(wait), left=left)
+            request.ask_again = wait.until
+            return wait
+        except Exception as error:  # a policy's mistake belongs to the call it was made for, too
+            self.record.call(request, "refused", now, **_numbers(error))
+            return error
+
+    def _decided(self, request: Request, now: float) -> tuple[Case, Decided]:
+        """The decision; where it lacks what earlier ones hold, these are lowered, and it is made anew."""
+        try:
+            found = self._decider.decide(request, now)
+        except Wait:
+            if not self._make_room(request, now):
+                raise
+        else:
+            if not found[1].short or not self._make_room(request, now):
+                return found
+        return self._decider.decide(request, now)
+
+    def _make_room(self, request: Request, now: float) -> bool:
+        """Look, once, at calls of its task and of those around it: which would get less if they came now?"""
+        if request.made_room:
+            return False
+        request.made_room, lowered = True, False
+        for hold in list(islice(reversed(request.book.levels[-1].account.live), LOOKED_AT)):
+            running = self._running.get(hold)
+            if running is None or running.started >= request.arrived or hold in self._stuck:
+                continue
+            before = running.limit
+            if self._raiser.less(running, now):
+                lowered = True
+                if self.pacer is not None:
+                    self.pacer.spends(running, running.expected, now)
+                why = f"call {request.number} ({request.kind}) of {request.book.name!r} came and lacks tokens"
+                self.record.granted("lowered", running, now, why, before=before)
+                assert running.request.lower is not None
+                running.request.lower()
+        return lowered
+
+    def _grant(self, case: Case, decided: Decided) -> Running:
+        """Take the hold, for exactly what goes on the wire."""
+        request, now = case.request, case.now
+        book = request.book
+        thinking, solution = decided.thinking, decided.solution
+        amount = request.worst(thinking, solution)
+        hold = take(self.ledger, case, decided, amount)
+        if isinstance(hold, Shortage):
+            raise CapExceededError(
+                f"task {book.name!r}: no room for {hold.needed} {hold.unit} on {hold.account.id}",
+                needed={hold.unit: hold.needed},
+                available={hold.unit: hold.available},
+            )
+        if decided.last:  # what it did not need of the reserve is free now
+            self.ledger.reserve(book.account, NOTHING, 0.0)
+            book.reserving = False
+        likely = expected(request, thinking, solution)
+        for level in book.levels:
+            level.admitted = True
+            level.back_tokens += amount.tokens - likely.tokens
+            level.back_nano += amount.nano - likely.nano
+        book.forecast.started(request.kind)
+        grant = grant_of(case, decided, hold, amount, now - request.arrived)
+        rest = After(solution, prompt=request.prompt) if decided.last else decided.rest
+        running = Running(request, grant, hold, likely, rest, now)
+        book.running[hold.id] = self._running[hold.id] = running
+        if self.pacer is not None:
+            self.pacer.spends(running, likely, now)
+        if request.endpoint is not None:
+            request.endpoint.started(running)
+        if book.emit is not None:
+            self.record.granted("grant", running, now)
+        return running
+
+    def _end_holds(self, running: Running, actual: Amount | None) -> Amount:
+        """End what a call holds; what was used is charged to the first hold, and beyond it to the raises."""
+        first = running.hold
+        if actual is None:
+            for hold in running.holds:
+                self.ledger.refund(hold)
+        else:
+            for hold in running.raises:
+                part = actual.beyond(first.amount).least(hold.amount)
+                self.ledger.settle(hold, part)
+                actual -= part
+            self.ledger.settle(first, actual)
+        for hold in running.holds:
+            self.ended(hold)
+        return sum([hold.charged for hold in running.raises], first.charged)
+
+    def _full(self, request: Request, now: float) -> bool:
+        """Where calls take turns: give it a place in the queue, or refuse it."""
+        endpoint, book = request.endpoint, request.book
+        if endpoint is None or not endpoint.takes_turns(request):
+            return False
+        busy = None if request.final else endpoint.full(book.key)
+        if busy is None:
+            end, span = self.ledger.deadline(book.account, final=True), self.ledger.span(book.account)
+            endpoint.enter(request, end, span)
+            self._limited[endpoint] = None
+            return False
+        self.record.call(request, "refused", now, **_numbers(busy))
+        self._leave(request, busy, tell=False)
+        return True
+
+    def _out_of_time(self, request: Request, now: float) -> DeadlineError | None:
+        """The error for a call whose time is up before its turn has come, or None."""
+        end = self.ledger.deadline(request.book.account, final=request.final)
+        assert request.endpoint is not None
+        request.ask_again = min(end - SAFETY, request.endpoint.look_again(request, now))
+        if now < end - SAFETY - 1e-6:
+            return None
+        speed, least = request.latency.speed(), request.least_solution()
+        takes = SAFETY + (0.0 if speed is None else speed.answer(least, request.fresh))
+        error = DeadlineError(
+            f"task {request.book.name!r}, call {request.number} ({request.kind}): it has waited for its turn "
+            f"for {now - request.arrived:.3f} s, and no time is left for an answer of {least} tokens, which "
+            f"takes {takes:.3f} s; raise seconds= or make fewer calls",
+            needed={"seconds": takes},
+            available={"seconds": max(0.0, end - now)},
+        )
+        self.record.call(request, "refused", now, **_numbers(error))
+        return error
+
+    def _comes_again(self, request: Request) -> None:
+        """A declared final call brought no answer: it is still to come."""
+        if request.final and request.declared:
+            request.book.forecast.expect({request.kind: 1})
+
+    def _leave(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
+        request.outcome = outcome
+        root = request.book.account.path[-1].id
+        if (queue := self._queues.get(root)) is not None:
+            queue.leave(request)
+        if request.endpoint is not None:
+            request.endpoint.leave(request)
+        request.book.forecast.left(request.kind)
+        if isinstance(outcome, Exception):
+            self._comes_again(request)
+            for level in request.book.levels:
+                level.cut_short = True
+        if request.around:
+            self._stuck.subtract(request.around)
+        for hold in request.around:
+            if self._stuck[hold] <= 0:
+                del self._stuck[hold]
+        if tell:
+            request.wake()
+
+
+def _numbers(error: BaseException) -> dict[str, Any]:
+    """Why something was refused, for the log."""
+    why: dict[str, Any] = {"error": type(error).__name__, "reason": str(error)}
+    if isinstance(error, CapExceededError):
+        why |= {"needed": error.needed, "available": error.available}
+    return why
+
+
+def _ended(book: Book) -> TaskClosedError:
+    return TaskClosedError(f"task {book.name!r} has ended: it takes no more calls")

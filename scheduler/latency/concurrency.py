@@ -1,0 +1,256 @@
+"""How an endpoint's speed depends on how many calls run on it at once. Plain arithmetic; no clock.
+
+Samples of TTFT and TPOT are kept for each level of load: every number of calls up to 8, and steps of a
+fifth above. `at(load)` answers with quantiles that never fall as the load grows: where a busier level looks
+faster, the two are pooled (isotonic regression). A load between two known ones takes the lower one's time
+in proportion, at most the upper one's. Beyond the busiest known one it is in proportion, too: the most that
+a backend slows down by which serves its calls alike. One level alone says nothing of others: it counts as
+it is.
+
+Load is one cause of slowness, and the weather another: an upstream that others use, or that is ill, is slower
+at every load. `weather` is what the latest tokens took as a multiple of what is usual at their load.
+
+Time is counted as busy time: a block of tokens that took s seconds beside n calls stands for s / n of them. A
+level takes one sample in `GAP` such seconds and forgets what is older than its window. In bad weather a level
+that is known learns nothing, and one that is hardly known what it would be in calm weather: a spike is over
+when it is over, does not slow plans down for minutes after, and does not count twice.
+Weather that lasts becomes what is usual. Slowdowns that have passed are remembered (`scheduler.slowdowns`).
+
+More calls at once are not always more answers: where the backend is used to capacity each one only becomes
+slower. `enough` says from which load on that is so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+
+from .prefill import First, FirstTokens, Line, quantile_of
+from .slowdowns import Slowdowns
+
+GAP = 1.0
+"""Busy seconds between two samples of a level, once it has a few."""
+
+FEW = 8
+
+ENOUGH = 0.8
+"""Share of the most answers a second that so many calls at once have to bring to be enough."""
+
+GAIN = 0.25
+"""Nor may the busiest load that was seen, n times as many calls, bring more than n ** GAIN times the tokens a
+second: where each call brings its own, as far as is known, all may run."""
+
+KEEP, FIRST_PASS = 0.99, 64.0
+"""What the mean length of a pass keeps of itself at each pass; tokens that it is taken to have at first."""
+
+STORM, LASTS = 1.5, 60.0
+"""Weather from which on a level that is known learns nothing, unless it has lasted so many busy seconds."""
+
+
+Fit = list[tuple[int, float]]
+"""(level, value), both rising."""
+
+
+class Levels:
+    """One quantity (seconds) by level of load.
+
+    Args:
+        window: samples of a level that are remembered.
+
+    Attributes:
+        samples: how many were taken in all.
+    """
+
+    def __init__(self, window: int = 64) -> None:
+        self._window = window
+        self._samples: dict[int, deque[float]] = {}
+        self._taken: dict[int, float] = {}
+        self._fits: dict[float, list[tuple[int, float]]] = {}
+        self.samples = 0
+
+    @property
+    def levels(self) -> list[int]:
+        """Those that were seen, ascending."""
+        return sorted(self._samples)
+
+    def add(self, load: int, seconds: float, clock: float, *, storm: float = 1.0) -> None:
+        """One more sample, at so many busy seconds; too soon after the last of its level it is dropped.
+
+        Args:
+            storm: so many times as slow as usual it is for now; a level that is hardly known learns what that
+                would be in calm weather.
+        """
+        level = level_of(load)
+        kept = self._samples.setdefault(level, deque(maxlen=self._window))
+        if len(kept) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
+            return
+        kept.append(seconds / storm)
+        self.samples += 1
+        self._taken[level] = clock
+        self._fits.clear()
+
+    def at(self, load: int, quantile: float) -> float | None:
+        """What it is at this load; None before the first sample."""
+        fit = self._fits.get(quantile)
+        if fit is None:
+            fit = self._fits[quantile] = self._fit(quantile)
+        return read_off(fit, load)
+
+    def _fit(self, quantile: float) -> Fit:
+        return rising((level, quantile_of(s, quantile), len(s)) for level, s in sorted(self._samples.items()))
+
+
+class FirstsByLoad:
+    """TTFT by level of load, as a function of the prompt.
+
+    What a prompt token takes is known on levels that had prompts of different lengths, and is read off for
+    the others; the fixed part is what each level's TTFT is without that.
+    """
+
+    def __init__(self) -> None:
+        self._levels: dict[int, FirstTokens] = {}
+        self._taken: dict[int, float] = {}
+        self._fits: dict[float, tuple[Fit, Fit, float, float]] = {}
+
+    def add(self, load: int, first: First, clock: float, *, storm: float = 1.0) -> None:
+        """One more, as `Levels.add`; what is dropped there may still tell something of its length."""
+        level = level_of(load)
+        firsts = self._levels.setdefault(level, FirstTokens())
+        if storm > 1.0:
+            calm = replace(first, seconds=first.seconds / storm)
+            first.calm, first = calm, calm
+        firsts.length(first, storm=storm > 1.0)
+        self._fits.clear()
+        if len(firsts) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
+            return
+        firsts.latest.append(first)
+        self._taken[level] = clock
+
+    def changed(self) -> None:
+        """It was told how much of a prompt was cached."""
+        self._fits.clear()
+
+    def at(self, load: int, quantile: float) -> Line | None:
+        """What it is at this load; None before the first sample."""
+        found = self._fits.get(quantile)
+        if found is None:
+            found = self._fits[quantile] = self._fit(quantile)
+        fixed, each, again, later = found
+        ttft = read_off(fixed, load)
+        return None if ttft is None else Line(ttft, read_off(each, load) or 0.0, again, later)
+
+    def _fit(self, quantile: float) -> tuple[Fit, Fit, float, float]:
+        levels = sorted(self._levels.items())
+        slopes = [(level, firsts.slope(), len(firsts)) for level, firsts in levels]
+        known = [one for one in slopes if one[1]]
+        slope = rising(known)
+        lines = {level: firsts.line(read_off(slope, level) or 0.0, quantile) for level, firsts in levels}
+        return (
+            rising((level, lines[level].ttft, size) for level, _, size in slopes),
+            rising((level, lines[level].prefill, size) for level, _, size in known),
+            max([lines[level].again for level, _, _ in known], default=1.0),
+            max([lines[level].later for level, _, _ in known], default=1.0),
+        )
+
+
+class SpeedByLoad:
+    """TTFT and TPOT of one endpoint by load, and its present weather."""
+
+    LATEST = 9
+
+    def __init__(self) -> None:
+        self.ttft, self.tpot = FirstsByLoad(), Levels()
+        self._clock = self._calm = 0.0
+        self._passes, self._tokens = 1.0, FIRST_PASS
+        self._enough: dict[int, tuple[int, int]] = {}  # by limit: the samples at that time, and the answer
+        self._latest: deque[float] = deque(maxlen=self.LATEST)
+        self.slowdowns = Slowdowns()
+
+    def first(self, load: int, first: First) -> None:
+        """A pass brought its first token."""
+        self._passes, self._tokens = KEEP * self._passes + 1, KEEP * self._tokens
+        self.ttft.add(load, first, self._clock, storm=self._storm)
+
+    def block(self, load: int, tokens: int, seconds: float) -> None:
+        """So many tokens of one pass took this long."""
+        each, usual = seconds / tokens, self.tpot.at(load, 0.5)
+        self._tokens += tokens
+        self._latest.append(1.0 if not usual else each / usual)
+        busy = seconds / max(1, load)
+        self._clock += busy
+        weather = self.weather
+        if weather < STORM:
+            self._calm = self._clock
+        self.slowdowns.note(weather, self._clock, busy, slow=weather >= STORM)
+        self.tpot.add(load, each, self._clock, storm=self._storm)
+
+    def enough(self, most: int) -> int:
+        """The fewest calls at once that bring `ENOUGH` of the most answers a second; `most` if more may help.
+
+        An answer takes its time to the first token and the tokens of a usual pass.
+        """
+        samples, found = self.tpot.samples, self._enough.get(most)
+        if found is None or found[0] != samples:
+            found = self._enough[most] = samples, self._fewest(most)
+        return found[1]
+
+    def _fewest(self, most: int) -> int:
+        size, rates, tokens = self._tokens / self._passes, {}, {}
+        for level in self.tpot.levels:
+            first, each = self.ttft.at(level, 0.5), self.tpot.at(level, 0.5)
+            if level <= most and first is not None and each is not None:
+                rates[level] = level / max(first.ttft + size * each, 1e-9)
+                tokens[level] = level / max(each, 1e-9)
+        top, best = max(rates, default=most), max(rates.values(), default=0.0)
+        for level, rate in rates.items():
+            flat = tokens[top] <= tokens[level] * (top / level) ** GAIN
+            if level < top and flat and rate >= ENOUGH * best:
+                return level
+        return most
+
+    @property
+    def _storm(self) -> float:
+        """How slow it is in a way that will hopefully pass; 1 where it isn't, or where it has lasted."""
+        return self.weather if 0 < self._clock - self._calm < LASTS else 1.0
+
+    @property
+    def weather(self) -> float:
+        """What tokens take now, as a multiple of what is usual at their load; at least 1."""
+        return max(1.0, quantile_of(self._latest, 0.5)) if self._latest else 1.0
+
+
+def level_of(load: int) -> int:
+    """The level that a load belongs to: itself up to 8, then the lower end of a step of about a fifth."""
+    level = max(1, min(load, 8))
+    while (above := level + max(1, level // 5)) <= load:
+        level = above
+    return level
+
+
+def rising(points: Iterable[tuple[int, float, int]]) -> Fit:
+    """(level, value) of points (level, value, weight), neither falling: neighbours in the wrong order share
+    their mean."""
+    pools: list[tuple[list[int], float, int]] = []  # levels, mean, weight
+    for level, value, weight in points:
+        pool = ([level], value, weight)
+        while pools and pools[-1][1] > pool[1]:
+            levels, mean, size = pools.pop()
+            total = size + pool[2]
+            pool = (levels + pool[0], (mean * size + pool[1] * pool[2]) / total, total)
+        pools.append(pool)
+    return [(level, value) for levels, value, _ in pools for level in levels]
+
+
+def read_off(fit: Fit, load: int) -> float | None:
+    """The value at a load that nobody may have seen; None where nothing is known."""
+    if not fit:
+        return None
+    if len(fit) == 1:
+        return fit[0][1]
+    below = next(((level, value) for level, value in reversed(fit) if level <= load), None)
+    above = next((value for level, value in fit if level >= load), None)
+    if below is None:
+        return above
+    scaled = below[1] * load / below[0]
+    return scaled if above is None else min(scaled, above)

@@ -1,0 +1,244 @@
+"""The books: what every account may spend, has spent and has promised. No clock, no IO, one lock.
+
+Accounts form a tree (a task, its sub-tasks). A hold takes tokens and nano-dollars from its account and from
+every account above it, and promises an end in time; it is taken whole or not at all. It ends once:
+
+    hold ---- settle(actual) ----> charged what was used, the rest comes back
+         ---- refund() ----------> provably never sent: all of it comes back
+         ---- expire() ----------> nobody knows what became of it: all of it is charged
+
+Ending a hold again changes nothing. For each account and unit, at every instant,
+
+    available + held + spent == cap
+
+and an account's books cover those of its children; `check()` is that law as a callable. An upstream that
+serves more than it was asked for is charged in full, even below zero: books that hide it would be wrong.
+
+Time is different: it passes by itself. Spent is what has elapsed, held is up to the furthest promised end
+(parallel holds overlap), plus the tail that is kept for the final answer.
+
+An account's *reserve* is a hold of its own, kept for the task's final answer. `hold(final=True)` may use it:
+what the call needs is taken from the reserve first.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import count
+
+from elastic_agent.errors import TaskClosedError
+
+from .accounts import (
+    INFINITY,
+    NOTHING,
+    Account,
+    Amount,
+    Balance,
+    Hold,
+    HoldState,
+    Room,
+    Shortage,
+)
+
+
+class Ledger:
+    """A tree of accounts in memory."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.accounts: dict[str, Account] = {}
+        self._ids = count(1)
+
+    def open(
+        self,
+        name: str,
+        *,
+        parent: Account | None = None,
+        tokens: int | None = None,
+        nano: int | None = None,
+        seconds: float | None = None,
+        now: float,
+    ) -> Account:
+        """A new account; a unit without a cap is counted and limited by the accounts above alone.
+
+        Raises:
+            TaskClosedError: the parent is closed.
+        """
+        with self.lock:
+            if parent is not None and parent.closed:
+                raise TaskClosedError(f"{parent.id} has ended: no sub-task can be opened in it")
+            path = f"{parent.id}/{name}" if parent else name
+            unique = path if path not in self.accounts else f"{path}#{next(self._ids)}"
+            account = Account(unique, parent, tokens, nano, seconds, now)
+            self.accounts[unique] = account
+            if parent is not None:
+                parent.children[unique] = account
+            return account
+
+    def room(self, account: Account, *, final: bool = False) -> Room:
+        """What a hold on this account can be at most; a final one has the account's own reserve too."""
+        tokens: int | None = None
+        nano: int | None = None
+        extra = account.reserve if final else NOTHING
+        for a in account.path:
+            if a.tokens is not None:
+                free = a.tokens - a.spent_tokens - a.held_tokens + extra.tokens
+                tokens = free if tokens is None or free < tokens else tokens
+            if a.nano is not None:
+                free = a.nano - a.spent_nano - a.held_nano + extra.nano
+                nano = free if nano is None or free < nano else nano
+        return Room(tokens, nano, self.deadline(account, final=final))
+
+    def deadline(self, account: Account, *, final: bool = False) -> float:
+        """When a call on this account has to be over: each account's own end, less what is kept above it."""
+        end = account.deadline
+        if account.parent is not None:
+            end = min(self.deadline(account.parent), end)
+        return end if final else end - account.tail
+
+    def span(self, account: Account) -> float:
+        """How long this task may take in all: the shortest cap of the path, in seconds."""
+        return account.span
+
+    def hold(
+        self,
+        account: Account,
+        amount: Amount,
+        *,
+        until: float,
+        now: float,
+        final: bool = False,
+        first: Hold | None = None,
+    ) -> Hold | Shortage:
+        """Take `amount` on the whole path, up to `until`, or nothing.
+
+        Args:
+            final: the account's reserve may be used.
+            first: the hold that the call has already.
+
+        Raises:
+            TaskClosedError: the account is closed.
+        """
+        with self.lock:
+            if account.closed:
+                raise TaskClosedError(f"{account.id} has ended: it takes no more calls")
+            drawn = account.reserve.least(amount) if final else NOTHING
+            extra = amount - drawn if final else amount
+            for a in account.path:
+                lack = a.lacks(extra)
+                if lack is not None:
+                    return Shortage(a, *lack)
+            end = self.deadline(account, final=final)
+            if until > end:
+                return Shortage(account, "seconds", until - now, end - now)
+            held = Hold(f"h{next(self._ids)}", account, amount, until, drawn, call=first.id if first else "")
+            for a in account.path:
+                a.held_tokens += extra.tokens
+                a.held_nano += extra.nano
+                a.live[held.id] = held
+            if final:
+                account.reserve -= drawn
+                for a in account.path:
+                    a.kept -= drawn
+            return held
+
+    def settle(self, hold: Hold, actual: Amount) -> Hold:
+        """End a hold with what was used; the rest comes back. Later calls change nothing."""
+        return self._end(hold, HoldState.SETTLED, actual)
+
+    def refund(self, hold: Hold) -> Hold:
+        """End a hold of a call that provably never left."""
+        return self._end(hold, HoldState.REFUNDED, NOTHING)
+
+    def expire(self, hold: Hold) -> Hold:
+        """End a hold whose outcome nobody knows: all of it is charged."""
+        return self._end(hold, HoldState.EXPIRED, hold.amount)
+
+    def reserve(self, account: Account, amount: Amount, tail: float | None = None) -> Shortage | None:
+        """Set the account's reserve; it is taken from what is available on the whole path, or not changed."""
+        with self.lock:
+            if account.closed:
+                raise TaskClosedError(f"{account.id} has ended")
+            if amount != account.reserve:
+                extra = amount - account.reserve
+                for a in account.path:
+                    lack = a.lacks(extra)
+                    if lack is not None:
+                        return Shortage(a, *lack)
+                for a in account.path:
+                    a.held_tokens += extra.tokens
+                    a.held_nano += extra.nano
+                    a.kept += extra
+                account.reserve = amount
+            if tail is not None:
+                account.tail = tail
+            return None
+
+    def close(self, account: Account) -> None:
+        """End an account: its children first; live holds expire; the reserve goes back; the books stay."""
+        with self.lock:
+            if account.closed:
+                return
+            for child in list(account.children.values()):
+                self.close(child)
+            for hold in [h for h in account.live.values() if h.account is account]:
+                self.expire(hold)
+            self.reserve(account, NOTHING, 0.0)
+            account.closed = True
+            if account.parent is not None:
+                account.parent.own_tokens += account.spent_tokens
+                account.parent.own_nano += account.spent_nano
+                account.parent.children.pop(account.id, None)
+            self.accounts.pop(account.id, None)
+
+    def books(self, account: Account, now: float) -> dict[str, Balance]:
+        """The account's balance by unit ("tokens", "nano", "seconds"), for those that are capped."""
+        with self.lock:
+            found: dict[str, Balance] = {}
+            for unit, cap in (("tokens", account.tokens), ("nano", account.nano)):
+                if cap is not None:
+                    spent, held = getattr(account.spent, unit), getattr(account.held, unit)
+                    found[unit] = Balance(cap, spent, held, cap - spent - held)
+            if account.seconds is not None:
+                elapsed = max(0.0, now - account.opened)
+                ends = (h.until for h in account.live.values() if h.until < INFINITY)
+                ahead = max(0.0, max(ends, default=now) - now) + account.tail
+                found["seconds"] = Balance(account.seconds, elapsed, ahead, account.seconds - elapsed - ahead)
+            return found
+
+    def check(self) -> None:
+        """Hold the conservation law against every open account.
+
+        Raises:
+            AssertionError: which account breaks it, and how.
+        """
+        with self.lock:
+            for a in self.accounts.values():
+                own = [h for h in a.live.values() if h.account is a]
+                held = sum((h.amount for h in own), a.reserve)
+                held = sum((c.held for c in a.children.values()), held)
+                spent = sum((c.spent for c in a.children.values()), Amount(a.own_tokens, a.own_nano))
+                assert a.held == held, f"{a.id}: holds add up to {held}, the books say {a.held}"
+                assert a.spent == spent, f"{a.id}: charges add up to {spent}, the books say {a.spent}"
+                kept = sum((c.kept for c in a.children.values()), a.reserve)
+                assert a.kept == kept, f"{a.id}: reserves add up to {kept}, the books say {a.kept}"
+                assert min(a.reserve.tokens, a.reserve.nano, a.tail) >= 0, f"{a.id}: a reserve below zero"
+                for child in a.children.values():
+                    assert child.live.keys() <= a.live.keys(), f"{a.id}: a hold of {child.id} is not covered"
+                for h in own:
+                    assert h.state is HoldState.LIVE, f"{h.id} is {h.state} and still held"
+
+    def _end(self, hold: Hold, state: HoldState, charge: Amount) -> Hold:
+        with self.lock:
+            if hold.state is not HoldState.LIVE:
+                return hold
+            hold.state, hold.charged = state, charge
+            hold.account.own_tokens += charge.tokens
+            hold.account.own_nano += charge.nano
+            for a in hold.account.path:
+                a.held_tokens -= hold.amount.tokens
+                a.held_nano -= hold.amount.nano
+                a.spent_tokens += charge.tokens
+                a.spent_nano += charge.nano
+                del a.live[hold.id]
+            return hold

@@ -1,0 +1,60 @@
+"""Looks for the account that binds: the one whose cap a call can't get past.
+
+A refusal names that account and not the task that happened to ask: a call of a sub-task may fail on the cap
+of the task around it, and any call on the cap of a key, a thread or a month.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from itertools import islice
+
+from elastic_agent.errors import Binding
+
+from .accounts import INFINITY, Account, Amount
+
+
+def binding(path: Sequence[Account], tasks: Container[str], unit: str, now: float) -> Binding | None:
+    """The account with the least left of a unit, the outermost of equals; None: nobody caps the unit.
+
+    Args:
+        path: from the leaf up.
+        tasks: ids of the accounts that are tasks; the others belong to a store.
+        unit: that is short: "tokens", "usd" or "seconds".
+        now: the moment.
+    """
+    unit = "nano" if unit == "usd" else unit
+    found = [one for a in path if (one := _one(a, unit, a.id not in tasks, now)) is not None]
+    return min(reversed(found), key=lambda one: one.left, default=None)
+
+
+def _one(account: Account, unit: str, shared: bool, now: float) -> Binding | None:
+    if unit == "seconds":
+        if account.deadline == INFINITY or account.seconds is None:
+            return None
+        return Binding(account.id, unit, account.seconds, now - account.opened, 0, shared=shared)
+    cap = account.tokens if unit == "tokens" else account.nano
+    if cap is None:
+        return None
+
+    def of(amount: Amount) -> int:
+        return amount.tokens if unit == "tokens" else amount.nano
+
+    keepers = (one.id for one in _below(account) if of(one.reserve))
+    return Binding(
+        account.id,
+        unit,
+        cap,
+        of(account.spent),
+        of(account.held),
+        of(account.kept),
+        len({hold.call for hold in account.live.values()}),
+        tuple(islice(keepers, Binding.NAMED + 1)),  # there may be thousands
+        shared,
+    )
+
+
+def _below(account: Account) -> Iterable[Account]:
+    yield account
+    for child in account.children.values():
+        yield from _below(child)

@@ -1,0 +1,214 @@
+"""The ledger in an SQLite file: every process of one machine, no server. The embedded default.
+
+One thread owns the connection, a lane (`lane.py`): all steps that wait run in one transaction (`BEGIN
+IMMEDIATE`: one writer at a time, also among processes), so that tasks in parallel share a commit. If one of
+them fails, all are rolled back and run again one by one, and each gets its own answer.
+
+What survives: kill -9 at any point loses nothing that was acknowledged. With `synchronous="normal"`, the
+default, a power cut or a crash of the operating system may lose the steps of the last moments (those since
+the last checkpoint of the WAL), never tear one in half; the ledger can then lie below the meter by what they
+charged. "full" waits for the disk at each commit and loses nothing: 0.2 ms a step on a quiet SSD, 4 ms and
+more on a busy one, against 0.02 ms.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+
+from sqlalchemy import Connection, create_engine, event, exc
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from elastic_agent.credentials import make_private
+from elastic_agent.errors import StoreError, StoreUnavailableError
+
+from .. import clocks
+from .base import RETENTION, SteppedStore
+from .group_commit import Lane
+from .ledger_time import LedgerTime, forgot
+from .sql import MARK, SqlShelf, Values, mark_of, migrate
+from .transitions import Steps
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A step and its arguments."""
+
+
+WRITE_MARK = "UPDATE elastic_ledger SET latest = :now, boot = :boot, ticks = :ticks, ahead = :ahead"
+
+
+class SqliteShelf(SqlShelf):
+    """One transaction on the file, which has it to itself.
+
+    Statements go to the driver itself: SQLAlchemy's layers take three times as long as SQLite.
+    """
+
+    def __init__(self, connection: Connection, time: LedgerTime) -> None:
+        self._cursor = connection.connection.cursor()
+        self._time = time
+        self._mark, self.generation = mark_of(self.run(MARK)[0])
+        self._now: float | None = None
+
+    def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
+        if isinstance(values, list):
+            self._cursor.executemany(sql, values)
+            return []
+        self._cursor.execute(sql, values or {})
+        return self._cursor.fetchall()  # type: ignore[return-value]
+
+    def lock(self, account: str) -> float:
+        return self.now()
+
+    def now(self) -> float:
+        if self._now is None:
+            time, mark = self._time, self._mark
+            self._now = now = time.now(mark)
+            if now >= mark.latest + 1 or (time.ahead is None) != (mark.ahead is None):
+                values = {"now": now, "boot": clocks.boot(), "ticks": time.ticks, "ahead": time.ahead}
+                self.run(WRITE_MARK, values)
+        return self._now
+
+    def clock(self) -> float:
+        self._time.set()
+        return self._time.clock()
+
+
+class SqliteStore(SteppedStore):
+    """A ledger in a file.
+
+    Args:
+        path: the file; made if it isn't there. On a local disk: SQLite's locks don't work on network drives.
+        synchronous: "normal" or "full"; see above.
+        timeout: seconds that a step waits for other processes.
+        clock, elapsed: see `LedgerTime`; the same for every process.
+        retention: seconds for which ended holds and closed accounts are kept.
+    """
+
+    name = "sqlite"
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        synchronous: Literal["normal", "full"] = "normal",
+        timeout: float = 5.0,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] | None = None,
+        retention: float = RETENTION,
+    ) -> None:
+        super().__init__(retention)
+        if synchronous not in ("normal", "full"):
+            raise StoreError(f"synchronous is 'normal' or 'full', not {synchronous!r}")
+        self._path, self._synchronous, self._timeout = Path(path), synchronous, timeout
+        self._time, self._generation = LedgerTime(clock, elapsed), ""
+        self._file: tuple[int, int] | None = None
+        url = URL.create("sqlite+pysqlite", database=str(path))
+        patience = {"timeout": timeout, "check_same_thread": False, "isolation_level": None}
+        self._engine = create_engine(url, poolclass=NullPool, connect_args=patience)
+        event.listen(self._engine, "connect", self._prepare)
+        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        self._connection: Connection | None = None
+        self._lane: Lane[Job] = Lane(f"ledger {path}", self._together, done=self._disconnect)
+
+    async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return cast("T", await self._lane.run((step, args, kwargs)))
+
+    def _later(
+        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        return self._lane.later((step, args, kwargs))
+
+    async def aclose(self) -> None:
+        """Finish what waits, and close the file."""
+        await self._lane.aclose()
+        self._engine.dispose()
+
+    # ----------------------------------------------------------------------------------- on the lane's thread
+
+    def _together(self, jobs: list[Job]) -> list[Any]:
+        try:
+            connection = self._connected()
+            with connection.begin():
+                shelf = SqliteShelf(connection, self._time)
+                self._generation = self._generation or shelf.generation
+                if shelf.generation != self._generation:
+                    raise forgot(f"the file {self._path}")
+                return [step(Steps(shelf), *args, **kwargs) for step, args, kwargs in jobs]
+        except exc.OperationalError as error:  # opening, BEGIN or COMMIT
+            self._disconnect()
+            raise self._said(error.orig) from error
+        except (exc.DBAPIError, sqlite3.Error) as error:
+            if len(jobs) > 1:
+                raise
+            self._disconnect()
+            raise self._said(error.orig if isinstance(error, exc.DBAPIError) else error) from error
+
+    def _connected(self) -> Connection:
+        """The file; opened anew where another is there by now: a deleted one would take steps for ever."""
+        if (there := self._there()) != self._file:
+            self._disconnect()
+            if there is None and self._generation:
+                raise forgot(f"the file {self._path}, which is gone,")
+        if self._connection is None:
+            with suppress(OSError):  # SQLite says what is wrong with it
+                make_private(self._path)  # its WAL is made with the same mode
+            connection = self._engine.connect()
+            try:
+                with connection.begin():
+                    migrate(connection, str(self._path))
+            except BaseException:
+                connection.close()
+                raise
+            self._connection, self._file = connection, self._there()
+            self.connections += 1
+        return self._connection
+
+    def _there(self) -> tuple[int, int] | None:
+        """Which file is at the path; None: none."""
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _disconnect(self) -> None:
+        """The next step opens the file anew: it may have been moved, replaced or brought back."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+    def _prepare(self, connection: sqlite3.Connection, _: object) -> None:
+        """WAL: readers don't wait, and a commit is one append. Turning it on does not honour the timeout."""
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+
+    def _said(self, error: BaseException | None) -> StoreError:
+        what = str(error)
+        if "locked" in what or "busy" in what:
+            hint = f"another process kept it for more than {self._timeout} s; a longer `timeout` waits longer"
+        elif "full" in what:
+            hint = "make room on its disk"
+        elif "unable to open" in what or "readonly" in what or "read-only" in what:
+            hint = "its folder must exist, and file and folder be writable"
+        elif isinstance(error, sqlite3.OperationalError):
+            hint = "see to its disk; the next step tries again"
+        else:
+            return StoreError(f"the ledger {self._path}: {what}; is it an SQLite file of this library?")
+        return StoreUnavailableError(f"the ledger {self._path} did not take a step: {what}; {hint}")

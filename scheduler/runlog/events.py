@@ -1,0 +1,131 @@
+"""Every decision as an event: JSON-ready dicts, to a file (`run.jsonl`) or to whoever listens.
+
+One object a line, flushed as it happens: a run that is killed leaves a log that is complete so far. Times
+(`at`, `deadline`) are seconds since the outermost task of the tree was opened. Everybody who listens hears
+
+    task_opened   task, parent, agent, caps, started (wall clock, for people), expect, final_solution, policy
+    task_refused  as task_opened, and error, reason, needed, available
+    asked         call, kind, prompt, fresh, thinking, solution, ...    a call arrives
+    waiting       call, kind, reason, left                              once a call
+    grant         call, kind, granted {thinking, solution}, hold, left, policy, last, deadline, reason, why
+    asked_more    call, kind, used                                      it has thought up to its limit
+    raised        as grant, and used                                    it thinks on; the hold is all it has
+    dropped       as grant                                              a store had no room for that raise
+    lowered       as grant, and before                                  it shall think less: another lacks it
+    refused       call, kind, error, reason, needed, available
+    withdrawn     call, kind                                            its caller went before it was granted
+    settled       call, kind, used {...}, charged, refund, outcome, answered, seconds, left
+    outcome       call, kind, right                                     its user has said so
+    expected      task, kinds                                           declared after the opening
+    task_closing  task                                                  it takes no more calls
+    task_closed   task, spent, calls, error
+
+and a file of a `BudgetScheduler` also has what else its decisions rest on, so that it can be replayed
+(`elastic_agent.scheduler.analysis.replay`). Events by which the desk is told something have the exact time,
+`now`.
+
+    scheduler_opened   schema, version, timing                     the first line
+    endpoint_opened    endpoint, model, max_running, max_waiting   a model is used for the first time
+    curves             model, and the curves
+    history            agent, runs, finals                         what was known when its first task opens
+    pump               root, now                                   the desk looks at the calls that wait
+    speed              endpoint, load, speed                       differs from the last reading
+    progress           done {hold: solution tokens}                of running calls, where that decides
+    accounts           the caps in memory of a durable ledger's accounts
+
+Training reads `granted` and `kind` of the last of `GRANTS` of each call: the budgets really handed out.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, Any
+
+from elastic_agent.credentials import make_private
+
+Event = dict[str, Any]
+Sink = Callable[[Event], None]
+Log = str | Path | Sink | Sequence[str | Path | Sink] | None
+"""Where events go: a path (the file is made anew), a function, several of these, or nowhere. A function is
+called while the books are locked: it must be quick, and must not ask for tokens."""
+
+
+GRANTS = ("grant", "raised", "dropped", "lowered")
+"""Events that say what a call may use from here on."""
+
+
+def as_line(event: Event) -> str:
+    """An event as its line, without the end of the line: the same for the same event, always."""
+    return _ENCODER.encode(event)
+
+
+class RunLog:
+    """A `run.jsonl`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        make_private(self.path)  # it has the names of keys, tasks and agents
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = self.path.open("wb")
+
+    def __call__(self, event: Event) -> None:
+        """Write one event; after `close` nothing."""
+        line = (as_line(event) + "\n").encode()
+        with self._lock:
+            if self._file is not None:
+                self._file.write(line)
+                self._file.flush()
+
+    def close(self) -> None:
+        """No more events."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+
+def sinks(log: Log) -> list[Sink]:
+    """A log as functions."""
+    if log is None:
+        return []
+    several = [log] if isinstance(log, str | Path) or callable(log) else log
+    return [one if callable(one) else RunLog(one) for one in several]
+
+
+def close(sinks: Sequence[Sink]) -> None:
+    """Close those that are files."""
+    for one in sinks:
+        if isinstance(one, RunLog):
+            one.close()
+
+
+class TaskLog:
+    """Where the events of one task go: to its own log, and to those around it."""
+
+    def __init__(self, log: Log, above: Sequence[Sink]) -> None:
+        self._own = sinks(log)
+        self.sinks: list[Sink] = [*above, *self._own]
+
+    def __call__(self, event: Event) -> None:
+        """Tell all of them."""
+        for write in self.sinks:
+            write(event)
+
+    def close(self) -> None:
+        """No more events in its own files."""
+        close(self._own)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} in an event")
+
+
+_ENCODER = json.JSONEncoder(default=_plain, ensure_ascii=False, allow_nan=False)

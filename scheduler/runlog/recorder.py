@@ -1,0 +1,380 @@
+"""What a desk writes down: everything that it is told, and everything that it decides.
+
+A desk knows no clock and does no IO, so what it is told decides what it does. `Record` makes an event of
+each, in the order in which they happen, under the ledger's lock: whoever feeds what the desk was told to a
+fresh one gets the same decisions, line for line (`elastic_agent.scheduler.analysis.replay`). Events of a task
+go to all that listen to it; what only a replay needs goes to the scheduler's files.
+
+A desk also reads two things that change by themselves, while calls run: how fast an endpoint is, and how far
+its running calls are. Both are read once a step (all that follows from one thing the desk was told), and a
+reading that differs from the last one is written where it was read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from datetime import UTC, datetime
+from itertools import chain, count
+from typing import Any
+
+from elastic_agent import __version__
+from elastic_agent.budget import to_usd
+
+from ..allocation.grant import left, units
+from ..allocation.request import Book, Request, Running
+from ..estimates.agent_history import History
+from ..estimates.online_curves import Curves, LearntCurves
+from ..estimates.success_curve import Curve
+from ..latency.model import Speed, Speeds
+from ..latency.slack import Timing
+from ..ledger.accounts import Account, Amount
+from ..ledger.ledger import Ledger
+from ..policies.marginal import AllocationPolicy
+from ..policies.pacing import Pacer
+from ..queueing.endpoint import Endpoint
+from .events import Sink
+
+SCHEMA = 2
+"""Of the events; it grows when an older version could not replay a log any more."""
+
+
+FOREIGN = "of another scheduler"
+"""Instead of the name of an endpoint, or of what is known of an agent, that this log holds nothing of."""
+
+
+class Record:
+    """The events of one desk.
+
+    Args:
+        files: what gets all that a replay needs; with none, only tasks' own listeners hear of anything.
+        pacer: of the pool that all tasks share, if there is one.
+
+    Attributes:
+        step: counts what the desk was told: what it reads is read anew in each step.
+    """
+
+    def __init__(
+        self, ledger: Ledger, timing: Timing, files: Sequence[Sink] = (), pacer: Pacer | None = None
+    ) -> None:
+        self._ledger, self.files, self._pacer = ledger, files, pacer
+        self.step = 0
+        self._ids = count(1)
+        self._endpoints: dict[str, Readings] = {}
+        self._curves: dict[str, Curves] = {}
+        self._histories: dict[str, History] = {}
+        self._accounts: list[dict[str, Any]] = []
+        pool = None if pacer is None else {**asdict(pacer.pool), "epoch": pacer.epoch}
+        head = {"schema": SCHEMA, "version": __version__, "timing": asdict(timing), "pool": pool}
+        self._write(event="scheduler_opened", **head)
+
+    # What a replay needs
+
+    def watched(
+        self, latency: Speeds, model: str, max_running: int | None = None, max_waiting: int | None = None
+    ) -> Speeds:
+        """The speed of an endpoint, written down where it is read; as it is where there is no file."""
+        if not self.files:
+            return latency
+        names = chain([model], (f"{model}#{i}" for i in count(2)))
+        name = next(name for name in names if name not in self._endpoints)
+        self._write(
+            event="endpoint_opened",
+            endpoint=name,
+            model=model,
+            max_running=max_running,
+            max_waiting=max_waiting,
+        )
+        readings = self._endpoints[name] = Readings(self, name, latency)
+        return readings
+
+    def curves(self, model: str, curves: Curves) -> None:
+        """The curves of a model, when they are first used."""
+        if self.files:
+            same = next((name for name, known in self._curves.items() if known is curves), None)
+            self._curves[model] = curves
+            self._write(event="curves", model=model, **(_curves(curves) if same is None else {"as": same}))
+
+    def history(self, agent: str, history: History) -> None:
+        """What was known of an agent when its first task here opens; the rest it learns from this log."""
+        if agent not in self._histories:
+            self._histories[agent] = history
+            if history.runs or history.finals:
+                self._write(event="history", agent=agent, **history.to_dict())
+
+    def pump(self, root: str, account: str, now: float) -> None:
+        """The desk looks at the calls that lack something on this account or those above it."""
+        self._write(event="pump", root=root, account=account, now=now)
+
+    def speed(self, endpoint: str, load: int | None, speed: Speed | None) -> None:
+        """A reading: as it is (load None), or as it would be with so many calls."""
+        self._write(event="speed", endpoint=endpoint, load=load, speed=speed)
+
+    def progress(self, endpoint: Endpoint) -> None:
+        """Look how far the running calls of an endpoint are."""
+        moved = {}
+        for hold, running in endpoint.running.items():
+            done = running.slot.done  # once: its pilot may move it at any time
+            if done != running.slot.seen:
+                running.slot.seen = moved[hold] = done
+        if moved:
+            self._write(event="progress", done=moved)
+
+    def accounts(self, accounts: Sequence[Account], now: float) -> None:
+        """The caps of a durable ledger's accounts, from the root down, as they were looked up just now."""
+        found = [
+            {"id": a.id, "tokens": a.tokens, "nano": a.nano, "seconds": a.seconds, "deadline": _end(a)}
+            for a in accounts
+        ]
+        if found != self._accounts or self._pacer is not None:  # which learns from each look
+            self._accounts = found
+            self._write(event="accounts", now=now, accounts=found)
+
+    # What everybody hears
+
+    def opened(self, book: Book, now: float, close: int, endpoint: Endpoint | None, **more: Any) -> None:
+        """A task has opened, or (with an error) was refused."""
+        book.id = next(self._ids)
+        if book.emit is None:
+            return
+        account, parent = book.account, book.parent
+        caps = {"tokens": account.tokens, "usd": _usd(account.nano), "seconds": account.seconds}
+        self._task(
+            book,
+            "task_refused" if "error" in more else "task_opened",
+            now,
+            parent=None if parent is None else parent.name,
+            caps={unit: cap for unit, cap in caps.items() if cap is not None},
+            expect=more.pop("expect"),
+            final_solution=book.final_solution,
+            policy=book.policy.name,
+            **more,
+            now=now,
+            within=None if parent is None else parent.id,
+            account=None if account.parent is None else account.parent.id,
+            nano=account.nano,
+            value=book.value,
+            key=book.key,
+            parallel=sorted(book.parallel),
+            policy_is=_policy(book.policy),
+            endpoint=None if endpoint is None else self._named(endpoint.latency),
+            close=close,
+            history=self._known(book.forecast.past),
+        )
+
+    def expected(self, book: Book, kinds: Mapping[str, int], now: float) -> None:
+        """A task has declared more calls."""
+        self._task(book, "expected", now, kinds=dict(kinds), now=now)
+
+    def closing(self, book: Book, now: float) -> None:
+        """A task takes no more calls."""
+        self._task(book, "task_closing", now, now=now)
+
+    def closed(self, book: Book, now: float, error: str | None) -> None:
+        """A task has ended, with the name of an error or None."""
+        account = book.account
+        spent = {**units(account.spent), "seconds": round(now - account.opened, 6)}
+        self._task(book, "task_closed", now, spent=spent, calls=book.calls, error=error, now=now)
+
+    def asked(self, request: Request, now: float, again: bool) -> None:
+        """A call is queued, for the first time or again."""
+        price = request.price
+        self.call(
+            request,
+            "asked",
+            now,
+            prompt=request.prompt,
+            fresh=request.fresh,
+            thinking=request.thinking,
+            close=request.close,
+            solution=request.solution,
+            final=request.final,
+            weight=request.weight,
+            priority=request.priority,
+            on_exhausted=request.on_exhausted,
+            price=None if price is None else [str(price.input), str(price.output), _text(price.cached_input)],
+            around=sorted(request.around),
+            probes=request.probes,
+            steerable=request.lower is not None,
+            again=request.declared if again else None,
+            endpoint=self._named(request.latency),
+            queued=request.endpoint is not None,
+            now=now,
+        )
+
+    def granted(
+        self, name: str, running: Running, moment: float, reason: str | None = None, **more: Any
+    ) -> None:
+        """What a call may use from here on; its grant's reason if there is no other."""
+        book, grant = running.request.book, running.grant
+        if book.emit is None:
+            return
+        deadline = grant.deadline
+        self.call(
+            running.request,
+            name,
+            moment,
+            granted={"thinking": running.limit, "solution": grant.budget.solution},
+            hold=units(grant.held),
+            policy=grant.policy,
+            last=grant.last,
+            deadline=None if deadline is None else round(deadline - book.zero, 6),
+            left=self.left(book, moment),
+            reason=grant.reason if reason is None else reason,
+            why=grant.why,
+            **more,
+        )
+
+    def settled(
+        self,
+        running: Running,
+        now: float,
+        *,
+        used: Mapping[str, Any],
+        actual: Amount | None,
+        charged: Amount,
+        answered: bool,
+    ) -> None:
+        """A granted call is over."""
+        self.call(
+            running.request,
+            "settled",
+            now,
+            used=dict(used),
+            seconds=round(now - running.started, 6),
+            charged=units(charged),
+            refund=units(running.held - charged),
+            outcome=running.hold.state.value,
+            answered=answered,
+            left=self.left(running.request.book, now),
+            actual=None if actual is None else [actual.tokens, actual.nano],
+            done=running.slot.seen,
+            now=now,
+        )
+
+    def call(self, request: Request, name: str, moment: float, **fields: Any) -> None:
+        """An event of one call."""
+        book = request.book
+        if book.emit is not None:
+            head = {"event": name, "task": book.name, "id": book.id, "at": round(moment - book.zero, 6)}
+            call = {"call": request.number, "kind": request.kind, "label": request.label}
+            book.emit({**head, **call, "model": request.model, **fields})
+
+    def left(self, book: Book, now: float) -> dict[str, float]:
+        """What can still be spent on a task, its reserve included, by unit."""
+        return left(self._ledger.room(book.account, final=True), now)
+
+    # Inside
+
+    def _task(self, book: Book, name: str, moment: float, **fields: Any) -> None:
+        if book.emit is not None:
+            at = round(moment - book.zero, 6)
+            book.emit({"event": name, "task": book.name, "id": book.id, "at": at, **fields})
+
+    def _named(self, speeds: Speeds) -> str:
+        """The name of an endpoint, by its speed; FOREIGN for one of another scheduler."""
+        if isinstance(speeds, Readings) and self._endpoints.get(speeds.name) is speeds:
+            return speeds.name
+        return FOREIGN
+
+    def _known(self, history: History | None) -> str | None:
+        """Whose history it is; FOREIGN for one of another scheduler."""
+        if history is None:
+            return None
+        return next((agent for agent, known in self._histories.items() if known is history), FOREIGN)
+
+    def _write(self, **event: Any) -> None:
+        for write in self.files:
+            write(event)
+
+
+class Readings:
+    """The speed of an endpoint as a desk reads it: the same throughout a step, and written down."""
+
+    def __init__(self, record: Record, name: str, latency: Speeds) -> None:
+        self._record, self.name, self._latency = record, name, latency
+        self._read: dict[int | None, tuple[int, Speed | None]] = {}
+
+    @property
+    def load(self) -> int:
+        """See `Speeds`."""
+        return self._latency.load
+
+    @load.setter
+    def load(self, calls: int) -> None:
+        self._latency.load = calls
+
+    @property
+    def most(self) -> int | None:
+        """See `Speeds`."""
+        return self._latency.most
+
+    @most.setter
+    def most(self, calls: int | None) -> None:
+        self._latency.most = calls
+
+    def speed(self) -> Speed | None:
+        """See `Speeds`."""
+        return self._now(None)
+
+    def at(self, load: int) -> Speed | None:
+        """See `Speeds`."""
+        return self._now(load)
+
+    def _now(self, load: int | None) -> Speed | None:
+        step, last = self._read.get(load, (0, None))
+        if step == self._record.step:
+            return last
+        speed = self._latency.speed() if load is None else self._latency.at(load)
+        if speed != last:
+            self._record.speed(self.name, load, speed)
+        self._read[load] = (self._record.step, speed)
+        return speed
+
+
+def started() -> str:
+    """The wall clock, for people."""
+    return datetime.now(UTC).isoformat()
+
+
+def _usd(nano: int | None) -> float | None:
+    return None if nano is None else float(to_usd(nano))
+
+
+def _end(account: Account) -> float | None:
+    return None if math.isinf(account.deadline) else account.deadline
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _policy(policy: AllocationPolicy) -> dict[str, Any]:
+    """A policy by its class and its parameters."""
+    its: Any = policy
+    parameters = {f.name: getattr(its, f.name) for f in fields(its)} if is_dataclass(its) else {}
+    return {"class": type(policy).__name__, **parameters}
+
+
+def _curves(curves: Curves) -> dict[str, Any]:
+    """Curves for a log: measured ones whole, learnt ones as what they start from."""
+    if isinstance(curves, LearntCurves):
+        return {"learnt": {**_about(curves), "calls": curves.calls}}
+    return {"measured": {**_about(curves), "kinds": {kind: _curve(c) for kind, c in curves.kinds.items()}}}
+
+
+def _about(curves: Curves) -> dict[str, Any]:
+    return {"model": curves.model, "solution": curves.solution, "scale": curves.scale}
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "kind": curve.kind,
+        "points": curve.points,
+        "lengths": None if curve.lengths is None else curve.lengths.knots,
+        "solution": curve.solution,
+        "measured": curve.measured,
+        "solutions": curve.solutions,
+        "answers": [(t, lengths.knots) for t, lengths in curve.answers],
+    }

@@ -1,0 +1,272 @@
+"""Which task a piece of code belongs to.
+
+A task is current where it was entered: in the code inside of its `with`, and in whatever that code awaits,
+spawns, or runs in a copied context. A context variable carries it. That is enough for functions and
+coroutines, whose body runs in one context from start to end. It is not enough for generators: each step of a
+generator runs in the context of whoever asks for the next item. Two things would go wrong there:
+
+- A step in another context (`asyncio.wait_for(g.__anext__(), 5)` makes a task for each on Python 3.11, a web
+  server runs each `next` on a thread) would not see the variable, and its calls would be in no task.
+- The variable, set in the first step, would stay set for the code that reads the generator, between the steps
+  and after it has given the generator up.
+
+So a scope that is entered beneath a generator belongs to the innermost generator that was running then, known
+by its frame. Code with this frame on its call stack is inside, whatever the variable says. Code of the same
+asyncio task (or thread) without it is the generator's reader, and is outside. Elsewhere the variable decides;
+tasks that are spawned on an event loop get it as the stack of their creation says. A generator that
+`contextlib` or a test's fixture resumes is a context manager in disguise, not one that is read.
+
+What can't be seen that way is told when the scope is left, by `ScopeError`, or by a warning where the calls
+may be somebody else's: calls on threads that were started without a context (a bare `ThreadPoolExecutor`),
+and a scope that is entered on one thread while its calls are made on another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
+from importlib import import_module
+from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR, CO_ITERABLE_COROUTINE
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+from weakref import ref
+
+from elastic_agent.errors import ScopeError
+
+if TYPE_CHECKING:
+    from .task import Task
+
+_current: ContextVar[Scope | None] = ContextVar("elastic_agent_task", default=None)
+_stepped: dict[FrameType, list[Scope]] = {}
+"""Open scopes that were entered beneath a generator, by its frame, innermost last."""
+_lock = (
+    threading.RLock()
+)  # a generator that is collected as garbage leaves its scope in the middle of anything
+Uncounted = Literal["warn", "refuse", "ignore"]
+"""What becomes of a LangChain model that is called inside of a task and can't be counted: a warning (one for
+each task and class of model), an error before the call is sent, or nothing."""
+counted_call: ContextVar[bool] = ContextVar("elastic_agent_counted_call", default=False)
+"""A counted model is being called: what its library calls by itself is part of the call."""
+_known: ContextVar[bool] = ContextVar("elastic_agent_known", default=False)
+"""False in the empty context of a thread that was started without one."""
+_known.set(True)
+_outside, _outside_bare = 0, 0
+"""Calls of counted models that belonged to no task, so far; those of them on threads without a context."""
+
+
+class Scope:
+    """One `with` around a piece of code that belongs to a task; it neither opens nor closes the task."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._left = False
+        self._generator: FrameType | None = None
+        self._passed = False
+
+    def __enter__(self) -> None:
+        self._before = _current.get()
+        self._around = current_scope()
+        self._generator = _generator_of(sys._getframe(1))
+        self._runner = _runner()
+        self._outside, self._outside_bare = _outside, _outside_bare
+        _current.set(self)
+        _known.set(True)
+        if "langchain_core.callbacks.manager" in sys.modules:
+            import_module("elastic_agent.scheduler.runtime.uncounted")
+        if self._generator is not None:
+            with _lock:
+                _stepped.setdefault(self._generator, []).append(self)
+            _follow_spawned()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore what was current before.
+
+        Raises:
+            ScopeError: none of the task's calls was made, and others that were probably meant for it were
+                made outside of any task.
+        """
+        self._left = True
+        if self._generator is not None:
+            with _lock:
+                _stepped[self._generator].remove(self)
+                if not _stepped[self._generator]:
+                    del _stepped[self._generator]
+        here = _current.get()
+        if here is self:
+            before = self._before
+            while before is not None and before._left:  # scopes were left in another order than entered
+                before = before._before
+            _current.set(before)
+        elif here is None or not here._entered_in(self):
+            self._passed = True
+        bare = _outside_bare - self._outside_bare
+        missed = _outside - self._outside if self._passed else bare
+        if missed and not isinstance(error, GeneratorExit):
+            self._tell(missed, error, reader=here is self and not bare)
+
+    def _entered_in(self, other: Scope) -> bool:
+        """Whether it was entered where `other` was current, at any depth."""
+        scope: Scope | None = self
+        while scope is not None and scope is not other:
+            scope = scope._around
+        return scope is other
+
+    def _tell(self, missed: int, error: BaseException | None, *, reader: bool) -> None:
+        """Calls may have gone by: raise where the task had none at all. Where it had some, warn, unless the
+        others can only be those of a generator's reader."""
+        said = (
+            f"while task {self.task.name!r} was open, {missed} model calls were made outside of any task, in "
+            f"code that its scope did not reach: if they were meant for it, its caps did not hold. Enter the "
+            f"task where its calls are made, or put `with task.current():` around them; give a thread its "
+            f"context with contextvars.copy_context().run"
+        )
+        if error is None and not self.task.report().calls:
+            raise ScopeError(said)
+        if not reader:
+            warnings.warn(said, RuntimeWarning, stacklevel=4)
+
+    def _read_here(self, stack: dict[FrameType, None]) -> bool:
+        """Whether the code with this call stack reads the generator that the scope is in."""
+        return self._generator is not None and self._generator not in stack and self._runs_here()
+
+    def _abandoned_here(self) -> bool:
+        """Whether it was left with its generator, and is still set in the context of the reader."""
+        return self._left and self._generator is not None and (self._runs_here() or _asyncio_task() is None)
+
+    def _runs_here(self) -> bool:
+        return self._runner == (threading.get_ident() if isinstance(self._runner, int) else _runner())
+
+
+def current_scope() -> Scope | None:
+    """The innermost scope that this code is in; None outside of any."""
+    scope = _current.get()
+    if not _stepped and (scope is None or not scope._left):
+        return scope
+    return _resolved(scope, sys._getframe(1))
+
+
+def _resolved(scope: Scope | None, frame: FrameType | None) -> Scope | None:
+    """The scope of code with the call stack that ends in `frame`, where the context variable says `scope`."""
+    stack: dict[FrameType, None] = {}
+    while frame is not None:
+        stack[frame] = None
+        frame = frame.f_back
+    while scope is not None and (scope._abandoned_here() or scope._read_here(stack)):
+        scope._passed = True
+        scope = scope._before
+    with _lock:
+        found = next((_stepped[frame][-1] for frame in stack if frame in _stepped), None)
+    if found is not None and (scope is None or not scope._entered_in(found)):
+        return found
+    return scope
+
+
+def current_task() -> Task | None:
+    """The task that this code is in; one that has ended already refuses calls. None outside of any."""
+    scope = current_scope()
+    return None if scope is None else scope.task
+
+
+def task_context() -> Context:
+    """A copy of this context for code that runs elsewhere, on another thread's loop, say: in it this code's
+    task is current."""
+    context = copy_context()
+    scope = current_scope()
+    if scope is not context.get(_current):
+        context.run(_current.set, scope)
+    return context
+
+
+def check_uncounted(way: Uncounted | None) -> None:
+    """Refuse another word.
+
+    Raises:
+        ValueError: it is none of `Uncounted`.
+    """
+    if way is not None and way not in get_args(Uncounted):
+        raise ValueError(f"uncounted must be one of {', '.join(get_args(Uncounted))}, not {way!r}")
+
+
+def outside() -> None:
+    """A counted model tells that a call of it is in no task."""
+    global _outside, _outside_bare
+    _outside += 1
+    _outside_bare += not _known.get()
+
+
+def _asyncio_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def _runner() -> object:
+    """What runs this code: an asyncio task, else a thread."""
+    task = _asyncio_task()
+    return threading.get_ident() if task is None else ref(task)
+
+
+_GENERATOR = CO_GENERATOR | CO_ASYNC_GENERATOR
+_MAKE_MANAGERS = ("contextlib", "_pytest.fixtures", "pytest_asyncio.plugin")
+"""Modules that make context managers of generators."""
+
+
+def _generator_of(frame: FrameType | None) -> FrameType | None:
+    """The innermost generator on a call stack that is there to be read."""
+    while frame is not None:
+        flags, resumed_by = frame.f_code.co_flags, frame.f_back
+        if flags & _GENERATOR and not flags & CO_ITERABLE_COROUTINE:
+            module = None if resumed_by is None else resumed_by.f_globals.get("__name__")
+            if module not in _MAKE_MANAGERS:
+                return frame
+        frame = resumed_by
+    return None
+
+
+class _Spawn:
+    """A loop's task factory: a task is spawned with the scope that its creator's call stack says.
+
+    The context of a generator's step knows nothing of the generator's scope, and that of its reader may have
+    it by mistake: see the module.
+    """
+
+    def __init__(self, under: Callable[..., Any] | None) -> None:
+        self._under = under or _plain_task
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
+        given: Context | None = options.get("context")
+        said = _current.get() if given is None else given.get(_current)
+        if _stepped or (said is not None and said._left):
+            scope = _resolved(said, sys._getframe(1))
+            if scope is not said:
+                if given is None:
+                    return copy_context().run(self._spawn, scope, loop, coro, options)
+                given.run(_current.set, scope)
+        return self._under(loop, coro, **options)
+
+    def _spawn(
+        self, scope: Scope | None, loop: asyncio.AbstractEventLoop, coro: Any, options: dict[str, Any]
+    ) -> Any:
+        _current.set(scope)
+        return self._under(loop, coro, **options)
+
+
+def _plain_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    return asyncio.Task(coro, loop=loop, **options)
+
+
+def _follow_spawned() -> None:
+    """Have this event loop spawn tasks by `_Spawn` from now on."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if not isinstance(under := loop.get_task_factory(), _Spawn):
+        loop.set_task_factory(_Spawn(under))

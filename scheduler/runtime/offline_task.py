@@ -1,0 +1,143 @@
+"""One capped task whose calls come one after the other, granted as the scheduler would; no clock, no model.
+
+A `TaskWalk` is a desk with a single task: the same books, forecast, reserve and policy that decide for a live
+task (`elastic_agent.scheduler.dispatch.dispatcher`), asked synchronously. Whoever makes the calls says what
+each used. Training walks its episodes with it, so that an agent learns under the grants that it will get; it
+is handy wherever a cap is to be turned into grants without running anything.
+
+    walk = TaskWalk(400)
+    budget = walk.grant(prompt=60, asked=Budget(None, 64), last=False)
+    walk.settle(usage)
+
+There is one cap, in tokens, and no deadline: time and money of an offline rollout mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from elastic_agent.budget import Budget, Caps
+from elastic_agent.usage import Usage
+
+from ..allocation.grant import Grant
+from ..allocation.request import Book, Request, Running
+from ..dispatch.dispatcher import Desk
+from ..estimates.success_curve import CurveSet, load, load_file
+from ..estimates.workload import Forecast, Habits
+from ..latency.model import Latency
+from ..ledger.accounts import Amount
+from ..policies.marginal import AllocationPolicy, Marginal, Uniform
+
+POLICIES: Mapping[str, type[Marginal] | type[Uniform]] = {"marginal": Marginal, "uniform": Uniform}
+
+
+class TaskWalk:
+    """See the module.
+
+    Args:
+        tokens: the cap of the whole task: thinking, close and solution of all its calls.
+        close: tokens of the model's close.
+        policy: a policy, or the name of one in `POLICIES`.
+        curves: success curves by kind, the file that holds them, or the name of an embedded model; a model
+            that nobody measured has the prior.
+        kind: the kind of the calls, as their curve is called.
+        expect: calls to come, by kind; {} lets the scheduler assume them, as for an agent that declares none.
+        final_solution: solution tokens to keep for the final answer; None: those of the first call, up to a
+            quarter of the cap.
+
+    Raises:
+        InvalidCapsError: the cap is no positive number of tokens.
+        CapExceededError: it can't hold one answer.
+        ValueError: there is no policy of that name.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        *,
+        close: int = 1,
+        policy: AllocationPolicy | str = "marginal",
+        curves: CurveSet | Path | str = "",
+        kind: str = "call",
+        expect: Mapping[str, int] | None = None,
+        final_solution: int | None = None,
+    ) -> None:
+        if isinstance(policy, str):
+            if policy not in POLICIES:
+                raise ValueError(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
+            policy = POLICIES[policy]()
+        if isinstance(curves, str):
+            curves = Path(curves) if curves.endswith(".json") else load(curves)
+        self.curves = load_file(curves) if isinstance(curves, Path) else curves
+        self.kind, self.close = kind, close
+        self.desk = Desk()
+        account = self.desk.ledger.open("task", tokens=Caps(tokens=tokens).tokens, now=0.0)
+        self._book = Book("task", account, Forecast(), policy, final_solution=final_solution)
+        self._book.forecast.expect(expect or {})
+        self.desk.open(self._book, 0.0, None, close)
+        self._latency, self._habits = Latency(), Habits()
+        self._running: Running | None = None
+
+    @property
+    def left(self) -> int:
+        """Tokens that can still be spent, the final answer's reserve included."""
+        tokens = self.desk.ledger.room(self._book.account, final=True).tokens
+        assert tokens is not None  # the one account is capped in tokens
+        return tokens
+
+    @property
+    def granted(self) -> Grant | None:
+        """The grant of the call that runs, with its reason; None between calls."""
+        return None if self._running is None else self._running.grant
+
+    def grant(self, prompt: int, asked: Budget, last: bool = False) -> Budget:
+        """What the next call gets, at most what it asks for; its worst case is held until `settle`.
+
+        Args:
+            prompt: its prompt, in tokens.
+            asked: its own limits; `thinking` must be a number.
+            last: no call can follow: it is the final answer and may use what is reserved for it.
+
+        Raises:
+            CapExceededError: what is left can't hold its answer.
+            RuntimeError: the call before was not settled.
+        """
+        if self._running is not None:
+            raise RuntimeError("the call before is still running: settle it first")
+        if asked.thinking is None:
+            raise ValueError("thinking must be a number here: call budget.bounded(room, close) first")
+        request = Request(
+            book=self._book,
+            kind=self.kind,
+            prompt=prompt,
+            fresh=prompt,
+            close=self.close,
+            solution=asked.solution,
+            thinking=asked.thinking,
+            curves=self.curves,
+            price=None,
+            latency=self._latency,
+            habits=self._habits,
+            wake=lambda: None,
+            final=last,
+        )
+        self.desk.submit(request, 0.0)
+        self.desk.pump(self._book.account, 0.0)
+        if isinstance(request.outcome, Exception):
+            raise request.outcome
+        assert request.outcome is not None  # a call waits for running ones only, and none runs
+        self._running = request.outcome
+        return request.outcome.grant.budget
+
+    def settle(self, usage: Usage) -> None:
+        """The call has brought an answer: what it used is spent, the rest of its hold comes back.
+
+        Raises:
+            RuntimeError: no call is running.
+        """
+        if self._running is None:
+            raise RuntimeError("no call is running")
+        running, self._running = self._running, None
+        running.learn(usage)
+        self.desk.settle(running, Amount(usage.generated), 0.0)

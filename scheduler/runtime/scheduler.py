@@ -1,0 +1,280 @@
+"""The scheduler: what tasks share. The model, prices, curves, speeds, the policy, the ledger and the log.
+
+    async with BudgetScheduler(load_backend("e1-tiny")) as scheduler:
+        async with scheduler.task(Caps(usd=0.05, seconds=20)) as task:
+            answer = await task.generate("...")
+
+It decides nothing itself: the desk does (`elastic_agent.scheduler.dispatch.dispatcher`). Speeds and habits
+are kept per model (per backend object), so a task profits from those before it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
+
+from elastic_agent.budget import Caps
+from elastic_agent.generation.generate import markers_for
+from elastic_agent.prompts.markers import Opening
+from elastic_agent.values import integer, shown
+
+from ..dispatch.dispatcher import Desk
+from ..estimates import success_curve as curve_files
+from ..estimates.agent_history import Histories, History
+from ..estimates.online_curves import Curves
+from ..estimates.workload import Habits
+from ..latency.model import Latency
+from ..latency.slack import Timing
+from ..ledger.accounts import Account
+from ..ledger.durable import LEASE, Durable, Failure
+from ..ledger.prices import Price, check_price
+from ..ledger.stores import open_store
+from ..ledger.stores.protocol import Spec, Store
+from ..policies.marginal import AllocationPolicy, Marginal
+from ..policies.pacing import Pacer, Pool
+from ..queueing.endpoint import Endpoint, check_limits
+from ..runlog import events
+from ..runlog.events import Log, RunLog
+from .context import Uncounted, check_uncounted
+from .task import Task
+
+if TYPE_CHECKING:
+    from elastic_agent.backends.base import Backend
+
+DEFAULT_SOLUTION = 512
+"""Solution tokens of a call that doesn't say, on a model without measured curves."""
+
+
+class BudgetScheduler:
+    """Grants calls their tokens.
+
+    Args:
+        backend: the model of calls that don't name one.
+        price: what every model here costs.
+        prices: what models cost, by name. See `elastic_agent.scheduler.ledger.prices` for the order of
+        look-up.
+        policy: how thinking is shared out; `Marginal()` by default.
+        curves: success curves: a CurveSet, a file, `LearntCurves`, or any of them by model name; else those
+            that ship with the model.
+        latency: the speed of `backend`, if something is known before the first call.
+        log: where events go: a path (`run.jsonl`), a function, or several of these. A file can be replayed
+            (`elastic_agent.scheduler.analysis.replay`); functions hear of tasks and calls alone.
+        solution: solution tokens of calls that don't say.
+        timing: how careful to be with deadlines.
+        max_running: most calls at once on each model; the others wait, without tokens, in an order that
+            `elastic_agent.scheduler.queueing.endpoint` explains. None: no limit.
+        max_waiting: most calls that wait for each model; tasks and calls beyond are refused with
+            `EndpointBusyError`, except final answers of tasks that were admitted. None: no limit.
+        store: a durable ledger that other processes and later runs share: a `Store`, or where it is, such as
+            "spend.db" or "postgresql://..." (`elastic_agent.scheduler.ledger.stores.open_store`). None: this
+            process's memory.
+        accounts: what tasks are charged to in the store: accounts (`account(name, caps)`) from the root down,
+            opened when they don't exist yet, or the name of one that exists.
+        lease: seconds after which what a process that went silent holds in the store is charged.
+        pool: what all tasks together should spend in a window: where they want more, thinking goes where it
+            is worth most (`elastic_agent.scheduler.policies.pacing`). A pace, not a cap. None: first come,
+            first served.
+        on_store_failure: while the store can't be reached, calls are refused ("closed"), or sent and written
+            down when it is back ("open": caps may then be overspent by what other processes do meanwhile).
+        history: a file in which what is known of agents (`task(agent=)`) is kept: read now, written at the
+            end; one that can't be read is begun anew, with a warning. None: this process's memory.
+        uncounted: what becomes of LangChain models that are called inside of a task and can't be counted,
+            because they are neither ours nor under `guard`: "warn" once for each task and class of model,
+            "refuse" before the call is sent, or "ignore".
+        wrap_up: of calls that don't say: a sentence before the forced close, or a profile's name
+            (`elastic_agent.generation.wrap_up`).
+    """
+
+    def __init__(
+        self,
+        backend: Backend | None = None,
+        *,
+        price: Price | None = None,
+        prices: Mapping[str, Price] | None = None,
+        policy: AllocationPolicy | None = None,
+        curves: Curves | str | Path | Mapping[str, Curves | str | Path] | None = None,
+        latency: Latency | None = None,
+        log: Log = None,
+        solution: int | None = None,
+        timing: Timing | None = None,
+        max_running: int | None = None,
+        max_waiting: int | None = None,
+        store: Store | str | Path | None = None,
+        accounts: str | Sequence[Spec] = (),
+        lease: float = LEASE,
+        pool: Pool | None = None,
+        on_store_failure: Failure = "closed",
+        history: str | Path | None = None,
+        uncounted: Uncounted = "warn",
+        wrap_up: str | None = None,
+    ) -> None:
+        check_uncounted(uncounted)
+        check_limits(max_running, max_waiting)
+        check_price(price)
+        for model, one in (prices or {}).items():
+            check_price(one, f"prices[{shown(model)}]")
+        self.backend = backend
+        self.uncounted: Uncounted = uncounted
+        self.price = price
+        self.prices = dict(prices or {})
+        self.policy: AllocationPolicy = policy or Marginal()
+        self.sinks = events.sinks(log)
+        self.desk = Desk(
+            timing=timing,
+            files=[one for one in self.sinks if isinstance(one, RunLog)],
+            pacer=None if pool is None else Pacer(pool, time.time() - time.monotonic()),
+        )
+        self.solution = None if solution is None else integer("solution", solution, least=1)
+        self.wrap_up = wrap_up
+        self.max_running, self.max_waiting = max_running, max_waiting
+        self._given = curves
+        self._curves: dict[str, Curves] = {}
+        self._latency: WeakKeyDictionary[Backend, Latency] = WeakKeyDictionary()
+        self._endpoints: WeakKeyDictionary[Backend, Endpoint] = WeakKeyDictionary()
+        self._habits: WeakKeyDictionary[Backend, Habits] = WeakKeyDictionary()
+        self._tasks: set[Task] = set()
+        self.histories = Histories(history)
+        if backend is not None and latency is not None:
+            self._latency[backend] = latency
+        self.durable: Durable | None = None
+        if store is not None:
+            opened = open_store(store) if isinstance(store, str | Path) else store
+            self.durable = Durable(self.desk.ledger, opened, accounts, lease=lease, failure=on_store_failure)
+            self.desk.ended = self.durable.end
+            self.durable.looked = self.desk.looked
+        elif accounts:
+            raise ValueError("accounts= are kept in a store: pass store=, such as store='spend.db'")
+
+    def task(self, caps: Caps, **options: Any) -> Task:
+        """A task with these caps; enter it with `async with` or `with`.
+
+        Inside another task it is that one's child: the tighter cap wins.
+
+        Args:
+            caps: what it may spend.
+            name: for logs and reports.
+            expect: calls to come, by kind, such as {"steps-3": 4, "final": 1}.
+            parallel: those of these kinds whose calls will run side by side; the others are planned one after
+                the other when the task is admitted.
+            key: whose task it is: models are shared fairly among keys. None: its own, or that of the task
+                around it.
+            value: what its success is worth, beside that of other tasks; where a `pool` is scarce it decides
+                who thinks. None: 1, or that of the task around it.
+            agent: whose task it is, such as "researcher": one that declares nothing is expected to go on like
+                those of this name before it (`elastic_agent.scheduler.estimates.agent_history`).
+            final_solution: solution tokens to keep for the final answer, from the opening on; None: those
+                of the first call, up to a quarter of the token cap.
+            on_exhausted: what calls do that don't fit any more, see `OnExhausted`.
+            uncounted: as of the scheduler; None: that of the task around it, or the scheduler's.
+            policy: instead of the scheduler's.
+            log: where its events go, besides the scheduler's log.
+        """
+        return Task(self, caps, **options)
+
+    async def __aenter__(self) -> Self:
+        if self.durable is not None:
+            await self.durable.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End every task that is still open, then the store and the log. The backend is its owner's."""
+        for task in list(self._tasks):
+            await task.aclose()
+        if self.durable is not None:
+            await self.durable.aclose()
+        events.close(self.sinks)
+        self.histories.save()
+
+    def check(self) -> None:
+        """Hold the conservation law against every open account; AssertionError says what is wrong."""
+        self.desk.ledger.check()
+
+    # What tasks and calls ask
+
+    def latency_for(self, backend: Backend) -> Latency:
+        """What is known of the speed of a model."""
+        with self.desk.ledger.lock:
+            return self._latency.setdefault(backend, Latency())
+
+    def habits_for(self, backend: Backend) -> Habits:
+        """What is known of the calls of a model."""
+        with self.desk.ledger.lock:
+            return self._habits.setdefault(backend, Habits())
+
+    def history_for(self, agent: str | None) -> History | None:
+        """What is known of an agent; None for a task that has none."""
+        if agent is None:
+            return None
+        with self.desk.ledger.lock:
+            found = self.histories[agent]
+            self.desk.record.history(agent, found)
+            return found
+
+    def endpoint_for(self, backend: Backend) -> Endpoint:
+        """The queue of a model, and what its tasks have been promised."""
+        with self.desk.ledger.lock:
+            found = self._endpoints.get(backend)
+            if found is None:
+                limits = {"max_running": self.max_running, "max_waiting": self.max_waiting}
+                speeds = self.desk.record.watched(self.latency_for(backend), backend.model, **limits)
+                found = self._endpoints[backend] = Endpoint(
+                    speeds, self.habits_for(backend), timing=self.desk.timing, **limits
+                )
+            return found
+
+    def curves_for(self, backend: Backend) -> Curves:
+        """The curves of a model; the scale of a prior is a sixteenth of its context."""
+        with self.desk.ledger.lock:
+            found = self._curves.get(backend.model)
+            if found is None:
+                given = self._given
+                if isinstance(given, Mapping):
+                    given = given.get(backend.model)
+                if isinstance(given, str | Path):
+                    given = curve_files.load_file(given)
+                found = given or curve_files.load(backend.model, scale=max(16.0, backend.context_length / 16))
+                self._curves[backend.model] = found
+                self.desk.record.curves(backend.model, found)
+            return found
+
+    def solution_for(self, backend: Backend) -> int:
+        """Solution tokens of a call that doesn't say."""
+        return self.solution or self.curves_for(backend).solution or DEFAULT_SOLUTION
+
+    def close_for(self, backend: Backend) -> int:
+        """Tokens of a forced close of a call that doesn't say."""
+        return markers_for(backend.codec, wrap_up=self.wrap_up or None).close_length(Opening.PREFILLED)
+
+    def account(self) -> Account | None:
+        """The account that tasks are opened in: the store's. None without a store."""
+        return None if self.durable is None else self.durable.account()
+
+    def opened(self, task: Task) -> None:
+        """A task tells that it has opened."""
+        self._tasks.add(task)
+
+    def closed(self, task: Task) -> None:
+        """A task tells that it has ended."""
+        self._tasks.discard(task)
+        if self.durable is not None and task.parent is None:
+            self.durable.close(task.book)
+
+
+_default: BudgetScheduler | None = None
+
+
+def default_scheduler() -> BudgetScheduler:
+    """The scheduler of tasks that name none; made when first needed, shared by the process."""
+    global _default
+    if _default is None:
+        _default = BudgetScheduler()
+    return _default

@@ -1,0 +1,68 @@
+"""`task_budget`: a task without ceremony.
+
+    async with task_budget(usd=0.05, seconds=20) as task:
+        out = await graph.ainvoke(inputs)        # every model call in here is granted by the task
+    print(task.report())
+
+The scope reaches whatever is awaited inside, parallel branches, tools and sub-graphs; in a generator, all of
+its steps, whoever asks for them (`elastic_agent.scheduler.runtime.context`). A raw `ThreadPoolExecutor` loses
+it: submit `contextvars.copy_context().run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+from elastic_agent.budget import Caps
+
+from ..allocation.request import OnExhausted
+from ..policies.marginal import AllocationPolicy
+from ..runlog.events import Log
+from .context import Uncounted, current_task
+from .scheduler import BudgetScheduler
+from .task import Task
+
+__all__ = ["current_task", "task_budget"]
+
+
+def task_budget(
+    usd: Decimal | float | int | str | None = None,
+    seconds: float | None = None,
+    tokens: int | None = None,
+    *,
+    scheduler: BudgetScheduler | None = None,
+    name: str | None = None,
+    expect: Mapping[str, int] | None = None,
+    agent: str | None = None,
+    final_solution: int | None = None,
+    value: float | None = None,
+    on_exhausted: OnExhausted = "shrink",
+    uncounted: Uncounted | None = None,
+    policy: AllocationPolicy | None = None,
+    log: Log = None,
+) -> Task:
+    """A task for the code inside `async with` or `with`; see `BudgetScheduler.task` for the arguments.
+
+    Inside another task it is that one's child: the tighter cap wins.
+
+    Args:
+        usd, seconds, tokens: the caps, any subset; see `Caps`.
+        scheduler: None is the outer task's, or one that the process shares.
+
+    Raises:
+        InvalidCapsError: no cap, or an impossible one.
+    """
+    return Task(
+        scheduler,
+        Caps(usd=usd, seconds=seconds, tokens=tokens),
+        name=name,
+        expect=expect,
+        agent=agent,
+        final_solution=final_solution,
+        value=value,
+        on_exhausted=on_exhausted,
+        uncounted=uncounted,
+        policy=policy,
+        log=log,
+    )

@@ -1,0 +1,116 @@
+"""LangChain models inside a task that the task can't count: told, or refused before the call is sent.
+
+A model counts when it is one of this package's, or under `guard`. LangChain's callbacks see the calls of all
+others. Each task has a handler, which LangChain asks for (`register_configure_hook`) and hands on to what a
+run starts. So the callbacks are also a second carrier of the scope: where a counted model is called in a run
+that began in the task, on a thread that lost the context, the handler makes the task current for the call.
+
+This module is the scheduler's adapter to LangChain: it is loaded when a scope is entered and LangChain is.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import ModelInvalidRequestError
+from langchain_core.tracers.context import register_configure_hook
+
+from elastic_agent.errors import UncountedModelError
+
+from .context import Scope, counted_call, current_task
+
+if TYPE_CHECKING:
+    from .task import Task
+
+
+class RefusedModelError(UncountedModelError, ModelInvalidRequestError, ValueError):
+    """The same for LangChain: not to be retried."""
+
+
+class ModelCalls(BaseCallbackHandler):
+    """Hears of the model calls of one task's runs."""
+
+    raise_error = True
+    run_inline = True
+    ignore_chain = ignore_agent = ignore_retriever = ignore_custom_event = True
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._told: set[str] = set()
+        self._carried: dict[UUID, Scope] = {}
+
+    def on_chat_model_start(
+        self, serialized: dict[str, Any], messages: Sequence[Any], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        """A chat model is about to be called.
+
+        Raises:
+            RefusedModelError: it isn't counted, and the task refuses such.
+        """
+        self._start(serialized, run_id, kwargs.get("invocation_params") or {})
+
+    def on_llm_start(
+        self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **kwargs: Any
+    ) -> None:
+        """A text model is about to be called; as above."""
+        self._start(serialized, run_id, kwargs.get("invocation_params") or {})
+
+    def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """It was."""
+        self._end(run_id)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """It failed."""
+        self._end(run_id)
+
+    def _start(self, serialized: dict[str, Any] | None, run_id: UUID, params: dict[str, Any]) -> None:
+        here = current_task()
+        lost = here is not self._task and (here is None or here in self._task.line())
+        if self._task.closed or not (here is self._task or lost) or counted_call.get():
+            return
+        path = [str(part) for part in (serialized or {}).get("id") or ["an unknown model"]]
+        if path[0] == "elastic_agent" or str(params.get("_type")).startswith("elastic-reasoning"):
+            if lost:
+                scope = self._carried[run_id] = Scope(self._task)
+                scope.__enter__()
+            return
+        name, way = path[-1], self._task.uncounted
+        if way == "ignore" or (way == "warn" and name in self._told):
+            return
+        self._told.add(name)
+        said = (
+            f"{name} is called inside of task {self._task.name!r}, which can't count it: the task's caps "
+            f"don't hold for this model. Put it under guard(model, price=...) of "
+            f"elastic_agent.integrations.langchain"
+        )
+        if way == "refuse":
+            raise RefusedModelError(f'{said}, or let it pass with uncounted="warn" or "ignore"')
+        warnings.warn(f'{said}; uncounted="refuse" refuses such calls, "ignore" is silent', RuntimeWarning, 2)
+
+    def _end(self, run_id: UUID) -> None:
+        if (scope := self._carried.pop(run_id, None)) is not None:
+            scope.__exit__(*sys.exc_info())
+
+
+class _Here:
+    """What LangChain asks for a handler, as it asks a context variable."""
+
+    def __init__(self) -> None:
+        self._handlers: WeakKeyDictionary[Task, ModelCalls] = WeakKeyDictionary()
+
+    def get(self) -> ModelCalls | None:
+        task = current_task()
+        if task is None or task.closed:
+            return None
+        if (handler := self._handlers.get(task)) is None:
+            handler = self._handlers.setdefault(task, ModelCalls(task))
+        return handler
+
+
+register_configure_hook(cast("Any", _Here()), inheritable=True)

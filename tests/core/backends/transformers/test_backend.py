@@ -1,0 +1,354 @@
+"""The in-process backend and its decoder: batches that don't show, parked rows, cancels, sampling."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
+from elastic_agent.backends.batch import run_batch
+from elastic_agent.backends.load import load_backend
+from elastic_agent.backends.transformers.backend import TransformersBackend
+from elastic_agent.backends.transformers.decode import BatchDecoder, Sampled, _Row, sample
+from elastic_agent.budget import Budget
+from elastic_agent.errors import BackendError, UnknownModelError
+from elastic_agent.generation.generate import Call, generate
+from elastic_agent.generation.phases import TwoPhase
+from tests.core.backends.models import codec, random_backend, random_model
+
+VOCABULARY = random_model().config.vocab_size
+
+
+def plain(prompt: Sequence[int], tokens: int, stops: frozenset[int] = frozenset()) -> list[int]:
+    """Greedy ids, the naive way: the whole sequence is read again for every token."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        while len(ids) < len(prompt) + tokens and not (len(ids) > len(prompt) and ids[-1] in stops):
+            ids.append(int(random_model()(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+class Desk:
+    """A decoder with a book of who asked for what and got what."""
+
+    def __init__(self, rows: int) -> None:
+        self.decoder = BatchDecoder(random_model(), max_rows=rows)
+        self.asked: dict[int, tuple[tuple[int, ...], int]] = {}
+        self.got: dict[int, list[Sampled]] = {}
+
+    def ask(self, prompt: Sequence[int], tokens: int) -> int:
+        key = self.decoder.add(TokenRequest(tuple(prompt), tokens, frozenset(), GREEDY))
+        self.asked[key], self.got[key] = (tuple(prompt), tokens), []
+        return key
+
+    def step(self, times: int = 1) -> None:
+        for _ in range(times):
+            for one in self.decoder.step():
+                self.got[one.key].append(one)
+
+    def drain(self) -> None:
+        while len(self.decoder):
+            self.step()
+
+    def ids(self, key: int) -> list[int]:
+        return [one.token for one in self.got[key]]
+
+
+prompts = st.lists(st.integers(6, 9), min_size=1, max_size=12)  # few letters: many common beginnings
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(prompts, st.integers(1, 6), st.integers(0, 5)), min_size=1, max_size=8),
+    st.data(),
+)
+def test_rows_get_what_they_get_alone(
+    rows: int, jobs: list[tuple[list[int], int, int]], data: st.DataObject
+) -> None:
+    """Law 3, batched or not: whatever else joins, leaves, is cancelled, parked or continued, a row's greedy
+    ids are those of the model alone."""
+    desk = Desk(rows)
+    for prompt, tokens, steps in jobs:
+        desk.ask(prompt, tokens)
+        desk.step(steps)
+        old = data.draw(st.sampled_from(sorted(desk.asked)))
+        what = data.draw(st.sampled_from(["cancel", "continue", "nothing"]))
+        if what == "cancel":
+            desk.decoder.cancel(old)
+            desk.asked[old] = (desk.asked[old][0], len(desk.got[old]))
+        elif what == "continue":
+            desk.ask((*desk.asked[old][0], *desk.ids(old), 8), 4)
+    desk.drain()
+    for key, (prompt, tokens) in desk.asked.items():
+        assert desk.ids(key) == plain(prompt, tokens)
+
+
+def test_parked_rows_survive_new_slots() -> None:
+    """Law 3: keys and values of a parked row move with it when later rows need more slots than there were."""
+    desk = Desk(64)
+    first = [desk.ask([6, 7, 8, 9, 10 + i], 3) for i in range(16)]
+    desk.drain()
+    again = [desk.ask((*desk.asked[key][0], *desk.ids(key), 8), 4) for key in first[:4]]
+    desk.step()
+    [desk.ask([20 + i, 7], 3) for i in range(20)]
+    desk.step(2)
+    again += [desk.ask((*desk.asked[key][0], *desk.ids(key), 8), 4) for key in first[4:]]
+    desk.drain()
+    for key in again:
+        assert desk.ids(key) == plain(*desk.asked[key])
+
+
+def test_a_second_pass_reads_only_what_is_new() -> None:
+    """A request that continues a parked row says so in `cached`; one that was cut while it ran ahead too."""
+    desk = Desk(4)
+    first = desk.ask([6, 7, 8], 5)
+    desk.drain()
+    prompt = (6, 7, 8, *desk.ids(first))
+    second = desk.ask((*prompt, 9), 3)
+    desk.drain()
+    assert desk.got[second][0].cached == len(prompt) - 1  # the last token had not been read
+    assert [one.cached for one in desk.got[second][1:]] == [0, 0]
+    cut = desk.ask((*prompt[:6], 11, 12), 2)
+    desk.drain()
+    assert desk.got[cut][0].cached == 6
+    assert desk.ids(cut) == plain(*desk.asked[cut])
+
+
+def test_the_oldest_parked_row_gives_way() -> None:
+    """A slot for a new row is taken from the row that has been parked longest."""
+    desk = Desk(3)
+    keys = [desk.ask([10 * (i + 1), 7, 8], 1 + i) for i in range(3)]
+    desk.drain()  # they end one after the other
+    desk.ask([50, 51], 1)
+    desk.drain()
+    newest = desk.ask((*desk.asked[keys[2]][0], *desk.ids(keys[2]), 9), 1)
+    desk.drain()
+    oldest = desk.ask((*desk.asked[keys[0]][0], *desk.ids(keys[0]), 9), 1)
+    desk.drain()
+    assert desk.got[newest][0].cached > 0
+    assert desk.got[oldest][0].cached == 0
+
+
+BUDGETS = [Budget(0, 3), Budget(1, 1), Budget(5, 9), Budget(30, 2), Budget(13, 13), Budget(2, 40)]
+
+
+def two_calls(prompt: Sequence[int], budget: Budget) -> list[int]:
+    """The plain reference: think, close, solve."""
+    markers = codec().markers
+    stops = markers.eos_ids | set(markers.close_ids)
+    out = plain(prompt, budget.thinking or 0, stops) if budget.thinking else []
+    if out and out[-1] in markers.eos_ids:
+        out.pop()
+    if out[-1:] != list(markers.close_ids):
+        out += markers.close_ids
+    return out + plain([*prompt, *out], budget.solution, markers.eos_ids)
+
+
+async def test_calls_with_different_budgets_together() -> None:
+    """Law 3 on a real decoder: each call is exact and gets the same ids as alone, token for token."""
+    backend = random_backend(max_rows=4)
+    prompt = codec().encode_chat([{"role": "user", "content": "How many apples are left?"}])
+    results = await asyncio.gather(*(generate(backend, prompt, b, sampling=GREEDY) for b in BUDGETS))
+    for budget, result in zip(BUDGETS, results, strict=True):
+        assert list(result.output_ids) == two_calls(prompt, budget)
+        assert result.usage.thinking <= (budget.thinking or 0)
+    assert sum(r.usage.metered_output for r in results) == backend.meter.output
+    assert sum(r.usage.metered_input for r in results) == backend.meter.input
+    assert any(r.usage.cached > 0 for r in results)
+    await backend.aclose()
+
+
+def test_run_batch_is_the_same_machine() -> None:
+    """What training measures is what is served: the same ids, through the batch driver; and its seeds make
+    every machine's draws its own, whatever is beside it."""
+    prompt = codec().encode_chat([{"role": "user", "content": "How many apples are left?"}])
+    markers = codec().markers
+
+    def machines(budgets: Sequence[Budget]) -> list[TwoPhase]:
+        return [TwoPhase(prompt, b, markers, markers.opening(prompt)) for b in budgets]
+
+    greedy = machines(BUDGETS)
+    run_batch(BatchDecoder(random_model(), max_rows=3), greedy, GREEDY)
+    for budget, machine in zip(BUDGETS, greedy, strict=True):
+        assert machine.output_ids == two_calls(prompt, budget)
+    drawn, first = machines(BUDGETS), machines(BUDGETS[:1])
+    run_batch(BatchDecoder(random_model()), drawn, Sampling(1.5, 1.0, seed=4, logprobs=True))
+    run_batch(BatchDecoder(random_model()), first, Sampling(1.5, 1.0, seed=4, logprobs=True))
+    assert first[0].output_ids == drawn[0].output_ids
+    for machine in drawn:
+        assert [p is None for p in machine.logprobs] == [not s for s in machine.sampled]
+
+
+async def test_a_slow_row_holds_nobody_back() -> None:
+    """A short call ends while a long one beside it, begun earlier, is still running."""
+    backend = random_backend()
+    slow = Call(backend, [6, 7, 8], Budget(0, 900), sampling=GREEDY)
+    async with aclosing(slow.stream()) as events:
+        async for _ in events:
+            if slow.usage.solution == 3:
+                short = await generate(backend, [6, 7, 9], Budget(0, 2), sampling=GREEDY)
+                break
+        assert short.usage.solution <= 2
+        assert slow.machine.solution_end is None
+    await backend.aclose()
+
+
+async def test_cancelled_rows_are_taken_out() -> None:
+    """Law 2: a closed stream's row leaves before the next token, the meter stands still, a slot is free."""
+    backend = random_backend(max_rows=1)
+    for _ in range(3):
+        request = TokenRequest((6, 7, 8), 900, frozenset(), GREEDY)
+        async with aclosing(backend.stream(request)) as stream:
+            await anext(stream)
+        after = request.receipt.output
+        result = await generate(backend, [6, 7, 9], Budget(0, 2), sampling=GREEDY)  # needs that one slot
+        assert request.receipt.output == after
+        assert after is not None
+        assert after < 900
+        assert result.usage.solution <= 2
+    assert backend.meter.output < 900
+    await backend.aclose()
+
+
+async def test_an_exception_in_the_decoder() -> None:
+    """A step that fails ends its streams with a BackendError, and the worker serves the next one."""
+    backend = random_backend()
+
+    def fails() -> list[Sampled]:
+        raise ValueError("out of memory, say")
+
+    backend._decoder.step = fails  # type: ignore[method-assign]
+    call = Call(backend, [6, 7, 8], Budget(3, 3))
+    with pytest.raises(BackendError, match="out of memory"):
+        _ = [event async for event in call]
+    assert call.usage.metered_output == 0
+    assert (await generate(backend, [6, 7, 8], Budget(3, 3))).usage.solution > 0
+    await backend.aclose()
+
+
+def test_a_reader_whose_loop_is_gone() -> None:
+    """An event loop that was closed under a running stream harms nobody else: its row is dropped."""
+    backend = random_backend(max_rows=1)
+    loop = asyncio.new_event_loop()
+    stream = backend.stream(TokenRequest((6, 7, 8), 900, frozenset(), GREEDY))
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    result = asyncio.run(generate(backend, [6, 7, 9], Budget(0, 2), sampling=GREEDY))
+    assert result.usage.solution > 0
+    assert backend.meter.output < 900
+    asyncio.run(backend.aclose())
+    with pytest.raises(RuntimeError):
+        loop.run_until_complete(stream.aclose())
+
+
+def test_the_worker_goes_with_the_backend() -> None:
+    """A backend that nobody holds is collected, its model with it, and its thread ends."""
+    backend = random_backend()
+    asyncio.run(generate(backend, [6, 7, 8], Budget(2, 2)))
+    worker, ref = backend._worker, weakref.ref(backend)
+    assert worker is not None
+    del backend
+    gc.collect()
+    worker.join(timeout=30)
+    assert not worker.is_alive()
+    assert ref() is None
+
+
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        (Sampling(1.0, 1.0), 12),
+        (Sampling(0.6, 1.0), 12),
+        (Sampling(1.0, 0.8), None),
+        (Sampling(1.3, 1.0, top_k=4), 4),
+        (Sampling(0.9, 0.7, top_k=6), None),
+    ],
+)
+def test_tokens_are_drawn_as_the_distribution_says(sampling: Sampling, kept: int | None) -> None:
+    """Temperature, then top-k, then top-p of what is left, as in transformers and vLLM: chi-square over
+    20,000 draws with a fixed seed."""
+    n = 20_000
+    logits = torch.randn(12, generator=torch.Generator().manual_seed(3)) * 1.5
+    probs = (logits / sampling.temperature).softmax(-1).tolist()
+    order = sorted(range(12), key=lambda i: -probs[i])[: sampling.top_k or 12]
+    whole, nucleus = sum(probs[i] for i in order), 0.0
+    allowed: list[int] = []
+    for i in order:
+        if nucleus >= sampling.top_p:
+            break
+        allowed.append(i)
+        nucleus += probs[i] / whole
+    assert kept is None or len(allowed) == kept
+    row = _Row(0, [], TokenRequest((1,), 1, sampling=sampling))
+    drawn = sample(logits.expand(n, -1), [row] * n, torch.Generator().manual_seed(11))
+    counts = torch.bincount(drawn, minlength=12).tolist()
+    assert {i for i, count in enumerate(counts) if count} <= set(allowed)
+    share = sum(probs[i] for i in allowed)
+    expected = {i: n * probs[i] / share for i in allowed}
+    chi_square = sum((counts[i] - e) ** 2 / e for i, e in expected.items())
+    freedom = len(allowed) - 1
+    assert chi_square < freedom + 4 * (2 * freedom) ** 0.5 + 4
+
+
+async def test_logprobs_are_the_models() -> None:
+    """A log-prob is the model's own at temperature 1, forced tokens have none (law 6)."""
+    backend = random_backend()
+    sampling = replace(GREEDY, logprobs=True)
+    result = await generate(backend, [6, 7, 8], Budget(3, 3), sampling=sampling)
+    ids = [*result.prompt_ids, *result.output_ids]
+    with torch.inference_mode():
+        every = random_model()(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    for i, (token, p) in enumerate(zip(result.output_ids, result.logprobs, strict=True)):
+        if result.sampled[i]:
+            assert p == pytest.approx(float(every[len(result.prompt_ids) + i - 1, token]), abs=1e-3)
+        else:
+            assert p is None
+    await backend.aclose()
+
+
+async def test_ids_outside_the_vocabulary() -> None:
+    """A prompt id that the model lacks is a BackendError before anything is metered."""
+    backend = random_backend()
+    for bad in ((VOCABULARY,), (-1,), (6, 10**9)):
+        with pytest.raises(BackendError, match="vocabulary"):
+            _ = [chunk async for chunk in backend.stream(TokenRequest(bad, 1))]
+    with pytest.raises(BackendError, match="guided_regex"):
+        _ = [c async for c in backend.stream(TokenRequest((6,), 1, extra={"guided_regex": "x"}))]
+    assert backend.meter.requests == 0
+
+
+def test_models_that_are_not_there() -> None:
+    """Bad input: an unknown name says what there is; a folder without a model says so."""
+    with pytest.raises(UnknownModelError, match="no model called 'e2-huge'"):
+        load_backend("e2-huge")
+    with pytest.raises(UnknownModelError):
+        load_backend("./no/such/folder")
+
+
+def test_sliding_windows_are_refused() -> None:
+    """A model whose attention the decoder does not keep is refused when it is made, not answered wrongly."""
+
+    class Config:
+        layer_types = ("sliding_attention", "full_attention")
+
+    class Model:
+        config = Config()
+
+    with pytest.raises(NotImplementedError, match="sliding_attention"):
+        BatchDecoder(Model())
+
+
+def test_a_backend_takes_a_threads_number() -> None:
+    """A small model runs on one thread unless told otherwise."""
+    assert random_backend()._threads == 1
+    assert TransformersBackend(random_model(), codec(), name="x", threads=2)._threads == 2

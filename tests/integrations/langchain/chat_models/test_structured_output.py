@@ -1,0 +1,231 @@
+"""Guided decoding: tool choices, strict tools and response formats reach the engine, for the solution."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
+from pydantic import BaseModel
+
+from elastic_agent.backends.base import TokenRequest
+from elastic_agent.backends.load import load_backend
+from elastic_agent.backends.scripted import ScriptedBackend, ScriptedCodec
+from elastic_agent.backends.vllm.process import vllm_python
+from elastic_agent.backends.vllm.server import VllmServerBackend
+from elastic_agent.errors import UnsupportedError
+from elastic_agent.integrations.langchain import ChatElasticReasoning
+from elastic_agent.integrations.langchain.errors import RefusedRequestError
+from elastic_agent.integrations.openai_format.guided import read_as, solution_fields
+from elastic_agent.scheduler import task_budget
+from elastic_agent.tool_calls import HERMES, split, tool_format
+from tests.integrations.langchain.competent import Competent
+from tests.wire import Faults, serve_in_thread
+
+Make = Callable[..., ChatElasticReasoning]
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
+class Sum(BaseModel):
+    """A sum."""
+
+    a: int
+    b: int
+
+
+class Seen(Competent):
+    """Keeps its requests."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seen: list[TokenRequest] = []
+
+    async def stream(self, request: TokenRequest) -> Any:
+        self.seen.append(request)
+        async for chunk in super().stream(request):
+            yield chunk
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+async def test_the_grammar_is_for_the_solution_only(chat: Make, prefill: bool) -> None:
+    """Thinking stays free; a model that opens its thinking itself can't get around the solution's pass."""
+    backend = Seen(codec=ScriptedCodec(prefill=prefill))
+    model = chat(backend=backend, solution_budget=40)
+    message = await model.bind_tools([add], tool_choice="any").ainvoke("add 3")
+    assert [call["args"] for call in message.tool_calls] == [{"a": 3, "b": 3}]
+    assert [bool(request.extra) for request in backend.seen] == [False, True]
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+@pytest.mark.parametrize("thinking", [0, 4])
+async def test_structured_output_under_any_thinking(chat: Make, method: Any, thinking: int) -> None:
+    """Cut or not, and without any thinking: the solution has the shape."""
+    model = chat(backend=Competent(), solution_budget=60, thinking_budget=thinking)
+    bound = model.with_structured_output(Sum if method != "json_mode" else {"title": "x"}, method=method)
+    out = await bound.ainvoke("'a' and 'b' are 5")
+    assert out == (Sum(a=5, b=5) if method != "json_mode" else {"a": "something", "b": "something"})
+
+
+async def test_what_the_budget_cuts_is_reported_not_invented(chat: Make) -> None:
+    """A grammar doesn't make an answer fit its budget: the error is there to read."""
+    model = chat(backend=Competent(), solution_budget=2)
+    out = await model.with_structured_output(Sum, include_raw=True).ainvoke("3")
+    assert out["parsed"] is None
+    assert out["parsing_error"] is not None
+    assert out["raw"].response_metadata["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("task", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [{"tool_choice": "any"}, {"tool_choice": "add"}, {"strict": True}, {"parallel_tool_calls": False}],
+)
+async def test_an_engine_without_grammars_refuses_unspent(options: dict[str, Any], task: bool) -> None:
+    """Law 8: a choice that nothing enforces would be a wish. The embedded engine has no grammars."""
+    model = ChatElasticReasoning(thinking_budget=8, solution_budget=8)
+    meter = load_backend("e1-tiny").meter
+    before = (meter.requests, meter.output)
+    scope = task_budget(tokens=400)
+    async with scope if task else nullcontext():
+        with pytest.raises(RefusedRequestError, match="without guided decoding") as caught:
+            await model.bind_tools([add], **options).ainvoke("hi")
+    assert isinstance(caught.value.__cause__, UnsupportedError)
+    assert (meter.requests, meter.output) == before
+    assert not task or scope.spent.tokens == 0
+    with pytest.raises(RefusedRequestError):
+        await model.with_structured_output(Sum).ainvoke("hi")
+
+
+@pytest.mark.parametrize("task", [False, True])
+async def test_a_schema_that_the_engine_refuses(task: bool) -> None:
+    """Law 4: an error that says what the engine said, before a token is spent."""
+    said = 'Grammar error: Unimplemented keys: ["contains"]'
+    backend = ScriptedBackend()
+    with serve_in_thread(backend, faults=Faults(refuse_guides=said)) as wire:
+        client = VllmServerBackend("scripted", wire.base_url, codec=backend.codec)
+        model = ChatElasticReasoning(backend=client, thinking_budget=4, solution_budget=8)
+        scope = task_budget(tokens=400)
+        async with scope if task else nullcontext():
+            with pytest.raises(RefusedRequestError, match="Unimplemented keys") as caught:
+                await model.with_structured_output(Sum).ainvoke("hi")
+        assert isinstance(caught.value.__cause__, UnsupportedError)
+        assert not task or scope.spent.tokens == 0
+        await client.aclose()
+    assert backend.meter.requests == 0
+
+
+def test_the_profile_says_what_the_engine_can_do(chat: Make) -> None:
+    """LangChain's agents choose their strategy by it."""
+    assert (chat().profile or {})["structured_output"] is True
+    tiny = ChatElasticReasoning().profile or {}
+    assert (tiny["structured_output"], tiny["max_input_tokens"]) == (False, 1024)
+
+
+async def test_an_agents_response_format_uses_it(chat: Make) -> None:
+    """`create_agent(response_format=...)` by the provider's way, beside a tool."""
+    agent: Any = create_agent(chat(backend=Competent(), solution_budget=60), response_format=Sum)
+    out = await agent.ainvoke({"messages": [("user", "it is 7")]})
+    assert out["structured_response"] == Sum(a=7, b=7)
+
+
+async def test_n_answers_are_n_calls(chat: Make, backend: ScriptedBackend) -> None:
+    """Each with a hold of its own, each charged."""
+    async with task_budget(tokens=500) as task:
+        result = await chat(n=2).agenerate([[HumanMessage("say 1")], [HumanMessage("say 2")]], n=3)
+    assert [[g.text for g in one] for one in result.generations] == [
+        ["the answer is 1"] * 3,
+        ["the answer is 2"] * 3,
+    ]
+    assert len(task.report().calls) == 6
+    assert task.spent.tokens == backend.meter.output + 6  # the forced closes
+    with pytest.raises(ValueError, match="n must be 1"):
+        [chunk async for chunk in chat(n=2).astream("say 1")]
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}},
+            "required": ["a"],
+            "additionalProperties": False,
+        },
+    },
+}
+STRICT = {**TOOL, "function": {**TOOL["function"], "strict": True}}  # type: ignore[dict-item]
+FORMAT = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "properties": {}}}}
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+BAD = '<tool_call>\n{"name": "add", "arguments": {"a": "x"}}\n</tool_call>'
+OTHER = '<tool_call>\n{"name": "sub", "arguments": {}}\n</tool_call>'
+CASES: list[tuple[str, tuple[Any, ...], list[str], list[str]]] = [
+    ("forced", ([TOOL], "any", None, None), [CALL, f"{CALL}\n{CALL}"], ["hello", BAD, OTHER, f"hm {CALL}"]),
+    ("one", ([TOOL], "add", False, None), [CALL], ["hello", f"{CALL}\n{CALL}"]),
+    ("strict", ([STRICT], "auto", None, None), ["hello", CALL, f"hm {CALL}"], [BAD, OTHER]),
+    ("at most one", ([TOOL], None, False, None), ["hello", CALL, BAD], [f"{CALL}\n{CALL}"]),
+    ("either", ([TOOL], None, None, FORMAT), ["{}", CALL], ["hello"]),
+]
+
+
+@pytest.mark.skipif(vllm_python() is None, reason="no vLLM here, hence no xgrammar: `make vllm`")
+def test_xgrammar_reads_the_grammars_as_meant() -> None:
+    """vLLM hands them to xgrammar: what it accepts and refuses is checked with the real one."""
+    checker = """
+import json, sys, xgrammar
+from xgrammar.testing import _is_grammar_accept_string
+out = []
+for tag, texts in json.load(sys.stdin):
+    grammar = xgrammar.Grammar.from_structural_tag(tag)
+    out.append([_is_grammar_accept_string(grammar, text) for text in texts])
+print(json.dumps(out))
+"""
+    asked = [
+        (solution_fields(*how)["structured_outputs"]["structural_tag"], [*good, *bad])
+        for _, how, good, bad in CASES
+    ]
+    done = subprocess.run(
+        [str(vllm_python()), "-c", checker],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for (name, _, good, bad), accepted in zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        assert accepted == [True] * len(good) + [False] * len(bad), name
+
+
+def test_what_needs_no_grammar_sends_none() -> None:
+    """A plain call with tools costs no compiled grammar."""
+    assert solution_fields([TOOL], "auto", None, None) == {}
+    assert solution_fields([TOOL], None, True, {"type": "text"}) == {}
+    assert solution_fields([], None, None, {"type": "json_object"}) == {
+        "structured_outputs": {"json_object": True}
+    }
+    with pytest.raises(ValueError, match="response_format must be"):
+        solution_fields([], None, None, {"type": "yaml"})
+
+
+def test_an_enforced_call_is_read_whatever_the_models_format() -> None:
+    """A grammar writes Hermes' JSON; what it can't watch for is refused, not promised."""
+    format = tool_format("{{ '[TOOL_CALLS]' }}")
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    fields = solution_fields(tools, "add", None, None)
+    said = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+    assert [call.arguments for call in split(said, read_as(format, fields))[1]] == [{"a": 1}]
+    assert read_as(format, {}) is format
+    strict = [{**tools[0], "function": {**tools[0]["function"], "strict": True}}]
+    with pytest.raises(UnsupportedError, match="strict"):
+        read_as(format, solution_fields(strict, "auto", None, None))
+    assert read_as(HERMES, solution_fields(strict, "auto", None, None)) is HERMES

@@ -1,0 +1,202 @@
+"""An endpoint's queue under any sequence of calls, ends and withdrawals: order, fairness, nothing lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import given, settings
+
+from elastic_agent.scheduler.allocation.request import Book, Request, Running
+from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.estimates.success_curve import load
+from elastic_agent.scheduler.estimates.workload import Forecast, Habits
+from elastic_agent.scheduler.latency.model import Latency
+from elastic_agent.scheduler.latency.slack import Timing
+from elastic_agent.scheduler.ledger.accounts import INFINITY, Amount
+from elastic_agent.scheduler.policies.marginal import Uniform
+from elastic_agent.scheduler.queueing.endpoint import PATIENCE, Endpoint
+
+CURVES = load("")
+LARGEST = 64
+TASK, WHICH = st.sampled_from([0, 1, 2, 3, 4, 4, 4, 5]), st.integers(0, 50)
+CALL = st.tuples(st.just("call"), TASK, st.integers(-1, 1), st.integers(1, LARGEST))
+END = st.tuples(st.sampled_from(["settle", "withdraw"]), WHICH)
+TIME = st.tuples(st.just("time"), st.integers(0, 40))
+
+
+class Watched(Endpoint):
+    """Looks over its own shoulder whenever it gives somebody a turn."""
+
+    def turn(self, now: float) -> Request | None:
+        ready, usual = set(self._ready.calls), self._usual or 0.0
+        moments = {request: self._start_by(request, None) for request in ready}
+        chosen = super().turn(now)
+        if chosen is None:
+            return None
+        for other in ready - {chosen}:
+            if self._waiting[other][0].end == INFINITY:
+                assert moments[other] == other.arrived + PATIENCE
+            if moments[other] <= now + usual:  # else it would be late: who goes first has to start before it
+                assert moments[chosen] <= moments[other]
+        self.ready = ready
+        return chosen
+
+    def started(self, running: Running) -> None:
+        first = running.request
+        behind = [other for other in self._waiting if other.book is first.book and other is not first]
+        assert all((first.priority, first.order) < (other.priority, other.order) for other in behind)
+        super().started(running)
+
+
+class Counted(Watched):
+    """Counts the tokens of each key while it always has somebody ready, against each other such key."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.ready: set[Request] = set()
+        self.got: dict[tuple[str, str], Counter[str]] = {}
+        self.most = self.largest = 0
+
+    def started(self, running: Running) -> None:
+        super().started(running)
+        chosen = running.request
+        self.largest = max(self.largest, running.expected.tokens)
+        keys = {request.book.key for request in self.ready}
+        pairs = [(a, b) for a in keys for b in keys if a < b]
+        self.got = {pair: self.got.get(pair, Counter()) for pair in pairs}
+        for pair, tokens in self.got.items():
+            if chosen.book.key in pair:
+                tokens[chosen.book.key] += running.expected.tokens
+                self.most = max(self.most, abs(tokens[pair[0]] - tokens[pair[1]]))
+
+
+class Door:
+    """A desk with tasks that have one endpoint in common: two keys with two tasks each, one with a token cap
+    and one with a deadline.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, plain: bool = False) -> None:
+        self.endpoint, self.now = endpoint, 0.0
+        self.desk = Desk()
+        self.requests: list[Request] = []
+        self.withdrawn: set[Request] = set()
+        self.tight, self.late = (None, None) if plain else (4, 5)
+        self.books = [self.book(i) for i in range(6)]
+
+    def book(self, number: int) -> Book:
+        caps: dict[str, Any] = {"tokens": 100} if number == self.tight else {}
+        caps |= {"seconds": 150.0} if number == self.late else {}
+        account = self.desk.ledger.open(f"{number}", now=0.0, **caps)
+        book = Book(f"{number}", account, Forecast(), Uniform(), final_solution=16, key="abcabc"[number])
+        self.desk.open(book, 0.0, self.endpoint)
+        return book
+
+    def call(self, task: int, priority: int, solution: int) -> None:
+        request = Request(
+            book=self.books[task],
+            kind="call",
+            prompt=10,
+            fresh=10,
+            close=1,
+            solution=solution,
+            thinking=0,
+            curves=CURVES,
+            curve=CURVES.curve("call"),
+            price=None,
+            latency=self.endpoint.latency,
+            habits=self.endpoint.habits,
+            wake=lambda: None,
+            priority=priority,
+            on_exhausted="wait",
+            endpoint=self.endpoint,
+        )
+        self.requests.append(request)
+        self.desk.submit(request, self.now)
+        self.desk.pump(request.book.account, self.now)
+
+    @property
+    def waiting(self) -> list[Request]:
+        return [r for r in self.requests if r.outcome is None]
+
+    @property
+    def running(self) -> list[Running]:
+        outcomes = [r.outcome for r in self.requests]
+        return [o for o in outcomes if isinstance(o, Running) and not o.done]
+
+    def settle(self, which: int) -> None:
+        if running := self.running:
+            one = running[which % len(running)]
+            self.desk.settle(one, Amount(1 + which % one.hold.amount.tokens), self.now)
+
+    def withdraw(self, which: int) -> None:
+        if live := [*self.waiting, *(running.request for running in self.running)]:
+            gone = live[which % len(live)]
+            self.desk.withdraw(gone, self.now)
+            self.withdrawn.add(gone)
+
+    def time(self, seconds: float) -> None:
+        """Passes; whoever wants to be asked again is."""
+        self.now += seconds
+        for book in self.books:
+            self.desk.pump(book.account, self.now)
+
+    def check(self, slots: int) -> None:
+        """What holds after every step."""
+        self.desk.ledger.check()
+        assert set(self.endpoint.running) == {running.hold.id for running in self.running}
+        assert len(self.running) <= slots
+        if len(self.running) < slots:  # a free slot: who waits waits for tokens
+            assert {r.book.name for r in self.waiting} <= {f"{self.tight}"}
+        assert self.withdrawn.isdisjoint(self.waiting)
+
+    def drain(self) -> None:
+        """Every running call ends, until nobody runs or waits."""
+        for _ in range(2 * len(self.requests)):
+            self.settle(0)
+            self.time(0.1)
+
+
+@given(st.integers(1, 3), st.lists(st.one_of(CALL, CALL, END, TIME), max_size=60))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_nothing_waits_for_nothing_and_nothing_is_lost(slots: int, steps: list[Any]) -> None:
+    """Slots are kept, and kept busy; whoever waits too long, and within a task whoever comes first, goes
+    first; calls that wait for tokens come back; when all is over, each call had one end.
+    """
+    door = Door(Watched(Latency(), Habits(), timing=Timing(), max_running=slots))
+    for what, *more in steps:
+        getattr(door, what)(*more)
+        door.check(slots)
+    door.drain()
+    door.check(slots)
+    assert door.waiting == door.running == []
+    ends = Counter(type(request.outcome).__name__ for request in door.requests)
+    assert set(ends) <= {"Running", "TaskClosedError", "CapExceededError", "DeadlineError"}
+    assert all(request in door.withdrawn for request in door.requests if ended(request) == "TaskClosedError")
+    assert {r.book.name for r in door.requests if ended(r) == "CapExceededError"} <= {f"{door.tight}"}
+    assert {r.book.name for r in door.requests if ended(r) == "DeadlineError"} <= {f"{door.late}"}
+    assert door.endpoint.idle
+    assert all(not account.live for account in door.desk.ledger.accounts.values())
+
+
+@given(
+    st.integers(1, 3), st.lists(CALL, min_size=20, max_size=40), st.lists(st.one_of(CALL, END), max_size=60)
+)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_no_key_gets_ahead(slots: int, first: list[Any], then: list[Any]) -> None:
+    """While two keys always have a call that is ready, what they were granted differs by at most two of
+    the largest calls, however many tasks they have and whatever their priorities (the bound of start-time
+    fair queueing).
+    """
+    endpoint = Counted(Latency(), Habits(), timing=Timing(), max_running=slots)
+    door = Door(endpoint, plain=True)
+    for what, *more in [*first, *then]:
+        getattr(door, what)(*more)
+    door.check(slots)
+    door.drain()
+    assert endpoint.most <= 2 * endpoint.largest
+
+
+def ended(request: Request) -> str:
+    return type(request.outcome).__name__

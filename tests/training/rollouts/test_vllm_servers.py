@@ -1,0 +1,252 @@
+"""The engine "vllm-server" on a scripted wire: what it asks for, and what it does when samples are lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from elastic_agent.backends.base import Sampling
+from elastic_agent.backends.transformers.backend import TransformersBackend
+from elastic_agent.backends.transformers.decode import BatchDecoder
+from elastic_agent.budget import Budget
+from elastic_agent.errors import BackendError, BackendUnavailableError
+from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.training.config.schema import TrainConfig
+from elastic_agent.training.config.trl_arguments import make_adapters
+from elastic_agent.training.grpo.checkpoints import checkpoints, fault
+from elastic_agent.training.grpo.validate import preflight
+from elastic_agent.training.model import load_model
+from elastic_agent.training.rollouts.two_phase import Rollout, markers_of, roll_out
+from elastic_agent.training.rollouts.vllm_servers import ServedRollouts, make_served_rollouts
+from elastic_agent.training.run import train
+from elastic_agent.training.tokenizer import build_tokenizer
+from tests.training.runs import EASY, make_base, small
+from tests.wire import Faults, Wire, serve_in_thread
+
+TOKENIZER = build_tokenizer()
+PLAN = Callable[[Wire, int], None]
+CALLS = [([5 + i, 9, 11], Budget(t, 6)) for i, t in enumerate((0, 3, 12, None) * 3)]
+CONTEXT = 48
+SHORT = {"id": "short", "max_model_len": 64}
+
+
+class Staged(Wire):
+    """A wire on which `plan(wire, n)` is called before its n-th completion, from 1."""
+
+    plan: PLAN = staticmethod(lambda wire, n: None)
+
+    async def _completions(self, http: web.Request) -> web.StreamResponse:
+        self.plan(self, len(self.requests) + 1)
+        return await super()._completions(http)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@contextmanager
+def serving(base: Path, **options: Any) -> Iterator[Staged]:
+    """The base behind a wire that loads adapters, and samples without them."""
+    import torch
+
+    backend = TransformersBackend.load(str(base), name=str(base))
+    # In another process, as a server is, it would not draw from the generator of the run that it serves
+    backend._decoder = BatchDecoder(backend.module, generator=torch.Generator())
+    with serve_in_thread(backend, make=Staged, **{"adapters": {}, **options}) as wire:
+        yield wire  # type: ignore[misc]
+    asyncio.run(backend.aclose())
+
+
+@pytest.fixture
+def wire(base: Path) -> Iterator[Staged]:
+    with serving(base) as wire:
+        yield wire
+
+
+def served(base: Path, output: Path, *wires: Wire, **changes: Any) -> TrainConfig:
+    server = {"urls": [wire.base_url for wire in wires], "backoff": 0, "retries": 2, "concurrency": 4}
+    rollout = {"engine": "vllm-server", "server": server | changes.pop("server", {})}
+    return small(base, output, **{"rollout": rollout, "lora": {"rank": 4}, **changes})
+
+
+def make_engine(config: TrainConfig, told: list[str] | None = None) -> ServedRollouts:
+    return make_served_rollouts(config, config.base, TOKENIZER, ([] if told is None else told).append)
+
+
+def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, seed: int = 1) -> list[Rollout]:
+    """One batch of CALLS for adapters that were just made."""
+    from peft import get_peft_model
+
+    config = small(base, base, lora={"rank": 4})
+    accelerator = SimpleNamespace(unwrap_model=lambda m: m, is_main_process=True, num_processes=1)
+    model = get_peft_model(load_model(base), make_adapters(config))
+    numbers: dict[str, float] = {}
+    trainer = SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update)
+    done = engine(trainer, CALLS, markers_of(TOKENIZER), CONTEXT, sampling or Sampling(1.0, 1.0), seed)
+    assert numbers["rollout/logprob_gap_max"] < 1e-4
+    return done
+
+
+def test_greedy_samples_are_those_of_the_engine_in_process(base: Path, wire: Wire, tmp_path: Path) -> None:
+    """Law 3 and law 6, and one set of rules: ids, masks and limits are the same, token for token."""
+    done = run(make_engine(served(base, tmp_path, wire)), base, Sampling(0.0, 1.0))
+    decoder = BatchDecoder(load_model(base))
+    want = roll_out(decoder, CALLS, markers_of(TOKENIZER), context=CONTEXT, sampling=Sampling(0.0, 1.0))
+    for ours, theirs in zip(done, want, strict=True):
+        assert (ours.completion_ids, ours.env_mask) == (theirs.completion_ids, theirs.env_mask)
+        assert [p is None for p in ours.logprobs] == [not sampled for sampled in ours.env_mask]
+
+
+def test_requests_leave_nothing_to_the_servers_defaults(base: Path, wire: Wire, tmp_path: Path) -> None:
+    """A server adds what its generation_config says to what is left out; every pass has a seed of its own."""
+    run(make_engine(served(base, tmp_path, wire)), base)
+    plain = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "ignore_eos"}
+    assert all(plain <= body.keys() and body["ignore_eos"] for body in wire.requests)
+    seeds = [body["seed"] for body in wire.requests]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def ids(rollouts: list[Rollout]) -> list[tuple[int, ...]]:
+    """Log-probs aside: they depend a little on which rows share a forward pass."""
+    return [rollout.completion_ids for rollout in rollouts]
+
+
+def test_draws_follow_from_the_seed(base: Path, wire: Wire, tmp_path: Path) -> None:
+    engine = make_engine(served(base, tmp_path, wire))
+    first = ids(run(engine, base))
+    assert ids(run(make_engine(served(base, tmp_path, wire)), base)) == first
+    assert ids(run(engine, base, seed=2)) != first
+
+
+def cut(wire: Wire, n: int) -> None:
+    """Connections 3 to 6 break after two tokens."""
+    wire.faults.cut_after = 2 if 3 <= n <= 6 else None
+
+
+def restart(wire: Wire, n: int) -> None:
+    """A server that comes back knows nothing of adapters."""
+    if n == 5 and wire.adapters:
+        wire.adapters.clear()
+
+
+def overload(wire: Wire, n: int) -> None:
+    wire.faults.status = 503 if 4 <= n <= 5 else None
+
+
+@pytest.mark.parametrize("plan", [cut, restart, overload])
+def test_what_is_lost_is_drawn_again_with_the_same_seeds(base: Path, tmp_path: Path, plan: PLAN) -> None:
+    with serving(base) as quiet:
+        want = ids(run(make_engine(served(base, tmp_path, quiet)), base))
+    told: list[str] = []
+    with serving(base) as wire:
+        engine = make_engine(served(base, tmp_path, wire), told)
+        wire.plan = plan
+        assert ids(run(engine, base)) == want
+    assert told
+    assert all("are missing" in line and "trying again" in line for line in told)
+
+
+def test_other_servers_take_over(base: Path, wire: Wire, tmp_path: Path) -> None:
+    """One of two is lost for good: nothing stops, nobody waits."""
+    with serving(base) as dying:
+        engine = make_engine(served(base, tmp_path, dying, wire))
+    assert len(run(engine, base)) == len(CALLS)
+    assert len(wire.requests) >= len(CALLS)
+
+
+def test_a_server_that_stays_away_stops_the_run_with_the_numbers(base: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    with serving(base) as wire:
+        engine = make_engine(served(base, tmp_path, wire), told)
+    with pytest.raises(BackendUnavailableError, match=r"12 of 12 samples are missing, and 3 tries .*reached"):
+        run(engine, base)
+    assert len(told) == 2
+
+
+def test_what_no_retry_will_change_stops_at_once(base: Path, wire: Wire, tmp_path: Path) -> None:
+    told: list[str] = []
+    engine = make_engine(served(base, tmp_path, wire), told)
+    wire.faults.status = 400
+    with pytest.raises(BackendError, match="answered 400"):
+        run(engine, base)
+    assert not told
+    wire.faults.status = None
+    wire.faults.refuse_adapters = "no room for it"
+    with pytest.raises(BackendError, match="no room for it"):
+        run(engine, base, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "said"),
+    [
+        ({}, {"lora": None}, "set lora, for example"),
+        (
+            {},
+            {"server": {"urls": "http://127.0.0.1:9/v1"}},
+            "can't be reached .*: is the vLLM server running",
+        ),
+        ({}, {"server": {"base": "other"}}, "not other: if that is the same model, set rollout.server.base"),
+        ({"adapters": None}, {}, "started with --enable-lora .* VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
+        ({"faults": Faults(refuse_adapters="LoRA rank 4 is greater than max_lora_rank 2.")}, {}, "rank 4 is"),
+        ({"faults": Faults(models="<html>")}, {}, "did not answer like vLLM"),
+        (
+            {"faults": Faults(models={"data": [{"id": "x", "max_model_len": 64}]})},
+            {"server": {"base": "x"}},
+            "64",
+        ),
+    ],
+)
+def test_preflight_says_what_the_server_lacks(
+    base: Path, tmp_path: Path, options: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    with serving(base, **options) as wire, pytest.raises(ConfigError, match=said):
+        preflight(served(base, tmp_path, wire, **changes))
+    assert not list(tmp_path.rglob("*.safetensors")), "the adapter of the check was left behind"
+
+
+def test_every_batch_names_its_own_weights(base: Path, wire: Wire, tmp_path: Path) -> None:
+    """Names are never used again, so no request can be answered with older weights, nor from their cache."""
+    train(served(base, tmp_path, wire, steps=3, reward={"kind": EASY}, learning={"rate": 0.01}))
+    names = list(dict.fromkeys(body["model"] for body in wire.requests))
+    assert len(names) == 3
+    assert wire.adapters is not None
+    assert list(wire.adapters) == names[-1:]
+    assert [f"elastic-{path.name}" for path in (tmp_path / "adapters").iterdir()] == names[-1:]
+
+
+def test_a_run_that_lost_its_server_resumes_to_the_same_weights(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No checkpoint is due; one is written when the server is gone, and from it the run ends as in one go."""
+    import torch
+
+    options: dict[str, Any] = {"steps": 4, "reward": {"kind": EASY}}
+    options["learning"] = {"rate": 0.01, "minibatches": 2}
+    with serving(base) as wire:
+        whole = train(served(base, tmp_path / "whole", wire, **options))
+        batch = len(wire.requests) // 4
+
+    def die(wire: Wire, n: int) -> None:
+        if n == 2 * batch + 3:
+            wire.faults.status = 503
+
+    with serving(base) as wire:
+        wire.plan = die
+        with pytest.raises(BackendUnavailableError, match="tries in a row"):
+            train(served(base, tmp_path / "lost", wire, **options))
+        left = checkpoints(tmp_path / "lost" / "checkpoints")
+        assert [(step, fault(path)) for step, path in left] == [(4, None)]
+        assert f"stopped after step 2: --resume goes on from {left[0][1]}" in capsys.readouterr().out
+        wire.plan, wire.faults.status = Staged.plan, None
+        resumed = train(served(base, tmp_path / "lost", wire, **options), resume=True)
+    weights = resumed.model.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in whole.model.state_dict().items())

@@ -1,0 +1,160 @@
+"""Training on samples of a real vLLM server: weights get there, and its death costs nothing but time.
+
+The tests share one server (tests/vllm_server.py), and skip where there is no vLLM (`make vllm`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from elastic_agent.backends import batch
+from elastic_agent.backends.vllm.process import VllmProcess
+from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.training.config.schema import TrainConfig
+from elastic_agent.training.grpo.checkpoints import checkpoints, fault
+from elastic_agent.training.grpo.logger import read_csv
+from elastic_agent.training.grpo.logprobs import logprob_gap
+from elastic_agent.training.rollouts import vllm_servers as served_rollouts
+from elastic_agent.training.run import train
+from tests.training.runs import EASY, small
+from tests.vllm_server import MAX_LORA_RANK, MODEL
+
+# A server starts in a minute on an idle machine, and in several on one that is shared
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+GAP = 1e-4  # nats. Both sides compute in float32: 2e-6 at most was seen
+MOVED = 1e-3  # nats, by which every update changes what the server says
+
+
+def served(vllm: VllmProcess, output: Path, **server: Any) -> TrainConfig:
+    """Three steps from e1-tiny, of which each moves the weights a lot."""
+    return small(
+        Path(MODEL),
+        output,
+        steps=3,
+        rollout={
+            "context": 192,
+            "engine": "vllm-server",
+            "server": {"urls": vllm.base_url, "backoff": 1, "concurrency": 2, **server},
+        },
+        lora={"rank": MAX_LORA_RANK},
+        learning={"rate": 0.01},
+        budgets={"thinking": [24, 48], "solution": 16},
+        reward={"kind": EASY},
+    )
+
+
+def rows(output: Path) -> list[dict[str, float | None]]:
+    return read_csv((output / "metrics.csv").read_text())
+
+
+def at_sample(monkeypatch: pytest.MonkeyPatch, n: int, act: Callable[[], None]) -> None:
+    """Do something when the run has begun its n-th sample of all."""
+    begun = 0
+
+    async def run_machine(*arguments: Any) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == n:
+            act()
+        await batch.run_machine(*arguments)
+
+    monkeypatch.setattr(served_rollouts, "run_machine", run_machine)
+
+
+class Probe:
+    """In place of `logprob_gap`: after each sync, what the server says about fixed tokens."""
+
+    PROMPT = tuple(range(5, 75))  # more than two blocks of the server's prefix cache
+
+    def __init__(self, vllm: VllmProcess) -> None:
+        self._url = vllm.base_url
+        self.gaps: list[float] = []
+        """Largest difference to the trainer's weights at that time, in nats."""
+        self.said: list[list[float]] = []
+
+    def __call__(self, model: Any, rollouts: Any) -> tuple[float, float]:
+        import torch
+
+        said = self._ask()
+        with torch.no_grad():
+            logits = model(torch.tensor([self.PROMPT])).logits[0, :-1]
+        own = logits.log_softmax(-1).gather(1, torch.tensor(self.PROMPT[1:])[:, None])[:, 0].tolist()
+        self.gaps.append(largest_difference(own, said))
+        self.said.append(said)
+        return logprob_gap(model, rollouts)
+
+    def _ask(self) -> list[float]:
+        with urllib.request.urlopen(f"{self._url}/models") as response:
+            adapters = [entry["id"] for entry in json.load(response)["data"] if entry["parent"]]
+        assert len(adapters) == 1, "the adapter of the batch before is still there"
+        body = {"model": adapters[0], "prompt": self.PROMPT, "max_tokens": 1, "prompt_logprobs": 0}
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self._url}/completions", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request) as response:
+            told = json.load(response)["choices"][0]["prompt_logprobs"][1:]
+        return [entry[str(i)]["logprob"] for entry, i in zip(told, self.PROMPT[1:], strict=True)]
+
+
+def largest_difference(a: list[float], b: list[float]) -> float:
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+def test_weights_reach_the_server_before_each_batch(
+    vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each sync the served log-probs have changed, and agree with the trainer's as it is now."""
+    vllm.ensure()
+    probe = Probe(vllm)
+    monkeypatch.setattr(served_rollouts, "logprob_gap", probe)
+    train(served(vllm, tmp_path))
+    assert len(probe.gaps) == 3
+    assert max(probe.gaps) < GAP
+    assert all(largest_difference(a, b) > MOVED for a, b in itertools.pairwise(probe.said))
+    for row in rows(tmp_path):
+        assert (row["rollout/logprob_gap_max"] or 1) < GAP
+        assert row["rollout/lost"] == 0
+
+
+def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(
+    vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL in the second batch: what is lost is drawn again, from a server that gets the weights anew."""
+    vllm.ensure()
+
+    def restart() -> None:
+        vllm.kill()
+        vllm.launch()
+
+    at_sample(monkeypatch, 8 + 3, restart)
+    told: list[str] = []
+    train(served(vllm, tmp_path, retries=20), tell=told.append)
+    assert any("samples are missing: " in line and "trying again" in line for line in told)
+    lost = [row["rollout/lost"] for row in rows(tmp_path)]
+    assert [bool(n) for n in lost] == [False, True, False]
+    assert all((row["rollout/logprob_gap_max"] or 1) < GAP for row in rows(tmp_path))
+
+
+def test_a_server_killed_for_good_stops_the_run_which_resumes(
+    vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL in the third batch: an error that says so, a checkpoint of step 2, and on from there."""
+    vllm.ensure()
+    at_sample(monkeypatch, 2 * 8 + 3, vllm.kill)
+    told: list[str] = []
+    with pytest.raises(BackendUnavailableError, match=r"tries in a row brought none.*running\?"):
+        train(served(vllm, tmp_path, retries=2, backoff=0.1), tell=told.append)
+    left = checkpoints(tmp_path / "checkpoints")
+    assert [(step, fault(path)) for step, path in left] == [(2, None)]
+    assert told[-1] == f"stopped after step 2: --resume goes on from {left[0][1]}"
+    vllm.ensure()
+    train(served(vllm, tmp_path), resume=True, tell=told.append)
+    assert f"going on from {left[0][1]}" in told
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert (tmp_path / "model.safetensors").exists()

@@ -1,0 +1,75 @@
+"""The command line of `elastic-agent train`: its flags, and the config that they make."""
+
+from __future__ import annotations
+
+import argparse
+
+from elastic_agent.arguments import COUNT, Parser, add_marker_options, given_markers
+from elastic_agent.values import argument, integer, real
+
+from .budgets.distributions import parse_mixture
+from .config.fields import ConfigError
+from .config.loading import build, override, presets, read_layers
+from .config.schema import TrainConfig
+
+DEFAULT = "e1-tiny"
+
+
+def configure(args: argparse.Namespace) -> TrainConfig:
+    """The config of a command line: preset or file, then --set, then the flags."""
+    tree = override(read_layers(args.config), args.set)
+    for name in ("base", "output", "seed", "steps"):
+        if getattr(args, name) is not None:
+            tree[name] = getattr(args, name)
+    if args.thinking is not None:
+        if (tree.get("budgets") or {}).get("kind", "mixture") != "mixture":
+            raise ConfigError("--thinking is for a mixture: use --set for other kinds of budgets")
+        tree = override(tree, [])
+        tree["budgets"] = {**(tree.get("budgets") or {}), "thinking": args.thinking}
+    if (named := given_markers(args)) is not None:
+        tree["markers"] = {"open": named.open, "close": named.close}
+    if args.learning_rate is not None:
+        tree["learning"] = {**(tree.get("learning") or {}), "rate": args.learning_rate}
+    if args.threads is not None:
+        tree["device"] = {**(tree.get("device") or {}), "threads": args.threads}
+    return build(tree)
+
+
+def parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
+    """The command line."""
+    out = Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument(
+        "--config",
+        default=DEFAULT,
+        metavar="FILE|PRESET",
+        help=f"YAML, or {', '.join(presets())} ({DEFAULT})",
+    )
+    out.add_argument("--base", metavar="MODEL", help="embedded model, model folder or hub id to start from")
+    add_marker_options(out)
+    out.add_argument("--output", metavar="DIR", help="folder for the model, its log and checkpoints")
+    out.add_argument(
+        "--seed",
+        type=argument(integer, most=2**31 - 1, of=""),
+        metavar="N",
+        help="of problems, budgets and samples",
+    )
+    out.add_argument(
+        "--steps", type=COUNT, metavar="N", help="batches of rollouts; about 20 s each for e1-tiny"
+    )
+    out.add_argument(
+        "--thinking",
+        type=argument(lambda _, text: parse_mixture(text)),
+        metavar="T,T,...",
+        help="thinking budgets that groups are dealt; none is unlimited",
+    )
+    out.add_argument("--learning-rate", type=argument(real, most=1000.0), metavar="X", help="after warm-up")
+    out.add_argument("--threads", type=COUNT, metavar="N", help="torch threads on a CPU")
+    out.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="any other field; may be repeated"
+    )
+    out.add_argument("--resume", action="store_true", help="go on from the last good checkpoint in --output")
+    out.add_argument("--fields", action="store_true", help="print every field of a config, and exit")
+    out.add_argument(
+        "--check", action="store_true", help="check the config against what it names, print it, and exit"
+    )
+    return out

@@ -1,0 +1,223 @@
+"""From a preset, a file and the command line to one checked `TrainConfig`.
+
+A config is layers, each over the one before: a preset that ships with the package, then the file's own
+fields, then the command line (`--set learning.rate=1e-5`). A file names its preset with `preset: NAME`, and
+without one it says everything that has no default. A file that changes a section's `kind` replaces that
+section, so that a preset's mixture leaves nothing behind in a log-uniform.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from elastic_agent.errors import InvalidValueError, did_you_mean
+from elastic_agent.values import shown
+
+from .fields import ConfigError
+from .schema import TrainConfig
+
+PRESETS = Path(__file__).parent / "presets"
+Tree = dict[str, Any]
+
+
+def presets() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_layers(config: str) -> Tree:
+    """A preset by name, or a YAML file with what it builds on, as one tree.
+
+    Raises:
+        ConfigError: neither a preset nor a file, or not YAML.
+    """
+    if config in presets():
+        return _read(PRESETS / f"{config}.yaml")
+    path = Path(config).expanduser()
+    if not path.is_file():
+        hint = did_you_mean(config, presets())
+        raise ConfigError(f"no preset or file {config!r}: {hint}presets are {', '.join(presets())}")
+    tree = _read(path)
+    preset = tree.pop("preset", None)
+    if preset is None:
+        return tree
+    if preset not in presets():
+        hint = did_you_mean(str(preset), presets())
+        raise ConfigError(f"{path}: no preset {preset!r}: {hint}presets are {', '.join(presets())}")
+    return merge(_read(PRESETS / f"{preset}.yaml"), tree)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
+    """`above` laid over `below`, section by section."""
+    out = dict(below)
+    for key, value in above.items():
+        old = out.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            replaced = "kind" in value and value["kind"] != old.get("kind")
+            out[key] = dict(value) if replaced else merge(old, value)
+        else:
+            out[key] = value
+    return out
+
+
+def override(tree: Tree, assignments: Sequence[str]) -> Tree:
+    """Lay `a.b=value` over a tree; values are YAML, so null, 1e-6 and [24, 48] are what they look like.
+
+    Raises:
+        ConfigError: an assignment without `=`, or into something that is no section.
+    """
+    changed: Tree = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        keys = name.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"expected --set section.field=value, not {assignment!r}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {name}: {text!r} is not a YAML value") from None
+        at = changed
+        for key in keys[:-1]:
+            at = at.setdefault(key, {})
+            if not isinstance(at, dict):
+                raise ConfigError(f"--set {name}: {key} was set to a value before")
+        at[keys[-1]] = value
+    return merge(tree, changed)
+
+
+def build(tree: Mapping[str, Any]) -> TrainConfig:
+    """Check a tree.
+
+    Raises:
+        ConfigError: one line a fault, each with the field's path; an unknown field with the nearest there is.
+    """
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        faults = [_fault(fault) for fault in error.errors(include_url=False)]
+    raise ConfigError("; ".join(dict.fromkeys(faults)))
+
+
+def load_config(config: str, assignments: Sequence[str] = ()) -> TrainConfig:
+    """A preset's name or a file, with overrides, checked: what `elastic-agent train --config` runs."""
+    return build(override(read_layers(config), assignments))
+
+
+def dump(config: TrainConfig) -> str:
+    """A config as YAML, with every default written out, to be read again."""
+    plain = config.model_dump(mode="json", exclude={"about"})
+    # Fields of other kinds of budgets were not set, and would be refused if they were
+    kind = {"kind": config.budgets.kind}
+    plain["budgets"] = kind | config.budgets.model_dump(mode="json", exclude_unset=True)
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100))
+
+
+def describe() -> str:
+    """Every field with its default and its documentation, for `--fields`."""
+    return "\n".join(_describe(TrainConfig, ""))
+
+
+def _describe(section: type[BaseModel], prefix: str) -> list[str]:
+    lines: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = _section_in(field.annotation)
+        if field.is_required():
+            default = "required"
+        else:
+            value = field.get_default(call_default_factory=True)
+            plain = {} if isinstance(value, BaseModel) else value
+            text = yaml.safe_dump(
+                [list(plain) if isinstance(plain, tuple) else plain], default_flow_style=True
+            )
+            default = "" if isinstance(value, BaseModel) else text.strip()[1:-1]
+        lines.append(f"{prefix}{name}{f' ({default})' if default else ''}")
+        lines.append("    " + " ".join((field.description or "").split()))
+        if inner is not None:
+            lines += _describe(inner, f"{prefix}{name}.")
+    return lines
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, looked for inside `X | None` and `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, tuple):
+        return next((s for a in get_args(annotation) if (s := _section_in(a)) is not None), None)
+    return None
+
+
+def _fault(fault: Any) -> str:
+    """One of pydantic's errors as a sentence about a field."""
+    where = [part for part in fault["loc"] if not _is_branch(part)]
+    path = ".".join(str(part) for part in where)
+    if fault["type"] == "extra_forbidden":
+        return f"there is no field {path}: {_nearest(where)}"
+    if fault["type"] == "missing":
+        return f"{path} is missing: set it in the config, or with --set {path}=..."
+    text = str(fault["msg"]).removeprefix("Value error, ")
+    given = fault.get("input")
+    if isinstance(fault.get("ctx", {}).get("error"), InvalidValueError):
+        named = next((str(part) for part in reversed(where) if not isinstance(part, int)), "")
+        return f"{path}: {text.removeprefix(named).strip()}"  # with the value in the text
+    value = "" if isinstance(given, Mapping | BaseModel) else f", not {shown(given)}"
+    return f"{path}: {text[:1].lower() + text[1:]}{value}"
+
+
+def _is_branch(part: Any) -> bool:
+    """pydantic names the branch of a union in the location: of no use to people."""
+    return isinstance(part, str) and ("[" in part or part in ("LoraConfig", "int", "float", "str", "tuple"))
+
+
+def _nearest(where: Sequence[Any]) -> str:
+    every = [line.split(" (")[0] for line in _describe(TrainConfig, "") if not line.startswith(" ")]
+    name, section = str(where[-1]), ".".join(str(p) for p in where[:-1] if not isinstance(p, int))
+    here = {path.rpartition(".")[2]: path for path in every if path.rpartition(".")[0] == section}
+    elsewhere: dict[str, str] = {}
+    for path in every:  # learning_rate is looked for as learning.rate too
+        elsewhere.setdefault(path.replace(".", "_"), path)
+        elsewhere.setdefault(path.rpartition(".")[2], path)
+    for names, least in ((elsewhere, 1.0), (here, 0.6), (elsewhere, 0.75)):
+        near = get_close_matches(name, names, 1, least)
+        if near:
+            return f"did you mean {names[near[0]]}?"
+    return (
+        f"{section or 'a config'} has {', '.join(here)}" if here else "elastic-agent train --fields lists all"
+    )
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """YAML in which a key that is given twice is an error."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> Tree:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+        seen.add(key.value)
+    loader.flatten_mapping(node)
+    return dict(loader.construct_pairs(node, deep=True))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _read(path: Path) -> Tree:
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not text in UTF-8") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds no fields: expected lines like `steps: 60`")
+    return tree

@@ -1,0 +1,296 @@
+"""What decides a training run, as documented fields: the schema of `elastic-agent train --config FILE`.
+
+The string under a field is its documentation; `elastic-agent train --fields` prints them all. How a config
+is put together from a preset, a file and the command line is in `elastic_agent.training.config.loading`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from elastic_agent.backends.base import MOST_TEMPERATURE
+from elastic_agent.generation.wrap_up import wrap_up_of
+from elastic_agent.prompts.markers import MarkerText, marker_text
+from elastic_agent.values import field, integer, real
+
+from ..agents.fields import AgentConfig
+from ..rewards.shape import RewardConfig
+from .budgets import BudgetsConfig
+from .data import DataConfig
+from .fields import Count, Natural, OneOrSeveral, Positive, Seconds, Section
+
+DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
+Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]
+
+
+class ServerConfig(Section):
+    """The vLLM servers that sample, for the engine "vllm-server". They serve the base of the run, started
+    with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora --max-lora-rank R. VLLM_API_KEY is sent, if
+    set."""
+
+    urls: Annotated[tuple[str, ...], OneOrSeveral, Field(min_length=1)] = ("http://localhost:8000/v1",)
+    """Where they are, up to and with /v1; samples are dealt out evenly. Each a vLLM with one API server (its
+    default): of several, one alone would hear of a new adapter."""
+    base: str | None = None
+    """The name under which they serve the base; null: the one that `base` says."""
+    adapters: Path | None = None
+    """Folder in which the servers find the adapters, under the same path as this process; null: adapters/ in
+    the output."""
+    concurrency: Count = 64
+    """Samples in flight at one server."""
+    connect_timeout: Seconds = 10.0
+    """Seconds to reach a server."""
+    idle_timeout: Seconds = 300.0
+    """Seconds without a token after which a sample counts as lost, waiting in the server's queue included."""
+    retries: Natural = 8
+    """Tries in a row that may bring no sample at all before the run stops, with a checkpoint."""
+    backoff: Positive = 1.0
+    """Seconds before the first retry; doubled each time, up to 60. 8 retries from 1 s on wait 3 minutes."""
+
+
+def _sentence(text: str) -> str:
+    wrap_up_of(text)
+    return text
+
+
+class RolloutConfig(Section):
+    """How samples are made."""
+
+    prompts: Count = 16
+    """Problems a batch, over all devices."""
+    group: Annotated[int, field(integer, least=2, of="")] = 12
+    """Samples a problem; all of one group share one budget."""
+    context: Count = 512
+    """Most tokens of a sample, prompt included: the bound of unlimited thinking."""
+    temperature: Annotated[float, field(real, above=True, most=MOST_TEMPERATURE)] = 1.0
+    """Sampling temperature; the loss divides by it too, so what is sampled is what is trained."""
+    top_p: Annotated[float, field(real, above=True, most=1.0)] = 1.0
+    """Nucleus sampling; below 1 the sampled distribution is no longer quite the trained one."""
+    engine: str = "transformers"
+    """What decodes: "transformers", in this process, with the weights in training; or "vllm-server": vLLM
+    servers, on this machine or others, to which the adapters of `lora` go before each batch. Both need whole
+    weights on each device, and without `lora` it is "transformers". TRL's own vLLM modes (server, colocate)
+    are not among them: they want CUDA, and generate in one pass, which has no limit for thinking."""
+    server: ServerConfig = ServerConfig()
+    """The servers of "vllm-server"."""
+    wrap_up: Annotated[str, AfterValidator(_sentence)] | None = None
+    """A sentence before a forced close, or "qwen3" or "seed-oss": forced as the close is, and in no loss.
+    Serve the model with the same one. null: the bare close."""
+
+
+class LearningConfig(Section):
+    """The update."""
+
+    rate: Positive = 1.5e-4
+    """Learning rate of AdamW, after warm-up."""
+    schedule: str = "linear"
+    """The rate after warm-up, by transformers' name: "linear" falls to zero, "constant" stays."""
+    warmup_steps: Natural = 5
+    """Updates in which the rate rises."""
+    minibatches: Count = 1
+    """Parts of a batch, one update each. From two on the policy moves within a batch: the ratio to the
+    log-probs at sampling time leaves 1, and clipping can bite."""
+    iterations: Count = 1
+    """Passes over each batch; updates a batch = minibatches x iterations."""
+    clip_low: Positive = 0.2
+    """PPO clip range below 1."""
+    clip_high: Positive = 0.2
+    """PPO clip range above 1."""
+    kl: Positive = 0.0
+    """Weight of the KL term (low variance, k3) against the base; 0 leaves the base out of memory."""
+    entropy: Positive = 0.0
+    """Weight of the entropy bonus."""
+    loss: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
+    """TRL's loss type; "dapo" is the mean over all sampled tokens of the batch."""
+    weight_decay: Positive = 0.0
+    """AdamW's weight decay."""
+    max_grad_norm: Positive = 0.5
+    """Gradients are scaled down to this norm."""
+
+
+class DenseConfig(Section):
+    """Reward every thinking at several cuts (AnytimeReasoner, arXiv 2505.13438). A sample thinks once, is
+    closed and answered at each cut, and a thinking token is credited with the answers at or after it."""
+
+    cuts: Annotated[int, field(integer, least=2, of="")] = 4
+    """Cuts of one thinking: one from each of so many equal slices of `budgets`, the same for a whole group.
+    As many as a mixture has parts: its t*, every time."""
+    solutions: Count = 1
+    """Solutions sampled at each cut. Samples in one batch that TRL sees: prompts x group x cuts x this."""
+    baseline: Literal["group", "budget-relative"] = "group"
+    """What a reward is compared with. "group": the other samples at the same cut. "budget-relative" (BRPO):
+    for thinking, partly what the same thinking earned at its earlier cuts."""
+
+    @property
+    def rows(self) -> int:
+        """Solutions, and so rows of a batch, a sample."""
+        return self.cuts * self.solutions
+
+
+class LoraConfig(Section):
+    """Train low-rank adapters (peft) and leave the base as it is. The model written is merged."""
+
+    rank: Count = 16
+    """Rank of the adapters."""
+    alpha: Count = 32
+    """Scale: alpha / rank multiplies what the adapters add."""
+    dropout: Annotated[float, field(real, most=0.99)] = 0.0
+    """Dropout in front of the adapters. It makes the ratio differ from 1 by itself: better left at 0."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the modules that get an adapter."""
+
+
+class DeviceConfig(Section):
+    """How a run lies on the hardware. Nothing here changes what is learnt, rounding aside."""
+
+    microbatch: Count | None = None
+    """Samples in one forward and backward pass on one device; null: a whole mini-batch at once."""
+    bucket_tokens: Count = 8192
+    """Padded tokens in one forward pass of the log-probs; batches mix short and long samples."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 computes in it, with the weights kept in float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    threads: Count = 1
+    """torch threads on a CPU."""
+
+
+class CheckpointConfig(Section):
+    """What survives a crash."""
+
+    every: Count = 20
+    """Batches between checkpoints. Each holds the whole state: a resumed run ends with the same weights."""
+    keep: Count = 2
+    """Checkpoints to keep; older ones are removed once a newer one is complete."""
+
+
+class About(Section):
+    """What a preset says of itself; no run reads it."""
+
+    what: str = ""
+    """Which recipe this is, and from where."""
+    launch: str = ""
+    """The command."""
+    memory: str = ""
+    """Memory on a device: an estimate, with the arithmetic."""
+    time: str = ""
+    """Time of the run: an estimate, with the arithmetic."""
+
+
+class MarkersConfig(Section):
+    """What begins and ends thinking. A known pair's name may stand for it: think, seed, gpt-oss, ..."""
+
+    open: str = ""
+    """What begins it; "" where nothing does, or the chat template has written it."""
+    close: str
+    """What ends it, and what is appended where thinking is cut."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            found = marker_text(value)
+            assert found is not None
+            return {"open": found.open, "close": found.close}
+        return value
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        marker_text((self.open, self.close))
+        return self
+
+
+class TrainConfig(Section):
+    """Everything that decides a run."""
+
+    base: str
+    """Embedded model (e1-tiny-base), model folder or hub id to start from."""
+    output: Path
+    """Folder for the model, its log and the checkpoints."""
+    seed: Annotated[int, field(integer, of="")] = 0
+    """Seeds the problems, the budgets and the sampling."""
+    steps: Count
+    """Batches of rollouts, each followed by learning.minibatches x learning.iterations updates."""
+    budgets: BudgetsConfig
+    """Which budget each group of samples gets."""
+    rollout: RolloutConfig = RolloutConfig()
+    """How samples are made."""
+    data: DataConfig = DataConfig()
+    """Where the problems come from."""
+    reward: RewardConfig = RewardConfig()
+    """What a solution is worth. Every reward that ships reads the solution alone."""
+    agent: AgentConfig | None = None
+    """Episodes of several turns with tools; null: each problem is one call."""
+    learning: LearningConfig = LearningConfig()
+    """The update."""
+    dense: DenseConfig | None = None
+    """Dense rewards, at several cuts of each thinking; null: each sample has one budget and one answer. With
+    learning.loss dapo or dr_grpo every sampled token weighs the same, as it should here."""
+    markers: MarkersConfig | None = None
+    """What begins and ends the base's thinking, where its tokenizer and chat template don't tell."""
+    lora: LoraConfig | None = None
+    """Low-rank adapters; null trains all weights."""
+    device: DeviceConfig = DeviceConfig()
+    """How the run lies on the hardware."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What survives a crash."""
+    report_to: Annotated[tuple[str, ...], OneOrSeveral] = ()
+    """Where metrics go besides metrics.csv, by transformers' name: wandb, tensorboard, trackio, ..."""
+    authors_compat: tuple[Defect, ...] = ()
+    """Defects of the authors' code to reproduce; true means all. "forced-close-in-loss": the close that was
+    appended is trained on; "inert-clipping": the ratio is not clipped; "fake-end": a solution cut off by s is
+    trained to end there, when the tokenizer pads with its end of text. Not among them: end of text while
+    thinking, where theirs masks what follows and ours takes it out and lets the model answer."""
+    about: About = About()
+    """What a preset says of itself."""
+
+    @field_validator("authors_compat", mode="before")
+    @classmethod
+    def _all_or_some(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return DEFECTS if value else ()
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> Self:
+        l1 = self.reward.length.startswith("l1")
+        if l1 and self.budgets.stated is None and self.reward.length_target is None:
+            raise ValueError(
+                f"reward.length {self.reward.length} needs a length: set budgets.stated, to have it in "
+                f"the prompt, or reward.length_target"
+            )
+        if self.budgets.stated is not None and not l1:
+            raise ValueError(
+                f"budgets.stated {self.budgets.stated} only asks for the length: set reward.length to l1-max "
+                f"or l1-exact, so that keeping to it is worth something"
+            )
+        if self.agent is None:
+            return self
+        if set(self.authors_compat) - {"inert-clipping"}:
+            raise ValueError("authors_compat: the defects of a single call can't be reproduced with agent")
+        if self.budgets.stated is not None or self.dense is not None:
+            raise ValueError("agent: budgets.stated and dense are for single calls; leave one of the two out")
+        return self
+
+    @property
+    def named_markers(self) -> MarkerText | None:
+        """The markers that the config names, if any."""
+        return None if self.markers is None else marker_text((self.markers.open, self.markers.close))
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates a batch."""
+        return self.learning.minibatches * self.learning.iterations
+
+    @property
+    def samples(self) -> int:
+        """Samples a batch, over all devices."""
+        return self.rollout.prompts * self.rollout.group
+
+    @property
+    def rows(self) -> int:
+        """Rows a batch as TRL sees them, over all devices: dense rewards make several of a sample."""
+        return self.samples * (1 if self.dense is None else self.dense.rows)

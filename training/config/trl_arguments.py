@@ -1,0 +1,71 @@
+"""A checked config in the terms of TRL and peft."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from .schema import TrainConfig
+
+_NO_CLIP = 1e9  # what "inert-clipping" does: a range that no ratio leaves
+
+
+def make_arguments(config: TrainConfig, microbatch: int) -> Any:
+    """The config in TRL's terms."""
+    import torch
+    from trl import GRPOConfig
+
+    learning, updates = config.learning, config.updates
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    accumulated = config.rows // (processes * learning.minibatches * microbatch)
+    inert = "inert-clipping" in config.authors_compat
+    return GRPOConfig(
+        output_dir=str(config.output / "checkpoints"),
+        seed=config.seed,
+        max_steps=config.steps * updates,
+        per_device_train_batch_size=microbatch,
+        gradient_accumulation_steps=accumulated,
+        # From two updates a batch on TRL keeps the log-probs of sampling time, and the ratio moves
+        steps_per_generation=accumulated * learning.minibatches,
+        num_iterations=learning.iterations,
+        num_generations=config.rows // config.rollout.prompts,
+        max_completion_length=config.rollout.context,
+        shuffle_dataset=False,  # preflight has laid out the order
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        learning_rate=learning.rate,
+        lr_scheduler_type=learning.schedule,
+        warmup_steps=learning.warmup_steps,
+        weight_decay=learning.weight_decay,
+        max_grad_norm=learning.max_grad_norm,
+        beta=learning.kl,
+        entropy_coef=learning.entropy,
+        epsilon=_NO_CLIP if inert else learning.clip_low,
+        epsilon_high=_NO_CLIP if inert else learning.clip_high,
+        loss_type=learning.loss,
+        mask_truncated_completions=False,
+        gradient_checkpointing=config.device.gradient_checkpointing,
+        bf16=config.device.precision == "bfloat16",
+        ddp_find_unused_parameters=False,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=updates,
+        save_strategy="steps",
+        save_steps=config.checkpoint.every * updates,
+        report_to=list(config.report_to),
+        disable_tqdm=True,
+    )
+
+
+def make_adapters(config: TrainConfig) -> Any:
+    if config.lora is None:
+        return None
+    from peft import LoraConfig
+
+    lora = config.lora
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        task_type="CAUSAL_LM",
+    )

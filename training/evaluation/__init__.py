@@ -1,0 +1,55 @@
+"""`elastic-agent eval`: accuracy against tokens, for every way of keeping to a budget, on any model.
+
+passes and strategies    a strategy is a generator of passes; nothing in there knows of IO
+engines                  who draws samples: in_process in batches, or served by any backend (a vLLM server)
+suites, graders          problems, who grades them, and words for probes
+grading, ratings         grading beside drawing; Codeforces ratings
+grid, results            what is to be measured, checked first; one line a sample, resumable
+stats, tables            intervals, the paper's table, curves for the scheduler (plots: training.plots)
+inspector                the same problems before and after training, as a page
+points                   one model at one budget, in process, for tests and benchmarks
+"""
+
+from .cli import main
+from .grid import Grid, GridError, check, run
+from .options import CURVE_BUDGETS
+from .points import PAPER_SAMPLING, Evaluator, Outcome, Point, table
+from .reports.stats import Summary, bootstrap, curves_of, interval, spread, summarize
+from .results import Key, Record, Results, ResultsFileError
+from .runners.graders import FunctionGrader
+from .strategies.passes import Strategy
+from .strategies.strategies import STRATEGIES, make_strategy
+from .suites import SEEDS, Item, Suite, set_suite, stock_suite
+
+__all__ = [
+    "CURVE_BUDGETS",
+    "Evaluator",
+    "FunctionGrader",
+    "Grid",
+    "GridError",
+    "Item",
+    "Key",
+    "Outcome",
+    "PAPER_SAMPLING",
+    "Point",
+    "Record",
+    "Results",
+    "ResultsFileError",
+    "SEEDS",
+    "STRATEGIES",
+    "Strategy",
+    "Suite",
+    "Summary",
+    "bootstrap",
+    "check",
+    "curves_of",
+    "interval",
+    "main",
+    "make_strategy",
+    "run",
+    "set_suite",
+    "spread",
+    "stock_suite",
+    "summarize",
+    "table",
+]

@@ -1,0 +1,100 @@
+"""Samples drawn in this process, many together in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from elastic_agent.backends.base import Codec
+from elastic_agent.generation.phases import Segment
+from elastic_agent.prompts.markers import MarkerText
+
+from ..strategies.passes import Chunk, Pass
+from .engines import Done, Live, Sample, check_same_tokens
+
+
+class InProcess:
+    """A Hugging Face model in this process, decoded in batches.
+
+    Args:
+        name: what to call it in results.
+        model: a causal language model in evaluation mode.
+        codec: its tokenizer.
+        rows: most samples drawn together.
+    """
+
+    native = False
+
+    def __init__(self, name: str, model: Any, codec: Codec, *, rows: int = 256) -> None:
+        self.name = name
+        self.codec = codec
+        self.context_length = int(model.config.max_position_embeddings)
+        self._model = model
+        self._rows = rows
+        self._solver: Any = model
+
+    @classmethod
+    def load(cls, name: str, *, rows: int = 256, markers: MarkerText | None = None) -> InProcess:
+        """An embedded model, a folder or a hub id; float32 on CPU, the stored precision on a GPU.
+
+        Raises:
+            UnknownModelError: nothing that can be loaded is there.
+            NoMarkersError: the model has no end-of-thinking marker.
+        """
+        from elastic_agent.backends.load import load_backend
+
+        backend: Any = load_backend(name, markers=markers)
+        return cls(name, backend.module, backend.codec, rows=rows)
+
+    def ready(self) -> None:
+        """It is, once it is loaded."""
+
+    def swapped(self, solver: InProcess) -> InProcess:
+        check_same_tokens(self, solver)
+        pair = InProcess(f"{self.name}>{solver.name}", self._model, self.codec, rows=self._rows)
+        pair.context_length = min(self.context_length, solver.context_length)
+        pair._solver = solver._model
+        return pair
+
+    def run(self, samples: Iterable[Sample], done: Done) -> None:
+        from elastic_agent.backends.transformers.decode import BatchDecoder
+
+        apart = self._solver is not self._model
+        decoders = {Segment.THINKING: BatchDecoder(self._model, max_rows=self._rows)}
+        if apart:
+            decoders[Segment.SOLUTION] = BatchDecoder(self._solver, max_rows=self._rows)
+        live: dict[tuple[Segment, int], Live] = {}
+        waiting = iter(samples)
+
+        def begin(one: Live, ask: Pass) -> None:
+            one.started(ask)
+            where = ask.segment if apart else Segment.THINKING
+            live[where, decoders[where].add(ask.request)] = one
+
+        def more() -> None:
+            # As many as can run: a longer queue would cost the second passes their place in the cache
+            while len(live) < self._rows and (sample := next(waiting, None)) is not None:
+                one = Live(sample, sample.start())
+                begin(one, cast("Pass", next(one.passes)))
+
+        more()
+        while live:
+            for where in {segment for segment, _ in live}:
+                for sampled in decoders[where].step():
+                    one = live.get((where, sampled.key))
+                    if one is None:
+                        continue
+                    one.counts["cached"] += sampled.cached
+                    try:
+                        ask = one.passes.send(Chunk((sampled.token,), sampled.finish))
+                    except StopIteration as end:
+                        one.over(end.value, done)
+                        ask = None
+                    else:
+                        if ask is None and sampled.finish is None:
+                            continue
+                    decoders[where].cancel(sampled.key)
+                    del live[where, sampled.key]
+                    if ask is not None:
+                        begin(one, ask)
+            more()

@@ -1,0 +1,228 @@
+"""The engine "vllm-server": vLLM servers sample, and get the adapters in training before each batch.
+
+A batch is: write the adapter, let every server load it, run each call's two-phase machine over one of them,
+and measure on some of the samples how far the servers' log-probs are from the trainer's. A sample that is
+lost (the server died, or was restarted and does not know the adapter) is drawn again from its beginning with
+the same seeds. So long samples, which are lost more often, do not become rarer.
+
+Seeds follow from the run's seed and the number of the batch: a resumed run asks for the same draws. They are
+not bit for bit the same draws, since vLLM's rounding depends on which requests share a step of its engine:
+now and then another token comes, and from there on the sample is another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from elastic_agent.backends.base import Backend, Sampling
+from elastic_agent.backends.batch import run_machine
+from elastic_agent.budget import Budget
+from elastic_agent.errors import BackendError, BackendUnavailableError
+from elastic_agent.prompts.markers import Markers
+
+from ..budgets.distributions import seeded
+from ..config.fields import ConfigError
+from ..config.schema import ServerConfig, TrainConfig
+from ..grpo.adapters import adapters_folder, write_adapter, write_blank_adapter
+from ..grpo.logprobs import logprob_gap
+from .adapter_server import AdapterServer, name_of
+from .two_phase import Rollout, codec_of, machine_for, rollout_of, whole_model
+
+_LONGEST_PAUSE = 60.0  # seconds
+_MEASURED = 8  # samples a batch whose log-probs are compared
+# What decode_in_process does. A server fills in what a request leaves out from the model's generation_config,
+# such as Qwen's top_k of 20; and it may know ends of text that the tokenizer in training does not.
+_PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+_PLAIN |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
+
+
+def make_served_rollouts(
+    config: TrainConfig, base: str, tokenizer: Any, tell: Callable[[str], None]
+) -> ServedRollouts:
+    """The engine of a config, once every server has shown that it can load an adapter of the run's shape.
+
+    Raises:
+        ConfigError: no `lora`, or a server that can't be reached, lacks the base, or can't load adapters.
+    """
+    if config.lora is None:
+        raise ConfigError(
+            "rollout.engine vllm-server takes the weights as adapters: set lora, for example with --set "
+            "lora.rank=16"
+        )
+    settings = config.rollout.server
+    codec = codec_of(tokenizer, config.named_markers)
+    servers = [AdapterServer(url, settings, codec, config.rollout.context) for url in settings.urls]
+    if int(os.environ.get("RANK", "0")) == 0:
+        names = (settings.base,) if settings.base else (config.base, base)
+        asyncio.run(_check(servers, names, lambda: write_blank_adapter(config, base)))
+    return ServedRollouts(servers, settings, adapters_folder(config), tell)
+
+
+async def _check(servers: Sequence[AdapterServer], names: tuple[str, ...], blank: Callable[[], Path]) -> None:
+    try:
+        for server in servers:
+            await server.check(names)
+        adapter = blank()
+        try:
+            for server in servers:
+                await server.load(adapter)
+                await server.unload()
+        finally:
+            shutil.rmtree(adapter)
+    except BackendError as error:
+        raise ConfigError(f"rollout.server: {error}") from error
+
+
+Attempt = Callable[[Backend, int], Awaitable[Rollout]]
+"""(backend, number of the call) -> its sample."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch on its way: which calls are still to do, what came of the others."""
+
+    adapter: Path
+    attempt: Attempt
+    todo: deque[int]
+    done: dict[int, Rollout] = field(default_factory=dict)
+    lost: list[BackendError] = field(default_factory=list)
+    """Why, for each attempt that failed."""
+    synced: float | None = None
+    """When the servers first had the weights, by time.perf_counter."""
+
+
+class ServedRollouts:
+    """The engine. Called like every `Engine`; `tell` hears of samples that are lost.
+
+    Raises, when called:
+        BackendUnavailableError: after `retries` tries in a row that brought no sample.
+        BackendError: a server answered something that no retry will change.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[AdapterServer],
+        settings: ServerConfig,
+        folder: Path,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._servers, self._settings, self._folder, self._tell = servers, settings, folder, tell
+        self._published: Path | None = None
+
+    def __call__(
+        self,
+        trainer: Any,
+        calls: Sequence[tuple[Sequence[int], Budget]],
+        markers: Markers,
+        context: int,
+        sampling: Sampling,
+        seed: int,
+    ) -> list[Rollout]:
+        async def attempt(backend: Backend, i: int) -> Rollout:
+            machine = machine_for(*calls[i], markers, context)
+            # vLLM takes seeds of 63 bits, and each pass adds one
+            drawn = replace(sampling, seed=seeded(seed, i) >> 1, logprobs=True)
+            await run_machine(backend, machine, drawn, _PLAIN)
+            return rollout_of(machine)
+
+        model = whole_model(trainer)
+        started = time.perf_counter()
+        adapter = self._publish(model, trainer.accelerator)
+        batch = _Batch(adapter, attempt, deque(range(len(calls))))
+        asyncio.run(self._run(batch))
+        done = [batch.done[i] for i in range(len(calls))]
+        mean, most = logprob_gap(model, done[:_MEASURED])
+        trainer.note(
+            {
+                "rollout/sync_seconds": (batch.synced or started) - started,
+                "rollout/lost": float(len(batch.lost)),
+                "rollout/logprob_gap": mean,
+                "rollout/logprob_gap_max": most,
+            }
+        )
+        return done
+
+    def _publish(self, model: Any, accelerator: Any) -> Path:
+        """Write the weights as they are now, once for all processes; those of the last batch go."""
+        path = [write_adapter(model, self._folder) if accelerator.is_main_process else None]
+        if accelerator.num_processes > 1:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(path)
+        adapter = path[0]
+        assert adapter is not None
+        if accelerator.is_main_process and self._published is not None and self._published != adapter:
+            shutil.rmtree(self._published, ignore_errors=True)
+        self._published = adapter
+        return adapter
+
+    async def _run(self, batch: _Batch) -> None:
+        """Try until nothing is left to do, with pauses that grow while nothing comes."""
+        tries = 0
+        while True:
+            before = len(batch.done)
+            faults = await asyncio.gather(*(_load(server, batch.adapter) for server in self._servers))
+            batch.synced = batch.synced or time.perf_counter()
+            lanes = [server for server, fault in zip(self._servers, faults, strict=True) if fault is None]
+            await asyncio.gather(*(self._lane(server, batch) for server in lanes))
+            if not batch.todo:
+                return
+            tries = 1 if len(batch.done) > before else tries + 1
+            missing = f"{len(batch.todo)} of {len(batch.todo) + len(batch.done)} samples are missing"
+            why = next((fault for fault in faults if fault is not None), None) or batch.lost[-1]
+            if tries > self._settings.retries:
+                raise BackendUnavailableError(
+                    f"{missing}, and {tries} tries in a row brought none: {why}"
+                ) from why
+            pause = min(_LONGEST_PAUSE, self._settings.backoff * 2 ** (tries - 1))
+            self._tell(
+                f"{missing}: {why}; trying again in {pause:.0f} s ({tries} of {self._settings.retries})"
+            )
+            await asyncio.sleep(pause)
+
+    async def _lane(self, server: AdapterServer, batch: _Batch) -> None:
+        """Run calls on one server until none are left or one is lost: that one goes back, to be done by
+        another server or the next try, and those in flight still may end."""
+        backend = server.backend(batch.adapter)
+        well = True
+
+        async def work() -> None:
+            nonlocal well
+            while batch.todo and well:
+                i = batch.todo.popleft()
+                try:
+                    batch.done[i] = await batch.attempt(backend, i)
+                except BackendError as error:
+                    lost = isinstance(error, BackendUnavailableError) or await _forgot(server, batch.adapter)
+                    if not lost:
+                        raise
+                    well = False
+                    batch.todo.append(i)
+                    batch.lost.append(error)
+
+        await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
+
+
+async def _load(server: AdapterServer, adapter: Path) -> BackendUnavailableError | None:
+    """Why the server is not there, if so."""
+    try:
+        await server.load(adapter)
+    except BackendUnavailableError as error:
+        return error
+    return None
+
+
+async def _forgot(server: AdapterServer, adapter: Path) -> bool:
+    """Whether the server was restarted since it loaded the adapter, or is lost altogether."""
+    try:
+        return not await server.serves(name_of(adapter))
+    except BackendUnavailableError:
+        return True
