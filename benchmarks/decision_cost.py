@@ -60,7 +60,8 @@ from _servers import NoServerError, PostgresServer, RedisServer
 
 from elastic_agent import Caps
 from elastic_agent.errors import DeadlineError
-from elastic_agent.scheduler import expect, grant, policies
+from elastic_agent.scheduler.allocation import demand as expect
+from elastic_agent.scheduler.allocation import grant
 from elastic_agent.scheduler.allocation.request import Book, Request, Running
 from elastic_agent.scheduler.dispatch.dispatcher import Desk
 from elastic_agent.scheduler.estimates.success_curve import load
@@ -72,6 +73,7 @@ from elastic_agent.scheduler.ledger.durable import Durable
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec
+from elastic_agent.scheduler.policies import marginal as policies
 from elastic_agent.scheduler.policies.marginal import Marginal
 from elastic_agent.scheduler.queueing.endpoint import Endpoint
 from elastic_agent.scheduler.runlog.events import RunLog, Sink

@@ -49,8 +49,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # A session's fixture is made once a worker: files that use `vllm`, or a server of their own, go to one, so
 # that one server starts, and not beside an engine.
 VLLM_FILES = (
-    "tests/core/backends/test_vllm_engine.py",
-    "tests/core/backends/test_vllm_real.py",
+    "tests/core/backends/vllm/test_engine.py",
+    "tests/core/backends/vllm/test_real_server.py",
     "tests/integrations/commands/test_up_real.py",
     "tests/integrations/gateway/test_vllm_guided.py",
     "tests/training/rollouts/test_vllm_training.py",

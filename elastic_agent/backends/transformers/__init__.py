@@ -1,8 +1,8 @@
 """A Hugging Face model in this process.
 
-    attention  Attention for decoding models whose heads share keys and values (GQA), without copying the
-               cache.
-    backend    A Hugging Face model in this process: the embedded default, on CPU or GPU.
-    decode     Batched decoding of a Hugging Face causal model, one token a step, without asyncio.
-    draw       Drawing tokens from logits, exactly, without putting a large vocabulary in order.
+attention  Attention for decoding models whose heads share keys and values (GQA), without copying the
+           cache.
+backend    A Hugging Face model in this process: the embedded default, on CPU or GPU.
+decode     Batched decoding of a Hugging Face causal model, one token a step, without asyncio.
+draw       Drawing tokens from logits, exactly, without putting a large vocabulary in order.
 """

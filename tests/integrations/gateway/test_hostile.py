@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.backends.load import load_backend
-from elastic_agent.integrations.gateway import fields, json_body
+from elastic_agent.integrations.gateway.api import json_body, request_schema
 from elastic_agent.integrations.gateway.api.errors import GatewayError
 from elastic_agent.integrations.gateway.api.responses_request import ResponseRequest
 from elastic_agent.integrations.gateway.app import Gateway
@@ -69,16 +69,22 @@ BOMBS: dict[str, str] = {
 
 @pytest.mark.parametrize("name", BOMBS)
 @pytest.mark.parametrize(
-    "kind", [fields.ChatRequest, fields.CompletionRequest, ResponseRequest, fields.TaskRequest]
+    "kind",
+    [
+        request_schema.ChatRequest,
+        request_schema.CompletionRequest,
+        ResponseRequest,
+        request_schema.TaskRequest,
+    ],
 )
-def test_a_body_is_read_at_a_bounded_price(name: str, kind: type[fields.Body]) -> None:
+def test_a_body_is_read_at_a_bounded_price(name: str, kind: type[request_schema.Body]) -> None:
     """Whatever is in it: 400 with a short answer, or a body; no standstill."""
     raw = BOMBS[name].encode()
     assert len(raw) <= BODY + 2_000_000
     began = time.thread_time()
     answer = {}
     try:
-        fields.read(kind, raw)
+        request_schema.read(kind, raw)
     except GatewayError as error:
         answer = error.body()
     assert time.thread_time() - began < ALLOWED
@@ -99,12 +105,15 @@ def test_a_body_is_read_at_a_bounded_price(name: str, kind: type[fields.Body]) -
 )
 def test_long_prompts_are_no_bombs(text: str) -> None:
     """What fills a context of 100,000 tokens is taken, however many commas and quotes are in it."""
-    body = fields.read(
-        fields.ChatRequest, json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+    body = request_schema.read(
+        request_schema.ChatRequest, json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
     )
     assert body.messages[0].content == text
     ids = list(range(128_000))
-    assert fields.read(fields.CompletionRequest, json.dumps({"prompt": ids}).encode()).prompt == ids
+    assert (
+        request_schema.read(request_schema.CompletionRequest, json.dumps({"prompt": ids}).encode()).prompt
+        == ids
+    )
 
 
 @pytest.mark.parametrize(("depth", "above"), [(95, False), (96, False), (97, True), (300, True)])

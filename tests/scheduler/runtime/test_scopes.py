@@ -17,7 +17,8 @@ import pytest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.errors import CapExceededError, ElasticError, ScopeError, TaskClosedError
 from elastic_agent.integrations.langchain import ChatElasticReasoning
-from elastic_agent.scheduler import BudgetScheduler, Task, context, current_task, task_budget
+from elastic_agent.scheduler import BudgetScheduler, Task, current_task, task_budget
+from elastic_agent.scheduler.runtime import context
 
 CAP = 60
 LONG = Reply(thinking="hm " * 200, solution="so the answer is 42")

@@ -17,7 +17,7 @@ from tests.vllm_server import ENVIRONMENT
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # two engines start, each in a minute on an idle machine
 def test_the_suite(root: Path, tmp_path: Path) -> None:
-    """tests/core/backends/vllm_engine_suite.py, in the environment of vLLM."""
+    """tests/core/backends/vllm/engine_suite.py, in the environment of vLLM."""
     python = vllm_python()
     if python is None:
         pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
@@ -29,7 +29,7 @@ def test_the_suite(root: Path, tmp_path: Path) -> None:
         "-p",
         "no:cacheprovider",
         "--import-mode=importlib",
-        "tests/core/backends/vllm_engine_suite.py",
+        "tests/core/backends/vllm/engine_suite.py",
     ]
     done = subprocess.run(
         command,

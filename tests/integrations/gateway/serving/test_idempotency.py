@@ -17,8 +17,9 @@ import pytest
 from benchmarks._servers import NoServerError, PostgresServer, RedisServer
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import StoreUnavailableError
-from elastic_agent.integrations.gateway import answers, idempotency, recorder, wire
 from elastic_agent.integrations.gateway.accounts.keys import Keys
+from elastic_agent.integrations.gateway.api import chat_format
+from elastic_agent.integrations.gateway.serving import idempotency, kept_answers, recorder
 from elastic_agent.integrations.gateway.serving.kept_answers import (
     Answers,
     Entry,
@@ -202,7 +203,7 @@ async def test_a_failure_of_our_own_that_was_billed(start: Start, monkeypatch: p
     def broken(*_: Any) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(wire.Chat, "_answer", broken)
+    monkeypatch.setattr(chat_format.Chat, "_answer", broken)
     async with start() as served:
         for key, asked in (("a", 2), ("a", 2), (None, 4)):
             status, headers, text = await send(served, key)
@@ -441,4 +442,4 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="answers can't be reached"):
         gone.begin(entry("one"), time.time(), Room())
     gone.close()
-    assert isinstance(answers.MemoryAnswers(), answers.MemoryAnswers)
+    assert isinstance(kept_answers.MemoryAnswers(), kept_answers.MemoryAnswers)

@@ -20,8 +20,9 @@ from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.backends.replicas import Replicas
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import BackendUnavailableError, LeaseLostError, StoreUnavailableError
-from elastic_agent.scheduler import BudgetScheduler, clocks
+from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.scheduler.allocation.request import Running
+from elastic_agent.scheduler.ledger import clocks
 from elastic_agent.scheduler.ledger.accounts import Amount
 from elastic_agent.scheduler.ledger.durable import LEASE, Durable
 from elastic_agent.scheduler.ledger.stores import open_store
