@@ -24,7 +24,7 @@ from elastic_agent.scheduler import BudgetScheduler, Price
 from tests import wire
 
 pytestmark = pytest.mark.skipif(
-    not (Path(__file__).parents[2] / "elastic_agent/models/e1-tiny/model.safetensors").exists(),
+    not (Path(__file__).parents[3] / "elastic_agent/models/e1-tiny/model.safetensors").exists(),
     reason="the embedded model is not in this tree",
 )
 

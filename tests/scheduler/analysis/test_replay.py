@@ -31,7 +31,6 @@ from elastic_agent.scheduler import (
     Price,
     Uniform,
     account,
-    policies,
     task_budget,
 )
 from elastic_agent.scheduler import __all__ as exported
@@ -39,7 +38,7 @@ from elastic_agent.scheduler.analysis.replay import POLICIES, Replayed, ReplayEr
 from elastic_agent.scheduler.estimates.agent_history import Histories
 from elastic_agent.scheduler.estimates.success_curve import Curve, CurveSet
 from elastic_agent.scheduler.latency.model import Speed
-from elastic_agent.scheduler.policies.marginal import Choice, State
+from elastic_agent.scheduler.policies.marginal import Choice, Marginal, State
 from elastic_agent.scheduler.runtime.external_call import ForeignCall, ForeignModel
 from elastic_agent.scheduler.runtime.task import Task
 from elastic_agent.usage import Usage
@@ -422,7 +421,7 @@ def test_a_killed_run_replays(tmp_path: Path) -> None:
         "                await asyncio.gather(*(task.generate('x' * n) for n in (9, 40, 99)))\n"
         "asyncio.run(main())\n"
     )
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     child = subprocess.Popen([sys.executable, "-c", program, str(path)], cwd=root)
     while not path.exists() or path.read_text(encoding="utf-8").count('"event": "settled"') < 12:
         assert child.poll() is None
@@ -548,7 +547,7 @@ def test_every_policy_is_known() -> None:
 
     ours = {name for name in exported if hasattr(getattr(scheduler, name), "choose")}
     assert ours - {"AllocationPolicy"} <= POLICIES.keys()
-    assert policies.Marginal in POLICIES.values()
+    assert Marginal in POLICIES.values()
 
 
 def test_what_can_not_be_replayed_says_why(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def _interrupted(path: Path, how: signal.Signals) -> list[dict[str, Any]]:
         [sys.executable, "-c", _PROGRAM, str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
     )
     assert child.stdout is not None
     with child.stdout:

@@ -11,7 +11,7 @@ from elastic_agent.errors import DataError
 from elastic_agent.training.data import Problem, decontaminate, deduplicate, load
 from elastic_agent.training.data.dedup import normalise
 
-SHARED = Path(os.environ.get("ELASTIC_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+SHARED = Path(os.environ.get("ELASTIC_SHARED_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 
 
 def problem(name: str, question: str, answer: str = "1", starter: str = "") -> Problem:

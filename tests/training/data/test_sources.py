@@ -26,7 +26,7 @@ from elastic_agent.training.data import (
 from elastic_agent.training.data.answers import Unusable, all_of, any_of, as_list, clean_answer
 from elastic_agent.training.rewards import CodeTests
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHARED = Path(os.environ.get("ELASTIC_SHARED_DATA", ROOT.parent / "shared" / "data"))
 Write = Callable[..., Path]
 

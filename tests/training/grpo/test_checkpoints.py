@@ -15,7 +15,7 @@ from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.run import train
 from tests.training.runs import EASY, make_base, small
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RUN: dict[str, Any] = {
     "steps": 6,
     "budgets": {"kind": "uniform", "low": 0, "high": 12, "unlimited": 0.25, "solution": 6},

@@ -10,7 +10,7 @@ import pytest
 from elastic_agent.training.grpo.logger import read_csv
 from tests.training.runs import EASY, make_base
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = (
     "rollout={prompts: 4, group: 4, context: 128}",
     "budgets={kind: mixture, thinking: [4, null], solution: 6}",

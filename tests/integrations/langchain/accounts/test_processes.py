@@ -28,7 +28,7 @@ from elastic_agent.scheduler import task_budget
 from elastic_agent.scheduler.ledger.stores import open_store
 from tests.wire import Wire, serve_in_thread
 
-PROGRAM = Path(__file__).with_name("other_process.py")
+PROGRAM = Path(__file__).parents[1] / "other_process.py"
 CALL = '<tool_call>{"name": "research", "arguments": {"question": "x"}}</tool_call>'
 
 

@@ -27,7 +27,7 @@ from elastic_agent.integrations.langchain.guarded.providers import known_control
 from elastic_agent.integrations.langchain.guarded.providers import task_budget as told_budget
 from elastic_agent.scheduler import task_budget
 
-DOCS = Path(__file__).parents[3] / "docs" / "langchain.md"
+DOCS = Path(__file__).parents[4] / "docs" / "langchain.md"
 NOTHING, SOME, MUCH = Budget(0, 500), Budget(2048, 500), Budget(100_000, 500)
 
 
