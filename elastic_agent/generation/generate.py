@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-from .answer import read_answer
 from ..backends.base import (
     DEFAULT_SAMPLING,
     Backend,
@@ -32,14 +31,15 @@ from ..backends.base import (
     no_hurry,
 )
 from ..budget import Budget
-from .control import Control
-from .early_exit import EarlyExit
 from ..errors import BackendProtocolError, ContextLengthError, UnsupportedError
 from ..prompts.guides import check_guide
 from ..prompts.markers import Markers, Opening
+from ..usage import Usage
+from .answer import read_answer
+from .control import Control
+from .early_exit import EarlyExit
 from .phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
 from .text import IncrementalText
-from ..usage import Usage
 from .wrap_up import wrapped
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
@@ -63,9 +63,9 @@ class Generation:
 
     `output_ids`, `sampled` (False = forced by us) and `logprobs` (None where forced or not asked for) are
     aligned, over thinking, close and solution. `two_passes` says why the engine did not hold both limits in
-    one pass; "" where it did. `solution` is the answer alone: thinking that the model opened again behind
-    the close is `reopened` (`elastic_agent.generation.answer`), though its tokens are among `solution_ids`; `in_answer`
-    tells them apart. `began_call` says that thinking ended in the start of a tool call.
+    one pass; "" where it did. `solution` is the answer alone: thinking that the model opened again behind the
+    close is `reopened` (`elastic_agent.generation.answer`), though its tokens are among `solution_ids`;
+    `in_answer` tells them apart. `began_call` says that thinking ended in the start of a tool call.
     """
 
     thinking: str

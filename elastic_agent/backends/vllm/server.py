@@ -25,6 +25,16 @@ from weakref import WeakSet
 
 import aiohttp
 
+from ...delivery import of_status
+from ...errors import (
+    BackendError,
+    BackendProtocolError,
+    BackendUnavailableError,
+)
+from ...prompts.markers import MarkerText
+from ...prompts.tokenizer import load_codec
+from ...reported import tokens
+from ...values import MOST_SECONDS, integer, real
 from ..base import (
     NO_LIMITS,
     Codec,
@@ -36,6 +46,7 @@ from ..base import (
     check_request,
     may_send,
 )
+from ..native import FIELD, PASSED, UNPROBED, probe_once
 from .engine_counters import (
     HURRY_SECONDS,
     SETTLE_SECONDS,
@@ -43,18 +54,7 @@ from .engine_counters import (
     Watch,
 )
 from .guide_check import GuideCheck
-from ..native import FIELD, PASSED, UNPROBED, probe_once
 from .served import address, find_codec, models_in, not_served, told, unreachable
-from ...delivery import of_status
-from ...errors import (
-    BackendError,
-    BackendProtocolError,
-    BackendUnavailableError,
-)
-from ...prompts.markers import MarkerText
-from ...reported import tokens
-from ...prompts.tokenizer import load_codec
-from ...values import MOST_SECONDS, integer, real
 
 _CLOSE_SECONDS, _CLOSE_HURRY = 0.5, 0.1
 """For a server to close its half of a connection after we have closed ours; the same while a call waits."""

@@ -16,12 +16,17 @@ from aiohttp import ClientError, web
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps
 from elastic_agent.errors import BackendUnavailableError, CapExceededError
-from .. import response_request
+from elastic_agent.scheduler.ledger.stores.protocol import Spec
+from elastic_agent.scheduler.policies.marginal import Choice as Thinking
+from elastic_agent.scheduler.policies.marginal import State
+from elastic_agent.scheduler.runtime.task import Task
+
 from ..accounts.accounts import Payer, Payers
-from .choices import Choice
-from ..settings import Limits, Upstream
+from ..accounts.tasks import OpenTask, Tasks
+from ..api import responses_request
+from ..api.chat_format import Chat, Completion, Format, Said
 from ..api.errors import GatewayError, answer_to, bad, told
-from .response_writer import Exchange, Stream, event_stream, last_words
+from ..api.headers import Terms, check_task_id, read_body, terms
 from ..api.request_schema import (
     ChatRequest,
     CompletionRequest,
@@ -30,16 +35,12 @@ from ..api.request_schema import (
     read,
     unknown,
 )
+from ..settings import Limits, Upstream
+from .choices import Choice
 from .idempotency import Idempotency
-from ..api.headers import Terms, check_task_id, read_body, terms
 from .plan import Plan, check_engine, plan
 from .recorder import HEADER
-from ..accounts.tasks import OpenTask, Tasks
-from ..api.chat_format import Chat, Completion, Format, Said
-from elastic_agent.scheduler.policies.marginal import Choice as Thinking
-from elastic_agent.scheduler.policies.marginal import State
-from elastic_agent.scheduler.ledger.stores.protocol import Spec
-from elastic_agent.scheduler.runtime.task import Task
+from .response_writer import Exchange, Stream, event_stream, last_words
 
 LONG_BODY = 16 * 1024
 """Bytes from which on a body is encoded in another thread."""
@@ -98,10 +99,10 @@ class Generations:
         """`/v1/responses`."""
         try:
             return await self._answer(
-                request, owner, facts, upstreams, response_request.read_as_chat, event_names=True
+                request, owner, facts, upstreams, responses_request.read_as_chat, event_names=True
             )
         except GatewayError as error:
-            raise response_request.renamed(error) from None
+            raise responses_request.renamed(error) from None
 
     def upstream(self, name: str | None, upstreams: Mapping[str, Upstream]) -> Upstream:
         """The model of this name; the first when none is named.

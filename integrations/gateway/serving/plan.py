@@ -25,7 +25,11 @@ from elastic_agent.budget import Budget
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.generation.generate import markers_for
 from elastic_agent.prompts.guides import check_guide
-from ..settings import Limits, Upstream
+from elastic_agent.prompts.markers import Opening
+from elastic_agent.tool_calls import ToolFormat
+
+from ...openai_format.guided import read_as, solution_fields
+from ...openai_format.schemas import SchemaError
 from ..api.errors import bad
 from ..api.request_schema import (
     EFFORTS,
@@ -36,10 +40,7 @@ from ..api.request_schema import (
     Part,
     header_tokens,
 )
-from ...openai_format.guided import read_as, solution_fields
-from ...openai_format.schemas import SchemaError
-from elastic_agent.prompts.markers import Opening
-from elastic_agent.tool_calls import ToolFormat
+from ..settings import Limits, Upstream
 
 
 @dataclass(frozen=True, slots=True)

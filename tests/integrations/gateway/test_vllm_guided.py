@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict
 from benchmarks._vllm import counters, idle
 from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
 from elastic_agent.backends.vllm.server import VllmServerBackend
-from elastic_agent.integrations.gateway.settings import Config, Upstream
 from elastic_agent.integrations.gateway.app import Gateway
+from elastic_agent.integrations.gateway.settings import Config, Upstream
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from tests.integrations.byte_model import save_byte_model
 from tests.vllm_server import ENVIRONMENT

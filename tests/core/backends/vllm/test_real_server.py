@@ -21,9 +21,9 @@ from elastic_agent.backends.base import GREEDY, Backend, TokenChunk, TokenReques
 from elastic_agent.backends.vllm.process import VllmProcess
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget, Caps
+from elastic_agent.errors import BackendError, UnsupportedError
 from elastic_agent.generation.control import Control
 from elastic_agent.generation.early_exit import EarlyExit
-from elastic_agent.errors import BackendError, UnsupportedError
 from elastic_agent.generation.generate import Call, generate, prompt_ids
 from elastic_agent.generation.phases import ThinkingEnd
 from elastic_agent.scheduler import BudgetScheduler
