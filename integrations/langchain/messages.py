@@ -20,9 +20,9 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from ..openai_format.reasoning import KINDS, reasoning_of
+from ..openai_format.reasoning import REASONING_TYPES, reasoning_of
 
-_SILENT = {*KINDS, "tool_call", "tool_use", "tool_call_chunk", "invalid_tool_call"}
+_SILENT = {*REASONING_TYPES, "tool_call", "tool_use", "tool_call_chunk", "invalid_tool_call"}
 
 
 def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:

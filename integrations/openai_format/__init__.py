@@ -1,8 +1,9 @@
-"""What everybody who shows a call to somebody needs: the LangChain model and the gateway.
+"""What the LangChain models and the gateway share: OpenAI-style tools, formats and messages.
 
-tool_calls   tool calls in a solution's text
-guided       a tool choice, strict tools and response formats, for the engine
-schemas      what an engine may be asked to guide by
-pieces       a call's events as reasoning, text and tool calls
-reasoning    an assistant's earlier thinking, in the ways that software hands it back
+May import the core; not its neighbours in `integrations/`.
+
+deltas            a call's events as what people are shown: reasoning, text, tool calls
+guided_decoding   tool choices, strict tools and response formats as fields for the engine
+schema_check      limits and checks for the JSON schemas that an engine is asked to keep to
+reasoning         an assistant's earlier thinking, in each form in which software hands it back
 """

@@ -1,4 +1,4 @@
-"""An assistant's earlier thinking, in the many ways that software hands it back.
+"""An assistant's earlier thinking, in each form in which software hands it back.
 
     a text                                    `reasoning` or `reasoning_content`: vLLM, SGLang, our gateway
     {"type": "thinking", "thinking": ...}     Anthropic, Gemini; Mistral has a list of texts in it
@@ -7,22 +7,22 @@
     {"type": "reasoning_content", "reasoning_content": {"text": ...}}  Bedrock
     [{"type": "reasoning.text", "text": ...}, ...]                     `reasoning_details` of OpenRouter
 
-What is encrypted or redacted has no text here.
+Encrypted or redacted thinking has no text and is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-KINDS = ("reasoning", "thinking", "reasoning_content", "redacted_thinking")
+REASONING_TYPES = ("reasoning", "thinking", "reasoning_content", "redacted_thinking")
 """Types of content blocks that are thinking."""
-NAMES = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
-"""Names beside a message's content, in the order in which they are believed: several say the same."""
+REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+"""Fields beside a message's content. Several may hold the same thinking: the first in this order counts."""
 _TEXTS = ("content", "summary", "reasoning", "thinking", "reasoning_content", "text")
 
 
 def reasoning_text(value: object) -> str:
-    """The text of a block, an item, or what stands under one of `NAMES`; empty when it has none."""
+    """The thinking in a block, an item or one of `REASONING_FIELDS`; "" when there is none."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -35,9 +35,9 @@ def reasoning_text(value: object) -> str:
 
 
 def reasoning_of(content: object, beside: Mapping[str, object]) -> str:
-    """An assistant's thinking: of its content blocks, else of what stands beside the content."""
+    """An assistant's thinking: from its content blocks, else from the fields beside the content."""
     if isinstance(content, Sequence) and not isinstance(content, str):
-        blocks = [b for b in content if isinstance(b, Mapping) and b.get("type") in KINDS]
+        blocks = [b for b in content if isinstance(b, Mapping) and b.get("type") in REASONING_TYPES]
         if text := "".join(reasoning_text(block) for block in blocks):
             return text
-    return next((text for name in NAMES if (text := reasoning_text(beside.get(name)))), "")
+    return next((text for name in REASONING_FIELDS if (text := reasoning_text(beside.get(name)))), "")

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from elastic_agent.backends.base import Codec
 
-from ...openai_format.deltas import Piece
+from ...openai_format.deltas import Delta
 from ..serving.choices import Choice, usage
 
 
@@ -55,7 +55,7 @@ class Format(Protocol):
         """The events that open a stream."""
         ...
 
-    def piece(self, choice: Choice, piece: Piece) -> Iterable[dict[str, Any]]:
+    def piece(self, choice: Choice, piece: Delta) -> Iterable[dict[str, Any]]:
         """The events of something new."""
         ...
 
@@ -91,7 +91,7 @@ class _Choices:
             if (opening := self._first(choice)) is not None:
                 yield self._chunk(opening)
 
-    def piece(self, choice: Choice, piece: Piece) -> Iterator[dict[str, Any]]:
+    def piece(self, choice: Choice, piece: Delta) -> Iterator[dict[str, Any]]:
         yield self._chunk(self._delta(choice, piece))
 
     def end(self, choice: Choice) -> Iterator[dict[str, Any]]:
@@ -111,7 +111,7 @@ class _Choices:
         """The choice that opens an answer, if there is one."""
         raise NotImplementedError
 
-    def _delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+    def _delta(self, choice: Choice, piece: Delta) -> dict[str, Any]:
         raise NotImplementedError
 
     def _last(self, choice: Choice) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Chat(_Choices):
     def _first(self, choice: Choice) -> dict[str, Any] | None:
         return {"index": choice.index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 
-    def _delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+    def _delta(self, choice: Choice, piece: Delta) -> dict[str, Any]:
         delta: dict[str, Any] = {}
         if piece.reasoning:
             delta["reasoning"] = delta["reasoning_content"] = piece.reasoning
@@ -173,7 +173,7 @@ class Completion(_Choices):
     def _first(self, choice: Choice) -> dict[str, Any] | None:
         return None
 
-    def _delta(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+    def _delta(self, choice: Choice, piece: Delta) -> dict[str, Any]:
         thought = {"reasoning": piece.reasoning} if piece.reasoning else {}
         return {"index": choice.index, "text": piece.text, "logprobs": None, "finish_reason": None} | thought
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ...openai_format.schema_check import depth_above
 from .errors import bad
 
 MOST = {",": 200_000, '"': 150_000, "[": 50_000, "{": 50_000}
@@ -46,22 +47,6 @@ def parse(raw: bytes) -> dict[str, Any]:
     if found["["] + found["{"] > MOST_DEPTH and depth_above(value, MOST_DEPTH):
         raise bad(None, f"the body is nested more than {MOST_DEPTH} deep", "invalid_json")
     return value
-
-
-def depth_above(value: Any, most: int) -> bool:
-    """Whether lists and objects are nested deeper than this; level by level, so that no stack runs over."""
-    level = [value]
-    for _ in range(most):
-        inner = []
-        for one in level:
-            if isinstance(one, dict):
-                inner += [below for below in one.values() if isinstance(below, dict | list)]
-            elif isinstance(one, list):
-                inner += [below for below in one if isinstance(below, dict | list)]
-        if not inner:
-            return False
-        level = inner
-    return True
 
 
 def _constant(name: str) -> float:

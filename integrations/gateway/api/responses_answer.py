@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
-from ...openai_format.deltas import Piece
+from ...openai_format.deltas import Delta
 from ..serving.choices import Choice, usage
 from .chat_format import Said, logprobs
 
@@ -62,7 +62,7 @@ class Responses:
     def whole(self) -> dict[str, Any]:
         """The response."""
         (choice,) = self.said.answers
-        piece = Piece(choice.reasoning, choice.text, choice.tool_calls)
+        piece = Delta(choice.reasoning, choice.text, choice.tool_calls)
         for _ in (*self.piece(choice, piece), *self.end(choice)):
             pass
         return self._response(choice)
@@ -78,7 +78,7 @@ class Responses:
         yield self._event("response.created", response=empty)
         yield self._event("response.in_progress", response=empty)
 
-    def piece(self, choice: Choice, piece: Piece) -> Iterator[dict[str, Any]]:
+    def piece(self, choice: Choice, piece: Delta) -> Iterator[dict[str, Any]]:
         """Reasoning and text grow in their items; a call comes whole."""
         if piece.reasoning:
             yield from self._grow("reasoning", piece.reasoning)

@@ -13,8 +13,7 @@ from elastic_agent.scheduler.runtime.call import TaskCall
 from elastic_agent.tool_calls import HERMES, ToolFormat
 from elastic_agent.usage import Usage
 
-from ...openai_format.deltas import Piece, Pieces
-from ...openai_format.tool_calls import ToolCallPiece
+from ...openai_format.deltas import Delta, DeltaBuilder, ToolCallDelta
 
 FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop"}
 
@@ -38,23 +37,23 @@ class Choice:
     ) -> None:
         self.index, self.call = index, call
         self.reasoning = self.text = ""
-        self.tool_calls: list[ToolCallPiece] = []
-        self._pieces = Pieces(tools, format)
+        self.tool_calls: list[ToolCallDelta] = []
+        self._pieces = DeltaBuilder(tools, format)
 
-    def feed(self, event: Event) -> Piece:
+    def feed(self, event: Event) -> Delta:
         """Take an event; what it brings to show."""
         return self._shown(self._pieces.feed(event))
 
-    def flush(self) -> Piece:
+    def flush(self) -> Delta:
         """The call is over: what was held back."""
         return self._shown(self._pieces.flush())
 
-    def _shown(self, piece: Piece) -> Piece:
+    def _shown(self, piece: Delta) -> Delta:
         """OpenAI knows no invalid tool call: one is shown as the text that it is."""
         calls = [call for call in piece.tool_calls if call["name"] is not None]
         broken = "".join(call["args"] or "" for call in piece.tool_calls if call["name"] is None)
         calls = [{**call, "index": len(self.tool_calls) + at} for at, call in enumerate(calls)]
-        piece = Piece(piece.reasoning, piece.text + broken, calls)
+        piece = Delta(piece.reasoning, piece.text + broken, calls)
         self.reasoning += piece.reasoning
         self.text += piece.text
         self.tool_calls += calls
@@ -76,14 +75,14 @@ class Choice:
         return [(token, value) for token, value, answers in said if answers and value is not None]
 
 
-async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Piece | None]]:
+async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Delta | None]]:
     """What there is to show, as it comes; None when an answer is whole. Closed, it stops all of them."""
     if len(choices) == 1:
         async with aclosing(_one(choices[0])) as pieces:
             async for shown in pieces:
                 yield shown
         return
-    queue: asyncio.Queue[tuple[Choice, Piece | None] | BaseException] = asyncio.Queue(maxsize=64)
+    queue: asyncio.Queue[tuple[Choice, Delta | None] | BaseException] = asyncio.Queue(maxsize=64)
 
     async def pump(choice: Choice) -> None:
         try:
@@ -108,7 +107,7 @@ async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Piece |
         await asyncio.gather(*running, return_exceptions=True)
 
 
-async def _one(choice: Choice) -> AsyncGenerator[tuple[Choice, Piece | None]]:
+async def _one(choice: Choice) -> AsyncGenerator[tuple[Choice, Delta | None]]:
     async with aclosing(choice.call.stream()) as events:
         async for event in events:
             yield choice, choice.feed(event)

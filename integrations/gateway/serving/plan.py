@@ -28,8 +28,8 @@ from elastic_agent.prompts.guides import check_guide
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.tool_calls import ToolFormat
 
-from ...openai_format.guided import read_as, solution_fields
-from ...openai_format.schemas import SchemaError
+from ...openai_format.guided_decoding import enforced_format, guided_fields
+from ...openai_format.schema_check import SchemaError
 from ..api.errors import bad
 from ..api.request_schema import (
     EFFORTS,
@@ -90,7 +90,7 @@ def plan(
     tools = _tools(body) if isinstance(body, ChatRequest) else []
     guide = _guide(body, tools, upstream) if isinstance(body, ChatRequest) else {}
     try:
-        format = read_as(upstream.backend.codec.tool_format, guide)
+        format = enforced_format(upstream.backend.codec.tool_format, guide)
     except UnsupportedError as error:
         raise bad("tools", f"tools: {error}", "unsupported_value") from None
     prompt = _chat_prompt(body, tools, upstream) if isinstance(body, ChatRequest) else _prompt(body, upstream)
@@ -274,7 +274,7 @@ def _guide(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upst
     if wanted is not None and wanted.type == "json_schema" and (shape is None or shape.schema_ is None):
         raise bad("response_format.json_schema", "response_format.json_schema: a schema is needed")
     try:
-        fields = solution_fields(
+        fields = guided_fields(
             tools,
             choice.function.name if isinstance(choice, NamedTool) else choice,
             body.parallel_tool_calls,

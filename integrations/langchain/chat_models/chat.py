@@ -26,8 +26,8 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from ...openai_format.deltas import Piece, Pieces
-from ...openai_format.guided import read_as
+from ...openai_format.deltas import Delta, DeltaBuilder
+from ...openai_format.guided_decoding import enforced_format
 from ..blocking_portal import portal
 from ..call import Outcome, Turned, answers, may_turn, run_call, together
 from ..errors import langchain_errors
@@ -66,7 +66,7 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
 
     async def _pieces(
         self, messages: Sequence[BaseMessage], options: CallOptions
-    ) -> AsyncGenerator[Piece | Outcome]:
+    ) -> AsyncGenerator[Delta | Outcome]:
         """What the call brings, and its Outcome last."""
         with langchain_errors():
             prompt = to_chat(messages)
@@ -81,11 +81,11 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
                 if turns
                 else None
             )
-            pieces = Pieces(options.tools, read_as(backend.codec.tool_format, options.guide))
+            pieces = DeltaBuilder(options.tools, enforced_format(backend.codec.tool_format, options.guide))
             async with aclosing(run_call(backend, ids, options, self._terms, spare)) as events:
                 async for event in events:
                     if isinstance(event, Turned):
-                        pieces = Pieces()
+                        pieces = DeltaBuilder()
                         continue
                     piece = pieces.flush() if isinstance(event, Outcome) else pieces.feed(event)
                     if piece:
@@ -106,13 +106,13 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=message) for message in made])
 
     async def _answer(self, messages: Sequence[BaseMessage], options: CallOptions) -> BaseMessage:
-        pieces: list[Piece] = []
+        pieces: list[Delta] = []
         async with aclosing(self._pieces(messages, options)) as parts:
             async for part in parts:
-                if isinstance(part, Piece):
+                if isinstance(part, Delta):
                     pieces.append(part)
                 else:
-                    whole = Piece(
+                    whole = Delta(
                         "".join(p.reasoning for p in pieces),
                         "".join(p.text for p in pieces),
                         [call for p in pieces for call in p.tool_calls],
@@ -134,11 +134,11 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         calls = False
         async with aclosing(self._pieces(messages, options)) as parts:
             async for part in parts:
-                if isinstance(part, Piece):
+                if isinstance(part, Delta):
                     calls = calls or bool(part.tool_calls)
                     yield ChatGenerationChunk(message=_chunk(part))
                 else:
-                    yield ChatGenerationChunk(message=_last(Piece(), part, calls))
+                    yield ChatGenerationChunk(message=_last(Delta(), part, calls))
 
     def _generate(
         self,
@@ -277,7 +277,7 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
             return len(self._backend().codec.encode_chat(to_chat(messages), tools=schemas or None))
 
 
-def _chunk(piece: Piece) -> AIMessageChunk:
+def _chunk(piece: Delta) -> AIMessageChunk:
     return AIMessageChunk(
         content=piece.text,
         additional_kwargs={"reasoning_content": piece.reasoning} if piece.reasoning else {},
@@ -288,7 +288,7 @@ def _chunk(piece: Piece) -> AIMessageChunk:
     )
 
 
-def _last(piece: Piece, outcome: Outcome, tool_calls: object) -> AIMessageChunk:
+def _last(piece: Delta, outcome: Outcome, tool_calls: object) -> AIMessageChunk:
     """The chunk that ends a message: what it cost is on no other."""
     chunk = _chunk(piece)
     chunk.usage_metadata = usage_metadata(outcome.result.usage)

@@ -28,7 +28,7 @@ from elastic_agent.scheduler.allocation.request import MOST_PRIORITY, OnExhauste
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.values import MOST_SECONDS, field, integer, real
 
-from ...openai_format.guided import solution_fields
+from ...openai_format.guided_decoding import guided_fields
 from ..call import Terms
 from ..errors import langchain_errors
 from .options import (
@@ -232,7 +232,7 @@ class ElasticFields(Serializable):
             sampling=Sampling(value("temperature"), value("top_p"), value("top_k"), value("seed")),
             stop=tuple(self.stop or ()) if stop is None else tuple(stop),
             tools=tools,
-            guide=solution_fields(
+            guide=guided_fields(
                 tools, choice, given.get("parallel_tool_calls"), given.get("response_format")
             ),
             n=value("n"),

@@ -18,7 +18,7 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from ...openai_format.deltas import Piece, Pieces
+from ...openai_format.deltas import Delta, DeltaBuilder
 from ..blocking_portal import portal
 from ..call import Outcome, Turned, answers, run_call, together
 from ..errors import langchain_errors
@@ -35,12 +35,12 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
 
     # Generating
 
-    async def _pieces(self, prompt: str, options: CallOptions) -> AsyncGenerator[Piece | Outcome]:
+    async def _pieces(self, prompt: str, options: CallOptions) -> AsyncGenerator[Delta | Outcome]:
         """What the call brings, and its Outcome last."""
         with langchain_errors():
             backend = await self._ready_backend(options.model)
             ids = backend.codec.encode_chat([{"role": "user", "content": prompt}])
-            pieces = Pieces()
+            pieces = DeltaBuilder()
             async with aclosing(run_call(backend, ids, options, self._terms)) as events:
                 async for event in events:
                     if isinstance(event, Outcome):

@@ -17,7 +17,7 @@ from elastic_agent.backends.vllm.server_process import free_port
 from elastic_agent.budget import Budget
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.generation.generate import generate
-from elastic_agent.integrations.openai_format.guided import solution_fields
+from elastic_agent.integrations.openai_format.guided_decoding import guided_fields
 from elastic_agent.prompts.guides import unwritable
 from elastic_agent.prompts.tokenizer import load_codec
 from tests.wire import Faults, Wire
@@ -138,7 +138,7 @@ def shape(schema: Any) -> dict[str, Any]:
 def test_a_vocabulary_that_cannot_write_the_answer(asked: Any, missing: str) -> None:
     """e1-tiny has digits and no braces; what it can write, or may leave unwritten, is not refused. A
     vocabulary that makes up its words on the way writes anything."""
-    fields = solution_fields(*asked)
+    fields = guided_fields(*asked)
     assert "".join(unwritable(load_codec(model_path("e1-tiny"), name="e1-tiny"), fields)) == missing
     assert unwritable(ScriptedBackend().codec, fields) == []
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from elastic_agent.integrations.openai_format.guided import solution_fields
-from elastic_agent.integrations.openai_format.schemas import SchemaError, check_schema
+from elastic_agent.integrations.openai_format.guided_decoding import guided_fields
+from elastic_agent.integrations.openai_format.schema_check import SchemaError, check_schema
 from tests.integrations.gateway.conftest import HELLO, Start
 from tests.wire import Faults
 
@@ -83,7 +83,7 @@ def test_a_bad_schema_is_refused(name: str) -> None:
     assert len(str(raised.value)) < 300
     tool = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
     with pytest.raises(SchemaError, match="tool 'f'"):
-        solution_fields([tool], None, None, None)
+        guided_fields([tool], None, None, None)
 
 
 class Node(BaseModel):
@@ -117,7 +117,7 @@ def test_a_good_schema_is_taken(schema: Any) -> None:
     check_schema(schema)
     if isinstance(schema, dict) and schema:
         shape = {"type": "json_schema", "json_schema": {"schema": schema}}
-        sent = solution_fields([], None, None, shape)["structured_outputs"]["json"]
+        sent = guided_fields([], None, None, shape)["structured_outputs"]["json"]
         assert json.loads(sent) == schema
 
 

@@ -22,7 +22,7 @@ from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from elastic_agent.integrations.langchain.errors import RefusedRequestError
-from elastic_agent.integrations.openai_format.guided import read_as, solution_fields
+from elastic_agent.integrations.openai_format.guided_decoding import enforced_format, guided_fields
 from elastic_agent.scheduler import task_budget
 from elastic_agent.tool_calls import HERMES, split, tool_format
 from tests.integrations.langchain.competent import Competent
@@ -192,7 +192,7 @@ for tag, texts in json.load(sys.stdin):
 print(json.dumps(out))
 """
     asked = [
-        (solution_fields(*how)["structured_outputs"]["structural_tag"], [*good, *bad])
+        (guided_fields(*how)["structured_outputs"]["structural_tag"], [*good, *bad])
         for _, how, good, bad in CASES
     ]
     done = subprocess.run(
@@ -208,24 +208,24 @@ print(json.dumps(out))
 
 def test_what_needs_no_grammar_sends_none() -> None:
     """A plain call with tools costs no compiled grammar."""
-    assert solution_fields([TOOL], "auto", None, None) == {}
-    assert solution_fields([TOOL], None, True, {"type": "text"}) == {}
-    assert solution_fields([], None, None, {"type": "json_object"}) == {
+    assert guided_fields([TOOL], "auto", None, None) == {}
+    assert guided_fields([TOOL], None, True, {"type": "text"}) == {}
+    assert guided_fields([], None, None, {"type": "json_object"}) == {
         "structured_outputs": {"json_object": True}
     }
     with pytest.raises(ValueError, match="response_format must be"):
-        solution_fields([], None, None, {"type": "yaml"})
+        guided_fields([], None, None, {"type": "yaml"})
 
 
 def test_an_enforced_call_is_read_whatever_the_models_format() -> None:
     """A grammar writes Hermes' JSON; what it can't watch for is refused, not promised."""
     format = tool_format("{{ '[TOOL_CALLS]' }}")
     tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
-    fields = solution_fields(tools, "add", None, None)
+    fields = guided_fields(tools, "add", None, None)
     said = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-    assert [call.arguments for call in split(said, read_as(format, fields))[1]] == [{"a": 1}]
-    assert read_as(format, {}) is format
+    assert [call.arguments for call in split(said, enforced_format(format, fields))[1]] == [{"a": 1}]
+    assert enforced_format(format, {}) is format
     strict = [{**tools[0], "function": {**tools[0]["function"], "strict": True}}]
     with pytest.raises(UnsupportedError, match="strict"):
-        read_as(format, solution_fields(strict, "auto", None, None))
-    assert read_as(HERMES, solution_fields(strict, "auto", None, None)) is HERMES
+        enforced_format(format, guided_fields(strict, "auto", None, None))
+    assert enforced_format(HERMES, guided_fields(strict, "auto", None, None)) is HERMES

@@ -1,12 +1,12 @@
-"""A tool choice, strict tools and response formats as guided decoding: fields for the solution's pass.
+"""Tool choices, strict tools and response formats as guided decoding: engine fields for the solution's pass.
 
-What is promised here is kept by the engine's grammar, not by asking the model: thinking stays free, and the
-solution can't come out otherwise unless its budget cuts it. Without a grammar a choice would be a wish, so an
-engine that has none refuses (`UnsupportedError`).
+The engine's grammar keeps these promises, not a request in the prompt: thinking stays free, and the solution
+keeps to its form unless its budget cuts it. An engine without guided decoding refuses such calls
+(`UnsupportedError`), because it could not enforce them.
 
 The fields are vLLM's `structured_outputs` (0.12 and later): `json` for a schema, and xgrammar's structural
-tags where tool calls come in. A call that is enforced is written as Hermes writes, whatever the model's own
-format is, and read so (`read_as`).
+tags for tool calls. An enforced call is written in Hermes format whatever the model's own format is, and read
+in both (`enforced_format`).
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from typing import Any
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.tool_calls import HERMES, ToolFormat
 
-from .schemas import SchemaError, check_schema
+from .schema_check import SchemaError, check_schema
 
 Schema = Mapping[str, Any]
 OPEN, CLOSE = HERMES.opens[0]
 
 
-def solution_fields(
+def guided_fields(
     tools: Sequence[Schema], choice: object, parallel: bool | None, response_format: Schema | None
 ) -> dict[str, Any]:
     """The engine's fields; empty when nothing has to be enforced.
 
     Args:
         tools: those that the model may call, OpenAI-style.
-        choice: "auto" or None leave it to the model; any other names or demands a call of `tools`.
+        choice: "auto" or None leave the choice to the model; any other value demands a call of `tools`.
         parallel: False allows one call at most.
         response_format: OpenAI's: `{"type": "json_schema", "json_schema": {"schema": ...}}` or `{"type":
-            "json_object"}`; where there are tools, the answer is such JSON or calls.
+            "json_object"}`. With tools, the answer is either such JSON or tool calls.
 
     Raises:
-        SchemaError: a schema that is none, or too deep or large to be compiled for everybody's sake.
-        ValueError: a response format that is neither.
+        SchemaError: a schema is invalid, or too deep or large to compile in a shared engine.
+        ValueError: another response format.
     """
     answer = _answer(response_format)
     if not tools:
@@ -60,12 +60,12 @@ def solution_fields(
     return {"structured_outputs": {"structural_tag": json.dumps({"type": "structural_tag", "format": form})}}
 
 
-def read_as(format: ToolFormat, fields: Mapping[str, Any]) -> ToolFormat:
-    """The format in which calls under these fields are read: the model's own, and the one that is enforced.
+def enforced_format(format: ToolFormat, fields: Mapping[str, Any]) -> ToolFormat:
+    """The format in which tool calls under these fields are read: the model's own and the enforced one.
 
     Raises:
-        UnsupportedError: calls that the model begins by itself are to keep to a schema, and it begins them in
-            a way that the fields don't watch for.
+        UnsupportedError: the model may choose to call a strict tool, and begins calls with a tag that the
+            engine does not watch for.
     """
     if not fields or OPEN in format.starts:
         return format
@@ -94,12 +94,12 @@ def _tag(tool: Schema, *, strict: bool) -> dict[str, Any]:
 
 
 def _as_text(answer: dict[str, Any]) -> dict[str, Any]:
-    """A schema as text: an object in an object is handed from process to process by a call within a call."""
+    """The schema as text: vLLM hands nested objects between its processes with one call per level."""
     return {"json": json.dumps(answer["json"])} if "json" in answer else answer
 
 
 def _answer(response_format: Schema | None) -> dict[str, Any] | None:
-    """What guides an answer in JSON; None for one in text."""
+    """What guides an answer in JSON; None for an answer in text."""
     match response_format:
         case None | {"type": "text"}:
             return None
