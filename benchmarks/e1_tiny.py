@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 import elastic_agent
-from elastic_agent.training.data.stock_problems import make_problems
-from elastic_agent.training.evaluation import SEEDS, Evaluator, Point, table
+from elastic_agent.backends.base import Sampling
+from elastic_agent.training.evaluation import Grid, InProcess, make_strategy, measure, stock_suite, summarize
+from elastic_agent.training.evaluation.reports.tables import kinds_table
 
 MODELS = Path(elastic_agent.__file__).parent / "models"
 BUDGETS: tuple[int | None, ...] = (0, 8, 16, 32, 48, 64, 96, 128, 256, None)
@@ -37,17 +38,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    problems = make_problems(SEEDS["test"], 70 if args.quick else args.problems, split="test")
-    points: list[Point] = []
+    grid = Grid(
+        stock_suite("test", 70 if args.quick else args.problems),
+        [make_strategy("elastic")],
+        QUICK_BUDGETS if args.quick else BUDGETS,
+        (SOLUTION,),
+        sampling=Sampling(temperature=0.6, top_p=0.95),
+    )
+    cells = []
     for name in ("e1-tiny-base", "e1-tiny"):
-        evaluator = Evaluator(args.models / name)
-        for t in QUICK_BUDGETS if args.quick else BUDGETS:
-            points.append(evaluator.point(problems, t, SOLUTION))
-            shown = "unconstrained" if t is None else f"t={t}"
-            print(f"{name} {shown}: {points[-1].accuracy:.3f}", flush=True)
-    print(table(points))
+        cells += summarize(measure(grid, InProcess.load(str(args.models / name), name=name)))
+        print(f"{name} is measured", flush=True)
+    print(kinds_table(cells))
     if args.json:
-        print(json.dumps({"points": [point.as_json() for point in points]}))
+        print(json.dumps({"points": [cell.as_json() for cell in cells]}))
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def load(model: str) -> TransformersBackend:
     """The model asked for; a random one where the embedded one is not there yet."""
     if model != "e1-tiny" or model in embedded_models():
         return TransformersBackend.load(model_path(model), name=model)
-    from elastic_agent.training.model import new_model
-    from elastic_agent.training.tokenizer import build_tokenizer
+    from tools.e1_tiny.model import new_model
+    from tools.e1_tiny.tokenizer import build_tokenizer
 
     torch.manual_seed(0)
     return TransformersBackend(new_model().eval(), HFCodec(build_tokenizer()), name="random")

@@ -6,6 +6,7 @@
 2. GRPO on whole episodes: each group draws a cap in tokens, every turn gets what the scheduler grants it.
 3. Both are measured on held-out problems, under the scheduler's grants, at a few caps.
 
+Run from a clone: the supervised stage is `tools/e1_tiny/sft.py`, which is not in the wheel.
 About four minutes of one core's time; --quick runs every stage in seconds, and teaches nothing.
 --teach and --steps make the two stages longer. What it gave is in docs/lab-notes.md.
 """
@@ -29,17 +30,22 @@ from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.scheduler.runtime.offline_task import TaskWalk
-from elastic_agent.training import sft
 from elastic_agent.training.agents.episode_runner import Player, Rules, play
-from elastic_agent.training.agents.lookups import STEPS, demonstrate, look_up, make_lookups
+from elastic_agent.training.agents.lookup_environment import (
+    STEPS,
+    demonstrate,
+    lookup_environment,
+    make_lookup_rows,
+)
 from elastic_agent.training.agents.turn_renderer import Splicer
 from elastic_agent.training.config.loading import build
 from elastic_agent.training.data.stock_problems import make_problem
-from elastic_agent.training.model import load_model
+from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.rewards import solution_reward
 from elastic_agent.training.rollouts.two_phase import roll_out
 from elastic_agent.training.run import train
-from elastic_agent.training.tokenizer import build_tokenizer
+from tools.e1_tiny import sft
+from tools.e1_tiny.tokenizer import build_tokenizer
 
 CAPS = (50, 80, 120, 180)
 RULES = Rules(turns=6, context=768)
@@ -58,7 +64,7 @@ def measure(folder: Path, rows: Sequence[dict[str, Any]], cap: int, seed: int) -
     splicer = Splicer(HFCodec(build_tokenizer()))
     codec = splicer.codec
     players = [
-        Player(look_up(row), codec.encode_chat(row["prompt"]), TaskWalk(cap, close=splicer.close))
+        Player(lookup_environment(row), codec.encode_chat(row["prompt"]), TaskWalk(cap, close=splicer.close))
         for row in rows
     ]
     decoder = BatchDecoder(load_model(folder), max_rows=128, generator=torch.Generator().manual_seed(seed))
@@ -115,7 +121,7 @@ def run(output: Path, seed: int, teach: int, steps: int, *, quick: bool) -> None
     train(build(config))
 
     print(f"3. held-out problems, after {time.perf_counter() - begun:.0f} s", flush=True)
-    rows = make_lookups(seed, 6 if quick else 120, split="test")
+    rows = make_lookup_rows(seed, 6 if quick else 120, split="test")
     print("cap     before: right  answered  tokens     after: right  answered  tokens")
     for cap in CAPS:
         line = [f"{cap:4}"]

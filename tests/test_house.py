@@ -142,6 +142,13 @@ def test_imports_are_relative_inside_a_part_and_absolute_across_parts() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_nothing_that_ships_imports_what_does_not() -> None:
+    """The wheel holds no tests, tools, benchmarks or examples."""
+    outside = ("tests", "tools", "benchmarks", "examples")
+    wrong = [str(found) for found in IMPORTS if found.module.split(".")[0] in outside]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_heavy_libraries_only_in_their_adapters() -> None:
     """torch, vllm, trl, transformers, langchain and langgraph at module level only where the table says."""
     wrong = [

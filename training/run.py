@@ -3,7 +3,7 @@
     elastic-agent train --base DIR --output DIR [--seed N]
     elastic-agent train --config FILE|PRESET [--set section.field=value ...] [--resume]
 
-Without --config it is the second stage of e1-tiny (the first is elastic_agent.training.sft), on stock
+Without --config it is the second stage of e1-tiny (the first is tools/e1_tiny/sft.py), on stock
 problems. Every group of samples gets one budget; thinking is cut there, the close is forced and masked, and
 the solution alone is rewarded. --output gets the model, metrics.csv, metrics.svg, config.yaml, train_log.json
 and checkpoints, from which --resume goes on to the same weights as a run in one go.
@@ -34,10 +34,10 @@ from .config.trl_arguments import make_adapters, make_arguments
 from .data import dataset_of
 from .grpo.anytime import make_dense_rollout_func
 from .grpo.checkpoints import checkpoints, last_good
+from .grpo.export import export_model, load_model
 from .grpo.logger import Record, make_callback
 from .grpo.trainer import make_trainer_class
 from .grpo.validate import Ready, preflight
-from .model import export_model, load_model
 from .rewards import RewardFunction
 from .rollouts.two_phase import Defects, RolloutFunc, make_rollout_func
 

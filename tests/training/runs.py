@@ -27,7 +27,7 @@ def make_base(folder: Path, **sizes: int) -> Path:
     """A random model with the tokenizer of e1-tiny."""
     import torch
 
-    from elastic_agent.training.model import new_model, save_model
+    from tools.e1_tiny.model import new_model, save_model
 
     torch.manual_seed(0)
     save_model(new_model(**{"hidden": 64, "layers": 1, "heads": 2, "mlp": 64} | sizes), folder)

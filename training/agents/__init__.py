@@ -1,12 +1,12 @@
 """Agent rollouts: episodes of several turns with tools, each turn under a grant of its own.
 
-environment   what you write: an `Episode` for each problem, its tools and how it reads tool calls
-tools         runs tools, sync or async, that may raise, hang or say anything
-splice        the ids between two turns, as the chat template writes them
-play          the loop: grant, sample, run tools, splice, until the final answer
-rollouts      episodes for TRL: who gets which cap and which limits
-fields        the `agent` section of a training config
-lookups       a small environment that ships: stock problems whose lines must be looked up
+environment         What you write: an `Episode` for each problem, its tools, and how its tool calls are read.
+episode_runner      The loop: a grant, a sample, the tools, the turn renderer, until the final answer.
+fields              The `agent` section of a training config.
+lookup_environment  A small environment that ships: stock problems whose lines must be looked up.
+rollouts            Episodes for TRL: which cap and which limits each gets.
+tools               Runs tools, sync or async, that may raise, hang or return anything.
+turn_renderer       The ids between two turns, as the chat template writes them.
 """
 
 from .environment import (

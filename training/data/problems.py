@@ -13,7 +13,7 @@ from typing import Any
 
 from elastic_agent.errors import DataError
 
-from ..agents.lookups import make_lookups
+from ..agents.lookup_environment import make_lookup_rows
 from ..config.data import DataConfig
 from . import Deduplicated, Problem, decontaminate, deduplicate, to_rows
 from .logger import OWN, load_told
@@ -34,7 +34,7 @@ def stock(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:
 
 def lookups(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:
     """Fresh stock problems of the train split whose lines must be looked up, for the environment lookups."""
-    return make_lookups(seed + 1_000_003, needed, split="train")
+    return make_lookup_rows(seed + 1_000_003, needed, split="train")
 
 
 def named_sets(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:

@@ -7,31 +7,27 @@ grading, ratings         grading beside drawing; Codeforces ratings
 grid, results            what is to be measured, checked first; one line a sample, resumable
 stats, tables            intervals, the paper's table, curves for the scheduler (plots: training.plots)
 inspector                the same problems before and after training, as a page
-points                   one model at one budget, in process, for tests and benchmarks
 """
 
 from .cli import main
-from .grid import Grid, GridError, check, run
+from .grid import Grid, GridError, check, measure, run
 from .options import CURVE_BUDGETS
-from .points import PAPER_SAMPLING, Evaluator, Outcome, Point, table
 from .reports.stats import Summary, bootstrap, curves_of, interval, spread, summarize
 from .results import Key, Record, Results, ResultsFileError
 from .runners.graders import FunctionGrader
+from .runners.in_process import InProcess
 from .strategies.passes import Strategy
 from .strategies.strategies import STRATEGIES, make_strategy
 from .suites import SEEDS, Item, Suite, set_suite, stock_suite
 
 __all__ = [
     "CURVE_BUDGETS",
-    "Evaluator",
     "FunctionGrader",
     "Grid",
     "GridError",
+    "InProcess",
     "Item",
     "Key",
-    "Outcome",
-    "PAPER_SAMPLING",
-    "Point",
     "Record",
     "Results",
     "ResultsFileError",
@@ -46,10 +42,10 @@ __all__ = [
     "interval",
     "main",
     "make_strategy",
+    "measure",
     "run",
     "set_suite",
     "spread",
     "stock_suite",
     "summarize",
-    "table",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
@@ -174,6 +175,18 @@ def run(
             )
 
         engine.run(samples(), drawn)
+
+
+def measure(grid: Grid, engine: Engine) -> list[Record]:
+    """Every sample of one model, drawn afresh and kept in no file: for tests and benchmarks.
+
+    Raises:
+        GridError, ContextLengthError: as `check` does.
+    """
+    check(grid, engine)
+    with TemporaryDirectory() as folder, Results(Path(folder, "results.jsonl"), grid.header()) as results:
+        run(grid, engine, results)
+        return list(results.records.values())
 
 
 def _sample(grid: Grid, engine: Engine, key: Key, strategy: Strategy, item: Item) -> Sample:

@@ -5,7 +5,7 @@ advantages   Credit under dense rewards: which answers a token is responsible fo
 anytime      Dense rewards: one thinking, answered at several cuts (after AnytimeReasoner, arXiv
              2505.13438).
 checkpoints  Which checkpoint can be trusted after a crash.
-export       Model cards: what the weights are, what was measured, and the commands that reproduce it.
+export       Loading the weights that a run starts from, and writing those that it ends with.
 logger       What a run leaves for people: a line a batch with the time left, `metrics.csv`, and
              `metrics.svg`.
 logprobs     How far the log-probs of whoever sampled are from the trainer's own, for the same tokens.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from elastic_agent.errors import did_you_mean
 
 from ..agents.environment import Episode
-from ..agents.lookups import look_up
+from ..agents.lookup_environment import lookup_environment
 from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
 from ..data.logger import OWN
@@ -36,7 +36,7 @@ ENGINES: dict[str, MakeEngine] = {
     "transformers": lambda config, base, tokenizer, tell: decode_in_process,
     "vllm-server": make_served_rollouts,
 }
-ENVIRONMENTS: dict[str, Callable[..., Episode]] = {"lookups": look_up}
+ENVIRONMENTS: dict[str, Callable[..., Episode]] = {"lookups": lookup_environment}
 
 
 def named(table: Mapping[str, Named], name: str, field: str) -> Named:

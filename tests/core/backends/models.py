@@ -9,8 +9,8 @@ import torch
 
 from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.prompts.tokenizer import HFCodec
-from elastic_agent.training.model import new_model
-from elastic_agent.training.tokenizer import build_tokenizer
+from tools.e1_tiny.model import new_model
+from tools.e1_tiny.tokenizer import build_tokenizer
 
 
 @cache

@@ -18,8 +18,8 @@ from elastic_agent.errors import UncountablePromptError
 from elastic_agent.prompts import counting
 from elastic_agent.prompts.counting import Count, count_prompt
 from elastic_agent.prompts.tokenizer import HFCodec
-from elastic_agent.training.tokenizer import build_tokenizer
 from tests.core.prompts.test_tokenizer import tokenizer
+from tools.e1_tiny.tokenizer import build_tokenizer
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 TOOL: dict[str, Any] = {

@@ -9,10 +9,10 @@ from elastic_agent.generation.phases import Phase, TwoPhase
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.training.agents.environment import Episode, Tool, ToolCall
 from elastic_agent.training.agents.episode_runner import Granter, Played, Player, Rules, play
-from elastic_agent.training.agents.lookups import parse_questions
+from elastic_agent.training.agents.lookup_environment import parse_questions
 from elastic_agent.training.agents.turn_renderer import Splicer
 from elastic_agent.training.rollouts.two_phase import Call, Rollout, machine_for, rollout_of
-from elastic_agent.training.tokenizer import CLOSE, END, build_tokenizer, vocabulary
+from tools.e1_tiny.tokenizer import CLOSE, END, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()
 SPLICER = Splicer(HFCodec(build_tokenizer()))

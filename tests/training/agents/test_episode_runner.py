@@ -9,7 +9,6 @@ from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, InvalidBudgetError
 from elastic_agent.scheduler.runtime.offline_task import TaskWalk
 from elastic_agent.training.agents.episode_runner import Ending, Played, Player, Rules, play
-from elastic_agent.training.tokenizer import CLOSE, END, START, THINK
 from elastic_agent.usage import Usage
 from tests.training.agents.episodes import (
     CODEC,
@@ -22,6 +21,7 @@ from tests.training.agents.episodes import (
     random_decode,
     says,
 )
+from tools.e1_tiny.tokenizer import CLOSE, END, START, THINK
 
 ASKS = f"{CLOSE} what is #1 ? {END}"
 ANSWERS = f"{CLOSE} Answer : 2 . {END}"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.training.agents.lookups import make_lookups
+from elastic_agent.training.agents.lookup_environment import make_lookup_rows
 from elastic_agent.training.agents.rollouts import NUMBER, make_agent_rollout_func
 from elastic_agent.training.budgets.distributions import mixture
 from elastic_agent.training.config.fields import ConfigError
@@ -17,9 +17,9 @@ from elastic_agent.training.grpo.validate import preflight
 from elastic_agent.training.rollouts.registry import ENVIRONMENTS, SOURCES
 from elastic_agent.training.rollouts.two_phase import decode_in_process
 from elastic_agent.training.run import train
-from elastic_agent.training.tokenizer import CLOSE, END, START, THINK
 from tests.training.agents.episodes import VOCAB, always_calls, ids
 from tests.training.runs import easy_reward, make_base, small
+from tools.e1_tiny.tokenizer import CLOSE, END, START, THINK
 
 AGENT: dict[str, Any] = {
     "data": {"source": "lookups"},
@@ -53,11 +53,11 @@ def quiet(_: str) -> None: ...
 
 def roll(base: Path, tmp_path: Path, *, step: int = 0, seed: int = 0, **changes: Any) -> dict[str, Any]:
     """One batch of rollouts: two groups of three on a random model."""
-    from elastic_agent.training.model import load_model
+    from elastic_agent.training.grpo.export import load_model
 
     ready = preflight(small(base, tmp_path, **(AGENT | changes)), quiet)
     assert ready.agent is not None
-    rows = make_lookups(0, 2, split="train")
+    rows = make_lookup_rows(0, 2, split="train")
     rollout = make_agent_rollout_func(
         ready.agent,
         rows,
@@ -163,7 +163,7 @@ def test_an_environment_gets_the_rows_of_the_source(
 ) -> None:
     """A data set would give every dict the keys of all others: a shop would sell what it does not have."""
     goods = [{"tea": 3}, {"milk": 2, "eggs": 1}]
-    prompts = [row["prompt"] for row in make_lookups(0, 2, split="train")]
+    prompts = [row["prompt"] for row in make_lookup_rows(0, 2, split="train")]
     rows = [{"prompt": p, "goods": g} for p, g in zip(prompts, goods, strict=True)]
     seen: list[dict[str, int]] = []
 
@@ -203,8 +203,8 @@ def test_what_is_wrong_with_an_agent_is_said_before_anything_is_loaded(
 
 
 def test_an_environment_of_ones_own_is_imported(base: Path, tmp_path: Path) -> None:
-    agent = {"environment": "elastic_agent.training.agents.lookups:look_up"}
+    agent = {"environment": "elastic_agent.training.agents.lookup_environment:lookup_environment"}
     ready = preflight(small(base, tmp_path, **(AGENT | {"agent": agent})), quiet)
     assert ready.agent is not None
-    episode = ready.agent.environment(make_lookups(0, 1, split="train")[0])
+    episode = ready.agent.environment(make_lookup_rows(0, 1, split="train")[0])
     assert set(episode.tools) == {"line"}

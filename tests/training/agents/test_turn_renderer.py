@@ -4,8 +4,8 @@ import pytest
 
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.training.agents.turn_renderer import SpliceError, Splicer
-from elastic_agent.training.tokenizer import CLOSE, END, START, THINK, build_tokenizer
 from tests.training.agents.episodes import SPLICER, ids
+from tools.e1_tiny.tokenizer import CLOSE, END, START, THINK, build_tokenizer
 
 # As Qwen3's: results are grouped in a user's turn, thinking before the last question is dropped, and an
 # assistant's turn after it gets an empty block where it has none.

@@ -13,8 +13,6 @@ from elastic_agent.training.data.stock_problems import (
     parse_problem,
     split_of,
 )
-from elastic_agent.training.tokenizer import vocabulary
-from elastic_agent.training.traces import STYLE_SHARES, render_trace, words
 
 
 def test_the_same_seed_gives_the_same_problems() -> None:
@@ -92,43 +90,3 @@ def test_other_text_is_not_a_problem() -> None:
 )
 def test_answers_are_read_from_the_end_of_a_solution(text: str, answer: int | None) -> None:
     assert parse_answer(text) == answer
-
-
-def test_traces_stay_within_the_vocabulary() -> None:
-    rng, vocab = random.Random(0), vocabulary()
-    for _ in range(300):
-        problem = make_problem(rng)
-        trace = render_trace(problem, rng)
-        assert set(trace.thinking) | set(trace.solution) | set(words(problem.text)) <= set(vocab)
-
-
-@pytest.mark.parametrize("style", list(STYLE_SHARES))
-def test_a_trace_that_thinks_to_its_end_answers_right(style: str) -> None:
-    rng = random.Random(1)
-    for _ in range(50):
-        problem = make_problem(rng)
-        trace = render_trace(problem, rng, style=style, early=False)  # type: ignore[arg-type]
-        assert parse_answer(" ".join(trace.solution)) == problem.answer
-
-
-def test_styles_cost_what_their_names_say() -> None:
-    rng = random.Random(2)
-    problem = make_problem(rng, 5)
-    lengths = [
-        len(render_trace(problem, rng, style=style, early=False).thinking)
-        for style in ("overthinking", "verbose", "plain", "concise")
-    ]
-    assert lengths == sorted(lengths, reverse=True)
-    assert lengths[0] > 2 * lengths[2]
-
-
-def test_early_stops_sometimes_finish_and_sometimes_guess() -> None:
-    """The seed of what E1 reinforces is in the data, and only sometimes."""
-    rng = random.Random(3)
-    right = []
-    for _ in range(400):
-        problem = make_problem(rng, 5)
-        trace = render_trace(problem, rng, early=True)
-        assert trace.early
-        right.append(parse_answer(" ".join(trace.solution)) == problem.answer)
-    assert 0.35 < sum(right) / len(right) < 0.75

@@ -16,8 +16,8 @@ import pytest
 from elastic_agent.integrations.commands.main import main
 from elastic_agent.scheduler.estimates.success_curve import load_file
 from elastic_agent.training.evaluation.progress import Progress, minutes
-from elastic_agent.training.model import new_model, save_model
 from tests import wire
+from tools.e1_tiny.model import new_model, save_model
 
 SMALL = ("--thinking", "0,8,none", "--solution", "12", "--problems", "7")
 

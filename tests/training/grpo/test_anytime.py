@@ -27,13 +27,13 @@ from elastic_agent.training.grpo.anytime import (
 )
 from elastic_agent.training.grpo.logger import Record, read_csv
 from elastic_agent.training.grpo.validate import micro_batch, preflight
-from elastic_agent.training.model import new_model
 from elastic_agent.training.rollouts.two_phase import Rollout, machine_for, markers_of, rollout_of
 from elastic_agent.training.run import make_trainer, train
-from elastic_agent.training.tokenizer import CLOSE, build_tokenizer, vocabulary
 from tests.training.grpo.test_defects import gradient
 from tests.training.rollouts.test_two_phase import fake_trainer
 from tests.training.runs import EASY, easy_reward, make_base, small
+from tools.e1_tiny.model import new_model
+from tools.e1_tiny.tokenizer import CLOSE, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()
 MARK = VOCAB[CLOSE]

@@ -96,7 +96,7 @@ def test_kill_9_in_the_middle_of_a_checkpoint_then_resume_ends_the_same(
 
 
 def make_weights(base: Path) -> Any:
-    from elastic_agent.training.model import load_model
+    from elastic_agent.training.grpo.export import load_model
 
     return load_model(base).state_dict()
 

@@ -22,9 +22,9 @@ from elastic_agent.training.rollouts.two_phase import (
     rollout_of,
 )
 from elastic_agent.training.run import train
-from elastic_agent.training.tokenizer import CLOSE, END, PAD, THINK, build_tokenizer, vocabulary
 from tests.core.prompts.vocabularies import merging
 from tests.training.runs import EASY, gradient, make_base, small, trainer_of
+from tools.e1_tiny.tokenizer import CLOSE, END, PAD, THINK, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()
 CLIPPED = {

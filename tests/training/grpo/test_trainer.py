@@ -85,7 +85,7 @@ def test_adapters_are_trained_kept_and_merged(
     import torch
 
     from elastic_agent.backends.load import load_backend
-    from elastic_agent.training.model import load_model
+    from elastic_agent.training.grpo.export import load_model
 
     words = ["--base", str(base), "--output", str(tmp_path), "--steps", "2", "--thinking", "4,none"]
     for assignment in (

@@ -22,7 +22,7 @@ from elastic_agent.training.rewards import (
 from elastic_agent.training.rewards.code import last_block
 from elastic_agent.training.rewards.shape import l1_exact, l1_max, overlong
 from elastic_agent.training.rewards.stock import StockGrader
-from elastic_agent.training.tokenizer import CLOSE, END, build_tokenizer, vocabulary
+from tools.e1_tiny.tokenizer import CLOSE, END, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()
 RIGHT, WRONG = "Answer : 4 2 .", "Answer : 4 1 ."
@@ -230,7 +230,7 @@ def test_scores_are_numbers(decode: Callable[[Sequence[int]], str]) -> None:
 def test_trl_calls_it_and_logs_it(tmp_path: Path) -> None:
     """TRL 1.16 takes the object as a reward function, hands it the rollout's columns, logs its metrics."""
     from elastic_agent.training import run as trainer
-    from elastic_agent.training.model import new_model, save_model
+    from tools.e1_tiny.model import new_model, save_model
 
     save_model(new_model(hidden=64, layers=1, heads=2, mlp=64), tmp_path / "base")
     run = trainer.TrainConfig(

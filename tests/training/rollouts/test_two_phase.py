@@ -12,7 +12,6 @@ from elastic_agent.generation.generate import markers_for
 from elastic_agent.generation.phases import Phase, TwoPhase
 from elastic_agent.training.budgets.distributions import Spread, mixture
 from elastic_agent.training.data.stock_problems import make_problems
-from elastic_agent.training.model import new_model
 from elastic_agent.training.rewards import RewardConfig, make_reward_function, solution_reward
 from elastic_agent.training.rollouts.two_phase import (
     Defects,
@@ -27,8 +26,9 @@ from elastic_agent.training.rollouts.two_phase import (
     roll_out,
     rollout_of,
 )
-from elastic_agent.training.tokenizer import CLOSE, END, build_tokenizer, vocabulary
 from tests.core.prompts.vocabularies import merging
+from tools.e1_tiny.model import new_model
+from tools.e1_tiny.tokenizer import CLOSE, END, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()
 EOS, MARK = VOCAB[END], VOCAB[CLOSE]

@@ -21,14 +21,14 @@ from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.config.trl_arguments import make_adapters
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
+from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.grpo.validate import preflight
-from elastic_agent.training.model import load_model
 from elastic_agent.training.rollouts.two_phase import Rollout, markers_of, roll_out
 from elastic_agent.training.rollouts.vllm_servers import ServedRollouts, make_served_rollouts
 from elastic_agent.training.run import train
-from elastic_agent.training.tokenizer import build_tokenizer
 from tests.training.runs import EASY, make_base, small
 from tests.wire import Faults, Wire, serve_in_thread
+from tools.e1_tiny.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 PLAN = Callable[[Wire, int], None]

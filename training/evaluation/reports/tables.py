@@ -49,6 +49,26 @@ def detail_table(cells: Sequence[Summary]) -> str:
     return markdown(head, body)
 
 
+def kinds_table(cells: Sequence[Summary]) -> str:
+    """A row for each cell of one strategy and s: accuracy with its interval, tokens, accuracy by kind."""
+    kinds = sorted({kind for cell in cells for kind in cell.by_kind})
+    head = ["model", "t", "accuracy", "95% interval", "thinking", "solution", "n", *kinds]
+    body = [
+        [
+            escape(c.model),
+            "none" if c.t is None else str(c.t),
+            f"{c.accuracy:.3f}",
+            f"{c.low:.3f} to {c.high:.3f}",
+            f"{c.thinking_tokens:.0f}",
+            f"{c.solution_tokens:.0f}",
+            str(c.n),
+            *(f"{c.by_kind[kind]:.2f}" if kind in c.by_kind else "" for kind in kinds),
+        ]
+        for c in cells
+    ]
+    return markdown(head, body)
+
+
 def report(cells: Sequence[Summary], *, title: str) -> str:
     """The page that an evaluation writes."""
     return (

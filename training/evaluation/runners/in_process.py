@@ -34,8 +34,16 @@ class InProcess:
         self._solver: Any = model
 
     @classmethod
-    def load(cls, name: str, *, rows: int = 256, markers: MarkerText | None = None) -> InProcess:
-        """An embedded model, a folder or a hub id; float32 on CPU, the stored precision on a GPU.
+    def load(
+        cls, model: str, *, name: str | None = None, rows: int = 256, markers: MarkerText | None = None
+    ) -> InProcess:
+        """An embedded model, a folder or a hub id; float32 on a CPU, the stored precision on a GPU.
+
+        Args:
+            model: what to load.
+            name: what to call the model in results; None: as `model` says.
+            rows: most samples drawn together.
+            markers: of its thinking, where its tokenizer doesn't tell.
 
         Raises:
             UnknownModelError: nothing that can be loaded is there.
@@ -43,8 +51,8 @@ class InProcess:
         """
         from elastic_agent.backends.load import load_backend
 
-        backend: Any = load_backend(name, markers=markers)
-        return cls(name, backend.module, backend.codec, rows=rows)
+        backend: Any = load_backend(model, markers=markers)
+        return cls(name or model, backend.module, backend.codec, rows=rows)
 
     def ready(self) -> None:
         """It is, once it is loaded."""

@@ -1,6 +1,6 @@
 """Stage (a): the base of e1-tiny, trained from nothing on overthinking traces.
 
-    python -m elastic_agent.training.sft --output DIR [--seed N]
+    python -m tools.e1_tiny.sft --output DIR [--seed N]
 
 Fresh problems all the time, never the same batch twice; the loss is on the assistant's part alone. Batches
 hold rows of like length, up to a fixed number of tokens. Matrices are trained with Muon, the rest with
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from elastic_agent.arguments import COUNT, SEED
+from elastic_agent.training.data.stock_problems import DIFFICULTIES, make_problem
 
-from .data.stock_problems import DIFFICULTIES, make_problem
 from .model import new_model, save_model
 from .tokenizer import CLOSE, END, PAD, START, THINK, vocabulary
 from .traces import render_trace, words

@@ -6,8 +6,19 @@ from pathlib import Path
 import pytest
 
 import elastic_agent
-from elastic_agent.training.data.stock_problems import DIFFICULTIES, combine_problem, make_problems
-from elastic_agent.training.evaluation import CURVE_BUDGETS, SEEDS, Evaluator
+from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, combine_problem, make_problems
+from elastic_agent.training.evaluation import (
+    CURVE_BUDGETS,
+    SEEDS,
+    Grid,
+    InProcess,
+    Item,
+    Record,
+    Suite,
+    make_strategy,
+    measure,
+)
+from elastic_agent.training.evaluation.runners.graders import grader_of
 
 MODELS = Path(elastic_agent.__file__).parent / "models"
 NAMES = ("e1-tiny", "e1-tiny-base")
@@ -30,18 +41,25 @@ def test_a_model_folder_is_complete(name: str) -> None:
     assert "the seed of finishing in the solution is in the data" in card
 
 
+def answers(problems: list[Problem], thinking: int) -> list[Record]:
+    """What e1-tiny answers to each problem under one budget."""
+    suite = Suite("stock", [Item(p.text, p.text, p.answer) for p in problems], grader_of("stock"))
+    grid = Grid(suite, [make_strategy("elastic")], (thinking,), (96,))
+    return measure(grid, InProcess.load("e1-tiny"))
+
+
 def test_e1_answers_most_short_problems_when_cut_early() -> None:
     problems = make_problems(SEEDS["test"], 24, split="test", steps=3)
-    found = Evaluator(MODELS / "e1-tiny").outcomes(problems, 32, 96)
-    assert sum(o.right for o in found) >= 15
-    assert all(o.thinking_tokens <= 32 and o.solution_tokens <= 96 for o in found)
+    found = answers(problems, 32)
+    assert sum(r.right for r in found) >= 15
+    assert all(r.thinking_tokens <= 32 and r.solution_tokens <= 96 for r in found)
 
 
 def test_e1_adds_up_branch_results() -> None:
     """An agent's last call, in the format that combine_problem writes."""
     problems = [combine_problem([5 + i, 9, 7 + 2 * i, 4]) for i in range(12)]
-    found = Evaluator(MODELS / "e1-tiny").outcomes(problems, 96, 96)
-    assert sum(o.right for o in found) >= 9
+    found = answers(problems, 96)
+    assert sum(r.right for r in found) >= 9
 
 
 def test_the_curves_cover_every_kind_and_budget() -> None:

@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from .data.stock_problems import Problem, Step
+from elastic_agent.training.data.stock_problems import Problem, Step
 
 Style = Literal["overthinking", "verbose", "plain", "concise"]
 

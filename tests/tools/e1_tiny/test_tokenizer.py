@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.training.rollouts.two_phase import markers_of, prompt_ids_of
-from elastic_agent.training.tokenizer import CLOSE, END, PAD, SPECIALS, THINK, build_tokenizer, vocabulary
+from tools.e1_tiny.tokenizer import CLOSE, END, PAD, SPECIALS, THINK, build_tokenizer, vocabulary
 
 
 @pytest.fixture(scope="module")

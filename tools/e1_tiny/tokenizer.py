@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .data import stock_problems as stock
+from elastic_agent.training.data import stock_problems as stock
 
 PAD, START, END, THINK, CLOSE, UNKNOWN = (
     "<|endoftext|>",
