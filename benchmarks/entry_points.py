@@ -167,7 +167,7 @@ def option(command: str, name: str) -> Callable[[str], Any]:
 
     def use(text: str) -> Any:
         line = [*command.split(), *before, f"--{name}={text}"]
-        return getattr(cli._parser().parse_args(line), name.replace("-", "_"))
+        return getattr(cli.command_parser().parse_args(line), name.replace("-", "_"))
 
     return use
 

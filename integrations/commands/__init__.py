@@ -1,7 +1,15 @@
-"""The `elastic-agent` command and its sub-commands.
+"""The `elastic-agent` command: one file for each sub-command.
 
-main   The `elastic-agent` command.
-serve  `elastic-agent serve` and `elastic-agent keys`.
-up     `elastic-agent up`: a vLLM server with the flags that budgets want and a gateway before it,
-       until Ctrl-C.
+main       the parser of all sub-commands; errors become one sentence and an exit status
+options    options that several sub-commands share: a model, caps, a ledger, a wrap-up sentence
+demo       an agent on a shop's week of word problems, under caps
+ask        one question, with a thinking and a solution budget
+serve      the gateway, until a signal
+upstreams  the models that `serve` is given on its command line
+keys       keys for the gateway, with caps
+up         a vLLM server with the flags that budgets want, and the gateway before it
+report     what a recorded run spent, and why
+bench      whether a recorded run replays, and its regret against hindsight
+
+May import every part. Modules import what is heavy when their command runs.
 """

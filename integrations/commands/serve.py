@@ -1,8 +1,7 @@
-"""`elastic-agent serve` and `elastic-agent keys`.
+"""`elastic-agent serve`: the gateway, until it is told to stop.
 
 elastic-agent serve --model e1-tiny --no-keys
 elastic-agent serve --upstream NAME=http://host:8000/v1,tokenizer=HUB/ID,price=0.1:0.4 --ledger spend.db
-elastic-agent keys create alice --usd 5 --per day
 """
 
 from __future__ import annotations
@@ -11,39 +10,127 @@ import argparse
 import asyncio
 import gc
 import json
-import os
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from elastic_agent.arguments import given_markers
-from elastic_agent.backends.load import load_backend
-from elastic_agent.budget import Caps
-from elastic_agent.credentials import check_address, checked_key, ledger_place, upstream_key
-from elastic_agent.prompts.markers import MarkerText, marker_text
-from elastic_agent.scheduler.ledger.prices import Price
+from elastic_agent.arguments import COUNT, PAUSE, PORT, SECONDS, SOLUTION
+from elastic_agent.credentials import ledger_place
+from elastic_agent.values import argument, integer
 
-from ..gateway.accounts.keys import Keys
-from ..gateway.settings import Config, Limits, Upstream, without_password
+from .options import PRICE, add_ledger_option, add_model_options, add_no_keys_option, add_wrap_up_option
 
-GARBAGE = 20_000
-"""Objects made between two rounds of the garbage collector. What requests side by side have made is alive,
-and looked through in vain: of 64 at once, Python's 700 took 1.1 ms of the processor for each, this 0.1 ms."""
+if TYPE_CHECKING:
+    from ..gateway.app import Gateway
+    from .options import Commands
+
+COLLECT_EVERY = 20_000
+"""New objects between two rounds of the garbage collector. What concurrent requests have made is alive and is
+scanned in vain: with 64 requests, the default of 700 took 1.1 ms of processor time a request, this 0.1 ms."""
+SWITCH_SECONDS = 0.001
+"""Longest time for which a thread that encodes a long prompt keeps the event loop waiting. Python's default
+of 5 ms adds up over the packets of such a prompt."""
 OPEN_TO_ALL = (
     "NO KEYS: EVERY PROGRAM AND USER OF THIS MACHINE CAN SPEND HERE. "
     "To ask for keys: elastic-agent keys create NAME, and start again without --no-keys."
 )
-SWITCH_SECONDS = 0.001
-"""After which a thread that encodes a long prompt lets the loop go on: Python's 5 ms add up by packets."""
-PARTS = ("tokenizer", "price", "key-env", "served-as", "open", "close")
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Run a gateway until it is told to stop."""
+def add_command(commands: Commands) -> None:
+    """Add the command and its options."""
+    serve = commands.add_parser(
+        "serve",
+        help="an OpenAI-compatible server that budgets every call",
+        description="Serve models to any OpenAI client, with a thinking and a solution budget for each call, "
+        "caps for each key and task, and one ledger for as many gateways as you like. Clients need a key "
+        "(see `elastic-agent keys`); with --no-keys they need none, and only this machine can reach it.",
+    )
+    add_model_options(serve)
+    serve.add_argument(
+        "--upstream",
+        action="append",
+        metavar="NAME=URL",
+        help="a vLLM server, instead of --model; may be repeated. Further parts after commas: "
+        "tokenizer=NAME, price=IN:OUT, key-env=VARIABLE, served-as=NAME, open=TEXT, close=TEXT",
+    )
+    serve.add_argument("--price", type=PRICE, metavar="IN:OUT", help="USD per million tokens of --model")
+    serve.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
+    serve.add_argument("--port", type=PORT, default=8100, help="0 takes a free one (default: 8100)")
+    add_ledger_option(serve)
+    add_no_keys_option(serve)
+    serve.add_argument(
+        "--lease",
+        type=SECONDS,
+        default=60.0,
+        metavar="SECONDS",
+        help="after a gateway has died, what it holds is charged this much later (default: 60)",
+    )
+    serve.add_argument("--max-running", type=COUNT, metavar="N", help="most calls at once on each model")
+    serve.add_argument("--max-waiting", type=COUNT, metavar="N", help="most calls that wait for each model")
+    serve.add_argument(
+        "--solution", type=SOLUTION, metavar="TOKENS", help="solution budget where a request names none"
+    )
+    add_wrap_up_option(serve)
+    _add_limits(serve)
+    serve.add_argument("--log", metavar="FILE", help="record every decision, for `elastic-agent report`")
+    serve.add_argument(
+        "--watchdog",
+        action="store_true",
+        help="log which request makes the event loop stand still for 100 ms",
+    )
+    serve.add_argument("--quiet", action="store_true", help="no access log on standard output")
+    serve.set_defaults(run=run)
+
+
+def _add_limits(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--timeout", type=SECONDS, default=600.0, metavar="SECONDS", help="longest call (default: 600)"
+    )
+    serve.add_argument(
+        "--grace",
+        type=PAUSE,
+        default=30.0,
+        metavar="SECONDS",
+        help="time that running calls have to end when the gateway stops (default: 30)",
+    )
+    serve.add_argument(
+        "--task-idle",
+        type=SECONDS,
+        default=900.0,
+        metavar="SECONDS",
+        help="close a task that was unused for so long (default: 900)",
+    )
+    serve.add_argument(
+        "--keep-answers",
+        type=float,
+        default=3600.0,
+        metavar="SECONDS",
+        help="keep answers for requests that repeat their Idempotency-Key (default: 3600)",
+    )
+    serve.add_argument(
+        "--max-body",
+        type=argument(integer, least=1024, of="bytes"),
+        default=4 * 1024 * 1024,
+        metavar="BYTES",
+        help="largest request (default: 4 MiB)",
+    )
+    serve.add_argument(
+        "--max-connections",
+        type=COUNT,
+        default=8_000,
+        metavar="N",
+        help="most open connections of clients (default: 8000)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a gateway until SIGTERM or Ctrl-C."""
     try:
         from ..gateway.app import Gateway
     except ImportError as error:
         raise ValueError("the gateway needs: pip install 'elastic-agent[gateway]'") from error
+    from ..gateway.settings import Config, Limits
+    from .upstreams import upstreams_of
 
     limits = Limits(
         body=options.max_body,
@@ -54,7 +141,7 @@ def serve(options: argparse.Namespace) -> int:
         answer_seconds=options.keep_answers,
     )
     config = Config(
-        upstreams=[upstream(text) for text in options.upstream or ()] or [_single(options)],
+        upstreams=upstreams_of(options),
         ledger=ledger_place(options.ledger),
         host=options.host,
         port=options.port,
@@ -68,119 +155,39 @@ def serve(options: argparse.Namespace) -> int:
         no_keys=options.no_keys,
         watchdog=options.watchdog,
     )
-    asyncio.run(_serve(Gateway(config, None if options.quiet else _line)))
+    asyncio.run(run_gateway(Gateway(config, None if options.quiet else print_access)))
     return 0
 
 
-async def _serve(gateway: Any) -> None:
+async def run_gateway(gateway: Gateway) -> None:
+    """Start a gateway, wait for SIGTERM or Ctrl-C, and stop it; then close its models."""
+    from ..gateway.settings import without_password
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await gateway.start()
     gc.collect()
-    gc.freeze()  # what has been loaded is there to stay, and need not be looked through again and again
-    gc.set_threshold(GARBAGE)
+    gc.freeze()  # what is loaded by now stays: the collector need not scan it again
+    gc.set_threshold(COLLECT_EVERY)
     sys.setswitchinterval(SWITCH_SECONDS)
     config = gateway.config
-    print(
-        f"serving {', '.join(gateway.upstreams)} at {gateway.url}; ledger: {without_password(config.ledger)}",
-        file=sys.stderr,
-        flush=True,
-    )
+    names, ledger = ", ".join(gateway.upstreams), without_password(config.ledger)
+    _print_status(f"serving {names} at {gateway.url}; ledger: {ledger}")
     if config.no_keys:
-        print(OPEN_TO_ALL, file=sys.stderr, flush=True)
+        _print_status(OPEN_TO_ALL)
     await stop.wait()
-    print(f"stopping: what runs has {config.limits.grace_seconds:g} s to end", file=sys.stderr, flush=True)
+    _print_status(f"stopping: what runs has {config.limits.grace_seconds:g} s to end")
     await gateway.stop()
     for one in config.upstreams:
         await one.backend.aclose()
 
 
-def _line(facts: dict[str, Any]) -> None:
-    """One request of the access log."""
+def print_access(facts: dict[str, Any]) -> None:
+    """Print one request as a line of the access log."""
     print(json.dumps(facts), flush=True)
 
 
-def upstream(text: str) -> Upstream:
-    """`NAME=URL[,tokenizer=..][,price=IN:OUT][,key-env=VARIABLE][,served-as=NAME][,open=..]
-    [,close=..]`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    named, *parts = text.split(",")
-    name, _, url = named.partition("=")
-    said = dict(part.partition("=")[::2] for part in parts)
-    if not name or not url or not set(said) <= set(PARTS):
-        raise ValueError(
-            f"--upstream is NAME=URL, then any of {', '.join(f',{part}=..' for part in PARTS)}: {text!r}"
-        )
-    check_address(url, f"--upstream {name}")
-    secret = None
-    if "key-env" in said:
-        secret = os.environ.get(said["key-env"])
-        if not secret:
-            raise ValueError(f"--upstream {name}: the environment has no {said['key-env']}")
-        checked_key(secret, f"the environment's {said['key-env']}")
-    price = Price.parse(said["price"]) if "price" in said else None
-    if "open" in said and "close" not in said:
-        raise ValueError(f"--upstream {name}: open= says what begins thinking: say what ends it with close=")
-    markers = marker_text((said.get("open", ""), said["close"])) if "close" in said else None
-    return served(name, url, said.get("served-as"), secret, said.get("tokenizer"), price, markers)
-
-
-def served(
-    name: str,
-    url: str,
-    served_as: str | None,
-    key: str | None,
-    tokenizer: str | None,
-    price: Price | None,
-    markers: MarkerText | None = None,
-) -> Upstream:
-    """A model on a vLLM server."""
-    backend = load_backend(served_as or name, base_url=url, api_key=key, tokenizer=tokenizer, markers=markers)
-    return Upstream(name, backend, price=price)
-
-
-def _single(options: argparse.Namespace) -> Upstream:
-    markers = given_markers(options)
-    if options.base_url is not None:
-        check_address(options.base_url, "--base-url")
-        key = upstream_key(options)
-        return served(options.model, options.base_url, None, key, options.tokenizer, options.price, markers)
-    return Upstream(options.model, load_backend(options.model, markers=markers), price=options.price)
-
-
-def keys(options: argparse.Namespace) -> int:
-    """Make, list or revoke keys."""
-    store = Keys(ledger_place(options.ledger))
-    try:
-        if options.action == "create":
-            capped = options.usd is not None or options.tokens is not None
-            if options.per is not None and not capped:
-                raise ValueError("--per says for how long a cap is: set --usd or --tokens")
-            caps = Caps(usd=options.usd, tokens=options.tokens) if capped else None
-            secret, key = store.create(options.name, caps, window=options.per)
-            print(secret)
-            print(f"{key.name}: {_caps(key.public())}; shown once, keep it", file=sys.stderr)
-        elif options.action == "list":
-            for key in store.list():
-                state = "revoked" if key.revoked else "active"
-                print(f"{key.name}\t{state}\t{_caps(key.public())}\t{key.created}\t{key.account}")
-        else:
-            print(f"{store.revoke(options.name).name}: revoked; gateways that know it take it for 5 s more")
-    finally:
-        store.close()
-    return 0
-
-
-def _caps(key: dict[str, Any]) -> str:
-    parts = []
-    if key["usd"] is not None:
-        parts.append(f"${key['usd']:g}")
-    if key["tokens"] is not None:
-        parts.append(f"{key['tokens']:,} tokens")
-    window = f" a {key['per']}" if key["per"] else " in all" if parts else ""
-    return (" and ".join(parts) or "no cap") + window
+def _print_status(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

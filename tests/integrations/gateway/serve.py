@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from elastic_agent.backends.vllm.server import VllmServerBackend
-from elastic_agent.integrations.commands.serve import _line, _serve
+from elastic_agent.integrations.commands.serve import print_access, run_gateway
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.settings import Config, Limits, Upstream
 from tests.integrations.gateway.conftest import PRICE, shared_codec
@@ -25,4 +25,4 @@ if __name__ == "__main__":
         lease=float(lease),
         limits=Limits(grace_seconds=float(grace)),
     )
-    asyncio.run(_serve(Gateway(config, _line)))
+    asyncio.run(run_gateway(Gateway(config, print_access)))

@@ -1,0 +1,83 @@
+"""`elastic-agent keys`: keys for the gateway, with caps.
+
+elastic-agent keys create alice --usd 5 --per day
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from elastic_agent.arguments import CAP, USD
+from elastic_agent.budget import Caps
+from elastic_agent.credentials import ledger_place
+
+from .options import add_ledger_option
+
+if TYPE_CHECKING:
+    from ..gateway.accounts.keys import Keys
+    from .options import Commands
+
+
+def add_command(commands: Commands) -> None:
+    """Add the command, its three actions and their options."""
+    keys = commands.add_parser(
+        "keys",
+        help="keys for the gateway, with caps",
+        description="Keys lie hashed beside the ledger; a key is shown once, when it is made.",
+    )
+    actions = keys.add_subparsers(dest="action", metavar="action", required=True)
+    create = actions.add_parser("create", help="make a key and print it")
+    create.add_argument("name", help="whose it is, for logs")
+    create.add_argument("--usd", type=USD, metavar="N", help="cap in dollars")
+    create.add_argument("--tokens", type=CAP, metavar="N", help="cap on generated tokens")
+    create.add_argument("--per", choices=("day", "month"), help="the caps are for each UTC day or month")
+    revoke = actions.add_parser("revoke", help="end a key")
+    revoke.add_argument("name")
+    list_all = actions.add_parser("list", help="all keys, never the keys themselves")
+    for action, act in ((create, _create), (list_all, _list), (revoke, _revoke)):
+        add_ledger_option(action)
+        action.set_defaults(run=run, act=act)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make, list or revoke keys."""
+    from ..gateway.accounts.keys import Keys
+
+    keys = Keys(ledger_place(options.ledger))
+    try:
+        options.act(keys, options)
+    finally:
+        keys.close()
+    return 0
+
+
+def _create(keys: Keys, options: argparse.Namespace) -> None:
+    capped = options.usd is not None or options.tokens is not None
+    if options.per is not None and not capped:
+        raise ValueError("--per says for how long a cap is: set --usd or --tokens")
+    caps = Caps(usd=options.usd, tokens=options.tokens) if capped else None
+    secret, key = keys.create(options.name, caps, window=options.per)
+    print(secret)
+    print(f"{key.name}: {_caps(key.public())}; shown once, keep it", file=sys.stderr)
+
+
+def _list(keys: Keys, options: argparse.Namespace) -> None:
+    for key in keys.list():
+        state = "revoked" if key.revoked else "active"
+        print(f"{key.name}\t{state}\t{_caps(key.public())}\t{key.created}\t{key.account}")
+
+
+def _revoke(keys: Keys, options: argparse.Namespace) -> None:
+    print(f"{keys.revoke(options.name).name}: revoked; gateways that know it take it for 5 s more")
+
+
+def _caps(key: dict[str, Any]) -> str:
+    parts = []
+    if key["usd"] is not None:
+        parts.append(f"${key['usd']:g}")
+    if key["tokens"] is not None:
+        parts.append(f"{key['tokens']:,} tokens")
+    window = f" a {key['per']}" if key["per"] else " in all" if parts else ""
+    return (" and ".join(parts) or "no cap") + window
