@@ -28,7 +28,8 @@ from typing import Any
 
 from elastic_agent import Budget, load_backend
 from elastic_agent.backends.base import Codec, Sampling
-from elastic_agent.generation.phases import Phase, SolutionEnd, ThinkingEnd, TwoPhase
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
 from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, make_problems
 from elastic_agent.training.rewards import solution_reward
 

@@ -7,7 +7,9 @@ import random
 
 from elastic_agent.backends.base import GREEDY, Backend, Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import Call, Generation, generate
+from elastic_agent.generation.call import Call
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.result import Generation
 
 NOUNS = ("apples", "coins", "books", "eggs")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from elastic_agent.backends.load import model_path
+from elastic_agent.model_location import model_path
 from elastic_agent.prompts.tokenizer import load_codec
 
 MODEL = "e1-tiny"

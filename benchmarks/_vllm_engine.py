@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 from elastic_agent.backends.base import GREEDY
-from elastic_agent.backends.load import model_path
 from elastic_agent.backends.vllm.engine import VllmEngineBackend
 from elastic_agent.budget import Budget
 from elastic_agent.generation.generate import generate
+from elastic_agent.model_location import model_path
 
 
 def main() -> int:

@@ -66,8 +66,9 @@ from elastic_agent import Budget, Caps
 from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.errors import CapExceededError, DeadlineError, EndpointBusyError
-from elastic_agent.generation.generate import Generation, generate
-from elastic_agent.generation.phases import SolutionEnd
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd
+from elastic_agent.generation.result import Generation
 from elastic_agent.scheduler import BudgetScheduler, Timing
 from tests.clock import run as run_virtual
 

@@ -32,8 +32,8 @@ from typing import Any
 from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.errors import DeadlineError
-from elastic_agent.generation.generate import Generation
-from elastic_agent.generation.phases import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.result import Generation
 from elastic_agent.scheduler import BudgetScheduler
 from tests.clock import run as run_virtual
 

@@ -47,7 +47,7 @@ from elastic_agent.scheduler import BudgetScheduler, Price, Timing
 from elastic_agent.scheduler.policies.pacing import Pool
 from elastic_agent.training.config.loading import load_config
 from elastic_agent.training.evaluation.options import make_parser
-from elastic_agent.values import shown
+from elastic_agent.validation import shown
 
 Kind = Literal["integer", "real", "money"]
 Medium = Literal["python", "text", "json"]

@@ -27,10 +27,10 @@ import torch
 
 from benchmarks._calls import job, run
 from elastic_agent.backends.base import GREEDY
-from elastic_agent.backends.load import embedded_models, model_path
 from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import Generation
+from elastic_agent.generation.result import Generation
+from elastic_agent.model_location import embedded_models, model_path
 from elastic_agent.prompts.markers import Markers
 from elastic_agent.prompts.tokenizer import HFCodec
 

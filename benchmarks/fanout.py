@@ -33,7 +33,7 @@ from typing import Any
 from elastic_agent import Caps, Usage, load_backend
 from elastic_agent.backends.base import Backend
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
-from elastic_agent.generation.generate import Generation
+from elastic_agent.generation.result import Generation
 from elastic_agent.scheduler import BudgetScheduler, Price
 from tests.clock import run as run_virtual
 

@@ -27,8 +27,8 @@ from benchmarks._calls import problem
 from benchmarks._vllm import backend, counters, idle, parser, served
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import Call
-from elastic_agent.generation.phases import SolutionEnd
+from elastic_agent.generation.call import Call
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd
 
 # A call that ends by itself is not cancelled: long enough that few do
 THINKING, SOLUTION = 800, 60

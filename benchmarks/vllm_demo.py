@@ -43,7 +43,7 @@ from benchmarks._vllm import backend, idle, parser, served
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Caps
-from elastic_agent.generation.generate import prompt_ids
+from elastic_agent.generation.prepare import prompt_ids
 from elastic_agent.integrations.demo.agent import EMPTY, State, answer_of, build_agent, row_of
 from elastic_agent.integrations.demo.board import Board
 from elastic_agent.integrations.demo.practice import FixedCap

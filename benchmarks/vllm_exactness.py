@@ -25,8 +25,8 @@ import aiohttp
 
 from benchmarks._calls import job, run
 from benchmarks._vllm import backend, idle, parser, served
-from elastic_agent.generation.generate import Generation
-from elastic_agent.generation.phases import ThinkingEnd
+from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
+from elastic_agent.generation.result import Generation
 
 WAVE = 200
 ONE_PASS = "one pass"

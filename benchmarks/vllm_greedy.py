@@ -30,12 +30,13 @@ import torch
 from benchmarks._calls import problem
 from benchmarks._vllm import ENVIRONMENT, backend, parser, served
 from elastic_agent.backends.base import GREEDY
-from elastic_agent.backends.load import model_path
 from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.backends.vllm.process import vllm_python
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import Generation, generate
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.result import Generation
+from elastic_agent.model_location import model_path
 
 ROOT = Path(__file__).resolve().parent.parent
 Done = tuple[tuple[str, Budget], Generation]

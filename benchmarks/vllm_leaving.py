@@ -35,8 +35,8 @@ from benchmarks._calls import problem
 from benchmarks._vllm import Counters, backend, idle, parser, served
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import Call
-from elastic_agent.generation.phases import SolutionEnd
+from elastic_agent.generation.call import Call
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.settings import Config, Upstream
 

@@ -32,8 +32,8 @@ from benchmarks._vllm import parser, served
 from elastic_agent.backends.base import GREEDY, TokenRequest
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget
+from elastic_agent.generation.call import Call
 from elastic_agent.generation.control import Control
-from elastic_agent.generation.generate import Call
 
 
 class Endless(VllmServerBackend):

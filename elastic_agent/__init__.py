@@ -20,7 +20,7 @@ _HOME = {
     "Caps": "elastic_agent.budget",
     "Usage": "elastic_agent.usage",
     "ElasticError": "elastic_agent.errors",
-    "Generation": "elastic_agent.generation.generate",
+    "Generation": "elastic_agent.generation.result",
     "load_backend": "elastic_agent.backends.load",
     "ScriptedBackend": "elastic_agent.backends.scripted",
 }
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .backends.scripted import ScriptedBackend
     from .budget import Budget, Caps
     from .errors import ElasticError
-    from .generation.generate import Generation
+    from .generation.result import Generation
     from .usage import Usage
 
 

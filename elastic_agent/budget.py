@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Context, Decimal
 
 from .errors import InvalidBudgetError, InvalidCapsError
-from .values import MOST_SECONDS, MOST_TOKENS, integer, money, put, real, shown
+from .validation import MOST_SECONDS, MOST_TOKENS, integer, money, put, real, shown
 
 NANO = 1_000_000_000
 _FLOOR = Context(prec=60, rounding=ROUND_FLOOR)

@@ -25,9 +25,9 @@ import torch
 from transformers.utils import logging
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.backends.load import model_path
 from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
+from elastic_agent.model_location import model_path
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.scheduler.runtime.offline_task import TaskWalk
 from elastic_agent.training.agents.episode_runner import Player, Rules, play

@@ -16,7 +16,7 @@ HEAVY = (*MODELS, *STORES, "langchain", "langchain_core", "langgraph", "tiktoken
 LIGHT = {
     "elastic_agent": HEAVY,
     "elastic_agent.prompts.counting": HEAVY,
-    "elastic_agent.generation.phases": HEAVY,
+    "elastic_agent.generation.phases.two_phase": HEAVY,
     "elastic_agent.generation.generate": HEAVY,
     "elastic_agent.scheduler": HEAVY,
     "elastic_agent.scheduler.ledger.stores": HEAVY,

@@ -386,8 +386,8 @@ def serve_in_thread(backend: Backend, *, make: Callable[..., Wire] = Wire, **opt
 @contextmanager
 def serving(model: str = "e1-tiny") -> Iterator[str]:
     """The embedded model behind the wire, served under a name of the caller's choice; yields the base URL."""
-    from elastic_agent.backends.load import model_path
     from elastic_agent.backends.transformers.backend import TransformersBackend
+    from elastic_agent.model_location import model_path
 
     backend = TransformersBackend.load(model_path("e1-tiny"), name=model)
     try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from elastic_agent.arguments import COUNT, Parser, add_marker_options, given_markers
-from elastic_agent.values import argument, integer, real
+from elastic_agent.cli_arguments import COUNT, Parser, add_marker_options, given_markers
+from elastic_agent.validation import argument, integer, real
 
 from .budgets.distributions import parse_mixture
 from .config.fields import ConfigError

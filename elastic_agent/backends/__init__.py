@@ -1,1 +1,12 @@
-"""Backends: models that can be asked for tokens, behind one seam (`elastic_agent.backends.base.Backend`)."""
+"""Ways to a model, all behind one protocol: token ids in, a stream of token ids out.
+
+May import `prompts`, `tool_calls`, `charging` and the root's modules.
+
+base           The protocol: `Backend`, `Codec`, and what one pass is asked for and brings.
+limits_probe   Whether an engine holds both limits of a call itself: it is probed.
+load           A backend by name: what `model=` and `base_url=` mean.
+replicas       Several servers of one model as one backend.
+scripted       A deterministic model made of text, for tests.
+transformers/  A Hugging Face model in this process.
+vllm/          A vLLM server over HTTP, or the engine in this process.
+"""

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ..delivery import Delivery
+from ..charging.delivery import Delivery
 from ..errors import BackendError
 from ..prompts.markers import Markers
 from ..tool_calls.formats import ToolFormat
-from ..values import integer, put, real
+from ..validation import integer, put, real
 
 Finish = Literal["stop", "length"]
 
@@ -71,7 +71,7 @@ class Receipt:
         hurry: asked when the pass is left before its end: its call goes on at once, and what the pass served
             must be found out soon or not at all.
         refused: the request provably never reached the engine, not even its prompt was read: nothing is
-            charged. `elastic_agent.delivery` decides it where something was sent.
+            charged. `elastic_agent.charging.delivery` decides it where something was sent.
     """
 
     output: int | None = None

@@ -20,25 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownModelError
-from ..hub import hub_or_disk
-from ..prompts.markers import marker_text
+from ..model_location import embedded_models, hub_or_disk, model_path
+from ..prompts.marker_profiles import marker_text
 from .base import Backend
 
 ENGINES = ("transformers", "vllm")
 _LIBRARIES = r"(torch|transformers|tokenizers|safetensors|huggingface_hub)(\.|$)"
-_MODELS = Path(__file__).parent.parent / "models"
 _loaded: dict[tuple[Any, ...], Backend] = {}
 _lock = threading.Lock()
-
-
-def embedded_models() -> list[str]:
-    """Names of the models that ship inside this package."""
-    return sorted(p.parent.name for p in _MODELS.glob("*/config.json"))
-
-
-def model_path(model: str) -> str:
-    """Where a model's files are: the package's own folder for an embedded one, else the name unchanged."""
-    return str(_MODELS / model) if model in embedded_models() else model
 
 
 def load_backend(

@@ -1,12 +1,16 @@
 """One call: thinking, the close, the solution; driven over any backend.
 
-answer      A solution's tokens as the answer and as thinking that the model opened again.
-control     Steering a running call from outside: when thinking and solution must end, and how long
-            thinking may be.
-early_exit  Stop thinking when the answer no longer changes (as Dynasor does, arXiv 2412.20993); off
-            by default.
-generate    One call, driven: the machine says what to ask, the backend answers, text comes out.
-phases      One call as a two-phase state machine, without IO, clock or text.
-text        Token ids as text while they stream, and stop strings in it.
-wrap_up     A graceful end of thinking: a sentence before the forced close; off by default.
+May import `backends`, `prompts`, `tool_calls` and the root's modules.
+
+call             One call, driven: asks the machine for each pass, streams from the backend, gives out events.
+control          Steers a running call: deadlines for thinking and solution, the thinking limit.
+early_exit       Stop thinking when the answer no longer changes; off by default.
+generate         `generate` and `stream`: one call in one line.
+guided_decoding  Whether an engine can keep to a guided call's fields; found out at no token.
+machine_runner   Two-phase machines driven without text: a batch for training, or one over a backend.
+phases/          The two-phase machine itself, without IO, clock or text.
+prepare          What a call needs before it starts: prompt ids, markers, a Budget that fits.
+result           What a call brings: its events, and the whole answer.
+text             Token ids as text while they stream, and stop strings in it.
+wrap_up          A sentence before the forced close; off by default.
 """

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from .phases import Delta, Segment, SolutionEnd, ThinkingEnd, TwoPhase
+from .phases.deltas import Delta, Segment
+from .phases.stop_reasons import SolutionEnd, ThinkingEnd
+from .phases.two_phase import TwoPhase
 
 GRAIN = 0.05
 """Seconds by which an event loop's timer may be early."""

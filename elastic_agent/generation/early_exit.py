@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InvalidBudgetError
 from ..usage import Probes
-from ..values import integer, put
+from ..validation import integer, put
 
 if TYPE_CHECKING:
     from ..backends.base import Codec

@@ -1,15 +1,14 @@
 """Text to token ids: markers, chat templates, user text that stays text, and counts.
 
-control_strings  Law 7, user text is data: where a text could become a control token, and how it is
-                 kept from becoming one.
-counting         How many tokens a prompt has for a model that somebody else hosts, whose chat
-                 template we don't have.
-markers          Where thinking ends: markers as token-id sequences, resolved from the model's own
-                 tokenizer.
-model_files      What a model's files say beside its weights: its tokenizer, and the tokens that end
-                 and start a turn.
-token_bytes      What each id of a tokenizer stands for, as bytes: markers are looked for in these,
-                 across tokens.
-tokenizer        Text to ids for Hugging Face models: chat template, markers, and user text that stays
-                 text.
+May import `tool_calls` and the root's modules.
+
+control_strings    Law 7, user text is data: where a text could become a control token, and how it is kept
+                   from becoming one.
+counting           How many tokens a prompt has for a hosted model whose chat template is not public.
+marker_profiles    The known pairs of thinking markers: add a family of models here.
+marker_resolution  Finds a model's markers in its vocabulary and its chat template.
+markers            The markers of one model, as token ids: where thinking opens and ends.
+model_files        A model's tokenizer, and the tokens that end and start a turn.
+token_bytes        What each id of a tokenizer stands for, as bytes.
+tokenizer          Text to ids for Hugging Face models.
 """

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UncountablePromptError
-from ..values import integer
+from ..validation import integer
 
 if TYPE_CHECKING:
     import tiktoken

@@ -7,64 +7,13 @@ the caller names them; a plain text model, which could spell any marker, has non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from ..errors import InvalidMarkersError, NoMarkersError
+from ..errors import NoMarkersError
 from ..tool_calls.formats import ToolFormat
-
-
-@dataclass(frozen=True, slots=True)
-class MarkerText:
-    """A pair of markers as text, with the models that are known to use it.
-
-    Attributes:
-        open: what begins thinking; "" where nothing does.
-        close: what ends it.
-        used_by: the models, for people.
-        name: what to call the pair (`marker_text`).
-        answer: what a model that answers without thinking writes in place of `open`.
-        closes_before: (close, what follows): a text that ends thinking where the other one follows, which
-            belongs to the solution.
-        tokens: the vocabulary of such a model has all of these as tokens (default: the close).
-    """
-
-    open: str
-    close: str
-    used_by: str = ""
-    name: str = ""
-    answer: str = ""
-    closes_before: tuple[tuple[str, str], ...] = ()
-    tokens: tuple[str, ...] = ()
-
-
-KNOWN_MARKERS: tuple[MarkerText, ...] = (
-    MarkerText(
-        "<think>",
-        "</think>",
-        "E1, DeepSeek-R1, its distills and V3.1, DeepScaleR, DeepCoder, Qwen3, QwQ, GLM, Nemotron, SmolLM3",
-        "think",
-    ),
-    MarkerText("[THINK]", "[/THINK]", "Magistral", "magistral"),
-    MarkerText("<seed:think>", "</seed:think>", "Seed-OSS", "seed"),
-    MarkerText(
-        "<|channel|>analysis<|message|>",
-        "<|end|><|start|>assistant<|channel|>final<|message|>",
-        "gpt-oss",
-        "gpt-oss",
-        answer="<|channel|>final<|message|>",
-        closes_before=(
-            ("<|end|><|start|>assistant", "<|channel|>commentary"),
-            ("<|end|><|start|>assistant", " to"),
-        ),
-        tokens=("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"),
-    ),
-    MarkerText("<|channel>thought\n", "<channel|>", "Gemma 4", "gemma"),
-    MarkerText("<reasoning>", "</reasoning>", "models trained on reasoning tags", "reasoning"),
-    MarkerText("<thought>", "</thought>", "EXAONE Deep", "thought"),
-)
 
 
 class Opening(StrEnum):
@@ -252,110 +201,3 @@ class Markers:
         if self.spelling is None or not text:
             return ()
         return tuple(self.spelling.encode(text.decode(errors="replace")))
-
-
-def resolve_markers(
-    *,
-    vocabulary: Mapping[str, int],
-    encode: Callable[[str], Sequence[int]],
-    chat_template: str | None,
-    eos_ids: Iterable[int],
-    turn_ids: Collection[int] = (),
-    wanted: MarkerText | None = None,
-    model: str = "this model",
-    piece: Callable[[int], bytes] | None = None,
-    controls: Collection[int] | None = None,
-) -> Markers:
-    """Find a model's markers.
-
-    Markers that the chat template writes are the model's; else those that its vocabulary has as one token.
-
-    Args:
-        vocabulary: token text to id, added tokens included.
-        encode: text to ids without special tokens around, for markers of several tokens.
-        chat_template: the model's template, or None.
-        eos_ids: tokens that end a turn.
-        turn_ids: tokens that start a turn.
-        wanted: markers named by the caller; these win.
-        model: for the error message.
-        piece: an id to its bytes; without it markers are found by their ids alone.
-        controls: the ids that no tokenizer merges with what stands around them.
-
-    Raises:
-        NoMarkersError: the model has no markers that can be relied on.
-    """
-
-    def ids(text: str) -> tuple[int, ...]:
-        whole = vocabulary.get(text)
-        return (whole,) if whole is not None else tuple(encode(text)) if text else ()
-
-    def is_text(marker: tuple[int, ...]) -> bool:
-        if not marker or piece is None or controls is None:
-            return False
-        return not (marker[0] in controls and marker[-1] in controls)
-
-    pair = wanted or _known(vocabulary, chat_template or "")
-    if pair is None:
-        raise NoMarkersError(
-            f"{model} has no end-of-thinking marker in its vocabulary or chat template, so its thinking "
-            f"can't be budgeted. Use a reasoning model, or say what begins and ends its thinking: "
-            f"markers=MarkerText(open, close), or --open and --close. Known: {known_markers()}"
-        )
-    opens, close = ids(pair.open), ids(pair.close)
-    return Markers(
-        opens,
-        close,
-        frozenset(eos_ids),
-        frozenset(turn_ids),
-        ids(pair.answer),
-        tuple((ids(end), ids(then)) for end, then in pair.closes_before),
-        pair.open,
-        pair.close,
-        None if piece is None else Spelling(piece, encode),
-        is_text(opens),
-        is_text(close),
-    )
-
-
-def _known(vocabulary: Mapping[str, int], template: str) -> MarkerText | None:
-    """The pair that a template writes, or that is in a vocabulary."""
-
-    def there(pair: MarkerText) -> bool:
-        return all(token in vocabulary for token in pair.tokens or (pair.close,))
-
-    def writes(pair: MarkerText) -> bool:
-        return pair.open in template or pair.close in template
-
-    written = [m for m in KNOWN_MARKERS if writes(m) and (there(m) or not m.tokens)]
-    return next((m for m in (*written, *KNOWN_MARKERS) if m in written or there(m)), None)
-
-
-def marker_text(value: object) -> MarkerText | None:
-    """A pair of markers, however it is given: a `MarkerText`, the name of a known pair, (open, close), or a
-    mapping with `open` and `close`; None is None.
-
-    Raises:
-        InvalidMarkersError: it is none of them.
-    """
-    if value is None or isinstance(value, MarkerText):
-        return value
-    if isinstance(value, str) and (known := next((m for m in KNOWN_MARKERS if m.name == value), None)):
-        return known
-    pair = value
-    if isinstance(value, Mapping) and "close" in value and set(value) <= {"open", "close"}:
-        pair = (value.get("open") or "", value["close"])
-    if isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(part, str) for part in pair):
-        opens, close = pair
-        if close.strip() and opens != close:
-            known = next((m for m in KNOWN_MARKERS if (m.open, m.close) == (opens, close)), None)
-            return known or MarkerText(opens, close)
-    names = ", ".join(m.name for m in KNOWN_MARKERS)
-    raise InvalidMarkersError(
-        f"markers are what begins and ends thinking, as in open: <think>, close: </think> (open may be left "
-        f"out, close not, and they differ), or one of {names}; not {value!r}"
-    )
-
-
-def known_markers() -> str:
-    """The pairs that are found by themselves, for people."""
-    return "; ".join(f"{m.open.strip()} {m.close} ({m.used_by})" for m in KNOWN_MARKERS)

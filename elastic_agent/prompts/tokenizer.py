@@ -25,7 +25,9 @@ from typing import Any, cast
 from ..errors import ControlTokenError, NoMarkersError, UnknownModelError, UnsupportedError
 from ..tool_calls.formats import ToolFormat, tool_format
 from .control_strings import ROLES, WINDOW, ControlStrings, mapped, texts
-from .markers import Markers, MarkerText, Opening, known_markers, resolve_markers
+from .marker_profiles import MarkerText, known_markers
+from .marker_resolution import resolve_markers
+from .markers import Markers, Opening
 from .model_files import end_ids, load_tokenizer, turn_ids
 from .token_bytes import TokenBytes
 

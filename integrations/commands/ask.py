@@ -7,17 +7,17 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING
 
-from elastic_agent.arguments import SEED, SOLUTION, TEMPERATURE, given_markers
 from elastic_agent.budget import Budget
+from elastic_agent.cli_arguments import SEED, SOLUTION, TEMPERATURE, given_markers
 from elastic_agent.credentials import upstream_key
-from elastic_agent.values import argument, integer
+from elastic_agent.validation import argument, integer
 
 from .options import add_model_options, add_wrap_up_option, checked_base_url
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from elastic_agent.generation.generate import Call
+    from elastic_agent.generation.call import Call
 
     from .options import Commands
 
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 async def _ask(question: str, options: argparse.Namespace, console: Console) -> None:
     from elastic_agent.backends.base import Sampling
     from elastic_agent.backends.load import load_backend
-    from elastic_agent.generation.generate import Call
+    from elastic_agent.generation.call import Call
 
     backend = load_backend(
         options.model,
@@ -102,7 +102,7 @@ async def _ask(question: str, options: argparse.Namespace, console: Console) -> 
 
 async def _print_answer(call: Call, console: Console) -> None:
     """Thinking dim, the solution bold, then what both used."""
-    from elastic_agent.generation.phases import Segment
+    from elastic_agent.generation.phases.deltas import Segment
 
     async for event in call:
         if event.segment is Segment.CLOSE:

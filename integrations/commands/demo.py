@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from elastic_agent.arguments import SEED, SOLUTION, given_markers
 from elastic_agent.budget import Caps
+from elastic_agent.cli_arguments import SEED, SOLUTION, given_markers
 from elastic_agent.credentials import upstream_key
 
 from .options import add_cap_options, add_model_options, checked_base_url

@@ -9,8 +9,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from elastic_agent.arguments import CAP, USD
 from elastic_agent.budget import Caps
+from elastic_agent.cli_arguments import CAP, USD
 from elastic_agent.credentials import ledger_place
 
 from .options import add_ledger_option

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from elastic_agent import __version__
-from elastic_agent.arguments import Parser
+from elastic_agent.cli_arguments import Parser
 from elastic_agent.errors import ElasticError, UsageError
 
 from . import ask, bench, demo, keys, report, serve, up

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, TypeAlias
 
-from elastic_agent.arguments import CAP, SECONDS, USD, Parser, add_marker_options
+from elastic_agent.cli_arguments import CAP, SECONDS, USD, Parser, add_marker_options
 from elastic_agent.credentials import LEDGER_VARIABLE, add_key_options, check_address
-from elastic_agent.values import argument
+from elastic_agent.validation import argument
 
 if TYPE_CHECKING:
     from elastic_agent.scheduler import Price

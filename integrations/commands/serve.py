@@ -14,9 +14,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from elastic_agent.arguments import COUNT, PAUSE, PORT, SECONDS, SOLUTION
+from elastic_agent.cli_arguments import COUNT, PAUSE, PORT, SECONDS, SOLUTION
 from elastic_agent.credentials import ledger_place
-from elastic_agent.values import argument, integer
+from elastic_agent.validation import argument, integer
 
 from .options import PRICE, add_ledger_option, add_model_options, add_no_keys_option, add_wrap_up_option
 

@@ -22,12 +22,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from elastic_agent.arguments import COUNT, PAUSE, PORT, add_marker_options, given_markers
-from elastic_agent.backends.load import model_path
 from elastic_agent.backends.vllm.process import VllmProcess
 from elastic_agent.backends.vllm.server_process import STOP_SECONDS, ServerProcess, free_port
+from elastic_agent.cli_arguments import COUNT, PAUSE, PORT, add_marker_options, given_markers
 from elastic_agent.credentials import ledger_place
-from elastic_agent.prompts.markers import MarkerText
+from elastic_agent.model_location import model_path
+from elastic_agent.prompts.marker_profiles import MarkerText
 
 from .options import add_ledger_option, add_no_keys_option
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from elastic_agent.arguments import given_markers
 from elastic_agent.backends.load import load_backend
+from elastic_agent.cli_arguments import given_markers
 from elastic_agent.credentials import check_address, checked_key, upstream_key
-from elastic_agent.prompts.markers import marker_text
+from elastic_agent.prompts.marker_profiles import marker_text
 from elastic_agent.scheduler.ledger.prices import Price
 
 from ..gateway.settings import Upstream

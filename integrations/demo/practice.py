@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from elastic_agent.backends.base import Backend, Finish, Sampling, TokenRequest
 from elastic_agent.budget import Caps
-from elastic_agent.generation.generate import prompt_ids
+from elastic_agent.generation.prepare import prompt_ids
 from elastic_agent.scheduler import Price
 from elastic_agent.usage import Usage
 

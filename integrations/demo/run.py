@@ -15,11 +15,12 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from elastic_agent.backends.base import Backend, Sampling
-from elastic_agent.backends.load import embedded_models, load_backend
+from elastic_agent.backends.load import load_backend
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import CapExceededError
-from elastic_agent.generation.generate import prompt_ids
-from elastic_agent.prompts.markers import MarkerText
+from elastic_agent.generation.prepare import prompt_ids
+from elastic_agent.model_location import embedded_models
+from elastic_agent.prompts.marker_profiles import MarkerText
 from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.ledger.prices import find_price, require_price
 from elastic_agent.scheduler.runlog.events import RunLog

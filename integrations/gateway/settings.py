@@ -14,7 +14,7 @@ from elastic_agent.scheduler.ledger.durable import LEASE
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.scheduler.queueing.endpoint import check_limits
 from elastic_agent.scheduler.runlog.events import Log
-from elastic_agent.values import MOST_PORT, MOST_SECONDS, integer, put, real
+from elastic_agent.validation import MOST_PORT, MOST_SECONDS, integer, put, real
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from typing import Any, TypeVar, cast
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Budget, to_usd
 from elastic_agent.errors import BackendUnavailableError, TaskClosedError
-from elastic_agent.generation.generate import Call, Event, Generation, bounded, markers_for
-from elastic_agent.generation.phases import SolutionEnd
+from elastic_agent.generation.call import Call
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd
+from elastic_agent.generation.prepare import bounded, markers_for
+from elastic_agent.generation.result import Event, Generation
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.scheduler import current_task
 from elastic_agent.scheduler.ledger.prices import Price, find_price

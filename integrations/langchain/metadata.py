@@ -11,8 +11,8 @@ from typing import Any
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import Generation
-from elastic_agent.generation.phases import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.result import Generation
 from elastic_agent.usage import Usage
 
 from .call import Outcome

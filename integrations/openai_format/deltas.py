@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
 from uuid import uuid4
 
-from elastic_agent.generation.generate import Event
-from elastic_agent.generation.phases import Segment
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.generation.result import Event
 from elastic_agent.tool_calls import HERMES, ToolCallSplitter, ToolFormat, WrittenCall
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from elastic_agent.usage import Probes, Usage, worst_input
-from elastic_agent.values import integer, one_of, real
+from elastic_agent.validation import integer, one_of, real
 
 from ..estimates.online_curves import Curves, LearntCurves, Seen
 from ..estimates.success_curve import Curve, prior

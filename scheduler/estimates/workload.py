@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from elastic_agent.values import integer, shown
+from elastic_agent.validation import integer, shown
 
 from .agent_history import History
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from elastic_agent.generation.control import Control
-from elastic_agent.generation.phases import Segment
-from elastic_agent.values import put, real
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.validation import put, real
 
 from ..ledger.accounts import INFINITY
 from .model import Latency, Pace, Speed

@@ -45,7 +45,7 @@ from elastic_agent.errors import (
     UnknownAccountError,
     UnknownHoldError,
 )
-from elastic_agent.values import MOST_SECONDS, one_of, real, shown
+from elastic_agent.validation import MOST_SECONDS, one_of, real, shown
 
 from ..allocation.request import Book, Running
 from . import clocks

@@ -16,7 +16,7 @@ from functools import cache
 
 from elastic_agent.errors import InvalidValueError, UnknownPriceError
 from elastic_agent.usage import Usage
-from elastic_agent.values import money, shown
+from elastic_agent.validation import money, shown
 
 Money = Decimal | str | int | float
 _MOST_PRICE = 1_000_000

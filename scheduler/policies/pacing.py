@@ -49,7 +49,7 @@ from decimal import Decimal
 from typing import Literal
 
 from elastic_agent.budget import Caps
-from elastic_agent.values import MOST_SECONDS, put, real
+from elastic_agent.validation import MOST_SECONDS, put, real
 
 from ..allocation.request import Book, Request, Running
 from ..ledger.accounts import INFINITY, Account, Amount

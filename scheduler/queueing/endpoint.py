@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections import Counter
 
 from elastic_agent.errors import EndpointBusyError
-from elastic_agent.values import integer
+from elastic_agent.validation import integer
 
 from ..allocation.capacity import after
 from ..allocation.demand import Floors

@@ -27,17 +27,11 @@ from typing import TYPE_CHECKING, Any, cast
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Budget, to_usd
 from elastic_agent.errors import CapExceededError, StoreUnavailableError, TaskClosedError
+from elastic_agent.generation.call import Call
 from elastic_agent.generation.early_exit import EarlyExit
-from elastic_agent.generation.generate import (
-    Call,
-    Event,
-    Generation,
-    Prompt,
-    bounded,
-    markers_for,
-    prompt_ids,
-)
-from elastic_agent.generation.phases import SolutionEnd
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd
+from elastic_agent.generation.prepare import Prompt, bounded, markers_for, prompt_ids
+from elastic_agent.generation.result import Event, Generation
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.usage import Usage
 

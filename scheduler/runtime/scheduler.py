@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 from elastic_agent.budget import Caps
-from elastic_agent.generation.generate import markers_for
+from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Opening
-from elastic_agent.values import integer, shown
+from elastic_agent.validation import integer, shown
 
 from ..dispatch.dispatcher import Desk
 from ..estimates import success_curve as curve_files

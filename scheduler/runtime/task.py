@@ -29,8 +29,9 @@ from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import InvalidBudgetError, InvalidCapsError, ScopeError, TaskClosedError
 from elastic_agent.generation.early_exit import EarlyExit
-from elastic_agent.generation.generate import Generation, Prompt
-from elastic_agent.values import integer, one_of, real, shown
+from elastic_agent.generation.prepare import Prompt
+from elastic_agent.generation.result import Generation
+from elastic_agent.validation import integer, one_of, real, shown
 
 from ..allocation.request import MOST_WORTH, Book, OnExhausted, Running, check_terms
 from ..dispatch.dispatcher import Desk
@@ -292,13 +293,13 @@ class Task:
             solution: at most this many solution tokens; None: what the model's curves were measured with.
             final: it is the task's final answer and may use what is reserved for it.
             weight: how much its success counts against that of other calls, for tokens and at the engine.
-            sampling, stop, solution_extra: see `elastic_agent.generation.generate.Call`.
+            sampling, stop, solution_extra: see `elastic_agent.generation.call.Call`.
             priority: lower goes first, at the engine and among the calls of this task that wait; calls of one
                 priority go by deadline and weight (`elastic_agent.scheduler.runtime.engine_priority`).
             price: what this model costs; else the scheduler's.
             on_exhausted: see `OnExhausted`; None: the task's.
             tools: rendered into the prompt by the chat template; see
-            `elastic_agent.generation.generate.Call`.
+            `elastic_agent.generation.call.Call`.
             label: what to call it in logs and reports.
             answer_prompt: what to ask instead, unguided, where `on_exhausted="answer"` makes it the final
                 answer. None: the same prompt.

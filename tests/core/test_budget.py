@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from elastic_agent.budget import NANO, Budget, Caps, to_nanodollars, to_usd
 from elastic_agent.errors import InvalidBudgetError, InvalidCapsError
-from elastic_agent.values import MOST_USD
+from elastic_agent.validation import MOST_USD
 
 
 @pytest.mark.parametrize(

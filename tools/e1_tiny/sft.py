@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from elastic_agent.arguments import COUNT, SEED
+from elastic_agent.cli_arguments import COUNT, SEED
 from elastic_agent.training.data.stock_problems import DIFFICULTIES, make_problem
 
 from .model import new_model, save_model

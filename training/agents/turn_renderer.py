@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastic_agent.errors import ElasticError
-from elastic_agent.generation.generate import markers_for
+from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.tokenizer import HFCodec
 
 

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
-from elastic_agent.values import integer
+from elastic_agent.validation import integer
 
 Wording = Literal["l1-exact", "l1-max"]
 STATED: dict[Wording, str] = {"l1-exact": "Think for {t} tokens.", "l1-max": "Think for maximum {t} tokens."}

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, model_validator
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
-from elastic_agent.values import field, integer
+from elastic_agent.validation import field, integer
 
 from ..budgets.distributions import Budgets, Granted, Mixture, Schedule, Spread, Wording, mixture
 from .fields import Count, Natural, OneOrSeveral, Section, Share

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from elastic_agent.errors import ElasticError
-from elastic_agent.values import MOST_SECONDS, field, integer, real
+from elastic_agent.validation import MOST_SECONDS, field, integer, real
 
 
 class ConfigError(ElasticError, ValueError):

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from elastic_agent.errors import InvalidValueError, did_you_mean
-from elastic_agent.values import shown
+from elastic_agent.validation import shown
 
 from .fields import ConfigError
 from .schema import TrainConfig

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from elastic_agent.backends.base import MOST_TEMPERATURE
 from elastic_agent.generation.wrap_up import wrap_up_of
-from elastic_agent.prompts.markers import MarkerText, marker_text
-from elastic_agent.values import field, integer, real
+from elastic_agent.prompts.marker_profiles import MarkerText, marker_text
+from elastic_agent.validation import field, integer, real
 
 from ..agents.fields import AgentConfig
 from ..rewards.shape import RewardConfig

@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.arguments import given_markers
 from elastic_agent.backends.base import Sampling
-from elastic_agent.backends.load import load_backend, model_path
+from elastic_agent.backends.load import load_backend
+from elastic_agent.cli_arguments import given_markers
 from elastic_agent.credentials import check_address, upstream_key
 from elastic_agent.errors import BackendError
 from elastic_agent.generation.wrap_up import wrap_up_of
+from elastic_agent.model_location import model_path
 
 from ..data.files import READERS
 from ..data.logger import OWN

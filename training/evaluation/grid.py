@@ -18,8 +18,8 @@ from typing import Any
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.errors import ContextLengthError, ElasticError
-from elastic_agent.generation.answer import read_answer
-from elastic_agent.generation.phases import Segment
+from elastic_agent.generation.phases.answer import read_answer
+from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.usage import Usage
 
 from .. import rewards

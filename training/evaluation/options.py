@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.arguments import (
+from elastic_agent.cli_arguments import (
     COUNT,
     SEED,
     SOLUTION,

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.backends.load import embedded_models, model_path
 from elastic_agent.errors import ElasticError, UnknownModelError
-from elastic_agent.generation.generate import markers_for
+from elastic_agent.generation.prepare import markers_for
+from elastic_agent.model_location import embedded_models, model_path
 from elastic_agent.prompts.markers import Markers
 from elastic_agent.prompts.model_files import load_tokenizer
 from elastic_agent.prompts.tokenizer import HFCodec

@@ -15,12 +15,14 @@ from functools import lru_cache
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.backends.batch import run_batch
 from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import markers_for
-from elastic_agent.generation.phases import SolutionEnd, TwoPhase
-from elastic_agent.prompts.markers import Markers, MarkerText
+from elastic_agent.generation.machine_runner import run_batch
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd
+from elastic_agent.generation.phases.two_phase import TwoPhase
+from elastic_agent.generation.prepare import markers_for
+from elastic_agent.prompts.marker_profiles import MarkerText
+from elastic_agent.prompts.markers import Markers
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.usage import Usage
 

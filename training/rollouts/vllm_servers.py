@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.backends.base import Backend, Sampling
-from elastic_agent.backends.batch import run_machine
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, BackendUnavailableError
+from elastic_agent.generation.machine_runner import run_machine
 from elastic_agent.prompts.markers import Markers
 
 from ..budgets.distributions import seeded

@@ -20,7 +20,7 @@ import torch
 
 from ...errors import BackendError, BackendUnavailableError, UnknownModelError
 from ...prompts.tokenizer import load_codec
-from ...values import integer
+from ...validation import integer
 from ..base import NO_LIMITS, Codec, Meter, TokenChunk, TokenRequest, check_request
 from .decode import BatchDecoder, Sampled
 

@@ -21,7 +21,7 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from ...errors import BackendError, BackendUnavailableError
-from ...prompts.markers import MarkerText
+from ...prompts.marker_profiles import MarkerText
 from ...prompts.tokenizer import load_codec
 from ..base import (
     NO_LIMITS,
@@ -32,7 +32,7 @@ from ..base import (
     TokenRequest,
     check_request,
 )
-from ..native import FIELD, PASSED, UNPROBED, probe_once
+from ..limits_probe import FIELD, PASSED, UNPROBED, probe_once
 from .async_engine import Engine, Pass
 
 PROCESSOR = "elastic_agent.backends.vllm.plugin.elastic_vllm:Limits"

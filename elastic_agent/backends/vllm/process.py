@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import UnknownModelError
-from ..load import model_path
+from ...model_location import model_path
 from .server_process import ServerProcess, free_port
 
 PYTHON = "ELASTIC_VLLM_PYTHON"

@@ -22,7 +22,7 @@ from ...errors import (
     BackendUnavailableError,
     UnknownModelError,
 )
-from ...hub import hub_or_disk
+from ...model_location import hub_or_disk
 from ..base import Codec
 
 EXAMPLE = "http://localhost:8000/v1"
@@ -178,7 +178,7 @@ def find_codec(
         UnknownModelError: there is no tokenizer, or the server does not serve the model.
         BackendError: the server had to be asked, and failed.
     """
-    from ..load import model_path
+    from ...model_location import model_path
 
     for named in [tokenizer] if tokenizer else [model]:
         path = Path(model_path(named)).expanduser()

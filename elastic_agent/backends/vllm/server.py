@@ -8,7 +8,7 @@ The meter counts what arrived, or what the server's own usage says if that is mo
 is written until its finish arrives nobody here knows how far the engine has come. When a stream is left in
 between, the server's counters bound what it was served (`engine_counters`); where they don't, the receipt
 says so, and the call is charged in full. A request that never found a connection is charged nothing; of an
-answer that is an error `elastic_agent.delivery` says whether the engine ran it.
+answer that is an error `elastic_agent.charging.delivery` says whether the engine ran it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from weakref import WeakSet
 
 import aiohttp
 
-from ...delivery import of_status
+from ...charging.delivery import of_status
+from ...charging.provider_usage import tokens
 from ...errors import (
     BackendError,
     BackendProtocolError,
     BackendUnavailableError,
 )
-from ...prompts.markers import MarkerText
+from ...prompts.marker_profiles import MarkerText
 from ...prompts.tokenizer import load_codec
-from ...reported import tokens
-from ...values import MOST_SECONDS, integer, real
+from ...validation import MOST_SECONDS, integer, real
 from ..base import (
     NO_LIMITS,
     Codec,
@@ -46,14 +46,14 @@ from ..base import (
     check_request,
     may_send,
 )
-from ..native import FIELD, PASSED, UNPROBED, probe_once
+from ..limits_probe import FIELD, PASSED, UNPROBED, probe_once
 from .engine_counters import (
     HURRY_SECONDS,
     SETTLE_SECONDS,
     EngineCounters,
     Watch,
 )
-from .guide_check import GuideCheck
+from .guided_decoding import GuideCheck
 from .served import address, find_codec, models_in, not_served, told, unreachable
 
 _CLOSE_SECONDS, _CLOSE_HURRY = 0.5, 0.1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from elastic_agent.values import shown
+from elastic_agent.validation import shown
 
 from .errors import bad
 

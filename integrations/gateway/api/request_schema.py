@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import InvalidCapsError, InvalidValueError
-from elastic_agent.values import integer, shown
+from elastic_agent.validation import integer, shown
 
 from .aliases import check_unknown, translate
 from .errors import GatewayError, bad

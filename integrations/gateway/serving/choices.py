@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from elastic_agent.generation.generate import Event
-from elastic_agent.generation.phases import SolutionEnd
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd
+from elastic_agent.generation.result import Event
 from elastic_agent.scheduler.runtime.call import TaskCall
 from elastic_agent.tool_calls import HERMES, ToolFormat
 from elastic_agent.usage import Usage

@@ -23,8 +23,8 @@ from typing import Any
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.errors import UnsupportedError
-from elastic_agent.generation.generate import markers_for
-from elastic_agent.prompts.guides import check_guide
+from elastic_agent.generation.guided_decoding import check_guide
+from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.tool_calls import ToolFormat
 

@@ -23,10 +23,10 @@ from pydantic import (
 from elastic_agent.backends.base import MOST_SEED, Backend, Sampling
 from elastic_agent.backends.load import load_backend
 from elastic_agent.generation.early_exit import EarlyExit, plain
-from elastic_agent.prompts.markers import MarkerText, marker_text
+from elastic_agent.prompts.marker_profiles import MarkerText, marker_text
 from elastic_agent.scheduler.allocation.request import MOST_PRIORITY, OnExhausted
 from elastic_agent.scheduler.ledger.prices import Price
-from elastic_agent.values import MOST_SECONDS, field, integer, real
+from elastic_agent.validation import MOST_SECONDS, field, integer, real
 
 from ...openai_format.guided_decoding import guided_fields
 from ..call import Terms

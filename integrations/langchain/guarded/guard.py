@@ -37,7 +37,7 @@ from elastic_agent.scheduler import Price
 from elastic_agent.scheduler.allocation.request import OnExhausted
 from elastic_agent.scheduler.ledger.prices import check_price
 from elastic_agent.scheduler.runtime.context import counted_call
-from elastic_agent.values import integer, one_of
+from elastic_agent.validation import integer, one_of
 
 from ..blocking_portal import portal
 from ..chat_models.fields import ElasticFields

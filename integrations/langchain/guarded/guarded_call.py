@@ -1,7 +1,7 @@
 """One call of a guarded model: held before it is sent, told its Budget, settled whatever happens.
 
-What became of it decides `elastic_agent.delivery`; what its provider says that it used reads
-`elastic_agent.reported`.
+What became of it decides `elastic_agent.charging.delivery`; what its provider says that it used reads
+`elastic_agent.charging.provider_usage`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from langchain_core.messages import BaseMessage, HumanMessage, convert_to_openai
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from elastic_agent.budget import Budget
-from elastic_agent.delivery import of_error
+from elastic_agent.charging.delivery import of_error
+from elastic_agent.charging.provider_usage import Reports, charged
 from elastic_agent.errors import DeadlineError, UncountablePromptError
 from elastic_agent.prompts.counting import count_prompt
-from elastic_agent.reported import Reports, charged
 from elastic_agent.scheduler import Price, Task, current_task
 from elastic_agent.scheduler.allocation.request import OnExhausted
 from elastic_agent.scheduler.runtime.context import counted_call, outside
 from elastic_agent.scheduler.runtime.external_call import ForeignCall, ForeignModel
-from elastic_agent.values import integer
+from elastic_agent.validation import integer
 
 from ..chat_models.options import ANSWER_NOW
 from .clients import Wire, inside, watch

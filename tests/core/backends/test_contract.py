@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from elastic_agent.backends.base import Backend
-from elastic_agent.backends.load import embedded_models, model_path
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.backends.vllm.server import VllmServerBackend
+from elastic_agent.model_location import embedded_models, model_path
 from tests.core.backends.contract import Contract, Make
 from tests.core.backends.models import random_backend
 from tests.wire import Wire, serve_in_thread

@@ -13,8 +13,9 @@ from elastic_agent.backends.base import GREEDY, TokenRequest
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import InvalidBudgetError
 from elastic_agent.generation.early_exit import EarlyExit
-from elastic_agent.generation.generate import Generation, generate
-from elastic_agent.generation.phases import ThinkingEnd
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
+from elastic_agent.generation.result import Generation
 from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.analysis.replay import replay
 from elastic_agent.scheduler.estimates.success_curve import Curve, CurveSet

@@ -18,9 +18,13 @@ from elastic_agent.errors import (
     BackendUnavailableError,
     ContextLengthError,
 )
+from elastic_agent.generation.call import Call
 from elastic_agent.generation.control import Control
-from elastic_agent.generation.generate import Call, Event, Generation, generate, prompt_ids, stream
-from elastic_agent.generation.phases import Segment, SolutionEnd, ThinkingEnd
+from elastic_agent.generation.generate import generate, stream
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.prepare import prompt_ids
+from elastic_agent.generation.result import Event, Generation
 from tests.clock import run
 
 LONG = Reply(thinking=" ".join(f"t{i}" for i in range(100)), solution=" ".join(f"s{i}" for i in range(100)))

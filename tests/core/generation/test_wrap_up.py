@@ -9,10 +9,13 @@ import pytest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.budget import Budget, Caps
 from elastic_agent.errors import ContextLengthError, InvalidBudgetError
+from elastic_agent.generation.call import Call
 from elastic_agent.generation.control import Control
 from elastic_agent.generation.early_exit import EarlyExit
-from elastic_agent.generation.generate import Call, generate, markers_for
-from elastic_agent.generation.phases import Segment, SolutionEnd, ThinkingEnd
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.prepare import markers_for
 from elastic_agent.generation.wrap_up import PROFILES, wrap_up_of
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.scheduler import BudgetScheduler

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from elastic_agent.errors import NoMarkersError
-from elastic_agent.prompts.markers import Markers, MarkerText, Opening, resolve_markers
+from elastic_agent.prompts.marker_profiles import MarkerText
+from elastic_agent.prompts.marker_resolution import resolve_markers
+from elastic_agent.prompts.markers import Markers, Opening
 
 EOS, TURN, OPEN, CLOSE = 0, 1, 2, 3
 ONE = Markers((OPEN,), (CLOSE,), frozenset({EOS}), frozenset({TURN}))

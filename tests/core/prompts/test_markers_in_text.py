@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import Event, Generation, generate, stream
-from elastic_agent.generation.phases import Segment, SolutionEnd, ThinkingEnd
-from elastic_agent.prompts.markers import MarkerText, Opening
+from elastic_agent.generation.generate import generate, stream
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.result import Event, Generation
+from elastic_agent.prompts.marker_profiles import MarkerText
+from elastic_agent.prompts.markers import Opening
 from elastic_agent.prompts.tokenizer import HFCodec
 from tests.core.prompts.vocabularies import QUESTION, Speaker, merging
 

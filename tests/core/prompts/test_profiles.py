@@ -17,8 +17,10 @@ import pytest
 from elastic_agent.budget import Budget
 from elastic_agent.errors import NoMarkersError
 from elastic_agent.generation.generate import generate, stream
-from elastic_agent.generation.phases import Segment, ThinkingEnd
-from elastic_agent.prompts.markers import MarkerText, Opening
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
+from elastic_agent.prompts.marker_profiles import MarkerText
+from elastic_agent.prompts.markers import Opening
 from elastic_agent.prompts.tokenizer import HFCodec, load_codec
 from tests.core.prompts.vocabularies import QUESTION, Speaker, merging
 

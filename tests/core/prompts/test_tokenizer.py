@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from elastic_agent.errors import NoMarkersError, UnknownModelError
-from elastic_agent.prompts.markers import MarkerText, Opening
+from elastic_agent.prompts.marker_profiles import MarkerText
+from elastic_agent.prompts.markers import Opening
 from elastic_agent.prompts.tokenizer import HFCodec, load_codec
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "<|x|><|y|>"]

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from langchain_core.load import dumpd, load
 
-from elastic_agent.arguments import Parser, add_marker_options, given_markers
 from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.vllm.server import VllmServerBackend
+from elastic_agent.cli_arguments import Parser, add_marker_options, given_markers
 from elastic_agent.errors import InvalidMarkersError, NoMarkersError, UsageError
 from elastic_agent.integrations.commands.main import main
 from elastic_agent.integrations.commands.upstreams import parse_upstream
 from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticReasoningLLM
-from elastic_agent.prompts.markers import KNOWN_MARKERS, MarkerText, marker_text
+from elastic_agent.prompts.marker_profiles import KNOWN_MARKERS, MarkerText, marker_text
 from elastic_agent.training.cli import configure, parser
 from elastic_agent.training.config.loading import build, dump, load_config
 from elastic_agent.training.grpo.validate import preflight

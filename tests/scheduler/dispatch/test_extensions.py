@@ -11,7 +11,7 @@ import pytest
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import TaskClosedError
-from elastic_agent.generation.phases import ThinkingEnd
+from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
 from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.estimates.success_curve import Curve, CurveSet
 from elastic_agent.scheduler.ledger.accounts import NOTHING

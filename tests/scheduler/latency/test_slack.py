@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from elastic_agent.generation.phases import Segment
+from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.scheduler.latency.model import Latency, Speed
 from elastic_agent.scheduler.latency.slack import SAFETY, After, Pilot, Timing, Window
 

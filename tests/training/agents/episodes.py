@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_agent.budget import Budget
-from elastic_agent.generation.phases import Phase, TwoPhase
+from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.training.agents.environment import Episode, Tool, ToolCall
 from elastic_agent.training.agents.episode_runner import Granter, Played, Player, Rules, play

@@ -11,8 +11,8 @@ import pytest
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.generation.answer import read_answer
-from elastic_agent.generation.phases import Phase, TwoPhase
+from elastic_agent.generation.phases.answer import read_answer
+from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
 from elastic_agent.prompts.markers import Markers, Opening
 from elastic_agent.training.budgets.distributions import Spread, mixture
 from elastic_agent.training.config.fields import ConfigError

@@ -8,8 +8,8 @@ import pytest
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
-from elastic_agent.generation.generate import markers_for
-from elastic_agent.generation.phases import Phase, TwoPhase
+from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.prepare import markers_for
 from elastic_agent.training.budgets.distributions import Spread, mixture
 from elastic_agent.training.data.stock_problems import make_problems
 from elastic_agent.training.rewards import RewardConfig, make_reward_function, solution_reward

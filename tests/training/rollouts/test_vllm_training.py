@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.backends import batch
 from elastic_agent.backends.vllm.process import VllmProcess
 from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.generation import machine_runner as batch
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.logger import read_csv

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 
 from elastic_agent.backends.base import Codec
 from elastic_agent.errors import UnknownModelError
-from elastic_agent.generation.phases import Segment
+from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.usage import Usage
 
 from ..strategies.passes import Pass, Passes, Transcript

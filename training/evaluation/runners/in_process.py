@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from elastic_agent.backends.base import Codec
-from elastic_agent.generation.phases import Segment
-from elastic_agent.prompts.markers import MarkerText
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.prompts.marker_profiles import MarkerText
 
 from ..strategies.passes import Chunk, Pass
 from .engines import Done, Live, Sample, check_same_tokens

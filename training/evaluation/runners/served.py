@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from elastic_agent.backends.base import Backend, Codec, TokenChunk, TokenRequest
 from elastic_agent.errors import BackendProtocolError, BackendUnavailableError
-from elastic_agent.generation.phases import Segment
+from elastic_agent.generation.phases.deltas import Segment
 
 from ..strategies.passes import Chunk, Pass, Transcript
 from .engines import Done, Live, Sample, check_same_tokens

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 from elastic_agent.backends.base import Codec, Finish, Sampling, TokenRequest
-from elastic_agent.generation.answer import read_answer
-from elastic_agent.generation.phases import Segment, SolutionEnd, TwoPhase
+from elastic_agent.generation.phases.answer import read_answer
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.prompts.markers import Markers, Opening
 from elastic_agent.usage import Usage
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from elastic_agent.generation.answer import read_answer
-from elastic_agent.generation.phases import Segment
+from elastic_agent.generation.phases.answer import read_answer
+from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.prompts.markers import Opening
 
 from .passes import Case, Chunk, Ended, Pass, Passes, Transcript, read

@@ -20,8 +20,9 @@ from typing import ClassVar
 from elastic_agent.backends.base import Codec
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendProtocolError, did_you_mean
-from elastic_agent.generation.generate import markers_for
-from elastic_agent.generation.phases import Phase, Segment, TwoPhase
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Markers, Opening
 
 from ...budgets.distributions import STATED, Wording

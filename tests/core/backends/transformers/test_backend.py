@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
-from elastic_agent.backends.batch import run_batch
 from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.backends.transformers.decode import BatchDecoder, Sampled, _Row, sample
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, UnknownModelError
-from elastic_agent.generation.generate import Call, generate
-from elastic_agent.generation.phases import TwoPhase
+from elastic_agent.generation.call import Call
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.machine_runner import run_batch
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from tests.core.backends.models import codec, random_backend, random_model
 
 VOCABULARY = random_model().config.vocab_size

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from benchmarks._calls import job, problem, run
 from elastic_agent.backends.base import GREEDY, Limits, Sampling, TokenRequest
-from elastic_agent.backends.load import load_backend, model_path
+from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.backends.vllm.async_engine import Engine
 from elastic_agent.backends.vllm.engine import PROCESSOR, VllmEngineBackend
@@ -36,8 +36,10 @@ from elastic_agent.errors import (
     UnknownModelError,
     UnsupportedError,
 )
-from elastic_agent.generation.generate import Call, generate
-from elastic_agent.generation.phases import ThinkingEnd
+from elastic_agent.generation.call import Call
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
+from elastic_agent.model_location import model_path
 from tests.core.backends.contract import Contract, Make, chunks_of, ids_of, read
 
 MODEL = "e1-tiny"

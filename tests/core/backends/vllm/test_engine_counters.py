@@ -15,8 +15,8 @@ from elastic_agent.backends.vllm.engine_counters import EngineCounters, Reading,
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError
+from elastic_agent.generation.call import Call
 from elastic_agent.generation.control import Control
-from elastic_agent.generation.generate import Call
 from tests.wire import Engine, Faults, Wire
 
 LONG = Reply("t " * 5000, "x " * 50)

@@ -22,10 +22,12 @@ from elastic_agent.backends.vllm.process import VllmProcess
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget, Caps
 from elastic_agent.errors import BackendError, UnsupportedError
+from elastic_agent.generation.call import Call
 from elastic_agent.generation.control import Control
 from elastic_agent.generation.early_exit import EarlyExit
-from elastic_agent.generation.generate import Call, generate, prompt_ids
-from elastic_agent.generation.phases import ThinkingEnd
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
+from elastic_agent.generation.prepare import prompt_ids
 from elastic_agent.scheduler import BudgetScheduler
 from tests.core.backends.contract import Contract, Make
 from tests.vllm_server import MAX_RUNNING, MODEL

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from elastic_agent import Budget, hub
-from elastic_agent.backends.load import _load, load_backend, model_path
+from elastic_agent import Budget, model_location
+from elastic_agent.backends.load import _load, load_backend
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.backends.vllm import served
@@ -27,6 +27,7 @@ from elastic_agent.errors import (
     UnknownModelError,
 )
 from elastic_agent.generation.generate import generate
+from elastic_agent.model_location import model_path
 from tests.wire import Faults, serve_in_thread
 
 
@@ -227,7 +228,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
-    hub._known.clear()
+    model_location._known.clear()
 
 
 @pytest.mark.usefixtures("offline")

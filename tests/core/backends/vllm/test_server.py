@@ -14,20 +14,23 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
-from elastic_agent.backends.load import load_backend, model_path
+from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.backends.vllm.server_process import free_port
 from elastic_agent.budget import Budget
-from elastic_agent.delivery import TELLING_NOTHING
+from elastic_agent.charging.known_outcomes import TELLING_NOTHING
 from elastic_agent.errors import (
     BackendError,
     BackendProtocolError,
     BackendUnavailableError,
     UnknownModelError,
 )
-from elastic_agent.generation.generate import Call, Generation, generate
-from elastic_agent.generation.phases import ThinkingEnd
+from elastic_agent.generation.call import Call
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
+from elastic_agent.generation.result import Generation
+from elastic_agent.model_location import model_path
 from tests.core.backends.models import codec
 from tests.wire import Faults, Wire, serve_in_thread
 

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 from langchain_core.messages import AIMessageChunk
 
-from elastic_agent.backends.load import embedded_models, load_backend
+from elastic_agent.backends.load import load_backend
 from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticReasoningLLM
+from elastic_agent.model_location import embedded_models
 from elastic_agent.scheduler import task_budget
 
 MODEL = next((name for name in ("e1-tiny", "e1-tiny-base") if name in embedded_models()), None)

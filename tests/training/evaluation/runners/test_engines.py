@@ -9,7 +9,7 @@ import pytest
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.errors import BackendProtocolError, BackendUnavailableError, UnknownModelError
-from elastic_agent.generation.phases import Segment
+from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.training.evaluation.runners.engines import Engine, Sample
 from elastic_agent.training.evaluation.runners.in_process import InProcess
 from elastic_agent.training.evaluation.runners.served import Served
@@ -77,7 +77,7 @@ def test_a_swap_thinks_with_one_model_and_answers_with_the_other() -> None:
 
 def test_a_swap_in_process_is_each_models_own_continuation() -> None:
     """With itself a swap changes nothing; with another model the thinking stays and the solution changes."""
-    from elastic_agent.backends.load import model_path
+    from elastic_agent.model_location import model_path
 
     base, e1 = (InProcess.load(name, rows=4) for name in ("e1-tiny-base", "e1-tiny"))
     assert model_path("e1-tiny") != "e1-tiny"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.generation.phases import Segment
-from elastic_agent.prompts.markers import MarkerText
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.prompts.marker_profiles import MarkerText
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.training.evaluation.strategies.passes import Case, Chunk, Transcript
 from elastic_agent.training.evaluation.strategies.strategies import make_strategy

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from elastic_agent.backends.base import Sampling, TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.errors import BackendProtocolError
-from elastic_agent.generation.phases import Segment
+from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.training.evaluation.runners.engines import Sample
 from elastic_agent.training.evaluation.runners.served import Served
 from elastic_agent.training.evaluation.strategies.cues import Cues, boxed_rest

@@ -1,7 +1,7 @@
-"""Whether a Hugging Face id can be had, found out in a moment.
+"""Where a model's files are: in this package, in a folder, in the Hugging Face hub's cache, or on the hub.
 
-Without a network its libraries try again for a minute, with a line for each try. So what is on the disk is
-taken when the hub can't be reached, and what isn't is refused at once.
+Without a network the hub's libraries retry for a minute and print a line for each retry. So this module first
+finds out whether the hub can be reached; if not, it takes the files from the cache or refuses at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,18 @@ PATIENCE = 3.0
 _REMEMBERED = 30.0
 """Seconds for which the answer holds."""
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+_MODELS = Path(__file__).parent / "models"
 _known: dict[str, tuple[float, bool]] = {}
+
+
+def embedded_models() -> list[str]:
+    """Names of the models that ship inside this package."""
+    return sorted(p.parent.name for p in _MODELS.glob("*/config.json"))
+
+
+def model_path(model: str) -> str:
+    """Where a model's files are: the package's own folder for an embedded one, else the name unchanged."""
+    return str(_MODELS / model) if model in embedded_models() else model
 
 
 def hub_or_disk(model: str) -> str:

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from elastic_agent.backends.base import TokenRequest
 from elastic_agent.budget import Budget
-from elastic_agent.generation.phases import Delta, Phase, Segment, SolutionEnd, ThinkingEnd, TwoPhase
+from elastic_agent.generation.phases.deltas import Delta, Segment
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
 from elastic_agent.prompts.markers import Markers, Opening, WrapUpIds
 from elastic_agent.usage import Probes, worst_case
 

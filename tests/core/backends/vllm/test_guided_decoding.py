@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.backends.load import load_backend, model_path
+from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.replicas import Replicas
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
-from elastic_agent.backends.vllm.guide_check import REMEMBERED
+from elastic_agent.backends.vllm.guided_decoding import REMEMBERED
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.backends.vllm.server_process import free_port
 from elastic_agent.budget import Budget
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.generation.generate import generate
+from elastic_agent.generation.guided_decoding import unwritable
 from elastic_agent.integrations.openai_format.guided_decoding import guided_fields
-from elastic_agent.prompts.guides import unwritable
+from elastic_agent.model_location import model_path
 from elastic_agent.prompts.tokenizer import load_codec
 from tests.wire import Faults, Wire
 

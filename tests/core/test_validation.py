@@ -12,7 +12,7 @@ import pytest
 
 from elastic_agent.budget import Caps, to_nanodollars
 from elastic_agent.errors import InvalidCapsError, InvalidValueError
-from elastic_agent.values import MOST_CALL_TOKENS, integer, money, real, shown
+from elastic_agent.validation import MOST_CALL_TOKENS, integer, money, real, shown
 
 NO_NUMBER = [
     None,

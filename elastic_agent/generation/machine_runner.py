@@ -11,10 +11,10 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
+from ..backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
+from ..backends.transformers.decode import BatchDecoder
 from ..errors import BackendProtocolError
-from ..generation.phases import Phase, TwoPhase
-from .base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
-from .transformers.decode import BatchDecoder
+from .phases.two_phase import Phase, TwoPhase
 
 
 def run_batch(

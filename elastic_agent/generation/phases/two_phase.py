@@ -41,14 +41,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
 
-from ..backends.base import DEFAULT_SAMPLING, GREEDY, Finish, Limits, Sampling, TokenRequest
-from ..budget import Budget
-from ..prompts.markers import Markers, Opening
-from ..tool_calls.start import ToolStart
-from ..usage import Usage
+from ...backends.base import DEFAULT_SAMPLING, GREEDY, Finish, Limits, Sampling, TokenRequest
+from ...budget import Budget
+from ...prompts.markers import Markers, Opening
+from ...usage import Usage
 from .answer import AnswerReader, Span
+from .deltas import Delta, Segment, merge_deltas
+from .stop_reasons import CUT, SolutionEnd, ThinkingEnd
+from .tool_call_start import ToolStart
 
 
 class Phase(StrEnum):
@@ -61,71 +62,6 @@ class Phase(StrEnum):
     CLOSING = "closing"
     SOLUTION = "solution"
     DONE = "done"
-
-
-class Segment(StrEnum):
-    """What a token belongs to."""
-
-    THINKING = "thinking"
-    CLOSE = "close"
-    SOLUTION = "solution"
-    REOPENED = "reopened"
-    """Of the solution: thinking that the model opened again (`elastic_agent.generation.answer`)."""
-
-
-class ThinkingEnd(StrEnum):
-    """Why thinking ended."""
-
-    NATURAL = "natural"
-    """The model closed it."""
-    BUDGET = "budget"
-    """It reached its limit, or one of the upstream's own; also t=0."""
-    DEADLINE = "deadline"
-    """The time was needed for the solution."""
-    PREEMPTED = "preempted"
-    """Its limit was lowered below what it had used, or the scheduler took the rest."""
-    STABLE = "stable"
-    """Its answer no longer changed (`elastic_agent.generation.early_exit`)."""
-    END_OF_TEXT = "end_of_text"
-    """The model ended its turn while thinking."""
-    TOOL_CALL = "tool_call"
-    """The model began a tool call, which only its solution can make."""
-    EMPTY = "empty"
-    """The first pass brought nothing at all."""
-    NEVER_OPENED = "never_opened"
-    """The model answered without thinking."""
-    OFF = "off"
-    """The prompt had closed the thinking block already."""
-    ABORTED = "aborted"
-    """The call was cancelled or failed."""
-
-
-class SolutionEnd(StrEnum):
-    """Why the solution ended."""
-
-    EOS = "eos"
-    STOP = "stop"
-    """A stop string."""
-    LENGTH = "length"
-    """It reached its limit."""
-    DEADLINE = "deadline"
-    REOPENED = "reopened"
-    """The model ended its turn in thinking that it had opened again: no answer stands behind it."""
-    ABORTED = "aborted"
-
-
-CUT = frozenset({ThinkingEnd.BUDGET, ThinkingEnd.DEADLINE, ThinkingEnd.PREEMPTED, ThinkingEnd.STABLE})
-"""Ends at which thinking was cut: the close that is forced then has a wrap-up, where one is set."""
-
-
-class Delta(NamedTuple):
-    """Some new tokens of one segment; `forced` ones were not sampled. People are shown the text of `shown`,
-    or of `ids` where it is None."""
-
-    segment: Segment
-    ids: tuple[int, ...]
-    forced: bool = False
-    shown: tuple[int, ...] | None = None
 
 
 class TwoPhase:
@@ -269,7 +205,7 @@ class TwoPhase:
                 self._discarded += len(ids) - i
                 break
             self._take(token, None if logprobs is None else logprobs[i], deltas)
-        return _merge(deltas)
+        return merge_deltas(deltas)
 
     def pass_ended(self, finish: Finish) -> list[Delta]:
         """The running pass's stream is over, and the last feed did not end its phase."""
@@ -294,14 +230,14 @@ class TwoPhase:
             unended = unended or not self.markers.tool_ids.isdisjoint(self.output_ids[-1:])
             if not brought or self._whole or self._pass_phase is Phase.SOLUTION or not unended:
                 self._end(SolutionEnd.EOS if finish == "stop" else SolutionEnd.LENGTH, deltas)
-        return _merge(deltas)
+        return merge_deltas(deltas)
 
     def cut(self, reason: ThinkingEnd) -> list[Delta]:
         """End thinking now; nothing happens when it has ended already."""
         deltas: list[Delta] = []
         if self.phase in (Phase.OPENING, Phase.THINKING, Phase.AT_LIMIT, Phase.AT_BORDER):
             self._end_thinking(reason, deltas)
-        return _merge(deltas)
+        return merge_deltas(deltas)
 
     def go_on(self) -> None:
         """Think on, past the border or a limit that was raised, to the next border."""
@@ -690,21 +626,3 @@ class TwoPhase:
         if upto > self._emitted:
             deltas.append(Delta(segment, tuple(self.output_ids[self._emitted : upto])))
             self._emitted = upto
-
-
-def _merge(deltas: list[Delta]) -> list[Delta]:
-    """Neighbours of one segment as one delta."""
-    if len(deltas) < 2:
-        return deltas
-    merged: list[Delta] = []
-    for delta in deltas:
-        if merged and merged[-1].segment is delta.segment and merged[-1].forced == delta.forced:
-            last, shown = merged[-1], None
-            if last.shown is not None or delta.shown is not None:
-                shown = tuple(
-                    i for one in (last, delta) for i in (one.ids if one.shown is None else one.shown)
-                )
-            merged[-1] = Delta(delta.segment, last.ids + delta.ids, delta.forced, shown)
-        else:
-            merged.append(delta)
-    return merged

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..prompts.markers import Markers
+    from ...prompts.markers import Markers
 
 LEAST = 3
 """Bytes of a start tag that thinking may have been cut in; a lone `<` may begin anything."""

@@ -11,17 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from elastic_agent.backends.base import NO_LIMITS, Limits, Sampling, TokenChunk, TokenRequest
-from elastic_agent.backends.native import FIELD, PASSED, why_two_passes
+from elastic_agent.backends.limits_probe import FIELD, PASSED, why_two_passes
 from elastic_agent.backends.replicas import Replicas
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError
+from elastic_agent.generation.call import Call
 from elastic_agent.generation.control import Control
-from elastic_agent.generation.generate import Call, generate
-from elastic_agent.generation.phases import Phase, ThinkingEnd, TwoPhase
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
+from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
 from elastic_agent.prompts.markers import Opening
-from tests.core.generation.test_phases import EOS, PROMPT, SINGLE, reference
+from tests.core.generation.phases.test_two_phase import EOS, PROMPT, SINGLE, reference
 from tests.wire import Wire
 
 CLOSE = 2

@@ -6,9 +6,13 @@ import pytest
 
 from elastic_agent.backends.scripted import Reply, ScriptedCodec
 from elastic_agent.budget import Budget
-from elastic_agent.generation.answer import AnswerReader, read_answer
-from elastic_agent.generation.generate import Call, Event, generate, markers_for
-from elastic_agent.generation.phases import Segment, SolutionEnd, ThinkingEnd
+from elastic_agent.generation.call import Call
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.answer import AnswerReader, read_answer
+from elastic_agent.generation.phases.deltas import Segment
+from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
+from elastic_agent.generation.prepare import markers_for
+from elastic_agent.generation.result import Event
 from tests.core.generation.saying import Saying
 
 ADD = {

@@ -14,9 +14,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..prompts.markers import Markers
-from ..tool_calls.blocks import BlockScan
-from ..tool_calls.formats import ToolFormat
+from ...prompts.markers import Markers
+from ...tool_calls.blocks import BlockScan
+from ...tool_calls.formats import ToolFormat
 
 
 class Span(NamedTuple):

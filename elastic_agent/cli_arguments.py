@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from .backends.base import MOST_SEED, MOST_TEMPERATURE
 from .errors import UsageError
-from .prompts.markers import KNOWN_MARKERS, MarkerText, marker_text
-from .values import MOST_PORT, MOST_SECONDS, MOST_TOKENS, argument, integer, money, real
+from .prompts.marker_profiles import KNOWN_MARKERS, MarkerText, marker_text
+from .validation import MOST_PORT, MOST_SECONDS, MOST_TOKENS, argument, integer, money, real
 
 
 class Parser(argparse.ArgumentParser):

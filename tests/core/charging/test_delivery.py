@@ -21,9 +21,10 @@ import urllib3
 from aiohttp.client_reqrep import ConnectionKey, RequestInfo
 from yarl import URL
 
-from elastic_agent.delivery import REFUSING, TELLING_NOTHING, UNCONNECTED, Delivery, of_error, of_status
+from elastic_agent.charging.delivery import Delivery, of_error, of_status
+from elastic_agent.charging.known_outcomes import REFUSING, TELLING_NOTHING, UNCONNECTED
 
-DOCS = Path(__file__).parents[2] / "docs" / "charges.md"
+DOCS = Path(__file__).parents[3] / "docs" / "charges.md"
 ABSENT = ("botocore", "google")
 NOT_SENT, REFUSED, UNKNOWN = Delivery.NOT_SENT, Delivery.REFUSED, Delivery.UNKNOWN
 ASKED = httpx.Request("POST", "http://localhost/v1")

@@ -28,6 +28,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
+from .known_outcomes import CLIENTS, ONCE, REFUSING, UNCONNECTED, WRAPPERS
+
 
 class Delivery(Enum):
     """What became of a request; the value is for people."""
@@ -43,95 +45,10 @@ class Delivery(Enum):
         return self in (Delivery.NOT_SENT, Delivery.REFUSED)
 
 
-REFUSING: Mapping[int, str] = {
-    400: "bad request",
-    401: "no valid key",
-    402: "nothing left to pay with",
-    403: "not allowed",
-    404: "no such model or path",
-    405: "not for this method",
-    407: "the proxy wants a login",
-    410: "no longer there",
-    411: "no length told",
-    413: "request too large",
-    414: "address too long",
-    415: "not this type of content",
-    421: "wrong server",
-    422: "fields that can't be obeyed",
-    426: "another protocol wanted",
-    428: "a condition is missing",
-    429: "too many requests",
-    431: "headers too large",
-    501: "not implemented",
-    505: "not this version of HTTP",
-    511: "the network wants a login",
-}
-"""Statuses by whose meaning the request was not run, and what they say."""
-
-TELLING_NOTHING: Mapping[int, str] = {
-    200: "an answer that can't be read",
-    302: "sent elsewhere",
-    408: "timed out, in the server or in a router",
-    409: "in conflict, perhaps with the same request that runs already",
-    424: "the model failed (Bedrock)",
-    425: "too early, by some for what is still being worked on",
-    460: "the client left (AWS load balancers)",
-    499: "the client left (nginx; Google's CANCELLED)",
-    500: "the server failed",
-    502: "a router got no whole answer",
-    503: "unavailable, perhaps only after the request was passed on (Envoy)",
-    504: "a router waited too long",
-    520: "an answer that Cloudflare can't read",
-    522: "a connection that timed out (Cloudflare)",
-    524: "Cloudflare waited too long",
-    529: "overloaded (Anthropic), before or while it ran",
-}
-"""Statuses that come for requests that may have been run; those that are not listed count like them."""
-
-UNCONNECTED: Mapping[str, tuple[str, ...]] = {
-    "httpx httpx2 httpcore httpcore2": (
-        *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol", "InvalidURL"),
-    ),
-    "aiohttp": (
-        *("ClientConnectorError", "ConnectionTimeoutError", "ServerFingerprintMismatch"),
-        *("ClientHttpProxyError", "InvalidURL", "NonHttpUrlClientError"),
-    ),
-    "requests": (
-        *("ConnectTimeout", "ProxyError", "InvalidURL", "MissingSchema", "InvalidSchema", "InvalidHeader"),
-        "InvalidProxyURL",
-    ),
-    "urllib3": (
-        *("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "ProxyError"),
-        *("LocationValueError", "URLSchemeUnknown"),
-    ),
-    "botocore": (
-        *("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "ParamValidationError"),
-        *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoRegionError"),
-        *("TokenRetrievalError", "UnauthorizedSSOTokenError", "NoAuthTokenError", "UnknownEndpointError"),
-    ),
-    "google": ("GoogleAuthError",),
-    "builtins socket ssl http": (
-        *("ConnectionRefusedError", "gaierror", "SSLCertVerificationError", "InvalidURL"),
-    ),
-}
-"""Errors by whose class no connection came about, or no request was made; by the packages that raise them."""
-
-_TELLING = frozenset(
-    {"httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "urllib3", "botocore", "grpc", "h11", "h2"}
-)
-"""Packages whose other errors tell nothing: what stands behind those is not looked at."""
-_WRAPPERS = frozenset({("urllib3", "MaxRetryError")})
 _ARGUMENTS = re.compile(
     r"(unexpected keyword argument|missing \d+ required|takes .*positional argument|multiple values for)"
 )
 """How Python says that a function was not entered."""
-_TRIES = {
-    "x-envoy-attempt-count": 1,
-    "x-litellm-attempted-retries": 0,
-    "x-litellm-attempted-fallbacks": 0,
-    "x-portkey-retry-attempt-count": 0,
-}
-"""Headers of routers that say how often they tried, and the number that says: once."""
 
 
 def of_status(
@@ -201,8 +118,8 @@ def _of_one(error: BaseException) -> Delivery | None:
         response = _get(error, "response")
         hops = [_status_of(one) or 0 for one in _get(response, "history") or ()]
         return of_status(status, _body(error, response), _headers(response), hops)
-    telling = any(package in _TELLING for package, _ in names)
-    return Delivery.UNKNOWN if telling and names[0] not in _WRAPPERS else None
+    telling = any(package in CLIENTS for package, _ in names)
+    return Delivery.UNKNOWN if telling and names[0] not in WRAPPERS else None
 
 
 _UNCONNECTED = frozenset(
@@ -272,7 +189,7 @@ def _headers(message: object) -> Mapping[str, str] | None:
 def _tried_again(headers: Mapping[str, str] | None) -> bool:
     """Whether a router, or a client of OpenAI's kind, says that it tried more than once."""
     told = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
-    once = {**_TRIES, "x-stainless-retry-count": 0}
+    once = {**ONCE, "x-stainless-retry-count": 0}
     return any(told.get(name, "").isdigit() and int(told[name]) > tries for name, tries in once.items())
 
 

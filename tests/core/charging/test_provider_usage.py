@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastic_agent.reported import Reported, Reports, charged, read, tokens
+from elastic_agent.charging.provider_usage import Reported, Reports, charged, read, tokens
 from elastic_agent.usage import Usage, worst_case
 
 WORST = worst_case(100, 0, 0, 50)

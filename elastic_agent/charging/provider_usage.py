@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .usage import Usage
-from .values import MOST_TOKENS
+from ..usage import Usage
+from ..validation import MOST_TOKENS
 
 _INPUT = ("input_tokens", "prompt_tokens", "inputTokens", "prompt_token_count")
 _OUTPUT = ("output_tokens", "completion_tokens", "outputTokens", "candidates_token_count")
