@@ -1,7 +1,7 @@
 """What a message says about its call: usage in LangChain's buckets, and the budget and its cost beside it.
 
-Cost never goes into `usage_metadata`: LangChain adds those up as integers, and a float there makes it raise.
-Everything here is attached to one chunk of a stream, the last, because LangChain merges chunks by adding.
+Cost is not in `usage_metadata`: LangChain adds its values up as integers and raises on a float. A stream's
+last chunk alone carries all of this, because LangChain merges chunks by adding.
 """
 
 from __future__ import annotations
@@ -15,46 +15,42 @@ from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEn
 from elastic_agent.generation.result import Generation
 from elastic_agent.usage import Usage
 
-from .call import Outcome
+from .call import CompletedCall
 
 _CUT = {ThinkingEnd.BUDGET, ThinkingEnd.DEADLINE, ThinkingEnd.PREEMPTED, ThinkingEnd.ABORTED}
 _FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop", SolutionEnd.LENGTH: "length"}
 
 
 def usage_metadata(usage: Usage) -> UsageMetadata:
-    """Tokens of one call: the prompt once, and what the answer holds.
+    """Tokens of one call: the prompt once, and the answer.
 
-    `reasoning` is the thinking, with what the model spent of its solution on more of it; the close (marker
-    tokens, forced or sampled) is in `output_tokens` only. `cache_read` is what the upstream had of the prompt
-    before the call. What the upstream bills, the second pass's input included, is in
+    `reasoning` is the thinking, and any that the model opened again in its solution. The close (marker
+    tokens, forced or sampled) is in `output_tokens` only. `cache_read` counts prompt tokens that the upstream
+    had cached. What the upstream bills, the second pass's input included, is in
     `response_metadata["usage"]["billed"]`.
     """
-    told = UsageMetadata(
+    found = UsageMetadata(
         input_tokens=usage.prompt,
         output_tokens=usage.output,
         total_tokens=usage.prompt + usage.output,
         output_token_details=OutputTokenDetails(reasoning=usage.reasoning),
     )
     if usage.prompt_cached:
-        told["input_token_details"] = InputTokenDetails(cache_read=usage.prompt_cached)
-    return told
+        found["input_token_details"] = InputTokenDetails(cache_read=usage.prompt_cached)
+    return found
 
 
-def response_metadata(outcome: Outcome, *, tool_calls: bool = False) -> dict[str, Any]:
+def response_metadata(completed: CompletedCall, *, has_calls: bool = False) -> dict[str, Any]:
     """Model, ending, budget, all usage buckets, and the cost in USD (a decimal string, or None)."""
-    result, granted = outcome.result, outcome.granted
+    result, granted, asked, cost = completed.result, completed.granted, completed.asked, completed.cost
     ended = result.solution_end
     thinking = granted.thinking if granted.thinking is not None else result.budget.thinking
     assert thinking is not None  # `bounded` made it a number
     return {
-        "model_name": outcome.model,
-        "finish_reason": "tool_calls"
-        if tool_calls
-        else _FINISH.get(ended, str(ended))
-        if ended
-        else "aborted",
+        "model_name": completed.model,
+        "finish_reason": "tool_calls" if has_calls else _finish_reason(ended),
         "budget": {
-            "asked": {"thinking": outcome.asked.thinking, "solution": outcome.asked.solution},
+            "asked": {"thinking": asked.thinking, "solution": asked.solution},
             "thinking": thinking,
             "solution": granted.solution,
             "thinking_end": _name(result.thinking_end),
@@ -65,26 +61,30 @@ def response_metadata(outcome: Outcome, *, tool_calls: bool = False) -> dict[str
                 "thinking": max(0, thinking - result.usage.thinking),
                 "solution": max(0, granted.solution - result.usage.solution),
             },
-            "reason": outcome.reason,
-            "as_asked": as_asked(outcome.asked, result),
+            "reason": completed.reason,
+            "as_asked": as_asked(asked, result),
         },
         "usage": {**result.usage.to_dict(), "billed": result.usage.billed()},
-        "cost": None if outcome.cost is None else {"usd": format(outcome.cost, "f")},
+        "cost": None if cost is None else {"usd": format(cost, "f")},
     }
 
 
 def as_asked(asked: Budget, result: Generation) -> bool:
-    """Whether the answer is one that the asked Budget gives: no tighter limit, and no deadline, cut it."""
+    """Whether only the asked Budget limited the answer: no tighter grant and no deadline cut it."""
     usage = result.usage
-    thought = result.thinking_end not in _CUT or (
+    thinking_as_asked = result.thinking_end not in _CUT or (
         result.thinking_end is ThinkingEnd.BUDGET
         and asked.thinking is not None
         and usage.thinking >= asked.thinking
     )
-    solved = result.solution_end in (SolutionEnd.EOS, SolutionEnd.STOP) or (
+    solution_as_asked = result.solution_end in (SolutionEnd.EOS, SolutionEnd.STOP) or (
         result.solution_end is SolutionEnd.LENGTH and usage.solution >= asked.solution
     )
-    return thought and solved
+    return thinking_as_asked and solution_as_asked
+
+
+def _finish_reason(end: SolutionEnd | None) -> str:
+    return "aborted" if end is None else _FINISH.get(end, str(end))
 
 
 def _name(end: ThinkingEnd | SolutionEnd | None) -> str | None:

@@ -1,12 +1,12 @@
 """LangChain's answer cache, made safe for budgets.
 
-Answers are stored under the Budget that was *asked* for (`CallOptions.key`). A task may grant less than that,
-so two rules keep a poor answer from being replayed where a better one was affordable:
+Answers are stored under the Budget that was *asked* for (`CallOptions.key`). A task may grant less. So:
 
-- an answer that a tighter grant or a deadline cut short is not stored (`as_asked` in its metadata);
-- looking up stays allowed under a task: what is stored was never cut below what is asked for now.
+- an answer that a tighter grant or a deadline cut short is not stored (`as_asked` in its metadata), because
+  it would be replayed where a better one is affordable;
+- a stored answer may be used inside a task: it was never cut below the Budget that is asked for now.
 
-A replayed answer cost nothing, and says so.
+A replayed answer cost nothing, and its metadata says so.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from langchain_core.outputs import ChatGeneration, Generation
 
 
 class BudgetCache(BaseCache):
-    """Another cache, behind the two rules."""
+    """Another cache, under these rules."""
 
     def __init__(self, inner: BaseCache) -> None:
         self._inner = inner
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        return _free(self._inner.lookup(prompt, llm_string))
+        return _replayed(self._inner.lookup(prompt, llm_string))
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        return _free(await self._inner.alookup(prompt, llm_string))
+        return _replayed(await self._inner.alookup(prompt, llm_string))
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         if _storable(return_val):
@@ -47,11 +47,11 @@ class BudgetCache(BaseCache):
 
 
 def budget_cache(cache: BaseCache | bool | None) -> BudgetCache | None:
-    """The cache that a model with this `cache` field uses, behind the rules; None when it uses none."""
+    """The cache that a model with this `cache` field uses, under the rules; None when it uses none."""
     if cache is False:
         return None
     found = cache if isinstance(cache, BaseCache) else get_llm_cache()
-    return None if found is None else found if isinstance(found, BudgetCache) else BudgetCache(found)
+    return found if found is None or isinstance(found, BudgetCache) else BudgetCache(found)
 
 
 def _metadata(generation: Generation) -> dict[str, Any]:
@@ -64,13 +64,13 @@ def _storable(generations: Sequence[Generation]) -> bool:
     return all(_metadata(g).get("budget", {}).get("as_asked", False) for g in generations)
 
 
-def _free(found: RETURN_VAL_TYPE | None) -> RETURN_VAL_TYPE | None:
-    return found if not isinstance(found, list) else [_replayed(g) for g in found]
+def _replayed(found: RETURN_VAL_TYPE | None) -> RETURN_VAL_TYPE | None:
+    return [_at_no_cost(generation) for generation in found] if isinstance(found, list) else found
 
 
-def _replayed(generation: Generation) -> Generation:
-    told = {**_metadata(generation), "cost": {"usd": "0"}, "cached": True}
+def _at_no_cost(generation: Generation) -> Generation:
+    metadata = {**_metadata(generation), "cost": {"usd": "0"}, "cached": True}
     if isinstance(generation, ChatGeneration):
-        message = generation.message.model_copy(update={"response_metadata": told})
+        message = generation.message.model_copy(update={"response_metadata": metadata})
         return generation.model_copy(update={"message": message})
-    return generation.model_copy(update={"generation_info": told})
+    return generation.model_copy(update={"generation_info": metadata})

@@ -4,7 +4,7 @@
     message = await llm.ainvoke("...", thinking_budget=64)
     message.text; message.content_blocks; message.response_metadata["budget"]
 
-Everything is written once, async, in `_pieces`; the sync methods go through the portal.
+Every way of calling goes through the async `_deltas`; the sync methods wait for it on the blocking portal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -26,25 +26,24 @@ from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from ...openai_format.deltas import Delta, DeltaBuilder
-from ...openai_format.guided_decoding import enforced_format
+from ...openai_format.deltas import Delta
 from ..blocking_portal import portal
-from ..call import Outcome, Turned, answers, may_turn, run_call, together
+from ..call import CompletedCall, run_all
 from ..errors import langchain_errors
 from ..messages import to_chat
 from ..metadata import response_metadata, usage_metadata
+from .base import ElasticModel, local_context_length
 from .binding import BudgetBinding
 from .cache import budget_cache
-from .fields import ElasticFields
-from .options import ANSWER_NOW, CallOptions
+from .options import CallOptions
 from .structured_output import Method, structured
 
 FIRST_INDEX = 1_000
-"""Of a message's tool calls. LangChain itself numbers blocks of reasoning and text (`output_version="v1"`),
-from 0, and merges what has one index."""
+"""Index of a message's first tool call. LangChain numbers blocks of reasoning and text from 0
+(`output_version="v1"`) and merges blocks with the same index."""
 
 
-class ChatElasticReasoning(ElasticFields, BaseChatModel):
+class ChatElasticReasoning(ElasticModel, BaseChatModel):
     """A reasoning model as a LangChain chat model, with a thinking and a solution budget for every call.
 
     Inside `task_budget(...)` each call gets its Budget from the task, and settles with it.
@@ -57,41 +56,12 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         UpstreamError, UpstreamUnavailableError: its server failed.
     """
 
-    model_config = ElasticFields.model_config  # LangChain's would let a misspelt field pass
+    model_config = ElasticModel.model_config  # LangChain's would let a misspelt field pass
 
     streaming: bool = False
     """Stream in `invoke` too, for callbacks."""
 
     # Generating
-
-    async def _pieces(
-        self, messages: Sequence[BaseMessage], options: CallOptions
-    ) -> AsyncGenerator[Delta | Outcome]:
-        """What the call brings, and its Outcome last."""
-        with langchain_errors():
-            prompt = to_chat(messages)
-            backend = await self._ready_backend(options.model)
-            ids = backend.codec.encode_chat(prompt, tools=options.tools or None)
-            if options.guide:
-                # A model that opens its thinking itself could skip it, and with it the solution's own pass
-                ids += backend.codec.markers.to_open(ids)
-            turns = options.tools and may_turn(options)
-            spare = (
-                backend.codec.encode_chat([*prompt, {"role": "user", "content": ANSWER_NOW}])
-                if turns
-                else None
-            )
-            pieces = DeltaBuilder(options.tools, enforced_format(backend.codec.tool_format, options.guide))
-            async with aclosing(run_call(backend, ids, options, self._terms, spare)) as events:
-                async for event in events:
-                    if isinstance(event, Turned):
-                        pieces = DeltaBuilder()
-                        continue
-                    piece = pieces.flush() if isinstance(event, Outcome) else pieces.feed(event)
-                    if piece:
-                        yield piece
-                    if isinstance(event, Outcome):
-                        yield event
 
     async def _agenerate(
         self,
@@ -101,24 +71,24 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         with langchain_errors():
-            every = answers(self._options(stop, kwargs, chat=True))
-        made = await together([self._answer(messages, options) for options in every])
+            answers = self._options(stop, kwargs, chat=True).answers()
+        made = await run_all([self._answer(messages, options) for options in answers])
         return ChatResult(generations=[ChatGeneration(message=message) for message in made])
 
     async def _answer(self, messages: Sequence[BaseMessage], options: CallOptions) -> BaseMessage:
-        pieces: list[Delta] = []
-        async with aclosing(self._pieces(messages, options)) as parts:
+        deltas: list[Delta] = []
+        async with aclosing(self._deltas(to_chat(messages), options)) as parts:
             async for part in parts:
                 if isinstance(part, Delta):
-                    pieces.append(part)
+                    deltas.append(part)
                 else:
-                    whole = Delta(
-                        "".join(p.reasoning for p in pieces),
-                        "".join(p.text for p in pieces),
-                        [call for p in pieces for call in p.tool_calls],
-                    )
-                    message = message_chunk_to_message(_last(whole, part, whole.tool_calls))
-        return message
+                    completed = part
+        whole = Delta(
+            "".join(delta.reasoning for delta in deltas),
+            "".join(delta.text for delta in deltas),
+            [call for delta in deltas for call in delta.tool_calls],
+        )
+        return message_chunk_to_message(_last_chunk(whole, completed, bool(whole.tool_calls)))
 
     async def _astream(
         self,
@@ -131,14 +101,14 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
             options = self._options(stop, kwargs, chat=True)
         if options.n != 1:
             raise ValueError("a stream brings one answer: n must be 1")
-        calls = False
-        async with aclosing(self._pieces(messages, options)) as parts:
+        has_calls = False
+        async with aclosing(self._deltas(to_chat(messages), options)) as parts:
             async for part in parts:
                 if isinstance(part, Delta):
-                    calls = calls or bool(part.tool_calls)
+                    has_calls = has_calls or bool(part.tool_calls)
                     yield ChatGenerationChunk(message=_chunk(part))
                 else:
-                    yield ChatGenerationChunk(message=_last(Delta(), part, calls))
+                    yield ChatGenerationChunk(message=_last_chunk(Delta(), part, has_calls))
 
     def _generate(
         self,
@@ -178,7 +148,7 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         Args:
             tools: schemas, functions, pydantic classes or LangChain tools.
             tool_choice: "auto" (or None), "none", "any", or the name of the tool to call.
-            strict: arguments keep to the tool's schema; those of a forced call do anyway.
+            strict: arguments keep to the tool's schema; the arguments of a forced call always do.
             parallel_tool_calls: False allows one call at most.
             kwargs: further call options, such as `thinking_budget=`.
 
@@ -201,13 +171,13 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """This model with answers of a given shape, enforced like a tool choice; see `_structured`.
+        """This model with answers of a given shape, enforced like a tool choice; see `structured_output`.
 
         Args:
             schema: a pydantic class, a TypedDict, a JSON schema, or an OpenAI tool schema.
             method: "json_schema", "function_calling" or "json_mode".
             include_raw: answer `{"raw": message, "parsed": ..., "parsing_error": ...}`.
-            strict: of a function call; a JSON schema is always kept to.
+            strict: for a function call; a JSON schema is always enforced.
             kwargs: call options, such as `thinking_budget=`.
         """
         model = self.with_budget(**kwargs) if kwargs else self
@@ -234,27 +204,20 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
 
     # About the model
 
+    def load(self) -> Self:
+        """Load the model now (see `ElasticModel.load`), and complete its profile."""
+        super().load()
+        backend = self._backend()
+        self.profile = _profile(guided=backend.guided, context_length=backend.context_length)
+        return self
+
     def _resolve_model_profile(self) -> ModelProfile:
-        """What the model can do. The context of a served model is its server's to tell, when first called."""
-        near = self.base_url is None or self.backend is not None
-        guided = self._backend().guided if near else True
-        profile = ModelProfile(
-            text_inputs=True,
-            image_inputs=False,
-            audio_inputs=False,
-            video_inputs=False,
-            pdf_inputs=False,
-            text_outputs=True,
-            reasoning_output=True,
-            tool_calling=True,
-            tool_choice=guided,
-            structured_output=guided,
-            tool_call_streaming=True,
-            temperature=True,
-        )
-        if near:
-            profile["max_input_tokens"] = self._backend().context_length
-        return profile
+        """What the model can do, as far as it can be told without loading it."""
+        if self.backend is not None:
+            return _profile(guided=self.backend.guided, context_length=self.backend.context_length)
+        if self.base_url is not None or self.backend_options.get("engine") == "vllm":
+            return _profile(guided=True, context_length=None)
+        return _profile(guided=False, context_length=local_context_length(self.model))
 
     @property
     def _llm_type(self) -> str:
@@ -262,11 +225,6 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self._tracing("chat", stop, kwargs)
-
-    def get_token_ids(self, text: str) -> list[int]:
-        """The text's ids under the model's own tokenizer, control strings as text."""
-        with langchain_errors():
-            return self._backend().codec.encode(text)
 
     def get_num_tokens_from_messages(
         self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None
@@ -277,21 +235,41 @@ class ChatElasticReasoning(ElasticFields, BaseChatModel):
             return len(self._backend().codec.encode_chat(to_chat(messages), tools=schemas or None))
 
 
-def _chunk(piece: Delta) -> AIMessageChunk:
+def _profile(*, guided: bool, context_length: int | None) -> ModelProfile:
+    profile = ModelProfile(
+        text_inputs=True,
+        image_inputs=False,
+        audio_inputs=False,
+        video_inputs=False,
+        pdf_inputs=False,
+        text_outputs=True,
+        reasoning_output=True,
+        tool_calling=True,
+        tool_choice=guided,
+        structured_output=guided,
+        tool_call_streaming=True,
+        temperature=True,
+    )
+    if context_length is not None:
+        profile["max_input_tokens"] = context_length
+    return profile
+
+
+def _chunk(delta: Delta) -> AIMessageChunk:
     return AIMessageChunk(
-        content=piece.text,
-        additional_kwargs={"reasoning_content": piece.reasoning} if piece.reasoning else {},
+        content=delta.text,
+        additional_kwargs={"reasoning_content": delta.reasoning} if delta.reasoning else {},
         tool_call_chunks=[
             cast("ToolCallChunk", {**call, "index": FIRST_INDEX + (call["index"] or 0)})
-            for call in piece.tool_calls
+            for call in delta.tool_calls
         ],
     )
 
 
-def _last(piece: Delta, outcome: Outcome, tool_calls: object) -> AIMessageChunk:
-    """The chunk that ends a message: what it cost is on no other."""
-    chunk = _chunk(piece)
-    chunk.usage_metadata = usage_metadata(outcome.result.usage)
-    chunk.response_metadata = response_metadata(outcome, tool_calls=bool(tool_calls))
+def _last_chunk(delta: Delta, completed: CompletedCall, has_calls: bool) -> AIMessageChunk:
+    """The chunk that ends a message. It alone has usage and cost: LangChain merges chunks by adding."""
+    chunk = _chunk(delta)
+    chunk.usage_metadata = usage_metadata(completed.result.usage)
+    chunk.response_metadata = response_metadata(completed, has_calls=has_calls)
     chunk.chunk_position = "last"
     return chunk

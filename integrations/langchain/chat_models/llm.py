@@ -18,37 +18,21 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from ...openai_format.deltas import Delta, DeltaBuilder
 from ..blocking_portal import portal
-from ..call import Outcome, Turned, answers, run_call, together
+from ..call import CompletedCall, run_all
 from ..errors import langchain_errors
 from ..metadata import response_metadata, usage_metadata
+from .base import ElasticModel
 from .cache import budget_cache
-from .fields import ElasticFields
 from .options import PER_CALL, CallOptions
 
 
-class ElasticReasoningLLM(ElasticFields, BaseLLM):
+class ElasticReasoningLLM(ElasticModel, BaseLLM):
     """A reasoning model as a LangChain text model; budgets, tasks and errors as in `ChatElasticReasoning`."""
 
-    model_config = ElasticFields.model_config  # LangChain's would let a misspelt field pass
+    model_config = ElasticModel.model_config  # LangChain's would let a misspelt field pass
 
     # Generating
-
-    async def _pieces(self, prompt: str, options: CallOptions) -> AsyncGenerator[Delta | Outcome]:
-        """What the call brings, and its Outcome last."""
-        with langchain_errors():
-            backend = await self._ready_backend(options.model)
-            ids = backend.codec.encode_chat([{"role": "user", "content": prompt}])
-            pieces = DeltaBuilder()
-            async with aclosing(run_call(backend, ids, options, self._terms)) as events:
-                async for event in events:
-                    if isinstance(event, Outcome):
-                        yield event
-                    elif isinstance(event, Turned):
-                        continue
-                    elif piece := pieces.feed(event):
-                        yield piece
 
     async def _agenerate(
         self,
@@ -64,9 +48,9 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
             )
 
         with langchain_errors():
-            every = answers(self._options(stop, kwargs))
-        made = iter(await together([one(prompt, options) for prompt in prompts for options in every]))
-        return LLMResult(generations=[[next(made) for _ in every] for _ in prompts])
+            answers = self._options(stop, kwargs).answers()
+        made = iter(await run_all([one(prompt, options) for prompt in prompts for options in answers]))
+        return LLMResult(generations=[[next(made) for _ in answers] for _ in prompts])
 
     async def _astream(
         self,
@@ -86,14 +70,14 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
                 yield chunk
 
     async def _chunks(self, prompt: str, options: CallOptions) -> AsyncGenerator[GenerationChunk]:
-        """The solution's text as it comes; the thinking is with the last chunk."""
-        reasoning: list[str] = []
-        async with aclosing(self._pieces(prompt, options)) as parts:
+        """The solution's text as it comes; the last chunk has the thinking."""
+        reasoning = ""
+        async with aclosing(self._deltas([{"role": "user", "content": prompt}], options)) as parts:
             async for part in parts:
-                if isinstance(part, Outcome):
-                    yield GenerationChunk(text="", generation_info=_info(part, "".join(reasoning)))
+                if isinstance(part, CompletedCall):
+                    yield GenerationChunk(text="", generation_info=_info(part, reasoning))
                     continue
-                reasoning.append(part.reasoning)
+                reasoning += part.reasoning
                 if part.text:
                     yield GenerationChunk(text=part.text)
 
@@ -118,8 +102,8 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
                 run_manager.on_llm_new_token(chunk.text, chunk=chunk)
             yield chunk
 
-    # The cache: LangChain's key for text models is `asdict()`, without the call's own options. A copy that
-    # has them as its own gives the right key.
+    # The cache. LangChain's key for a text model is the model's `asdict()`, which lacks the call's options.
+    # So the call is made on a copy of the model that has them as its own.
 
     def generate(
         self, prompts: list[str], stop: list[str] | None = None, *args: Any, **kwargs: Any
@@ -158,15 +142,10 @@ class ElasticReasoningLLM(ElasticFields, BaseLLM):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self._tracing("llm", stop, kwargs)
 
-    def get_token_ids(self, text: str) -> list[int]:
-        """The text's ids under the model's own tokenizer, control strings as text."""
-        with langchain_errors():
-            return self._backend().codec.encode(text)
 
-
-def _info(outcome: Outcome, reasoning: str) -> dict[str, Any]:
+def _info(completed: CompletedCall, reasoning: str) -> dict[str, Any]:
     return {
-        **response_metadata(outcome),
-        "usage_metadata": dict(usage_metadata(outcome.result.usage)),
+        **response_metadata(completed),
+        "usage_metadata": dict(usage_metadata(completed.result.usage)),
         "reasoning_content": reasoning,
     }

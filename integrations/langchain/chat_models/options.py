@@ -1,13 +1,13 @@
 """What one call was asked to do: the model's fields, with the call's own keyword arguments over them.
 
-Everything that changes an answer is in `CallOptions`, and its `key()` is what LangChain's cache looks answers
-up by: an answer thought under a small budget is never replayed under a large one.
+Every option that changes an answer is in `CallOptions.key()`, by which LangChain's cache looks answers up: an
+answer that was thought under a small budget is never replayed under a large one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from langchain_core.language_models.base import LangSmithParams
@@ -20,68 +20,24 @@ from elastic_agent.generation.wrap_up import wrap_up_of
 from elastic_agent.scheduler.allocation.request import OnExhausted, check_terms
 from elastic_agent.validation import integer, put
 
-PER_CALL = frozenset(
-    {
-        "thinking_budget",
-        "solution_budget",
-        "max_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "seed",
-        "model",
-        "kind",
-        "final",
-        "weight",
-        "priority",
-        "on_exhausted",
-        "label",
-        "early_exit",
-        "wrap_up",
-        "n",
-    }
-)
-"""Keyword arguments of `invoke`, `bind` and the like that say how a call is made; fields of the model too."""
-
-NULLABLE = frozenset(
-    {"thinking_budget", "max_tokens", "seed", "on_exhausted", "label", "early_exit", "wrap_up"}
-)
-"""Those of them for which None says something; for the others it means "as the model has it"."""
-
-CHAT = frozenset({"tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"})
-"""Those of a chat model besides; `strict` has been obeyed when the tools were bound."""
-IGNORED = frozenset({"stream", "ls_structured_output_format"})
-"""LangChain's own; nothing to obey in them."""
-
 MOST_ANSWERS = 128
 """The largest `n`."""
 ANSWER_NOW = "The budget is used up. Answer now, with what you know, without tools."
-"""Ends the prompt of a call with tools that `on_exhausted="answer"` turns into the final answer."""
+"""Ends the prompt of a call with tools that became its task's final answer (`on_exhausted="answer"`)."""
+_SEED_STEP = 1_000_003
+"""Between the seeds of a call's answers: larger than the number of passes of a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """One call.
+    """The options of one call. Those not listed are the fields of the same name in `ElasticFields`.
 
     Attributes:
-        model: name of the model.
-        thinking: most thinking tokens; None leaves it to the task, or to the model's context.
-        solution: most solution tokens.
-        max_tokens: most tokens of the whole answer, or None; the solution keeps its part, thinking gives way.
         sampling: how tokens are drawn.
         stop: strings that end the solution.
         tools: OpenAI-style tool schemas for the chat template.
-        guide: the engine's fields for the solution's pass (`wire.guided`).
-        n: answers to give, each a call of its own.
-        kind: what kind of call this is, for curves.
-        final: the task's answer.
-        weight: worth relative to the task's other calls.
-        priority: lower goes first where the engine can choose.
-        on_exhausted: what to do when the task's caps can't hold the call; None is the task's own way.
-        label: what the task's log and report call it.
-        early_exit: how thinking ends when its answer no longer changes; None: it doesn't.
-        wrap_up: what is written before a forced close; None: the task's scheduler says, or nothing.
-        whole: nobody reads along: the text of a segment comes at its end, decoded once.
+        guide: the engine's fields for the solution's pass (`openai_format.guided_decoding`).
+        buffered: nobody reads along: a segment's text comes at its end, decoded once.
 
     Raises:
         InvalidBudgetError: a limit that no call can obey.
@@ -89,13 +45,9 @@ class CallOptions:
     """
 
     model: str
-    thinking: int | None
-    solution: int
+    thinking_budget: int | None
+    solution_budget: int
     max_tokens: int | None
-    sampling: Sampling
-    stop: tuple[str, ...]
-    tools: tuple[Mapping[str, Any], ...]
-    guide: Mapping[str, Any]
     n: int
     kind: str
     final: bool
@@ -104,13 +56,17 @@ class CallOptions:
     on_exhausted: OnExhausted | None
     label: str | None
     early_exit: EarlyExit | None
-    wrap_up: str | None = None
-    whole: bool = False
+    wrap_up: str | None
+    sampling: Sampling
+    stop: tuple[str, ...]
+    tools: tuple[Mapping[str, Any], ...]
+    guide: Mapping[str, Any]
+    buffered: bool = False
 
     def __post_init__(self) -> None:
-        asked = Budget(thinking=self.thinking, solution=self.solution)
-        put(self, "thinking", asked.thinking)
-        put(self, "solution", asked.solution)
+        asked = Budget(thinking=self.thinking_budget, solution=self.solution_budget)
+        put(self, "thinking_budget", asked.thinking)
+        put(self, "solution_budget", asked.solution)
         if self.max_tokens is not None:
             put(self, "max_tokens", integer("max_tokens", self.max_tokens, least=1, error=InvalidBudgetError))
         put(self, "n", integer("n", self.n, least=1, most=MOST_ANSWERS, of="answers"))
@@ -121,7 +77,7 @@ class CallOptions:
             wrap_up_of(self.wrap_up)
 
     def budget(self, close: int) -> Budget:
-        """The Budget asked for.
+        """The Budget asked for. Under `max_tokens` the solution keeps its part and thinking gives way.
 
         Args:
             close: length of the longest forced close, in tokens; it counts against `max_tokens`.
@@ -129,43 +85,57 @@ class CallOptions:
         Raises:
             InvalidBudgetError: a limit that can't be obeyed.
         """
-        asked = Budget(thinking=self.thinking, solution=self.solution)
+        asked = Budget(thinking=self.thinking_budget, solution=self.solution_budget)
         if self.max_tokens is None:
             return asked
         room = self.max_tokens - close
         if room < 1:
             raise InvalidBudgetError(f"max_tokens={self.max_tokens} holds no answer: the close takes {close}")
         solution = min(asked.solution, room)
-        return Budget(
-            thinking=min(room - solution, room if asked.thinking is None else asked.thinking),
-            solution=solution,
-        )
+        thinking = min(room - solution, room if asked.thinking is None else asked.thinking)
+        return Budget(thinking=thinking, solution=solution)
+
+    def answers(self) -> list[CallOptions]:
+        """The options of each of the call's `n` answers, buffered, each with a seed of its own."""
+        one, seed = replace(self, n=1, buffered=True), self.sampling.seed
+        if seed is None:
+            return [one] * self.n
+        samplings = [replace(one.sampling, seed=seed + i * _SEED_STEP) for i in range(self.n)]
+        return [replace(one, sampling=sampling) for sampling in samplings]
 
     def key(self) -> dict[str, Any]:
-        """What the answer depends on. Kind, weight and the like only matter to a task: see `_cache`."""
+        """What the answer depends on. Kind, weight and the like only matter to a task (see `cache`)."""
+        names = ("model", "thinking_budget", "solution_budget", "max_tokens", "n", "wrap_up")
         return {
-            "model": self.model,
-            "thinking_budget": self.thinking,
-            "solution_budget": self.solution,
-            "max_tokens": self.max_tokens,
-            "temperature": self.sampling.temperature,
-            "top_p": self.sampling.top_p,
-            "top_k": self.sampling.top_k,
-            "seed": self.sampling.seed,
+            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self.sampling, name) for name in SAMPLING},
             "stop": list(self.stop),
             "tools": [dict(tool) for tool in self.tools],
             "guide": dict(self.guide),
-            "n": self.n,
             "early_exit": None if self.early_exit is None else self.early_exit.to_dict(),
-            "wrap_up": self.wrap_up,
         }
 
 
+SAMPLING = ("temperature", "top_p", "top_k", "seed")
+"""Keyword arguments that `CallOptions.sampling` is made of."""
+PER_CALL = frozenset(one.name for one in fields(CallOptions)) | {*SAMPLING}
+PER_CALL -= {"sampling", "stop", "tools", "guide", "buffered"}
+"""Keyword arguments of `invoke`, `bind` and the like that say how a call is made; fields of the model too."""
+NULLABLE = frozenset(
+    {"thinking_budget", "max_tokens", "seed", "on_exhausted", "label", "early_exit", "wrap_up"}
+)
+"""Those in PER_CALL for which None is a value; for the others None means the model's own value."""
+CHAT = frozenset({"tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"})
+"""A chat model's further keyword arguments; `strict` has been obeyed when the tools were bound."""
+IGNORED = frozenset({"stream", "ls_structured_output_format"})
+"""LangChain's own keyword arguments, with nothing to obey."""
+
+
 def check_names(given: Mapping[str, Any], *, chat: bool) -> None:
-    """Refuse keyword arguments that nobody would obey: a misspelt budget must not be ignored.
+    """Refuse unknown keyword arguments: a misspelt budget must not be ignored.
 
     Raises:
-        TypeError: names them, and what there is.
+        TypeError: names the unknown ones, and those that exist.
     """
     known = PER_CALL | IGNORED | (CHAT if chat else frozenset())
     if unknown := sorted(set(given) - known):
@@ -173,7 +143,7 @@ def check_names(given: Mapping[str, Any], *, chat: bool) -> None:
 
 
 def chosen_tools(tools: Sequence[Mapping[str, Any]], choice: object) -> tuple[Mapping[str, Any], ...]:
-    """The tools that the model is shown: none, all, or the one that was chosen.
+    """The tools that the model is shown: none, all, or the chosen one.
 
     Raises:
         ValueError: the chosen tool is not among them.
@@ -189,18 +159,18 @@ def chosen_tools(tools: Sequence[Mapping[str, Any]], choice: object) -> tuple[Ma
     return found
 
 
-def tracing(options: CallOptions, kind: Literal["chat", "llm"]) -> LangSmithParams:
+def tracing_params(options: CallOptions, kind: Literal["chat", "llm"]) -> LangSmithParams:
     """What LangSmith is told: the call's own model, budget and sampling, not the constructor's."""
-    told = LangSmithParams(
+    params = LangSmithParams(
         ls_provider="elastic_agent",
         ls_model_name=options.model,
         ls_model_type=kind,
         ls_temperature=options.sampling.temperature,
     )
     if options.max_tokens is not None:
-        told["ls_max_tokens"] = options.max_tokens
-    elif options.thinking is not None:
-        told["ls_max_tokens"] = options.thinking + options.solution
+        params["ls_max_tokens"] = options.max_tokens
+    elif options.thinking_budget is not None:
+        params["ls_max_tokens"] = options.thinking_budget + options.solution_budget
     if options.stop:
-        told["ls_stop"] = list(options.stop)
-    return told
+        params["ls_stop"] = list(options.stop)
+    return params

@@ -1,8 +1,8 @@
 """`with_structured_output`: an answer of a given shape, by the engine's guided decoding.
 
 Three ways, as in LangChain's own models: `json_schema` guides the solution by the schema, `function_calling`
-makes the model call a tool of that shape, `json_mode` wants any JSON object. The model is not told the schema
-in the first and the last: ask for what is wanted in the prompt.
+makes the model call a tool of that shape, `json_mode` accepts any JSON object. `json_schema` and `json_mode`
+don't show the schema to the model: describe the shape in the prompt.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def structured(
         ValueError: an unknown method.
     """
     pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
-    told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+    traced = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
     bound: Runnable[LanguageModelInput, AIMessage]
     parser: BaseOutputParser[Any]
     if method == "function_calling":
@@ -46,7 +46,7 @@ def structured(
             tool_choice=name,
             strict=strict,
             parallel_tool_calls=False,
-            ls_structured_output_format=told,
+            ls_structured_output_format=traced,
         )
         if pydantic:
             parser = PydanticToolsParser(tools=[schema], first_tool_only=True)  # type: ignore[list-item]
@@ -58,7 +58,7 @@ def structured(
             json_schema = convert_to_json_schema(schema)
             name = str(json_schema.get("title", "answer"))
             shape = {"type": "json_schema", "json_schema": {"name": name, "schema": json_schema}}
-        bound = model.bind(response_format=shape, ls_structured_output_format=told)
+        bound = model.bind(response_format=shape, ls_structured_output_format=traced)
         parser = PydanticOutputParser(pydantic_object=schema) if pydantic else JsonOutputParser()  # type: ignore[arg-type]
     else:
         raise ValueError(f"method must be json_schema, function_calling or json_mode, not {method!r}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessageChunk
 
 from elastic_agent.backends.load import load_backend
@@ -63,6 +65,27 @@ async def test_control_strings_of_a_user_stay_text(llm: ChatElasticReasoning) ->
     message = await llm.ainvoke("x </think> <|im_end|> y", thinking_budget=4)
     assert message.usage_metadata is not None
     assert message.usage_metadata["output_token_details"]["reasoning"] <= 4
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+@pytest.mark.parametrize("kind", [ChatElasticReasoning, ElasticReasoningLLM])
+def test_weights_are_loaded_when_first_needed(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making, copying and reading a model load nothing; `load` does, before a task's clock runs."""
+    asked: list[str] = []
+
+    def loads(model: str, **options: Any) -> Any:
+        asked.append(model)
+        return load_backend(model)
+
+    monkeypatch.setattr("elastic_agent.integrations.langchain.chat_models.base.load_backend", loads)
+    model = kind(model=MODEL, solution_budget=24)
+    again = load(dumpd(model), allowed_objects=[kind], valid_namespaces=["elastic_agent"])
+    copies = again.with_budget(thinking_budget=8), again.bind(thinking_budget=8)
+    assert asked == []
+    if kind is ChatElasticReasoning:  # the folder's configuration says what planners of prompts ask for
+        assert again.profile["max_input_tokens"] == load_backend(MODEL or "").context_length
+    assert copies[0].load() is copies[0]
+    assert set(asked) == {MODEL}
 
 
 def test_the_text_model_answers_in_sync(llm: ChatElasticReasoning) -> None:
