@@ -13,7 +13,8 @@ from langchain_core.language_models.base import LangSmithParams
 from pydantic import PrivateAttr, model_validator
 
 from elastic_agent.backends.base import Backend, Sampling
-from elastic_agent.backends.load import load_backend, model_path
+from elastic_agent.backends.load import load_backend
+from elastic_agent.model_location import model_path
 
 from ...openai_format.deltas import Delta, DeltaBuilder
 from ...openai_format.guided_decoding import enforced_format, guided_fields
