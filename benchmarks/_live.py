@@ -12,7 +12,7 @@ from elastic_agent import Caps, load_backend
 from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import ElasticError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Marginal, Uniform
-from elastic_agent.scheduler.policies.marginal import AllocationPolicy
+from elastic_agent.scheduler.policies.protocol import AllocationPolicy
 from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, make_problems
 from elastic_agent.training.evaluation import bootstrap
 from elastic_agent.training.rewards import solution_reward

@@ -8,8 +8,9 @@ from typing import Any
 from _meter_plan import LEASE
 
 from elastic_agent.errors import TaskClosedError
-from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount, HoldState
-from elastic_agent.scheduler.ledger.stores.protocol import Lack, Store, StoredHold
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
+from elastic_agent.scheduler.ledger.stores.protocol import Store, StoredHold
 
 
 class _Around:
@@ -25,7 +26,7 @@ class _Around:
 class RefundOnExpiry(_Around):
     """A call whose lease ran out is taken for one that never left: nobody wrote down that it did."""
 
-    async def hold(self, *args: Any, dispatched: bool = False, **kwargs: Any) -> StoredHold | Lack:
+    async def hold(self, *args: Any, dispatched: bool = False, **kwargs: Any) -> StoredHold | Shortage:
         return await self.store.hold(*args, **kwargs)
 
     async def dispatch(self, key: str) -> bool:
@@ -35,11 +36,11 @@ class RefundOnExpiry(_Around):
 class ShrinkToHeadroom(_Around):
     """A hold that is too large becomes one that fits, and the call goes out as it was (LiteLLM)."""
 
-    async def hold(self, key: str, account: str, amount: Amount, **kwargs: Any) -> StoredHold | Lack:
+    async def hold(self, key: str, account: str, amount: Amount, **kwargs: Any) -> StoredHold | Shortage:
         held = await self.store.hold(key, account, amount, **kwargs)
-        while isinstance(held, Lack) and held.available > 0:
+        while isinstance(held, Shortage) and held.available > 0:
             left = int(held.available)
-            amount = amount.least(
+            amount = amount.min(
                 Amount(left, amount.nano) if held.unit == "tokens" else Amount(amount.tokens, left)
             )
             held = await self.store.hold(key, account, amount, **kwargs)
@@ -53,11 +54,11 @@ class SettleAfter(_Around):
         super().__init__(store)
         self._accounts: dict[str, str] = {}
 
-    async def hold(self, key: str, account: str, amount: Amount, **_: Any) -> StoredHold | Lack:
+    async def hold(self, key: str, account: str, amount: Amount, **_: Any) -> StoredHold | Shortage:
         for level in await self.store.books(account):
             for unit, balance in level.balances().items():
                 if balance.available <= 0:
-                    return Lack(level.spec.id, unit, 1, balance.available)
+                    return Shortage(level.spec.id, unit, 1, balance.available)
         self._accounts[key] = account
         return StoredHold(key, account, amount, left=LEASE)
 

@@ -23,9 +23,10 @@ from _meter_variants import WRONG
 
 from elastic_agent.errors import LeaseLostError, StoreClockError, StoreUnavailableError, TaskClosedError
 from elastic_agent.scheduler.ledger import clocks
-from elastic_agent.scheduler.ledger.accounts import Amount, HoldState
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import Amount, Shortage
 from elastic_agent.scheduler.ledger.leases import Leases
-from elastic_agent.scheduler.ledger.stores.protocol import Lack, Store, StoredHold
+from elastic_agent.scheduler.ledger.stores.protocol import Store, StoredHold
 
 T = TypeVar("T")
 
@@ -164,7 +165,7 @@ class Worker:
         """None: there is no room, or it has ended meanwhile."""
         asked = clocks.elapsed()
         held = await self._sure(lambda: self._store.hold(key, task.account, amount, lease=LEASE, **more))
-        if isinstance(held, Lack):
+        if isinstance(held, Shortage):
             self._orders.send(("refused",))
             return None
         self._live.taken(key, asked, held.left)

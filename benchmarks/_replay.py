@@ -28,10 +28,12 @@ from elastic_agent.errors import CapExceededError
 from elastic_agent.scheduler.allocation.request import Book, Request, Running
 from elastic_agent.scheduler.dispatch.dispatcher import Desk
 from elastic_agent.scheduler.estimates.agent_history import Histories
-from elastic_agent.scheduler.estimates.workload import Forecast, Habits
+from elastic_agent.scheduler.estimates.call_stats import UsageStats
+from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency
-from elastic_agent.scheduler.ledger.accounts import Account, Amount
-from elastic_agent.scheduler.policies.marginal import AllocationPolicy
+from elastic_agent.scheduler.ledger.accounts import Account
+from elastic_agent.scheduler.ledger.amounts import Amount
+from elastic_agent.scheduler.policies.protocol import AllocationPolicy
 from elastic_agent.usage import Usage
 
 DATA = Path(__file__).with_name("data") / "e1-tiny.csv.gz"
@@ -156,16 +158,16 @@ def make_work(pool: Mapping[str, Sequence[T]], count: int, seed: int) -> list[Wo
 
 @dataclass
 class Memory:
-    """What a scheduler knows beyond one task: its curves, and the habits that it has seen."""
+    """What a scheduler knows beyond one task: its curves, and the usage_stats that it has seen."""
 
     curves: Any
-    habits: Habits
+    usage_stats: UsageStats
     feedback: bool = True
     agents: Histories = field(default_factory=Histories)
 
     @classmethod
     def of(cls, curves: Any, *, feedback: bool = True) -> Memory:
-        return cls(curves, Habits(), feedback)
+        return cls(curves, UsageStats(), feedback)
 
 
 def play(
@@ -277,7 +279,7 @@ def _request(book: Book, call: Outcome, last: bool, memory: Memory, wake: Any) -
         curve=memory.curves.curve(call.kind),
         price=None,
         latency=Latency(),
-        habits=memory.habits,
+        usage_stats=memory.usage_stats,
         wake=wake,
         final=last,
     )

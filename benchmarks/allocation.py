@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks._baselines import Decay, GreedyUpfront, Informed, Myopic, Proportional
 from benchmarks._picture import picture
 from benchmarks._replay import (
     Memory,
@@ -52,11 +53,12 @@ from benchmarks._replay import (
     pool_of,
     table_of,
 )
-from elastic_agent.scheduler.analysis.hindsight import Informed, Option, lp_bound
+from elastic_agent.scheduler.analysis.hindsight import Option, lp_bound
+from elastic_agent.scheduler.estimates.curve_files import load as load_curves
 from elastic_agent.scheduler.estimates.online_curves import LearntCurves
-from elastic_agent.scheduler.estimates.success_curve import load as load_curves
-from elastic_agent.scheduler.policies.marginal import AllocationPolicy, FixedCap, Marginal, Uniform
-from elastic_agent.scheduler.policies.simple import Decay, GreedyUpfront, Myopic, Proportional
+from elastic_agent.scheduler.policies.marginal import Marginal
+from elastic_agent.scheduler.policies.protocol import AllocationPolicy
+from elastic_agent.scheduler.policies.simple import FixedCap, Uniform
 
 CAPS = tuple(20 * 2 ** (i / 2) for i in range(9))
 """Tokens a call of the task: from where even the clairvoyant fails to where everybody has enough."""

@@ -64,16 +64,17 @@ from elastic_agent.scheduler.allocation import demand as expect
 from elastic_agent.scheduler.allocation import grant
 from elastic_agent.scheduler.allocation.request import Book, Request, Running
 from elastic_agent.scheduler.dispatch.dispatcher import Desk
-from elastic_agent.scheduler.estimates.success_curve import load
-from elastic_agent.scheduler.estimates.workload import Forecast, Habits
+from elastic_agent.scheduler.estimates.call_stats import UsageStats
+from elastic_agent.scheduler.estimates.curve_files import load
+from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency, Pace
 from elastic_agent.scheduler.latency.slack import Timing
-from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.durable import Durable
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec
-from elastic_agent.scheduler.policies import marginal as policies
+from elastic_agent.scheduler.policies import marginal, protocol
 from elastic_agent.scheduler.policies.marginal import Marginal
 from elastic_agent.scheduler.queueing.endpoint import Endpoint
 from elastic_agent.scheduler.runlog.events import RunLog, Sink
@@ -108,14 +109,14 @@ class Office:
         self.standing: list[Running] = []
         self._log = log
         self._curves, self._price, self._policy = load("e1-tiny"), Price("0.50", "2.00"), Marginal()
-        latency, self._habits = Latency(), Habits()
+        latency, self._usage_stats = Latency(), UsageStats()
         self._latency = self.desk.record.watched(latency, "e1-tiny")
         pace = Pace(latency)
         for _ in range(64):
             pace.first(1, 0.04)
             pace.more(16, 0.16)
         for kind in TURNS:
-            self._habits.seen(kind, 52, 40)
+            self._usage_stats.record(kind, 52, 40)
         self._random, self._now, self._opened = random.Random(0), 0.0, 0
         self._tasks = [self._task() for _ in range(tasks)]
 
@@ -127,7 +128,7 @@ class Office:
         if kind is None:
             self.desk.close(book, self._now)
             if self._durable is not None:
-                self._durable.close(book)
+                self._durable.close(book.account)
             book, kinds = self._tasks[at] = self._task()
             kind = next(kinds)
         self._now += 0.001
@@ -146,7 +147,7 @@ class Office:
             curves=self._curves,
             price=self._price,
             latency=self._latency,
-            habits=self._habits,
+            usage_stats=self._usage_stats,
             wake=lambda: None,
             model="e1-tiny",
         )
@@ -188,7 +189,7 @@ class Office:
 
 def forget() -> None:
     """Nothing is kept of earlier decisions."""
-    for kept in (policies._ladder, policies.needs, expect._by_curve, grant.budget):
+    for kept in (marginal.gain_schedule, protocol.needs, expect._by_curve, grant.budget):
         kept.cache_clear()
 
 
@@ -222,13 +223,15 @@ async def durable_times(url: str, live: int, decisions: int) -> dict[str, float]
     desk.ended = durable.end
     office = Office(live, desk=desk, durable=durable)
     for first in range(0, live, 64):
-        assert not any(await asyncio.gather(*map(durable.take, office.standing[first : first + 64])))
+        assert not any(
+            await asyncio.gather(*(durable.take(r.hold) for r in office.standing[first : first + 64]))
+        )
     found = []
     for _ in range(decisions):
         book, kind = office.turn()
         start = time.perf_counter_ns()
         running = office.grant(book, kind)
-        assert await durable.take(running) is None
+        assert await durable.take(running.hold, final=running.grant.last) is None
         granted = time.perf_counter_ns()
         used = office.used(running)
         settling = time.perf_counter_ns()
@@ -237,7 +240,7 @@ async def durable_times(url: str, live: int, decisions: int) -> dict[str, float]
 
     async def one() -> None:
         running = office.grant(*office.turn())
-        assert await durable.take(running) is None
+        assert await durable.take(running.hold, final=running.grant.last) is None
         office.settle(running, office.used(running))
 
     cost = quantiles_us(found)
@@ -321,7 +324,7 @@ def litellm(found: dict[str, Any], calls: int) -> None:
 def refusals(promised: int, count: int) -> dict[str, float]:
     """Milliseconds of refusals beside so many promises that leave no room before their deadlines."""
     rng, desk, latency, found = random.Random(0), Desk(), Latency(), list[int]()
-    endpoint = Endpoint(latency, Habits(), timing=Timing(), max_running=16)
+    endpoint = Endpoint(latency, UsageStats(), timing=Timing(), max_running=16)
 
     def ask(number: int, seconds: float) -> None:
         account = desk.ledger.open(f"task-{number}", seconds=seconds, now=0.0)

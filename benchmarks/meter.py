@@ -49,7 +49,8 @@ from _meter_variants import BREAKS, WRONG
 from _meter_worker import POINTS, make_store, work
 from _servers import PostgresServer, RedisServer
 
-from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount, HoldState
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount
 from elastic_agent.scheduler.ledger.stores.protocol import Store
 
 WORKERS, AT_ONCE = 8, 3
@@ -307,9 +308,7 @@ async def judge(
     children: dict[str, Amount] = {}
     for account, parent in parents.items():
         children[parent] = children.get(parent, NOTHING) + spent[account]
-    outgrown = [
-        account for account, total in children.items() if total.most(spent[account]) != spent[account]
-    ]
+    outgrown = [account for account, total in children.items() if total.max(spent[account]) != spent[account]]
     try:
         await store.check()
         law = ""

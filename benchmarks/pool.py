@@ -51,10 +51,10 @@ from typing import Any
 from benchmarks._replay import CLOSE, Memory, Outcome, Place, Played, Work, load, make_work, play, pool_of
 from elastic_agent.scheduler.analysis.hindsight import Option, lp_bound
 from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.estimates.curve_files import load as load_curves
 from elastic_agent.scheduler.estimates.success_curve import Vertex
-from elastic_agent.scheduler.estimates.success_curve import load as load_curves
 from elastic_agent.scheduler.policies.marginal import Marginal
-from elastic_agent.scheduler.policies.pacing import Pacer, Pool
+from elastic_agent.scheduler.policies.pacing import Pacing, Pool
 
 DAY = 86_400.0
 TIGHT = (0.2, 0.4, 0.7)
@@ -80,7 +80,7 @@ class Arrival:
         return EACH * len(self.work.calls)
 
 
-class Fixed(Pacer):
+class Fixed(Pacing):
     """A price that never moves."""
 
     price = brake = 1.0
@@ -170,23 +170,23 @@ class Bench:
         self.total = math.fsum(one.value for one in arrivals)
         self.played = self.violations = 0
 
-    def run(self, cap: int | None, pacer: Pacer | None = None, *, even: bool = False) -> list[Played]:
+    def run(self, cap: int | None, pacing: Pacing | None = None, *, even: bool = False) -> list[Played]:
         """All tasks, one after the other."""
-        desk, memory, policy = Desk(pacer=pacer), Memory.of(self.curves), Marginal()
+        desk, memory, policy = Desk(pacing=pacing), Memory.of(self.curves), Marginal()
         account = desk.ledger.open("pool", tokens=cap, now=0.0)
         calls = sum(len(one.work.calls) for one in self.arrivals)
         played = []
         for one in self.arrivals:
             own = one.cap
             if even and cap is not None:
-                own = min(own, (cap - account.spent_tokens) * len(one.work.calls) // calls)
+                own = min(own, (cap - account.spent.tokens) * len(one.work.calls) // calls)
                 calls -= len(one.work.calls)
             place = Place(desk, account, one.at, one.value)
             played.append(play(one.work, max(1, own), policy, memory, place=place))
             self.violations += played[-1].metered > own
         metered = sum(each.metered for each in played)
         self.violations += cap is not None and metered > cap
-        assert (account.spent_tokens, account.held_tokens) == (metered, 0)
+        assert (account.spent.tokens, account.held.tokens) == (metered, 0)
         self.played += len(played)
         return played
 
@@ -240,8 +240,8 @@ def play_seed(folder: Path, tasks: int, seed: int, tight: Sequence[float], const
         runs = {
             "fifo": bench.run(cap),
             "share": bench.run(cap, even=True),
-            "price": bench.run(cap, Pacer(Pool(tokens=cap, per=DAY))),
-            "price, all": bench.run(cap, Pacer(Pool(tokens=cap, per=DAY, fair=0.0))),
+            "price": bench.run(cap, Pacing(Pool(tokens=cap, per=DAY))),
+            "price, all": bench.run(cap, Pacing(Pool(tokens=cap, per=DAY, fair=0.0))),
         }
         if constant:
             runs["constant"] = bench.constant(cap)

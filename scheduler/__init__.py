@@ -15,28 +15,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
-    "AllocationPolicy": "policies.marginal",
+    "AllocationPolicy": "policies.protocol",
     "BudgetScheduler": "runtime.scheduler",
     "CallReport": "runlog.report",
     "Curve": "estimates.success_curve",
     "CurveSet": "estimates.success_curve",
-    "Decay": "policies.simple",
-    "FixedCap": "policies.marginal",
+    "FixedCap": "policies.simple",
     "Grant": "allocation.grant",
-    "GreedyUpfront": "policies.simple",
     "Latency": "latency.model",
     "LearntCurves": "estimates.online_curves",
     "Ledger": "ledger.ledger",
     "Marginal": "policies.marginal",
-    "Myopic": "policies.simple",
     "Pool": "policies.pacing",
     "Price": "ledger.prices",
-    "Proportional": "policies.simple",
     "Task": "runtime.task",
     "TaskCall": "runtime.call",
     "TaskReport": "runlog.report",
     "Timing": "latency.slack",
-    "Uniform": "policies.marginal",
+    "Uniform": "policies.simple",
     "Units": "runlog.report",
     "account": "ledger.durable",
     "current_task": "runtime.context",
@@ -54,19 +50,15 @@ __all__ = [
     "Curve",
     "CurveSet",
     "DeadlineError",
-    "Decay",
     "FixedCap",
     "Grant",
-    "GreedyUpfront",
     "InvalidCapsError",
     "Latency",
     "LearntCurves",
     "Ledger",
     "Marginal",
-    "Myopic",
     "Pool",
     "Price",
-    "Proportional",
     "Task",
     "TaskCall",
     "TaskClosedError",
@@ -100,9 +92,10 @@ if TYPE_CHECKING:
     from .ledger.ledger import Ledger
     from .ledger.prices import Price
     from .ledger.stores import open_store
-    from .policies.marginal import AllocationPolicy, FixedCap, Marginal, Uniform
+    from .policies.marginal import Marginal
     from .policies.pacing import Pool
-    from .policies.simple import Decay, GreedyUpfront, Myopic, Proportional
+    from .policies.protocol import AllocationPolicy
+    from .policies.simple import FixedCap, Uniform
     from .runlog.report import CallReport, TaskReport, Units
     from .runtime.call import TaskCall
     from .runtime.context import current_task

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks._baselines import Informed
 from benchmarks._replay import Memory, load, make_work, play, play_plain, pool_of, table_of
-from elastic_agent.scheduler.analysis.hindsight import Informed
+from elastic_agent.scheduler.estimates.curve_files import load as load_curves
 from elastic_agent.scheduler.estimates.online_curves import LearntCurves
-from elastic_agent.scheduler.estimates.success_curve import load as load_curves
-from elastic_agent.scheduler.policies.marginal import FixedCap, Marginal
+from elastic_agent.scheduler.policies.marginal import Marginal
+from elastic_agent.scheduler.policies.simple import FixedCap
 
 OUTCOMES = load()
 WORK = make_work(pool_of(OUTCOMES), 10, seed=9)

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from ..estimates.workload import FINAL
 from ..latency.model import Speed
 from ..latency.slack import SAFETY, Timing, Window
-from ..ledger.accounts import INFINITY, NOTHING, Amount, Room
+from ..ledger.amounts import INFINITY, NOTHING, Amount, Room
 from ..ledger.ledger import Ledger
-from ..policies.pacing import Pacer
+from ..policies.pacing import Pacing
 from .capacity import after, largest_thinking, plan
 from .degrade import exhausted
 from .demand import Floors, behind, reserve_for
@@ -40,16 +40,16 @@ class Decider:
 
     Args:
         stuck: ids of holds whose consumer waits for a call in the queue: they can't give anything back.
-        pacer: the price of a pool that all tasks share; None: there is none.
+        pacing: the price of a pool that all tasks share; None: there is none.
     """
 
     def __init__(
-        self, ledger: Ledger, timing: Timing, stuck: Mapping[str, int], pacer: Pacer | None = None
+        self, ledger: Ledger, timing: Timing, stuck: Mapping[str, int], pacing: Pacing | None = None
     ) -> None:
         self._ledger = ledger
         self._timing = timing
         self._stuck = stuck
-        self._pacer = pacer
+        self._pacing = pacing
 
     def decide(self, request: Request, now: float, own: Amount = NOTHING) -> tuple[Case, Decided]:
         """See the module.
@@ -82,25 +82,27 @@ class Decider:
             target = reserve_for(book, request)  # for a final call, too: it says how long the answer may be
             reserve = book.account.reserve
             if not (request.final or target is reserve):
-                if target.within(reserve):
+                if target.fits_in(reserve):
                     self._ledger.reserve(book.account, target)  # it is known by now to need less
                 else:
-                    lacking = target.beyond(reserve)
+                    lacking = target.excess_over(reserve)
         for level in book.levels:
             tail = 0.0
             if level.reserving:
                 size = level.final_size
-                tail = self._timing.tail(speed, size, max(level.largest_prompt, request.prompt) + size)
-            level.account.tail = tail
+                tail = self._timing.final_answer_seconds(
+                    speed, size, max(level.largest_prompt, request.prompt) + size
+                )
+            level.account.reserved_seconds = tail
         if book.parent is not None:
             above = self._keep_above(request)
         floors = Floors(request)
         outlook = floors.outlook(book.forecast.to_come(request.kind, request.final))
         rest = after(request, outlook, request.solution)
-        left = self._ledger.room(book.account, final=True).beside(own)
+        left = self._ledger.room(book.account, final=True).with_freed(own)
         end, in_time = left.deadline, request.solution
         if end < INFINITY and speed is not None:
-            tail = book.account.tail if rest.final else SAFETY
+            tail = book.account.reserved_seconds if rest.final else SAFETY
             best = speed.best  # a slowdown may be over before the answer is: it must not be cut for it
             start = now + best.ttft + request.fresh * best.prefill
             in_time = int(min(in_time, max(0.0, (end - tail - start) / max(best.tpot, 1e-9))))
@@ -136,7 +138,7 @@ class Decider:
         above = NOTHING
         for level in request.book.levels[1:]:
             if level.reserving:
-                wish = reserve_for(level, request).most(level.account.reserve)
+                wish = reserve_for(level, request).max(level.account.reserve)
                 short = self._ledger.reserve(level.account, wish)
                 if short is not None and FINAL in level.forecast.own:
                     above += wish - level.account.reserve
@@ -152,7 +154,7 @@ class Decider:
             in_time = int(case.fits_in(until - case.now))
             if in_time < most:
                 short_of_time, most = True, in_time
-        chosen = plan(case, most, self._pacer)
+        chosen = plan(case, most, self._pacing)
         wanted = most if chosen is None else min(most, chosen.choice.thinking)
         thinking = wanted if wanted <= holdable else request.curve.best(holdable)
         if thinking < wanted:
@@ -181,13 +183,13 @@ class Decider:
         tokens of a solution's limit are hardly ever used, and come back too late for the call itself.
         """
         request, curve, asked = case.request, case.request.curve, case.in_time
-        bias, least = request.habits.bias, request.least_solution()
+        bias, least = request.usage_stats.bias, request.least_solution()
         sized = bool(curve.answers) and request.on_exhausted == "shrink"
         best = 0, asked, 0.0
         for part in range(SHARES, 0 if sized else SHARES - 1, -1):
             solution = max(least, asked * part // SHARES)
             thinking = curve.best(max(0, min(wanted, largest_thinking(request, solution, room))))
-            chance = curve.p(thinking) * curve.whole(thinking, solution / bias)
+            chance = curve.p(thinking) * curve.fit_probability(thinking, solution / bias)
             if chance > best[2]:
                 best = thinking, solution, chance
         return best
@@ -200,8 +202,8 @@ class Decider:
             return
         due = Amount(math.floor(book.back_tokens), math.floor(book.back_nano))
         if len(book.account.path) > len(book.levels):  # with other tasks: maybe all of it
-            due = due.most(top.held - top.kept)
-        thinking, solution, hope = self._share_out(case, wanted, case.room(case.answers).beside(due))
+            due = due.max(top.held - top.reserved)
+        thinking, solution, hope = self._share_out(case, wanted, case.room(case.answers).with_freed(due))
         if chance > (1 - WORTH_WAITING) * hope:
             return
         if case.end < INFINITY:

@@ -20,9 +20,9 @@ from elastic_agent.usage import worst_input
 
 from ..latency.model import Speed
 from ..latency.slack import After
-from ..ledger.accounts import INFINITY, NOTHING, Room
-from ..policies.marginal import Choice, Need, State
-from ..policies.pacing import Pacer
+from ..ledger.amounts import INFINITY, NOTHING, Room
+from ..policies.pacing import Pacing
+from ..policies.protocol import Choice, Need, State
 from .demand import Outlook
 from .request import Book, Request
 from .snapshot import Case
@@ -116,7 +116,7 @@ def after(request: Request, outlook: Outlook, solution: int) -> After:
     return After(solution, waves, each, final, request.prompt, 0, theirs, prompt)
 
 
-def plan(case: Case, most: int, pacer: Pacer | None = None) -> Plan | None:
+def plan(case: Case, most: int, pacing: Pacing | None = None) -> Plan | None:
     """Ask the policy on every level that has a cap, or a price; the level that gives least counts."""
     found: Plan | None = None
     request = case.request
@@ -126,7 +126,9 @@ def plan(case: Case, most: int, pacer: Pacer | None = None) -> Plan | None:
         if level is not request.book:
             outlook = case.floors.outlook(level.forecast.to_come(request.kind))
         room, unit = _room(case, level, outlook)
-        price = 0.0 if pacer is None else pacer.price_for(request, level)
+        price = (
+            0.0 if pacing is None else pacing.price_for(request.price, request.book.levels[-1], level.value)
+        )
         if unit is None:
             if not price:
                 continue
@@ -147,8 +149,8 @@ def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]
     """
     request, account, speed = case.request, level.account, case.speed
     own = level is request.book
-    tokens = account.spent_tokens + account.held_tokens - level.back_tokens + outlook.tokens
-    nano = account.spent_nano + account.held_nano - level.back_nano + outlook.nano
+    tokens = account.spent.tokens + account.held.tokens - level.back_tokens + outlook.tokens
+    nano = account.spent.nano + account.held.nano - level.back_nano + outlook.nano
     if case.own is not NOTHING:  # it is decided on once more
         tokens -= case.own.tokens
         nano -= case.own.nano - (0 if request.price is None else request.price.bound(request.read, 0))

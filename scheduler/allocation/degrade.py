@@ -8,7 +8,7 @@ from elastic_agent.errors import CapExceededError, DeadlineError
 from ..estimates.workload import FINAL
 from ..latency.model import Speed
 from ..latency.slack import SAFETY, After
-from ..ledger.accounts import INFINITY, NOTHING, Room
+from ..ledger.amounts import INFINITY, NOTHING, Room
 from ..ledger.shortage import binding
 from .capacity import largest_solution
 from .grant import amounts, left, left_text

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from elastic_agent.usage import worst_input
 
+from ..estimates.call_stats import AverageUsage
 from ..estimates.success_curve import Curve
-from ..estimates.workload import FINAL, Habit
-from ..ledger.accounts import INFINITY, NOTHING, Amount
-from ..policies.marginal import Need, needs
-from .request import MIN_SOLUTION, Book, Request
+from ..estimates.workload import FINAL, MIN_SOLUTION
+from ..ledger.amounts import INFINITY, NOTHING, Amount
+from ..policies.protocol import Need, needs
+from .request import Book, Request
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
@@ -64,12 +65,12 @@ class Floors(dict[str, Floor]):
         """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
         limit, curve_of = request.solution, request.curves.curve
-        known, bias = request.habits.known, request.habits.bias
+        known, bias = request.usage_stats.known, request.usage_stats.bias
         for kind in kinds:
             if kind not in self:
-                curve, habit = curve_of(kind), known.get(kind)
-                prompt = round(habit.prompt) if habit and kind != request.kind else request.prompt
-                self[kind] = (curve, _solution(curve.unthought, habit, bias, limit), prompt)
+                curve, usage = curve_of(kind), known.get(kind)
+                prompt = round(usage.prompt) if usage and kind != request.kind else request.prompt
+                self[kind] = (curve, _solution(curve.unthought, usage, bias, limit), prompt)
 
     def used(self, calls: int, prompts: int, solutions: int) -> tuple[int, int]:
         """Tokens and nano-dollars of so many calls that don't think, of all their prompts and solutions."""
@@ -104,15 +105,15 @@ class Floors(dict[str, Floor]):
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
     used, says = _by_curve(request.curve, thinking)
-    habits = request.habits
-    writes = _solution(says, habits.get(request.kind), habits.bias, request.solution)
+    usage_stats = request.usage_stats
+    writes = _solution(says, usage_stats.get(request.kind), usage_stats.bias, request.solution)
     return request.worst(used, min(writes, solution))
 
 
 @lru_cache(maxsize=4096)
 def _by_curve(curve: Curve, thinking: int) -> tuple[int, float | None]:
     """Thinking and solution tokens of a call with this limit. Kept, since a curve never changes."""
-    return min(math.ceil(curve.used(thinking)), thinking), curve.says(thinking)
+    return min(math.ceil(curve.used(thinking)), thinking), curve.solution_at(thinking)
 
 
 def reserve_for(level: Book, request: Request) -> Amount:
@@ -130,14 +131,14 @@ def reserve_for(level: Book, request: Request) -> Amount:
             level.first_solution = min(max(request.solution, MIN_SOLUTION), quarter)
         kinds, usual = level.forecast.coming or level.forecast.pending, 0.0
         if request.final and level is request.book:
-            usual = request.curve.usual
+            usual = request.curve.p90_solution
         elif FINAL in kinds or not kinds:
-            usual = request.curves.curve(FINAL).usual
+            usual = request.curves.curve(FINAL).p90_solution
         else:  # it is one of those that the task has declared and not made
-            usual = max([request.curves.curve(kind).usual for kind in kinds])
+            usual = max([request.curves.curve(kind).p90_solution for kind in kinds])
         guess = level.first_solution
         if usual < INFINITY:
-            guess = max(MIN_SOLUTION, min(guess, math.ceil(usual * request.habits.bias)))
+            guess = max(MIN_SOLUTION, min(guess, math.ceil(usual * request.usage_stats.bias)))
         past = level.forecast.past
         if past is not None and past.final is not None:
             guess = max(MIN_SOLUTION, min(guess, past.final))
@@ -176,18 +177,18 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
         _, solution, prompt = floors[kind]
         solutions += solution * count
         prompts += prompt * count
-    return smallest, Amount(*floors.used(waiting, prompts, solutions)).most(smallest)
+    return smallest, Amount(*floors.used(waiting, prompts, solutions)).max(smallest)
 
 
-def _solution(says: float | None, habit: Habit | None, bias: float, limit: int) -> int:
+def _solution(says: float | None, usage: AverageUsage | None, bias: float, limit: int) -> int:
     """Solution tokens that a call is expected to use.
 
     As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
 
     Args:
         says: what its curve says, for the thinking that it has.
-        bias: of its habits.
+        bias: of its usage_stats.
     """
-    seen = habit.solution if habit else limit * UNSEEN
+    seen = usage.solution if usage else limit * UNSEEN
     size = seen if says is None else says * bias
     return max(1, math.ceil(size) if size < limit else limit)

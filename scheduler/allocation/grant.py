@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from elastic_agent.budget import NANO, Budget, to_usd
 
 from ..latency.model import Speed
-from ..ledger.accounts import INFINITY, Amount, Room
+from ..ledger.amounts import INFINITY, Amount, Room
 
 if TYPE_CHECKING:
     from .snapshot import Decided

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from elastic_agent.usage import Probes, Usage, worst_input
 from elastic_agent.validation import integer, one_of, real
 
+from ..estimates.call_stats import UsageStats
 from ..estimates.online_curves import Curves, LearntCurves, Seen
 from ..estimates.success_curve import Curve, prior
-from ..estimates.workload import Forecast, Habits
+from ..estimates.workload import MIN_SOLUTION, Forecast
 from ..latency.model import Speeds
 from ..latency.slack import After, Slot
-from ..ledger.accounts import NOTHING, Account, Amount, Hold
+from ..ledger.accounts import Account, Hold
+from ..ledger.amounts import NOTHING, Amount
 from ..ledger.prices import Price
-from ..policies.marginal import AllocationPolicy
+from ..policies.protocol import AllocationPolicy
 from .grant import Grant
 
 if TYPE_CHECKING:
@@ -31,8 +33,6 @@ MOST_WORTH = 1e9
 """The largest weight of a call and value of a task."""
 MOST_PRIORITY = 2**31 - 1
 """The largest priority of a call; the smallest is its negative."""
-MIN_SOLUTION = 16
-"""A solution is never shrunk below this many tokens (or what was asked for, if that is less)."""
 
 
 def check_terms(weight: object, priority: object, on_exhausted: object) -> tuple[float, int]:
@@ -159,7 +159,7 @@ class Request:
     curves: Curves
     price: Price | None
     latency: Speeds
-    habits: Habits
+    usage_stats: UsageStats
     wake: Callable[[], None]
     lower: Callable[[], None] | None = None
     final: bool = False
@@ -254,22 +254,22 @@ class Running:
     def learn(self, usage: Usage) -> None:
         """What this call was like, for the plans of the next ones; once it has brought an answer."""
         request, budget = self.request, self.grant.budget
-        said = request.curve.says(self.limit)
+        said = request.curve.solution_at(self.limit)
         said = None if said is None else min(said, budget.solution)
-        request.habits.seen(request.kind, request.prompt, usage.solution, said)
+        request.usage_stats.record(request.kind, request.prompt, usage.solution, said)
         if request.final or not (request.book.said and request.book.said[1]):
             whole = usage.solution < budget.solution
             request.book.said = (usage.solution if whole else request.solution, request.final)
         if isinstance(request.curves, LearntCurves):
             cut = usage.forced > 0
             limit = min(usage.thinking, self.limit) if cut else self.limit
-            self.taught = request.curves.seen(request.kind, limit, usage.thinking, cut, usage.solution)
+            self.taught = request.curves.record_call(request.kind, limit, usage.thinking, cut, usage.solution)
 
     def told(self, right: bool) -> None:
         """Whether its answer was right: what nobody but its user can know."""
         curves = self.request.curves
         if isinstance(curves, LearntCurves) and self.taught is not None:
-            curves.told(self.request.kind, self.taught, right)
+            curves.record_feedback(self.request.kind, self.taught, right)
 
 
 Outcome = Running | Exception

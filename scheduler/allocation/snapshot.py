@@ -10,7 +10,8 @@ from elastic_agent.errors import DeadlineError
 
 from ..latency.model import Speed
 from ..latency.slack import SAFETY, After
-from ..ledger.accounts import INFINITY, NOTHING, Account, Amount, Room
+from ..ledger.accounts import Account
+from ..ledger.amounts import INFINITY, NOTHING, Amount, Room
 from ..ledger.ledger import Ledger
 from ..ledger.shortage import binding
 from .demand import Floors, Outlook
@@ -105,7 +106,7 @@ class Case:
 
     def end_of(self, final: bool) -> float:
         """When the call has to be over: a final one at the end of its task, others before the final one."""
-        return self.end if final else self.end - self.request.book.account.tail
+        return self.end if final else self.end - self.request.book.account.reserved_seconds
 
     def seconds_for(self, tokens: int) -> float:
         """An upper estimate for an answer of so many tokens; the least there is while nothing is known."""
@@ -146,7 +147,7 @@ class Case:
             if _covers(free, account, wish):
                 continue
             stuck = [hold for hold in account.live.values() if hold.call in self.stuck] if self.stuck else []
-            back = account.held - account.kept  # all live holds
+            back = account.held - account.reserved  # all live holds
             for hold in stuck:
                 back -= hold.amount
             if len(stuck) == len(account.live) or not _covers(free + back, account, need):

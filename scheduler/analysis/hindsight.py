@@ -7,19 +7,15 @@ the cap: the multiple-choice knapsack. `best_split` solves it exactly by dynamic
 - *Hindsight*: worth 1 where the measured outcome was right, else 0. Nobody who decides before the outcome is
   known can reach it. For a chain, where all must be right, worth is 0 or minus infinity.
 - *Curves*: worth p(t) or log p(t), tokens the expected ones.
-
-`Informed` is the best that any policy can do that knows the distribution of outcomes of every kind but not
-the outcomes to come: it decides call by call, sees what each call used, and maximises the chance that all are
-right, exactly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..estimates.success_curve import Vertex
 
@@ -97,50 +93,3 @@ def lp_bound(calls: Sequence[Sequence[Option]], cap: int) -> float:
 
 def _cost(vertex: Vertex) -> tuple[float, float]:
     return vertex.use, vertex.worth
-
-
-class Informed:
-    """The best possible policy for a chain of calls whose distribution of outcomes is known, by kind.
-
-    Args:
-        outcomes: by kind, then a row a thinking limit: (limit, [(tokens used, smallest limit on the solution
-            under which it is right, or None)]), equally likely. The tokens are those of thinking and close;
-            the solution's are its limit, since a right solution ends by itself.
-    """
-
-    def __init__(
-        self, outcomes: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int | None]]]]], close: int = 1
-    ) -> None:
-        self._outcomes = outcomes
-        self._close = close
-        self._known: dict[tuple[str, ...], Any] = {}
-        self._most = 0
-
-    def chance(self, kinds: Sequence[str], cap: int) -> float:
-        """The chance that all calls, made in this order, are right within the cap under the best policy.
-
-        A call may be granted what is left: thinking up to a limit, the close, and a solution in the rest.
-        """
-        if cap > self._most:
-            self._known, self._most = {}, cap
-        return float(self._values(tuple(kinds))[cap])
-
-    def _values(self, kinds: tuple[str, ...]) -> Any:
-        """By tokens left, 0 to the most asked for: the chance that all these calls are right."""
-        import numpy as np
-
-        if not kinds:
-            return np.ones(self._most + 1)
-        if kinds not in self._known:
-            after, best = self._values(kinds[1:]), np.zeros(self._most + 1)
-            for limit, rows in self._outcomes[kinds[0]]:
-                value = np.zeros(self._most + 1)
-                for used, solution in rows:
-                    if solution is None:
-                        continue
-                    least = limit + self._close + solution  # what has to be held; the call uses less of it
-                    if least <= self._most:
-                        value[least:] += after[least - used - solution : self._most + 1 - used - solution]
-                best = np.maximum(best, value / len(rows))
-            self._known[kinds] = best
-        return self._known[kinds]

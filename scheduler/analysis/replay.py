@@ -28,24 +28,23 @@ from ..allocation.request import Book, Request, Running
 from ..dispatch.dispatcher import Desk
 from ..dispatch.revision import Raise
 from ..estimates.agent_history import Histories, History
+from ..estimates.call_stats import UsageStats
+from ..estimates.lengths import Lengths
 from ..estimates.online_curves import Curves, LearntCurves
-from ..estimates.success_curve import Curve, CurveSet, Lengths
-from ..estimates.workload import Forecast, Habits
+from ..estimates.success_curve import Curve, CurveSet
+from ..estimates.workload import Forecast
 from ..latency.model import Speed
 from ..latency.slack import Timing
-from ..ledger.accounts import Account, Amount
+from ..ledger.accounts import Account
+from ..ledger.amounts import Amount
 from ..ledger.prices import Price
-from ..policies.marginal import AllocationPolicy, FixedCap, Marginal, Uniform
-from ..policies.pacing import Pacer, Pool
-from ..policies.simple import Decay, GreedyUpfront, Myopic, Proportional
+from ..policies import POLICIES
+from ..policies.pacing import Pacing, Pool
+from ..policies.protocol import AllocationPolicy
 from ..queueing.endpoint import Endpoint
 from ..runlog.events import GRANTS, Event, as_line
 from ..runlog.recorder import FOREIGN, SCHEMA
 
-POLICIES: Mapping[str, Callable[..., AllocationPolicy]] = {
-    policy.__name__: policy
-    for policy in (Marginal, Uniform, FixedCap, Proportional, GreedyUpfront, Decay, Myopic)
-}
 DECISIONS = (*GRANTS, "waiting", "refused", "task_refused")
 READINGS = ("speed", "progress")
 """Events that stand before or among what a step wrote: they tell nothing by themselves."""
@@ -118,7 +117,8 @@ def replay(
             f"{path} has schema {schema}, and this version knows {SCHEMA}: it was written by "
             f"elastic-agent {events[0].get('version')}; replay it with that"
         )
-    run = _Replay(lines, events, {**POLICIES, **(policies or {})})
+    known = {getattr(policy, "__name__", name): policy for name, policy in POLICIES.items()}
+    run = _Replay(lines, events, {**known, **(policies or {})})
     run.run()
     decisions = sum(event["event"] in DECISIONS for event in events[: run.at])
     return Replayed(events, decisions, run.difference, cut, run.curves)
@@ -254,17 +254,17 @@ class _Replay:
     def _on_scheduler_opened(self, event: Event) -> None:
         if self.at:
             raise ReplayError("two schedulers have written into this file: give each a log of its own")
-        pool, pacer = event["pool"], None
+        pool, pacing = event["pool"], None
         if pool is not None:
             what = {name: value for name, value in pool.items() if name != "epoch"}
-            pacer = Pacer(Pool(**what), pool["epoch"])
-        self.desk = Desk(timing=Timing(**event["timing"]), files=[self.hear], pacer=pacer)
+            pacing = Pacing(Pool(**what), pool["epoch"])
+        self.desk = Desk(timing=Timing(**event["timing"]), files=[self.hear], pacing=pacing)
 
     def _on_endpoint_opened(self, event: Event) -> None:
         limits = {"max_running": event["max_running"], "max_waiting": event["max_waiting"]}
         speeds = self.desk.record.watched(_Reader(self, event["endpoint"]), event["model"], **limits)
-        habits = Habits()
-        self.endpoints[event["endpoint"]] = Endpoint(speeds, habits, timing=self.desk.timing, **limits)
+        usage_stats = UsageStats()
+        self.endpoints[event["endpoint"]] = Endpoint(speeds, usage_stats, timing=self.desk.timing, **limits)
 
     def _on_curves(self, event: Event) -> None:
         model = event["model"]
@@ -344,7 +344,7 @@ class _Replay:
             curves=self.curves[event["model"]],
             price=None if price is None else Price(*price),
             latency=endpoint.latency,
-            habits=endpoint.habits,
+            usage_stats=endpoint.usage_stats,
             wake=lambda: None,
             probes=None if event["probes"] is None else Probes(*event["probes"]),
             lower=(lambda: None) if event["steerable"] else None,

@@ -31,9 +31,10 @@ from ..allocation.demand import expected
 from ..allocation.request import Book, Outcome, Request, Running
 from ..allocation.snapshot import Case, Decided, Wait
 from ..latency.slack import SAFETY, After, Timing
-from ..ledger.accounts import INFINITY, NOTHING, Account, Amount, Hold, Shortage
+from ..ledger.accounts import Account, Hold
+from ..ledger.amounts import INFINITY, NOTHING, Amount, Shortage
 from ..ledger.ledger import Ledger
-from ..policies.pacing import Pacer
+from ..policies.pacing import Pacing
 from ..queueing.endpoint import Endpoint
 from ..queueing.wait_queue import Queue
 from ..runlog.events import Sink
@@ -51,7 +52,7 @@ class Desk:
         files: where everything goes that a replay needs; see `elastic_agent.scheduler.runlog.recorder`.
 
     Attributes:
-        pacer: the price of the pool that all tasks share; None: there is none.
+        pacing: the price of the pool that all tasks share; None: there is none.
         ended: told of every hold that has ended, under the lock: it must only pass it on.
     """
 
@@ -60,15 +61,15 @@ class Desk:
         ledger: Ledger | None = None,
         timing: Timing | None = None,
         files: Sequence[Sink] = (),
-        pacer: Pacer | None = None,
+        pacing: Pacing | None = None,
     ) -> None:
         self.ledger = ledger or Ledger()
         self.timing = timing or Timing()
-        self.record = Record(self.ledger, self.timing, files, pacer)
+        self.record = Record(self.ledger, self.timing, files, pacing)
         self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
-        self.pacer = pacer
-        self._decider = Decider(self.ledger, self.timing, self._stuck, pacer)
+        self.pacing = pacing
+        self._decider = Decider(self.ledger, self.timing, self._stuck, pacing)
         self._raiser = Raiser(self.ledger, self._decider)
         self._running: dict[str, Running] = {}  # by their first hold
         self._queues: dict[str, Queue] = {}  # by root account
@@ -238,8 +239,7 @@ class Desk:
                 level.back_tokens -= held.tokens - running.expected.tokens
                 level.back_nano -= held.nano - running.expected.nano
             charged = self._end_holds(running, actual)
-            if self.pacer is not None:
-                self.pacer.spends(running, charged, now)
+            self._pace(running, charged, now)
             if running.grant.last:
                 book.answered |= answered
                 book.reserving = not (answered and request.final)  # else what comes back is kept again
@@ -275,8 +275,7 @@ class Desk:
             self.record.call(running.request, "asked_more", now, used=used, now=now)
             raised = self._raiser.more(running, used, now)
             if raised is not None:
-                if self.pacer is not None:
-                    self.pacer.spends(running, running.expected, now)
+                self._pace(running, running.expected, now)
                 self.record.granted("raised", running, now, used=used)
             return raised
 
@@ -285,8 +284,7 @@ class Desk:
         with self.ledger.lock:
             self.record.step += 1
             self._raiser.drop(running, raised)
-            if self.pacer is not None:
-                self.pacer.spends(running, running.expected, now)
+            self._pace(running, running.expected, now)
             self.record.granted("dropped", running, now, now=now)
             self._pump(running.request.book.account, running.request.book.account.path[-1].id, now)
 
@@ -341,17 +339,17 @@ class Desk:
                 self.record.progress(endpoint)
             endpoint.admit(book, end, now)
             book.endpoint = endpoint
-        if self.pacer is not None and book.parent is None:
-            self.pacer.opened(book, now)
+        if self.pacing is not None and book.parent is None:
+            self.pacing.opened(book, now)
         # A parent that has no room for it now may have later.
-        self.ledger.reserve(account, Amount(close + size), self.timing.tail(speed, size, 0))
+        self.ledger.reserve(account, Amount(close + size), self.timing.final_answer_seconds(speed, size, 0))
 
     def looked(self, accounts: Sequence[Account], now: float) -> None:
         """The accounts of a durable ledger, from the root down, were looked up just now."""
         with self.ledger.lock:
             self.record.accounts(accounts, now)
-            if self.pacer is not None:
-                self.pacer.heard(accounts)
+            if self.pacing is not None:
+                self.pacing.heard(accounts)
 
     def expect(self, book: Book, kinds: Mapping[str, int], now: float) -> None:
         """A task declares more calls to come, by kind.
@@ -380,8 +378,8 @@ class Desk:
             self.ledger.close(book.account)
             if book.endpoint is not None:
                 book.endpoint.forget(book)
-            if self.pacer is not None:
-                self.pacer.closed(book)
+            if self.pacing is not None:
+                self.pacing.closed(book)
             if error is None:
                 book.teach()
             self.record.closed(book, now, error)
@@ -447,8 +445,7 @@ class Desk:
             before = running.limit
             if self._raiser.less(running, now):
                 lowered = True
-                if self.pacer is not None:
-                    self.pacer.spends(running, running.expected, now)
+                self._pace(running, running.expected, now)
                 why = f"call {request.number} ({request.kind}) of {request.book.name!r} came and lacks tokens"
                 self.record.granted("lowered", running, now, why, before=before)
                 assert running.request.lower is not None
@@ -464,7 +461,7 @@ class Desk:
         hold = take(self.ledger, case, decided, amount)
         if isinstance(hold, Shortage):
             raise CapExceededError(
-                f"task {book.name!r}: no room for {hold.needed} {hold.unit} on {hold.account.id}",
+                f"task {book.name!r}: no room for {hold.needed} {hold.unit} on {hold.account}",
                 needed={hold.unit: hold.needed},
                 available={hold.unit: hold.available},
             )
@@ -481,13 +478,24 @@ class Desk:
         rest = After(solution, prompt=request.prompt) if decided.last else decided.rest
         running = Running(request, grant, hold, likely, rest, now)
         book.running[hold.id] = self._running[hold.id] = running
-        if self.pacer is not None:
-            self.pacer.spends(running, likely, now)
+        self._pace(running, likely, now)
         if request.endpoint is not None:
             request.endpoint.started(running)
         if book.emit is not None:
             self.record.granted("grant", running, now)
         return running
+
+    def _pace(self, running: Running, amount: Amount, now: float) -> None:
+        """A call will probably use, or has used, so much: tell the pool, and keep its tasks' chances."""
+        if self.pacing is None:
+            return
+        request, use = running.request, self.pacing.use(amount)
+        self.pacing.spends(request.book.levels[-1], running.paced, use, now, done=running.done)
+        unused = running.done and not use
+        sure = 1.0 if unused else request.curve.p(running.limit) ** request.weight
+        for level in request.book.levels:
+            level.chance *= sure / running.sure
+        running.paced, running.sure = use, sure
 
     def _end_holds(self, running: Running, actual: Amount | None) -> Amount:
         """End what a call holds; what was used is charged to the first hold, and beyond it to the raises."""
@@ -497,7 +505,7 @@ class Desk:
                 self.ledger.refund(hold)
         else:
             for hold in running.raises:
-                part = actual.beyond(first.amount).least(hold.amount)
+                part = actual.excess_over(first.amount).min(hold.amount)
                 self.ledger.settle(hold, part)
                 actual -= part
             self.ledger.settle(first, actual)

@@ -22,7 +22,8 @@ from ..allocation.demand import expected
 from ..allocation.grant import Basis, Grant, budget
 from ..allocation.request import Book, Request, Running
 from ..allocation.snapshot import Case, Decided, Wait
-from ..ledger.accounts import INFINITY, NOTHING, Amount, Hold, Shortage
+from ..ledger.accounts import Hold
+from ..ledger.amounts import INFINITY, NOTHING, Amount, Shortage
 from ..ledger.ledger import Ledger
 
 
@@ -111,7 +112,7 @@ class Raiser:
             return None
         raised = Raise(hold, running.grant, running.expected, running.read)
         grant = grant_of(case, decided, running.hold, amount, 0.0)
-        likely = (expected(asks, decided.thinking, solution) + over).least(amount)
+        likely = (expected(asks, decided.thinking, solution) + over).min(amount)
         _set(running, [*running.raises, hold], grant, likely, read)
         return raised
 
@@ -131,7 +132,7 @@ class Raiser:
         if curve.used(thinking) > WORTH_LOWERING * curve.used(limit):
             return False
         before, likely = running.expected, expected(asks, thinking, solution)
-        running.lowered, running.expected = thinking, likely.least(before)
+        running.lowered, running.expected = thinking, likely.min(before)
         _give_back(request.book, before - running.expected)
         return True
 

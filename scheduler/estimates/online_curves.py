@@ -23,7 +23,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .success_curve import Curve, CurveSet, Lengths, prior
+from .lengths import Lengths
+from .success_curve import Curve, CurveSet, prior
 
 MEMORY = 400
 IMAGINED = 2.0
@@ -125,14 +126,14 @@ class LearntCurves:
             self._all.estimate("", self.scale) if len(self._all.calls) >= KNOWN else prior(kind, self.scale)
         )
 
-    def seen(self, kind: str, limit: int, thinking: int, cut: bool, solution: int) -> Seen:
-        """A call has brought an answer. Returns what `told` wants back."""
+    def record_call(self, kind: str, limit: int, thinking: int, cut: bool, solution: int) -> Seen:
+        """A call has brought an answer. Returns what `record_feedback` wants back."""
         call = Seen(limit, thinking, cut, solution)
         self._kinds.setdefault(kind, Evidence()).add(call)
         self._all.add(call)
         return call
 
-    def told(self, kind: str, call: Seen, right: bool) -> None:
+    def record_feedback(self, kind: str, call: Seen, right: bool) -> None:
         """Whether that answer was right."""
         call.right = right
         self._kinds[kind].news += 1

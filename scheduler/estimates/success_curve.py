@@ -1,6 +1,6 @@
 """Success curves: how likely a call is to succeed, by its thinking tokens, per kind of call.
 
-    curves = load("e1-tiny")            # measured, or the generic prior for a model nobody measured
+    curves = curve_files.load("e1-tiny")  # measured, or the generic prior for a model nobody measured
     curve = curves.curve("steps-3")
     curve.p(32), curve.used(32)         # success with at most 32; tokens that such a call uses on average
 
@@ -16,26 +16,21 @@ measured gets a generic saturating prior whose scale is a share of its context l
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from itertools import accumulate, pairwise
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+from .lengths import Lengths, between
 
 LEAST_NET = 0.25
 """However much solution it spares, thinking is planned to cost at least this share of its tokens."""
 
 USUAL = 0.9
 """The share of answers for which the final answer's reserve is long enough."""
-
-BEYOND = 2.0
-"""Standard errors by which success has to fall with more thinking to be believed."""
 
 LEAST_SHARE = 0.02
 """Of calls that still think: a measured distribution says little about fewer."""
@@ -45,68 +40,6 @@ SPREAD = 0.4
 
 PRIOR_SCALE = 256.0
 """Thinking tokens after which the generic prior has gained 63% of what thinking can gain."""
-
-
-class CurveFileError(ValueError):
-    """A curves file that can't be used; says where and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """How long something is when nobody cuts it, as a piecewise linear distribution of tokens.
-
-    Attributes:
-        knots: (tokens, share that is longer), falling from 1 to 0.
-    """
-
-    knots: tuple[tuple[float, float], ...]
-
-    @classmethod
-    def of(cls, p50: float, p90: float, p99: float) -> Lengths:
-        """From three percentiles; the last hundredth ends at 1.25 times the third."""
-        p90 = max(p90, p50)
-        p99 = max(p99, p90, 1.0)
-        return cls(((0.0, 1.0), (p50, 0.5), (p90, 0.1), (p99, 0.01), (1.25 * p99, 0.0)))
-
-    def used(self, limit: float) -> float:
-        """Expected tokens when cut at `limit`: E[min(length, limit)]."""
-        total = 0.0
-        for (x0, s0), (x1, s1) in zip(self.knots, self.knots[1:], strict=False):
-            if limit <= x0:
-                break
-            right = min(limit, x1)
-            at = s1 if x1 == x0 else s0 + (s1 - s0) * (right - x0) / (x1 - x0)
-            total += (right - x0) * (s0 + at) / 2
-        return total
-
-    def variance(self, limit: float) -> float:
-        """Of the tokens used when cut at `limit`: E[min²] is the integral of 2x times the share that is
-        longer.
-        """
-        square = 0.0
-        for (x0, s0), (x1, s1) in zip(self.knots, self.knots[1:], strict=False):
-            if limit <= x0:
-                break
-            right = min(limit, x1)
-            at = s1 if x1 == x0 else s0 + (s1 - s0) * (right - x0) / (x1 - x0)
-            square += (right - x0) * (x0 * (2 * s0 + at) + right * (s0 + 2 * at)) / 3
-        return max(0.0, square - self.used(limit) ** 2)
-
-    def longer(self, tokens: float) -> float:
-        """The share that is longer."""
-        return _between(self.knots, tokens)
-
-    def size(self, share: float) -> float:
-        """Tokens that hold so large a share of them."""
-        for (x0, s0), (x1, s1) in pairwise(self.knots):
-            if s1 <= 1 - share:
-                return x1 if s0 == s1 else x0 + (x1 - x0) * (s0 - (1 - share)) / (s0 - s1)
-        return self.knots[-1][0]
-
-    @property
-    def longest(self) -> int:
-        """Nothing is longer."""
-        return math.ceil(self.knots[-1][0])
 
 
 Objective = Literal["chain", "each"]
@@ -167,37 +100,39 @@ class Curve:
     unthought: float | None = field(init=False, repr=False)
     _champions: tuple[tuple[int, float], ...] = field(init=False, repr=False)
     variance: float = field(init=False, repr=False)
-    usual: float = field(init=False, repr=False)
+    p90_solution: float = field(init=False, repr=False)
     _net: tuple[tuple[int, float], ...] = field(init=False, repr=False, default=())
 
     def __post_init__(self) -> None:
         if self.solutions:
             net, most = [], 0.0
             for t, _ in self.points:
-                spared = (self.says(0) or 0.0) - (self.says(t) or 0.0)
+                spared = (self.solution_at(0) or 0.0) - (self.solution_at(t) or 0.0)
                 most = max(most, self.used(t) - spared, LEAST_NET * self.used(t))
                 net.append((t, most))
             object.__setattr__(self, "_net", tuple(net))
         hulls = {"chain": self._hull(math.log), "each": self._hull(float)}
         object.__setattr__(self, "envelopes", hulls)
-        object.__setattr__(self, "unthought", self.says(0))
+        object.__setattr__(self, "unthought", self.solution_at(0))
         object.__setattr__(self, "pieces", {name: _pieces(hull) for name, hull in hulls.items()})
         object.__setattr__(self, "_champions", tuple(accumulate(self.points, _better)))
         best = hulls["chain"][-1].thinking
-        wrote = SPREAD * (self.says(best) or 0.0)
+        wrote = SPREAD * (self.solution_at(best) or 0.0)
         thought = 0.0 if self.lengths is None else self.lengths.variance(best)
         object.__setattr__(self, "variance", thought + wrote**2)
-        object.__setattr__(self, "usual", self.answer_lengths(0).size(USUAL) if self.answers else math.inf)
+        object.__setattr__(
+            self, "p90_solution", self.answer_lengths(0).size(USUAL) if self.answers else math.inf
+        )
 
     def p(self, thinking: float) -> float:
         """Success with at most so many thinking tokens."""
-        return _between(self.points, thinking)
+        return between(self.points, thinking)
 
-    def says(self, thinking: float) -> float | None:
+    def solution_at(self, thinking: float) -> float | None:
         """Solution tokens that a call with this thinking limit uses on average; None when nobody measured."""
-        return _between(self.solutions, thinking) if self.solutions else self.solution
+        return between(self.solutions, thinking) if self.solutions else self.solution
 
-    def whole(self, thinking: float, solution: float) -> float:
+    def fit_probability(self, thinking: float, solution: float) -> float:
         """The share of right solutions with this thinking limit that so many tokens hold; 1 if unknown."""
         if not self.answers:
             return 1.0
@@ -215,7 +150,7 @@ class Curve:
 
     def net(self, thinking: float) -> float:
         """What a thinking limit costs on average beyond none: the thinking, less the solution it spares."""
-        return _between(self._net, thinking) if self._net else self.used(thinking)
+        return between(self._net, thinking) if self._net else self.used(thinking)
 
     def used(self, thinking: float) -> float:
         """Thinking tokens that a call with this limit uses on average."""
@@ -238,7 +173,7 @@ class Curve:
                 return thinking
         return limit
 
-    def onwards(self, thinking: int, use: float) -> int:
+    def extend_limit(self, thinking: int, use: float) -> int:
         """The largest limit that is as good as this one and costs at most so much more on average.
 
         Where nothing was measured nothing says that still more helps, or that it doesn't.
@@ -274,16 +209,6 @@ def _pieces(hull: Sequence[Vertex]) -> tuple[Piece, ...]:
 
 def _better(best: tuple[int, float], new: tuple[int, float]) -> tuple[int, float]:
     return new if new[1] > best[1] else best
-
-
-def _between(points: Sequence[tuple[float, float]], x: float) -> float:
-    """The value at x of a function that is linear between its points, and flat beyond them."""
-    at = bisect_right(points, (x, math.inf)) - 1
-    x0, y0 = points[max(0, at)]
-    if at + 1 == len(points) or x <= x0:
-        return y0
-    x1, y1 = points[at + 1]
-    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
 
 
 @cache
@@ -329,158 +254,21 @@ def _average(curves: Sequence[Curve]) -> Curve:
     lengths = [curve.lengths for curve in curves if curve.lengths is not None]
     middle: Lengths | None = None
     if lengths:
-        middle = _mixture(lengths)
+        middle = Lengths.mixture(lengths)
     solutions = [curve.solution for curve in curves if curve.solution is not None]
     by_limit: tuple[tuple[int, float], ...] = ()
     if all(curve.solutions for curve in curves):
-        by_limit = tuple((t, math.fsum(curve.says(t) or 0.0 for curve in curves) / len(curves)) for t in at)
+        by_limit = tuple(
+            (t, math.fsum(curve.solution_at(t) or 0.0 for curve in curves) / len(curves)) for t in at
+        )
     answers: tuple[tuple[int, Lengths], ...] = ()
     if any(curve.answers for curve in curves):
         at = sorted({t for curve in curves for t, _ in curve.answers})
-        answers = tuple((t, _mixture([one.answer_lengths(t) for one in curves if one.answers])) for t in at)
+        answers = tuple(
+            (t, Lengths.mixture([one.answer_lengths(t) for one in curves if one.answers])) for t in at
+        )
     return Curve("", points, middle, _mean(solutions), solutions=by_limit, answers=answers)
-
-
-def _mixture(lengths: Sequence[Lengths]) -> Lengths:
-    """Read off at its own percentiles by averaging theirs."""
-    knots = zip(*(one.knots for one in lengths), strict=True)
-    return Lengths(tuple((math.fsum(x for x, _ in k) / len(k), k[0][1]) for k in map(list, knots)))
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
-
-
-def load(model: str, *, scale: float = PRIOR_SCALE) -> CurveSet:
-    """The curves that ship with an embedded model; the prior for every other."""
-    if re.fullmatch(r"[A-Za-z0-9_.-]+", model) and not model.startswith("."):
-        packaged = files("elastic_agent").joinpath("models", model, "curves.json")
-        if packaged.is_file():
-            return parse(json.loads(packaged.read_text(encoding="utf-8")), where=f"{model}/curves.json")
-    return CurveSet(model, scale=scale)
-
-
-def load_file(path: str | Path) -> CurveSet:
-    """Curves from a file, as `elastic-agent eval` writes them.
-
-    Raises:
-        CurveFileError: not JSON, or not of the schema.
-    """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise CurveFileError(f"{path}: not JSON: {error}") from None
-    return parse(data, where=str(path))
-
-
-def parse(data: Any, *, where: str = "curves") -> CurveSet:
-    """Curves from decoded JSON.
-
-    The schema: `{"model": str, "s": int, "kinds": {kind: [[t, p, n], ...]}}`, t null for unconstrained
-    thinking, and optionally `"natural_thinking": {kind: {"mean", "p50", "p90", "p99"}}` and
-    `"solution_tokens"` with the same, `"solution_by_thinking": {kind: [[t, mean], ...]}` and
-    `"right_solutions": {kind: [[t, p50, p90, p99], ...]}`.
-
-    Raises:
-        CurveFileError: it is something else.
-    """
-    if not isinstance(data, dict) or not isinstance(data.get("kinds"), dict) or not data["kinds"]:
-        raise CurveFileError(f"{where}: expected an object with 'model', 's' and a non-empty 'kinds'")
-    model, solution = data.get("model"), data.get("s")
-    if not isinstance(model, str) or not isinstance(solution, int) or solution < 1:
-        raise CurveFileError(f"{where}: 'model' must be a string and 's' a whole number of tokens")
-    curves = {}
-    for kind, rows in data["kinds"].items():
-        natural = _percentiles(data.get("natural_thinking"), kind, f"{where}: natural_thinking[{kind!r}]")
-        answers = _percentiles(data.get("solution_tokens"), kind, f"{where}: solution_tokens[{kind!r}]")
-        lengths = Lengths.of(natural["p50"], natural["p90"], natural["p99"]) if natural else None
-        points = _points(rows, lengths, f"{where}: kinds[{kind!r}]")
-        mean = answers["mean"] if answers else None
-        table = data.get("solution_by_thinking")
-        says = (
-            _lengths_at(table.get(kind), points, f"{where}: solution_by_thinking[{kind!r}]") if table else ()
-        )
-        right = _answers(data.get("right_solutions"), kind, points, f"{where}: right_solutions[{kind!r}]")
-        curves[kind] = Curve(kind, points, lengths, mean, solutions=says, answers=right)
-    return CurveSet(model, curves, solution)
-
-
-def _points(rows: Any, lengths: Lengths | None, where: str) -> tuple[tuple[int, float], ...]:
-    found: dict[int, tuple[float, int]] = {}
-    unlimited: tuple[float, int] | None = None
-    if not isinstance(rows, list) or not rows:
-        raise CurveFileError(f"{where}: expected a list of [t, p, n]")
-    for row in rows:
-        if not (isinstance(row, list) and len(row) == 3):
-            raise CurveFileError(f"{where}: expected [t, p, n], got {row!r}")
-        t, p, n = row
-        if not (t is None or (isinstance(t, int) and t >= 0)) or t in found:
-            raise CurveFileError(f"{where}: t must be null or a whole number, each once; got {t!r}")
-        if not isinstance(p, int | float) or not 0 <= p <= 1 or not isinstance(n, int) or n < 1:
-            raise CurveFileError(f"{where}: p must lie in 0..1 and n be at least 1; got {row!r}")
-        smooth = (p * n + 0.5) / (n + 1), n
-        if t is None:
-            unlimited = smooth
-        else:
-            found[t] = smooth
-    if unlimited is not None:
-        found[max([lengths.longest if lengths else 0, *(2 * t for t in found)])] = unlimited
-    if 0 not in found:
-        found[0] = min(found.values())  # nobody measured it: no better than the worst that was
-    return _smoothed([(t, p, n) for t, (p, n) in sorted(found.items())])
-
-
-def _smoothed(rows: Sequence[tuple[int, float, int]]) -> tuple[tuple[int, float], ...]:
-    """More thinking is taken to be no worse, unless it was measured to be: a fall that is within its error is
-    averaged away (pool adjacent violators), one beyond `BEYOND` standard errors stays.
-
-    Args:
-        rows: (thinking tokens, success, samples), by rising tokens.
-    """
-    blocks: list[tuple[list[int], float, int]] = []
-    for t, p, n in rows:
-        block = [t], p, n
-        while blocks and blocks[-1][1] > block[1]:
-            before, count = blocks[-1], blocks[-1][2] + block[2]
-            mean = (before[1] * before[2] + block[1] * block[2]) / count
-            error = math.sqrt(mean * (1 - mean) * (1 / before[2] + 1 / block[2]))
-            if before[1] - block[1] > BEYOND * error:
-                break
-            blocks.pop()
-            block = before[0] + block[0], mean, count
-        blocks.append(block)
-    return tuple((t, p) for ts, p, _ in blocks for t in ts)
-
-
-def _lengths_at(rows: Any, points: Sequence[tuple[int, float]], where: str) -> tuple[tuple[int, float], ...]:
-    """[t, mean solution tokens] rows; null stands where the success curve has its unconstrained point."""
-    found: dict[int, float] = {}
-    for row in rows or ():
-        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], int | float) and row[1] >= 0):
-            raise CurveFileError(f"{where}: expected [t, tokens], got {row!r}")
-        found[points[-1][0] if row[0] is None else int(row[0])] = float(row[1])
-    return tuple(sorted(found.items()))
-
-
-def _answers(
-    table: Any, kind: str, points: Sequence[tuple[int, float]], where: str
-) -> tuple[tuple[int, Lengths], ...]:
-    """[t, p50, p90, p99] rows; null stands where the success curve has its unconstrained point."""
-    found: dict[int, Lengths] = {}
-    for row in (table or {}).get(kind, ()):
-        numbers = row[1:] if isinstance(row, list) else ()
-        if len(numbers) != 3 or not all(isinstance(n, int | float) and n >= 0 for n in numbers):
-            raise CurveFileError(f"{where}: expected [t, p50, p90, p99], got {row!r}")
-        found[points[-1][0] if row[0] is None else int(row[0])] = Lengths.of(*numbers)
-    return tuple(sorted(found.items(), key=_first))
-
-
-def _percentiles(table: Any, kind: str, where: str) -> dict[str, float] | None:
-    if table is None or kind not in table:
-        return None
-    row = table[kind]
-    if not isinstance(row, dict) or not all(
-        isinstance(row.get(key), int | float) and row[key] >= 0 for key in ("mean", "p50", "p90", "p99")
-    ):
-        raise CurveFileError(f"{where}: expected mean, p50, p90 and p99, got {row!r}")
-    return {key: float(row[key]) for key in ("mean", "p50", "p90", "p99")}

@@ -8,16 +8,12 @@ A task that says nothing, but whose agent is known (`scheduler.history`), is exp
 that agent before it. Any other is assumed to make at least three calls after its first, and later as many
 more as it has finished, 32 at most. So a long run is never starved (what is left shrinks like 1/n, not like
 2^-n), and a short one leaves a part unspent. Calls that wait already are counted among the assumed ones.
-
-`Habits` remembers what calls of a kind looked like: prompts and solutions of the next ones are taken to be
-like the latest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from elastic_agent.validation import integer, shown
 
@@ -26,12 +22,12 @@ from .agent_history import History
 FINAL = "final"
 """The kind of a task's final answer; its floor is the reserve."""
 
+MIN_SOLUTION = 16
+"""A solution is never shrunk below this many tokens (or what was asked for, if that is less)."""
+
 MOST_CALLS = 100_000
 """The most calls of a kind that a task can declare."""
 FIRST_GUESS, LAST_GUESS = 3, 32
-
-FEW = 3
-"""Calls of a kind from which on it has habits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +49,7 @@ class Forecast:
     running: int = 0
     finished: int = 0
     declared: bool = False
-    told: Callable[[], object] | None = None
+    on_change: Callable[[], object] | None = None
     past: History | None = None
     made: list[str] = field(default_factory=list)
 
@@ -86,8 +82,8 @@ class Forecast:
                 level._change(kind, own=-1)
             level.pending[kind] = level.pending.get(kind, 0) + 1
             level.waiting += 1
-            if level.told is not None:
-                level.told()
+            if level.on_change is not None:
+                level.on_change()
             level = level.parent
         return declared
 
@@ -97,8 +93,8 @@ class Forecast:
         while level is not None:
             _add(level.pending, kind, -1)
             level.waiting -= 1
-            if level.told is not None:
-                level.told()
+            if level.on_change is not None:
+                level.on_change()
             level = level.parent
 
     def again(self, kind: str) -> None:
@@ -132,8 +128,8 @@ class Forecast:
         while level is not None:
             level.running -= 1
             level.finished += 1
-            if level.told is not None:
-                level.told()
+            if level.on_change is not None:
+                level.on_change()
             level = level.parent
 
     def close(self) -> None:
@@ -173,8 +169,8 @@ class Forecast:
         more = max(mine, theirs) - self.coming.get(kind, 0)
         if more:
             _add(self.coming, kind, more)
-            if self.told is not None:
-                self.told()
+            if self.on_change is not None:
+                self.on_change()
             if self.parent is not None:
                 self.parent._change(kind, below=more)
 
@@ -185,54 +181,3 @@ def _add(counts: dict[str, int], kind: str, more: int) -> int:
     if not total:
         del counts[kind]
     return total
-
-
-@dataclass(slots=True)
-class Habit:
-    """What the latest calls of a kind looked like, in tokens: averages of about the last `MEMORY`."""
-
-    MEMORY: ClassVar[int] = 16
-
-    prompt: float = 0.0
-    solution: float = 0.0
-    seen: int = 0
-
-    def learn(self, prompt: int, solution: int) -> None:
-        """One more."""
-        self.seen = min(self.seen + 1, self.MEMORY)
-        self.prompt += (prompt - self.prompt) / self.seen
-        self.solution += (solution - self.solution) / self.seen
-
-
-class Habits:
-    """The habits of every kind of call on one model, and how far its curves are off.
-
-    Attributes:
-        known: by kind, of which a few calls were seen.
-        bias: what solutions came to, as a multiple of what the curves said: about the last 30 calls. Curves
-            are measured once and used on other prompts; `DOUBT` tokens of agreement are assumed at first.
-    """
-
-    KEEP, DOUBT = 0.97, 150.0
-
-    def __init__(self) -> None:
-        self.known: dict[str, Habit] = {}
-        self._kinds: dict[str, Habit] = {}
-        self._expected = self._found = 0.0
-        self.bias = 1.0
-
-    def get(self, kind: str) -> Habit | None:
-        """What is known of a kind; None until a few calls were seen."""
-        return self.known.get(kind)
-
-    def seen(self, kind: str, prompt: int, solution: int, expected: float | None = None) -> None:
-        """A call of this kind was answered; its curve had said `expected` solution tokens."""
-        habit = self._kinds.setdefault(kind, Habit())
-        habit.learn(prompt, solution)
-        if habit.seen >= FEW:
-            self.known[kind] = habit
-        if expected is not None:
-            self._expected = self.KEEP * self._expected + expected
-            self._found = self.KEEP * self._found + solution
-            ratio = (self._found + self.DOUBT) / (self._expected + self.DOUBT)
-            self.bias = min(max(ratio, 0.5), 2.5)

@@ -188,7 +188,7 @@ class Latency:
             prompt: input tokens that it sent.
             further: it is not its call's first.
             later: its call is not its task's first.
-            cached: how many of them the upstream had; None: it has not said, and `told` may say it later.
+            cached: how many of them the upstream had; None: not said yet (see `record_cached`).
             cold: it was sent when nothing had been answered.
         """
         found = First(max(0.0, seconds), prompt, further, later, cached)
@@ -204,7 +204,7 @@ class Latency:
             self._window = self._speed = None
         return found
 
-    def told(self, first: First, cached: int) -> None:
+    def record_cached(self, first: First, cached: int) -> None:
         """The upstream had so many of this pass's input tokens."""
         with self._lock:
             first.cached = cached

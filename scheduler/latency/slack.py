@@ -22,7 +22,7 @@ from elastic_agent.generation.control import Control
 from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.validation import put, real
 
-from ..ledger.accounts import INFINITY
+from ..ledger.amounts import INFINITY
 from .model import Latency, Pace, Speed
 from .prefill import First
 
@@ -87,7 +87,7 @@ class Timing:
         put(self, "headroom", real("headroom", self.headroom, least=1.0, most=1000.0))
         put(self, "risk", real("risk", self.risk, least=0.0, most=1.0))
 
-    def tail(self, speed: Speed | None, final: int, prompt: int) -> float:
+    def final_answer_seconds(self, speed: Speed | None, final: int, prompt: int) -> float:
         """Seconds to keep at a task's end for a final answer of so many tokens to a prompt of so many."""
         if speed is None:
             return 0.0
@@ -118,7 +118,7 @@ class Timing:
         However slow the upstream looks, the final answer takes no more than a share of the call's window: an
         estimate must not cut a solution while there is time.
         """
-        tail = self.tail(speed, after.final, after.final_prompt) if after.final else SAFETY
+        tail = self.final_answer_seconds(speed, after.final, after.final_prompt) if after.final else SAFETY
         return window.end - min(tail, max(SAFETY, self.share * (window.end - window.started)))
 
 
@@ -202,7 +202,7 @@ class Pilot:
         """The upstream had so many of them; it may say so at the first token or at the pass's end."""
         self._cached = cached
         if self._first is not None:
-            self._latency.told(self._first, cached)
+            self._latency.record_cached(self._first, cached)
 
     def on_tokens(self, segment: Segment, count: int, now: float) -> None:
         """A chunk came: learn from it, steer by it."""

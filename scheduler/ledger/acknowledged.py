@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 
 from elastic_agent.errors import StoreForgotError
 
-from .accounts import NOTHING, Amount
+from .amounts import NOTHING, Amount
 from .stores.protocol import Level
 
 
@@ -68,7 +68,7 @@ class Acknowledged:
                 ("charged", least, spent),
                 ("charged or held", least + own, spent + level.held),
             ):
-                if not known.within(said):
+                if not known.fits_in(said):
                     raise StoreForgotError(
                         f"account {name!r}: the store says that {_text(said)} are {what}, and has "
                         f"acknowledged {_text(known)}: it was put back to an older state, or replaced. "

@@ -47,14 +47,14 @@ from elastic_agent.errors import (
 )
 from elastic_agent.validation import MOST_SECONDS, one_of, real, shown
 
-from ..allocation.request import Book, Running
 from . import clocks
-from .accounts import INFINITY, NOTHING, Account, Amount, Hold, HoldState
+from .accounts import Account, Hold, HoldState
 from .acknowledged import Acknowledged
+from .amounts import INFINITY, NOTHING, Amount, Shortage
 from .leases import Leases
 from .ledger import Ledger
 from .shared_loop import SharedLoop
-from .stores.protocol import Lack, Level, Spec, Store, StoredHold, Window
+from .stores.protocol import Level, Spec, Store, StoredHold, Window
 
 LEASE = 60.0
 """Seconds for which a hold outlives a process that has gone silent."""
@@ -156,8 +156,8 @@ class Durable:
         self._ending: set[str] = set()
         self._unheld: set[str] = set()
         self._charged = NOTHING
-        self._reserves: dict[Book, Reserve] = {}
-        self._changing: dict[Book, asyncio.Lock] = {}
+        self._reserves: dict[Account, Reserve] = {}
+        self._changing: dict[Account, asyncio.Lock] = {}
         self._warned: set[str] = set()
         self._behind: set[asyncio.Task[None]] = set()
         self._opening: asyncio.Task[None] | None = None
@@ -192,29 +192,31 @@ class Durable:
 
     # For calls
 
-    async def take(self, running: Running, hold: Hold | None = None) -> Lack | None:
-        """The durable hold of a granted call, or of its raise. Lack: take nothing, and decide again.
+    async def take(self, hold: Hold, *, final: bool = False) -> Shortage | None:
+        """Take the hold of a granted call, or of its raise, in the store. Shortage: nothing was taken.
+
+        Args:
+            final: the call gives its task's final answer, so the hold may use the task's reserve.
 
         Raises:
             StoreUnavailableError: the store can't be reached; nothing may be sent.
             TaskClosedError: the account was closed.
         """
         try:
-            lack = await self._try_to_take(running, hold)
+            short = await self._try_to_take(hold, final)
             if self._connections != self.store.connections:  # what answered may be an older state
                 await self._there(self._look())
         except StoreForgotError as error:
             self._alarm(error)
-            self._behind_soon(self._forget(self._key(hold or running.hold)))
+            self._behind_soon(self._forget(self._key(hold)))
             raise
-        return lack
+        return short
 
-    async def _try_to_take(self, running: Running, hold: Hold | None) -> Lack | None:
+    async def _try_to_take(self, hold: Hold, final: bool) -> Shortage | None:
         if self._forgot is not None:
             raise self._forgot
-        hold, book = hold or running.hold, running.request.book.levels[-1]
-        final = running.grant.last and hold is running.hold
-        simple = book not in self._reserves if final else self._covered(book)
+        task = self._task(hold)
+        simple = task not in self._reserves if final else self._covered(task)
         if simple and self._keeper is not None:
             try:
                 got = await self._ask(hold)
@@ -224,15 +226,18 @@ class Durable:
                 self._behind_soon(self._forget(self._key(hold)))
                 raise
             else:
-                if not isinstance(got, Lack):
+                if not isinstance(got, Shortage):
                     self._taken(hold)
                     return None
-                if final or self._reserved(book):
+                if final or self._reserved(task):
                     return await self._there(self._short(got))
-        return await self._there(self._take(running, hold))
+        return await self._there(self._take(hold, final))
 
-    async def assure(self, running: Running) -> None:
+    async def assure(self, holds: Sequence[Hold], what: str) -> None:
         """Right before a request of a granted call leaves: return if all its holds still live. On any loop.
+
+        Args:
+            what: names the call, for the error.
 
         Raises:
             LeaseLostError: one has ended: nothing may be sent.
@@ -240,13 +245,12 @@ class Durable:
         """
         if self._forgot is not None:
             raise self._forgot
-        keys = [self._key(hold) for hold in running.holds]
+        keys = [self._key(hold) for hold in holds]
         if self._leases.live(keys):
             return
         keys = [key for key in keys if key not in self._unheld]
-        request = running.request
         try:
-            await self._leases.assure(keys, f"task {request.book.name!r}, call {request.number}")
+            await self._leases.assure(keys, what)
         except StoreUnavailableError:
             if self.failure != "open":
                 raise
@@ -267,9 +271,9 @@ class Durable:
             sent = self._acknowledged.sent
             self.store.end_soon(key, charged, lambda answer: self._answered(hold, answer, sent))
 
-    def close(self, book: Book) -> None:
-        """A task has ended: its reserve comes back. From any thread."""
-        self._behind_soon(self._give_back(book))
+    def close(self, task: Account) -> None:
+        """An outermost task has ended: its reserve comes back. From any thread."""
+        self._behind_soon(self._give_back(task))
 
     async def others_hold(self, *, reserves: bool = True) -> bool:
         """Look up what is left; whether others hold anything that may come back.
@@ -341,7 +345,7 @@ class Durable:
                     account = self._ledger.open(name, parent=above, now=now)
                 account.tokens = int(left["tokens"].available) + own.tokens if "tokens" in left else None
                 account.nano = int(left["nano"].available) + own.nano if "nano" in left else None
-                account.ends(None if level.left is None else now - account.opened + level.left - WAY)
+                account.set_seconds(None if level.left is None else now - account.opened + level.left - WAY)
                 self._mirror[name] = above = account
             self.looked(list(self._mirror.values()), now)
         return levels
@@ -382,10 +386,10 @@ class Durable:
             self._forgot = error
             log.critical("the ledger's store forgot, and calls on account %s stop: %s", self.name, error)
 
-    async def _take(self, running: Running, hold: Hold) -> Lack | None:
+    async def _take(self, hold: Hold, final: bool) -> Shortage | None:
         try:
             await self._patiently(self._open)
-            return await self._patiently(lambda: self._do_take(running, hold))
+            return await self._patiently(lambda: self._do_take(hold, final))
         except StoreUnavailableError:
             key = self._key(hold)
             if self.failure == "open":
@@ -397,32 +401,36 @@ class Durable:
             self._behind_soon(self._forget(key))  # it may have been taken all the same
             raise
 
-    async def _do_take(self, running: Running, hold: Hold) -> Lack | None:
-        book = running.request.book.levels[-1]
-        if running.grant.last and hold is running.hold:
-            async with self._lock(book):
-                return await self._hold(book, hold, self._reserves.get(book))
-        if lack := await self._reserve(book):
-            return await self._short(lack)
-        return await self._hold(book, hold, None)
+    async def _do_take(self, hold: Hold, final: bool) -> Shortage | None:
+        task = self._task(hold)
+        if final:
+            async with self._lock(task):
+                return await self._hold(task, hold, self._reserves.get(task))
+        if short := await self._reserve(task):
+            return await self._short(short)
+        return await self._hold(task, hold, None)
 
-    def _lock(self, book: Book) -> asyncio.Lock:
+    def _task(self, hold: Hold) -> Account:
+        """The outermost task of a hold's call: the account right below those of the store."""
+        return next(a for a in hold.account.path if a.parent is self._mirror.get(self.name))
+
+    def _lock(self, task: Account) -> asyncio.Lock:
         """For whoever changes a task's reserve: in parallel, one hold of it would be forgotten."""
-        return self._changing.setdefault(book, asyncio.Lock())
+        return self._changing.setdefault(task, asyncio.Lock())
 
-    async def _hold(self, book: Book, hold: Hold, reserve: Reserve | None) -> Lack | None:
+    async def _hold(self, task: Account, hold: Hold, reserve: Reserve | None) -> Shortage | None:
         got = await self._ask(hold, reserve)
-        if isinstance(got, Lack):
+        if isinstance(got, Shortage):
             return await self._short(got)
         if reserve is not None:
             with self._guard:
                 self._live.pop(reserve.key, None)
-            if self._reserves.get(book) is reserve:  # its task may have ended meanwhile
-                del self._reserves[book]
+            if self._reserves.get(task) is reserve:  # its task may have ended meanwhile
+                del self._reserves[task]
         self._taken(hold)
         return None
 
-    async def _ask(self, hold: Hold, reserve: Reserve | None = None) -> StoredHold | Lack:
+    async def _ask(self, hold: Hold, reserve: Reserve | None = None) -> StoredHold | Shortage:
         """The one step that mostly is all. From any loop."""
         key, asked = self._key(hold), clocks.elapsed()
         got = await self.store.hold(
@@ -447,51 +455,51 @@ class Durable:
         if hold.state is not HoldState.LIVE:  # its caller went, or its task ended, while this was under way
             self.end(hold)
 
-    async def _reserve(self, book: Book) -> Lack | None:
+    async def _reserve(self, task: Account) -> Shortage | None:
         """Bring a task's reserve in the store to what it is in memory."""
-        if self._reserved(book):
+        if self._reserved(task):
             return None
-        async with self._lock(book):
-            return None if self._reserved(book) else await self._change(book)
+        async with self._lock(task):
+            return None if self._reserved(task) else await self._change(task)
 
-    def _reserved(self, book: Book) -> bool:
-        have = self._reserves.get(book)
-        return book.account.closed or book.account.reserve == (have.amount if have else NOTHING)
+    def _reserved(self, task: Account) -> bool:
+        have = self._reserves.get(task)
+        return task.closed or task.reserve == (have.amount if have else NOTHING)
 
-    def _covered(self, book: Book) -> bool:
+    def _covered(self, task: Account) -> bool:
         """Whether a call may leave with the task's reserve as the store has it. From any thread.
 
         One that is far too large is brought down meanwhile.
         """
-        wish, have = book.account.reserve, self._reserves.get(book)
+        wish, have = task.reserve, self._reserves.get(task)
         if have is None:
             return wish == NOTHING
-        if 4 * wish.tokens < 3 * have.amount.tokens and not self._lock(book).locked():
-            self._behind_soon(self._lower(book))
-        return wish.within(have.amount)
+        if 4 * wish.tokens < 3 * have.amount.tokens and not self._lock(task).locked():
+            self._behind_soon(self._lower(task))
+        return wish.fits_in(have.amount)
 
-    async def _lower(self, book: Book) -> None:
+    async def _lower(self, task: Account) -> None:
         with suppress(StoreError):  # then the next who looks does it
-            await self._reserve(book)
+            await self._reserve(task)
 
-    async def _change(self, book: Book) -> Lack | None:
-        have, wish = self._reserves.get(book), book.account.reserve
-        key = f"{self._maker}-{book.name}-reserve-{uuid4().hex[:8]}"
+    async def _change(self, task: Account) -> Shortage | None:
+        have, wish = self._reserves.get(task), task.reserve
+        key = f"{self._maker}-{task.id[-80:]}-reserve-{uuid4().hex[:8]}"
         got = await self.store.hold(
             key, self.name, wish, lease=self.lease, instead_of=have.key if have else None
         )
-        if isinstance(got, Lack):
+        if isinstance(got, Shortage):
             return got
         with self._guard:
             if have is not None:
                 self._live.pop(have.key, None)
             self._live[key] = wish
-        self._reserves[book] = Reserve(key, wish)
-        if book.closing:  # meanwhile
-            await self._give_back(book)
+        self._reserves[task] = Reserve(key, wish)
+        if task.closed:  # meanwhile
+            await self._give_back(task)
         return None
 
-    async def _short(self, lack: Lack) -> Lack:
+    async def _short(self, lack: Shortage) -> Shortage:
         await self._look()
         return lack
 
@@ -568,9 +576,9 @@ class Durable:
             log.error("the store does not take the end of call %s: %s", key, error)
         self._ended(hold)
 
-    async def _give_back(self, book: Book) -> None:
-        self._changing.pop(book, None)
-        reserve = self._reserves.pop(book, None)
+    async def _give_back(self, task: Account) -> None:
+        self._changing.pop(task, None)
+        reserve = self._reserves.pop(task, None)
         if reserve is not None:
             await self._write(lambda: self.store.refund(reserve.key))
             with self._guard:
@@ -635,7 +643,7 @@ class Durable:
         """
         with self._guard:
             lost = (ended & self._live.keys()) - self._ending - self._unheld
-        reserves = {reserve.key: book for book, reserve in self._reserves.items()}
+        reserves = {reserve.key: task for task, reserve in self._reserves.items()}
         for key in lost:
             if key in reserves:
                 del self._reserves[reserves[key]]
@@ -653,8 +661,8 @@ class Durable:
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
-        for book in list(self._reserves):
-            await self._give_back(book)
+        for task in list(self._reserves):
+            await self._give_back(task)
         while self._behind or self._ending:
             await asyncio.wait([*self._behind, asyncio.ensure_future(asyncio.sleep(SOON))])
         self._shut = True

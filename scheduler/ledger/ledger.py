@@ -28,17 +28,8 @@ from itertools import count
 
 from elastic_agent.errors import TaskClosedError
 
-from .accounts import (
-    INFINITY,
-    NOTHING,
-    Account,
-    Amount,
-    Balance,
-    Hold,
-    HoldState,
-    Room,
-    Shortage,
-)
+from .accounts import Account, Hold, HoldState
+from .amounts import INFINITY, NOTHING, Amount, Balance, Room, Shortage
 
 
 class Ledger:
@@ -79,22 +70,22 @@ class Ledger:
         """What a hold on this account can be at most; a final one has the account's own reserve too."""
         tokens: int | None = None
         nano: int | None = None
-        extra = account.reserve if final else NOTHING
         for a in account.path:
-            if a.tokens is not None:
-                free = a.tokens - a.spent_tokens - a.held_tokens + extra.tokens
-                tokens = free if tokens is None or free < tokens else tokens
-            if a.nano is not None:
-                free = a.nano - a.spent_nano - a.held_nano + extra.nano
-                nano = free if nano is None or free < nano else nano
-        return Room(tokens, nano, self.deadline(account, final=final))
+            left = a.tokens_left
+            if left is not None:
+                tokens = left if tokens is None or left < tokens else tokens
+            left = a.nano_left
+            if left is not None:
+                nano = left if nano is None or left < nano else nano
+        room = Room(tokens, nano, self.deadline(account, final=final))
+        return room.with_freed(account.reserve) if final else room
 
     def deadline(self, account: Account, *, final: bool = False) -> float:
         """When a call on this account has to be over: each account's own end, less what is kept above it."""
         end = account.deadline
         if account.parent is not None:
             end = min(self.deadline(account.parent), end)
-        return end if final else end - account.tail
+        return end if final else end - account.reserved_seconds
 
     def span(self, account: Account) -> float:
         """How long this task may take in all: the shortest cap of the path, in seconds."""
@@ -122,24 +113,23 @@ class Ledger:
         with self.lock:
             if account.closed:
                 raise TaskClosedError(f"{account.id} has ended: it takes no more calls")
-            drawn = account.reserve.least(amount) if final else NOTHING
+            drawn = account.reserve.min(amount) if final else NOTHING
             extra = amount - drawn if final else amount
             for a in account.path:
-                lack = a.lacks(extra)
-                if lack is not None:
-                    return Shortage(a, *lack)
+                short = a.shortage_of(extra)
+                if short is not None:
+                    return short
             end = self.deadline(account, final=final)
             if until > end:
-                return Shortage(account, "seconds", until - now, end - now)
-            held = Hold(f"h{next(self._ids)}", account, amount, until, drawn, call=first.id if first else "")
+                return Shortage(account.id, "seconds", until - now, end - now)
+            held = Hold(f"h{next(self._ids)}", account, amount, until, call=first.id if first else "")
             for a in account.path:
-                a.held_tokens += extra.tokens
-                a.held_nano += extra.nano
+                a.held += extra
                 a.live[held.id] = held
             if final:
                 account.reserve -= drawn
                 for a in account.path:
-                    a.kept -= drawn
+                    a.reserved -= drawn
             return held
 
     def settle(self, hold: Hold, actual: Amount) -> Hold:
@@ -154,24 +144,26 @@ class Ledger:
         """End a hold whose outcome nobody knows: all of it is charged."""
         return self._end(hold, HoldState.EXPIRED, hold.amount)
 
-    def reserve(self, account: Account, amount: Amount, tail: float | None = None) -> Shortage | None:
-        """Set the account's reserve; it is taken from what is available on the whole path, or not changed."""
+    def reserve(self, account: Account, amount: Amount, seconds: float | None = None) -> Shortage | None:
+        """Set what is reserved for the account's final answer, and the seconds that only it may use.
+
+        More is taken from what is available on the whole path, or nothing changes.
+        """
         with self.lock:
             if account.closed:
                 raise TaskClosedError(f"{account.id} has ended")
             if amount != account.reserve:
                 extra = amount - account.reserve
                 for a in account.path:
-                    lack = a.lacks(extra)
-                    if lack is not None:
-                        return Shortage(a, *lack)
+                    short = a.shortage_of(extra)
+                    if short is not None:
+                        return short
                 for a in account.path:
-                    a.held_tokens += extra.tokens
-                    a.held_nano += extra.nano
-                    a.kept += extra
+                    a.held += extra
+                    a.reserved += extra
                 account.reserve = amount
-            if tail is not None:
-                account.tail = tail
+            if seconds is not None:
+                account.reserved_seconds = seconds
             return None
 
     def close(self, account: Account) -> None:
@@ -186,12 +178,11 @@ class Ledger:
             self.reserve(account, NOTHING, 0.0)
             account.closed = True
             if account.parent is not None:
-                account.parent.own_tokens += account.spent_tokens
-                account.parent.own_nano += account.spent_nano
+                account.parent.own += account.spent
                 account.parent.children.pop(account.id, None)
             self.accounts.pop(account.id, None)
 
-    def books(self, account: Account, now: float) -> dict[str, Balance]:
+    def balances(self, account: Account, now: float) -> dict[str, Balance]:
         """The account's balance by unit ("tokens", "nano", "seconds"), for those that are capped."""
         with self.lock:
             found: dict[str, Balance] = {}
@@ -202,7 +193,7 @@ class Ledger:
             if account.seconds is not None:
                 elapsed = max(0.0, now - account.opened)
                 ends = (h.until for h in account.live.values() if h.until < INFINITY)
-                ahead = max(0.0, max(ends, default=now) - now) + account.tail
+                ahead = max(0.0, max(ends, default=now) - now) + account.reserved_seconds
                 found["seconds"] = Balance(account.seconds, elapsed, ahead, account.seconds - elapsed - ahead)
             return found
 
@@ -217,12 +208,13 @@ class Ledger:
                 own = [h for h in a.live.values() if h.account is a]
                 held = sum((h.amount for h in own), a.reserve)
                 held = sum((c.held for c in a.children.values()), held)
-                spent = sum((c.spent for c in a.children.values()), Amount(a.own_tokens, a.own_nano))
+                spent = sum((c.spent for c in a.children.values()), a.own)
                 assert a.held == held, f"{a.id}: holds add up to {held}, the books say {a.held}"
                 assert a.spent == spent, f"{a.id}: charges add up to {spent}, the books say {a.spent}"
-                kept = sum((c.kept for c in a.children.values()), a.reserve)
-                assert a.kept == kept, f"{a.id}: reserves add up to {kept}, the books say {a.kept}"
-                assert min(a.reserve.tokens, a.reserve.nano, a.tail) >= 0, f"{a.id}: a reserve below zero"
+                reserved = sum((c.reserved for c in a.children.values()), a.reserve)
+                assert a.reserved == reserved, f"{a.id}: reserves add up to {reserved}, not {a.reserved}"
+                least = min(a.reserve.tokens, a.reserve.nano, a.reserved_seconds)
+                assert least >= 0, f"{a.id}: a reserve below zero"
                 for child in a.children.values():
                     assert child.live.keys() <= a.live.keys(), f"{a.id}: a hold of {child.id} is not covered"
                 for h in own:
@@ -233,12 +225,9 @@ class Ledger:
             if hold.state is not HoldState.LIVE:
                 return hold
             hold.state, hold.charged = state, charge
-            hold.account.own_tokens += charge.tokens
-            hold.account.own_nano += charge.nano
+            hold.account.own += charge
             for a in hold.account.path:
-                a.held_tokens -= hold.amount.tokens
-                a.held_nano -= hold.amount.nano
-                a.spent_tokens += charge.tokens
-                a.spent_nano += charge.nano
+                a.held -= hold.amount
+                a.spent += charge
                 del a.live[hold.id]
             return hold

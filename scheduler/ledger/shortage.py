@@ -11,7 +11,8 @@ from itertools import islice
 
 from elastic_agent.errors import Binding
 
-from .accounts import INFINITY, Account, Amount
+from .accounts import Account
+from .amounts import INFINITY, Amount
 
 
 def binding(path: Sequence[Account], tasks: Container[str], unit: str, now: float) -> Binding | None:
@@ -47,7 +48,7 @@ def _one(account: Account, unit: str, shared: bool, now: float) -> Binding | Non
         cap,
         of(account.spent),
         of(account.held),
-        of(account.kept),
+        of(account.reserved),
         len({hold.call for hold in account.live.values()}),
         tuple(islice(keepers, Binding.NAMED + 1)),  # there may be thousands
         shared,

@@ -1,150 +1,39 @@
-"""Policies: how many thinking tokens this call gets, of what is left for it and for the calls still to come.
+"""The default policy: every thinking token goes where it gains most.
 
-A policy is a pure function of a `State`: it knows no clock, no ledger and no money. Whoever asks (the desk)
-has turned all caps into one number, `room`: the thinking tokens that this call and the others together may be
-expected to use after everybody's floor (close and solution, no thinking) has been set aside.
-
-`Marginal`, the default, spends the room where a token gains most. Each call's success curve becomes a concave
-envelope over expected use; its segments, steepest first, fill the room, which is the multiplier search of the
-knapsack's relaxation without the bisection: the slope of the first segment that finds no more room is the
-multiplier. The gap to the best split is at most one call's segment. Calls that want the same segment share it
-evenly where the real curve allows; where a gain comes all at once, the first takes it whole. The desk asks
-again after every refund.
+Each call's success curve becomes a concave envelope over expected use. The segments of all envelopes,
+steepest first, fill the room. That is the multiplier search of the knapsack's relaxation without the
+bisection: the slope of the first segment that finds no more room is the multiplier. The gap to the best split
+is at most one call's segment. Calls that want the same segment share it evenly where the real curve allows;
+where a gain comes all at once, the first call takes the segment whole. The allocator asks again after every
+refund.
 
 Uses are averages, and a sum of averages is exceeded half of the time. So a part of the room is kept
 (`margin`): much of it where tokens gain little, and less than none where a chain can only succeed if its
-calls happen to use little: there the room is overdrawn, knowingly. What is reserved for the final answer is
-not in the room.
-
-`FixedCap` is what everybody does today; `Uniform` shares the room evenly. Both are here to be compared with;
-more of their like are in `elastic_agent.scheduler.policies.simple`.
+calls happen to use little. There the room is overdrawn, knowingly.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from operator import attrgetter
 from statistics import NormalDist
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..estimates.success_curve import Curve, Objective, Vertex
-
-
-class Need(NamedTuple):
-    """Like calls that want thinking tokens.
-
-    Attributes:
-        curve: their success curve.
-        calls: how many.
-        weight: how much each counts.
-    """
-
-    curve: Curve
-    calls: int = 1
-    weight: float = 1.0
-
-
-@lru_cache(maxsize=1024)
-def needs(curves: tuple[Curve, ...], calls: tuple[int, ...]) -> tuple[Need, ...]:
-    """So many calls with each of these curves. Kept, since the same mixtures come again and again."""
-    return tuple([Need(curve, count) for curve, count in zip(curves, calls, strict=True)])
-
-
-@dataclass(slots=True)
-class State:
-    """What a policy decides from.
-
-    Attributes:
-        this: the call in question.
-        others: calls waiting or still to come.
-        room: thinking tokens that all of them together may be expected to use; may be below zero.
-        most: most thinking tokens that this call may have (its own limit, the context, its deadline).
-        made: calls made before this one, running ones included.
-        price: what an expected token costs, as a share of what the task's success is worth; 0: no pool.
-        chance: how likely all calls made before are right, where there is a price.
-    """
-
-    this: Need
-    others: tuple[Need, ...]
-    room: float
-    most: int
-    made: int = 0
-    price: float = 0.0
-    chance: float = 1.0
-
-    @property
-    def calls(self) -> int:
-        """How many calls are still to come."""
-        return sum([need.calls for need in self.others])
-
-
-@dataclass(slots=True)
-class Choice:
-    """A policy's answer.
-
-    Attributes:
-        thinking: tokens.
-        why: the reason; `str` of it, when somebody asks, in words.
-        numbers: behind it, for the log.
-    """
-
-    thinking: int
-    why: object
-    numbers: Mapping[str, float] = field(default_factory=dict)
-
-
-class AllocationPolicy(Protocol):
-    """Chooses the thinking tokens of a call. Must not look at anything but the state, nor keep anything."""
-
-    @property
-    def name(self) -> str:
-        """For logs and reports."""
-        ...
-
-    def choose(self, state: State) -> Choice:
-        """The thinking tokens of this call, 0 to `state.most`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FixedCap:
-    """The same limit for every call, whatever is left."""
-
-    thinking: int
-    name: str = "fixed"
-
-    def choose(self, state: State) -> Choice:
-        """See `AllocationPolicy`."""
-        return Choice(min(self.thinking, state.most), f"every call gets {self.thinking}")
-
-
-@dataclass(frozen=True, slots=True)
-class Uniform:
-    """An even share of the room for this call and each one to come."""
-
-    name: str = "uniform"
-
-    def choose(self, state: State) -> Choice:
-        """See `AllocationPolicy`."""
-        share = max(0, int(state.room / (1 + state.calls)))
-        return Choice(
-            min(share, state.most), f"an even share of {max(0, int(state.room)):,} among {1 + state.calls}"
-        )
+from .protocol import Choice, Need, State
 
 
 def margin(slope: float, spread: float) -> float:
-    """Tokens to keep free for what calls use beyond their averages, or below zero, to count on their using
-    less.
+    """Tokens to keep free for what calls use beyond their averages; below zero, tokens to overdraw.
 
     Of a room whose use is normal with standard deviation `spread`, a chain has the chance of Phi(z) to get
     by, when z spreads are kept. The next token gains `slope` (of the log of success) and costs phi(z) /
-    Phi(z) / spread: so where a token gains little much is kept, and where nothing works without it, it is
-    risked.
+    Phi(z) / spread. So much is kept where a token gains little, and the room is risked where nothing works
+    without more.
     """
     if spread <= 0:
         return 0.0
@@ -181,67 +70,38 @@ class _Segment(NamedTuple):
     rivals: int = 0
 
 
-class _Rung(NamedTuple):
-    """A segment in its turn.
+class Step(NamedTuple):
+    """One step of a `GainSchedule`: a segment in its turn.
 
     Attributes:
-        at: where this call stands before it.
-        kept: tokens that have to stay free when it is given.
-        before: expected tokens of all that is steeper.
-        total: of this one, for all calls that want it.
-        wanted: those of this call and its rivals; 0 where it isn't this call's.
+        start: where this call stands before it.
+        margin: tokens that have to stay free when it is given.
+        before: expected tokens of all steeper segments.
+        total: expected tokens of this segment, for all calls that want it.
+        wanted: those of this call and its rivals; 0 where the segment isn't this call's.
     """
 
     segment: _Segment
-    at: Vertex
-    kept: float
+    start: Vertex
+    margin: float
     before: float
     total: float
     wanted: float
 
 
-class _Reason(NamedTuple):
-    """Why `Marginal` chose so.
+class GainSchedule(NamedTuple):
+    """In which order this call and those to come are given tokens, before anybody knows how many there are.
 
     Attributes:
-        calls: to come.
-        price: what a further token gains in them; 0: all have what they can use.
-        dear: a token of the pool costs more than it gains here.
-    """
-
-    calls: int
-    price: float
-    dear: bool = False
-
-    def __str__(self) -> str:
-        if self.dear:
-            return "more thinking gains less than its tokens cost in the pool"
-        if not self.calls:
-            return "no call is known to come after it"
-        calls = "the 1 call" if self.calls == 1 else f"the {self.calls} calls"
-        if self.price == 0.0:
-            return f"there is room for all that {calls} to come can use"
-        return f"more thinking gains more in {calls} to come"
-
-
-def _success(curve: Curve, thinking: int) -> dict[str, float]:
-    """The chance that the call succeeds, by a curve that was measured."""
-    return {"success": curve.p(thinking)} if curve.measured else {}
-
-
-class _Ladder(NamedTuple):
-    """All that `Marginal` knows of a call and those to come before it is told how much room they have.
-
-    Attributes:
-        rungs: the segments, steepest first.
+        steps: the segments, steepest first.
         rooms: for each of them, about the room that it takes to get beyond it.
         top: where this call stands beyond all of them.
         calls: how many are to come.
-        points: before each rung, and beyond all: expected tokens, and what all calls are worth with them (the
+        points: before each step, and beyond all: expected tokens, and what all calls are worth with them (the
             chance that all succeed, or how many do).
     """
 
-    rungs: tuple[_Rung, ...]
+    steps: tuple[Step, ...]
     rooms: tuple[float, ...]
     top: Vertex
     calls: int
@@ -249,18 +109,18 @@ class _Ladder(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladder:
-    """Made once for each mixture of calls: curves never change, so neither does this."""
+def gain_schedule(objective: Objective, this: Need, others: tuple[Need, ...]) -> GainSchedule:
+    """The schedule of a mixture of calls; cached, since curves never change."""
     chain = objective == "chain"
     spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
     at, before = this.curve.envelopes[objective][0], 0.0
     worth = sum([n.weight * n.calls * n.curve.envelopes[objective][0].worth for n in (this, *others)])
-    rungs, rooms, points = [], [], [(0.0, math.exp(worth) if chain else worth)]
+    steps, rooms, points = [], [], [(0.0, math.exp(worth) if chain else worth)]
     for segment in segments(objective, this, others):
         kept = margin(segment.slope, spread) if chain else spread
         total = segment.use * segment.calls
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
-        rungs.append(_Rung(segment, at, kept, before, total, wanted))
+        steps.append(Step(segment, at, kept, before, total, wanted))
         rooms.append(kept + before + max(total, wanted))
         before += total
         worth += segment.slope * total
@@ -268,11 +128,11 @@ def _ladder(objective: Objective, this: Need, others: tuple[Need, ...]) -> _Ladd
         if segment.mine:
             at = segment.end
     calls = sum([need.calls for need in others])
-    return _Ladder(tuple(rungs), tuple(accumulate(rooms, max)), at, calls, tuple(points))
+    return GainSchedule(tuple(steps), tuple(accumulate(rooms, max)), at, calls, tuple(points))
 
 
 def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
-    """The pieces of all envelopes, steepest first, ours before equals."""
+    """The pieces of all envelopes, steepest first, this call's before equals."""
     theirs = [
         _Segment(other.weight * slope, use, other.calls, end)
         for other in others
@@ -284,6 +144,46 @@ def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list
         rivals = sum([other.calls for other in theirs if math.isclose(other.slope, slope)])
         ours.append(_Segment(slope, use, 1, end, mine=True, rivals=rivals))
     return sorted(theirs + ours, key=attrgetter("slope", "mine"), reverse=True)
+
+
+class _Fill(NamedTuple):
+    """How far the room reaches along a schedule.
+
+    Attributes:
+        at: where this call stands.
+        slope: what a further token gains, in the call that is given it next; 0: there is room for all.
+        given: expected tokens that are given.
+        left: tokens that nobody needs; at most 0 where the room ends first.
+    """
+
+    at: Vertex
+    slope: float
+    given: float
+    left: float
+
+
+class _Reason(NamedTuple):
+    """Why `Marginal` chose so.
+
+    Attributes:
+        calls: to come.
+        slope: what a further token gains in them; 0: all have what they can use.
+        dear: a token of the pool costs more than it gains here.
+    """
+
+    calls: int
+    slope: float
+    dear: bool = False
+
+    def __str__(self) -> str:
+        if self.dear:
+            return "more thinking gains less than its tokens cost in the pool"
+        if not self.calls:
+            return "no call is known to come after it"
+        calls = "the 1 call" if self.calls == 1 else f"the {self.calls} calls"
+        if self.slope == 0.0:
+            return f"there is room for all that {calls} to come can use"
+        return f"more thinking gains more in {calls} to come"
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,72 +200,77 @@ class Marginal:
 
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
-        curve, room = state.this.curve, state.room
-        ladder = _ladder(self.objective, state.this, state.others)
-        calls, at, price, given, left = ladder.calls, ladder.top, 0.0, 0.0, room
-        # Those before have room for sure. A hair early, since sums in another order round otherwise.
-        first = bisect_left(ladder.rooms, room - 1e-9 * (1e3 + abs(room)))
-        for rung in ladder.rungs[first:] or ladder.rungs[-1:]:
-            segment, here, kept, given, total, wanted = rung
-            left = room - kept - given
+        schedule = gain_schedule(self.objective, state.this, state.others)
+        at, slope, given, left = self._fill(schedule, state.this.curve, state.room)
+        if not at.thinking and not given and state.room <= 0:
+            return Choice(0, "the smallest answers of the calls to come leave nothing to think with")
+        if state.pool_price:
+            return self._at_pool_price(state, schedule, at.thinking, slope if left <= 0 else 0.0)
+        curve, thinking = state.this.curve, at.thinking
+        if left > 0:  # nobody needs it: what is left over is shared, as far as it does no harm
+            thinking = curve.extend_limit(thinking, left / (1 + schedule.calls))
+        chosen = thinking if left > 0 and thinking <= state.most else curve.best(min(thinking, state.most))
+        numbers = {"token_price": slope, "ideal": thinking, **_success(curve, chosen)}
+        return Choice(chosen, _Reason(schedule.calls, slope), numbers)
+
+    def _fill(self, schedule: GainSchedule, curve: Curve, room: float) -> _Fill:
+        """Give the steps their tokens, in order, up to the first that finds no room."""
+        at, given, left = schedule.top, 0.0, room
+        # The steps before the first have room for sure. A hair early: sums in another order round otherwise.
+        first = bisect_left(schedule.rooms, room - 1e-9 * (1e3 + abs(room)))
+        for segment, start, kept, before, total, wanted in schedule.steps[first:] or schedule.steps[-1:]:
+            given, left = before, room - kept - before
             if wanted > left > 0:
-                at, left = self._part(curve, here, segment, left), 0.0
+                at, left = self._part(curve, start, segment, left), 0.0
             elif left > 0:
-                at = segment.end if wanted else here
+                at = segment.end if wanted else start
                 given += total
                 left -= total
             else:
-                at = here
+                at = start
             if left <= 0:
-                price = segment.slope
-                break
-        if not at.thinking and not given and room <= 0:
-            return Choice(0, "the smallest answers of the calls to come leave nothing to think with")
-        thinking = at.thinking
-        if state.price:
-            return self._priced(state, ladder, thinking, price if left <= 0 else 0.0)
-        if left > 0:  # nobody needs it: what is left over is shared, as far as it does no harm
-            thinking = curve.onwards(thinking, left / (1 + calls))
-        chosen = thinking if left > 0 and thinking <= state.most else curve.best(min(thinking, state.most))
-        numbers = {"token_price": price, "ideal": thinking, **_success(curve, chosen)}
-        return Choice(chosen, _Reason(calls, price), numbers)
+                return _Fill(at, segment.slope, given, left)
+        return _Fill(at, 0.0, given, left)
 
-    def _priced(self, state: State, ladder: _Ladder, thinking: int, price: float) -> Choice:
-        """At most so much, and of the rungs no more than are worth their tokens.
+    def _at_pool_price(self, state: State, schedule: GainSchedule, thinking: int, slope: float) -> Choice:
+        """At most so much thinking, and of the steps no more than are worth their tokens in the pool.
 
-        As many as make the worth of all, less the price of their tokens, greatest. A chain's worth is a
-        product: where the first rungs gain little by themselves, all are taken or none.
+        As many steps as make the worth of all calls, less the price of their tokens, greatest. A chain's
+        worth is a product: where the first steps gain little by themselves, all are taken or none.
 
         Args:
-            thinking, price: what there is room for, and the slope at which it ends; 0: there is room for all.
+            thinking, slope: what there is room for, and the slope at which it ends; 0: there is room for all.
         """
-        curve, cost = state.this.curve, state.price
-        if self.objective == "chain":  # one that has probably failed already is worth less
+        curve, cost = state.this.curve, state.pool_price
+        if self.objective == "chain":  # a chain that has probably failed already is worth less
             cost /= state.chance
-        points, rungs = list(ladder.points), ladder.rungs
-        if price:
-            stop = next(i for i, rung in enumerate(rungs) if rung.segment.slope == price)
-            points = points[: stop + 1]
-            part = min(state.room - rungs[stop].kept - rungs[stop].before, rungs[stop].total)
-            if part > 0:
-                tokens, worth = points[-1]
-                gain = price * part
-                worth = worth * math.exp(gain) if self.objective == "chain" else worth + gain
-                points.append((tokens + part, worth))
+        points = self._reachable(schedule, state.room, slope) if slope else list(schedule.points)
         nets = [worth - cost * tokens for tokens, worth in points]
         best = nets.index(max(nets))
         dear = best < len(points) - 1
         if dear:
-            thinking = rungs[best].at.thinking
+            thinking = schedule.steps[best].start.thinking
         chosen = curve.best(min(thinking, state.most))
-        numbers = {"token_price": price, "ideal": thinking, "pool_price": cost, **_success(curve, chosen)}
-        return Choice(chosen, _Reason(ladder.calls, price, dear), numbers)
+        numbers = {"token_price": slope, "ideal": thinking, "pool_price": cost, **_success(curve, chosen)}
+        return Choice(chosen, _Reason(schedule.calls, slope, dear), numbers)
+
+    def _reachable(self, schedule: GainSchedule, room: float, slope: float) -> list[tuple[float, float]]:
+        """The points of the schedule up to the end of the room, which lies in the step with this slope."""
+        stop, step = next((i, s) for i, s in enumerate(schedule.steps) if s.segment.slope == slope)
+        points = list(schedule.points[: stop + 1])
+        part = min(room - step.margin - step.before, step.total)
+        if part > 0:
+            tokens, worth = points[-1]
+            gain = slope * part
+            worth = worth * math.exp(gain) if self.objective == "chain" else worth + gain
+            points.append((tokens + part, worth))
+        return points
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
-        """How far into a segment that can't be had by all who want it equally.
+        """How far into a segment that all who want it can't have whole.
 
         An even share is best where the real curve lies on or above the segment. Below it (a gain that comes
-        all at once) an even share would be wasted on everybody: then the first takes it whole, if it can.
+        all at once) an even share would be wasted on everybody: the first call takes it whole, if it can.
         """
         even = self._reach(curve, at, segment.end, left / (1 + segment.rivals))
         chord = at.worth + (segment.end.worth - at.worth) / segment.use * (even.use - at.use)
@@ -384,3 +289,8 @@ class Marginal:
                 high = middle - 1
         p = curve.p(low)
         return Vertex(low, curve.net(low), math.log(p) if self.objective == "chain" else p)
+
+
+def _success(curve: Curve, thinking: int) -> dict[str, float]:
+    """The chance that the call succeeds, by a curve that was measured."""
+    return {"success": curve.p(thinking)} if curve.measured else {}

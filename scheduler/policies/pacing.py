@@ -26,13 +26,13 @@ So it needs no unit, and follows when values change. The best multiplier in hind
 all tasks over the pool: it starts there (`share` is 1), since what is saved at first can be spent later;
 where a window has few tasks, much of the first one may pass before it has come down. Before anything was
 spent it is 0. Where less is left than an even part for the rest of the window the price that calls see is
-dearer by that ratio (`brake`): the pool should last for everybody's answers.
+dearer by that ratio (`scarcity`): the pool should last for everybody's answers.
 
 *Nobody starves.* The price touches thinking alone: floors, solutions and the reserve for the final answer
 are not priced, and no call waits because of it. And of each pool a part, `fair`, is shared evenly among
-all who ask: keys, and tasks without a key by the power of two of their value. Each has a credit that grows
+all tenants: keys, and tasks without a key by the power of two of their value. Each has a credit that grows
 with time; while there is any, one of its tasks at a time runs unpriced, and what that uses is taken off. So
-whoever keeps asking has, in the long run, tasks that think as if there were no pool, for fair / askers of
+whoever keeps asking has, in the long run, tasks that think as if there were no pool, for fair / tenants of
 it, however little they are worth; and all that costs at most `fair` of the pool.
 
 No clock in here: the same times and amounts give the same prices. Time that goes back counts as none.
@@ -46,13 +46,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, Protocol
 
 from elastic_agent.budget import Caps
 from elastic_agent.validation import MOST_SECONDS, put, real
 
-from ..allocation.request import Book, Request, Running
-from ..ledger.accounts import INFINITY, Account, Amount
+from ..ledger.accounts import Account
+from ..ledger.amounts import INFINITY, Amount
+from ..ledger.prices import Price
 
 STEP = 0.1
 """See the module. Of 0.1, 0.2 and 0.4, on streams that the benchmark (`benchmarks/pool.py`) doesn't use, it
@@ -122,16 +123,42 @@ class Pool:
         return first.timestamp(), (first + timedelta(days=32)).replace(day=1).timestamp()
 
 
+class PacedTask(Protocol):
+    """A task, as far as its pool knows it.
+
+    Attributes:
+        account: of the task; a task without a key of its own has the account's id as its key.
+        key: whose task it is.
+        value: what its success is worth, beside that of other tasks.
+        unpriced: it thinks as if there were no pool; `Pacing` says so.
+    """
+
+    unpriced: bool
+
+    @property
+    def account(self) -> Account: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def value(self) -> float: ...
+
+
 @dataclass(slots=True)
-class _Asker:
-    """Who shares evenly: where its credit starts, when it last asked, and its task that runs unpriced."""
+class _Tenant:
+    """Who shares evenly.
+
+    Attributes:
+        start: where its credit starts.
+        asked: when it last asked.
+        free: its task that runs unpriced.
+    """
 
     start: float
     asked: float
-    free: Book | None = None
+    free: PacedTask | None = None
 
 
-class Pacer:
+class Pacing:
     """The price of one pool, in one process. See the module.
 
     Args:
@@ -154,11 +181,11 @@ class Pacer:
         self._tasks = self._value = self._used = self._due = 0.0  # of the last `MEMORY` tasks, about
         self._seen, self._log = 0, math.log(START)
         self._credit = 0.0
-        self._askers: OrderedDict[tuple[str, int], _Asker] = OrderedDict()
+        self._tenants: OrderedDict[tuple[str, int], _Tenant] = OrderedDict()
 
     # What it is told
 
-    def opened(self, book: Book, now: float) -> None:
+    def opened(self, book: PacedTask, now: float) -> None:
         """A task opens that is not part of another."""
         self.passed(now)
         keep = 1 - 1 / MEMORY
@@ -167,37 +194,43 @@ class Pacer:
         self._value = self._value * keep + book.value
         self._used *= keep
         self._due *= keep
-        name = _asker(book)
-        asker = self._askers.get(name)
-        if asker is None:
-            asker = self._askers[name] = _Asker(self._credit, now)
-        self._askers.move_to_end(name)
-        asker.asked = self._now
-        while (oldest := next(iter(self._askers.values()))).asked < self._now - self._length:
-            self._askers.popitem(last=False)
+        name = _tenant_of(book)
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = _Tenant(self._credit, now)
+        self._tenants.move_to_end(name)
+        tenant.asked = self._now
+        while (oldest := next(iter(self._tenants.values()))).asked < self._now - self._length:
+            self._tenants.popitem(last=False)
             if oldest.free is not None:
                 oldest.free.unpriced = False
-        most = self.pool.fair * self._size / len(self._askers)
-        asker.start = max(asker.start, self._credit - most)
-        if asker.free is None and asker.start < self._credit:
-            asker.free, book.unpriced = book, True
+        most = self.pool.fair * self._size / len(self._tenants)
+        tenant.start = max(tenant.start, self._credit - most)
+        if tenant.free is None and tenant.start < self._credit:
+            tenant.free, book.unpriced = book, True
 
-    def closed(self, book: Book) -> None:
+    def closed(self, book: PacedTask) -> None:
         """That task has ended."""
-        asker = self._askers.get(_asker(book))
-        if asker is not None and asker.free is book:
-            asker.free = None
+        tenant = self._tenants.get(_tenant_of(book))
+        if tenant is not None and tenant.free is book:
+            tenant.free = None
 
-    def spends(self, running: Running, amount: Amount, now: float) -> None:
-        """A call will probably use, or has used, so much."""
+    def use(self, amount: Amount) -> float:
+        """An amount in the unit of the pool."""
+        return float(amount.tokens if self.pool.usd is None else amount.nano)
+
+    def spends(self, task: PacedTask, before: float, use: float, now: float, *, done: bool) -> None:
+        """A call of this outermost task will probably use, or has used, so much of the pool.
+
+        Args:
+            before: what was last said of the call; 0 at first.
+            use: in the unit of the pool.
+            done: the call is over.
+        """
         self.passed(now)
-        use = float(amount.tokens if self.pool.usd is None else amount.nano)
-        before, running.paced = running.paced, use
-        self.running += (0.0 if running.done else use) - before
-        self._count(running, use)
-        book = running.request.book.levels[-1]
-        if book.unpriced and (asker := self._askers.get(_asker(book))) is not None:
-            asker.start += use - before
+        self.running += (0.0 if done else use) - before
+        if task.unpriced and (tenant := self._tenants.get(_tenant_of(task))) is not None:
+            tenant.start += use - before
         self.spent(use - before)
 
     def spent(self, more: float) -> None:
@@ -214,11 +247,9 @@ class Pacer:
         """
         left = self._own
         for account in accounts:
-            cap, spent = account.tokens, account.spent_tokens
-            if self.pool.usd is not None:
-                cap, spent = account.nano, account.spent_nano
+            cap = account.tokens if self.pool.usd is None else account.nano
             if cap is not None:
-                left = min(left, cap - spent - self.running)
+                left = min(left, cap - self.use(account.spent) - self.running)
         others, self.left = self.left - left, left
         self._move(others)
 
@@ -233,16 +264,21 @@ class Pacer:
 
     # What it tells
 
-    def price_for(self, request: Request, level: Book) -> float:
-        """Of a thinking token of this call, as a share of the success of its task, or one around it."""
-        price = self.price * self.brake
-        if not price or request.book.levels[-1].unpriced:
+    def price_for(self, price: Price | None, outermost: PacedTask, value: float) -> float:
+        """What a thinking token of a call costs, as a share of the success of a task of this value.
+
+        Args:
+            price: of the call's model; None: unknown.
+            outermost: the call's outermost task.
+        """
+        found = self.price * self.scarcity
+        if not found or outermost.unpriced:
             return 0.0
         if self.pool.usd is not None:
-            if request.price is None:
+            if price is None:
                 return 0.0
-            price *= request.price.per_thinking_token
-        return price / level.value
+            found *= price.per_thinking_token
+        return found / value
 
     @property
     def price(self) -> float:
@@ -251,7 +287,7 @@ class Pacer:
         return math.exp(self._log) * self._value / pool if self._used > 0 else 0.0
 
     @property
-    def brake(self) -> float:
+    def scarcity(self) -> float:
         """What the price is multiplied by: how many times what is left an even part for the rest would be."""
         if self.pool.rolling or self._now == -INFINITY:
             return 1.0
@@ -259,15 +295,6 @@ class Pacer:
         return min(max(1.0, even / max(self.left, 1.0)), 1 / LEAST)
 
     # Inside
-
-    def _count(self, running: Running, use: float) -> None:
-        """The chance that all calls of its tasks are right, with this one as it is by now."""
-        request = running.request
-        never = running.done and not use
-        p = 1.0 if never else request.curve.p(running.limit) ** request.weight
-        for level in request.book.levels:
-            level.chance *= p / running.sure
-        running.sure = p
 
     def _begin(self, now: float) -> None:
         """A window begins; what the last one still had due is forgotten with it, its price is not."""
@@ -288,8 +315,8 @@ class Pacer:
     def _elapse(self, now: float, pace: float) -> None:
         """Time passes in which so much a second is due."""
         seconds, self._now = now - self._now, now
-        if self._askers:
-            self._credit += self.pool.fair * self._size / self._length * seconds / len(self._askers)
+        if self._tenants:
+            self._credit += self.pool.fair * self._size / self._length * seconds / len(self._tenants)
         self._due += pace * seconds
         self._move(-pace * seconds)
 
@@ -302,6 +329,6 @@ class Pacer:
             self._log = min(max(self._log, math.log(LEAST)), math.log(MOST))
 
 
-def _asker(book: Book) -> tuple[str, int]:
+def _tenant_of(book: PacedTask) -> tuple[str, int]:
     """Its key; tasks without one go by the power of two of their value."""
     return (book.key, 0) if book.key != book.account.id else ("", math.frexp(book.value)[1])

@@ -1,121 +1,32 @@
-"""The practices that the default policy is measured against, by the same protocol: each is a few lines.
-
-`FixedCap` and `Uniform` are in `policies`. Here are `Proportional` (shares by how long a kind thinks),
-`GreedyUpfront` (whoever comes first takes what it can use), `Decay` (Plan-and-Budget's schedules, arXiv
-2505.16122: early calls get more) and `Myopic` (each call thinks while a token gains enough, whatever
-follows).
-"""
+"""Two simple policies: the same limit for every call, and even shares."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
 
-from ..estimates.success_curve import Curve
-from .marginal import Choice, State
-
-Schedule = Literal["constant", "linear", "polynomial", "exponential", "cosine"]
+from .protocol import Choice, State
 
 
 @dataclass(frozen=True, slots=True)
-class Proportional:
-    """Of the room, the share that this kind's natural thinking has of all that is to come.
+class FixedCap:
+    """The same limit for every call, whatever is left: what most agents do today."""
 
-    A kind whose lengths nobody measured counts as 1; where none was, the shares are even.
-    """
-
-    name: str = "proportional"
+    thinking: int
+    name: str = "fixed"
 
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
-        mine = _natural(state.this.curve)
-        every = mine + sum(need.calls * _natural(need.curve) for need in state.others)
-        return _limited(
-            state, state.room * mine / every, f"{mine / every:.0%} of the room, by natural lengths"
-        )
-
-
-def _natural(curve: Curve) -> float:
-    return 1.0 if curve.lengths is None else max(1.0, curve.lengths.used(curve.lengths.longest))
+        return Choice(min(self.thinking, state.most), f"every call gets {self.thinking}")
 
 
 @dataclass(frozen=True, slots=True)
-class GreedyUpfront:
-    """All of the room for whoever comes first, as far as its curve rises and `most` allows.
+class Uniform:
+    """An even share of the room for this call and each one to come."""
 
-    Attributes:
-        most: thinking tokens that a call gets at the most.
-    """
-
-    most: int = 1 << 30
-    name: str = "greedy"
+    name: str = "uniform"
 
     def choose(self, state: State) -> Choice:
         """See `AllocationPolicy`."""
-        useful = state.this.curve.best(min(state.most, self.most))
-        return _limited(state, min(state.room, useful), f"the first takes what it can use, up to {useful}")
-
-
-@dataclass(frozen=True, slots=True)
-class Decay:
-    """Plan-and-Budget: of m calls the j-th (from 0) has weight d(j), and gets its share of what is left.
-
-    Attributes:
-        schedule: constant 1; linear 1 - rate * j / m; polynomial (1 - j / m) ** rate; exponential
-            exp(-rate * j / m); cosine between 1 and 1 - rate.
-        rate: how steeply it falls; 0 is `Uniform`.
-    """
-
-    schedule: Schedule = "exponential"
-    rate: float = 0.5
-    name: str = "decay"
-
-    def choose(self, state: State) -> Choice:
-        """See `AllocationPolicy`."""
-        calls = state.made + 1 + state.calls
-        weights = [self.weight(j / calls) for j in range(state.made, calls)]
-        share = weights[0] / math.fsum(weights)
-        return _limited(
-            state, state.room * share, f"{share:.0%} of the room: call {state.made + 1} of {calls}"
-        )
-
-    def weight(self, done: float) -> float:
-        """The weight when this share of the calls, 0 to 1, has been made."""
-        if self.schedule == "constant":
-            return 1.0
-        if self.schedule == "linear":
-            return max(1e-9, 1 - self.rate * done)
-        if self.schedule == "polynomial":
-            return float((1 - done) ** self.rate)
-        if self.schedule == "exponential":
-            return math.exp(-self.rate * done)
-        return 1 - self.rate * (1 - math.cos(math.pi * done)) / 2
-
-
-@dataclass(frozen=True, slots=True)
-class Myopic:
-    """Thinks while a further token gains at least `price` of success here, whatever is still to come.
-
-    Attributes:
-        price: success per expected token; 0 takes all that helps.
-    """
-
-    price: float = 0.002
-    name: str = "myopic"
-
-    def choose(self, state: State) -> Choice:
-        """See `AllocationPolicy`."""
-        hull = state.this.curve.envelopes["each"]
-        at = hull[0]
-        for vertex in hull[1:]:
-            if at.slope(vertex) < self.price:
-                break
-            at = vertex
-        return _limited(
-            state, min(at.thinking, state.room), f"a further token gains less than {self.price:g}"
-        )
-
-
-def _limited(state: State, thinking: float, why: str) -> Choice:
-    return Choice(min(max(0, int(thinking)), state.most), why)
+        calls, room = 1 + state.calls, max(0, int(state.room))
+        share = max(0, int(state.room / calls))
+        return Choice(min(share, state.most), f"an even share of {room:,} among {calls}")

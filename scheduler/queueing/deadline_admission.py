@@ -26,7 +26,7 @@ from operator import attrgetter, itemgetter
 from elastic_agent.errors import DeadlineError
 
 from ..allocation.request import Book, Running
-from ..estimates.call_stats import Answers
+from ..estimates.call_stats import ServiceTimeStats
 from ..estimates.workload import FINAL
 from ..latency.model import Speed, Speeds
 from ..latency.slack import SAFETY, Timing
@@ -45,17 +45,20 @@ class Shape:
     users: int = 0
     job: Job = field(init=False)
 
-    def time(self, now: float, speed: Speed, answers: Answers, scale: float) -> None:
+    def time(self, now: float, speed: Speed, service_times: ServiceTimeStats, scale: float) -> None:
         """Work the seconds out, for a task none of whose calls run."""
         calls, final, prompt = self.work
         stages = [
-            Stage(width, scale * times * speed.answer(answers.size(kind, final), answers.prompt(kind)))
+            Stage(
+                width,
+                scale * times * speed.answer(service_times.size(kind, final), service_times.prompt(kind)),
+            )
             for kind, width, times in calls
         ]
         spare = 0.0
         if final:
-            size = math.ceil(answers.share(FINAL) * final)
-            stages.append(Stage(1, scale * speed.answer(size, prompt or answers.prompt(FINAL))))
+            size = math.ceil(service_times.share(FINAL) * final)
+            stages.append(Stage(1, scale * speed.answer(size, prompt or service_times.prompt(FINAL))))
             spare = scale * (final - size) * speed.tpot
         self.job = Job(now, merged(stages), spare)
 
@@ -79,7 +82,7 @@ class Promises:
     """See the module.
 
     Args:
-        latency, answers: what is known of the endpoint.
+        latency, service_times: what is known of the endpoint.
         timing: how careful to be.
         running: its calls; the endpoint keeps them.
         slots: most calls at once; None: no limit, so that nobody keeps anybody waiting.
@@ -88,12 +91,12 @@ class Promises:
     def __init__(
         self,
         latency: Speeds,
-        answers: Answers,
+        service_times: ServiceTimeStats,
         timing: Timing,
         running: Mapping[str, Running],
         slots: int | None,
     ) -> None:
-        self._latency, self._answers, self._timing = latency, answers, timing
+        self._latency, self._service_times, self._timing = latency, service_times, timing
         self._running, self._slots = running, slots
         self._made: list[Promise] = []  # by deadline
         self._of: dict[Book, Promise] = {}
@@ -129,13 +132,13 @@ class Promises:
             raise error
         insort(self._made, promise, key=attrgetter("end"))
         self._of[book] = promise
-        book.forecast.told = partial(self._changed.__setitem__, promise, None)
+        book.forecast.on_change = partial(self._changed.__setitem__, promise, None)
 
     def forget(self, book: Book) -> None:
         """A task has ended."""
         promise = self._of.pop(book, None)
         if promise is not None:
-            book.forecast.told = None
+            book.forecast.on_change = None
             self._changed.pop(promise, None)
             self._drop(promise)
             del self._made[self._place(promise)]
@@ -171,12 +174,12 @@ class Promises:
         """
         speed = present.expected()
         for shape in self._shapes.values():
-            shape.time(now, speed, self._answers, self._timing.headroom)
+            shape.time(now, speed, self._service_times, self._timing.headroom)
         job, due = promise.shape.job, now + present.fits(promise.end - SAFETY - now)
         if slots is None:
             return None if now + job.alone <= due else self._late(promise, now, job.alone, job, present, None)
-        scale, rest = self._timing.headroom, self._answers.rest
-        takes = {r: scale * rest(r, r.slot.seen, speed) for r in self._running.values()}
+        scale, times = self._timing.headroom, self._service_times
+        takes = {r: scale * seconds_left(times, r, r.slot.seen, speed) for r in self._running.values()}
         first = {r: takes[r] for r in self._overtaken(slots)}
         over = {r: now + seconds for r, seconds in takes.items() if r not in first}
         busy = sorted(over.values())
@@ -283,3 +286,8 @@ def rounded(prompt: int) -> int:
     """Up to the next eighth of a power of two: so many tasks have the same to do."""
     step = 1 << max(0, prompt.bit_length() - 4)
     return -(-prompt // step) * step
+
+
+def seconds_left(times: ServiceTimeStats, running: Running, done: int, speed: Speed) -> float:
+    """Seconds that a running call with `done` solution tokens still takes if it stops thinking now."""
+    return times.rest(running.request.kind, running.grant.budget, running.request.prompt, done, speed)

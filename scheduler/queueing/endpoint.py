@@ -32,12 +32,11 @@ from elastic_agent.validation import integer
 from ..allocation.capacity import after
 from ..allocation.demand import Floors
 from ..allocation.request import Book, Request, Running
-from ..estimates.call_stats import Answers
-from ..estimates.workload import Habits
+from ..estimates.call_stats import ServiceTimeStats, UsageStats
 from ..latency.model import Speed, Speeds
 from ..latency.slack import After, Timing, Window
-from ..ledger.accounts import INFINITY
-from .deadline_admission import Promises
+from ..ledger.amounts import INFINITY
+from .deadline_admission import Promises, seconds_left
 from .feasibility import needs
 from .ready_queue import FEW, PART, Ready
 
@@ -49,7 +48,7 @@ class Endpoint:
     """Calls and promises of one model; changed under the ledger's lock.
 
     Args:
-        latency, habits: what is known of its speed and its calls.
+        latency, usage_stats: what is known of its speed and its calls.
         timing: how careful to be.
         max_running: most calls at once; None: no limit, and no queue.
         max_waiting: most calls that wait. A key that has as many places as are free gets no more, so that
@@ -62,19 +61,19 @@ class Endpoint:
     def __init__(
         self,
         latency: Speeds,
-        habits: Habits,
+        usage_stats: UsageStats,
         *,
         timing: Timing,
         max_running: int | None = None,
         max_waiting: int | None = None,
     ) -> None:
         check_limits(max_running, max_waiting)
-        self.latency, self.habits = latency, habits
+        self.latency, self.usage_stats = latency, usage_stats
         latency.most = max_running
         self.max_running, self.max_waiting = max_running, max_waiting
         self.running: dict[str, Running] = {}
-        self.answers = Answers(habits)
-        self.promises = Promises(latency, self.answers, timing, self.running, max_running)
+        self.service_times = ServiceTimeStats(usage_stats)
+        self.promises = Promises(latency, self.service_times, timing, self.running, max_running)
         self._timing = timing
         self._waiting: dict[Request, tuple[Window, After]] = {}  # its time, and what has to happen in it
         self._keys: Counter[str] = Counter()  # of those that wait
@@ -183,7 +182,10 @@ class Endpoint:
             return
         self._ends.pop(running.hold.id, None)
         self.latency.load = max(1, len(self.running))
-        self.answers.seen(running)
+        request, budget = running.request, running.grant.budget
+        self.service_times.record(
+            request.kind, running.slot.seen, budget.solution, request.book.final_solution
+        )
         took = now - running.started
         self._usual = took if self._usual is None else self._usual + (took - self._usual) / 16
 
@@ -212,7 +214,8 @@ class Endpoint:
             self._needs = needs(starts, enough)
         moments = sorted(_soonest(slot) for slot in self._needs)
         soonest = sorted(
-            self.running.values(), key=lambda r: (self.answers.rest(r, r.slot.done, speed), r.started)
+            self.running.values(),
+            key=lambda r: (seconds_left(self.service_times, r, r.slot.done, speed), r.started),
         )
         for running, moment in zip(soonest, [*moments, *[INFINITY] * len(soonest)], strict=False):
             running.slot.until = moment

@@ -13,7 +13,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..ledger.accounts import INFINITY
+from ..ledger.amounts import INFINITY
 
 
 class Stage(NamedTuple):

@@ -29,10 +29,11 @@ from ..estimates.online_curves import Curves, LearntCurves
 from ..estimates.success_curve import Curve
 from ..latency.model import Speed, Speeds
 from ..latency.slack import Timing
-from ..ledger.accounts import Account, Amount
+from ..ledger.accounts import Account
+from ..ledger.amounts import Amount
 from ..ledger.ledger import Ledger
-from ..policies.marginal import AllocationPolicy
-from ..policies.pacing import Pacer
+from ..policies.pacing import Pacing
+from ..policies.protocol import AllocationPolicy
 from ..queueing.endpoint import Endpoint
 from .events import Sink
 
@@ -49,23 +50,23 @@ class Record:
 
     Args:
         files: what gets all that a replay needs; with none, only tasks' own listeners hear of anything.
-        pacer: of the pool that all tasks share, if there is one.
+        pacing: of the pool that all tasks share, if there is one.
 
     Attributes:
         step: counts what the desk was told: what it reads is read anew in each step.
     """
 
     def __init__(
-        self, ledger: Ledger, timing: Timing, files: Sequence[Sink] = (), pacer: Pacer | None = None
+        self, ledger: Ledger, timing: Timing, files: Sequence[Sink] = (), pacing: Pacing | None = None
     ) -> None:
-        self._ledger, self.files, self._pacer = ledger, files, pacer
+        self._ledger, self.files, self._pacing = ledger, files, pacing
         self.step = 0
         self._ids = count(1)
         self._endpoints: dict[str, Readings] = {}
         self._curves: dict[str, Curves] = {}
         self._histories: dict[str, History] = {}
         self._accounts: list[dict[str, Any]] = []
-        pool = None if pacer is None else {**asdict(pacer.pool), "epoch": pacer.epoch}
+        pool = None if pacing is None else {**asdict(pacing.pool), "epoch": pacing.epoch}
         head = {"schema": SCHEMA, "version": __version__, "timing": asdict(timing), "pool": pool}
         self._write(event="scheduler_opened", **head)
 
@@ -127,7 +128,7 @@ class Record:
             {"id": a.id, "tokens": a.tokens, "nano": a.nano, "seconds": a.seconds, "deadline": _end(a)}
             for a in accounts
         ]
-        if found != self._accounts or self._pacer is not None:  # which learns from each look
+        if found != self._accounts or self._pacing is not None:  # which learns from each look
             self._accounts = found
             self._write(event="accounts", now=now, accounts=found)
 

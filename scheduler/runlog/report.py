@@ -11,7 +11,7 @@ from elastic_agent.budget import to_usd
 from elastic_agent.usage import Usage
 
 from ..allocation.grant import Grant
-from ..ledger.accounts import INFINITY, Room
+from ..ledger.amounts import INFINITY, Room
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from elastic_agent.errors import Binding, CapExceededError, DeadlineError
 from ..allocation.request import Request, Running
 from ..dispatch.dispatcher import Desk
 from ..latency.slack import SAFETY
-from ..ledger.accounts import Account, Amount
+from ..ledger.accounts import Account
+from ..ledger.amounts import Amount, Shortage
 from ..ledger.durable import AGAIN, Durable
-from ..ledger.stores.protocol import Lack
 
 SOON = 0.05
 """Seconds after which a call is asked again whose time has come while it stands behind another one."""
@@ -77,12 +77,12 @@ async def admit_durably(
     """
     loop = asyncio.get_running_loop()
     until = min(loop.time() + durable.lease, desk.ledger.deadline(request.book.account, final=True) - SAFETY)
-    told: Lack | None = None
+    told: Shortage | None = None
     while True:
         try:
             running = await admit(desk, request, lambda: None)
             try:
-                lack = await durable.take(running)
+                lack = await durable.take(running.hold, final=running.grant.last)
             except BaseException:
                 desk.settle(running, None, loop.time(), answered=False)
                 raise
@@ -116,7 +116,7 @@ async def _room_comes(durable: Durable, request: Request, until: float) -> bool:
     return False
 
 
-def _lacking(lack: Lack, request: Request) -> CapExceededError:
+def _lacking(lack: Shortage, request: Request) -> CapExceededError:
     unit, scale = ("usd", 1e9) if lack.unit == "nano" else (lack.unit, 1)
     needed, available = lack.needed / scale, lack.available / scale
     bound = Binding(lack.account, lack.unit, lack.available, 0, 0, shared=True)
@@ -153,8 +153,8 @@ def _holds(accounts: Sequence[Account], request: Request) -> bool:
     """
     room = request.book.account.reserve - _smallest(request)
     return all(
-        (a.tokens is None or a.tokens - a.spent_tokens - a.held_tokens + room.tokens >= 0)
-        and (a.nano is None or a.nano - a.spent_nano - a.held_nano + room.nano >= 0)
+        (a.tokens_left is None or a.tokens_left + room.tokens >= 0)
+        and (a.nano_left is None or a.nano_left + room.nano >= 0)
         for a in accounts
     )
 

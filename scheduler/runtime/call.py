@@ -39,7 +39,7 @@ from ..allocation.grant import Grant
 from ..allocation.request import OnExhausted, Request, Running
 from ..estimates.workload import FINAL
 from ..latency.slack import Pilot, Window
-from ..ledger.accounts import INFINITY, Amount
+from ..ledger.amounts import INFINITY, Amount
 from ..ledger.prices import Price
 from ..runlog.report import CallReport
 from .acquire import admit, admit_durably
@@ -297,7 +297,7 @@ class TaskCall:
             return None
         if durable is not None:
             try:
-                held = await durable.take(running, raised.hold) is None
+                held = await durable.take(raised.hold) is None
             except (StoreUnavailableError, TaskClosedError):
                 held = False
             if not held:
@@ -372,7 +372,7 @@ class TaskCall:
             curves=scheduler.curves_for(backend),
             price=self.price,
             latency=endpoint.latency,
-            habits=scheduler.habits_for(backend),
+            usage_stats=scheduler.usage_stats_for(backend),
             wake=lambda: None,
             lower=self._lowered,
             probes=None if self._exit is None else self._exit.probes(backend.codec),

@@ -13,7 +13,7 @@ What the user says comes first: `priority=` of a call outranks any moment.
 
 from __future__ import annotations
 
-from ..ledger.accounts import INFINITY
+from ..ledger.amounts import INFINITY
 from ..queueing.endpoint import PATIENCE
 
 LONGEST = 86_400.0

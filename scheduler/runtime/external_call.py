@@ -26,7 +26,7 @@ from elastic_agent.usage import Usage, worst_case
 from ..allocation.grant import Grant
 from ..allocation.request import OnExhausted, Request, Running, check_terms
 from ..estimates.workload import FINAL
-from ..ledger.accounts import Amount
+from ..ledger.amounts import Amount
 from ..ledger.prices import Price
 from ..runlog.report import CallReport
 from .acquire import admit, admit_durably
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class ForeignModel:
-    """What is known of such a model; habits and speeds are kept per object.
+    """What is known of such a model; its usage and speed are kept per object.
 
     Args:
         model: its name, for prices, curves and logs.
@@ -258,7 +258,7 @@ class ForeignCall:
             curves=scheduler.curves_for(model),
             price=self.price,
             latency=endpoint.latency,
-            habits=scheduler.habits_for(model),
+            usage_stats=scheduler.usage_stats_for(model),
             wake=lambda: None,
             final=self.final,
             weight=self._weight,

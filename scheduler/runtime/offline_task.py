@@ -23,13 +23,14 @@ from elastic_agent.usage import Usage
 from ..allocation.grant import Grant
 from ..allocation.request import Book, Request, Running
 from ..dispatch.dispatcher import Desk
-from ..estimates.success_curve import CurveSet, load, load_file
-from ..estimates.workload import Forecast, Habits
+from ..estimates.call_stats import UsageStats
+from ..estimates.curve_files import load, load_file
+from ..estimates.success_curve import CurveSet
+from ..estimates.workload import Forecast
 from ..latency.model import Latency
-from ..ledger.accounts import Amount
-from ..policies.marginal import AllocationPolicy, Marginal, Uniform
-
-POLICIES: Mapping[str, type[Marginal] | type[Uniform]] = {"marginal": Marginal, "uniform": Uniform}
+from ..ledger.amounts import Amount
+from ..policies import POLICIES
+from ..policies.protocol import AllocationPolicy
 
 
 class TaskWalk:
@@ -66,6 +67,8 @@ class TaskWalk:
         if isinstance(policy, str):
             if policy not in POLICIES:
                 raise ValueError(f"there is no policy {policy!r}; there are {', '.join(POLICIES)}")
+            if policy == "fixed":
+                raise ValueError("the policy 'fixed' needs its limit: pass FixedCap(thinking)")
             policy = POLICIES[policy]()
         if isinstance(curves, str):
             curves = Path(curves) if curves.endswith(".json") else load(curves)
@@ -76,7 +79,7 @@ class TaskWalk:
         self._book = Book("task", account, Forecast(), policy, final_solution=final_solution)
         self._book.forecast.expect(expect or {})
         self.desk.open(self._book, 0.0, None, close)
-        self._latency, self._habits = Latency(), Habits()
+        self._latency, self._usage_stats = Latency(), UsageStats()
         self._running: Running | None = None
 
     @property
@@ -118,7 +121,7 @@ class TaskWalk:
             curves=self.curves,
             price=None,
             latency=self._latency,
-            habits=self._habits,
+            usage_stats=self._usage_stats,
             wake=lambda: None,
             final=last,
         )

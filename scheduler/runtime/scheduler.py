@@ -4,7 +4,7 @@
         async with scheduler.task(Caps(usd=0.05, seconds=20)) as task:
             answer = await task.generate("...")
 
-It decides nothing itself: the desk does (`elastic_agent.scheduler.dispatch.dispatcher`). Speeds and habits
+It decides nothing itself: the desk does (`elastic_agent.scheduler.dispatch.dispatcher`). Speeds and usage
 are kept per model (per backend object), so a task profits from those before it.
 """
 
@@ -23,10 +23,10 @@ from elastic_agent.prompts.markers import Opening
 from elastic_agent.validation import integer, shown
 
 from ..dispatch.dispatcher import Desk
-from ..estimates import success_curve as curve_files
+from ..estimates import curve_files
 from ..estimates.agent_history import Histories, History
+from ..estimates.call_stats import UsageStats
 from ..estimates.online_curves import Curves
-from ..estimates.workload import Habits
 from ..latency.model import Latency
 from ..latency.slack import Timing
 from ..ledger.accounts import Account
@@ -34,8 +34,9 @@ from ..ledger.durable import LEASE, Durable, Failure
 from ..ledger.prices import Price, check_price
 from ..ledger.stores import open_store
 from ..ledger.stores.protocol import Spec, Store
-from ..policies.marginal import AllocationPolicy, Marginal
-from ..policies.pacing import Pacer, Pool
+from ..policies.marginal import Marginal
+from ..policies.pacing import Pacing, Pool
+from ..policies.protocol import AllocationPolicy
 from ..queueing.endpoint import Endpoint, check_limits
 from ..runlog import events
 from ..runlog.events import Log, RunLog
@@ -126,7 +127,7 @@ class BudgetScheduler:
         self.desk = Desk(
             timing=timing,
             files=[one for one in self.sinks if isinstance(one, RunLog)],
-            pacer=None if pool is None else Pacer(pool, time.time() - time.monotonic()),
+            pacing=None if pool is None else Pacing(pool, time.time() - time.monotonic()),
         )
         self.solution = None if solution is None else integer("solution", solution, least=1)
         self.wrap_up = wrap_up
@@ -135,7 +136,7 @@ class BudgetScheduler:
         self._curves: dict[str, Curves] = {}
         self._latency: WeakKeyDictionary[Backend, Latency] = WeakKeyDictionary()
         self._endpoints: WeakKeyDictionary[Backend, Endpoint] = WeakKeyDictionary()
-        self._habits: WeakKeyDictionary[Backend, Habits] = WeakKeyDictionary()
+        self._usage_stats: WeakKeyDictionary[Backend, UsageStats] = WeakKeyDictionary()
         self._tasks: set[Task] = set()
         self.histories = Histories(history)
         if backend is not None and latency is not None:
@@ -205,10 +206,10 @@ class BudgetScheduler:
         with self.desk.ledger.lock:
             return self._latency.setdefault(backend, Latency())
 
-    def habits_for(self, backend: Backend) -> Habits:
+    def usage_stats_for(self, backend: Backend) -> UsageStats:
         """What is known of the calls of a model."""
         with self.desk.ledger.lock:
-            return self._habits.setdefault(backend, Habits())
+            return self._usage_stats.setdefault(backend, UsageStats())
 
     def history_for(self, agent: str | None) -> History | None:
         """What is known of an agent; None for a task that has none."""
@@ -227,7 +228,7 @@ class BudgetScheduler:
                 limits = {"max_running": self.max_running, "max_waiting": self.max_waiting}
                 speeds = self.desk.record.watched(self.latency_for(backend), backend.model, **limits)
                 found = self._endpoints[backend] = Endpoint(
-                    speeds, self.habits_for(backend), timing=self.desk.timing, **limits
+                    speeds, self.usage_stats_for(backend), timing=self.desk.timing, **limits
                 )
             return found
 
@@ -266,7 +267,7 @@ class BudgetScheduler:
         """A task tells that it has ended."""
         self._tasks.discard(task)
         if self.durable is not None and task.parent is None:
-            self.durable.close(task.book)
+            self.durable.close(task.book.account)
 
 
 _default: BudgetScheduler | None = None

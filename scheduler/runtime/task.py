@@ -36,9 +36,10 @@ from elastic_agent.validation import integer, one_of, real, shown
 from ..allocation.request import MOST_WORTH, Book, OnExhausted, Running, check_terms
 from ..dispatch.dispatcher import Desk
 from ..estimates.workload import Forecast
-from ..ledger.accounts import INFINITY, Account
+from ..ledger.accounts import Account
+from ..ledger.amounts import INFINITY
 from ..ledger.prices import Price, check_price, find_price, require_price
-from ..policies.marginal import AllocationPolicy
+from ..policies.protocol import AllocationPolicy
 from ..runlog.events import Log, TaskLog
 from ..runlog.recorder import started
 from ..runlog.report import CallReport, TaskReport, Units
@@ -357,7 +358,7 @@ class Task:
         """
         durable, level = self.scheduler.durable, self if self.lease or self.parent else None
         if durable is not None:
-            await durable.assure(running)
+            await durable.assure(running.holds, f"task {self.name!r}, call {running.request.number}")
         while level is not None:
             if level.lease is not None:
                 await level.lease.assure()

@@ -17,7 +17,7 @@ from decimal import Decimal
 from elastic_agent.budget import Caps
 
 from ..allocation.request import OnExhausted
-from ..policies.marginal import AllocationPolicy
+from ..policies.protocol import AllocationPolicy
 from ..runlog.events import Log
 from .context import Uncounted, current_task
 from .scheduler import BudgetScheduler

@@ -46,7 +46,7 @@ class Payer(BudgetScheduler):
         )
         self.desk = main.desk
         self._curves, self._latency = main._curves, main._latency
-        self._endpoints, self._habits = main._endpoints, main._habits
+        self._endpoints, self._usage_stats = main._endpoints, main._usage_stats
         self.durable = Durable(main.desk.ledger, store, accounts, lease=lease, shared=True)
         self.users = 0
         self.used = asyncio.get_running_loop().time()
@@ -66,7 +66,7 @@ class Payer(BudgetScheduler):
         """Whether what is held on its account, by anybody, may come back and make room."""
         assert self.durable is not None
         path = task.book.account.path if task is not None else self.durable.account().path
-        here = any((a.held_tokens, a.held_nano) > (a.kept.tokens, a.kept.nano) for a in path)
+        here = any(a.held != a.reserved for a in path)
         return here or await self.durable.others_hold()
 
     async def aclose(self) -> None:

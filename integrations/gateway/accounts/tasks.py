@@ -28,7 +28,7 @@ from elastic_agent.errors import (
     TaskClosedError,
     UnknownAccountError,
 )
-from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec
 from elastic_agent.scheduler.runlog.report import Units
 from elastic_agent.scheduler.runtime.task import Task

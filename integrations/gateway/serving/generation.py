@@ -17,8 +17,8 @@ from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps
 from elastic_agent.errors import BackendUnavailableError, CapExceededError
 from elastic_agent.scheduler.ledger.stores.protocol import Spec
-from elastic_agent.scheduler.policies.marginal import Choice as Thinking
-from elastic_agent.scheduler.policies.marginal import State
+from elastic_agent.scheduler.policies.protocol import Choice as Thinking
+from elastic_agent.scheduler.policies.protocol import State
 from elastic_agent.scheduler.runtime.task import Task
 
 from ..accounts.accounts import Payer, Payers

@@ -21,10 +21,10 @@ from weakref import ref
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import Binding, CapExceededError, StoreError
 from elastic_agent.scheduler.ledger import clocks
-from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
 from elastic_agent.scheduler.ledger.leases import Leases
 from elastic_agent.scheduler.ledger.stores import open_store
-from elastic_agent.scheduler.ledger.stores.protocol import Lack, Spec, Store
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Shares:
                 self._settling.add(giving)
                 giving.add_done_callback(self._settling.discard)
                 raise
-            if not isinstance(got, Lack):  # else another run was faster
+            if not isinstance(got, Shortage):  # else another run was faster
                 usd = None if nano is None else to_usd(nano)
                 seconds = None if run is None else run.seconds
                 own = Caps(usd=usd, tokens=tokens, seconds=seconds)

@@ -24,7 +24,8 @@ from uuid import uuid4
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import CapExceededError, TaskClosedError
 from elastic_agent.scheduler import BudgetScheduler, Task, current_task
-from elastic_agent.scheduler.ledger.accounts import Amount, Hold, Shortage
+from elastic_agent.scheduler.ledger.accounts import Hold
+from elastic_agent.scheduler.ledger.amounts import Amount, Shortage
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec
 from elastic_agent.scheduler.runlog.report import Units

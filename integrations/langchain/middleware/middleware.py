@@ -46,7 +46,7 @@ from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError
 from elastic_agent.scheduler import Task
 from elastic_agent.scheduler.allocation.request import OnExhausted
-from elastic_agent.scheduler.ledger.accounts import NOTHING
+from elastic_agent.scheduler.ledger.amounts import NOTHING
 from elastic_agent.scheduler.ledger.stores.protocol import Store
 from elastic_agent.scheduler.runtime.context import Uncounted, check_uncounted
 

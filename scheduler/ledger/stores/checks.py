@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from elastic_agent.errors import StoreError
 
-from ..accounts import Amount
+from ..amounts import Amount
 from .protocol import MOST, Spec
 
 

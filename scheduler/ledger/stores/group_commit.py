@@ -1,8 +1,8 @@
 """Steps that wait together go together: they share a round trip and a commit.
 
-A lane is one thread with one connection. While a batch of steps is under way the next ones gather behind it;
-then all of them leave at once. A step that finds nobody there leaves at once too, unless nobody waits for it:
-then it lingers a little for company, since the next hold is often near.
+One thread with one connection runs the batches. While a batch of steps is under way the next ones gather
+behind it; then all of them leave at once. A step that finds nobody there leaves at once too, unless nobody
+waits for it: then it lingers a little for company, since the next hold is often near.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Waiting(Generic[J]):
     answer: Future[Any] = field(default_factory=Future)
 
 
-class Lane(Generic[J]):
+class GroupCommit(Generic[J]):
     """See the module. For any number of threads and event loops.
 
     Args:
@@ -116,7 +116,7 @@ class Lane(Generic[J]):
 
         asyncio.get_running_loop().call_later(since + timeout - time.monotonic(), cut)
 
-    # ------------------------------------------------------------------------------------------ on the thread
+    # On the thread
 
     def _work(self) -> None:
         going = True

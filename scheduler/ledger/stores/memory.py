@@ -13,15 +13,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 from elastic_agent.errors import StoreError
 
 from ..accounts import HoldState
-from .base import RETENTION, SteppedStore
+from .base import RETENTION, BaseStore
 from .ledger_time import LedgerTime, Mark
-from .transitions import AccountRow, HoldRow, Steps, window_start
+from .transitions import AccountRow, HoldRow, Transitions, window_start
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class MemoryShelf:
+class MemoryRepository:
     """Rows in dictionaries; a heap of lease ends, so that a sweep looks only at what is over."""
 
     def __init__(self, time: LedgerTime) -> None:
@@ -152,7 +152,7 @@ def _lives(row: HoldRow, now: float) -> bool:
     return row.state is HoldState.LIVE and row.until > now
 
 
-class MemoryStore(SteppedStore):
+class MemoryStore(BaseStore):
     """A ledger in this process's memory: nothing survives it, and nobody else sees it.
 
     Args:
@@ -170,15 +170,17 @@ class MemoryStore(SteppedStore):
         retention: float = RETENTION,
     ) -> None:
         super().__init__(retention)
-        self._steps = Steps(MemoryShelf(LedgerTime(clock, elapsed)))
+        self._steps = Transitions(MemoryRepository(LedgerTime(clock, elapsed)))
         self._lock = threading.Lock()  # several event loops may share it
 
-    async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run(
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         with self._lock:
             return step(self._steps, *args, **kwargs)
 
     def _later(
-        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
         answer: Future[T] = Future()
         try:

@@ -1,7 +1,7 @@
 """The ledger on a PostgreSQL server: many processes and hosts. Its clock is the server's.
 
 `hold`, `dispatch`, `settle` and `refund` are each one call of a function on the server (schema.py). They go
-through a lane (`lane.py`): those that wait leave in one pipeline, which is one round trip and one durable
+through a `GroupCommit`: those that wait leave in one pipeline, which is one round trip and one durable
 commit, in any number; where one of them fails, each goes again by itself. The rest are the shared steps, in a
 transaction each, on a few threads with a connection each.
 
@@ -34,22 +34,22 @@ from sqlalchemy import Connection, create_engine, event, exc, make_url
 from elastic_agent.errors import StoreError, StoreUnavailableError
 
 from .. import clocks
-from ..accounts import NOTHING, Amount
-from .base import RETENTION, SteppedStore
-from .group_commit import Lane
+from ..amounts import NOTHING, Amount, Shortage
+from .base import RETENTION, BaseStore
+from .group_commit import GroupCommit
 from .ledger_time import LedgerTime, behind, forgot
-from .protocol import Lack, StoredHold
+from .protocol import StoredHold
 from .sql import (
     HOLD,
     MARK,
-    SqlShelf,
+    SqlRepository,
     Values,
     hold_row,
     mark_of,
     migrate,
 )
 from .transitions import (
-    Steps,
+    Transitions,
     closed,
     no_account,
     no_hold,
@@ -80,7 +80,7 @@ LOCK_CALL = "SELECT elastic_lock_trees(:accounts, :keys)"
 EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most) f"
 
 
-class Errand:
+class Job:
     """One step on its way to the server and back, which somebody else may give up.
 
     Attributes:
@@ -114,7 +114,7 @@ class Errand:
                     wire.shutdown(socket.SHUT_RDWR)
 
 
-class PostgresShelf(SqlShelf):
+class PostgresRepository(SqlRepository):
     """One transaction on the server."""
 
     for_update = " FOR UPDATE"
@@ -190,24 +190,24 @@ def _end(key: str, how: str, actual: Amount) -> Call:
     return Call(END_CALL, {"key": key, "how": how, "tokens": actual.tokens, "nano": actual.nano}, _shown)
 
 
-def _expire(steps: Steps, most: int) -> list[StoredHold]:
-    shelf = cast("PostgresShelf", steps.shelf)
-    return [_shown(row) for row in shelf.run(EXPIRE_CALL, {"most": most})]
+def _expire(steps: Transitions, most: int) -> list[StoredHold]:
+    repository = cast("PostgresRepository", steps.repository)
+    return [_shown(row) for row in repository.run(EXPIRE_CALL, {"most": most})]
 
 
 CALLS: dict[object, Callable[..., Call]] = {
-    Steps.hold: _hold,
-    Steps.dispatch: _dispatch,
-    Steps.settle: _settle,
-    Steps.refund: _refund,
+    Transitions.hold: _hold,
+    Transitions.dispatch: _dispatch,
+    Transitions.settle: _settle,
+    Transitions.refund: _refund,
 }
-INSTEAD: dict[object, Callable[..., Any]] = {Steps.expire: _expire}
+INSTEAD: dict[object, Callable[..., Any]] = {Transitions.expire: _expire}
 """What stands here for a shared step: the server has a function for it."""
-VIEWS: tuple[object, ...] = (Steps.books, Steps.holds, Steps.check)
+VIEWS: tuple[object, ...] = (Transitions.books, Transitions.holds, Transitions.check)
 """Steps that see one moment: repeatable read."""
 
 
-class PostgresStore(SteppedStore):
+class PostgresStore(BaseStore):
     """A ledger on a server.
 
     Args:
@@ -263,23 +263,25 @@ class PostgresStore(SteppedStore):
             settings += f"; SET statement_timeout = {math.ceil(timeout * 1000)}"
         event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, settings))
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="ledger")
-        self._errands: set[Errand] = set()
-        self._lane: Lane[Call] = Lane(
+        self._jobs: set[Job] = set()
+        self._commits: GroupCommit[Call] = GroupCommit(
             "ledger",
             self._together,
             done=self._disconnect,
             timeout=timeout,
             cut=lambda: self._batch.give_up(),
         )
-        self._batch = Errand()
-        self._line: Any = None  # the lane's connection
+        self._batch = Job()
+        self._line: Any = None  # the group commit's connection
         self._line_lost = False
         self._ready = False
 
-    async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run(
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         try:
             if step in CALLS:
-                return cast("T", await self._lane.run(CALLS[step](*args, **kwargs)))
+                return cast("T", await self._commits.run(CALLS[step](*args, **kwargs)))
             return await self._beside(step, *args, **kwargs)
         except TimeoutError:
             raise StoreUnavailableError(
@@ -288,51 +290,53 @@ class PostgresStore(SteppedStore):
             ) from None
 
     def _later(
-        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
-        return self._lane.later(CALLS[step](*args, **kwargs))
+        return self._commits.later(CALLS[step](*args, **kwargs))
 
-    async def _beside(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _beside(
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """A step in a transaction of its own."""
-        errand, engine = Errand(), self._view if step in VIEWS else self._engine
+        job, engine = Job(), self._view if step in VIEWS else self._engine
 
         def once() -> T:
-            self._migrate(errand)
-            with engine.begin() as connection, errand.on(connection.connection.driver_connection):
-                if step is Steps.set_time:
+            self._migrate(job)
+            with engine.begin() as connection, job.on(connection.connection.driver_connection):
+                if step is Transitions.set_time:
                     self._time.set()
                 else:
                     begin = self._begin()
                     begin.read(next(iter(connection.exec_driver_sql(*_sent(begin)))))
                 here = cast("Callable[..., T]", INSTEAD.get(step, step))
-                return here(Steps(PostgresShelf(connection)), *args, **kwargs)
+                return here(Transitions(PostgresRepository(connection)), *args, **kwargs)
 
-        answer = self._threads.submit(self._tried, errand, once)
-        self._errands.add(errand)
-        answer.add_done_callback(lambda _: self._errands.discard(errand))
+        answer = self._threads.submit(self._tried, job, once)
+        self._jobs.add(job)
+        answer.add_done_callback(lambda _: self._jobs.discard(job))
         try:
             return cast("T", await asyncio.wait_for(asyncio.wrap_future(answer), self._timeout))
         except asyncio.CancelledError:
             if self._timeout is not None:
-                asyncio.get_running_loop().call_later(self._timeout, errand.give_up)
+                asyncio.get_running_loop().call_later(self._timeout, job.give_up)
             raise
         except TimeoutError:
-            errand.give_up()
+            job.give_up()
             raise
 
     async def aclose(self) -> None:
         """Finish what runs, or give it up after the store's timeout, and close the connections."""
-        await self._lane.aclose()
+        await self._commits.aclose()
         ending = asyncio.ensure_future(asyncio.to_thread(self._threads.shutdown, cancel_futures=True))
         await asyncio.wait([ending], timeout=self._timeout)
-        for errand in list(self._errands):
-            errand.give_up()
+        for job in list(self._jobs):
+            job.give_up()
         await ending
         self._engine.dispose()
 
-    # ------------------------------------------------------------------------ on one of the store's threads
+    # On one of the store's threads
 
-    def _tried(self, errand: Errand, once: Callable[[], T]) -> T:
+    def _tried(self, job: Job, once: Callable[[], T]) -> T:
         """Steps, again where the server says that it was not their fault, and once where it was not there."""
         lost = False
         for _ in range(TRIES):
@@ -350,7 +354,7 @@ class PostgresStore(SteppedStore):
                     raise REFUSALS[code](str(said.diag.message_primary)) from None
                 if code in AGAIN:
                     continue
-                if self._is_lost(error) and not lost and not errand.over:
+                if self._is_lost(error) and not lost and not job.over:
                     lost = True
                     continue
                 raise self._said(said, code) from error
@@ -362,9 +366,9 @@ class PostgresStore(SteppedStore):
             return error.connection_invalidated
         return self._line_lost
 
-    def _migrate(self, errand: Errand) -> None:
+    def _migrate(self, job: Job) -> None:
         if not self._ready:
-            with self._engine.begin() as connection, errand.on(connection.connection.driver_connection):
+            with self._engine.begin() as connection, job.on(connection.connection.driver_connection):
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
                 migrate(connection, self._where)
                 (row,) = connection.exec_driver_sql(MARK)
@@ -385,22 +389,22 @@ class PostgresStore(SteppedStore):
 
         return Call(BEGIN_CALL, {"asked": about, "known": self._generation}, read)
 
-    # ----------------------------------------------------------------------------------- on the lane's thread
+    # On the thread of the group commits
 
     def _together(self, calls: list[Call]) -> list[Any]:
-        errand = self._batch = Errand()
-        return self._tried(errand, lambda: self._piped(errand, calls))
+        job = self._batch = Job()
+        return self._tried(job, lambda: self._piped(job, calls))
 
-    def _piped(self, errand: Errand, calls: list[Call]) -> list[Any]:
+    def _piped(self, job: Job, calls: list[Call]) -> list[Any]:
         """What is sent before a pipeline's end is one transaction, without a BEGIN."""
-        self._migrate(errand)
+        self._migrate(job)
         self._line_lost, there = False, self._line is not None
         if not there:
             self._line = self._engine.raw_connection()
             self.connections += 1
         driver = self._line.driver_connection
         try:
-            with errand.on(driver):
+            with job.on(driver):
                 if not there:
                     driver.autocommit = True
                     # Else a statement about an array is planned anew at each run, for 0.2 ms.
@@ -450,10 +454,10 @@ def _pyformat(sql: str) -> str:
     return re.sub(r":([a-z_0-9]+)", r"%(\1)s", sql)
 
 
-def _held(row: Sequence[Any]) -> StoredHold | Lack:
+def _held(row: Sequence[Any]) -> StoredHold | Shortage:
     """A hold's columns and the time, or what lacks."""
     where, unit, needed, available = row[-4:]
-    return _shown(row[:-4]) if where is None else Lack(where, unit, needed, available)
+    return _shown(row[:-4]) if where is None else Shortage(where, unit, needed, available)
 
 
 def _shown(row: Sequence[Any]) -> StoredHold:

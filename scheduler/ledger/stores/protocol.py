@@ -52,7 +52,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..accounts import NOTHING, Amount, Balance, HoldState
+from ..accounts import HoldState
+from ..amounts import NOTHING, Amount, Balance, Shortage
 
 Window = Literal["day", "month"]
 
@@ -122,16 +123,6 @@ class StoredHold:
     left: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Lack:
-    """Why a hold can't be taken: the first account (from the leaf up) and unit that lack room."""
-
-    account: str
-    unit: str
-    needed: float
-    available: float
-
-
 class Store(Protocol):
     """Where the accounts of many processes live. Every method is one atomic step, durable when it returns.
 
@@ -174,7 +165,7 @@ class Store(Protocol):
         seconds: float = 0.0,
         dispatched: bool = False,
         instead_of: str | None = None,
-    ) -> StoredHold | Lack:
+    ) -> StoredHold | Shortage:
         """Take `amount` on the whole path, or nothing. Send only what came back live.
 
         Args:

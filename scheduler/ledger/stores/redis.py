@@ -1,8 +1,8 @@
 """The ledger in Redis or Valkey: fast, shared by many hosts, and only as durable as that server is set up.
 
 Every step is one run of `redis.lua`, which the server executes whole, on its own clock. Steps that wait leave
-together (`lane.py`): the server syncs its file once for all that came in one piece. All keys are in one
-slot (their names start with `{elastic}`), so a node of a cluster serves as well as a server by itself.
+together (`group_commit.py`): the server syncs its file once for all that came in one piece. All keys are in
+one slot (their names start with `{elastic}`), so a node of a cluster serves as well as a server by itself.
 
 What it can lose. With `appendonly yes` and `appendfsync always` a step is on the server's disk when it is
 acknowledged, and a killed server comes back with all of them. Anything less loses acknowledged steps:
@@ -40,12 +40,13 @@ from redis.retry import Retry
 from elastic_agent.errors import StoreError, StoreUnavailableError, StoreVersionError, TaskClosedError
 
 from .. import clocks
-from ..accounts import NOTHING, Amount, HoldState
-from .base import RETENTION, SteppedStore
-from .group_commit import Lane
+from ..accounts import HoldState
+from ..amounts import NOTHING, Amount, Shortage
+from .base import RETENTION, BaseStore
+from .group_commit import GroupCommit
 from .ledger_time import LedgerTime, Mark, behind, forgot
-from .protocol import Lack, Level, Spec, StoredHold
-from .transitions import Steps, no_account, no_hold
+from .protocol import Level, Spec, StoredHold
+from .transitions import Transitions, no_account, no_hold
 
 _SCRIPT = Path(__file__).with_name("redis.lua").read_text()
 _BATCH = 500  # holds that one script renews: a script keeps everybody else waiting
@@ -72,7 +73,7 @@ _ADVICE = {
 _log = logging.getLogger(__name__)
 
 
-class RedisStore(SteppedStore):
+class RedisStore(BaseStore):
     """A `Store` in Redis 5 or later, or Valkey.
 
     Args:
@@ -112,21 +113,25 @@ class RedisStore(SteppedStore):
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._script = self._redis.register_script(_SCRIPT)
-        self._lane: Lane[tuple[str, ...]] = Lane(
+        self._commits: GroupCommit[tuple[str, ...]] = GroupCommit(
             "ledger", self._together, done=self._redis.close, timeout=timeout
         )
         self._root = f"{{{name}}}"
         self._looked_at = False
 
-    async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run(
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """The step of this name, as the script has it."""
         return cast("T", await getattr(self, f"_{step.__name__}")(*args, **kwargs))
 
     def _later(
-        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
         key, *amounts = cast("tuple[Any, ...]", args)
-        return self._lane.later((step.__name__, key, *(word for each in amounts for word in _amount(each))))
+        return self._commits.later(
+            (step.__name__, key, *(word for each in amounts for word in _amount(each)))
+        )
 
     def _read(self, answer: Any) -> StoredHold:
         return _stored(answer)
@@ -150,7 +155,7 @@ class RedisStore(SteppedStore):
         seconds: float,
         dispatched: bool,
         instead_of: str | None,
-    ) -> StoredHold | Lack:
+    ) -> StoredHold | Shortage:
         times = str(_micro(lease)), str(_micro(seconds))
         kind, *found = await self._step(
             "hold", key, account, *_amount(amount), *times, str(int(dispatched)), instead_of or ""
@@ -159,7 +164,7 @@ class RedisStore(SteppedStore):
             return _stored(found)
         owner, unit, needed, available = found
         scale = 1e-6 if unit == "seconds" else 1
-        return Lack(owner, unit, int(needed) * scale, int(available) * scale)
+        return Shortage(owner, unit, int(needed) * scale, int(available) * scale)
 
     async def _dispatch(self, key: str) -> bool:
         return bool(await self._step("dispatch", key) == ["1"])
@@ -222,11 +227,11 @@ class RedisStore(SteppedStore):
             )
 
     async def aclose(self) -> None:
-        await self._lane.aclose()
+        await self._commits.aclose()
 
     async def _step(self, *words: str) -> Any:
         try:
-            return await self._lane.run(words)
+            return await self._commits.run(words)
         except TimeoutError as error:
             raise self._said(error) from None
 

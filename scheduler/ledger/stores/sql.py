@@ -10,7 +10,8 @@ from sqlalchemy import Connection, inspect
 
 from elastic_agent.errors import StoreVersionError
 
-from ..accounts import Amount, HoldState
+from ..accounts import HoldState
+from ..amounts import Amount
 from .ledger_time import Mark
 from .migrations import BOUNDED_TIME, MIGRATIONS
 from .protocol import Spec
@@ -117,7 +118,7 @@ def hold_values(row: HoldRow) -> Values:
     }
 
 
-class SqlShelf:
+class SqlRepository:
     """Rows in tables, seen through one transaction.
 
     A database says how it runs a statement, how it locks and what time it is.

@@ -1,6 +1,6 @@
 """The ledger in an SQLite file: every process of one machine, no server. The embedded default.
 
-One thread owns the connection, a lane (`lane.py`): all steps that wait run in one transaction (`BEGIN
+One thread owns the connection, a `GroupCommit`: all steps that wait run in one transaction (`BEGIN
 IMMEDIATE`: one writer at a time, also among processes), so that tasks in parallel share a commit. If one of
 them fails, all are rolled back and run again one by one, and each gets its own answer.
 
@@ -30,11 +30,11 @@ from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
 
 from .. import clocks
-from .base import RETENTION, SteppedStore
-from .group_commit import Lane
+from .base import RETENTION, BaseStore
+from .group_commit import GroupCommit
 from .ledger_time import LedgerTime, forgot
-from .sql import MARK, SqlShelf, Values, mark_of, migrate
-from .transitions import Steps
+from .sql import MARK, SqlRepository, Values, mark_of, migrate
+from .transitions import Transitions
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 WRITE_MARK = "UPDATE elastic_ledger SET latest = :now, boot = :boot, ticks = :ticks, ahead = :ahead"
 
 
-class SqliteShelf(SqlShelf):
+class SqliteRepository(SqlRepository):
     """One transaction on the file, which has it to itself.
 
     Statements go to the driver itself: SQLAlchemy's layers take three times as long as SQLite.
@@ -82,7 +82,7 @@ class SqliteShelf(SqlShelf):
         return self._time.clock()
 
 
-class SqliteStore(SteppedStore):
+class SqliteStore(BaseStore):
     """A ledger in a file.
 
     Args:
@@ -117,32 +117,34 @@ class SqliteStore(SteppedStore):
         event.listen(self._engine, "connect", self._prepare)
         event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         self._connection: Connection | None = None
-        self._lane: Lane[Job] = Lane(f"ledger {path}", self._together, done=self._disconnect)
+        self._commits: GroupCommit[Job] = GroupCommit(f"ledger {path}", self._together, done=self._disconnect)
 
-    async def _run(self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return cast("T", await self._lane.run((step, args, kwargs)))
+    async def _run(
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return cast("T", await self._commits.run((step, args, kwargs)))
 
     def _later(
-        self, step: Callable[Concatenate[Steps, P], T], *args: P.args, **kwargs: P.kwargs
+        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Future[T]:
-        return self._lane.later((step, args, kwargs))
+        return self._commits.later((step, args, kwargs))
 
     async def aclose(self) -> None:
         """Finish what waits, and close the file."""
-        await self._lane.aclose()
+        await self._commits.aclose()
         self._engine.dispose()
 
-    # ----------------------------------------------------------------------------------- on the lane's thread
+    # On the thread of the group commits
 
     def _together(self, jobs: list[Job]) -> list[Any]:
         try:
             connection = self._connected()
             with connection.begin():
-                shelf = SqliteShelf(connection, self._time)
-                self._generation = self._generation or shelf.generation
-                if shelf.generation != self._generation:
+                repository = SqliteRepository(connection, self._time)
+                self._generation = self._generation or repository.generation
+                if repository.generation != self._generation:
                     raise forgot(f"the file {self._path}")
-                return [step(Steps(shelf), *args, **kwargs) for step, args, kwargs in jobs]
+                return [step(Transitions(repository), *args, **kwargs) for step, args, kwargs in jobs]
         except exc.OperationalError as error:  # opening, BEGIN or COMMIT
             self._disconnect()
             raise self._said(error.orig) from error

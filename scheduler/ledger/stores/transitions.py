@@ -1,7 +1,7 @@
 """What each step of the durable ledger does, written once, without IO: for the store in memory and for SQL.
 
-A step reads and writes rows on a `Shelf` (dictionaries, or tables in a transaction) and decides before it
-writes: one that raises has changed nothing but what had come to pass anyway, such as the end of a lease.
+A step reads and writes rows on a `Repository` (dictionaries, or tables in a transaction) and decides before
+it writes: one that raises has changed nothing but what had come to pass anyway, such as the end of a lease.
 PostgreSQL runs `hold`, `dispatch`, `settle`, `refund` and `expire` as functions of its own (schema.py), which
 say the same; the stores' tests hold them to it.
 """
@@ -15,8 +15,9 @@ from typing import Protocol
 
 from elastic_agent.errors import StoreError, TaskClosedError, UnknownAccountError, UnknownHoldError
 
-from ..accounts import NOTHING, Amount, HoldState
-from .protocol import Lack, Level, Spec, StoredHold, Window
+from ..accounts import HoldState
+from ..amounts import NOTHING, Amount, Shortage
+from .protocol import Level, Spec, StoredHold, Window
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +61,7 @@ class HoldRow:
     ended: float | None = None
 
 
-class Shelf(Protocol):
+class Repository(Protocol):
     """Where the rows are, for the length of one step.
 
     A row may be the stored one itself, so a step changes it only when it can't fail any more (a window that
@@ -165,16 +166,16 @@ def roll(row: AccountRow, now: float) -> AccountRow:
     return row
 
 
-def lacks(row: AccountRow, amount: Amount, freed: Amount, seconds: float, now: float) -> Lack | None:
+def lacks(row: AccountRow, amount: Amount, freed: Amount, seconds: float, now: float) -> Shortage | None:
     """The first unit in which an account has no room; `freed` comes back to it in the same step."""
     for unit, cap in (("tokens", row.spec.tokens), ("nano", row.spec.nano)):
         needed, back = getattr(amount, unit), getattr(freed, unit)
         if cap is not None and needed > back:
             available = cap - getattr(row.spent, unit) - getattr(row.held, unit) + back
             if needed > available:
-                return Lack(row.spec.id, unit, needed, available)
+                return Shortage(row.spec.id, unit, needed, available)
     if row.ends is not None and seconds > row.ends - now:
-        return Lack(row.spec.id, "seconds", seconds, row.ends - now)
+        return Shortage(row.spec.id, "seconds", seconds, row.ends - now)
     return None
 
 
@@ -184,15 +185,15 @@ def shown(row: HoldRow, now: float) -> StoredHold:
     return StoredHold(row.key, row.account, row.amount, row.state, row.charged, row.dispatched, left)
 
 
-class Steps:
-    """The steps of `Store`, one method each, on a shelf. Arguments were checked by the caller."""
+class Transitions:
+    """The steps of `Store`, one method each, on a repository. Arguments were checked by the caller."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
 
     def open(self, path: Sequence[Spec]) -> None:
-        now = self.shelf.lock(path[0].id)
-        there = {row.spec.id: row for row in self.shelf.accounts([spec.id for spec in path])}
+        now = self.repository.lock(path[0].id)
+        there = {row.spec.id: row for row in self.repository.accounts([spec.id for spec in path])}
         parent: str | None = None
         for spec in path:
             row = there.get(spec.id)
@@ -206,14 +207,14 @@ class Steps:
             if spec.id not in there:
                 ends = None if spec.seconds is None else now + spec.seconds
                 starts = 0.0 if spec.window is None else window_start(spec.window, now)
-                self.shelf.add_account(AccountRow(spec, parent, path[0].id, ends, starts))
+                self.repository.add_account(AccountRow(spec, parent, path[0].id, ends, starts))
             parent = spec.id
 
     def set_caps(self, account: str, tokens: int | None, nano: int | None) -> None:
-        self.shelf.lock(account)
+        self.repository.lock(account)
         row = self._path(account)[0]
         row.spec = replace(row.spec, tokens=tokens, nano=nano)
-        self.shelf.save_accounts([row])
+        self.repository.save_accounts([row])
 
     def hold(
         self,
@@ -224,15 +225,15 @@ class Steps:
         seconds: float,
         dispatched: bool,
         instead_of: str | None,
-    ) -> StoredHold | Lack:
-        now = self.shelf.lock(account)
-        row = self.shelf.hold(key)
+    ) -> StoredHold | Shortage:
+        now = self.repository.lock(account)
+        row = self.repository.hold(key)
         if row is not None:
             if (row.account, row.amount) != (account, amount):
                 raise other_hold(key)
             if self._lives(row, now) and dispatched and not row.dispatched:
                 row.dispatched = True
-                self.shelf.save_hold(row)
+                self.repository.save_hold(row)
             return shown(row, now)
         old = None if instead_of is None else self._known(instead_of)
         if old is not None and (old.account != account or old.dispatched):
@@ -248,21 +249,21 @@ class Steps:
                 return lack
         if old is not None and old.state is HoldState.LIVE:
             old.state, old.ended = HoldState.REFUNDED, now
-            self.shelf.save_hold(old)
+            self.repository.save_hold(old)
         for level in path:
             level.held += amount - freed
-        self.shelf.save_accounts(path)
+        self.repository.save_accounts(path)
         row = HoldRow(key, account, amount, now + lease, dispatched)
-        self.shelf.add_hold(row)
+        self.repository.add_hold(row)
         return shown(row, now)
 
     def dispatch(self, key: str) -> bool:
         row = self._known(key)
-        if row.state is not HoldState.LIVE or row.until <= self.shelf.now():
+        if row.state is not HoldState.LIVE or row.until <= self.repository.now():
             return False
         if not row.dispatched:
             row.dispatched = True
-            self.shelf.save_hold(row)
+            self.repository.save_hold(row)
         return True
 
     def settle(self, key: str, actual: Amount) -> StoredHold:
@@ -272,12 +273,12 @@ class Steps:
         return self._end_known(key, HoldState.REFUNDED, NOTHING)
 
     def renew(self, keys: Sequence[str], lease: float) -> set[str]:
-        now = self.shelf.now()
-        return set(keys) - self.shelf.renew(keys, now, now + lease)
+        now = self.repository.now()
+        return set(keys) - self.repository.renew(keys, now, now + lease)
 
     def expire(self, most: int) -> list[StoredHold]:
-        now = self.shelf.now()
-        over = self.shelf.lapsed(now, most)
+        now = self.repository.now()
+        over = self.repository.lapsed(now, most)
         for row in over:
             self._lives(row, now)
         return [shown(row, now) for row in over]
@@ -288,39 +289,39 @@ class Steps:
         Returns:
             there may be more.
         """
-        before = self.shelf.now() - retention
-        if self.shelf.drop_holds(before, most) == most:
+        before = self.repository.now() - retention
+        if self.repository.drop_holds(before, most) == most:
             return True
-        rows = self.shelf.finished(before, most)
+        rows = self.repository.finished(before, most)
         if rows:
             root = rows[0].root
-            self.shelf.lock(root)
-            rows = [row for row in self.shelf.finished(before, most) if row.root == root]
+            self.repository.lock(root)
+            rows = [row for row in self.repository.finished(before, most) if row.root == root]
         charged: dict[str, Amount] = {}
         for row in rows:
             if row.parent is not None:
                 charged[row.parent] = charged.get(row.parent, NOTHING) + row.past + row.spent
-        parents = self.shelf.accounts(list(charged))
+        parents = self.repository.accounts(list(charged))
         for parent in parents:
             parent.own += charged[parent.spec.id]
-        self.shelf.save_accounts(parents)
-        self.shelf.drop_accounts([row.spec.id for row in rows])
+        self.repository.save_accounts(parents)
+        self.repository.drop_accounts([row.spec.id for row in rows])
         return bool(rows)
 
     def close(self, account: str) -> None:
-        now = self.shelf.lock(account)
+        now = self.repository.lock(account)
         if self._path(account)[0].closed:
             return
-        names = self.shelf.open_below(account)
-        for row in self.shelf.live_holds(names):
+        names = self.repository.open_below(account)
+        for row in self.repository.live_holds(names):
             self._lapse(row, now)
-        rows = self.shelf.accounts(names)
+        rows = self.repository.accounts(names)
         for level in rows:
             level.closed, level.closed_at = True, now
-        self.shelf.save_accounts(rows)
+        self.repository.save_accounts(rows)
 
     def books(self, account: str) -> list[Level]:
-        now = self.shelf.now()
+        now = self.repository.now()
         found = []
         for row in self._path(account):
             roll(row, now)
@@ -329,26 +330,26 @@ class Steps:
         return found
 
     def holds(self, account: str | None) -> list[StoredHold]:
-        now = self.shelf.now()
+        now = self.repository.now()
         if account is not None:
             self._path(account)
-        return [shown(row, now) for row in self.shelf.holds(account)]
+        return [shown(row, now) for row in self.repository.holds(account)]
 
     def set_time(self) -> None:
-        self.shelf.set_time()
+        self.repository.set_time()
 
     def live(self, account: str) -> list[StoredHold]:
-        now = self.shelf.now()
+        now = self.repository.now()
         self._path(account)
-        rows = self.shelf.live_holds(self.shelf.open_below(account))
+        rows = self.repository.live_holds(self.repository.open_below(account))
         return [shown(row, now) for row in rows if self._lives(row, now)]
 
     def check(self) -> None:
         """See `Store.check`. What a child spent, its parent spent, over all windows."""
-        accounts = {row.spec.id: row for row in self.shelf.accounts()}
+        accounts = {row.spec.id: row for row in self.repository.accounts()}
         held, kept = dict.fromkeys(accounts, NOTHING), dict.fromkeys(accounts, NOTHING)
         spent = {name: row.own for name, row in accounts.items()}
-        for hold in self.shelf.holds(None):
+        for hold in self.repository.holds(None):
             assert hold.account in accounts, f"hold {hold.key}: there is no account {hold.account}"
             if hold.state is HoldState.LIVE:
                 held[hold.account] += hold.amount
@@ -365,18 +366,18 @@ class Steps:
             charged, total = kept[name], row.past + row.spent
             assert row.held == held[name], f"{name}: holds add up to {held[name]}, the books say {row.held}"
             assert total == spent[name], f"{name}: charges add up to {spent[name]}, the books say {total}"
-            assert row.own.most(charged) == row.own, (
+            assert row.own.max(charged) == row.own, (
                 f"{name}: its holds cost {charged}, the books say {row.own}"
             )
 
     def _path(self, account: str) -> list[AccountRow]:
-        path = self.shelf.path(account)
+        path = self.repository.path(account)
         if not path:
             raise no_account(account)
         return path
 
     def _known(self, key: str) -> HoldRow:
-        row = self.shelf.hold(key)
+        row = self.repository.hold(key)
         if row is None:
             raise no_hold(key)
         return row
@@ -394,7 +395,7 @@ class Steps:
             self._end(row, HoldState.REFUNDED, NOTHING, now)
 
     def _end_known(self, key: str, state: HoldState, charge: Amount) -> StoredHold:
-        row, now = self._known(key), self.shelf.now()
+        row, now = self._known(key), self.repository.now()
         if self._lives(row, now):
             self._end(row, state, charge, now)
         return shown(row, now)
@@ -406,9 +407,9 @@ class Steps:
             level.held -= row.amount
             level.spent += charge
         path[0].own += charge
-        self.shelf.save_accounts(path)
+        self.repository.save_accounts(path)
         row.state, row.charged, row.ended = state, charge, now
-        self.shelf.save_hold(row)
+        self.repository.save_hold(row)
 
 
 def _same(row: AccountRow, spec: Spec, parent: str | None) -> None:

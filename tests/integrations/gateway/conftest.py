@@ -15,7 +15,7 @@ from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCode
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.settings import Config, Limits, Upstream
-from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.prices import Price
 from tests.wire import Engine, Faults, Wire
 

@@ -22,7 +22,7 @@ import pytest
 from benchmarks._servers import NoServerError, PostgresServer
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.integrations.commands.main import main
-from elastic_agent.scheduler.ledger.accounts import NOTHING
+from elastic_agent.scheduler.ledger.amounts import NOTHING
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Level
 from tests.conftest import ROOT

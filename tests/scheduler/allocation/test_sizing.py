@@ -5,8 +5,9 @@ from __future__ import annotations
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.scheduler import BudgetScheduler
+from elastic_agent.scheduler.estimates.lengths import Lengths
 from elastic_agent.scheduler.estimates.online_curves import LearntCurves
-from elastic_agent.scheduler.estimates.success_curve import Curve, CurveSet, Lengths
+from elastic_agent.scheduler.estimates.success_curve import Curve, CurveSet
 from tests.clock import run
 
 POINTS = ((0, 0.05), (40, 0.5), (80, 0.95))
@@ -72,11 +73,11 @@ def test_lengths_are_learnt() -> None:
     """From twenty right answers on; uncut ones count for every limit beyond their thinking."""
     curves = LearntCurves("m")
     for i in range(19):
-        curves.seen("hard", 100, 20 + i, False, 10 + i)
+        curves.record_call("hard", 100, 20 + i, False, 10 + i)
     assert not curves.curve("hard").answers
     for i in range(30):
-        curves.seen("hard", 100, 30, False, 20 + i % 3)
+        curves.record_call("hard", 100, 30, False, 20 + i % 3)
     curve = curves.curve("hard")
     assert curve.answers
-    assert curve.whole(90, 9) < 0.5 < curve.whole(90, 40)
+    assert curve.fit_probability(90, 9) < 0.5 < curve.fit_probability(90, 40)
     assert curve.answer_lengths(64).size(0.9) < 40

@@ -9,7 +9,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from elastic_agent.scheduler.analysis.hindsight import Informed, Option, best_split, lp_bound
+from benchmarks._baselines import Informed
+from elastic_agent.scheduler.analysis.hindsight import Option, best_split, lp_bound
 
 options = st.lists(
     st.builds(Option, st.integers(0, 30), st.sampled_from([0.0, 0.3, 0.5, 1.0, -math.inf])),

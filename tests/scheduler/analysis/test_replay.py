@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks._baselines import BASELINES
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import BackendError, ElasticError
@@ -29,16 +30,17 @@ from elastic_agent.scheduler import (
     LearntCurves,
     Pool,
     Price,
-    Uniform,
     account,
     task_budget,
 )
 from elastic_agent.scheduler import __all__ as exported
-from elastic_agent.scheduler.analysis.replay import POLICIES, Replayed, ReplayError, replay
+from elastic_agent.scheduler.analysis.replay import Replayed, ReplayError, replay
 from elastic_agent.scheduler.estimates.agent_history import Histories
 from elastic_agent.scheduler.estimates.success_curve import Curve, CurveSet
 from elastic_agent.scheduler.latency.model import Speed
-from elastic_agent.scheduler.policies.marginal import Choice, Marginal, State
+from elastic_agent.scheduler.policies import POLICIES
+from elastic_agent.scheduler.policies.marginal import Marginal
+from elastic_agent.scheduler.policies.protocol import Choice, State
 from elastic_agent.scheduler.runtime.external_call import ForeignCall, ForeignModel
 from elastic_agent.scheduler.runtime.task import Task
 from elastic_agent.usage import Usage
@@ -532,9 +534,11 @@ class Thirty:
 def test_other_policies_replay(tmp_path: Path) -> None:
     """Ours by name and parameters; yours when you pass it."""
     path = tmp_path / "run.jsonl"
-    for policy in (Uniform(), POLICIES["Decay"](rate=0.7), POLICIES["FixedCap"](40)):  # type: ignore[call-arg]
+    for policy in (POLICIES["uniform"](), POLICIES["fixed"](40)):
         run(play(path, BUSY, policy=policy))
         replays(path)
+    run(play(path, BUSY, policy=BASELINES["Decay"](rate=0.7)))
+    assert replay(path, policies=BASELINES).difference is None
     run(play(path, BUSY, policy=Thirty()))
     with pytest.raises(ReplayError, match="policies="):
         replay(path)
@@ -546,7 +550,7 @@ def test_every_policy_is_known() -> None:
     from elastic_agent import scheduler
 
     ours = {name for name in exported if hasattr(getattr(scheduler, name), "choose")}
-    assert ours - {"AllocationPolicy"} <= POLICIES.keys()
+    assert ours - {"AllocationPolicy"} == {policy.__name__ for policy in POLICIES.values()}
     assert Marginal in POLICIES.values()
 
 

@@ -14,9 +14,9 @@ from elastic_agent.errors import TaskClosedError
 from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
 from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.estimates.success_curve import Curve, CurveSet
-from elastic_agent.scheduler.ledger.accounts import NOTHING
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Shortage
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore
-from elastic_agent.scheduler.ledger.stores.protocol import Lack, Spec
+from elastic_agent.scheduler.ledger.stores.protocol import Spec
 from elastic_agent.training.budgets.run_logs import parse_grants
 from tests.clock import run
 
@@ -129,7 +129,7 @@ def test_a_raise_that_the_store_has_no_room_for_is_dropped(answer: str) -> None:
             type(self).taken += options.get("dispatched", False)
             if self.taken == 3 and options.get("dispatched"):
                 if answer == "lack":
-                    return Lack(account, "tokens", 1, 0)
+                    return Shortage(account, "tokens", 1, 0)
                 raise TaskClosedError("closed from elsewhere")
             return await super().hold(key, account, *args, **options)
 

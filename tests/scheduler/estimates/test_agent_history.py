@@ -14,7 +14,6 @@ from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError
 from elastic_agent.scheduler import BudgetScheduler, Task, task_budget
-from elastic_agent.scheduler.allocation.request import MIN_SOLUTION
 from elastic_agent.scheduler.estimates.agent_history import (
     CALLS,
     ENOUGH,
@@ -23,7 +22,7 @@ from elastic_agent.scheduler.estimates.agent_history import (
     History,
     shared_out,
 )
-from elastic_agent.scheduler.estimates.workload import FIRST_GUESS, LAST_GUESS, Forecast
+from elastic_agent.scheduler.estimates.workload import FIRST_GUESS, LAST_GUESS, MIN_SOLUTION, Forecast
 from tests.clock import run
 
 KIND = st.sampled_from(["search", "read", "write"])

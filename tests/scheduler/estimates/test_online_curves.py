@@ -51,10 +51,10 @@ def test_a_new_kind_is_like_the_others() -> None:
     """Until it has calls enough of its own."""
     curves = LearntCurves()
     for _ in range(KNOWN):
-        curves.seen("a", 100, 30, cut=False, solution=20)
+        curves.record_call("a", 100, 30, cut=False, solution=20)
     assert curves.curve("b").points == curves.curve("a").points
     for _ in range(KNOWN):
-        curves.seen("b", 100, 100, cut=True, solution=60)
+        curves.record_call("b", 100, 100, cut=True, solution=60)
     assert curves.curve("b").p(64) < curves.curve("a").p(64)
 
 
@@ -63,12 +63,12 @@ def test_without_feedback_finishing_stands_for_success() -> None:
     rng, curves = random.Random(2), LearntCurves()
     for _ in range(300):
         limit, natural = rng.choice((0, 16, 32, 64, 128, 256)), rng.randint(20, 120)
-        curves.seen("a", limit, min(limit, natural), natural > limit, 70 if natural > limit else 30)
+        curves.record_call("a", limit, min(limit, natural), natural > limit, 70 if natural > limit else 30)
     curve = curves.curve("a")
     assert curve.p(0) < 0.1
     assert curve.p(128) > 0.85
-    assert curve.says(0) == pytest.approx(70, abs=2)
-    assert curve.says(256) == pytest.approx(30, abs=2)
+    assert curve.solution_at(0) == pytest.approx(70, abs=2)
+    assert curve.solution_at(256) == pytest.approx(30, abs=2)
 
 
 def test_feedback_counts_more_than_the_proxy() -> None:
@@ -76,8 +76,8 @@ def test_feedback_counts_more_than_the_proxy() -> None:
     curves = LearntCurves()
     for _ in range(60):
         for limit in (0, 64):
-            call = curves.seen("a", limit, limit, cut=True, solution=30)
-            curves.told("a", call, right=limit == 0)
+            call = curves.record_call("a", limit, limit, cut=True, solution=30)
+            curves.record_feedback("a", call, right=limit == 0)
     assert curves.curve("a").p(0) > 0.9
     assert curves.curve("a").p(64) < 0.3
 

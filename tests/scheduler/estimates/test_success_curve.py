@@ -12,15 +12,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from elastic_agent.scheduler.estimates.success_curve import (
-    Curve,
-    CurveFileError,
-    Lengths,
-    load,
-    load_file,
-    parse,
-    prior,
-)
+from elastic_agent.scheduler.estimates.curve_files import CurveFileError, load, load_file, parse
+from elastic_agent.scheduler.estimates.lengths import Lengths
+from elastic_agent.scheduler.estimates.success_curve import Curve, prior
 
 FILE: dict[str, Any] = {
     "model": "mine",
@@ -169,10 +163,10 @@ def test_averaging_keeps_the_mean(rows: list[tuple[float, int]]) -> None:
 def test_what_is_left_over_is_spent_where_it_does_no_harm() -> None:
     """As far as success stays the same and the average use allows, and no further."""
     flat = Curve("c", ((0, 0.1), (64, 0.9), (128, 0.9), (256, 0.9), (512, 0.7)))
-    assert flat.onwards(64, 1000) == 256
-    assert flat.onwards(64, 100) == 128
-    assert flat.onwards(64, 10) == 64
-    assert prior("c", 64).onwards(64, 10) == 74
+    assert flat.extend_limit(64, 1000) == 256
+    assert flat.extend_limit(64, 100) == 128
+    assert flat.extend_limit(64, 10) == 64
+    assert prior("c", 64).extend_limit(64, 10) == 74
 
 
 RIGHT = {"call": [[0, 70, 81, 90], [64, 25, 34, 51], [None, 25, 53, 70]]}
@@ -182,16 +176,16 @@ def test_how_long_right_solutions_are() -> None:
     """Their share within a limit rises with the limit, and is between its neighbours' between two t."""
     data = {**FILE, "kinds": {"call": [[0, 0.5, 100], [64, 0.9, 100], [None, 0.95, 100]]}}
     curve = parse({**data, "right_solutions": RIGHT}).curve("call")
-    assert curve.whole(0, 70) == pytest.approx(0.5)
-    assert curve.whole(0, 81) == pytest.approx(0.9)
-    assert curve.whole(64, 51) == pytest.approx(0.99)
-    assert curve.whole(0, 60) < curve.whole(32, 60) < curve.whole(64, 60)
-    assert [curve.whole(40, s) for s in (20, 40, 60, 200)] == sorted(
-        curve.whole(40, s) for s in (20, 40, 60, 200)
+    assert curve.fit_probability(0, 70) == pytest.approx(0.5)
+    assert curve.fit_probability(0, 81) == pytest.approx(0.9)
+    assert curve.fit_probability(64, 51) == pytest.approx(0.99)
+    assert curve.fit_probability(0, 60) < curve.fit_probability(32, 60) < curve.fit_probability(64, 60)
+    assert [curve.fit_probability(40, s) for s in (20, 40, 60, 200)] == sorted(
+        curve.fit_probability(40, s) for s in (20, 40, 60, 200)
     )
     assert curve.answer_lengths(0).size(0.9) == pytest.approx(81)
     assert curve.answer_lengths(10).size(0.5) == pytest.approx(70)
-    assert parse(data).curve("call").whole(0, 1) == 1.0
+    assert parse(data).curve("call").fit_probability(0, 1) == 1.0
     other = parse({**data, "right_solutions": RIGHT}).curve("nobody measured it")
     assert other.answer_lengths(0).size(0.9) == pytest.approx(81)
 

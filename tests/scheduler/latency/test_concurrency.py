@@ -121,7 +121,7 @@ def test_a_storm_counts_once_for_first_tokens_too() -> None:
         first = latency.first(1.0, 100)
     latency.pace(0.1)
     assert first.calm is not None
-    latency.told(first, 60)
+    latency.record_cached(first, 60)
     assert (first.read, first.calm.read) == (40, 40)
     there = latency.at(12)
     assert there is not None

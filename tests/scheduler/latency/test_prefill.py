@@ -35,7 +35,7 @@ class Upstream:
         factor *= 1 + self.noise * self._random.uniform(-1, 1)
         first = latency.first(factor * (FIXED + EACH * (prompt - cached)), prompt, **how)
         if tell:
-            latency.told(first, cached)
+            latency.record_cached(first, cached)
         for _ in range(2):
             latency.pace(factor * TPOT)
             latency.block(64, 64 * factor * TPOT * load)
@@ -200,7 +200,7 @@ def test_moments_count_the_prompts() -> None:
     assert plain - long == pytest.approx(0.5 + 0.1 + 0.25 * (0.2 + 0.3))
     thought = Timing(slowdown=1).think_until(Window(0, 99, 99), rest, speed, 400)
     assert long - thought == pytest.approx(0.2)
-    assert Timing().tail(speed, 10, 300) == pytest.approx(0.1 + 0.25 * 0.3 + 0.1 + SAFETY)
+    assert Timing().final_answer_seconds(speed, 10, 300) == pytest.approx(0.1 + 0.25 * 0.3 + 0.1 + SAFETY)
 
 
 def replace_after(after: After, **more: int) -> After:

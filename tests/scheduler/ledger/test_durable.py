@@ -19,7 +19,8 @@ from elastic_agent import Caps, Generation, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError, StoreError, StoreUnavailableError, TaskClosedError
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount, HoldState
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore
 from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec, Store

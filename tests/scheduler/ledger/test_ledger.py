@@ -106,7 +106,7 @@ class Books(RuleBasedStateMachine):
             with pytest.raises(TaskClosedError):
                 self.ledger.hold(account, amount, until=self.now, now=self.now, final=final)
             return multiple()
-        drawn = naive.reserve.least(amount) if final else NOTHING
+        drawn = naive.reserve.min(amount) if final else NOTHING
         end, tails, line, level = INFINITY, 0.0, [], naive
         while level is not None:
             line.append(level)
@@ -174,7 +174,7 @@ class Books(RuleBasedStateMachine):
         self.ledger.check()
         for account, naive in self.open:
             assert account.spent + account.held == naive.used()
-            for unit, balance in self.ledger.books(account, self.now).items():
+            for unit, balance in self.ledger.balances(account, self.now).items():
                 assert balance.available + balance.held + balance.spent == pytest.approx(balance.cap), unit
 
 
@@ -189,7 +189,7 @@ def test_all_or_nothing_on_the_whole_path() -> None:
     child = ledger.open("child", parent=root, tokens=1000, nano=1000, now=0)
     short = ledger.hold(child, Amount(50, 11), until=1, now=0)
     assert isinstance(short, Shortage)
-    assert (short.account, short.unit, short.needed, short.available) == (root, "nano", 11, 10)
+    assert (short.account, short.unit, short.needed, short.available) == (root.id, "nano", 11, 10)
     assert child.held == root.held == NOTHING
 
 
@@ -215,7 +215,7 @@ def test_an_upstream_that_serves_too_much_is_charged_in_full() -> None:
     assert isinstance(hold, Hold)
     ledger.settle(hold, Amount(120))
     ledger.check()
-    assert ledger.books(root, 0)["tokens"].available == -20
+    assert ledger.balances(root, 0)["tokens"].available == -20
 
 
 def test_time_is_spent_by_itself_and_holds_overlap() -> None:
@@ -227,7 +227,7 @@ def test_time_is_spent_by_itself_and_holds_overlap() -> None:
     assert isinstance(ledger.hold(root, NOTHING, until=106, now=101), Hold)
     assert isinstance(ledger.hold(root, NOTHING, until=108.5, now=101), Shortage)  # that is the answer's time
     assert isinstance(ledger.hold(root, NOTHING, until=110, now=101, final=True), Hold)
-    books = ledger.books(root, 102)["seconds"]
+    books = ledger.balances(root, 102)["seconds"]
     assert (books.spent, books.held) == (2, 10)
     assert books.available + books.held + books.spent == books.cap
 

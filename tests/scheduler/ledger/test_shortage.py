@@ -166,7 +166,7 @@ def test_the_store_names_holders(tmp_path: Path) -> None:
         store = open_store(tmp_path / "spend.db")
         bob = [account("bob", Caps(tokens=100))]
         async with BudgetScheduler(ScriptedBackend(TALK), store=store, accounts=bob) as scheduler:
-            from elastic_agent.scheduler.ledger.accounts import Amount
+            from elastic_agent.scheduler.ledger.amounts import Amount
 
             await store.hold("elsewhere", "bob", Amount(90), lease=60, dispatched=True)
             async with scheduler.task(Caps(tokens=100)) as task:

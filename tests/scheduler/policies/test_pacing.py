@@ -19,12 +19,15 @@ from elastic_agent.backends.scripted import Reply
 from elastic_agent.scheduler import BudgetScheduler, Pool, task_budget
 from elastic_agent.scheduler.allocation.request import Book
 from elastic_agent.scheduler.dispatch.dispatcher import Desk
-from elastic_agent.scheduler.estimates.success_curve import Curve, Lengths, Objective, prior
-from elastic_agent.scheduler.estimates.success_curve import load as load_curves
+from elastic_agent.scheduler.estimates.curve_files import load as load_curves
+from elastic_agent.scheduler.estimates.lengths import Lengths
+from elastic_agent.scheduler.estimates.success_curve import Curve, Objective, prior
 from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.ledger.accounts import Account
-from elastic_agent.scheduler.policies.marginal import Marginal, Need, State
-from elastic_agent.scheduler.policies.pacing import LEAST, MOST, Pacer
+from elastic_agent.scheduler.ledger.amounts import Amount
+from elastic_agent.scheduler.policies.marginal import Marginal
+from elastic_agent.scheduler.policies.pacing import LEAST, MOST, Pacing
+from elastic_agent.scheduler.policies.protocol import Need, State
 from tests.clock import run
 
 HARD = Curve("hard", ((0, 0.05), (32, 0.2), (64, 0.74), (128, 0.9)), Lengths.of(40, 80, 120))
@@ -42,14 +45,14 @@ def wants(value: float, price: float) -> float:
     return 20 + (100 * math.log(max(1.0, value / (100 * price))) if price else 500)
 
 
-def play(pacer: Pacer, rng: random.Random, start: float, seconds: float, gap: float) -> list[float]:
+def play(pacing: Pacing, rng: random.Random, start: float, seconds: float, gap: float) -> list[float]:
     """Tasks that come, each after `gap` seconds on average: the price that each of them saw."""
     now, seen = start, []
     while (now := now + rng.expovariate(1 / gap)) < start + seconds:
         value = rng.choice((0.5, 1.0, 4.0))
-        pacer.opened(book(value), now)
-        seen.append(pacer.price)
-        pacer.spent(min(520.0, wants(value, pacer.price)))
+        pacing.opened(book(value), now)
+        seen.append(pacing.price)
+        pacing.spent(min(520.0, wants(value, pacing.price)))
     return seen
 
 
@@ -69,38 +72,38 @@ def test_it_converges_to_the_multiplier(tokens: int, rolling: bool) -> None:
     """Of the linear programme over a stationary stream, within a fifth, from a tenth or ten times of it."""
     pool = Pool(tokens=tokens * 1000, per=1000.0, rolling=rolling, fair=0.0)
     for off in (0.1, 10.0):
-        pacer, rng = Pacer(pool), random.Random(5)
-        pacer.opened(book(), 0.0)
-        pacer.spent(100.0)
-        pacer._log = math.log(multiplier(tokens) * off * 100.0)
-        play(pacer, rng, 0.0, 20_000.0, 1.0)
-        found = statistics.fmean(play(pacer, rng, 20_000.0, 5_000.0, 1.0))
+        pacing, rng = Pacing(pool), random.Random(5)
+        pacing.opened(book(), 0.0)
+        pacing.spent(100.0)
+        pacing._log = math.log(multiplier(tokens) * off * 100.0)
+        play(pacing, rng, 0.0, 20_000.0, 1.0)
+        found = statistics.fmean(play(pacing, rng, 20_000.0, 5_000.0, 1.0))
         assert found == pytest.approx(multiplier(tokens), rel=0.2)
 
 
 def test_a_burst_raises_it_and_passes() -> None:
     """Five times the tasks for a while cost more for each; afterwards it is what it was."""
-    pacer, rng = Pacer(Pool(tokens=120_000, per=1000.0, rolling=True, fair=0.0)), random.Random(6)
-    play(pacer, rng, 0.0, 20_000.0, 1.0)
-    calm = statistics.fmean(play(pacer, rng, 20_000.0, 5_000.0, 1.0))
-    assert play(pacer, rng, 25_000.0, 3_000.0, 0.2)[-1] > 1.5 * calm
-    play(pacer, rng, 28_000.0, 20_000.0, 1.0)
-    assert statistics.fmean(play(pacer, rng, 48_000.0, 5_000.0, 1.0)) == pytest.approx(calm, rel=0.2)
+    pacing, rng = Pacing(Pool(tokens=120_000, per=1000.0, rolling=True, fair=0.0)), random.Random(6)
+    play(pacing, rng, 0.0, 20_000.0, 1.0)
+    calm = statistics.fmean(play(pacing, rng, 20_000.0, 5_000.0, 1.0))
+    assert play(pacing, rng, 25_000.0, 3_000.0, 0.2)[-1] > 1.5 * calm
+    play(pacing, rng, 28_000.0, 20_000.0, 1.0)
+    assert statistics.fmean(play(pacing, rng, 48_000.0, 5_000.0, 1.0)) == pytest.approx(calm, rel=0.2)
 
 
 def test_a_window_begins_with_a_whole_pool_and_the_price_of_the_last() -> None:
     """At UTC midnight; what still runs is charged to the new one, as the store does."""
     evening = 1_700_000_000.0 // 86_400 * 86_400 + 86_000
-    pacer = Pacer(Pool(tokens=1000, per="day", fair=0.0), epoch=evening)
-    pacer.opened(book(), 0.0)
-    pacer.running = 50.0
-    pacer.spent(900.0)
-    before = pacer.price
-    pacer.passed(399.0)
-    assert pacer.left == 100
-    pacer.passed(401.0)
-    assert pacer.left == 950
-    assert before / 2 < pacer.price <= before
+    pacing = Pacing(Pool(tokens=1000, per="day", fair=0.0), epoch=evening)
+    pacing.opened(book(), 0.0)
+    pacing.running = 50.0
+    pacing.spent(900.0)
+    before = pacing.price
+    pacing.passed(399.0)
+    assert pacing.left == 100
+    pacing.passed(401.0)
+    assert pacing.left == 950
+    assert before / 2 < pacing.price <= before
 
 
 def test_a_month_is_as_long_as_it_is() -> None:
@@ -111,16 +114,16 @@ def test_a_month_is_as_long_as_it_is() -> None:
 
 def test_a_clock_that_jumps() -> None:
     """Back: no time has passed. Far on: the window that it is then, and a price within its range."""
-    pacer = Pacer(Pool(tokens=1000, per=100.0, fair=0.0))
-    pacer.opened(book(), 50.0)
-    pacer.spent(300.0)
-    before = pacer.price, pacer.left
-    pacer.passed(-1e6)
-    assert (pacer.price, pacer.left) == before
-    pacer.passed(50.0 + 1e9 + 30)
-    assert pacer.left == 1000
-    assert 0 < pacer.price < before[0]
-    assert pacer._end - 50 - 1e9 == pytest.approx(100)
+    pacing = Pacing(Pool(tokens=1000, per=100.0, fair=0.0))
+    pacing.opened(book(), 50.0)
+    pacing.spent(300.0)
+    before = pacing.price, pacing.left
+    pacing.passed(-1e6)
+    assert (pacing.price, pacing.left) == before
+    pacing.passed(50.0 + 1e9 + 30)
+    assert pacing.left == 1000
+    assert 0 < pacing.price < before[0]
+    assert pacing._end - 50 - 1e9 == pytest.approx(100)
 
 
 events = st.one_of(
@@ -133,20 +136,20 @@ events = st.one_of(
 @given(st.lists(events, max_size=40), st.booleans())
 def test_it_is_never_negative_and_bounded(told: list[tuple[str, float]], rolling: bool) -> None:
     """Whatever it is told; and the same again gives the same."""
-    pacers = [Pacer(Pool(tokens=10_000, per=100.0, rolling=rolling)) for _ in range(2)]
-    for pacer in pacers:
+    pacers = [Pacing(Pool(tokens=10_000, per=100.0, rolling=rolling)) for _ in range(2)]
+    for pacing in pacers:
         now = 0.0
         for what, amount in told:
             if what == "open":
-                pacer.opened(book(amount), now)
+                pacing.opened(book(amount), now)
             elif what == "spend":
-                pacer.spent(amount)
+                pacing.spent(amount)
             else:
                 now += amount
-                pacer.passed(now)
-            assert pacer.price >= 0
-            assert LEAST * (1 - 1e-9) <= math.exp(pacer._log) <= MOST * (1 + 1e-9)
-            assert 1 <= pacer.brake <= 1 / LEAST
+                pacing.passed(now)
+            assert pacing.price >= 0
+            assert LEAST * (1 - 1e-9) <= math.exp(pacing._log) <= MOST * (1 + 1e-9)
+            assert 1 <= pacing.scarcity <= 1 / LEAST
     assert pacers[0].price == pacers[1].price
 
 
@@ -176,7 +179,7 @@ def test_a_higher_price_never_buys_more(
     """Of thinking, for any call; and the highest buys none where none was the least."""
 
     def thinking(price: float) -> int:
-        state = State(this, tuple(others), room, most, price=price, chance=chance)
+        state = State(this, tuple(others), room, most, pool_price=price, chance=chance)
         return Marginal(objective).choose(state).thinking
 
     given_ = [thinking(price) for price in (0.0, *sorted(prices), 1e9)]
@@ -187,7 +190,7 @@ def test_a_price_buys_what_is_worth_it() -> None:
     """One call: the vertex of its envelope at which value less price is greatest, by hand."""
 
     def thinking(price: float) -> int:
-        return Marginal().choose(State(Need(EASY), (), 1e6, 512, price=price)).thinking
+        return Marginal().choose(State(Need(EASY), (), 1e6, 512, pool_price=price)).thinking
 
     assert pytest.approx(0.0094, abs=1e-4) == (0.92 - 0.77) / 16
     assert thinking(0.0095) == 0
@@ -221,7 +224,7 @@ OUTCOMES = load()
 def flood(fair: float, seconds: float = 4000.0) -> tuple[list[Played], list[Played], int]:
     """Tasks worth 100, more than the pool can hold, and one in five worth 0.01: how those went; the pool."""
     pool = Pool(tokens=30_000, per=1000.0, rolling=True, fair=fair)
-    desk = Desk(pacer=Pacer(pool))
+    desk = Desk(pacing=Pacing(pool))
     work = make_work(pool_of(OUTCOMES), int(seconds / 5), seed=3)
     rng = random.Random(3)
     memory, dear, cheap = Memory.of(load_curves("e1-tiny")), [], []
@@ -252,29 +255,29 @@ def test_nobody_starves() -> None:
 
 def test_keys_share_evenly() -> None:
     """A key with one task in ten has as many unpriced ones as a key with the rest, and one at a time."""
-    pacer = Pacer(Pool(tokens=100_000, per=1000.0, rolling=True, fair=0.1))
+    pacing = Pacing(Pool(tokens=100_000, per=1000.0, rolling=True, fair=0.1))
     served = {"few": 0, "many": 0}
     for i in range(10_000):
         one = book(key="few" if i % 10 == 0 else "many")
-        pacer.opened(one, float(i))
+        pacing.opened(one, float(i))
         other = book(key=one.key)
-        pacer.opened(other, float(i))
+        pacing.opened(other, float(i))
         assert not (one.unpriced and other.unpriced)
         if one.unpriced:
             served[one.key] += 1
-            pacer._askers[(one.key, 0)].start += 60.0
-        pacer.closed(one)
-        pacer.closed(other)
+            pacing._tenants[(one.key, 0)].start += 60.0
+        pacing.closed(one)
+        pacing.closed(other)
     assert served["few"] == pytest.approx(served["many"], rel=0.1)
     assert served["few"] * 60 == pytest.approx(0.1 / 2 * 1_000_000, rel=0.1)
 
 
 def test_askers_that_have_gone_are_forgotten() -> None:
     """A thousand keys that each ask once leave nothing behind, and their parts go to those who ask."""
-    pacer = Pacer(Pool(tokens=1000, per=100.0))
+    pacing = Pacing(Pool(tokens=1000, per=100.0))
     for i in range(1000):
-        pacer.opened(book(key=f"key-{i}"), 10.0 * i)
-    assert len(pacer._askers) <= 11
+        pacing.opened(book(key=f"key-{i}"), 10.0 * i)
+    assert len(pacing._tenants) <= 11
 
 
 THINKS = Reply(thinking="hm " * 300, solution="so the answer is 42")
@@ -288,14 +291,14 @@ def test_a_scarce_pool_and_what_tasks_are_worth() -> None:
     async def main() -> None:
         backend, pool = ScriptedBackend(THINKS), Pool(tokens=4000, per=1000.0, fair=0.0)
         async with BudgetScheduler(backend, pool=pool) as scheduler:
-            pacer = scheduler.desk.pacer
-            assert pacer is not None
+            pacing = scheduler.desk.pacing
+            assert pacing is not None
             for _ in range(40):
                 async with scheduler.task(Caps(tokens=2000)) as task:
                     await task.generate("a", solution=20)
                     await asyncio.sleep(10)
-            assert pacer.price > 0
-            assert pacer.running == 0
+            assert pacing.price > 0
+            assert pacing.running == 0
             used = {}
             for value in (0.001, 1000.0):
                 async with scheduler.task(Caps(tokens=2000), value=value, expect={"call": 1}) as task:
@@ -319,32 +322,32 @@ def test_the_pool_counts_what_was_served() -> None:
     async def main() -> None:
         backend, pool = ScriptedBackend(THINKS), Pool(tokens=10_000, per=1000.0)
         async with BudgetScheduler(backend, pool=pool) as scheduler:
-            pacer = scheduler.desk.pacer
-            assert pacer is not None
+            pacing = scheduler.desk.pacing
+            assert pacing is not None
             spent = 0
             for caps in (Caps(tokens=400), Caps(tokens=2000), Caps(tokens=90)):
                 async with scheduler.task(caps) as task:
                     await asyncio.gather(*(task.generate("a", solution=20) for _ in range(2)))
                 spent += task.spent.tokens
-            assert pacer.left == 10_000 - spent
-            assert pacer.running == 0
+            assert pacing.left == 10_000 - spent
+            assert pacing.running == 0
 
     run(main())
 
 
 def test_what_others_spend_is_heard() -> None:
     """What another process has spent on the account makes the price rise; what comes back makes it fall."""
-    pacer = Pacer(Pool(tokens=1000, per=100.0, fair=0.0))
-    pacer.opened(book(), 0.0)
-    pacer.spent(100.0)
-    account = Account("day", None, 1000, None, None, 0.0, spent_tokens=100)
-    before = pacer.price
-    pacer.heard([account])
-    assert pacer.price == before
+    pacing = Pacing(Pool(tokens=1000, per=100.0, fair=0.0))
+    pacing.opened(book(), 0.0)
+    pacing.spent(100.0)
+    account = Account("day", None, 1000, None, None, 0.0, spent=Amount(100))
+    before = pacing.price
+    pacing.heard([account])
+    assert pacing.price == before
     account.tokens = 600  # less than this process has spent: others have spent 400
-    pacer.heard([account])
-    assert pacer.left == 500
-    assert pacer.price > before
+    pacing.heard([account])
+    assert pacing.left == 500
+    assert pacing.price > before
     account.tokens = 900
-    pacer.heard([account])
-    assert pacer.left == 800
+    pacing.heard([account])
+    assert pacing.left == 800

@@ -9,18 +9,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, given
 
-from elastic_agent.scheduler.estimates.success_curve import Curve, Lengths, Objective, prior
-from elastic_agent.scheduler.policies.marginal import (
-    AllocationPolicy,
-    FixedCap,
-    Marginal,
-    Need,
-    State,
-    Uniform,
-    margin,
-    segments,
-)
-from elastic_agent.scheduler.policies.simple import Decay, GreedyUpfront, Myopic, Proportional, Schedule
+from benchmarks._baselines import Decay, GreedyUpfront, Myopic, Proportional, Schedule
+from elastic_agent.scheduler.estimates.lengths import Lengths
+from elastic_agent.scheduler.estimates.success_curve import Curve, Objective, prior
+from elastic_agent.scheduler.policies.marginal import Marginal, margin, segments
+from elastic_agent.scheduler.policies.protocol import AllocationPolicy, Need, State
+from elastic_agent.scheduler.policies.simple import FixedCap, Uniform
 
 EASY = Curve("easy", ((0, 0.77), (16, 0.92), (64, 0.93)))
 HARD = Curve("hard", ((0, 0.05), (32, 0.2), (64, 0.74), (128, 0.9)))

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from elastic_agent import Budget
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.allocation.request import Book
-from elastic_agent.scheduler.estimates.call_stats import Answers
-from elastic_agent.scheduler.estimates.workload import FINAL, Forecast, Habits
+from elastic_agent.scheduler.estimates.call_stats import ServiceTimeStats, UsageStats
+from elastic_agent.scheduler.estimates.workload import FINAL, Forecast
 from elastic_agent.scheduler.latency.model import Speed
 from elastic_agent.scheduler.latency.slack import SAFETY, Slot, Timing
 from elastic_agent.scheduler.ledger.ledger import Ledger
-from elastic_agent.scheduler.policies.marginal import Uniform
-from elastic_agent.scheduler.queueing.deadline_admission import Promises, rounded
+from elastic_agent.scheduler.policies.simple import Uniform
+from elastic_agent.scheduler.queueing.deadline_admission import Promises, rounded, seconds_left
 
 SPEED = Speed(0.5, 0.01, 0.5, 0.01, 0.002, 0.001)
 KINDS = ("step", "part", FINAL)
@@ -57,9 +57,11 @@ class Steady:
 class Naive:
     """The promises as a list; each question looks at all of it."""
 
-    def __init__(self, latency: Steady, answers: Answers, running: dict[str, Any], slots: int | None) -> None:
+    def __init__(
+        self, latency: Steady, service_times: ServiceTimeStats, running: dict[str, Any], slots: int | None
+    ) -> None:
         self.made: list[tuple[Book, float]] = []
-        self.latency, self.answers, self.running, self.slots = latency, answers, running, slots
+        self.latency, self.service_times, self.running, self.slots = latency, service_times, running, slots
 
     def needed(self, book: Book, end: float, now: float) -> tuple[int, float | None]:
         """For how many calls at once; the seconds that it would need if it is refused."""
@@ -71,7 +73,8 @@ class Naive:
         present = self.latency.at(load)
         speed = present.expected()
         takes = [
-            (r, TIMING.headroom * self.answers.rest(r, r.slot.seen, speed)) for r in self.running.values()
+            (r, TIMING.headroom * seconds_left(self.service_times, r, r.slot.seen, speed))
+            for r in self.running.values()
         ]
         ends = {
             r: max([e for b, e in self.made if b in r.request.book.levels], default=-1.0) for r, _ in takes
@@ -111,14 +114,14 @@ class Naive:
                 found.append((count // times, times * self.answer(kind, final, speed)))
         spare = 0.0
         if book.reserving or book.forecast.pending.get(FINAL):
-            size = math.ceil(self.answers.share(FINAL) * book.final_size)
+            size = math.ceil(self.service_times.share(FINAL) * book.final_size)
             prompt = book.largest_prompt and book.largest_prompt + book.final_size
-            found.append((1, speed.answer(size, rounded(prompt) or self.answers.prompt(FINAL))))
+            found.append((1, speed.answer(size, rounded(prompt) or self.service_times.prompt(FINAL))))
             spare = TIMING.headroom * (book.final_size - size) * speed.tpot
         return [(count, TIMING.headroom * seconds) for count, seconds in found], spare
 
     def answer(self, kind: str, final: int, speed: Speed) -> float:
-        return speed.answer(self.answers.size(kind, final), self.answers.prompt(kind))
+        return speed.answer(self.service_times.size(kind, final), self.service_times.prompt(kind))
 
 
 def width(book: Book) -> int:
@@ -158,10 +161,10 @@ def test_promises_are_what_a_naive_plan_makes_them(
 ) -> None:
     """Admitted or refused, at which load, and with which seconds; in a slowdown, and where fewer calls than
     may run are enough."""
-    habits, running = Habits(), dict[str, Any]()
-    answers = Answers(habits)
-    promises = Promises(latency, answers, TIMING, running, slots)  # type: ignore[arg-type]
-    naive, ledger, now = Naive(latency, answers, running, slots), Ledger(), 0.0
+    usage_stats, running = UsageStats(), dict[str, Any]()
+    service_times = ServiceTimeStats(usage_stats)
+    promises = Promises(latency, service_times, TIMING, running, slots)  # type: ignore[arg-type]
+    naive, ledger, now = Naive(latency, service_times, running, slots), Ledger(), 0.0
     for number, (what, *more) in enumerate(steps):
         if what == "later":
             now += more[0]
@@ -182,14 +185,19 @@ def test_promises_are_what_a_naive_plan_makes_them(
             assert latency.asked == max(1, load)
         elif naive.made:
             book, end = naive.made[more[0] % len(naive.made)]
-            change(what, more, book, running, habits, slots)
+            change(what, more, book, running, usage_stats, slots)
             if what == "end":
                 promises.forget(book)
                 naive.made.remove((book, end))
 
 
 def change(
-    what: str, more: list[Any], book: Book, running: dict[str, Any], habits: Habits, slots: int | None
+    what: str,
+    more: list[Any],
+    book: Book,
+    running: dict[str, Any],
+    usage_stats: UsageStats,
+    slots: int | None,
 ) -> None:
     """Something happens in a task, as the desk would have it."""
     if what == "run" and (slots is None or len(running) < slots):
@@ -203,7 +211,7 @@ def change(
     elif what == "leave" and book.forecast.pending.get(more[1]):
         book.forecast.left(more[1])
     elif what == "over":
-        habits.seen(more[1], 10, 40 + 10 * len(running))
+        usage_stats.record(more[1], 10, 40 + 10 * len(running))
         if running:
             running.popitem()[1].request.book.forecast.ended()
     elif what == "answered":
@@ -227,14 +235,12 @@ def test_steps_are_as_long_as_their_tasks_answers_where_that_says_more() -> None
     """A chain whose answers are short was refused for the steps of long ones; where final answers say nothing
     of them, the mean counts."""
     for follows in (True, False):
-        answers = Answers(habits := Habits())
+        service_times = ServiceTimeStats(usage_stats := UsageStats())
         for i in range(40):
             limit = 1024 if i % 2 else 32
             tokens = limit // 4 if follows else 100
-            habits.seen("step", 10, tokens)
-            request = SimpleNamespace(book=SimpleNamespace(final_solution=limit), kind="step")
-            slot, grant = Slot(seen=tokens), SimpleNamespace(budget=Budget(8, 1024))
-            answers.seen(SimpleNamespace(request=request, slot=slot, grant=grant))  # type: ignore[arg-type]
-        sizes = answers.size("step", 32), answers.size("step", 1024)
+            usage_stats.record("step", 10, tokens)
+            service_times.record("step", tokens, 1024, limit)
+        sizes = service_times.size("step", 32), service_times.size("step", 1024)
         assert sizes == ((8, 256) if follows else (100, 100))
-        assert answers.size("step") == answers.size("step", 0) > 32
+        assert service_times.size("step") == service_times.size("step", 0) > 32

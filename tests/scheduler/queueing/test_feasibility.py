@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elastic_agent.scheduler.ledger.accounts import INFINITY
+from elastic_agent.scheduler.ledger.amounts import INFINITY
 from elastic_agent.scheduler.queueing.feasibility import Job, Stage, latest, merged, serve
 
 

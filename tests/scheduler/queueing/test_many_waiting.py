@@ -13,12 +13,13 @@ import pytest
 from elastic_agent import scheduler
 from elastic_agent.scheduler.allocation.request import Book, Request, Running
 from elastic_agent.scheduler.dispatch.dispatcher import Desk
-from elastic_agent.scheduler.estimates.success_curve import load
-from elastic_agent.scheduler.estimates.workload import Forecast, Habits
+from elastic_agent.scheduler.estimates.call_stats import UsageStats
+from elastic_agent.scheduler.estimates.curve_files import load
+from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency
 from elastic_agent.scheduler.latency.slack import Timing
-from elastic_agent.scheduler.ledger.accounts import Amount
-from elastic_agent.scheduler.policies.marginal import Uniform
+from elastic_agent.scheduler.ledger.amounts import Amount
+from elastic_agent.scheduler.policies.simple import Uniform
 from elastic_agent.scheduler.queueing.endpoint import Endpoint
 
 CURVES = load("")
@@ -50,11 +51,11 @@ class Crowd:
     ) -> None:
         self.desk, self.now = Desk(), 0.0
         self.endpoint = (
-            Endpoint(Latency(), Habits(), timing=Timing(), max_running=SLOTS, max_waiting=10 * many)
+            Endpoint(Latency(), UsageStats(), timing=Timing(), max_running=SLOTS, max_waiting=10 * many)
             if turns
             else None
         )
-        self.latency, self.habits = Latency(), Habits()
+        self.latency, self.usage_stats = Latency(), UsageStats()
         cap = 60 + 2 * many if not turns and not own else None  # each task keeps 2 for its answer
         self.key = self.desk.ledger.open("key", tokens=cap, now=0.0) if one_key or not turns else None
         self.books: list[Book] = []
@@ -90,7 +91,7 @@ class Crowd:
             curve=CURVES.curve("call"),
             price=None,
             latency=self.endpoint.latency if self.endpoint else self.latency,
-            habits=self.endpoint.habits if self.endpoint else self.habits,
+            usage_stats=self.endpoint.usage_stats if self.endpoint else self.usage_stats,
             wake=lambda: None,
             on_exhausted="wait",
             endpoint=self.endpoint,

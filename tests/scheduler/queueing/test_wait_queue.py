@@ -10,12 +10,13 @@ from hypothesis import given, settings
 
 from elastic_agent.scheduler.allocation.request import Book, Request, Running
 from elastic_agent.scheduler.dispatch.dispatcher import Desk
-from elastic_agent.scheduler.estimates.success_curve import load
-from elastic_agent.scheduler.estimates.workload import Forecast, Habits
+from elastic_agent.scheduler.estimates.call_stats import UsageStats
+from elastic_agent.scheduler.estimates.curve_files import load
+from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency
 from elastic_agent.scheduler.latency.slack import Timing
-from elastic_agent.scheduler.ledger.accounts import INFINITY, Amount
-from elastic_agent.scheduler.policies.marginal import Uniform
+from elastic_agent.scheduler.ledger.amounts import INFINITY, Amount
+from elastic_agent.scheduler.policies.simple import Uniform
 from elastic_agent.scheduler.queueing.endpoint import PATIENCE, Endpoint
 
 CURVES = load("")
@@ -106,7 +107,7 @@ class Door:
             curve=CURVES.curve("call"),
             price=None,
             latency=self.endpoint.latency,
-            habits=self.endpoint.habits,
+            usage_stats=self.endpoint.usage_stats,
             wake=lambda: None,
             priority=priority,
             on_exhausted="wait",
@@ -164,7 +165,7 @@ def test_nothing_waits_for_nothing_and_nothing_is_lost(slots: int, steps: list[A
     """Slots are kept, and kept busy; whoever waits too long, and within a task whoever comes first, goes
     first; calls that wait for tokens come back; when all is over, each call had one end.
     """
-    door = Door(Watched(Latency(), Habits(), timing=Timing(), max_running=slots))
+    door = Door(Watched(Latency(), UsageStats(), timing=Timing(), max_running=slots))
     for what, *more in steps:
         getattr(door, what)(*more)
         door.check(slots)
@@ -189,7 +190,7 @@ def test_no_key_gets_ahead(slots: int, first: list[Any], then: list[Any]) -> Non
     the largest calls, however many tasks they have and whatever their priorities (the bound of start-time
     fair queueing).
     """
-    endpoint = Counted(Latency(), Habits(), timing=Timing(), max_running=slots)
+    endpoint = Counted(Latency(), UsageStats(), timing=Timing(), max_running=slots)
     door = Door(endpoint, plain=True)
     for what, *more in [*first, *then]:
         getattr(door, what)(*more)

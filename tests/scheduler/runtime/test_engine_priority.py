@@ -11,7 +11,7 @@ from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.scheduler.ledger.accounts import INFINITY
+from elastic_agent.scheduler.ledger.amounts import INFINITY
 from elastic_agent.scheduler.queueing.endpoint import PATIENCE
 from elastic_agent.scheduler.runtime.engine_priority import LONGEST, STEP, engine_priority
 from tests.clock import run

@@ -14,7 +14,7 @@ from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, Task
-from elastic_agent.scheduler.ledger.accounts import NOTHING
+from elastic_agent.scheduler.ledger.amounts import NOTHING
 from tests.clock import run
 
 TALK = Reply(thinking="hm " * 60, solution="so it is 42")

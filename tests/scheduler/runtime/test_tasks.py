@@ -22,7 +22,7 @@ from elastic_agent.errors import (
 )
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, Task, current_task, task_budget
 from elastic_agent.scheduler.latency.slack import SAFETY
-from elastic_agent.scheduler.ledger.accounts import NOTHING
+from elastic_agent.scheduler.ledger.amounts import NOTHING
 from tests.clock import run
 from tests.scheduler.latency.speeds import known
 

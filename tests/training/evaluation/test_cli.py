@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.integrations.commands.main import main
-from elastic_agent.scheduler.estimates.success_curve import load_file
+from elastic_agent.scheduler.estimates.curve_files import load_file
 from elastic_agent.training.evaluation.progress import Progress, minutes
 from tests import wire
 from tools.e1_tiny.model import new_model, save_model

@@ -10,7 +10,7 @@ from elastic_agent.errors import LeaseLostError
 from elastic_agent.integrations.langchain.accounts.leases import Shares
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.scheduler.ledger import clocks
-from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores import open_store
 
 

@@ -13,10 +13,11 @@ from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from elastic_agent.errors import ElasticError
-from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount, HoldState
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore
-from elastic_agent.scheduler.ledger.stores.protocol import Lack, Store, StoredHold
-from elastic_agent.scheduler.ledger.stores.transitions import AccountRow, HoldRow, Steps, window_start
+from elastic_agent.scheduler.ledger.stores.protocol import Store, StoredHold
+from elastic_agent.scheduler.ledger.stores.transitions import AccountRow, HoldRow, Transitions, window_start
 from tests.scheduler.ledger.stores import test_contract as contract
 from tests.scheduler.ledger.stores.places import Memory
 from tests.scheduler.ledger.stores.test_model import Ledgers
@@ -30,7 +31,7 @@ BOUNDED = settings(
 )
 
 
-class ChargesTwice(Steps):
+class ChargesTwice(Transitions):
     """A settle that is repeated charges again."""
 
     def settle(self, key: str, actual: Amount) -> StoredHold:
@@ -43,10 +44,10 @@ class ChargesTwice(Steps):
         return super().settle(key, actual)
 
 
-class LeafOnly(Steps):
+class LeafOnly(Transitions):
     """A hold looks at its own account and not at those above it."""
 
-    def hold(self, key: str, account: str, *more: Any) -> StoredHold | Lack:
+    def hold(self, key: str, account: str, *more: Any) -> StoredHold | Shortage:
         above = self._path(account)[1:]
         specs = [(row, row.spec) for row in above]
         for row, spec in specs:
@@ -58,35 +59,35 @@ class LeafOnly(Steps):
                 row.spec = spec
 
 
-class RefundsTheUnknown(Steps):
+class RefundsTheUnknown(Transitions):
     """A lease that runs out gives back what was dispatched."""
 
     def _lapse(self, row: HoldRow, now: float) -> None:
         self._end(row, HoldState.REFUNDED, NOTHING, now)
 
 
-class ForgetsAtTheBorder(Steps):
+class ForgetsAtTheBorder(Transitions):
     """A new window starts with nothing held."""
 
     def _path(self, account: str) -> list[AccountRow]:
         path = super()._path(account)
         for row in path:
-            if row.spec.window and window_start(row.spec.window, self.shelf.now()) > row.starts:
+            if row.spec.window and window_start(row.spec.window, self.repository.now()) > row.starts:
                 row.held = NOTHING
         return path
 
 
-class ForgetsKeys(Steps):
+class ForgetsKeys(Transitions):
     """A hold that ended frees its key at once."""
 
-    def hold(self, key: str, *more: Any) -> StoredHold | Lack:
-        row = self.shelf.hold(key)
+    def hold(self, key: str, *more: Any) -> StoredHold | Shortage:
+        row = self.repository.hold(key)
         if row is not None and row.state is not HoldState.LIVE:
-            del self.shelf._holds[key]  # type: ignore[attr-defined]
+            del self.repository._holds[key]  # type: ignore[attr-defined]
         return super().hold(key, *more)
 
 
-BROKEN: dict[type[Steps], tuple[Callable[..., Any], dict[str, Any]]] = {
+BROKEN: dict[type[Transitions], tuple[Callable[..., Any], dict[str, Any]]] = {
     ChargesTwice: (contract.test_a_hold_is_taken_on_the_whole_path_and_settled_once, {}),
     LeafOnly: (contract.test_all_or_nothing_on_the_path, {}),
     RefundsTheUnknown: (contract.test_a_lease_that_runs_out_is_charged_if_the_call_may_have_left, {}),
@@ -99,9 +100,9 @@ BROKEN: dict[type[Steps], tuple[Callable[..., Any], dict[str, Any]]] = {
 class BrokenStore(MemoryStore):
     """A store in memory whose steps are these."""
 
-    def __init__(self, steps: type[Steps], **options: Any) -> None:
+    def __init__(self, steps: type[Transitions], **options: Any) -> None:
         super().__init__(**options)
-        self._steps = steps(self._steps.shelf)
+        self._steps = steps(self._steps.repository)
 
     async def _run(self, step: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._steps, step.__name__)(*args, **kwargs)
@@ -110,7 +111,7 @@ class BrokenStore(MemoryStore):
 class Broken(Memory):
     """Where it lives."""
 
-    def __init__(self, steps: type[Steps]) -> None:
+    def __init__(self, steps: type[Transitions]) -> None:
         super().__init__(Path())
         self.steps = steps
 
@@ -118,7 +119,7 @@ class Broken(Memory):
         return BrokenStore(self.steps, **{**self.clocks, "clock": lambda: self.now}, **options)
 
 
-def model_of(steps: type[Steps], settings: settings) -> None:
+def model_of(steps: type[Transitions], settings: settings) -> None:
     """Run the model test on it."""
 
     class Here(Ledgers):
@@ -128,7 +129,7 @@ def model_of(steps: type[Steps], settings: settings) -> None:
 
 
 @pytest.mark.parametrize("steps", BROKEN)
-def test_the_model_catches(steps: type[Steps]) -> None:
+def test_the_model_catches(steps: type[Transitions]) -> None:
     """Laws 1 and 2: within a bounded number of steps, always the same ones."""
     with pytest.raises((AssertionError, ElasticError)):  # a wrong answer, or a wrong refusal
         model_of(steps, BOUNDED)
@@ -136,11 +137,11 @@ def test_the_model_catches(steps: type[Steps]) -> None:
 
 def test_the_model_lets_the_right_one_pass() -> None:
     """It is what is wrong that it catches, not how these stores are made."""
-    model_of(Steps, settings(BOUNDED, max_examples=20))
+    model_of(Transitions, settings(BOUNDED, max_examples=20))
 
 
-@pytest.mark.parametrize("steps", [Steps, *BROKEN])
-async def test_the_contract_catches(steps: type[Steps]) -> None:
+@pytest.mark.parametrize("steps", [Transitions, *BROKEN])
+async def test_the_contract_catches(steps: type[Transitions]) -> None:
     """Each wrong store fails the sentence that it breaks; the right one none of them."""
     for broken, (sentence, arguments) in BROKEN.items():
         place = Broken(steps)
@@ -150,7 +151,7 @@ async def test_the_contract_catches(steps: type[Steps]) -> None:
         if broken is steps:
             with pytest.raises(AssertionError):
                 await asked
-        elif steps is Steps:
+        elif steps is Transitions:
             await asked
         else:
             asked.close()

@@ -8,8 +8,9 @@ import math
 import pytest
 
 from elastic_agent.errors import StoreError, StoreVersionError, TaskClosedError
-from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount, HoldState
-from elastic_agent.scheduler.ledger.stores.protocol import MOST, Lack, Spec, Store, StoredHold
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
+from elastic_agent.scheduler.ledger.stores.protocol import MOST, Spec, Store, StoredHold
 from tests.scheduler.ledger.stores.places import START, Place
 
 LIVE, SETTLED, REFUNDED, EXPIRED = HoldState
@@ -69,7 +70,7 @@ async def test_what_was_used_is_charged_be_it_more_than_held(store: Store) -> No
     await store.settle("k", Amount(1200))
     level = (await store.books("org"))[0]
     assert level.balances()["tokens"].available == -200
-    assert await store.hold("l", "org/task", Amount(1), lease=1) == Lack("org/task", "tokens", 1, -700)
+    assert await store.hold("l", "org/task", Amount(1), lease=1) == Shortage("org/task", "tokens", 1, -700)
     await take(store, "m", 0)
 
 
@@ -212,7 +213,7 @@ async def test_numbers_and_names_that_cannot_be(store: Store) -> None:
     """An error, and nothing changed; the largest amount is counted exactly."""
     await family(store, root=None, child=MOST)
     await take(store, "k", MOST)
-    assert await store.hold("l", "org/task", Amount(1), lease=1) == Lack("org/task", "tokens", 1, 0)
+    assert await store.hold("l", "org/task", Amount(1), lease=1) == Shortage("org/task", "tokens", 1, 0)
     await store.settle("k", Amount(MOST))
     for asked in (
         store.hold("m", "org", Amount(-1), lease=1),
@@ -255,14 +256,14 @@ async def test_names_are_any_text(store: Store) -> None:
 async def test_all_or_nothing_on_the_path(store: Store) -> None:
     """What one account can't take leaves no trace on the others; the first from the leaf up is named."""
     await store.open([Spec("org", nano=10), Spec("org/a", tokens=70), Spec("org/a/b", tokens=50, nano=90)])
-    assert await store.hold("k", "org/a/b", Amount(50, 11), lease=1) == Lack("org", "nano", 11, 10)
-    assert await store.hold("k", "org/a/b", Amount(51, 91), lease=1) == Lack("org/a/b", "tokens", 51, 50)
-    assert await store.hold("k", "org/a", Amount(71, 11), lease=1) == Lack("org/a", "tokens", 71, 70)
+    assert await store.hold("k", "org/a/b", Amount(50, 11), lease=1) == Shortage("org", "nano", 11, 10)
+    assert await store.hold("k", "org/a/b", Amount(51, 91), lease=1) == Shortage("org/a/b", "tokens", 51, 50)
+    assert await store.hold("k", "org/a", Amount(71, 11), lease=1) == Shortage("org/a", "tokens", 71, 70)
     assert await tokens(store, "org/a/b") == await tokens(store, "org") == (0, 0)
     await take(store, "k", 50, account="org/a/b")  # a key that was refused is free
     await take(store, "l", 20, account="org/a")
-    assert await store.hold("m", "org/a/b", Amount(0, 10), lease=1) != Lack
-    assert await store.hold("n", "org/a", Amount(1), lease=1) == Lack("org/a", "tokens", 1, 0)
+    assert await store.hold("m", "org/a/b", Amount(0, 10), lease=1) != Shortage
+    assert await store.hold("n", "org/a", Amount(1), lease=1) == Shortage("org/a", "tokens", 1, 0)
     assert [(level.spec.id, level.held) for level in await store.books("org/a/b")] == [
         ("org/a/b", Amount(50, 10)),
         ("org/a", Amount(70, 10)),
@@ -274,7 +275,7 @@ async def test_a_final_hold_takes_the_place_of_its_reserve(store: Store, place: 
     """In one step, and only if it is taken."""
     await family(store, child=100)
     await take(store, "reserve", 60)
-    assert await store.hold("big", "org/task", Amount(101), lease=1, instead_of="reserve") == Lack(
+    assert await store.hold("big", "org/task", Amount(101), lease=1, instead_of="reserve") == Shortage(
         "org/task", "tokens", 101, 100
     )
     assert await store.dispatch("reserve") is True
@@ -297,7 +298,7 @@ async def test_a_reserve_that_ended_gives_nothing(store: Store, place: Place) ->
     await take(store, "a", 60)
     await store.refund("a")
     await take(store, "other", 50, lease=99)
-    assert await store.hold("k", "org/task", Amount(60), lease=9, instead_of="a") == Lack(
+    assert await store.hold("k", "org/task", Amount(60), lease=9, instead_of="a") == Shortage(
         "org/task", "tokens", 60, 50
     )
     await take(store, "b", 50)
@@ -311,7 +312,7 @@ async def test_a_reserve_is_kept_whatever_happens_to_the_caps(store: Store) -> N
     await family(store)
     await take(store, "reserve", 60)
     await store.set_caps("org", tokens=10, nano=None)
-    assert await store.hold("k", "org/task", Amount(61), lease=9, instead_of="reserve") == Lack(
+    assert await store.hold("k", "org/task", Amount(61), lease=9, instead_of="reserve") == Shortage(
         "org", "tokens", 61, 10
     )
     await take(store, "final", 60, instead_of="reserve")
@@ -323,14 +324,14 @@ async def test_time_is_a_limit_too(store: Store, place: Place) -> None:
     await store.open([Spec("org", seconds=100), Spec("org/task", seconds=50)])
     place.at(START + 40)
     assert [level.left for level in await store.books("org/task")] == [10, 60]
-    assert await store.hold("k", "org/task", NOTHING, lease=1, seconds=11) == Lack(
+    assert await store.hold("k", "org/task", NOTHING, lease=1, seconds=11) == Shortage(
         "org/task", "seconds", 11, 10
     )
     await take(store, "k", 0, lease=99, seconds=10)
-    assert await store.hold("l", "org", NOTHING, lease=1, seconds=61) == Lack("org", "seconds", 61, 60)
+    assert await store.hold("l", "org", NOTHING, lease=1, seconds=61) == Shortage("org", "seconds", 61, 60)
     place.at(START + 51)
     lack = await store.hold("l", "org/task", NOTHING, lease=1)
-    assert isinstance(lack, Lack)
+    assert isinstance(lack, Shortage)
     assert (lack.unit, (await store.books("org/task"))[0].left) == ("seconds", 0)
     await store.settle("k", Amount(3))  # what is under way ends as ever
     assert await tokens(store, "org") == (3, 0)
@@ -370,9 +371,9 @@ async def test_caps_can_change(store: Store) -> None:
     await take(store, "k", 300)
     await store.set_caps("org", tokens=100, nano=5)
     assert (await store.books("org"))[0].balances()["tokens"].available == -200
-    assert await store.hold("l", "org/task", Amount(1), lease=1) == Lack("org", "tokens", 1, -200)
+    assert await store.hold("l", "org/task", Amount(1), lease=1) == Shortage("org", "tokens", 1, -200)
     await store.settle("k", Amount(50))
-    assert await store.hold("l", "org/task", Amount(50, 6), lease=1) == Lack("org", "nano", 6, 5)
+    assert await store.hold("l", "org/task", Amount(50, 6), lease=1) == Shortage("org", "nano", 6, 5)
     await store.set_caps("org", tokens=None, nano=None)
     await take(store, "l", 450)
     await family(store, root=None)
@@ -446,10 +447,10 @@ async def test_a_window_starts_anew(store: Store, place: Place, window: str) -> 
     await take(store, "a", 60)
     await store.settle("a", Amount(60))
     await take(store, "over", 30, dispatched=True)
-    assert await store.hold("b", "org/task", Amount(11), lease=1) == Lack("org/task", "tokens", 11, 10)
+    assert await store.hold("b", "org/task", Amount(11), lease=1) == Shortage("org/task", "tokens", 11, 10)
     place.at(START + DAY)  # November begins
     assert await tokens(store) == (0, 30)
-    assert await store.hold("b", "org/task", Amount(71), lease=1) == Lack("org/task", "tokens", 71, 70)
+    assert await store.hold("b", "org/task", Amount(71), lease=1) == Shortage("org/task", "tokens", 71, 70)
     await take(store, "b", 70)
     await store.settle("over", Amount(25))
     assert await tokens(store) == (25, 70)

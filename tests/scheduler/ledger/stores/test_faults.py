@@ -15,7 +15,8 @@ import pytest
 
 from elastic_agent.errors import StoreError, StoreUnavailableError
 from elastic_agent.scheduler.ledger import clocks
-from elastic_agent.scheduler.ledger.accounts import Amount, HoldState
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, StoredHold
 from tests.scheduler.ledger.stores.places import Place, Postgres
@@ -25,9 +26,10 @@ T = TypeVar("T")
 # Holds and settles 32 at a time until nothing is left, saying what was acknowledged.
 SPENDER = """
 import asyncio, sys
-from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores import open_store
-from elastic_agent.scheduler.ledger.stores.protocol import Lack, Spec
+from elastic_agent.scheduler.ledger.amounts import Shortage
+from elastic_agent.scheduler.ledger.stores.protocol import Spec
 
 async def main(url, name):
     store = open_store(url, timeout=60.0)
@@ -35,7 +37,7 @@ async def main(url, name):
     async def task(n):
         for i in range(1000):
             key = f"{name}-{n}-{i}"
-            if isinstance(await store.hold(key, "org", Amount(7), lease=1000), Lack):
+            if isinstance(await store.hold(key, "org", Amount(7), lease=1000), Shortage):
                 return
             print(key, flush=True)
             await store.settle(key, Amount(3))

@@ -12,8 +12,8 @@ from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import StoreForgotError
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.scheduler.ledger.accounts import Amount
 from elastic_agent.scheduler.ledger.acknowledged import Acknowledged
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec, Store
 from tests.scheduler.ledger.stores.places import Place, Sqlite
 

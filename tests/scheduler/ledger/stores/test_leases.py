@@ -23,7 +23,7 @@ from elastic_agent.errors import BackendUnavailableError, LeaseLostError, StoreU
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.scheduler.allocation.request import Running
 from elastic_agent.scheduler.ledger import clocks
-from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.durable import LEASE, Durable
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore

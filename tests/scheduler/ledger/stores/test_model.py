@@ -20,8 +20,9 @@ from hypothesis.stateful import (
 )
 
 from elastic_agent.errors import StoreError, TaskClosedError
-from elastic_agent.scheduler.ledger.accounts import NOTHING, Amount, HoldState
-from elastic_agent.scheduler.ledger.stores.protocol import Lack, Level, Spec, StoredHold
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
+from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec, StoredHold
 from tests.scheduler.ledger.stores.places import START, Place
 
 AMOUNTS = st.builds(Amount, st.integers(0, 60), st.integers(0, 60))
@@ -91,7 +92,7 @@ class Naive:
             hold.key, hold.account, hold.amount, hold.state, hold.charged, hold.dispatched, left
         )
 
-    def lack(self, account: str, amount: Amount, freed: Amount, seconds: float) -> Lack | None:
+    def lack(self, account: str, amount: Amount, freed: Amount, seconds: float) -> Shortage | None:
         for name in self.up(account):
             spec, spent, held = self.specs[name], self.spent(name), self.held(name)
             for unit in ("tokens", "nano"):
@@ -99,9 +100,9 @@ class Naive:
                 if cap is not None and needed > back:
                     room = cap - getattr(spent, unit) - getattr(held, unit) + back
                     if needed > room:
-                        return Lack(name, unit, needed, room)
+                        return Shortage(name, unit, needed, room)
             if name in self.ends and self.now + seconds > self.ends[name]:
-                return Lack(name, "seconds", seconds, self.ends[name] - self.now)
+                return Shortage(name, "seconds", seconds, self.ends[name] - self.now)
         return None
 
 

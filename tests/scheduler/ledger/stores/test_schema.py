@@ -12,17 +12,17 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores import open_store, sql
 from elastic_agent.scheduler.ledger.stores.migrations import MIGRATIONS
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredHold
-from elastic_agent.scheduler.ledger.stores.sqlite import SqliteShelf
+from elastic_agent.scheduler.ledger.stores.sqlite import SqliteRepository
 from tests.scheduler.ledger.stores.places import START, Place, Postgres, Sqlite
 
 # Imports everything, waits until all are that far, then opens the ledger.
 OPENER = """
 import asyncio, sys
-from elastic_agent.scheduler.ledger.accounts import Amount
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec
 
@@ -152,13 +152,13 @@ async def test_no_step_on_sqlite_reads_a_whole_table(started: Place, monkeypatch
         for statement in FILL:
             file.execute(statement)
     asked: dict[str, Any] = {}
-    run = SqliteShelf.run
+    run = SqliteRepository.run
 
-    def noted(shelf: SqliteShelf, statement: str, values: Any = None) -> list[Any]:
+    def noted(repository: SqliteRepository, statement: str, values: Any = None) -> list[Any]:
         asked[statement] = values[0] if isinstance(values, list) else values
-        return run(shelf, statement, values)
+        return run(repository, statement, values)
 
-    monkeypatch.setattr(SqliteShelf, "run", noted)
+    monkeypatch.setattr(SqliteRepository, "run", noted)
     await every_step(store, started)
     started.at(START + 1000)
     await store.expire()

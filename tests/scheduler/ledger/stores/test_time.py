@@ -8,9 +8,10 @@ import logging
 import pytest
 
 from elastic_agent.errors import StoreClockError
-from elastic_agent.scheduler.ledger.accounts import Amount, HoldState
+from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.amounts import Amount, Shortage
 from elastic_agent.scheduler.ledger.stores.ledger_time import BELIEVED, FAR, SLEW, LedgerTime, Mark
-from elastic_agent.scheduler.ledger.stores.protocol import Lack, Spec, Store, StoredHold
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredHold
 from tests.scheduler.ledger.stores.places import START, Place
 
 DAY = 86400.0
@@ -34,7 +35,7 @@ async def take(store: Store, key: str, tokens: int, *, lease: float = 60) -> Sto
 
 
 async def lacks(store: Store, key: str, tokens: int) -> bool:
-    return isinstance(await store.hold(key, "acme", Amount(tokens), lease=60), Lack)
+    return isinstance(await store.hold(key, "acme", Amount(tokens), lease=60), Shortage)
 
 
 @pytest.mark.parametrize("everywhere", [False, True], ids=["the store's clock", "all clocks"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from elastic_agent.scheduler.estimates.success_curve import load_file
+from elastic_agent.scheduler.estimates.curve_files import load_file
 from elastic_agent.training.evaluation.reports.stats import bootstrap, curves_of, interval, spread, summarize
 from elastic_agent.training.evaluation.reports.tables import detail_table, paper_table, report
 from elastic_agent.training.plots.accuracy import plot

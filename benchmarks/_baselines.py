@@ -1,0 +1,181 @@
+"""Policies and an oracle to measure the default policy by.
+
+`Proportional` (shares by how long a kind thinks), `GreedyUpfront` (the first call takes what it can use),
+`Decay`
+(Plan-and-Budget's schedules, arXiv 2505.16122: early calls get more) and `Myopic` (each call thinks while a
+token gains enough, whatever follows). `FixedCap` and `Uniform` are among the scheduler's own policies.
+
+`Informed` is the best that any policy can do that knows the distribution of outcomes of every kind but not
+the outcomes to come: it decides call by call, sees what each call used, and maximises the chance that all are
+right, exactly.
+
+A log of a run with one of these policies is replayed by `replay(path, policies=BASELINES)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from elastic_agent.scheduler.estimates.success_curve import Curve
+from elastic_agent.scheduler.policies.protocol import AllocationPolicy, Choice, State
+
+Schedule = Literal["constant", "linear", "polynomial", "exponential", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proportional:
+    """Of the room, the share that this kind's natural thinking has of all that is to come.
+
+    A kind whose lengths nobody measured counts as 1; where none was, the shares are even.
+    """
+
+    name: str = "proportional"
+
+    def choose(self, state: State) -> Choice:
+        """See `AllocationPolicy`."""
+        mine = _natural(state.this.curve)
+        every = mine + sum(need.calls * _natural(need.curve) for need in state.others)
+        return _limited(
+            state, state.room * mine / every, f"{mine / every:.0%} of the room, by natural lengths"
+        )
+
+
+def _natural(curve: Curve) -> float:
+    return 1.0 if curve.lengths is None else max(1.0, curve.lengths.used(curve.lengths.longest))
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyUpfront:
+    """All of the room for whoever comes first, as far as its curve rises and `most` allows.
+
+    Attributes:
+        most: thinking tokens that a call gets at the most.
+    """
+
+    most: int = 1 << 30
+    name: str = "greedy"
+
+    def choose(self, state: State) -> Choice:
+        """See `AllocationPolicy`."""
+        useful = state.this.curve.best(min(state.most, self.most))
+        return _limited(state, min(state.room, useful), f"the first takes what it can use, up to {useful}")
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """Plan-and-Budget: of m calls the j-th (from 0) has weight d(j), and gets its share of what is left.
+
+    Attributes:
+        schedule: constant 1; linear 1 - rate * j / m; polynomial (1 - j / m) ** rate; exponential
+            exp(-rate * j / m); cosine between 1 and 1 - rate.
+        rate: how steeply it falls; 0 is `Uniform`.
+    """
+
+    schedule: Schedule = "exponential"
+    rate: float = 0.5
+    name: str = "decay"
+
+    def choose(self, state: State) -> Choice:
+        """See `AllocationPolicy`."""
+        calls = state.made + 1 + state.calls
+        weights = [self.weight(j / calls) for j in range(state.made, calls)]
+        share = weights[0] / math.fsum(weights)
+        return _limited(
+            state, state.room * share, f"{share:.0%} of the room: call {state.made + 1} of {calls}"
+        )
+
+    def weight(self, done: float) -> float:
+        """The weight when this share of the calls, 0 to 1, has been made."""
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "linear":
+            return max(1e-9, 1 - self.rate * done)
+        if self.schedule == "polynomial":
+            return float((1 - done) ** self.rate)
+        if self.schedule == "exponential":
+            return math.exp(-self.rate * done)
+        return 1 - self.rate * (1 - math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Myopic:
+    """Thinks while a further token gains at least `price` of success here, whatever is still to come.
+
+    Attributes:
+        price: success per expected token; 0 takes all that helps.
+    """
+
+    price: float = 0.002
+    name: str = "myopic"
+
+    def choose(self, state: State) -> Choice:
+        """See `AllocationPolicy`."""
+        hull = state.this.curve.envelopes["each"]
+        at = hull[0]
+        for vertex in hull[1:]:
+            if at.slope(vertex) < self.price:
+                break
+            at = vertex
+        return _limited(
+            state, min(at.thinking, state.room), f"a further token gains less than {self.price:g}"
+        )
+
+
+def _limited(state: State, thinking: float, why: str) -> Choice:
+    return Choice(min(max(0, int(thinking)), state.most), why)
+
+
+BASELINES: Mapping[str, Callable[..., AllocationPolicy]] = {
+    policy.__name__: policy for policy in (Proportional, GreedyUpfront, Decay, Myopic)
+}
+"""By the name of their class, as `replay(policies=)` takes them."""
+
+
+class Informed:
+    """The best possible policy for a chain of calls whose distribution of outcomes is known, by kind.
+
+    Args:
+        outcomes: by kind, then a row a thinking limit: (limit, [(tokens used, smallest limit on the solution
+            under which it is right, or None)]), equally likely. The tokens are those of thinking and close;
+            the solution's are its limit, since a right solution ends by itself.
+    """
+
+    def __init__(
+        self, outcomes: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int | None]]]]], close: int = 1
+    ) -> None:
+        self._outcomes = outcomes
+        self._close = close
+        self._known: dict[tuple[str, ...], Any] = {}
+        self._most = 0
+
+    def chance(self, kinds: Sequence[str], cap: int) -> float:
+        """The chance that all calls, made in this order, are right within the cap under the best policy.
+
+        A call may be granted what is left: thinking up to a limit, the close, and a solution in the rest.
+        """
+        if cap > self._most:
+            self._known, self._most = {}, cap
+        return float(self._values(tuple(kinds))[cap])
+
+    def _values(self, kinds: tuple[str, ...]) -> Any:
+        """By tokens left, 0 to the most asked for: the chance that all these calls are right."""
+        import numpy as np
+
+        if not kinds:
+            return np.ones(self._most + 1)
+        if kinds not in self._known:
+            after, best = self._values(kinds[1:]), np.zeros(self._most + 1)
+            for limit, rows in self._outcomes[kinds[0]]:
+                value = np.zeros(self._most + 1)
+                for used, solution in rows:
+                    if solution is None:
+                        continue
+                    least = limit + self._close + solution  # what has to be held; the call uses less of it
+                    if least <= self._most:
+                        value[least:] += after[least - used - solution : self._most + 1 - used - solution]
+                best = np.maximum(best, value / len(rows))
+            self._known[kinds] = best
+        return self._known[kinds]

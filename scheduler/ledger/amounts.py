@@ -1,0 +1,88 @@
+"""Amounts of tokens and money, and the ledger's answers: rooms, balances, shortages. All are values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Tokens (`Usage.generated`) and nano-dollars."""
+
+    tokens: int = 0
+    nano: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.tokens + other.tokens, self.nano + other.nano)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.tokens - other.tokens, self.nano - other.nano)
+
+    def max(self, other: Amount) -> Amount:
+        """The larger of each unit."""
+        return Amount(max(self.tokens, other.tokens), max(self.nano, other.nano))
+
+    def min(self, other: Amount) -> Amount:
+        """The smaller of each unit."""
+        return Amount(min(self.tokens, other.tokens), min(self.nano, other.nano))
+
+    def fits_in(self, other: Amount) -> bool:
+        """Whether no unit has more than the other's."""
+        return self.tokens <= other.tokens and self.nano <= other.nano
+
+    def excess_over(self, other: Amount) -> Amount:
+        """What this amount has more than the other, by unit; never below 0."""
+        return (self - other).max(NOTHING)
+
+
+NOTHING = Amount()
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Why a hold can't be taken: the first account, from the leaf up, and its first unit that lacks room.
+
+    Attributes:
+        account: its id.
+        unit: "tokens", "nano" or "seconds".
+        needed, available: of that unit.
+    """
+
+    account: str
+    unit: str
+    needed: float
+    available: float
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """One unit of one account: available + held + spent == cap."""
+
+    cap: float
+    spent: float
+    held: float
+    available: float
+
+
+class Room(NamedTuple):
+    """What a hold can be at most on an account and all accounts above it.
+
+    Attributes:
+        tokens, nano: None: not capped.
+        deadline: the moment at which the call has to be over.
+    """
+
+    tokens: int | None
+    nano: int | None
+    deadline: float
+
+    def with_freed(self, freed: Amount) -> Room:
+        """The room once so much more has come back."""
+        if freed is NOTHING:
+            return self
+        tokens = None if self.tokens is None else self.tokens + freed.tokens
+        nano = None if self.nano is None else self.nano + freed.nano
+        return Room(tokens, nano, self.deadline)
