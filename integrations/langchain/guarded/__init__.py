@@ -1,11 +1,11 @@
-"""Other providers' chat models under the same ledger as ours.
+"""Other providers' chat models under the same ledger as ours: `guard`.
 
-clients       What other libraries' clients do by themselves: their retries, switched off; requests
-              that leave, watched.
-controls      Providers' controls of thinking, as data: what each model takes, and in which words each
-              client says it.
-guard         `guard`: any chat model under the same ledger as ours.
-guarded_call  One call of a guarded model: held before it is sent, told its Budget, settled whatever
-              happens.
-providers     A Budget as the call options of a provider's chat model, by the rows of `_controls`.
+guard           `guard`, the public function, and what it guarantees
+guarded_model   the classes of guarded models
+guarded_call    one call: held before it is sent, told its Budget, settled whatever happens
+prompt_tokens   input tokens of a call, tools and schemas included
+controls        tables of models and client classes: how each is told to think
+providers       a Budget as the call options of a provider's model, by these tables
+retries         the retries of clients, switched off
+sent_requests   whether anything of a call may have left this machine
 """

@@ -1,11 +1,11 @@
-"""Providers' controls of thinking, as data: what each model takes, and in which words each client says it.
+"""Providers' controls of thinking, as data: what each model takes, and how each client class sends it.
 
     CHECKED is the day on which the rows were compared with the providers' documentation and with the profiles
-    that LangChain's packages carry. To move with a provider, change a row and the day.
+    that LangChain's packages carry. To follow a provider's change, change its row and the day.
 
-A model is found by what it is: the first row of MODELS whose pattern begins its name (`plain_name`), whoever
-hosts it. A model that no row knows is sent its output limit alone. docs/langchain.md says per family what is
-hard and what is advice; a test holds the page to these rows.
+A model is found by what it is, whoever hosts it: the first row of MODELS whose pattern begins its name
+(`plain_name`). A model without a row is sent its output limit alone. docs/langchain.md says per family what
+is a hard limit and what is advice; a test holds that page to these rows.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Literal
 CHECKED = date(2026, 11, 30)
 
 Control = Literal["effort", "budget", "level", "none"]
-"""effort: words, advice. budget: a number of tokens that the provider aims at. level: Gemini's words."""
+"""effort: a word, which is advice. budget: a number of tokens, which the provider aims at. level: a word of
+Gemini's."""
 
-STEPS = {"low": 1, "medium": 1024, "high": 8192, "xhigh": 32_768, "max": 65_536}
-"""The least thinking tokens of a grant for which each word is said."""
+LEVEL_FROM = {"low": 1, "medium": 1024, "high": 8192, "xhigh": 32_768, "max": 65_536}
+"""The smallest grant of thinking tokens for each word."""
 OFF = ("none", "minimal")
 """Words for no thinking, or hardly any."""
 
@@ -32,14 +33,14 @@ TASK_BUDGET_LEAST = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What one family of models takes.
+    """How one family of models is told to think.
 
     Attributes:
-        names: a pattern that its plain names begin with.
-        family: for people, and for the words that its maker alone uses.
-        control: how its thinking is told.
-        levels: the words that it takes, where it takes words.
-        least, most: the smallest and the largest budget of thinking tokens, where it takes a number.
+        names: a pattern that begins its plain names.
+        family: its maker, or the name that people know it by.
+        control: what kind of control it takes.
+        levels: the words that it takes, if it takes words.
+        least, most: the smallest and largest number of thinking tokens, if it takes a number.
         off: thinking can be switched off.
         task_budget: it takes Anthropic's task budget.
     """
@@ -98,45 +99,45 @@ MODELS: tuple[Model, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """How a client class is told.
+class Client:
+    """How a client class sends a Budget.
 
     Attributes:
-        classes: names of LangChain's classes; a class is found by its bases, too.
-        most: the call option for all output tokens.
-        way: how thinking is told; "" where the class has no words for it.
-        families: of models to which it can be told so; empty: all.
-        field: `most` is a field of the model, and no option of a call.
+        classes: names of LangChain's classes; subclasses count as well.
+        output: the call option for all output tokens.
+        style: how the options for thinking are written; "" where the class has none.
+        families: of models that can be told to think in this style; empty: all.
+        field: `output` is a field of the model, not an option of a call.
     """
 
     classes: tuple[str, ...]
-    most: str
-    way: Literal["", "anthropic", "bedrock", "openai", "openrouter", "gemini"] = ""
+    output: str
+    style: Literal["", "anthropic", "bedrock", "openai", "openrouter", "gemini"] = ""
     families: tuple[str, ...] = ()
     field: bool = False
 
 
-WORDS: tuple[Words, ...] = (
-    Words(
+CLIENTS: tuple[Client, ...] = (
+    Client(
         ("ChatAnthropic", "ChatAnthropicVertex", "ChatAnthropicBedrock", "ChatBedrock"),
         "max_tokens",
         "anthropic",
         ("claude",),
     ),
-    Words(("ChatBedrockConverse",), "max_tokens", "bedrock", ("claude", "openai", "nova")),
-    Words(("ChatGoogleGenerativeAI", "ChatVertexAI"), "max_output_tokens", "gemini", ("gemini",)),
-    Words(("ChatOpenRouter",), "max_tokens", "openrouter"),
-    Words(("BaseChatOpenAI", "ChatGroq"), "max_tokens", "openai", ("openai", "deepseek", "grok")),
-    Words(("ChatOllama",), "num_predict", field=True),
+    Client(("ChatBedrockConverse",), "max_tokens", "bedrock", ("claude", "openai", "nova")),
+    Client(("ChatGoogleGenerativeAI", "ChatVertexAI"), "max_output_tokens", "gemini", ("gemini",)),
+    Client(("ChatOpenRouter",), "max_tokens", "openrouter"),
+    Client(("BaseChatOpenAI", "ChatGroq"), "max_tokens", "openai", ("openai", "deepseek", "grok")),
+    Client(("ChatOllama",), "num_predict", field=True),
 )
-"""A class of ChatOpenAI's kind whose address is OpenRouter's is told in the body. There a number of tokens
-can be said, too, which the client under ChatOpenRouter leaves out (openrouter 0.10)."""
+"""A subclass of BaseChatOpenAI with OpenRouter's address takes its options in the request's body. There a
+number of tokens works as well; the client under ChatOpenRouter drops it (openrouter 0.10)."""
 
 _HOSTS = re.compile(
     r"^((us|eu|apac|jp|au|ca|in|sa|uk|global|us-gov)\.)?"
     r"(anthropic|openai|google|meta|amazon|mistral|deepseek|xai|zai|qwen|moonshot|moonshotai|minimax|nvidia)\."
 )
-_TURNED = re.compile(r"^claude-(\d+(?:-\d+)?)-(opus|sonnet|haiku|fable|mythos)")
+_NUMBER_FIRST = re.compile(r"^claude-(\d+(?:-\d+)?)-(opus|sonnet|haiku|fable|mythos)")
 
 
 def plain_name(name: str) -> str:
@@ -152,19 +153,19 @@ def plain_name(name: str) -> str:
     plain = re.sub(r"^[a-z_]+:(?=[a-z])", "", plain.rpartition("/")[2]).partition("@")[0]
     plain = re.sub(r"(-v\d+)?:[\w-]+$", "", plain)
     plain = _HOSTS.sub("", plain).replace(".", "-")
-    return _TURNED.sub(r"claude-\2-\1", plain)
+    return _NUMBER_FIRST.sub(r"claude-\2-\1", plain)
 
 
 def model_row(name: str) -> Model | None:
-    """The row of a model; None: nobody knows it."""
+    """The model's row; None where it has none."""
     plain = plain_name(name)
     return next((row for row in MODELS if re.match(row.names, plain)), None)
 
 
 def level(thinking: int, levels: tuple[str, ...]) -> str:
-    """The word of a grant of so many thinking tokens, among those that a model takes."""
+    """The word for a grant of so many thinking tokens, among the words that a model takes."""
     off = [word for word in levels if word in OFF]
     if thinking <= 0 and off:
         return off[0]
     words = [word for word in levels if word not in OFF]
-    return next((word for word in reversed(words) if STEPS[word] <= thinking), words[0])
+    return next((word for word in reversed(words) if LEVEL_FROM[word] <= thinking), words[0])

@@ -1,4 +1,4 @@
-"""A Budget as the call options of a provider's chat model, by the rows of `_controls`."""
+"""A Budget as the call options of a provider's chat model, by the tables of `controls`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 
 from elastic_agent.budget import Budget
 
-from .controls import (
-    LMH,
-    TASK_BUDGET_LEAST,
-    WORDS,
-    Model,
-    Words,
-    level,
-    model_row,
-)
+from .controls import CLIENTS, LMH, TASK_BUDGET_LEAST, Client, Model, level, model_row
 
 Controls = Callable[[Budget], Mapping[str, Any]]
 """A Budget as call options of a provider's model."""
@@ -27,96 +19,96 @@ OUTPUT = (
     *("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict", "max_new_tokens"),
     *("max_tokens_to_sample", "max_output_tokens_per_request"),
 )
-"""Names under which classes keep, and calls pass, the most output tokens."""
+"""Names of fields and call options that hold the most output tokens."""
 _NAMES = ("model_name", "model", "model_id", "deployment_name", "azure_deployment")
 _BASES = ("base_model_id", "base_model")
-"""What stands behind the address of an inference profile (Bedrock)."""
-_JOINED = ("output_config", "reasoning", "extra_body", "additional_model_request_fields")
-"""Options that hold more than thinking: what the model and the call say there is kept."""
+"""Fields that name the model behind an inference profile's address (Bedrock)."""
+_MERGED = ("output_config", "reasoning", "extra_body", "additional_model_request_fields")
+"""Options that hold more than thinking: the model's and the call's own values in them are kept."""
 
 
 def model_name(model: BaseChatModel) -> str:
-    """What the provider calls it."""
+    """The provider's name for the model."""
     found = _text(model, _NAMES)
     return found.removeprefix("models/") if found else getattr(type(model), "guard_of", type(model)).__name__
 
 
 def thinks(model: BaseChatModel, call: Mapping[str, Any] | None = None) -> bool:
-    """Whether it has thinking that can be controlled."""
+    """Whether the model's thinking can be controlled."""
     return _known(model, call or {}) is not None
 
 
 def known_controls(model: BaseChatModel, call: Mapping[str, Any] | None = None) -> Controls:
-    """How this model is told a Budget.
+    """How this model takes a Budget.
 
     Args:
-        call: the other options of the call; those that ours would replace are joined with ours.
+        call: the other options of the call; where one has the name of ours the two are merged.
     """
     call = call or {}
-    words, row = _words(model), _known(model, call)
-    most = _most_name(model, words)
+    client, row = _client(model), _known(model, call)
+    output = _output_option(model, client)
 
-    def told(budget: Budget) -> Mapping[str, Any]:
+    def options(budget: Budget) -> Mapping[str, Any]:
         thinking = budget.thinking or 0
-        found: dict[str, Any] = {most: thinking + budget.solution}
-        if row is not None and words is not None:
+        found: dict[str, Any] = {output: thinking + budget.solution}
+        if row is not None and client is not None:
             if row.control == "budget" and thinking < row.least:
                 thinking = 0 if row.off else row.least
-                found[most] = budget.solution if row.off else found[most]
+                found[output] = budget.solution if row.off else found[output]
             if _tool_forced(call) and row.family == "claude" and row.off:
                 thinking = 0  # Claude can't think before a tool that it has to call
             if row.most is not None:
                 thinking = min(thinking, row.most)
-            found |= _WAYS[words.way](model, call, row, thinking)
-        return {name: _joined(model, call, name, value) for name, value in found.items()}
+            found |= _STYLES[client.style](model, call, row, thinking)
+        return {name: _merged(model, call, name, value) for name, value in found.items()}
 
-    return told
+    return options
 
 
-def fields(model: BaseChatModel) -> tuple[str, ...]:
-    """Which of its controls are fields of the model, and no options of a call."""
-    words = _words(model)
-    return (words.most,) if words is not None and words.field else ()
+def options_as_fields(model: BaseChatModel) -> tuple[str, ...]:
+    """Those of its options that its class takes as fields only, not as options of a call."""
+    client = _client(model)
+    return (client.output,) if client is not None and client.field else ()
 
 
 def task_budget(model: BaseChatModel, call: Mapping[str, Any], left: float) -> Mapping[str, Any]:
-    """What is left of a task, as advice to a model that takes it; {} for others, and for too little."""
-    words, row = _words(model), _known(model, call)
-    if words is None or words.way != "anthropic" or row is None or not row.task_budget:
+    """What is left of a task, as advice to a model that takes it; {} for others, and for too few tokens."""
+    client, row = _client(model), _known(model, call)
+    if client is None or client.style != "anthropic" or row is None or not row.task_budget:
         return {}
     if not TASK_BUDGET_LEAST <= left < float("inf"):
         return {}
     return {"output_config": {"task_budget": {"type": "tokens", "total": int(left)}}}
 
 
-def named(call: Mapping[str, Any]) -> str | None:
-    """The model that a call names, instead of its own."""
+def named_model(call: Mapping[str, Any]) -> str | None:
+    """The model that a call's options name instead of the model's own; None where they name none."""
     return next((n for key in ("model", "model_name") if isinstance(n := call.get(key), str) and n), None)
 
 
 def _known(model: BaseChatModel, call: Mapping[str, Any]) -> Model | None:
-    """Its row, where its class has words for it."""
-    words = _words(model)
-    row = model_row(named(call) or _text(model, _BASES) or model_name(model))
-    if words is None or row is None or not words.way or row.control == "none":
+    """The model's row, where its class can express the control."""
+    client = _client(model)
+    row = model_row(named_model(call) or _text(model, _BASES) or model_name(model))
+    if client is None or row is None or not client.style or row.control == "none":
         return None
-    return row if not words.families or row.family in words.families else None
+    return row if not client.families or row.family in client.families else None
 
 
-def _words(model: BaseChatModel) -> Words | None:
+def _client(model: BaseChatModel) -> Client | None:
     bases = {base.__name__ for base in type(model).__mro__}
-    found = next((words for words in WORDS if not bases.isdisjoint(words.classes)), None)
-    if found is not None and found.way == "openai" and _at_openrouter(model):
-        return replace(found, way="openrouter", families=())
+    found = next((client for client in CLIENTS if not bases.isdisjoint(client.classes)), None)
+    if found is not None and found.style == "openai" and _at_openrouter(model):
+        return replace(found, style="openrouter", families=())
     if found is not None and getattr(model, "beta_use_converse_api", False):
-        return next(words for words in WORDS if words.way == "bedrock")
+        return next(client for client in CLIENTS if client.style == "bedrock")
     return found
 
 
-def _most_name(model: BaseChatModel, words: Words | None) -> str:
+def _output_option(model: BaseChatModel, client: Client | None) -> str:
     """The option for all output tokens: the class's own field, where no row knows the class."""
-    if words is not None:
-        return words.most
+    if client is not None:
+        return client.output
     fields = type(model).model_fields
     return next((name for name in OUTPUT if name in fields), "max_tokens")
 
@@ -189,7 +181,7 @@ def _gemini(model: BaseChatModel, call: Mapping[str, Any], row: Model, thinking:
     return {"thinking_budget": thinking}
 
 
-_WAYS: Mapping[str, Callable[[BaseChatModel, Mapping[str, Any], Model, int], dict[str, Any]]] = {
+_STYLES: Mapping[str, Callable[[BaseChatModel, Mapping[str, Any], Model, int], dict[str, Any]]] = {
     "anthropic": _anthropic,
     "bedrock": _bedrock,
     "openai": _openai,
@@ -198,9 +190,9 @@ _WAYS: Mapping[str, Callable[[BaseChatModel, Mapping[str, Any], Model, int], dic
 }
 
 
-def _joined(model: BaseChatModel, call: Mapping[str, Any], name: str, value: Any) -> Any:
-    """Ours, and what the model and the call say beside it; a way of thinking that we replace is dropped."""
-    if name not in _JOINED:
+def _merged(model: BaseChatModel, call: Mapping[str, Any], name: str, value: Any) -> Any:
+    """Our value of an option, merged with the model's and the call's, except their control of thinking."""
+    if name not in _MERGED:
         return value
     theirs = {**_mapping(getattr(model, name, None)), **_mapping(call.get(name))}
     if name == "reasoning":

@@ -15,10 +15,10 @@ from elastic_agent import Budget
 from elastic_agent.integrations.langchain import guard
 from elastic_agent.integrations.langchain.guarded.controls import (
     CHECKED,
+    CLIENTS,
+    LEVEL_FROM,
     MODELS,
     OFF,
-    STEPS,
-    WORDS,
     level,
     model_row,
     plain_name,
@@ -320,11 +320,11 @@ def test_the_rows_are_whole() -> None:
     """Each word has its step, each pattern compiles, each way has its families."""
     for row in MODELS:
         re.compile(row.names)
-        assert set(row.levels) <= {*STEPS, *OFF}
+        assert set(row.levels) <= {*LEVEL_FROM, *OFF}
         assert bool(row.levels) == (row.control in ("effort", "level"))
         assert not row.levels or all(level(t, row.levels) in row.levels for t in (0, 1, 5000, 10**6))
     families = {row.family for row in MODELS}
-    assert all(set(words.families) <= families for words in WORDS)
+    assert all(set(client.families) <= families for client in CLIENTS)
 
 
 def test_the_page_has_every_family() -> None:
@@ -333,4 +333,4 @@ def test_the_page_has_every_family() -> None:
     assert f"checked on {CHECKED.isoformat()}" in page
     table = page.split("### What is hard, and what is advice", 1)[1].split("\n## ", 1)[0].lower()
     assert all(row.family in table for row in MODELS)
-    assert all(name.lower() in table for words in WORDS for name in words.classes)
+    assert all(name.lower() in table for client in CLIENTS for name in client.classes)
