@@ -25,7 +25,7 @@ from elastic_agent.errors import LeaseLostError, StoreClockError, StoreUnavailab
 from elastic_agent.scheduler.ledger import clocks
 from elastic_agent.scheduler.ledger.accounts import HoldState
 from elastic_agent.scheduler.ledger.amounts import Amount, Shortage
-from elastic_agent.scheduler.ledger.leases import Leases
+from elastic_agent.scheduler.ledger.durable.leases import Leases
 from elastic_agent.scheduler.ledger.stores.protocol import Store, StoredHold
 
 T = TypeVar("T")

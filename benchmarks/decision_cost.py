@@ -70,7 +70,7 @@ from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency, Pace
 from elastic_agent.scheduler.latency.slack import Timing
 from elastic_agent.scheduler.ledger.amounts import Amount
-from elastic_agent.scheduler.ledger.durable import Durable
+from elastic_agent.scheduler.ledger.durable.durable_ledger import DurableLedger
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec
@@ -102,7 +102,11 @@ class Office:
     """
 
     def __init__(
-        self, tasks: int, log: Sink | None = None, desk: Desk | None = None, durable: Durable | None = None
+        self,
+        tasks: int,
+        log: Sink | None = None,
+        desk: Desk | None = None,
+        durable: DurableLedger | None = None,
     ) -> None:
         self.desk = desk or Desk(files=[] if log is None else [log])
         self._durable = durable
@@ -218,7 +222,7 @@ async def durable_times(url: str, live: int, decisions: int) -> dict[str, float]
     """A decision with its hold in a store, one after another, beside so many live ones there."""
     desk, account = Desk(), f"acme/{live}"
     path = [Spec("acme"), Spec(account, tokens=2**50, nano=2**50)]
-    durable = Durable(desk.ledger, open_store(url), path, lease=3600)
+    durable = DurableLedger(desk.ledger, open_store(url), path, lease=3600)
     await durable.open()
     desk.ended = durable.end
     office = Office(live, desk=desk, durable=durable)

@@ -34,7 +34,7 @@ _HOME = {
     "Timing": "latency.slack",
     "Uniform": "policies.simple",
     "Units": "runlog.report",
-    "account": "ledger.durable",
+    "account": "ledger.durable.options",
     "current_task": "runtime.context",
     "default_scheduler": "runtime.scheduler",
     "open_store": "ledger.stores",
@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     from .estimates.success_curve import Curve, CurveSet
     from .latency.model import Latency
     from .latency.slack import Timing
-    from .ledger.durable import account
+    from .ledger.durable.options import account
     from .ledger.ledger import Ledger
     from .ledger.prices import Price
     from .ledger.stores import open_store

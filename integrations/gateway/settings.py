@@ -10,7 +10,7 @@ from dataclasses import fields as dataclass_fields
 from typing import Self
 
 from elastic_agent.backends.base import Backend
-from elastic_agent.scheduler.ledger.durable import LEASE
+from elastic_agent.scheduler.ledger.durable.options import LEASE
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.scheduler.queueing.endpoint import check_limits
 from elastic_agent.scheduler.runlog.events import Log

@@ -9,7 +9,7 @@ from ..estimates.workload import FINAL
 from ..latency.model import Speed
 from ..latency.slack import SAFETY, After
 from ..ledger.amounts import INFINITY, NOTHING, Room
-from ..ledger.shortage import binding
+from ..ledger.binding import binding
 from .capacity import largest_solution
 from .grant import amounts, left, left_text
 from .request import Book

@@ -12,8 +12,8 @@ from ..latency.model import Speed
 from ..latency.slack import SAFETY, After
 from ..ledger.accounts import Account
 from ..ledger.amounts import INFINITY, NOTHING, Amount, Room
+from ..ledger.binding import binding
 from ..ledger.ledger import Ledger
-from ..ledger.shortage import binding
 from .demand import Floors, Outlook
 from .request import Request
 

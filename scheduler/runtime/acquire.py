@@ -14,7 +14,8 @@ from ..dispatch.dispatcher import Desk
 from ..latency.slack import SAFETY
 from ..ledger.accounts import Account
 from ..ledger.amounts import Amount, Shortage
-from ..ledger.durable import AGAIN, Durable
+from ..ledger.durable.durable_ledger import DurableLedger
+from ..ledger.durable.options import RETRY_AFTER
 
 SOON = 0.05
 """Seconds after which a call is asked again whose time has come while it stands behind another one."""
@@ -59,7 +60,7 @@ async def admit(desk: Desk, request: Request, queued: Callable[[], None]) -> Run
 
 
 async def admit_durably(
-    desk: Desk, durable: Durable, request: Request, again: Callable[[], Request]
+    desk: Desk, durable: DurableLedger, request: Request, again: Callable[[], Request]
 ) -> Running:
     """The same where a durable ledger has the last word.
 
@@ -102,9 +103,9 @@ async def admit_durably(
         request = again()
 
 
-async def _room_comes(durable: Durable, request: Request, until: float) -> bool:
+async def _room_comes(durable: DurableLedger, request: Request, until: float) -> bool:
     """Wait until all caps hold the smallest answer; False where nothing gives back what is lacking."""
-    loop, pause = asyncio.get_running_loop(), AGAIN
+    loop, pause = asyncio.get_running_loop(), RETRY_AFTER
     while loop.time() < until:
         coming = await durable.others_hold(reserves=request.on_exhausted == "wait")
         if not coming and not _fits(request):

@@ -30,7 +30,8 @@ from ..estimates.online_curves import Curves
 from ..latency.model import Latency
 from ..latency.slack import Timing
 from ..ledger.accounts import Account
-from ..ledger.durable import LEASE, Durable, Failure
+from ..ledger.durable.durable_ledger import DurableLedger
+from ..ledger.durable.options import LEASE, Failure
 from ..ledger.prices import Price, check_price
 from ..ledger.stores import open_store
 from ..ledger.stores.protocol import Spec, Store
@@ -141,12 +142,14 @@ class BudgetScheduler:
         self.histories = Histories(history)
         if backend is not None and latency is not None:
             self._latency[backend] = latency
-        self.durable: Durable | None = None
+        self.durable: DurableLedger | None = None
         if store is not None:
             opened = open_store(store) if isinstance(store, str | Path) else store
-            self.durable = Durable(self.desk.ledger, opened, accounts, lease=lease, failure=on_store_failure)
+            self.durable = DurableLedger(
+                self.desk.ledger, opened, accounts, lease=lease, failure=on_store_failure
+            )
             self.desk.ended = self.durable.end
-            self.durable.looked = self.desk.looked
+            self.durable.mirror.looked = self.desk.looked
         elif accounts:
             raise ValueError("accounts= are kept in a store: pass store=, such as store='spend.db'")
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from elastic_agent.errors import StoreError
 from elastic_agent.scheduler.ledger.accounts import Hold
-from elastic_agent.scheduler.ledger.durable import Durable
+from elastic_agent.scheduler.ledger.durable.durable_ledger import DurableLedger
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store
 from elastic_agent.scheduler.runlog.events import Event, Sink
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
@@ -47,7 +47,7 @@ class Payer(BudgetScheduler):
         self.desk = main.desk
         self._curves, self._latency = main._curves, main._latency
         self._endpoints, self._usage_stats = main._endpoints, main._usage_stats
-        self.durable = Durable(main.desk.ledger, store, accounts, lease=lease, shared=True)
+        self.durable = DurableLedger(main.desk.ledger, store, accounts, lease=lease, shared=True)
         self.users = 0
         self.used = asyncio.get_running_loop().time()
 
@@ -58,7 +58,7 @@ class Payer(BudgetScheduler):
         return self.durable.name
 
     async def open(self) -> None:
-        """Open its account; see `Durable.open`."""
+        """Open its account; see `DurableLedger.open`."""
         assert self.durable is not None
         await self.durable.open()
 
@@ -72,7 +72,7 @@ class Payer(BudgetScheduler):
     async def aclose(self) -> None:
         """End its tasks and let go of its account."""
         assert self.durable is not None
-        mirror = self.durable._mirror.get(self.name)
+        mirror = self.durable.mirror.accounts.get(self.name)
         await super().aclose()
         if mirror is not None:
             self.desk.ledger.close(mirror.path[-1])
@@ -84,7 +84,7 @@ class Payers:
     Args:
         main: the scheduler whose desk they share.
         store: the ledger.
-        lease: seconds, see `elastic_agent.scheduler.ledger.durable.LEASE`.
+        lease: seconds, see `elastic_agent.scheduler.ledger.durable.options.LEASE`.
     """
 
     def __init__(self, main: BudgetScheduler, store: Store, lease: float) -> None:
@@ -111,7 +111,7 @@ class Payers:
         """A payer for one user, who lets it `go` again.
 
         Raises:
-            StoreError: see `Durable.open`.
+            StoreError: see `DurableLedger.open`.
             TaskClosedError: the account is closed.
         """
         payer = Payer(self.main, self.store, accounts, self.lease)

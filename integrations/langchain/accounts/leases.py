@@ -22,7 +22,7 @@ from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import Binding, CapExceededError, StoreError
 from elastic_agent.scheduler.ledger import clocks
 from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
-from elastic_agent.scheduler.ledger.leases import Leases
+from elastic_agent.scheduler.ledger.durable.leases import Leases
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store
 

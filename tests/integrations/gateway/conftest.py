@@ -84,7 +84,9 @@ class Served:
                 payer.durable.name for payer in self.gateway.payers._by_root.values() if payer.durable
             ]
             levels = [(await self.gateway.payers.store.books(name))[0] for name in accounts]
-            live = [payer.durable._live for payer in self.gateway.payers._by_root.values() if payer.durable]
+            live = [
+                payer.durable.holds.live for payer in self.gateway.payers._by_root.values() if payer.durable
+            ]
             if not any(level.held.tokens or level.held.nano for level in levels) and not any(live):
                 break
             await asyncio.sleep(0.01)

@@ -18,7 +18,7 @@ from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.integrations.gateway.settings import Limits
 from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount
-from elastic_agent.scheduler.ledger.durable import LEASE
+from elastic_agent.scheduler.ledger.durable.options import LEASE
 from tests.integrations.gateway.conftest import Start, until
 from tests.integrations.gateway.fuzz import Fuzz, Sent
 

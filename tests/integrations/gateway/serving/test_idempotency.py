@@ -260,7 +260,7 @@ async def test_tasks_are_opened_once(start: Start) -> None:
 
 
 async def test_it_outlives_the_gateway(start: Start, ledger: str) -> None:
-    """Durable where the ledger is: another gateway on it tells the same, and charges nothing."""
+    """DurableLedger where the ledger is: another gateway on it tells the same, and charges nothing."""
     async with start(ledger=ledger) as served:
         first = await send(served, "a", BODY | {"stream": True})
     async with start(ledger=ledger) as served:

@@ -12,8 +12,8 @@ from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import StoreForgotError
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.scheduler.ledger.acknowledged import Acknowledged
 from elastic_agent.scheduler.ledger.amounts import Amount
+from elastic_agent.scheduler.ledger.durable.acknowledged import Acknowledged
 from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec, Store
 from tests.scheduler.ledger.stores.places import Place, Sqlite
 
@@ -42,7 +42,7 @@ async def spend(scheduler: BudgetScheduler) -> None:
     async with scheduler.task(Caps(tokens=400)) as task:
         await task.generate("a", solution=16, thinking=40)
     async with asyncio.timeout(20):
-        while durable._live or durable._behind:  # noqa: ASYNC110 (other threads work it off)
+        while durable.holds.live or durable.link.busy:  # noqa: ASYNC110 (other threads work it off)
             await asyncio.sleep(0.01)
 
 

@@ -21,10 +21,11 @@ from elastic_agent.backends.replicas import Replicas
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import BackendUnavailableError, LeaseLostError, StoreUnavailableError
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.scheduler.allocation.request import Running
 from elastic_agent.scheduler.ledger import clocks
+from elastic_agent.scheduler.ledger.accounts import Hold
 from elastic_agent.scheduler.ledger.amounts import Amount
-from elastic_agent.scheduler.ledger.durable import LEASE, Durable
+from elastic_agent.scheduler.ledger.durable.durable_ledger import DurableLedger
+from elastic_agent.scheduler.ledger.durable.options import LEASE
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredHold
@@ -82,11 +83,11 @@ async def started(place: Place, store: Store, backend: Any) -> BudgetScheduler:
     return scheduler
 
 
-def stopped_after_its_hold(durable: Durable, night: Night) -> None:
+def stopped_after_its_hold(durable: DurableLedger, night: Night) -> None:
     take = durable.take
 
-    async def then_stop(running: Running, *more: Any) -> Any:
-        taken = await take(running, *more)
+    async def then_stop(hold: Hold, **more: Any) -> Any:
+        taken = await take(hold, **more)
         await night.stop(durable.store)
         return taken
 
@@ -175,8 +176,8 @@ async def test_a_short_stop_costs_nothing(place: Place, monkeypatch: pytest.Monk
 
     take = scheduler.durable.take  # type: ignore[union-attr]
 
-    async def then_nap(*about: Any) -> Any:
-        taken = await take(*about)
+    async def then_nap(*about: Any, **more: Any) -> Any:
+        taken = await take(*about, **more)
         await nap()
         return taken
 
@@ -241,8 +242,8 @@ STOPPED = """
         async with BudgetScheduler(backend, store=sys.argv[1], accounts=accounts, lease=1.0) as scheduler:
             async with scheduler.task(Caps(tokens=400)) as task:
                 take = scheduler.durable.take
-                async def slowly(*about):
-                    taken = await take(*about)
+                async def slowly(*about, **more):
+                    taken = await take(*about, **more)
                     print("held", flush=True)
                     sys.stdin.readline()
                     return taken

@@ -11,18 +11,20 @@ started, and what others have charged or held meanwhile in the same place.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 
 from elastic_agent.errors import StoreForgotError
 
-from .amounts import NOTHING, Amount
-from .stores.protocol import Level
+from ..amounts import NOTHING, Amount
+from ..stores.protocol import Level
 
 
 class Acknowledged:
-    """What is known of the accounts of one path. No IO, and no lock of its own."""
+    """What is known of the accounts of one path. No IO. From any thread."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._least: dict[str, Amount] = {}
         self._looks = 0
         self._looking = 0
@@ -39,15 +41,17 @@ class Acknowledged:
 
         One that was under way while the books were looked at may be in them already: it is not counted here.
         """
-        if sent == self.sent and not self._looking:
-            for name, least in self._least.items():
-                self._least[name] = least + amount
+        with self._lock:
+            if sent == self.sent and not self._looking:
+                for name, least in self._least.items():
+                    self._least[name] = least + amount
 
     # Looks
 
     def looking(self) -> None:
         """The books are about to be asked for."""
-        self._looking += 1
+        with self._lock:
+            self._looking += 1
 
     def looked(self, levels: Sequence[Level] | None, held: Collection[Amount] = ()) -> None:
         """They were; None: they could not be.
@@ -58,10 +62,13 @@ class Acknowledged:
         Raises:
             StoreForgotError: they say less than was acknowledged.
         """
+        with self._lock:
+            self._looked(levels or (), sum(held, NOTHING))
+
+    def _looked(self, levels: Sequence[Level], own: Amount) -> None:
         self._looking -= 1
         self._looks += 1
-        own = sum(held, NOTHING)
-        for level in levels or ():
+        for level in levels:
             name, spent = level.spec.id, level.past + level.spent
             least = self._least.get(name, NOTHING)
             for what, known, said in (

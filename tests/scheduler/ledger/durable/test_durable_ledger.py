@@ -227,7 +227,7 @@ def test_while_the_store_is_away_no_call_leaves() -> None:
         store, backend = Moody(), ScriptedBackend(TALK)
         async with BudgetScheduler(backend, store=store, accounts=shared(4000)) as scheduler:
             assert scheduler.durable is not None
-            scheduler.durable.patience = 0.3
+            scheduler.durable.link.patience = 0.3
             async with scheduler.task(Caps(tokens=400)) as task:
                 store.away = True
                 with pytest.raises(StoreUnavailableError, match="no call leaves"):
@@ -253,7 +253,7 @@ def test_while_the_server_hangs_no_call_leaves(kind: type[PostgresServer | Redis
         store, backend = open_store(server.url, timeout=3.0), ScriptedBackend(TALK, ttft=0.5)
         async with BudgetScheduler(backend, store=store, accounts=shared(4000)) as scheduler:
             assert scheduler.durable is not None
-            scheduler.durable.patience = 0.5
+            scheduler.durable.link.patience = 0.5
             async with scheduler.task(Caps(tokens=400)) as task:
                 before = asyncio.ensure_future(task.generate("a", solution=16))
                 await until(lambda: started(backend))
@@ -265,7 +265,7 @@ def test_while_the_server_hangs_no_call_leaves(kind: type[PostgresServer | Redis
                     assert backend.meter.requests == 2  # both passes of the first
                 finally:
                     server.go_on()
-                scheduler.durable.patience = 60.0
+                scheduler.durable.link.patience = 60.0
                 assert (await task.generate("c", solution=16)).solution == "so it is 42"
             scheduler.check()
         store = open_store(server.url)
@@ -305,7 +305,7 @@ def test_failing_open_sends_and_writes_it_down_afterwards() -> None:
             backend, store=store, accounts=shared(4000), on_store_failure="open"
         ) as scheduler:
             assert scheduler.durable is not None
-            scheduler.durable.patience = 0.2
+            scheduler.durable.link.patience = 0.2
             async with scheduler.task(Caps(tokens=400)) as task:
                 store.away = True
                 assert (await task.generate("a", solution=16)).solution == "so it is 42"

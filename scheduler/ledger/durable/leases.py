@@ -17,8 +17,8 @@ from collections.abc import Collection
 
 from elastic_agent.errors import LeaseLostError, StoreUnavailableError
 
-from . import clocks
-from .stores.protocol import Store
+from .. import clocks
+from ..stores.protocol import Store
 
 MARGIN = 0.05
 """Part of a lease that is not relied on: for the way to the upstream, and since the store's time may run so

@@ -1,4 +1,4 @@
-"""Looks for the account that binds: the one whose cap a call can't get past.
+"""The account that binds: the one whose cap a refused call could not get past.
 
 A refusal names that account and not the task that happened to ask: a call of a sub-task may fail on the cap
 of the task around it, and any call on the cap of a key, a thread or a month.

@@ -1,0 +1,116 @@
+"""Holds in the store for the final answers of tasks: one for each outermost task, on which nothing was sent.
+
+A task's reserve comes back when the task ends or its process dies. It is brought up to what it is in memory
+before a call leaves, and down to that some time later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+from elastic_agent.errors import StoreError
+
+from ..accounts import Account
+from ..amounts import NOTHING, Amount, Shortage
+from .own_holds import OwnHolds
+from .store_link import StoreLink
+
+
+@dataclass(slots=True)
+class Reserve:
+    """What the store holds for a task's final answer."""
+
+    key: str
+    amount: Amount
+
+
+class Reserves:
+    """The reserves of one process, by the account of the outermost task.
+
+    Args:
+        account: name of the account in the store that tasks are charged to.
+        lease: seconds.
+    """
+
+    def __init__(self, link: StoreLink, holds: OwnHolds, account: str, lease: float) -> None:
+        self._link, self._holds, self._account, self._lease = link, holds, account, lease
+        self._reserves: dict[Account, Reserve] = {}
+        self._changing: dict[Account, asyncio.Lock] = {}
+
+    def get(self, task: Account) -> Reserve | None:
+        """What the store holds for this task's final answer."""
+        return self._reserves.get(task)
+
+    def changing(self, task: Account) -> asyncio.Lock:
+        """For whoever changes a task's reserve: of two changes at once, one hold would be forgotten."""
+        return self._changing.setdefault(task, asyncio.Lock())
+
+    def is_exact(self, task: Account) -> bool:
+        """Whether the store holds what the reserve is in memory."""
+        have = self._reserves.get(task)
+        return task.closed or task.reserve == (have.amount if have else NOTHING)
+
+    def is_covered(self, task: Account) -> bool:
+        """Whether a call may leave with the task's reserve as the store has it. From any thread.
+
+        A reserve that is far too large is brought down meanwhile.
+        """
+        wish, have = task.reserve, self._reserves.get(task)
+        if have is None:
+            return wish == NOTHING
+        if 4 * wish.tokens < 3 * have.amount.tokens and not self.changing(task).locked():
+            self._link.soon(self._lower(task))
+        return wish.fits_in(have.amount)
+
+    async def _lower(self, task: Account) -> None:
+        with suppress(StoreError):  # then the next call looks after it
+            await self.adjust(task)
+
+    async def adjust(self, task: Account) -> Shortage | None:
+        """Bring a task's reserve in the store to what it is in memory."""
+        if self.is_exact(task):
+            return None
+        async with self.changing(task):
+            return None if self.is_exact(task) else await self._change(task)
+
+    async def _change(self, task: Account) -> Shortage | None:
+        have, wish = self._reserves.get(task), task.reserve
+        key, old = self._holds.reserve_key(task.id), have.key if have else None
+        got = await self._link.store.hold(key, self._account, wish, lease=self._lease, instead_of=old)
+        if isinstance(got, Shortage):
+            return got
+        self._holds.taken(key, wish, instead_of=old)
+        self._reserves[task] = Reserve(key, wish)
+        if task.closed:  # meanwhile
+            await self.give_back(task)
+        return None
+
+    def used(self, task: Account, reserve: Reserve) -> None:
+        """The final answer's hold has taken the place of this reserve."""
+        self._holds.ended(reserve.key)
+        if self._reserves.get(task) is reserve:  # its task may have ended meanwhile
+            del self._reserves[task]
+
+    async def give_back(self, task: Account) -> None:
+        """Refund the reserve of a task that has ended."""
+        self._changing.pop(task, None)
+        reserve = self._reserves.pop(task, None)
+        if reserve is not None:
+            await self._link.write(lambda: self._link.store.refund(reserve.key))
+            self._holds.ended(reserve.key)
+
+    async def give_all_back(self) -> None:
+        """Refund all of them."""
+        for task in list(self._reserves):
+            await self.give_back(task)
+
+    def drop(self, lost: Collection[str]) -> set[str]:
+        """Forget those of these keys that are reserves: they were given back, and are taken anew."""
+        dropped = {task: one.key for task, one in self._reserves.items() if one.key in lost}
+        for task, key in dropped.items():
+            del self._reserves[task]
+            self._holds.ended(key)
+        return set(dropped.values())
