@@ -28,8 +28,9 @@ from typing import Any
 
 from elastic_agent import Budget, load_backend
 from elastic_agent.backends.base import Codec, Sampling
+from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
-from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, make_problems
 from elastic_agent.training.rewards import solution_reward
 
@@ -101,9 +102,9 @@ def measure(module: Any, codec: Codec, samples: list[Sample], rows: int) -> None
             machine.feed((sampled.token,))
             if t is None:
                 sample.thought += (sampled.token,)
-            if not machine.over and sampled.finish is not None:
+            if not machine.pass_over and sampled.finish is not None:
                 machine.pass_ended(sampled.finish)
-            if not machine.over:
+            if not machine.pass_over:
                 continue
             decoder.cancel(sampled.key)
             del live[sampled.key]
@@ -111,7 +112,7 @@ def measure(module: Any, codec: Codec, samples: list[Sample], rows: int) -> None
                 sample.length = machine.usage.thinking
                 queue += [(sample, cut) for cut in (*GRID, UNCUT) if cut < sample.length or cut == UNCUT]
             else:
-                said = codec.decode(machine.solution_shown)
+                said = codec.decode(machine.solution_text_ids)
                 right = solution_reward(said, machine.solution_end is SolutionEnd.EOS, sample.problem.answer)
                 sample.found[t] = (int(right), machine.usage.solution)
                 answers += 1

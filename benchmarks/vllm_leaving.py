@@ -150,7 +150,7 @@ async def left(client: Backend, rng: random.Random) -> Charged:
     """One call in process, left in one of the ways in which calls are left."""
     budget = Budget(THINKING, SOLUTION) if rng.random() < 0.8 else Budget(0, SOLUTION)
     sampling, streamed = Sampling(1.0, 1.0, seed=rng.randrange(2**31)), rng.random() < 0.5
-    call = Call(client, problem(rng), budget, sampling=sampling, whole=not streamed)
+    call = Call(client, problem(rng), budget, sampling=sampling, buffered=not streamed)
     way, moment = rng.choice(("cancelled", "closed", "timed out")), rng.uniform(0.0, LONGEST)
     loop = asyncio.get_running_loop()
     until = loop.time() + moment

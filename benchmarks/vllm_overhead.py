@@ -126,9 +126,9 @@ async def run(client: Endless, kind: str, args: Any, prompt: tuple[int, ...]) ->
         async def more(used: int) -> int | None:
             return args.thinking if used < args.thinking else None
 
-        control = Control(more=more)
+        control = Control(extend_limit=more)
     steered = None if kind == "native" else control
-    call = Call(client, prompt, budget, sampling=GREEDY, control=steered, whole=True)
+    call = Call(client, prompt, budget, sampling=GREEDY, control=steered, buffered=True)
     async for _ in call:
         pass
     assert call.usage.passes == {"two": 2, "three": 3, "native": 1}[kind]

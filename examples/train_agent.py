@@ -72,7 +72,7 @@ def measure(folder: Path, rows: Sequence[dict[str, Any]], cap: int, seed: int) -
     done = play(players, lambda _: [ASKED] * len(rows), lambda calls, _: decode(calls), splicer, RULES)
     assert all(p.rollout.usage.generated <= cap for p in done), "an episode spent more than its cap"
     right = [
-        solution_reward(codec.decode(p.rollout.solution_shown), p.rollout.finished, row["answer"])
+        solution_reward(codec.decode(p.rollout.solution_text_ids), p.rollout.finished, row["answer"])
         for p, row in zip(done, rows, strict=True)
     ]
     return (

@@ -54,36 +54,41 @@ DEFAULT_SAMPLING = Sampling()
 GREEDY = Sampling(temperature=0.0, top_p=1.0)
 
 
-def no_hurry() -> bool:
-    """Nobody waits for a pass that is left."""
+def no_call_waits() -> bool:
+    """The default of `Receipt.call_waits`: no call waits for an abandoned pass."""
     return False
 
 
 @dataclass(slots=True)
 class Receipt:
-    """What a pass served in all, told by the backend when its stream ends, however it ends.
+    """What a pass served in all; the backend fills it in when the stream ends, however it ends.
 
     Attributes:
         output: tokens sampled, including those that nobody read; None when the backend can't know (a
             connection that broke).
-        most: where `output` is None: at most so many were served, which is what is charged; None: all that
-            the pass may have brought.
-        hurry: asked when the pass is left before its end: its call goes on at once, and what the pass served
-            must be found out soon or not at all.
-        refused: the request provably never reached the engine, not even its prompt was read: nothing is
-            charged. `elastic_agent.charging.delivery` decides it where something was sent.
+        output_bound: where `output` is None: the most tokens that were served, which is what is charged;
+            None: every token that the pass asked for.
+        call_waits: asked when a pass is abandoned before its end. True: its call goes on with another pass
+            at once, so the backend must find out soon, or not at all, how much the pass served.
+        refused: the request provably never reached the engine, which has not even read the prompt: nothing is
+            charged. `elastic_agent.charging.delivery` decides this where something was sent.
     """
 
     output: int | None = None
     refused: bool = False
-    most: int | None = None
-    hurry: Callable[[], bool] = no_hurry
+    output_bound: int | None = None
+    call_waits: Callable[[], bool] = no_call_waits
 
     def unknown(self, asked: int, read: int) -> int:
-        """Tokens beyond those read that a pass of so many may have served, where nobody can say how many."""
+        """Tokens beyond those read that the pass may have served, where nobody can say how many.
+
+        Args:
+            asked: the tokens that the pass asked for.
+            read: the tokens that were read.
+        """
         if self.output is not None:
             return 0
-        return max(0, (asked if self.most is None else min(asked, self.most)) - read)
+        return max(0, (asked if self.output_bound is None else min(asked, self.output_bound)) - read)
 
     @property
     def delivery(self) -> Delivery:
@@ -129,8 +134,8 @@ class TokenRequest:
         priority: lower goes first where the engine can choose.
         extra: fields passed to the engine unchanged (guided decoding and the like).
         limits: the engine is to hold these itself; only for a backend whose `two_passes` is "".
-        sending: awaited right before the request is put on the wire, each time that it is (`may_send`); it
-            raises where nothing may be sent any more. None: nothing stands in the way.
+        before_send: awaited right before each sending of the request (`confirm_send`). If it raises, nothing
+            is sent. None: nothing to ask.
         receipt: filled in by the backend.
     """
 
@@ -141,21 +146,22 @@ class TokenRequest:
     priority: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
     limits: Limits | None = None
-    sending: Callable[[], Awaitable[None]] | None = field(default=None, compare=False)
+    before_send: Callable[[], Awaitable[None]] | None = field(default=None, compare=False)
     receipt: Receipt = field(default_factory=Receipt, compare=False)
 
 
-async def may_send(request: TokenRequest) -> None:
-    """Ask whether a request may still leave. The driver asks before it opens a stream; a backend that waits
-    in between, or sends a request again, asks before each sending. Where it may not, the receipt says that
-    nothing was sent.
+async def confirm_send(request: TokenRequest) -> None:
+    """Ask the caller (`before_send`) whether a request may still be sent.
+
+    The driver asks before it opens a stream. A backend that waits in between, or sends a request again, asks
+    before each sending. If the answer is no, the receipt says that nothing was sent.
 
     Raises:
-        ElasticError: what the caller's ledger says; nothing is sent then.
+        ElasticError: the caller's own error; nothing is sent.
     """
-    if request.sending is not None:
+    if request.before_send is not None:
         before, request.receipt.refused = request.receipt.refused, True
-        await request.sending()
+        await request.before_send()
         request.receipt.refused = before
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from ..errors import BackendError, BackendUnavailableError
-from .base import Backend, Codec, Meter, TokenChunk, TokenRequest, may_send
+from .base import Backend, Codec, Meter, TokenChunk, TokenRequest, confirm_send
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Replicas:
                 request.receipt.refused = True
                 raise self._nobody()
             if tried:
-                await may_send(request)
+                await confirm_send(request)
             tried.add(replica)
             replica.running += 1
             try:

@@ -16,8 +16,8 @@ a refund of what was served breaks a cap. So whatever is not in the tables below
   errors of those libraries, and errors of code that reads answers, tell nothing.
 - Content that arrived was served, whatever came after it.
 
-`of_error` follows causes and contexts, since libraries wrap each other's errors. Classes are recognised by
-name, so that no client library has to be installed.
+`delivery_of_error` follows causes and contexts, since libraries wrap each other's errors. Classes are
+recognised by name, so that no client library has to be installed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _ARGUMENTS = re.compile(
 """How Python says that a function was not entered."""
 
 
-def of_status(
+def delivery_of_status(
     status: int,
     body: object = "",
     headers: Mapping[str, str] | None = None,
@@ -73,7 +73,7 @@ def of_status(
     return Delivery.UNKNOWN
 
 
-def of_error(
+def delivery_of_error(
     error: BaseException,
     *,
     sent: bool | None = None,
@@ -93,7 +93,7 @@ def of_error(
         return Delivery.NOT_SENT
     for one in _chain(error, before):
         if isinstance(one, BaseExceptionGroup):
-            told = {of_error(inner, before=before) for inner in one.exceptions}
+            told = {delivery_of_error(inner, before=before) for inner in one.exceptions}
             return told.pop() if len(told) == 1 else Delivery.UNKNOWN
         try:
             found = _of_one(one)
@@ -117,7 +117,7 @@ def _of_one(error: BaseException) -> Delivery | None:
     if status is not None:
         response = _get(error, "response")
         hops = [_status_of(one) or 0 for one in _get(response, "history") or ()]
-        return of_status(status, _body(error, response), _headers(response), hops)
+        return delivery_of_status(status, _body(error, response), _headers(response), hops)
     telling = any(package in CLIENTS for package, _ in names)
     return Delivery.UNKNOWN if telling and names[0] not in WRAPPERS else None
 

@@ -5,9 +5,9 @@ tells parts that add up or what came so far, a field may be missing, null, negat
 can't be believed is None, and None is charged as what was held for it (`charged`). A prompt and an answer
 have a token each at least, so 0 says nothing either.
 
-    reports = Reports()
+    reports = UsageReports()
     reports.add({"input_tokens": 12, "output_tokens": 1})       # one for each report of a stream, in order
-    charged(reports.whole(), worst_case(prompt, thinking, 0, solution))
+    charged(reports.total(), worst_case(prompt, thinking, 0, solution))
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WORDS_A_TOKEN = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
+class ReportedUsage:
     """Tokens of one call by its provider's word; None where it said nothing that can be believed.
 
     Attributes:
@@ -58,17 +58,17 @@ class Reported:
     written: int = 0
 
 
-def tokens(value: object) -> int | None:
+def token_count(value: object) -> int | None:
     """A number of tokens as a provider wrote it, fractions rounded up; None for what is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return math.ceil(value) if 0 <= value <= MOST_TOKENS else None  # NaN is not
 
 
-def read(usage: object) -> Reported:
+def read_usage(usage: object) -> ReportedUsage:
     """One report, in the words of LangChain, OpenAI, Anthropic, Bedrock or Gemini."""
     if not isinstance(usage, Mapping):
-        return Reported()
+        return ReportedUsage()
     told_in, told_out, total = (_first(usage, names) for names in (_INPUT, _OUTPUT, _TOTAL))
     inside, outside = dict(_details(usage, _INPUT_DETAILS)), dict(_details(usage, _OUTPUT_DETAILS))
     cached, thinking = _ending(inside, _CACHED), _ending(outside, _THINKING)
@@ -89,10 +89,10 @@ def read(usage: object) -> Reported:
             told_in = told_out = 0
     cached = min(cached, told_in)
     written = min(written, told_in - cached)
-    return Reported(told_in or None, told_out or None, min(thinking, told_out), cached, written)
+    return ReportedUsage(told_in or None, told_out or None, min(thinking, told_out), cached, written)
 
 
-class Reports:
+class UsageReports:
     """The reports of one call, in order: one of a whole answer, any number of a stream.
 
     Attributes:
@@ -101,28 +101,28 @@ class Reports:
 
     def __init__(self) -> None:
         self.words, self._within = 0, False
-        self._told: list[Reported] = []
+        self._told: list[ReportedUsage] = []
 
     def add(self, usage: object) -> None:
         """Take a report in; None is none."""
-        told = read(usage)
+        told = read_usage(usage)
         if told.input or told.output:
             self._told.append(told)
 
-    def came(self, text: str) -> None:
+    def add_text(self, text: str) -> None:
         """Take a piece of the answer in; a word may come in several."""
         if text:
             self.words += len(text.split()) - (self._within and not text[0].isspace())
             self._within = not text[-1].isspace()
 
-    def whole(self) -> Reported:
+    def total(self) -> ReportedUsage:
         """What the call used, by all of them."""
-        found = self._sum() if self._told else Reported()
+        found = self._sum() if self._told else ReportedUsage()
         if found.output is not None and self.words > WORDS_A_TOKEN * found.output:
             return replace(found, output=None, thinking=0)
         return found
 
-    def _sum(self) -> Reported:
+    def _sum(self) -> ReportedUsage:
         """Parts that add up, or what came so far.
 
         A prompt is read once: reports that repeat the input tell what came so far. So does a last one that
@@ -136,7 +136,7 @@ class Reports:
         account = bool(ins[-1]) and not any(ins[:-1]) and outs[-1] >= sum(outs[:-1]) > 0
         silent = not any(ins[:-1]) and len(outs) > 2 and grows and outs[-1] > outs[0]
         add = sum if not ((repeated and grows) or account or silent) else max
-        return Reported(
+        return ReportedUsage(
             input=(max(ins) if repeated else sum(ins)) or None,
             output=add(outs) or None,
             thinking=min(add([one.thinking for one in told]), add(outs)),
@@ -145,7 +145,7 @@ class Reports:
         )
 
 
-def charged(told: Reported, worst: Usage) -> Usage:
+def charged(told: ReportedUsage, worst: Usage) -> Usage:
     """What a call of another library's client is charged: its provider's word, and for each part that this
     doesn't tell, what was held.
 
@@ -171,13 +171,13 @@ def charged(told: Reported, worst: Usage) -> Usage:
 
 
 def _first(usage: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    return next((n for name in names if (n := tokens(usage.get(name)))), 0)
+    return next((n for name in names if (n := token_count(usage.get(name)))), 0)
 
 
 def _details(usage: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     for name in names:
         if isinstance(details := usage.get(name), Mapping):
-            yield from ((str(key), n) for key, value in details.items() if (n := tokens(value)))
+            yield from ((str(key), n) for key, value in details.items() if (n := token_count(value)))
 
 
 def _ending(details: Mapping[str, int], names: tuple[str, ...]) -> int:

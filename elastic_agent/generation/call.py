@@ -1,36 +1,34 @@
-"""One call, driven."""
+"""One call, driven: the machine says what to ask, the backend answers, events with text come out.
+
+call = Call(backend, prompt, Budget(thinking=256, solution=128))
+async for event in call:          # thinking deltas, the close, solution deltas
+    print(event.segment, event.text)
+call.result()                     # the Generation; after a cancel too: what is known so far
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from ..backends.base import (
-    DEFAULT_SAMPLING,
-    Backend,
-    Finish,
-    Sampling,
-    TokenChunk,
-    may_send,
-    no_hurry,
-)
+from ..backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
 from ..budget import Budget
-from ..errors import BackendProtocolError, UnsupportedError
+from ..errors import UnsupportedError
 from ..usage import Usage
-from .control import Control
+from .backend_pass import BackendPass, PassSetting, probe
+from .control import Control, Interrupted
 from .early_exit import EarlyExit
+from .events import EventWriter
 from .guided_decoding import check_guide
 from .phases.answer import read_answer
-from .phases.deltas import Delta, Segment
+from .phases.deltas import Delta
+from .phases.phase import Phase
 from .phases.stop_reasons import SolutionEnd, ThinkingEnd
-from .phases.two_phase import Phase, TwoPhase
+from .phases.two_phase import TwoPhase
 from .prepare import Prompt, bounded, markers_for, prompt_ids, two_passes_reason
 from .result import Event, Generation
-from .text import IncrementalText
 
 
 class Call:
@@ -45,9 +43,9 @@ class Call:
         control: steers the call while it runs.
         solution_extra: fields for the engine in the solution's pass only (guided decoding).
         priority: lower goes first where the engine can choose.
-        early_exit: end thinking when the answer no longer changes; nothing of it where the solution's budget
-            is smaller than a probe's.
-        whole: nobody reads along: the text of a segment comes at its end, decoded once.
+        early_exit: end thinking when the answer no longer changes. Ignored where the solution's budget is
+            smaller than a probe's.
+        buffered: nobody reads along: a segment's text comes at its end, decoded once.
         tools: the schemas of the call's tools, where it has some: the start of a call ends thinking, and what
             stands in its arguments is data. They are shown to the model where the prompt is a conversation.
         wrap_up: a sentence before the forced close, or a profile's name (`elastic_agent.generation.wrap_up`).
@@ -72,7 +70,7 @@ class Call:
         solution_extra: Mapping[str, Any] | None = None,
         priority: int = 0,
         early_exit: EarlyExit | None = None,
-        whole: bool = False,
+        buffered: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         wrap_up: str | None = None,
     ) -> None:
@@ -86,37 +84,31 @@ class Call:
         opening = markers.opening(ids)
         self.backend = backend
         self.budget = bounded(backend, len(ids), budget, markers)
-        self.control = control or Control()
-        # Where nobody steers it, the engine may hold both limits: one request less
         self.two_passes = backend.two_passes or two_passes_reason(
             control, self.budget, markers, opening, stop, solution_extra, sampling, early_exit
         )
-        self._exit, self._answers = early_exit, list[str]()
         self._lead = backend.codec.encode(early_exit.lead) if early_exit and early_exit.lead else []
         if early_exit and early_exit.tokens + len(self._lead) > self.budget.solution:
-            self._exit = None
+            early_exit = None
+        self._early_exit, self._probe_texts = early_exit, list[str]()
+        self.control = control or Control()
         self.machine = TwoPhase(
             ids,
             self.budget,
             markers,
             opening,
-            raisable=self.control.more is not None,
-            borders=self._exit.every if self._exit else 0,
+            extendable=self.control.extend_limit is not None,
+            checkpoint_every=early_exit.every if early_exit else 0,
             one_pass=not self.two_passes,
         )
-        self.control._machine = self.machine
-        most = bounded(backend, len(ids), replace(budget, thinking=None), markers)
-        self.control._most = most.thinking or 0
-        self._sampling = sampling
-        self._stops = tuple(stop)
-        self._extra = dict(solution_extra or {})
-        self._again = False  # the latest of the solution was thinking
-        self._priority = priority
-        self._thinking = IncrementalText(backend.codec.decode, whole=whole)
-        self._reopened = IncrementalText(backend.codec.decode, whole=whole)
-        # The tags of tool calls may be control tokens
-        decode = partial(backend.codec.decode, tool_tags=True) if tools else backend.codec.decode
-        self._solution = IncrementalText(decode, stop, whole=whole)
+        room = bounded(backend, len(ids), replace(budget, thinking=None), markers).thinking or 0
+        self._steering = self.control.attach(self.machine, room)
+        extra = dict(solution_extra or {})
+        self._setting = PassSetting(
+            backend, self.machine, self.control, self._steering, sampling, priority, extra
+        )
+        self._by_token = bool(stop)  # a stop string may end the solution between two tokens of a chunk
+        self._writer = EventWriter(backend.codec, stop, tool_tags=bool(tools), buffered=buffered)
 
     @property
     def usage(self) -> Usage:
@@ -125,10 +117,10 @@ class Call:
 
     def result(self) -> Generation:
         """What is known; the whole answer once the iteration has ended."""
-        m = self.machine
+        m, writer = self.machine, self._writer
         return Generation(
-            thinking=self._thinking.text.strip(),
-            solution=self._solution.text.strip(),
+            thinking=writer.thinking.text.strip(),
+            solution=writer.solution.text.strip(),
             budget=Budget(max(self.budget.thinking or 0, m.limit), self.budget.solution),
             usage=m.usage,
             thinking_end=m.thinking_end,
@@ -140,9 +132,9 @@ class Call:
             output_ids=tuple(m.output_ids),
             sampled=tuple(m.sampled),
             logprobs=tuple(m.logprobs),
-            stop=self._solution.stopped,
+            stop=writer.solution.stopped,
             two_passes=self.two_passes,
-            reopened=self._reopened.text.strip(),
+            reopened=writer.reopened.text.strip(),
             in_answer=tuple(m.in_answer),
             began_call=m.began_call,
         )
@@ -154,177 +146,68 @@ class Call:
         """Run the call. Closing or cancelling it stops the backend; `usage` then says what is known."""
         machine = self.machine
         try:
-            await check_guide(self.backend, self._extra)
+            await check_guide(self.backend, self._setting.solution_extra)
             while not machine.done:
-                for event in self._events(self.control._apply(asyncio.get_running_loop().time())):
+                for event in self._events(self._steering.apply()):
                     yield event
-                if machine.phase is Phase.AT_LIMIT:
-                    for event in self._events(await self.control._at_limit()):
-                        yield event
-                elif machine.phase is Phase.AT_BORDER:
-                    for event in self._events(await self._probe()):
-                        yield event
-                elif machine.phase is Phase.CLOSING:
-                    for event in self._events([machine.close()]):
-                        yield event
-                elif not machine.done:
-                    async with aclosing(_Pass(self)) as running:
+                if machine.phase in (Phase.OPENING, Phase.THINKING, Phase.SOLUTION):
+                    async with aclosing(BackendPass(self._setting)) as running:
                         while not running.over:
-                            for event in await running.step():
+                            for event in await self._step(running):
                                 yield event
-            for segment in (Segment.THINKING, Segment.REOPENED, Segment.SOLUTION):
-                for event in self._flushed(segment):
-                    yield event
-            if self._solution.stopped is not None:  # found in what had been kept back
+                elif not machine.done:
+                    for event in self._events(await self._between_passes()):
+                        yield event
+            for event in self._writer.flush():
+                yield event
+            if self._writer.solution.stopped is not None:  # found in what had been kept back
                 machine.end_solution(SolutionEnd.STOP)
         finally:
             machine.abort()
 
+    async def _between_passes(self) -> list[Delta]:
+        """Thinking has paused, or the close is due: what comes of it."""
+        if self.machine.phase is Phase.AT_LIMIT:
+            return await self._steering.at_limit()
+        if self.machine.phase is Phase.AT_CHECKPOINT:
+            return await self._probe()
+        return [self.machine.close()]
+
     async def _probe(self) -> list[Delta]:
         """Probe the answer, and end thinking or go on."""
-        machine, control, loop, exit = self.machine, self.control, asyncio.get_running_loop(), self._exit
-        assert exit is not None
-        request = machine.probe(self._lead, exit.tokens)
-        request = replace(request, priority=self._priority, sending=control.sending)
-        source = cast("AsyncGenerator[TokenChunk]", self.backend.stream(request))
-        found, cached = list[int](), 0
+        assert self._early_exit is not None
         try:
-            async with asyncio.timeout_at(control._until()) as wait:
-                control._wait = wait
-                await may_send(request)
-                async for chunk in source:
-                    found += chunk.ids
-                    cached += chunk.cached
-        except TimeoutError:
-            if not wait.expired():
-                raise
-            return control._interrupted(loop.time())
-        finally:
-            control._wait = None
-            try:
-                await source.aclose()
-            finally:
-                machine.probed(len(found), cached, request)
-        self._answers.append(self.backend.codec.decode(read_answer(machine.markers, found).shown))
-        if exit.stable(self._answers):
-            return machine.cut(ThinkingEnd.STABLE)
-        machine.go_on()
-        control._resumed()
+            found = await probe(self._setting, self._lead, self._early_exit.tokens)
+        except Interrupted:
+            return self._steering.interrupted()
+        answer = read_answer(self.machine.markers, found)
+        self._probe_texts.append(self.backend.codec.decode(answer.text_ids))
+        if self._early_exit.stable(self._probe_texts):
+            return self.machine.cut(ThinkingEnd.STABLE)
+        self.machine.resume_thinking()
+        self._steering.resumed()
         return []
 
+    async def _step(self, running: BackendPass) -> list[Event]:
+        """One step of a pass as events."""
+        came = await running.step()
+        if isinstance(came, list):
+            return self._events(came)
+        events = self._feed(came)
+        running.fed(came)
+        return events
+
     def _feed(self, chunk: TokenChunk) -> list[Event]:
-        """A chunk as events. One token at a time where a stop string may end the solution between two."""
-        if not self._stops:
+        """A chunk as events."""
+        if not self._by_token:
             return self._events(self.machine.feed(chunk.ids, chunk.logprobs, chunk.cached))
         events = self._events(self.machine.feed((), cached=chunk.cached))
         for i in range(len(chunk.ids)):
             logprobs = None if chunk.logprobs is None else chunk.logprobs[i : i + 1]
             events += self._events(self.machine.feed(chunk.ids[i : i + 1], logprobs))
-            if self._solution.stopped is not None:
+            if self._writer.solution.stopped is not None:
                 self.machine.end_solution(SolutionEnd.STOP)
         return events
 
     def _events(self, deltas: Sequence[Delta]) -> list[Event]:
-        events: list[Event] = []
-        for delta in deltas:
-            text, shown = "", delta.ids if delta.shown is None else delta.shown
-            if delta.segment is Segment.THINKING:
-                text = self._thinking.feed(shown)
-            elif delta.segment is Segment.SOLUTION:
-                if self._again:
-                    self._again = False
-                    events += self._flushed(Segment.REOPENED)
-                text = self._solution.feed(shown)
-            elif delta.segment is Segment.REOPENED:
-                text, self._again = self._reopened.feed(shown), True
-            else:
-                events += self._flushed(Segment.THINKING)
-            began = delta.segment is Segment.CLOSE and self.machine.began_call
-            events.append(Event(delta.segment, text, delta.ids, delta.forced, began))
-        return events
-
-    def _flushed(self, segment: Segment) -> list[Event]:
-        texts = {Segment.THINKING: self._thinking, Segment.REOPENED: self._reopened}
-        text = texts.get(segment, self._solution).flush()
-        return [Event(segment, text, ())] if text else []
-
-
-class _Pass:
-    """One pass of a call.
-
-    Attributes:
-        over: it has given what it can.
-    """
-
-    def __init__(self, call: Call) -> None:
-        machine, sampling = call.machine, call._sampling
-        solving = machine.phase is Phase.SOLUTION
-        if sampling.seed is not None:  # the passes' draws must not repeat each other
-            sampling = replace(sampling, seed=sampling.seed + machine.usage.passes)
-        request = machine.next_pass(sampling)
-        self._request = replace(
-            request,
-            priority=call._priority,
-            extra=call._extra if solving else {},
-            sending=call.control.sending,
-        )
-        if call.control.on_pass is not None:
-            call.control.on_pass(len(request.prompt_ids))
-        self._call, self._loop = call, asyncio.get_running_loop()
-        self._segment = Segment.SOLUTION if solving else Segment.THINKING
-        self._read, self._finish = 0, cast("Finish | None", None)
-        self._request.receipt.hurry = self._goes_on
-        self._source = cast("AsyncGenerator[TokenChunk]", call.backend.stream(self._request))
-        self._sent = False
-        self.over = False
-
-    async def step(self) -> list[Event]:
-        """What comes next: a chunk, or the pass's end."""
-        call, machine, control = self._call, self._call.machine, self._call.control
-        # Whoever hears of tokens, or reads us, may have steered since the last ones.
-        deltas = control._apply(self._loop.time())
-        if machine.over:
-            self.over = True
-        elif self._finish is not None:
-            deltas += machine.pass_ended(self._finish)
-            self.over = True
-        if deltas or self.over:
-            return call._events(deltas)
-        try:
-            async with asyncio.timeout_at(control._until()) as wait:
-                control._wait = wait
-                if not self._sent:
-                    await may_send(self._request)
-                    self._sent = True
-                chunk = await anext(self._source)
-        except StopAsyncIteration:
-            raise BackendProtocolError(f"{call.backend.model}: the stream ended without a finish") from None
-        except TimeoutError:
-            if not wait.expired():
-                raise
-            self.over = True
-            return call._events(control._interrupted(self._loop.time()))
-        finally:
-            control._wait = None
-        now, self._finish = self._loop.time(), chunk.finish
-        self._read += len(chunk.ids)
-        events = call._feed(chunk)
-        if control.on_cached is not None and chunk.cached:
-            control.on_cached(chunk.cached)
-        if control.on_tokens is not None and chunk.ids:
-            control.on_tokens(self._segment, len(chunk.ids), now)
-        return events
-
-    def _goes_on(self) -> bool:
-        """It was ended by us, and the call is not: the next pass waits for it."""
-        call = self._call
-        expired = call.control._wait is not None and call.control._wait.expired()
-        return expired or (call.machine.over and not call.machine.done)
-
-    async def aclose(self) -> None:
-        """Let go of its stream, and count what it served."""
-        try:
-            await self._source.aclose()
-        finally:  # cancelled once more while it closes: what was served is served
-            self._request.receipt.hurry = no_hurry  # whoever keeps the request keeps no call with it
-            self._call.machine.served(self._read, self._request)
+        return self._writer.events(deltas, began_call=self.machine.began_call)

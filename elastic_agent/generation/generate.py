@@ -27,9 +27,9 @@ from .result import Event, Generation
 
 
 async def generate(backend: Backend, prompt: Prompt, budget: Budget, **options: Any) -> Generation:
-    """Run one call to its end, `whole`; the other options are those of `Call`."""
+    """Run one call to its end, `buffered`; the other options are those of `Call`."""
     await backend.ready()
-    call = Call(backend, prompt, budget, whole=True, **options)
+    call = Call(backend, prompt, budget, buffered=True, **options)
     async with aclosing(call.stream()) as events:
         async for _ in events:
             pass

@@ -14,7 +14,8 @@ from typing import Any, cast
 from ..backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
 from ..backends.transformers.decode import BatchDecoder
 from ..errors import BackendProtocolError
-from .phases.two_phase import Phase, TwoPhase
+from .phases.phase import Phase
+from .phases.two_phase import TwoPhase
 
 
 def run_batch(
@@ -43,7 +44,7 @@ def run_batch(
             machine = machines[i]
             logprobs = None if sampled.logprob is None else [sampled.logprob]
             machine.feed([sampled.token], logprobs, sampled.cached)
-            if machine.over:
+            if machine.pass_over:
                 decoder.cancel(sampled.key)
             elif sampled.finish is not None:
                 machine.pass_ended(sampled.finish)
@@ -78,9 +79,9 @@ async def run_machine(
             async for chunk in chunks:
                 machine.feed(chunk.ids, chunk.logprobs, chunk.cached)
                 finish = chunk.finish
-                if machine.over:
+                if machine.pass_over:
                     break
-        if not machine.over:
+        if not machine.pass_over:
             if finish is None:
                 raise BackendProtocolError(f"{backend.model}: the stream ended without a finish")
             machine.pass_ended(finish)

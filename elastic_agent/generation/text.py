@@ -16,17 +16,17 @@ class IncrementalText:
         decode: ids to text (`Codec.decode`).
         stops: strings that end the text; nothing from the first of them on is given out. Text that may
             turn out to be the beginning of one is kept back.
-        whole: nobody reads along: where there are no stop strings all of it comes at the end, decoded once.
+        buffered: nobody reads along: without stop strings the whole text comes at the end, decoded once.
     """
 
     def __init__(
-        self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), *, whole: bool = False
+        self, decode: Callable[[Sequence[int]], str], stops: Sequence[str] = (), *, buffered: bool = False
     ) -> None:
         if any(not stop for stop in stops):
             raise ValueError("a stop string must not be empty")
         self._decode = decode
         self._stops = tuple(stops)
-        self._whole = whole and not stops
+        self._buffered = buffered and not stops
         self._ids: list[int] = []
         self._window = 0  # ids before it are decoded for good
         self._read = 0  # ids up to here have been given to `_held`
@@ -37,14 +37,14 @@ class IncrementalText:
     @property
     def text(self) -> str:
         """All that was given out, or could be by now."""
-        return "".join(self._given) + (self._decoded(len(self._ids)) if self._whole else "")
+        return "".join(self._given) + (self._decoded(len(self._ids)) if self._buffered else "")
 
     def feed(self, ids: Sequence[int]) -> str:
         """Take ids; returns the new certain text, "" when there is none."""
         if self.stopped is not None:
             return ""
         self._ids += ids
-        if self._whole:
+        if self._buffered:
             return ""
         before = self._decoded(self._read)
         after = self._decoded(len(self._ids))

@@ -31,11 +31,11 @@ class Spelling(NamedTuple):
     """How a tokenizer spells.
 
     Attributes:
-        piece: an id's bytes, as they stand behind other text; control tokens as people write them.
+        token_bytes: an id's bytes, as they stand behind other text; control tokens as people write them.
         encode: text as ids, without special tokens around it.
     """
 
-    piece: Callable[[int], bytes]
+    token_bytes: Callable[[int], bytes]
     encode: Callable[[str], Sequence[int]]
 
 
@@ -141,9 +141,9 @@ class Markers:
             covered = self._covered(ids, end, text.encode()) if is_text else None
             if covered is None:
                 continue
-            own = b"".join(map(self.piece, ids[covered[0] : end]))
+            own = b"".join(map(self.token_bytes, ids[covered[0] : end]))
             # Some tokenizers put a blank before a text by themselves
-            if tuple(ids[covered[0] : end]) in (self.spelled(own), self.spelled(own.lstrip(b" "))):
+            if tuple(ids[covered[0] : end]) in (self.encode_text(own), self.encode_text(own.lstrip(b" "))):
                 return found
         return None
 
@@ -154,7 +154,7 @@ class Markers:
             begin = max(0, end - len(self.close_ids))
             return (begin, (), ()) if tuple(ids[begin:end]) == self.close_ids else None
         covered = self._covered(ids, end, self.close_text.encode())
-        return covered and (covered[0], self.spelled(covered[1]), self.spelled(covered[2]))
+        return covered and (covered[0], self.encode_text(covered[1]), self.encode_text(covered[2]))
 
     def start_of(self, ids: Sequence[int]) -> int | None:
         """How many tokens at the beginning of an answer are the start marker; None if it begins otherwise."""
@@ -162,7 +162,7 @@ class Markers:
             return len(self.open_ids) if tuple(ids[: len(self.open_ids)]) == self.open_ids else None
         begun, start = b"", self.open_text.encode()
         for number, token in enumerate(ids, 1):
-            begun = (begun + self.piece(token)).lstrip()
+            begun = (begun + self.token_bytes(token)).lstrip()
             if begun.startswith(start):
                 return number
             if not start.startswith(begun):
@@ -172,31 +172,31 @@ class Markers:
     def _covered(self, ids: Sequence[int], end: int, marker: bytes) -> tuple[int, bytes, bytes] | None:
         """A text whose last letter is in token `end - 1`: its first token, what stands before it in that one
         and behind it in the last one."""
-        last, at = self.piece(ids[end - 1]), end - 1
+        last, at = self.token_bytes(ids[end - 1]), end - 1
         if marker[-1] not in last:
             return None
         data = last
         while at > 0 and len(data) < len(marker) - 1 + len(last):
             at -= 1
-            data = self.piece(ids[at]) + data
+            data = self.token_bytes(ids[at]) + data
         begin = data.find(marker, max(0, len(data) - len(last) - len(marker) + 1))
         if begin < 0:
             return None
         after = data[begin + len(marker) :]
-        while begin >= len(piece := self.piece(ids[at])):
+        while begin >= len(piece := self.token_bytes(ids[at])):
             begin -= len(piece)
             at += 1
         return at, piece[:begin], after
 
-    def piece(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
         """The bytes of a token, as they stand behind other text; b"" where no tokenizer is known."""
-        return b"" if self.spelling is None else self.spelling.piece(token)
+        return b"" if self.spelling is None else self.spelling.token_bytes(token)
 
-    def spell(self, ids: Iterable[int]) -> str:
+    def decode_ids(self, ids: Iterable[int]) -> str:
         """Ids as text, control tokens as people write them."""
-        return b"".join(map(self.piece, ids)).decode(errors="replace")
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
-    def spelled(self, text: bytes) -> tuple[int, ...]:
+    def encode_text(self, text: bytes) -> tuple[int, ...]:
         """Text as the tokenizer spells it by itself."""
         if self.spelling is None or not text:
             return ()

@@ -158,7 +158,7 @@ class ModelCall:
             "tools": options.tools,
             "early_exit": options.early_exit,
             "wrap_up": options.wrap_up,
-            "whole": options.buffered,
+            "buffered": options.buffered,
         }
         task = current_task()
         if task is None:

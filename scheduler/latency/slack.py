@@ -233,7 +233,7 @@ class Pilot:
     def stop(self) -> None:
         """End the call now: thinking and solution."""
         self._stopped = True
-        self.control.move(self._started, self._started)
+        self.control.set_deadlines(self._started, self._started)
 
     def _steer(self) -> None:
         if self._stopped or (self._end is None and self._slot.until == INFINITY):
@@ -248,7 +248,7 @@ class Pilot:
             think = min(think, self._slot.until - speed.answer(self._after.solution, prompt) - SAFETY)
         moved = _moved(self.control.think_until, think) or _moved(self.control.answer_until, answer)
         if moved:
-            self.control.move(_moment(think), _moment(answer))
+            self.control.set_deadlines(_moment(think), _moment(answer))
 
 
 def _moment(moment: float) -> float | None:

@@ -80,7 +80,7 @@ class TaskCall:
         label: str | None,
         answer_prompt: Prompt | None = None,
         early_exit: EarlyExit | None = None,
-        whole: bool = False,
+        buffered: bool = False,
         wrap_up: str | None = None,
     ) -> None:
         self.task = task
@@ -96,7 +96,7 @@ class TaskCall:
         )
         self._weight, self._priority = weight, priority
         self._sampling, self._stop_strings, self._extra = sampling, tuple(stop), solution_extra
-        self._exit, self._whole = early_exit, whole
+        self._exit, self._buffered = early_exit, buffered
         self._wrap_up = (task.scheduler.wrap_up if wrap_up is None else wrap_up) or None
         self._on_exhausted: OnExhausted = on_exhausted or task.on_exhausted
         self._call: Call | None = None
@@ -158,7 +158,7 @@ class TaskCall:
 
     async def run(self) -> Generation:
         """Run it to its end."""
-        self._whole = True
+        self._buffered = True
         async with aclosing(self.stream()) as events:
             async for _ in events:
                 pass
@@ -230,8 +230,8 @@ class TaskCall:
                 running.slot,
                 later=running.request.number > 1,
             )
-            self._pilot.control.more = self._more
-            self._pilot.control.sending = self._may_send
+            self._pilot.control.extend_limit = self._more
+            self._pilot.control.before_send = self._may_send
             self._lower_here()  # it may have been told already
             self._call = Call(
                 self.backend,
@@ -243,7 +243,7 @@ class TaskCall:
                 solution_extra=self._extra,
                 priority=self._urgency(running),
                 early_exit=self._exit,
-                whole=self._whole,
+                buffered=self._buffered,
                 tools=self._tools,
                 wrap_up=self._wrap_up,
             )

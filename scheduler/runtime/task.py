@@ -281,7 +281,7 @@ class Task:
         label: str | None = None,
         answer_prompt: Prompt | None = None,
         early_exit: EarlyExit | None = None,
-        whole: bool = False,
+        buffered: bool = False,
         wrap_up: str | None = None,
     ) -> TaskCall:
         """A call of this task; iterate over it, or `await call.run()`.
@@ -305,7 +305,7 @@ class Task:
             answer_prompt: what to ask instead, unguided, where `on_exhausted="answer"` makes it the final
                 answer. None: the same prompt.
             early_exit: end thinking when the answer no longer changes; what its probes may cost is held, too.
-            whole: nobody reads along, as in `run`: the text of a segment comes at its end, decoded once.
+            buffered: nobody reads along, as in `run`: the text of a segment comes at its end, decoded once.
             wrap_up: a sentence before the forced close, or a profile's name
             (`elastic_agent.generation.wrap_up`); its
                 tokens are held, too. "": none. None: the scheduler's.
@@ -340,7 +340,7 @@ class Task:
             label=label,
             answer_prompt=answer_prompt,
             early_exit=early_exit,
-            whole=whole,
+            buffered=buffered,
             wrap_up=wrap_up,
         )
 

@@ -182,7 +182,7 @@ class Player:
         answered = self.ending is Ending.ANSWER
         length = max(at for at, sampled in enumerate(self._mask, 1) if sampled)
         solution = rollouts[-1].solution_ids if answered else ()
-        shown, score = rollouts[-1].solution_shown if answered else (), self.episode.score
+        shown, score = rollouts[-1].solution_text_ids if answered else (), self.episode.score
         prompt = rollouts[0].prompt_ids
         rollout = Rollout(
             prompt_ids=prompt,
@@ -190,7 +190,7 @@ class Player:
             env_mask=tuple(self._mask[:length]),
             logprobs=tuple(self._logprobs[:length]),
             solution_ids=solution,
-            solution_shown=shown,
+            solution_text_ids=shown,
             thinking_tokens=sum(r.thinking_tokens for r in rollouts),
             finished=answered,
             cut=any(r.cut for r in rollouts),
@@ -239,7 +239,7 @@ def play(
 def _run_tools(players: Sequence[Player], splicer: Splicer, rules: Rules) -> None:
     """The tool calls of everybody's last turn."""
     codec = splicer.codec
-    said = [codec.decode(p.turns[-1].rollout.solution_shown, tool_tags=True) for p in players]
+    said = [codec.decode(p.turns[-1].rollout.solution_text_ids, tool_tags=True) for p in players]
     wanted = [p.calls(text, codec.tool_format) for p, text in zip(players, said, strict=True)]
     jobs = [
         (p.episode.tools, call)

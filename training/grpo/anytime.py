@@ -28,8 +28,9 @@ from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
+from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
-from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.marker_profiles import MarkerText
 from elastic_agent.prompts.markers import Markers, Opening

@@ -43,7 +43,7 @@ class Rollout:
     env_mask: tuple[int, ...]
     logprobs: tuple[float | None, ...]
     solution_ids: tuple[int, ...]
-    solution_shown: tuple[int, ...]
+    solution_text_ids: tuple[int, ...]
     """Ids whose text is the solution: `solution_ids`, but where a token of the close has said some of it."""
     thinking_tokens: int
     finished: bool
@@ -94,7 +94,7 @@ def rollout_of(machine: TwoPhase) -> Rollout:
         env_mask=tuple(int(sampled) for sampled in machine.sampled),
         logprobs=tuple(machine.logprobs),
         solution_ids=machine.solution_ids,
-        solution_shown=machine.solution_shown,
+        solution_text_ids=machine.solution_text_ids,
         thinking_tokens=machine.usage.thinking,
         finished=machine.solution_end is SolutionEnd.EOS,
         cut=machine.usage.forced > 0,
@@ -196,7 +196,7 @@ def for_trl(
         # rounding, which an engine measures instead (rollout/logprob_gap)
         "logprobs": None,
         "env_mask": [mask for _, mask in given],
-        "solution_ids": [list(r.solution_shown) for r in done],
+        "solution_ids": [list(r.solution_text_ids) for r in done],
         "finished": [r.finished for r in done],
         "cut": [r.cut for r in done],
         "forced_tokens": [r.usage.forced for r in done],

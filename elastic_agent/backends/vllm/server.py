@@ -25,8 +25,8 @@ from weakref import WeakSet
 
 import aiohttp
 
-from ...charging.delivery import of_status
-from ...charging.provider_usage import tokens
+from ...charging.delivery import delivery_of_status
+from ...charging.provider_usage import token_count
 from ...errors import (
     BackendError,
     BackendProtocolError,
@@ -44,7 +44,7 @@ from ..base import (
     TokenChunk,
     TokenRequest,
     check_request,
-    may_send,
+    confirm_send,
 )
 from ..limits_probe import FIELD, PASSED, UNPROBED, probe_once
 from .engine_counters import (
@@ -255,7 +255,7 @@ class VllmServerBackend:
         Only our half is closed first: what had been sent still comes, and when the server closes the other
         half it has seen that we left, and stops. Over TLS there are no halves.
         """
-        hurry, connection = request.receipt.hurry(), response.connection
+        hurry, connection = request.receipt.call_waits(), response.connection
         transport = None if connection is None else connection.transport
         if transport is not None and transport.can_write_eof() and not transport.is_closing():
             try:
@@ -271,7 +271,7 @@ class VllmServerBackend:
         response.close()
         if not self.closed:
             seconds = HURRY_SECONDS if hurry else SETTLE_SECONDS
-            request.receipt.most = await self.counters.served(session, watch, seconds)
+            request.receipt.output_bound = await self.counters.served(session, watch, seconds)
 
     async def _posted(
         self, session: aiohttp.ClientSession, request: TokenRequest, watch: Watch
@@ -313,7 +313,7 @@ class VllmServerBackend:
         """An answer that is an error; the receipt says whether the engine ran its request."""
         text = await response.text(errors="replace")
         hops = [hop.status for hop in response.history]
-        receipt.refused = of_status(response.status, text, response.headers, hops).free
+        receipt.refused = delivery_of_status(response.status, text, response.headers, hops).free
         return told(response.status, text, f"{self.base_url}/completions", self.model)
 
     async def _post(self, session: aiohttp.ClientSession, request: TokenRequest) -> aiohttp.ClientResponse:
@@ -324,14 +324,14 @@ class VllmServerBackend:
         except (TypeError, ValueError) as error:
             raise BackendError(f"{self.model}: the request can't be written as JSON: {error}") from error
         headers = {"Content-Type": "application/json"}
-        await may_send(request)
+        await confirm_send(request)
         try:
             return await session.post(url, data=body, headers=headers, trace_request_ctx=request.receipt)
         except aiohttp.ClientOSError as error:
             if not isinstance(error.__cause__, aiohttp.ClientConnectionResetError):
                 raise
             request.receipt.refused = True
-            await may_send(request)
+            await confirm_send(request)
             return await session.post(url, data=body, headers=headers, trace_request_ctx=request.receipt)
 
     async def aclose(self) -> None:
@@ -496,11 +496,11 @@ def _event(data: bytes) -> dict[str, Any]:
 def _usage(usage: Any, request: TokenRequest) -> tuple[int, int]:
     """(output, cached) tokens of a usage, as the server says; 0 where it says nothing."""
     told = usage.get("completion_tokens") if isinstance(usage, dict) else usage
-    output = tokens(told)
+    output = token_count(told)
     if output is None and told is not None and not (isinstance(told, int | float) and told < 0):
         raise BackendProtocolError(f"an unexpected usage from the server: {str(usage)[:80]}")
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-    cached = tokens(details.get("cached_tokens")) if isinstance(details, dict) else None
+    cached = token_count(details.get("cached_tokens")) if isinstance(details, dict) else None
     output = output or 0
     if output > request.max_tokens:
         raise BackendProtocolError(

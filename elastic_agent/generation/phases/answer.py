@@ -25,12 +25,12 @@ class Span(NamedTuple):
     Attributes:
         reopened: they are thinking that was opened again, or its markers.
         ids: the tokens, as sampled.
-        shown: ids whose text people are shown, where these are not `ids`.
+        text_ids: ids whose text people are shown; None: `ids`.
     """
 
     reopened: bool
     ids: tuple[int, ...]
-    shown: tuple[int, ...] | None = None
+    text_ids: tuple[int, ...] | None = None
 
 
 class AnswerReader:
@@ -90,30 +90,30 @@ class AnswerReader:
             return [*spans, self._span(marker, None if shown == marker else shown)]
         if opens:
             if before:
-                spans.append(self._span((), self._markers.spelled(before)))
+                spans.append(self._span((), self._markers.encode_text(before)))
             self.inside = True
-            return [*spans, self._span(marker, self._markers.spelled(after))]
-        spans.append(self._span(marker, self._markers.spelled(before)))
+            return [*spans, self._span(marker, self._markers.encode_text(after))]
+        spans.append(self._span(marker, self._markers.encode_text(before)))
         self.inside = False
         if after:
-            spans.append(self._span((), self._markers.spelled(after)))
+            spans.append(self._span((), self._markers.encode_text(after)))
         return spans
 
     def _is_data(self, before: bytes) -> bool:
-        text = b"".join(map(self._markers.piece, self._unread)) + before
+        text = b"".join(map(self._markers.token_bytes, self._unread)) + before
         self._unread.clear()
         self._context.feed(text.decode(errors="replace"))
         return self._context.quotes
 
     def _both(self, before: bytes, after: bytes) -> tuple[int, ...]:
-        return (*self._markers.spelled(before), *self._markers.spelled(after))
+        return (*self._markers.encode_text(before), *self._markers.encode_text(after))
 
     def _spelled(self, opens: bool, before: bytes, after: bytes) -> tuple[int, ...]:
         """The held tokens as plain ones: a marker's own token has no text."""
         if self._in_text(opens):
             return self._both(before + self._text(opens).encode(), after)
         text = self._text(opens).encode()
-        return (*self._markers.spelled(text[:1]), *self._markers.spelled(text[1:]))
+        return (*self._markers.encode_text(text[:1]), *self._markers.encode_text(text[1:]))
 
     # One marker
 
@@ -132,7 +132,7 @@ class AnswerReader:
         if not self._in_text(opens):
             matches = bool(ids) and tuple(held[-len(ids) :]) == ids
             return (len(held) - len(ids), b"", b"") if matches else None
-        text, pieces = self._text(opens).encode(), [self._markers.piece(i) for i in held]
+        text, pieces = self._text(opens).encode(), [self._markers.token_bytes(i) for i in held]
         at = b"".join(pieces).find(text)
         if at < 0:
             return None
@@ -149,7 +149,7 @@ class AnswerReader:
         if not self._in_text(opens):
             most = min(len(ids) - 1, len(held))
             return next((n for n in range(most, 0, -1) if tuple(held[-n:]) == ids[:n]), 0)
-        text, pieces = self._text(opens).encode(), [self._markers.piece(i) for i in held]
+        text, pieces = self._text(opens).encode(), [self._markers.token_bytes(i) for i in held]
         data = b"".join(pieces)
         size = next((n for n in range(min(len(text) - 1, len(data)), 0, -1) if data.endswith(text[:n])), 0)
         count = 0
@@ -236,11 +236,11 @@ class Answer(NamedTuple):
     """What a whole solution says.
 
     Attributes:
-        shown: ids whose text is the answer, thinking that was opened again left out.
+        text_ids: ids whose text is the answer, without reopened thinking.
         inside: the solution ends in such thinking.
     """
 
-    shown: tuple[int, ...]
+    text_ids: tuple[int, ...]
     inside: bool
 
 
@@ -248,5 +248,5 @@ def read_answer(markers: Markers, solution_ids: Sequence[int]) -> Answer:
     """Read a whole solution."""
     reader = AnswerReader(markers)
     spans = [span for token in solution_ids for span in reader.take(token)] + reader.end()
-    shown = (s.ids if s.shown is None else s.shown for s in spans if not s.reopened)
+    shown = (s.ids if s.text_ids is None else s.text_ids for s in spans if not s.reopened)
     return Answer(tuple(i for ids in shown for i in ids), reader.inside)

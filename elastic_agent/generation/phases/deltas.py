@@ -17,28 +17,35 @@ class Segment(StrEnum):
 
 
 class Delta(NamedTuple):
-    """Some new tokens of one segment; `forced` ones were not sampled. People are shown the text of `shown`,
-    or of `ids` where it is None."""
+    """Some new tokens of one segment.
+
+    Attributes:
+        forced: the tokens were not sampled.
+        text_ids: ids whose text people are shown; None: `ids`.
+    """
 
     segment: Segment
     ids: tuple[int, ...]
     forced: bool = False
-    shown: tuple[int, ...] | None = None
+    text_ids: tuple[int, ...] | None = None
+
+    @property
+    def shown_ids(self) -> tuple[int, ...]:
+        """Ids whose text people are shown."""
+        return self.ids if self.text_ids is None else self.text_ids
 
 
 def merge_deltas(deltas: list[Delta]) -> list[Delta]:
-    """Neighbours of one segment as one delta."""
+    """The deltas with neighbours of one segment joined."""
     if len(deltas) < 2:
         return deltas
     merged: list[Delta] = []
     for delta in deltas:
-        if merged and merged[-1].segment is delta.segment and merged[-1].forced == delta.forced:
-            last, shown = merged[-1], None
-            if last.shown is not None or delta.shown is not None:
-                shown = tuple(
-                    i for one in (last, delta) for i in (one.ids if one.shown is None else one.shown)
-                )
-            merged[-1] = Delta(delta.segment, last.ids + delta.ids, delta.forced, shown)
-        else:
+        if not merged or (merged[-1].segment, merged[-1].forced) != (delta.segment, delta.forced):
             merged.append(delta)
+            continue
+        last, text_ids = merged[-1], None
+        if last.text_ids is not None or delta.text_ids is not None:
+            text_ids = (*last.shown_ids, *delta.shown_ids)
+        merged[-1] = Delta(delta.segment, last.ids + delta.ids, delta.forced, text_ids)
     return merged

@@ -36,7 +36,7 @@ class ToolStart:
 
     def take(self, token: int) -> bool:
         """Take a token of the thinking; whether a call begins with it."""
-        piece = self._markers.piece(token)
+        piece = self._markers.token_bytes(token)
         if not self._tags or not piece:
             return False
         self._tail = (self._tail + piece)[-(self._most + len(piece) - 1) :]

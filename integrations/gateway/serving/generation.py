@@ -308,7 +308,7 @@ def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: 
             tools=asked.tools,
             price=upstream.price,
             on_exhausted=how.on_exhausted,
-            whole=not asked.stream,
+            buffered=not asked.stream,
         )
         found.append(Choice(index, call, asked.tools, asked.format))
     return found

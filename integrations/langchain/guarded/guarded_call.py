@@ -17,8 +17,8 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage, HumanMessage
 
 from elastic_agent.budget import Budget
-from elastic_agent.charging.delivery import of_error
-from elastic_agent.charging.provider_usage import Reports, charged
+from elastic_agent.charging.delivery import delivery_of_error
+from elastic_agent.charging.provider_usage import UsageReports, charged
 from elastic_agent.errors import DeadlineError, UncountablePromptError
 from elastic_agent.prompts.counting import count_prompt
 from elastic_agent.scheduler import Price, Task, current_task
@@ -109,7 +109,7 @@ class GuardedCall:
         self.name = named_model(self.kwargs) or model_name(model)
         self.asked = self.budget = terms.budget(model, most, self.kwargs)
         self.call: ForeignCall | None = None
-        self.reports, self._arrived = Reports(), False
+        self.reports, self._arrived = UsageReports(), False
         self.requests, self._begun, self._may_send = SentRequests(), False, False
         kind = model.guard_of
         self._watched = watch_clients(model, kind, method)
@@ -230,7 +230,7 @@ class GuardedCall:
         if usage is None:
             usage = next((message.response_metadata.get(n) for n in ("token_usage", "usage")), None)
         self.reports.add(usage)
-        self.reports.came(message.text)
+        self.reports.add_text(message.text)
 
     # When it is over
 
@@ -244,7 +244,7 @@ class GuardedCall:
                 self._settle_failed(self.call, error)
             raise
         if self.call is not None:
-            usage = self.reports.whole()
+            usage = self.reports.total()
             known = usage.input is not None and usage.output is not None
             self.call.settle(charged(usage, self.call.worst), known=known)
 
@@ -253,12 +253,12 @@ class GuardedCall:
         completion = getattr(error, "completion", None)
         if not self._arrived and (usage := getattr(completion, "usage", None)) is not None:
             self.reports.add(usage.model_dump())
-            call.settle(charged(self.reports.whole(), call.worst), answered=False)
+            call.settle(charged(self.reports.total(), call.worst), answered=False)
             return
         sent: bool | None = False
         if self._begun:
             sent = self.requests.may_have_left if self._watched else None
-        if of_error(error, sent=sent, arrived=self._arrived, before=self._before).free:
+        if delivery_of_error(error, sent=sent, arrived=self._arrived, before=self._before).free:
             call.refund()
         else:
             call.settle(None, answered=False)

@@ -21,7 +21,7 @@ import urllib3
 from aiohttp.client_reqrep import ConnectionKey, RequestInfo
 from yarl import URL
 
-from elastic_agent.charging.delivery import Delivery, of_error, of_status
+from elastic_agent.charging.delivery import Delivery, delivery_of_error, delivery_of_status
 from elastic_agent.charging.known_outcomes import REFUSING, TELLING_NOTHING, UNCONNECTED
 
 DOCS = Path(__file__).parents[3] / "docs" / "charges.md"
@@ -174,16 +174,16 @@ ERRORS: list[tuple[BaseException, Delivery]] = [
 @pytest.mark.parametrize(("error", "delivery"), ERRORS, ids=lambda value: repr(value)[:80])
 def test_what_an_error_says(error: BaseException, delivery: Delivery) -> None:
     """Each kind of error, of each library, as it comes; content that had arrived was served."""
-    assert of_error(error) is delivery
-    assert of_error(error, arrived=True) is UNKNOWN
-    assert of_error(error, sent=False) is NOT_SENT
+    assert delivery_of_error(error) is delivery
+    assert delivery_of_error(error, arrived=True) is UNKNOWN
+    assert delivery_of_error(error, sent=False) is NOT_SENT
 
 
 def test_every_status() -> None:
     """A status is a refusal by the table, or tells nothing."""
     for code in range(100, 600):
-        assert of_status(code) is (REFUSED if code in REFUSING else UNKNOWN)
-        assert of_status(code, hops=[303]) is UNKNOWN
+        assert delivery_of_status(code) is (REFUSED if code in REFUSING else UNKNOWN)
+        assert delivery_of_status(code, hops=[303]) is UNKNOWN
         assert code not in REFUSING or code not in TELLING_NOTHING
 
 
@@ -202,15 +202,15 @@ def test_an_error_of_another_request() -> None:
     """A request made while an error is handled: that error is not its own, though Python links the two."""
     before = httpx.ConnectError("the first one")
     error = while_handling(before)
-    assert of_error(error) is NOT_SENT
-    assert of_error(error, before=before) is UNKNOWN
+    assert delivery_of_error(error) is NOT_SENT
+    assert delivery_of_error(error, before=before) is UNKNOWN
 
 
 def test_a_circle_of_causes_ends() -> None:
     """Libraries have made them."""
     one, other = RuntimeError("a"), RuntimeError("b")
     one.__cause__, other.__cause__ = other, one
-    assert of_error(one) is UNKNOWN
+    assert delivery_of_error(one) is UNKNOWN
 
 
 def test_each_class_is_one_of_its_packages() -> None:
@@ -253,10 +253,10 @@ ODD: list[Any] = [
 )
 def test_attributes_that_are_anything(name: str, value: Any) -> None:
     """Whatever stands in an error of another library: nobody knows, and nothing is raised."""
-    assert of_error(foreign("other", "Error", **{name: value})) is UNKNOWN
+    assert delivery_of_error(foreign("other", "Error", **{name: value})) is UNKNOWN
     response = type("Response", (), {name: value, "history": value, "text": value})()
-    assert of_error(foreign("other", "Error", response=response)) is UNKNOWN
-    assert of_error(foreign("other", "Error", status_code=503, body=value)) is UNKNOWN
+    assert delivery_of_error(foreign("other", "Error", response=response)) is UNKNOWN
+    assert delivery_of_error(foreign("other", "Error", status_code=503, body=value)) is UNKNOWN
 
 
 def test_the_page_says_what_the_tables_say() -> None:

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastic_agent.charging.provider_usage import Reported, Reports, charged, read, tokens
+from elastic_agent.charging.provider_usage import (
+    ReportedUsage,
+    UsageReports,
+    charged,
+    read_usage,
+    token_count,
+)
 from elastic_agent.usage import Usage, worst_case
 
 WORST = worst_case(100, 0, 0, 50)
@@ -34,65 +40,65 @@ def told(input: Any, output: Any, total: Any = None, **details: dict[str, Any]) 
 )
 def test_numbers(value: Any, number: int | None) -> None:
     """A count is a number that is finite, not negative and not absurd; a fraction is rounded up."""
-    assert tokens(value) == number
+    assert token_count(value) == number
 
 
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        (told(12, 7, 19), Reported(12, 7)),
-        ({"prompt_tokens": 12, "completion_tokens": 7}, Reported(12, 7)),
-        ({"inputTokens": 12, "outputTokens": 7, "totalTokens": 19}, Reported(12, 7)),
+        (told(12, 7, 19), ReportedUsage(12, 7)),
+        ({"prompt_tokens": 12, "completion_tokens": 7}, ReportedUsage(12, 7)),
+        ({"inputTokens": 12, "outputTokens": 7, "totalTokens": 19}, ReportedUsage(12, 7)),
         # Says nothing, in part or whole
-        *((usage, Reported()) for usage in (None, {}, "12", [], told(None, None, 19), told(0, 0, 0))),
-        (told(None, 7, 7), Reported(None, 7)),
-        (told(0, 7, 7), Reported(None, 7)),
-        (told(-12, 7), Reported(None, 7)),
-        (told("12", 7), Reported(None, 7)),
-        (told(12, None), Reported(12, None)),
-        (told(12, 0, 12), Reported(12, None)),
-        (told(12, math.nan), Reported(12, None)),
+        *((usage, ReportedUsage()) for usage in (None, {}, "12", [], told(None, None, 19), told(0, 0, 0))),
+        (told(None, 7, 7), ReportedUsage(None, 7)),
+        (told(0, 7, 7), ReportedUsage(None, 7)),
+        (told(-12, 7), ReportedUsage(None, 7)),
+        (told("12", 7), ReportedUsage(None, 7)),
+        (told(12, None), ReportedUsage(12, None)),
+        (told(12, 0, 12), ReportedUsage(12, None)),
+        (told(12, math.nan), ReportedUsage(12, None)),
         # The sum tells what a part does not
-        (told(None, 7, 19), Reported(12, 7)),
-        (told(12, None, 19), Reported(12, 7)),
-        (told(12, 7, 25), Reported(12, 13)),
+        (told(None, 7, 19), ReportedUsage(12, 7)),
+        (told(12, None, 19), ReportedUsage(12, 7)),
+        (told(12, 7, 25), ReportedUsage(12, 13)),
         # Thinking in the output, and beside it
-        (told(12, 7, 19, output_token_details={"reasoning": 5}), Reported(12, 7, 5)),
-        (told(12, 7, 24, output_token_details={"reasoning": 5}), Reported(12, 12, 5)),
-        (told(12, 2, None, output_token_details={"reasoning": 5}), Reported(12, 7, 5)),
-        (told(12, 7, 19, output_token_details={"reasoning": None}), Reported(12, 7)),
-        (told(12, 7, 19, output_token_details={"priority_reasoning": 5}), Reported(12, 7, 5)),
+        (told(12, 7, 19, output_token_details={"reasoning": 5}), ReportedUsage(12, 7, 5)),
+        (told(12, 7, 24, output_token_details={"reasoning": 5}), ReportedUsage(12, 12, 5)),
+        (told(12, 2, None, output_token_details={"reasoning": 5}), ReportedUsage(12, 7, 5)),
+        (told(12, 7, 19, output_token_details={"reasoning": None}), ReportedUsage(12, 7)),
+        (told(12, 7, 19, output_token_details={"priority_reasoning": 5}), ReportedUsage(12, 7, 5)),
         (
             {"prompt_token_count": 12, "candidates_token_count": 2, "thoughts_token_count": 5},
-            Reported(12, 7, 5),
+            ReportedUsage(12, 7, 5),
         ),
         # A cache in the input, and beside it
         (
             told(12, 7, 19, input_token_details={"cache_read": 8, "cache_creation": 2}),
-            Reported(12, 7, 0, 8, 2),
+            ReportedUsage(12, 7, 0, 8, 2),
         ),
         (
             told(2, 7, 19, input_token_details={"cache_read": 8, "cache_creation": 2}),
-            Reported(12, 7, 0, 8, 2),
+            ReportedUsage(12, 7, 0, 8, 2),
         ),
-        (told(10, 7, 25, input_token_details={"cache_read": 8}), Reported(18, 7, 0, 8)),
+        (told(10, 7, 25, input_token_details={"cache_read": 8}), ReportedUsage(18, 7, 0, 8)),
         (
             told(9, 7, 16, input_token_details={"cache_creation": 0, "ephemeral_5m_input_tokens": 9}),
-            Reported(9, 7, 0, 0, 9),
+            ReportedUsage(9, 7, 0, 0, 9),
         ),
         (
             {"input_tokens": 2, "output_tokens": 7, "cache_read_input_tokens": 8},
-            Reported(10, 7, 0, 8),
+            ReportedUsage(10, 7, 0, 8),
         ),
         (
             {"inputTokens": 2, "outputTokens": 7, "cacheReadInputTokens": 8, "cacheWriteInputTokens": 1},
-            Reported(11, 7, 0, 8, 1),
+            ReportedUsage(11, 7, 0, 8, 1),
         ),
     ],
 )
-def test_one_report(usage: Any, expected: Reported) -> None:
+def test_one_report(usage: Any, expected: ReportedUsage) -> None:
     """Each way of telling twelve tokens in and seven out."""
-    assert read(usage) == expected
+    assert read_usage(usage) == expected
 
 
 @pytest.mark.parametrize(
@@ -120,11 +126,11 @@ def test_one_report(usage: Any, expected: Reported) -> None:
     ],
 )
 def test_a_stream_of_reports(usages: list[Any], input: int | None, output: int | None) -> None:
-    """Reports that tell what came so far are not added up: 300 tokens had been 45,450."""
-    reports = Reports()
+    """UsageReports that tell what came so far are not added up: 300 tokens had been 45,450."""
+    reports = UsageReports()
     for usage in usages:
         reports.add(usage)
-    assert (reports.whole().input, reports.whole().output) == (input, output)
+    assert (reports.total().input, reports.total().output) == (input, output)
 
 
 @given(st.integers(1, 999), st.lists(st.integers(1, 9), min_size=1, max_size=40))
@@ -140,40 +146,40 @@ def test_a_stream_told_in_any_way_is_the_same(prompt: int, pieces: list[int]) ->
         [told(prompt, 0, prompt), *(told(0, piece, piece) for piece in pieces)],
         [told(prompt, sum(pieces))],
     ):
-        reports = Reports()
+        reports = UsageReports()
         for usage in usages:
             reports.add(usage)
-        assert reports.whole() == Reported(prompt, sum(pieces))
+        assert reports.total() == ReportedUsage(prompt, sum(pieces))
 
 
 def test_a_usage_that_the_answer_contradicts() -> None:
     """More words than its tokens can hold: that was the usage of something else."""
-    reports = Reports()
+    reports = UsageReports()
     reports.add(told(12, 3))
     for letter in "six words are in here, no":
-        reports.came(letter)
-    assert reports.whole() == Reported(12, 3)
-    reports.came("")
-    reports.came(" seven ")
-    assert reports.whole() == Reported(12, None)
+        reports.add_text(letter)
+    assert reports.total() == ReportedUsage(12, 3)
+    reports.add_text("")
+    reports.add_text(" seven ")
+    assert reports.total() == ReportedUsage(12, None)
 
 
 @pytest.mark.parametrize(
     ("report", "usage"),
     [
         (
-            Reported(12, 7, 5, 8),
+            ReportedUsage(12, 7, 5, 8),
             Usage(prompt=12, thinking=5, solution=2, input=12, cached=8, prompt_cached=8, passes=1),
         ),
         (
-            Reported(12, 7, 0, 3, 4),
+            ReportedUsage(12, 7, 0, 3, 4),
             Usage(prompt=12, solution=7, input=12, cached=3, prompt_cached=3, cache_written=4, passes=1),
         ),
-        (Reported(None, 7), Usage(prompt=100, solution=7, input=100, cache_written=100, passes=1)),
-        (Reported(12, None), Usage(prompt=12, unknown=50, input=12, passes=1)),
-        (Reported(), Usage(prompt=100, unknown=50, input=100, cache_written=100, passes=1)),
+        (ReportedUsage(None, 7), Usage(prompt=100, solution=7, input=100, cache_written=100, passes=1)),
+        (ReportedUsage(12, None), Usage(prompt=12, unknown=50, input=12, passes=1)),
+        (ReportedUsage(), Usage(prompt=100, unknown=50, input=100, cache_written=100, passes=1)),
     ],
 )
-def test_what_is_charged(report: Reported, usage: Usage) -> None:
+def test_what_is_charged(report: ReportedUsage, usage: Usage) -> None:
     """Law 2: what was held, for each part that nobody tells."""
     assert charged(report, WORST) == usage

@@ -195,7 +195,7 @@ def test_cut_and_limits_while_it_waits() -> None:
     assert (result.thinking_end, result.usage.thinking) == (ThinkingEnd.BUDGET, 8)
     result = steered(lambda c: c.set_limit(12), 3.5, Budget(6, 5))
     assert (result.usage.thinking, result.usage.passes) == (12, 3)
-    result = steered(lambda c: c.move(6.5, 9.0), 3.5)
+    result = steered(lambda c: c.set_deadlines(6.5, 9.0), 3.5)
     assert (result.usage.thinking, result.usage.solution) == (6, 2)
 
 
@@ -204,11 +204,11 @@ def test_steering_twice_in_one_moment() -> None:
 
     def cut_then_move(control: Control) -> None:
         control.cut()
-        control.move(90.0, 99.0)
+        control.set_deadlines(90.0, 99.0)
 
     def lower_then_move(control: Control) -> None:
         control.set_limit(2)
-        control.move(90.0, 99.0)
+        control.set_deadlines(90.0, 99.0)
 
     def lower_then_raise(control: Control) -> None:
         control.set_limit(2)
@@ -282,7 +282,7 @@ def test_on_tokens_sees_every_chunk_and_may_move() -> None:
     def on_tokens(segment: Segment, count: int, now: float) -> None:
         seen.append((segment, count, now))
         if now == 3:
-            control.move(3.0, None)
+            control.set_deadlines(3.0, None)
 
     control.on_tokens = on_tokens
     result = ask(ScriptedBackend(LONG, ttft=1, tpot=1), Budget(50, 2), control=control)

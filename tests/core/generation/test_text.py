@@ -54,7 +54,7 @@ def test_spaces_between_words_survive(ids: list[int], chunks: list[int]) -> None
 @given(st.text(), sizes)
 def test_whole_text_comes_at_the_end(text: str, chunks: list[int]) -> None:
     """Nobody reads along: nothing comes before the end, and what there is can be asked for."""
-    out, said = IncrementalText(as_bytes, whole=True), b""
+    out, said = IncrementalText(as_bytes, buffered=True), b""
     for piece in cut(text.encode(errors="ignore"), chunks):
         said += bytes(piece)
         assert out.feed(piece) == ""
@@ -65,7 +65,7 @@ def test_whole_text_comes_at_the_end(text: str, chunks: list[int]) -> None:
 
 def test_stop_strings_are_looked_for_all_the_same() -> None:
     """Whether anybody reads along or not."""
-    out = IncrementalText(as_bytes, ["b"], whole=True)
+    out = IncrementalText(as_bytes, ["b"], buffered=True)
     assert out.feed(b"ab") == out.text == "a"
     assert out.stopped == "b"
 

@@ -149,7 +149,7 @@ async def test_it_thinks_within_any_limit(family: Family) -> None:
         if t < natural:
             assert done.usage.forced > 0
             assert done.thinking_end is ThinkingEnd.BUDGET
-            spelled = codec.markers.spell((*ids, *done.output_ids))
+            spelled = codec.markers.decode_ids((*ids, *done.output_ids))
             assert spelled.count(codec.markers.close_text) == 1
             assert spelled.count(codec.markers.open_text.strip()) == 1
         assert done.usage.metered_output == backend.meter.output
@@ -222,7 +222,7 @@ async def test_gpt_oss_calls_a_tool_behind_its_thinking(call: str) -> None:
     done = await generate(Speaker(codec, says), QUESTION, Budget(200, 100))
     assert done.thinking == "so it is."
     assert done.usage.forced == 0
-    assert codec.markers.spell(done.solution_ids) == call
+    assert codec.markers.decode_ids(done.solution_ids) == call
     straight = await generate(Speaker(codec, call), QUESTION, Budget(200, 100))
     assert straight.solution_ids == done.solution_ids
     short = await generate(Speaker(codec, says), QUESTION, Budget(200, 1))

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from elastic_agent.budget import Budget
-from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.phases.phase import Phase
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.training.agents.environment import Episode, Tool, ToolCall
 from elastic_agent.training.agents.episode_runner import Granter, Played, Player, Rules, play
@@ -51,7 +52,7 @@ def _sample(machine: TwoPhase, words: Sequence[int]) -> None:
     """Feed the words up to the end of what the machine takes without a forced close."""
     machine.next_pass()
     for token in words:
-        if machine.over and machine.phase is Phase.SOLUTION:
+        if machine.pass_over and machine.phase is Phase.SOLUTION:
             machine.next_pass()
         machine.feed([token], [-0.5])
 
@@ -98,7 +99,7 @@ def random_decode(seed: int = 0) -> Callable[[Sequence[Call], int], list[Rollout
                 if machine.phase is Phase.CLOSING:
                     machine.close()
                 machine.next_pass()
-                while not machine.over:
+                while not machine.pass_over:
                     machine.feed([rng.choice(some)], [-0.5])
         return [rollout_of(machine) for machine in machines]
 

@@ -12,7 +12,8 @@ import pytest
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.generation.phases.answer import read_answer
-from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.phases.phase import Phase
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.prompts.markers import Markers, Opening
 from elastic_agent.training.budgets.distributions import Spread, mixture
 from elastic_agent.training.config.fields import ConfigError
@@ -80,7 +81,7 @@ def play(machine: TwoPhase, thinking: Sequence[int], solution: Sequence[int]) ->
             continue
         request = machine.next_pass()
         machine.feed(tokens[: request.max_tokens])
-        if not machine.over:
+        if not machine.pass_over:
             machine.pass_ended("length")
     return rollout_of(machine)
 
@@ -226,7 +227,7 @@ def naive(inputs: dict[str, Any]) -> dict[str, Any]:
     ids = [row[keep].tolist() for row, keep in zip(inputs["completion_ids"], mask, strict=True)]
     answers = [row[row.index(MARK) + 1 :] for row in ids]
     markers = markers_of(build_tokenizer())  # a random model opens its thinking again, which earns nothing
-    rewards = easy_reward(solution_ids=[read_answer(markers, answer).shown for answer in answers])
+    rewards = easy_reward(solution_ids=[read_answer(markers, answer).text_ids for answer in answers])
     found = []
     for i, reward in enumerate(rewards):
         group = range(i // 12 * 12 + i % 3, i // 12 * 12 + 12, 3)  # the four samples at this cut

@@ -8,7 +8,8 @@ import pytest
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
-from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.phases.phase import Phase
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.training.budgets.distributions import Spread, mixture
 from elastic_agent.training.data.stock_problems import make_problems
@@ -47,7 +48,7 @@ def drive(machine: TwoPhase, thinking: list[int], solution: list[int]) -> None:
     """Feed a machine the tokens that a model would have sampled."""
     machine.next_pass()
     machine.feed(thinking, [-0.5] * len(thinking))
-    if not machine.over:
+    if not machine.pass_over:
         machine.pass_ended("length")
     if machine.phase.value == "closing":
         machine.close()
@@ -243,11 +244,11 @@ def test_tokens_that_carry_a_part_of_a_marker_are_trained_as_they_were_sampled()
         machine.feed(rest, [-0.25] * len(rest))
         rollout = rollout_of(machine)
         given, mask = for_loss(rollout, tokenizer, Defects())
-        assert tokenizer.decode(rollout.solution_shown, skip_special_tokens=True) == '{"a": 4}'
+        assert tokenizer.decode(rollout.solution_text_ids, skip_special_tokens=True) == '{"a": 4}'
         forced = len(markers.close_ids) if t == 4 else 0
         assert rollout.usage.forced == mask.count(0) == rollout.logprobs.count(None) == forced
         assert given == [*said[:4], *markers.close_ids, *rest] if t == 4 else [*said, tokenizer.eos_token_id]
-        assert for_trl([rollout], [t], [(given, mask)])["solution_ids"] == [list(rollout.solution_shown)]
+        assert for_trl([rollout], [t], [(given, mask)])["solution_ids"] == [list(rollout.solution_text_ids)]
 
 
 def test_thinking_that_is_opened_again_earns_nothing(tokenizer: Any) -> None:
@@ -255,7 +256,7 @@ def test_thinking_that_is_opened_again_earns_nothing(tokenizer: Any) -> None:
     machine = make_machine(tokenizer, 50, s=40)
     drive(machine, [*ids("so"), MARK], [*ids("<think> Answer : 4 . </think> so it is 5 ."), EOS])
     rollout = rollout_of(machine)
-    assert list(rollout.solution_shown) == [*ids("so it is 5 ."), EOS]
+    assert list(rollout.solution_text_ids) == [*ids("so it is 5 ."), EOS]
     assert rollout.usage.reopened == 6
     reward = make_reward_function(RewardConfig(), tokenizer.decode)
     columns = for_trl([rollout], [50], [([], [])])

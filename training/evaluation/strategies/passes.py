@@ -125,7 +125,7 @@ class Transcript:
         if segment is Segment.THINKING:
             start = codec.markers.start_of(ids) if codec.markers.open_in_text else None
             return codec.decode((*ids[start or 0 :], *self.last)).strip()
-        return codec.decode((*self.after, *read_answer(codec.markers, ids).shown)).strip()
+        return codec.decode((*self.after, *read_answer(codec.markers, ids).text_ids)).strip()
 
     def add(self, segment: Segment, ids: Sequence[int], *, sampled: bool = True) -> None:
         if ids:
@@ -171,8 +171,8 @@ class Transcript:
         said = cls(
             discarded=machine.usage.discarded,
             finished=machine.solution_end is SolutionEnd.EOS,
-            last=machine.said_before_close,
-            after=machine.said_behind_close,
+            last=machine.thinking_in_close,
+            after=machine.solution_in_close,
         )
         said.add(Segment.THINKING, machine.thinking_ids)
         said.add(Segment.CLOSE, machine.close_ids, sampled=not machine.usage.forced)

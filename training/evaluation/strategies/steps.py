@@ -98,7 +98,7 @@ def probe(case: Case, said: Transcript) -> Generator[Pass | None, Chunk, str | N
     )
     said.probes += len(got.ids) + len(got.end)
     said.discarded += len(got.ids) + len(got.end)
-    return cues.read(codec.decode(read_answer(codec.markers, got.ids).shown if close else got.ids))
+    return cues.read(codec.decode(read_answer(codec.markers, got.ids).text_ids if close else got.ids))
 
 
 def solve(case: Case, said: Transcript, closed: bool) -> Passes:

@@ -21,7 +21,8 @@ from elastic_agent.backends.base import Codec
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendProtocolError, did_you_mean
 from elastic_agent.generation.phases.deltas import Segment
-from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.phases.phase import Phase
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Markers, Opening
 
@@ -87,10 +88,10 @@ class Elastic(_Named):
             segment = Segment.SOLUTION if machine.phase is Phase.SOLUTION else Segment.THINKING
             chunk = yield Pass(machine.next_pass(case.next_sampling()), segment)
             machine.feed(chunk.ids)
-            while not machine.over and chunk.finish is None:
+            while not machine.pass_over and chunk.finish is None:
                 chunk = yield None
                 machine.feed(chunk.ids)
-            if not machine.over and chunk.finish is not None:
+            if not machine.pass_over and chunk.finish is not None:
                 machine.pass_ended(chunk.finish)
         return Transcript.of_machine(machine)
 

@@ -146,7 +146,7 @@ async def test_a_limit_raised_in_flight_brings_the_same_ids(backend: Backend) ->
     async def more(used: int) -> int | None:
         return used + 8 if used < 24 else None
 
-    call = Call(backend, QUESTION, Budget(8, 24), sampling=GREEDY, control=Control(more=more))
+    call = Call(backend, QUESTION, Budget(8, 24), sampling=GREEDY, control=Control(extend_limit=more))
     _ = [event async for event in call]
     assert call.result().output_ids == plain.output_ids
     assert (plain.usage.passes, call.usage.passes) == (2, 4)

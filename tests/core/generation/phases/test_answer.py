@@ -124,7 +124,7 @@ def test_a_reader_gives_out_every_token_once() -> None:
     spans = [s for token in tape for s in reader.take(token)] + reader.end()
     assert [i for s in spans for i in s.ids] == tape
     assert reader.inside
-    assert [i for s in spans if not s.reopened for i in (s.ids if s.shown is None else s.shown)] == [
+    assert [i for s in spans if not s.reopened for i in (s.ids if s.text_ids is None else s.text_ids)] == [
         5,
         6,
         9,
@@ -138,7 +138,7 @@ def test_a_hostile_answer_is_read_in_linear_time() -> None:
     codec = ScriptedCodec()
     markers = markers_for(codec, tools=True)
     word = codec.encode("`x")[0]
-    assert read_answer(markers, [word, *markers.open_ids, *markers.close_ids] * 5_000).shown
+    assert read_answer(markers, [word, *markers.open_ids, *markers.close_ids] * 5_000).text_ids
 
 
 async def test_a_call_that_ended_in_thinking_is_no_answer_of_its_task() -> None:

@@ -20,8 +20,9 @@ from elastic_agent.errors import BackendError
 from elastic_agent.generation.call import Call
 from elastic_agent.generation.control import Control
 from elastic_agent.generation.generate import generate
+from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
-from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.prompts.markers import Opening
 from tests.core.generation.phases.test_two_phase import EOS, PROMPT, SINGLE, reference
 from tests.wire import Wire
@@ -60,15 +61,15 @@ def drive(machine: TwoPhase, tape: Sequence[int], sizes: Sequence[int], *, holds
         stop = next((i for i, token in enumerate(rest) if token in request.stop_ids), len(rest))
         ids = rest[: min(stop + 1, request.max_tokens)]
         read, turn = 0, 0
-        while read < len(ids) and not machine.over:
+        while read < len(ids) and not machine.pass_over:
             size = sizes[turn % len(sizes)]
             machine.feed(ids[read : read + size])
             read, turn = min(len(ids), read + size), turn + 1
-        if read == len(ids) and not machine.over:
+        if read == len(ids) and not machine.pass_over:
             machine.pass_ended("stop" if ids[-1] in request.stop_ids else "length")
         request.receipt.output = read
         metered += read
-        machine.served(read, request)
+        machine.settle_pass(read, request)
     return metered
 
 
@@ -116,7 +117,7 @@ def test_a_limit_that_the_engine_holds_is_not_raised() -> None:
     machine.feed([10])
     machine.set_limit(2)
     machine.feed([11, 12, 13])
-    assert (machine.thinking_ids, machine.phase, machine.over) == ((10, 11), Phase.CLOSING, True)
+    assert (machine.thinking_ids, machine.phase, machine.pass_over) == ((10, 11), Phase.CLOSING, True)
 
 
 class Holding(ScriptedBackend):

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from elastic_agent.backends.base import TokenRequest
 from elastic_agent.budget import Budget
 from elastic_agent.generation.phases.deltas import Delta, Segment
+from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
-from elastic_agent.generation.phases.two_phase import Phase, TwoPhase
+from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.prompts.markers import Markers, Opening, WrapUpIds
 from elastic_agent.usage import Probes, worst_case
 
@@ -125,28 +126,28 @@ def drive(
             more = next(raises or iter(()), 0)
             deltas += machine.set_limit(machine.limit + more) if more else machine.cut(ThinkingEnd.BUDGET)
             continue
-        if machine.phase is Phase.AT_BORDER:
-            request = machine.probe((7, 7), 3)
+        if machine.phase is Phase.AT_CHECKPOINT:
+            request = machine.start_probe((7, 7), 3)
             request.receipt.output = read = len(upstream.serve(request))
             upstream.output += read
-            machine.probed(read, 0, request)
-            machine.go_on()
+            machine.end_probe(read, 0, request)
+            machine.resume_thinking()
             continue
         request = machine.next_pass()
         ids, read = upstream.serve(request), 0
-        while read < len(ids) and not machine.over:
+        while read < len(ids) and not machine.pass_over:
             size = chunks[turn % len(chunks)]
             turn += 1
             deltas += machine.feed(ids[read : read + size], [-0.5] * len(ids[read : read + size]))
             read = min(len(ids), read + size)
             if steer is not None:
                 deltas += steer(machine, turn)
-        if not machine.over:
+        if not machine.pass_over:
             deltas += machine.pass_ended("stop" if ids and ids[-1] in request.stop_ids else "length")
         served = min(len(ids), read + lag)
         upstream.output += served
         request.receipt.output = served
-        machine.served(read, request)
+        machine.settle_pass(read, request)
     return deltas
 
 
@@ -168,8 +169,8 @@ def check(machine: TwoPhase, upstream: Upstream, deltas: Sequence[Delta]) -> Non
     said = [d for d in deltas if d.segment in (Segment.SOLUTION, Segment.REOPENED)]
     assert tuple(i for d in said for i in d.ids) == machine.solution_ids
     assert sum(len(d.ids) for d in said if d.segment is Segment.REOPENED) == usage.reopened
-    shown = [d.ids if d.shown is None else d.shown for d in said if d.segment is Segment.SOLUTION]
-    assert tuple(i for ids in shown for i in ids) == machine.solution_shown
+    shown = [d.shown_ids for d in said if d.segment is Segment.SOLUTION]
+    assert tuple(i for ids in shown for i in ids) == machine.solution_text_ids
     assert len(machine.solution_ids) == usage.solution <= machine.budget.solution
     assert EOS not in machine.thinking_ids
     assert EOS not in machine.solution_ids[:-1]
@@ -202,7 +203,7 @@ def test_it_does_what_the_rules_say(
     answer, inside = answer_of(solution, markers)
     ended = SolutionEnd.REOPENED if inside else SolutionEnd.EOS
     assert machine.solution_end is (ended if solution[-1] == EOS else SolutionEnd.LENGTH)
-    assert list(machine.solution_shown) == answer
+    assert list(machine.solution_text_ids) == answer
     assert machine.usage.forced == (len(close) if end in FORCING else 0)
     cut = end is ThinkingEnd.BUDGET and markers.wrap_up is not None
     assert machine.usage.wrap_up == (len([i for i in close if i >= 80]) if cut else 0)
@@ -212,10 +213,17 @@ def test_it_does_what_the_rules_say(
 
 @given(tapes, budgets, all_markers, openings, chunkings, st.integers(1, 9))
 def test_pauses_at_borders_change_nothing(
-    tape: list[int], budget: Budget, markers: Markers, opening: Opening, chunks: list[int], borders: int
+    tape: list[int],
+    budget: Budget,
+    markers: Markers,
+    opening: Opening,
+    chunks: list[int],
+    checkpoint_every: int,
 ) -> None:
     """The same tokens as without probes in between; both meters agree, and what `Probes` says covers them."""
-    plain, probed = (TwoPhase(PROMPT, budget, markers, opening, borders=n) for n in (0, borders))
+    plain, probed = (
+        TwoPhase(PROMPT, budget, markers, opening, checkpoint_every=n) for n in (0, checkpoint_every)
+    )
     upstream = Upstream(tape)
     drive(plain, Upstream(tape), chunks)
     deltas = drive(probed, upstream, chunks)
@@ -224,7 +232,7 @@ def test_pauses_at_borders_change_nothing(
     assert probed.thinking_end is plain.thinking_end
     thinking, close = budget.thinking or 0, markers.close_length(Opening.SELF)
     worst = worst_case(len(PROMPT), thinking, close, budget.solution)
-    probes = Probes(borders, 3, 2)
+    probes = Probes(checkpoint_every, 3, 2)
     assert probed.usage.generated <= worst.generated + probes.generated(thinking)
     assert probed.usage.input <= worst.input + probes.read(len(PROMPT), thinking, close)
 
@@ -288,20 +296,20 @@ def test_broken_off_anywhere(
             continue
         request = machine.next_pass()
         ids, read = upstream.serve(request), 0
-        while read < len(ids) and not machine.over and read_in_all < after:
+        while read < len(ids) and not machine.pass_over and read_in_all < after:
             machine.feed(ids[read : read + 1])
             read, read_in_all = read + 1, read_in_all + 1
-        if read < len(ids) and not machine.over:  # here it breaks
-            machine.served(read, request)
+        if read < len(ids) and not machine.pass_over:  # here it breaks
+            machine.settle_pass(read, request)
             machine.abort()
             assert machine.solution_end is SolutionEnd.ABORTED
             assert machine.usage.unknown == request.max_tokens - read
             assert machine.usage.metered_output >= upstream.output + len(ids)
         else:
-            if not machine.over:
+            if not machine.pass_over:
                 machine.pass_ended("stop" if ids[-1] in request.stop_ids else "length")
             request.receipt.output = read
-            machine.served(read, request)
+            machine.settle_pass(read, request)
             upstream.output += read
     covered(machine)
 
@@ -336,7 +344,7 @@ def test_thinking_cut_from_outside(reason: ThinkingEnd) -> None:
     machine.next_pass()
     assert machine.feed([10, 5, 6]) == [Delta(Segment.THINKING, (10,))]  # 5 6 may begin the close
     assert machine.cut(reason) == [Delta(Segment.THINKING, (5, 6))]
-    assert machine.over
+    assert machine.pass_over
     assert machine.close() == Delta(Segment.CLOSE, (5, 6, 5), forced=True)
     assert machine.thinking_end is reason
     assert machine.cut(ThinkingEnd.BUDGET) == []
@@ -434,7 +442,7 @@ def test_a_pass_that_never_left_is_none() -> None:
     machine = TwoPhase(PROMPT, Budget(9, 4), SINGLE, Opening.PREFILLED)
     request = machine.next_pass()
     request.receipt.refused = True
-    machine.served(0, request)
+    machine.settle_pass(0, request)
     machine.abort()
     assert (machine.usage.passes, machine.usage.input, machine.usage.unknown) == (0, 0, 0)
 
@@ -474,12 +482,12 @@ def test_raised_at_its_limit_it_is_as_if_it_had_had_it_all(
     opening: Opening,
     chunks: list[int],
     raises: list[int],
-    borders: int,
+    checkpoint_every: int,
 ) -> None:
     """A limit of 3 that becomes 8 brings the tokens of a limit of 8, at one more pass for each raise; with
     probes in between, too."""
     machine, upstream = (
-        TwoPhase(PROMPT, budget, markers, opening, raisable=True, borders=borders),
+        TwoPhase(PROMPT, budget, markers, opening, extendable=True, checkpoint_every=checkpoint_every),
         Upstream(tape),
     )
     deltas = drive(machine, upstream, chunks, raises=iter(raises))
@@ -489,7 +497,7 @@ def test_raised_at_its_limit_it_is_as_if_it_had_had_it_all(
     assert machine.output_ids == whole.output_ids
     assert machine.sampled == whole.sampled
     assert machine.thinking_end is whole.thinking_end
-    probes = Probes(borders, 3).most(machine.limit) if borders else 0
+    probes = Probes(checkpoint_every, 3).most(machine.limit) if checkpoint_every else 0
     assert machine.usage.passes <= 2 + len(raises) + 2 * probes
 
 
@@ -509,7 +517,7 @@ def test_a_possible_close_is_kept_back(tape: list[int], limit: int) -> None:
     machine.next_pass()
     shown: list[int] = []
     for token in tape:
-        if machine.over:
+        if machine.pass_over:
             break
         shown += [i for d in machine.feed([token]) if d.segment is Segment.THINKING for i in d.ids]
     assert tuple(shown) == machine.thinking_ids[: len(shown)]
@@ -530,8 +538,8 @@ def test_a_pass_that_is_bounded() -> None:
     for most, unknown in ((None, 9), (5, 5), (0, 0), (99, 9)):
         machine = TwoPhase(PROMPT, Budget(9, 4), SINGLE, Opening.PREFILLED)
         request = machine.next_pass()
-        request.receipt.most = most
-        machine.served(0, request)
+        request.receipt.output_bound = most
+        machine.settle_pass(0, request)
         assert machine.usage.unknown == unknown
 
 

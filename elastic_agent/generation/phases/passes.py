@@ -1,0 +1,91 @@
+"""The kinds of passes over a model: thinking, solution, or both in one; each says when it is over.
+
+ThinkingPass   asks for thinking alone; the close, and then a SolutionPass, follow
+SolutionPass   asks for the solution alone
+CombinedPass   asks for thinking, close and solution of an engine that holds both limits itself
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ...backends.base import Finish, Limits
+from .phase import Phase
+from .stop_reasons import SolutionEnd, ThinkingEnd
+
+
+class Standing(Protocol):
+    """What a pass looks at: where the machine stands."""
+
+    phase: Phase
+    thinking_end: ThinkingEnd | None
+    solution_end: SolutionEnd | None
+
+
+@dataclass(slots=True)
+class Pass:
+    """One pass.
+
+    Attributes:
+        max_tokens: how many tokens it asks for.
+        stop_ids: tokens that end it.
+        limits: both limits of the call, where the engine is to hold them.
+        surplus: tokens that came after the solution's end.
+    """
+
+    max_tokens: int
+    stop_ids: frozenset[int]
+    limits: Limits | None = None
+    surplus: int = 0
+
+    def over(self, machine: Standing) -> bool:
+        """Whether the rest of the pass is of no use."""
+        raise NotImplementedError
+
+    def ends_solution(self, finish: Finish, *, at_marker: bool) -> bool:
+        """Whether a solution that this pass brought has ended with it.
+
+        Args:
+            at_marker: the pass's last token is a close or the start of a tool call.
+        """
+        return True
+
+
+class ThinkingPass(Pass):
+    """A pass for thinking."""
+
+    def over(self, machine: Standing) -> bool:
+        return machine.phase is not Phase.THINKING
+
+    def ends_solution(self, finish: Finish, *, at_marker: bool) -> bool:
+        """Only an end of text does: the pass had room for thinking, and stops at markers as well."""
+        return finish == "stop" and not at_marker
+
+
+class OpeningPass(ThinkingPass):
+    """A pass for thinking that the model has to open itself; without a start marker it brings the
+    solution."""
+
+    def over(self, machine: Standing) -> bool:
+        paused = machine.phase in (Phase.AT_LIMIT, Phase.AT_CHECKPOINT)
+        ended = machine.phase in (Phase.CLOSING, Phase.DONE)
+        return paused or ended or machine.thinking_end is ThinkingEnd.NATURAL
+
+
+class SolutionPass(Pass):
+    """A pass for the solution."""
+
+    def over(self, machine: Standing) -> bool:
+        return machine.phase is not Phase.SOLUTION
+
+
+class CombinedPass(Pass):
+    """A pass for both segments, whose limits the engine holds (`Limits`)."""
+
+    def over(self, machine: Standing) -> bool:
+        if machine.phase is Phase.DONE:
+            # At its limit the engine ends the pass itself, with one token more. To break off before that
+            # token would leave unknown how much was served.
+            return machine.solution_end is not SolutionEnd.LENGTH or self.surplus > 1
+        return machine.phase is Phase.CLOSING
