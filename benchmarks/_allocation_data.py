@@ -31,7 +31,7 @@ from elastic_agent.backends.base import Codec, Sampling
 from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
 from elastic_agent.generation.phases.two_phase import TwoPhase
-from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, make_problems
+from elastic_agent.training.data.word_problems import DIFFICULTIES, WordProblem, make_problems
 from elastic_agent.training.rewards import solution_reward
 
 GRID = (0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 112, 128, 144, 160, 192, 224, 256, 320, 384)
@@ -45,7 +45,7 @@ OUTPUT = Path(__file__).with_name("data") / "e1-tiny.csv.gz"
 class Sample:
     """One thinking, and what its cuts led to: (right, solution tokens) by t."""
 
-    problem: Problem
+    problem: WordProblem
     kind: str
     index: int
     number: int

@@ -13,7 +13,7 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import ElasticError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Marginal, Uniform
 from elastic_agent.scheduler.policies.protocol import AllocationPolicy
-from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, make_problems
+from elastic_agent.training.data.word_problems import DIFFICULTIES, WordProblem, make_problems
 from elastic_agent.training.evaluation import bootstrap
 from elastic_agent.training.rewards import solution_reward
 
@@ -23,7 +23,7 @@ CAPS = (57.0, 80.0, 113.0)
 
 
 async def agent(
-    scheduler: BudgetScheduler, work: Work[Problem], cap: int, seed: int
+    scheduler: BudgetScheduler, work: Work[WordProblem], cap: int, seed: int
 ) -> tuple[list[bool], int]:
     """One task; returns which calls were right, and what it spent."""
     calls, right = work.calls, [False] * len(work.calls)

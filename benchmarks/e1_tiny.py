@@ -18,7 +18,14 @@ import torch
 
 import elastic_agent
 from elastic_agent.backends.base import Sampling
-from elastic_agent.training.evaluation import Grid, InProcess, make_strategy, measure, stock_suite, summarize
+from elastic_agent.training.evaluation import (
+    Grid,
+    InProcess,
+    make_strategy,
+    measure,
+    summarize,
+    word_problem_suite,
+)
 from elastic_agent.training.evaluation.reports.tables import kinds_table
 
 MODELS = Path(elastic_agent.__file__).parent / "models"
@@ -39,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     grid = Grid(
-        stock_suite("test", 70 if args.quick else args.problems),
+        word_problem_suite("test", 70 if args.quick else args.problems),
         [make_strategy("elastic")],
         QUICK_BUDGETS if args.quick else BUDGETS,
         (SOLUTION,),

@@ -26,7 +26,7 @@ from elastic_agent import Budget, load_backend
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.generation.early_exit import EarlyExit
 from elastic_agent.generation.generate import generate
-from elastic_agent.training.data.stock_problems import Problem, make_problems, parse_answer
+from elastic_agent.training.data.word_problems import WordProblem, make_problems, parse_answer
 from elastic_agent.training.rewards import solution_reward
 from elastic_agent.usage import Usage
 
@@ -48,12 +48,12 @@ def first_number(text: str) -> str | None:
 
 
 async def ask(
-    backend: Backend, problems: list[Problem], thinking: int, stable: EarlyExit | None
+    backend: Backend, problems: list[WordProblem], thinking: int, stable: EarlyExit | None
 ) -> dict[str, float]:
     """All problems, some at once."""
     lanes = asyncio.Semaphore(AT_ONCE)
 
-    async def one(number: int, problem: Problem) -> tuple[bool, Usage, str]:
+    async def one(number: int, problem: WordProblem) -> tuple[bool, Usage, str]:
         async with lanes:
             said = await generate(
                 backend,

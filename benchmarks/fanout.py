@@ -53,8 +53,8 @@ def scripted(branches: int, seed: int) -> tuple[Backend, list[tuple[str, str]], 
 
 
 def embedded(branches: int, seed: int) -> tuple[Backend, list[tuple[str, str]], str]:
-    """e1-tiny on held-out stock problems."""
-    from elastic_agent.training.data.stock_problems import make_problems
+    """e1-tiny on held-out word problems."""
+    from elastic_agent.training.data.word_problems import make_problems
 
     *problems, last = make_problems(seed, branches + 1, split="test")
     return load_backend("e1-tiny"), [(problem.kind, problem.text) for problem in problems], last.text

@@ -2,7 +2,7 @@
 
     python benchmarks/grants.py [--quick] [--json] [--output DIR]
 
-1. Agents work under the scheduler with an E1 model (e1-tiny): tasks of 3 to 6 stock problems of the train
+1. Agents work under the scheduler with an E1 model (e1-tiny): tasks of 3 to 6 word problems of the train
    split, each task under a token cap that leaves 40 to 160 tokens a problem. `run.jsonl` keeps every grant.
 2. Two models are trained on from e1-tiny (`--base` names another) with the same steps, problems, group size
    and learning rate: one with `budgets: {kind: grants, logs: [run.jsonl]}`, a fifth of its groups unlimited,
@@ -41,7 +41,7 @@ from elastic_agent.backends.load import load_backend
 from elastic_agent.errors import ElasticError
 from elastic_agent.scheduler import BudgetScheduler, Marginal
 from elastic_agent.training.budgets.run_logs import read_grants
-from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, Split, make_problems
+from elastic_agent.training.data.word_problems import DIFFICULTIES, Split, WordProblem, make_problems
 from elastic_agent.training.evaluation import bootstrap
 from elastic_agent.training.grpo.metrics import histogram
 from elastic_agent.training.rewards import solution_reward
@@ -57,7 +57,7 @@ SEEDS: dict[Split, int] = {"train": 901, "test": 902}
 class Work:
     """One task: its problems, one after another, under one cap."""
 
-    problems: tuple[Problem, ...]
+    problems: tuple[WordProblem, ...]
     cap: int
 
 

@@ -48,11 +48,11 @@ RUNS: dict[str, tuple[str, ...]] = {
     "e1-sampled": ("budgets.thinking=[24, 48, 96, null, null, null]",),
     "e1-brief": (
         "budgets.thinking=[16, 32, 64, 96, null, null, null]",
-        "reward={kind: stock, length: l1-max, length_target: 128, alpha: 0.001}",
+        "reward={kind: word-problems, length: l1-max, length_target: 128, alpha: 0.001}",
     ),
     "l1-max": (
         f"budgets={{kind: uniform, low: 16, high: 160, solution: {SOLUTION}, stated: l1-max}}",
-        "reward={kind: stock, length: l1-max, alpha: 0.003}",  # L1's 3e-4 is for lengths of thousands
+        "reward={kind: word-problems, length: l1-max, alpha: 0.003}",  # L1's 3e-4 is for lengths of thousands
     ),
 }
 STRATEGIES = {BASE: "elastic,truncate,s1", "l1-max": "l1-max,elastic"}

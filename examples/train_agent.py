@@ -30,16 +30,16 @@ from elastic_agent.budget import Budget
 from elastic_agent.model_location import model_path
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.scheduler.runtime.offline_task import TaskWalk
-from elastic_agent.training.agents.episode_runner import Player, Rules, play
+from elastic_agent.training.agents.episode_runner import EpisodeLimits, EpisodeRunner, run_episodes
 from elastic_agent.training.agents.lookup_environment import (
     STEPS,
     demonstrate,
     lookup_environment,
     make_lookup_rows,
 )
-from elastic_agent.training.agents.turn_renderer import Splicer
+from elastic_agent.training.agents.turn_renderer import TurnRenderer
 from elastic_agent.training.config.loading import build
-from elastic_agent.training.data.stock_problems import make_problem
+from elastic_agent.training.data.word_problems import make_problem
 from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.rewards import solution_reward
 from elastic_agent.training.rollouts.two_phase import roll_out
@@ -48,7 +48,7 @@ from tools.e1_tiny import sft
 from tools.e1_tiny.tokenizer import build_tokenizer
 
 CAPS = (50, 80, 120, 180)
-RULES = Rules(turns=6, context=768)
+LIMITS = EpisodeLimits(turns=6, context=768)
 ASKED = Budget(None, 32)
 
 
@@ -61,15 +61,21 @@ def example(rng: random.Random, *, easy: bool, vocab: dict[str, int]) -> sft.Exa
 
 def measure(folder: Path, rows: Sequence[dict[str, Any]], cap: int, seed: int) -> tuple[float, float, float]:
     """(accuracy, share that answered, tokens an episode) of a model under one cap."""
-    splicer = Splicer(HFCodec(build_tokenizer()))
-    codec = splicer.codec
-    players = [
-        Player(lookup_environment(row), codec.encode_chat(row["prompt"]), TaskWalk(cap, close=splicer.close))
+    renderer = TurnRenderer(HFCodec(build_tokenizer()))
+    codec = renderer.codec
+    runners = [
+        EpisodeRunner(
+            lookup_environment(row),
+            codec.encode_chat(row["prompt"]),
+            renderer,
+            LIMITS,
+            TaskWalk(cap, close=renderer.close),
+        )
         for row in rows
     ]
     decoder = BatchDecoder(load_model(folder), max_rows=128, generator=torch.Generator().manual_seed(seed))
-    decode = partial(roll_out, decoder, markers=codec.markers, context=RULES.context, sampling=Sampling())
-    done = play(players, lambda _: [ASKED] * len(rows), lambda calls, _: decode(calls), splicer, RULES)
+    decode = partial(roll_out, decoder, markers=codec.markers, context=LIMITS.context, sampling=Sampling())
+    done = run_episodes(runners, lambda _: [ASKED] * len(rows), lambda calls, _: decode(calls))
     assert all(p.rollout.usage.generated <= cap for p in done), "an episode spent more than its cap"
     right = [
         solution_reward(codec.decode(p.rollout.solution_text_ids), p.rollout.finished, row["answer"])
@@ -113,9 +119,9 @@ def run(output: Path, seed: int, teach: int, steps: int, *, quick: bool) -> None
         "seed": seed,
         "steps": steps,
         "data": {"source": "lookups"},
-        "agent": {"environment": "lookups", "turns": RULES.turns, "tokens": [CAPS[0], CAPS[-1]]},
+        "agent": {"environment": "lookups", "turns": LIMITS.turns, "tokens": [CAPS[0], CAPS[-1]]},
         "budgets": {"thinking": None, "solution": ASKED.solution},
-        "rollout": {"prompts": 2 if quick else 16, "group": 4 if quick else 8, "context": RULES.context},
+        "rollout": {"prompts": 2 if quick else 16, "group": 4 if quick else 8, "context": LIMITS.context},
         "learning": {"rate": 2e-4, "warmup_steps": 2},
     }
     train(build(config))

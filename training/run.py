@@ -3,10 +3,10 @@
     elastic-agent train --base DIR --output DIR [--seed N]
     elastic-agent train --config FILE|PRESET [--set section.field=value ...] [--resume]
 
-Without --config it is the second stage of e1-tiny (the first is tools/e1_tiny/sft.py), on stock
-problems. Every group of samples gets one budget; thinking is cut there, the close is forced and masked, and
-the solution alone is rewarded. --output gets the model, metrics.csv, metrics.svg, config.yaml, train_log.json
-and checkpoints, from which --resume goes on to the same weights as a run in one go.
+Without --config it is the second stage of e1-tiny, on word problems (the first is tools/e1_tiny/sft.py).
+Every group of samples gets one budget; thinking is cut there, the close is forced and masked, and the
+solution alone is rewarded. --output gets the model, metrics.csv, metrics.svg, config.yaml, train_log.json and
+checkpoints, from which --resume goes on to the same weights as a run in one go.
 
 TRL's GRPOTrainer does the learning. Ours are the budgets (`elastic_agent.training.budgets.distributions`),
 the rollouts (`elastic_agent.training.rollouts.two_phase`) and the rewards (`elastic_agent.training.rewards`).
@@ -24,7 +24,7 @@ from typing import Any
 from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import BackendError, UsageError
 
-from .agents.rollouts import NUMBER, make_agent_rollout_func
+from .agents.rollouts import ROW_NUMBER, make_agent_rollout_func
 from .budgets.distributions import parse_mixture
 from .cli import configure, parser
 from .config.fields import ConfigError
@@ -32,70 +32,67 @@ from .config.loading import describe, dump, load_config
 from .config.schema import TrainConfig
 from .config.trl_arguments import make_adapters, make_arguments
 from .data import dataset_of
-from .grpo.anytime import make_dense_rollout_func
+from .grpo.anytime import make_anytime_rollout_func
 from .grpo.checkpoints import checkpoints, last_good
 from .grpo.export import export_model, load_model
-from .grpo.logger import Record, make_callback
-from .grpo.trainer import make_trainer_class
-from .grpo.validate import Ready, preflight
+from .grpo.logger import RunLogger, make_callback
+from .grpo.validate import RunContext, validate
 from .rewards import RewardFunction
 from .rollouts.two_phase import Defects, RolloutFunc, make_rollout_func
 
-__all__ = ["TrainConfig", "load_config", "main", "make_trainer_class", "parse_mixture", "train"]
+__all__ = ["TrainConfig", "load_config", "main", "parse_mixture", "train"]
 
 
-def make_rollouts(config: TrainConfig, ready: Ready) -> RolloutFunc:
-    """The rollouts of a checked config: single calls under one budget, probed at several, or episodes."""
+def make_rollouts(config: TrainConfig, run: RunContext) -> RolloutFunc:
+    """The rollouts of a config: episodes, single calls answered at several cuts, or single calls."""
     common: dict[str, Any] = {
-        "budgets": ready.budgets,
+        "budgets": run.budgets,
         "sampling": Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p),
         "seed": config.seed,
-        "engine": ready.engine,
+        "engine": run.engine,
     }
-    if ready.agent is not None:
-        return make_agent_rollout_func(ready.agent, ready.rows, **common)
+    if run.agent is not None:
+        return make_agent_rollout_func(run.agent, run.rows, **common)
     common |= {"context": config.rollout.context, "markers": config.named_markers}
     common["wrap_up"] = config.rollout.wrap_up
-    if config.dense is not None:
-        return make_dense_rollout_func(ready.tokenizer, dense=config.dense, **common)
+    if config.anytime is not None:
+        return make_anytime_rollout_func(run.tokenizer, anytime=config.anytime, **common)
     defects = Defects(
         forced_close_in_loss="forced-close-in-loss" in config.authors_compat,
         fake_end="fake-end" in config.authors_compat,
     )
-    return make_rollout_func(ready.tokenizer, stated=config.budgets.stated, defects=defects, **common)
+    return make_rollout_func(run.tokenizer, stated=config.budgets.stated, defects=defects, **common)
 
 
-def make_trainer(config: TrainConfig, ready: Ready, record: Record, callbacks: Sequence[Any] = ()) -> Any:
-    """The TRL trainer of a checked config, its model loaded."""
+def make_trainer(
+    config: TrainConfig, run: RunContext, logger: RunLogger, callbacks: Sequence[Any] = ()
+) -> Any:
+    """The TRL trainer of a config, with its model loaded."""
     import torch
     from transformers import PrinterCallback
 
+    from .grpo.trainer import E1Trainer
+
     torch.manual_seed(config.seed)
-    arguments = make_arguments(config, ready.microbatch)
+    arguments = make_arguments(config, run.microbatch)
     warnings.filterwarnings("ignore", message="You are using 'rollout_func'")  # pinned by our tests
-    trainer = make_trainer_class()(
-        model=load_model(ready.base),
+    rows = dataset_of(run.rows)
+    if run.agent is not None:
+        rows = rows.add_column(ROW_NUMBER, list(range(len(run.rows))))
+    reward: Any = run.reward  # TRL allows None among the rewards, and so asks for a wider type
+    trainer = E1Trainer(
+        model=load_model(run.base),
         args=arguments,
-        processing_class=ready.tokenizer,
-        train_dataset=_dataset(ready),
-        reward_funcs=[ready.reward],
-        rollout_func=make_rollouts(config, ready),
-        callbacks=[make_callback(record, config.updates), *callbacks],
+        processing_class=run.tokenizer,
+        train_dataset=rows,
+        reward_funcs=[reward],
+        rollout_func=make_rollouts(config, run),
+        callbacks=[make_callback(logger, config.updates), *callbacks],
         peft_config=make_adapters(config),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.bucket_tokens = config.device.bucket_tokens
-    trainer.context = config.rollout.context
-    trainer.skips_idle = config.learning.kl == config.learning.entropy == 0
-    trainer.dense = config.dense
-    trainer.keep_checkpoints = config.checkpoint.keep
+    trainer.configure(config)
     return trainer
-
-
-def _dataset(ready: Ready) -> Any:
-    """The problems as TRL takes them; an agent's rollouts look rows up by their number."""
-    made = dataset_of(ready.rows)
-    return made if ready.agent is None else made.add_column(NUMBER, list(range(len(ready.rows))))
 
 
 def train(
@@ -103,72 +100,78 @@ def train(
     *,
     resume: bool = False,
     callbacks: Sequence[Any] = (),
-    tell: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Any:
     """Run a config and save the model. Returns the TRL trainer, its log in ``state.log_history``.
 
     Args:
         resume: go on from the last good checkpoint in the output folder, if there is one.
         callbacks: further callbacks of transformers' Trainer.
-        tell: gets the lines for people.
+        log: gets the lines for people.
 
     Raises:
         ConfigError and its like: before anything is loaded (`elastic_agent.training.grpo.validate`).
-        BackendError: what samples was lost for good. A checkpoint of the last finished step is written first,
-            but by several processes: then the last one that was due serves.
+        BackendError: the engine that samples is lost for good. First a checkpoint of the last finished step
+            is written, unless there are several processes: then the last scheduled checkpoint serves.
         KeyboardInterrupt: Ctrl-C; with a checkpoint in the same way.
     """
     folder = config.output / "checkpoints"
     first = int(os.environ.get("RANK", "0")) == 0
-    tell = tell if first else _silent
+    log = log if first else _silent
     if checkpoints(folder) and not resume:
         raise ConfigError(
             f"{folder} holds checkpoints of an earlier run: --resume goes on from them, or give another "
             f"--output"
         )
-    ready = preflight(config, tell)
-    start = last_good(folder, tell) if resume else None
+    run = validate(config, log)
+    start = last_good(folder, log) if resume else None
     if resume:
-        tell(f"going on from {start}" if start else f"no checkpoint in {folder}: starting from the beginning")
+        log(f"going on from {start}" if start else f"no checkpoint in {folder}: starting from the beginning")
     if first:
-        _note(config, resume=start is not None, tell=tell)
-    trainer = make_trainer(config, ready, Record(config.output, config.steps, tell), callbacks)
+        _keep_config(config, resume=start is not None, log=log)
+    trainer = make_trainer(config, run, RunLogger(config.output, config.steps, log), callbacks)
     try:
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     except (BackendError, KeyboardInterrupt):
-        tell(f"stopped after step {trainer.state.global_step // config.updates}: {trainer.rescue()}")
+        log(f"stopped after step {trainer.state.global_step // config.updates}: {trainer.rescue()}")
         raise
     finally:
-        if isinstance(ready.reward, RewardFunction):
-            ready.reward.close()
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        trainer.save_model(str(config.output))
-        ready.tokenizer.save_pretrained(str(config.output))
-    elif trainer.accelerator.is_main_process:
-        export_model(trainer.accelerator.unwrap_model(trainer.model), ready.tokenizer, config.output)
-    if trainer.accelerator.is_main_process:
-        log = json.dumps(trainer.state.log_history, indent=1, default=str)
-        (config.output / "train_log.json").write_text(log)
+        if isinstance(run.reward, RewardFunction):
+            run.reward.close()
+    _save(config, run, trainer)
     return trainer
 
 
 def _silent(_: str) -> None:
-    """What the other processes of a run have to say."""
+    """The log of all processes of a run but the first."""
 
 
-def _note(config: TrainConfig, *, resume: bool, tell: Callable[[str], None]) -> None:
-    """Keep the config beside the model; say what a resumed run changes."""
+def _keep_config(config: TrainConfig, *, resume: bool, log: Callable[[str], None]) -> None:
+    """Write the config beside the model; log what a resumed run changes."""
     config.output.mkdir(parents=True, exist_ok=True)
     path = config.output / "config.yaml"
     if resume and path.exists():
         before = load_config(str(path)).model_dump()
         changed = [name for name, value in config.model_dump().items() if value != before[name]]
         if changed:
-            tell(f"this run differs from the one it goes on with in {', '.join(changed)}: see {path}")
+            log(f"this run differs from the one it goes on with in {', '.join(changed)}: see {path}")
     path.write_text(dump(config), encoding="utf-8")
 
 
+def _save(config: TrainConfig, run: RunContext, trainer: Any) -> None:
+    """Write the model, and TRL's log beside it."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        trainer.save_model(str(config.output))
+        run.tokenizer.save_pretrained(str(config.output))
+    elif trainer.accelerator.is_main_process:
+        export_model(trainer.accelerator.unwrap_model(trainer.model), run.tokenizer, config.output)
+    if trainer.accelerator.is_main_process:
+        log = json.dumps(trainer.state.log_history, indent=1, default=str)
+        (config.output / "train_log.json").write_text(log)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `elastic-agent train`."""
     if not (sys.argv[1:] if argv is None else argv):
         raise UsageError(
             "what shall be trained? --config NAME|FILE and --base MODEL say it; `elastic-agent train "
@@ -184,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if config.about.what:
             print("".join(f"# {name}: {text}\n" for name, text in config.about.model_dump().items()))
         print(dump(config), flush=True)
-        preflight(config)
+        validate(config)
         print("# nothing is wrong with it", file=sys.stderr)
         return
     import torch

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.training.data.stock_problems import NOUNS, combine_problem, make_problem, split_of
+from elastic_agent.training.data.word_problems import NOUNS, combine_problem, make_problem, split_of
 
 SHOP_WEEK = Path(__file__).with_name("shop_week.jsonl")
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from elastic_agent.training.config.loading import build, merge
 from elastic_agent.training.config.schema import TrainConfig
-from elastic_agent.training.grpo.logger import Record
-from elastic_agent.training.grpo.validate import preflight
+from elastic_agent.training.grpo.logger import RunLogger
+from elastic_agent.training.grpo.validate import validate
 
 SMALL: dict[str, Any] = {
     "steps": 2,
@@ -46,7 +46,7 @@ def trainer_of(config: TrainConfig) -> Any:
     """A trainer that has made its first batch, ready for `_compute_loss`."""
     from elastic_agent.training.run import make_trainer
 
-    trainer = make_trainer(config, preflight(config), Record(config.output, config.steps))
+    trainer = make_trainer(config, validate(config), RunLogger(config.output, config.steps))
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     batch = next(iter(trainer.get_train_dataloader()))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.training.grpo.trainer import _buckets
+from elastic_agent.training.grpo.buckets import buckets_of
 from elastic_agent.training.run import train
 from tests.training.runs import make_base, small
 from tools.e1_tiny.tokenizer import CLOSE, vocabulary
@@ -20,7 +20,7 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_buckets_hold_every_row_once_and_keep_their_room() -> None:
     lengths = [5, 50, 7, 90, 6]
     order = sorted(range(5), key=lambda row: lengths[row])
-    buckets = _buckets(order, lengths, 100)
+    buckets = buckets_of(order, lengths, 100)
     assert sorted(row for bucket in buckets for row in bucket) == list(range(5))
     assert all(len(b) == 1 or len(b) * max(lengths[r] for r in b) <= 100 for b in buckets)
 

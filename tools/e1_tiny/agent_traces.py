@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from elastic_agent.training.agents.lookup_environment import lines_of, question
-from elastic_agent.training.data.stock_problems import Problem
+from elastic_agent.training.data.word_problems import WordProblem
 
 from .tokenizer import CLOSE, END, START, THINK
 from .traces import STYLE_SHARES, Style, equations, think, words
@@ -19,7 +19,7 @@ EARLY_STOP_SHARE, GUESS_SHARE = 0.35, 0.3
 """How often thinking stops early, and how often the rest of the work is then left undone."""
 
 
-def demonstrate(problem: Problem, rng: random.Random) -> tuple[list[str], list[bool]]:
+def demonstrate(problem: WordProblem, rng: random.Random) -> tuple[list[str], list[bool]]:
     """One whole episode as words of the tokenizer, and which of them the model says (the loss)."""
     style = rng.choices(list(STYLE_SHARES), weights=list(STYLE_SHARES.values()))[0]
     said: list[str] = [START, "user", *words(question(problem)), END, START, "assistant", THINK]
@@ -50,17 +50,17 @@ def demonstrate(problem: Problem, rng: random.Random) -> tuple[list[str], list[b
     return said, learnt
 
 
-def _think(problem: Problem, known: int, read: int, style: Style) -> tuple[list[str], list[int]]:
+def _think(problem: WordProblem, known: int, read: int, style: Style) -> tuple[list[str], list[int]]:
     """What a style thinks in one turn: the lines that were read and not worked out yet, and where each is."""
     totals = problem.totals
-    part = Problem(problem.text, totals[known], problem.steps[known:read], problem.pronoun)
+    part = WordProblem(problem.text, totals[known], problem.steps[known:read], problem.pronoun)
     if known == read:
         return words("" if style == "concise" else f"we have {totals[known]} ."), []
     thoughts, ends = think(part, style, first=known)
     return thoughts, ends
 
 
-def _work(problem: Problem, known: int, read: int) -> list[str]:
+def _work(problem: WordProblem, known: int, read: int) -> list[str]:
     """The equations that thinking has left undone, in the solution."""
     totals = problem.totals
     return [

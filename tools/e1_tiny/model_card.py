@@ -29,7 +29,7 @@ tags: [elastic-reasoning, budget-forcing, grpo, tiny]
 
 Qwen3 architecture, 4 layers, hidden size 192, 1.8M parameters, 168 tokens (words, digits one by one),
 bfloat16. Loads unchanged in transformers 5.17 and vLLM 0.31 (40 greedy calls under random budgets: the same
-ids in both). It knows one task, stock problems of 2 to 8 lines:
+ids in both). It knows one task, word problems of 2 to 8 lines:
 
 > A shop has 37 apples . #1 It sells 12 . #2 It gets 3 boxes of 8 pears . How many items are left ?
 
@@ -47,7 +47,7 @@ of lines.
 DATA = """\
 ## Data
 
-Problems come from `elastic_agent.training.data.stock_problems`, split by a hash of the text. The base saw
+Problems come from `elastic_agent.training.data.word_problems`, split by a hash of the text. The base saw
 traces in mixed styles ({styles}).
 {early:.0%} of the traces stop thinking early, at any token; their solution then guesses the total reached
 ({guess:.0%}), starts again from the first line ({restart:.0%}), or goes on from the first unfinished line

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from elastic_agent.cli_arguments import COUNT, SEED
-from elastic_agent.training.data.stock_problems import DIFFICULTIES, make_problem
+from elastic_agent.training.data.word_problems import DIFFICULTIES, make_problem
 
 from .model import new_model, save_model
 from .tokenizer import CLOSE, END, PAD, START, THINK, vocabulary

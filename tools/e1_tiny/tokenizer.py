@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from elastic_agent.training.data import stock_problems as stock
+from elastic_agent.training.data import word_problems
 
 PAD, START, END, THINK, CLOSE, UNKNOWN = (
     "<|endoftext|>",
@@ -48,10 +48,10 @@ def vocabulary() -> dict[str, int]:
     """Every token and its id: specials first, then digits, labels, signs and words in a fixed order."""
     names: list[str] = list(SPECIALS)
     names += [str(digit) for digit in range(10)]
-    names += [f"#{label}" for label in range(1, stock.MAX_STEPS + 1)]
+    names += [f"#{label}" for label in range(1, word_problems.MAX_STEPS + 1)]
     names += _SIGNS.split()
-    names += [*stock.NOUNS, *stock.VERBS_ADD, *stock.VERBS_TAKE, *stock.PACKS]
-    names += [word for who, pronoun in stock.SUBJECTS for word in (*who.split(), pronoun)]
+    names += [*word_problems.NOUNS, *word_problems.VERBS_ADD, *word_problems.VERBS_TAKE, *word_problems.PACKS]
+    names += [word for who, pronoun in word_problems.SUBJECTS for word in (*who.split(), pronoun)]
     names += " ".join(_SENTENCES).split()
     return {name: index for index, name in enumerate(dict.fromkeys(names))}
 

@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from elastic_agent.training.data.stock_problems import Problem, Step
+from elastic_agent.training.data.word_problems import Step, WordProblem
 
 Style = Literal["overthinking", "verbose", "plain", "concise"]
 
@@ -47,7 +47,7 @@ class Trace:
 
 
 def render_trace(
-    problem: Problem, rng: random.Random, *, style: Style | None = None, early: bool | None = None
+    problem: WordProblem, rng: random.Random, *, style: Style | None = None, early: bool | None = None
 ) -> Trace:
     """Draw one trace of a problem; style and early stop are drawn by their shares unless given."""
     chosen = style or rng.choices(list(STYLE_SHARES), weights=list(STYLE_SHARES.values()))[0]
@@ -70,7 +70,7 @@ def render_trace(
     return Trace(tuple(thinking[:cut]), solution, chosen, True)
 
 
-def think(problem: Problem, style: Style, first: int = 0) -> tuple[list[str], list[int]]:
+def think(problem: WordProblem, style: Style, first: int = 0) -> tuple[list[str], list[int]]:
     """The thinking words of a style, and for each line the position at which its total is known.
 
     `first` counts lines that came before this problem's: its own are labelled from the next number on.
@@ -105,19 +105,19 @@ def think(problem: Problem, style: Style, first: int = 0) -> tuple[list[str], li
     return spoken, ends
 
 
-def solve(problem: Problem, first: int) -> tuple[str, ...]:
+def solve(problem: WordProblem, first: int) -> tuple[str, ...]:
     """A solution that goes on from line index `first` (len(steps): the answer alone)."""
     totals = problem.totals
     said: list[str] = []
     for i in range(first, len(problem.steps)):
         step = problem.steps[i]
         product = f"{step.count} * {step.size} = {step.amount} , " if step.count is not None else ""
-        stock = _sum(step, totals[i], totals[i + 1])
-        said += words(f"#{i + 1} : {_clause(problem, step)} , {product}so we have {stock} .")
+        total = _sum(step, totals[i], totals[i + 1])
+        said += words(f"#{i + 1} : {_clause(problem, step)} , {product}so we have {total} .")
     return tuple(said + words(f"Answer : {problem.answer} ."))
 
 
-def _clause(problem: Problem, step: Step) -> str:
+def _clause(problem: WordProblem, step: Step) -> str:
     return f"{problem.pronoun} {step.verb} {step.quantity}"
 
 

@@ -3,7 +3,7 @@
 environment         What you write: an `Episode` for each problem, its tools, and how its tool calls are read.
 episode_runner      The loop: a grant, a sample, the tools, the turn renderer, until the final answer.
 fields              The `agent` section of a training config.
-lookup_environment  A small environment that ships: stock problems whose lines must be looked up.
+lookup_environment  A small environment that ships: word problems whose lines must be looked up.
 rollouts            Episodes for TRL: which cap and which limits each gets.
 tools               Runs tools, sync or async, that may raise, hang or return anything.
 turn_renderer       The ids between two turns, as the chat template writes them.

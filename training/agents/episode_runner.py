@@ -1,30 +1,30 @@
-"""The loop of an agent rollout: many episodes together, turn by turn.
+"""Runs agent episodes: many together, turn by turn.
 
-Each round, every episode that goes on asks for a grant and makes its next call; the calls of a round are
-decoded together, by whatever engine the run has; then the tools of the round run side by side. Rounds keep a
-run repeatable: what is sampled follows from the seed, however long a tool takes.
+In each round, every episode that is not over gets a grant and makes its next call. An engine decodes the
+calls of a round together; then the tools of the round run side by side. Because of the rounds a run is
+repeatable: what is sampled follows from the seed, however long a tool takes.
 
 An episode becomes one row for the trainer. Its completion is everything behind the first prompt: what the
-model sampled (loss), forced closes, tool results and the template's glue (no loss, no log-prob). It ends
+model sampled (in the loss), forced closes, tool results and the template's tokens around them (not in the
+loss, without log-probs). An episode ends for one of five reasons:
 
-    answer    with a finished solution that calls no tool: the final answer, the one that is rewarded
-    cut       a solution ran into its limit: half a tool call can't be run
-    turns     the last turn that was allowed still called a tool
-    tokens    what is left of the task's cap can't hold another call
-    context   the model's context can't
+    answer    a finished solution calls no tool: it is the final answer, and is rewarded
+    cut       a solution reached its limit: half a tool call can't be run
+    turns     the last turn that was allowed called a tool
+    tokens    the rest of the task's cap can't hold another call
+    context   the rest of the model's context can't
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Protocol
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, InvalidBudgetError
-from elastic_agent.tool_calls import HERMES, ToolFormat
 from elastic_agent.usage import Usage
 
 from ..rollouts.two_phase import Call, Rollout
@@ -35,28 +35,27 @@ from .environment import (
     parse_tool_calls,
 )
 from .tools import Result, run_tools
-from .turn_renderer import Splicer
+from .turn_renderer import TurnRenderer
 
 
-class Granter(Protocol):
-    """Gives the turns of one episode their budgets; `elastic_agent.scheduler.runtime.offline_task.TaskWalk`
-    is one."""
+class BudgetAllocator(Protocol):
+    """Gives each turn of one episode its budget, as `elastic_agent.scheduler.runtime.offline_task` does."""
 
     def grant(self, prompt: int, asked: Budget, last: bool) -> Budget:
-        """What the next turn gets, at most what it asks for.
+        """The next turn's budget, at most what was asked for.
 
         Args:
-            prompt: all ids before it, in tokens.
+            prompt: tokens before the turn.
             asked: the turn's own limits; `thinking` is a number.
             last: no turn may follow.
 
         Raises:
-            CapExceededError: what is left can't hold an answer.
+            CapExceededError: the rest of the cap can't hold an answer.
         """
         ...
 
     def settle(self, usage: Usage) -> None:
-        """The turn that was granted last has used this."""
+        """Book what the turn that was granted last has used."""
         ...
 
 
@@ -71,8 +70,8 @@ class Ending(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What holds for every episode of a run.
+class EpisodeLimits:
+    """The limits of every episode of a run.
 
     Attributes:
         turns: most turns of the model.
@@ -89,7 +88,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn: what it was granted, the rollout that it was, and what its tool calls brought."""
+    """One turn: its grant, its rollout, and the results of its tool calls."""
 
     granted: Budget
     rollout: Rollout
@@ -97,15 +96,15 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class Trajectory:
     """An episode that has ended.
 
     Attributes:
-        rollout: the whole of it as one sample. Thinking and usage are those of all turns together; the
-            solution is the final answer's (empty without one); cut says that some turn's thinking was.
+        rollout: the episode as one sample. Its thinking and usage are the sums over all turns; its solution
+            is the final answer (empty without one); it is cut if the thinking of any turn was.
         turns: the turns in order; at least one.
-        ending: why it ended.
-        score: what the episode's own `score` gave the final answer; None without one or the other.
+        ending: why the episode ended.
+        score: the score of the final answer; None where the episode has no `score`, or no final answer.
     """
 
     rollout: Rollout
@@ -115,89 +114,100 @@ class Played:
 
 
 @dataclass(slots=True)
-class Player:
+class EpisodeRunner:
     """An episode while it runs.
 
     Args:
         episode: its tools.
-        ids: the first prompt, generation prompt included; what follows is appended.
-        granter: gives its turns their budgets; None grants what is asked.
+        ids: the first prompt, generation prompt included; everything that follows is appended.
+        renderer: writes the ids between two turns.
+        limits: of the run.
+        allocator: gives the turns their budgets; None grants what is asked for.
     """
 
     episode: Episode
     ids: list[int]
-    granter: Granter | None = None
+    renderer: TurnRenderer
+    limits: EpisodeLimits
+    allocator: BudgetAllocator | None = None
     turns: list[Turn] = field(default_factory=list, init=False)
     ending: Ending | None = field(default=None, init=False)
     _mask: list[int] = field(default_factory=list, init=False)
     _logprobs: list[float | None] = field(default_factory=list, init=False)
 
-    def ask(self, asked: Budget, rules: Rules, close: int) -> Budget | None:
-        """The next turn's grant; None: there is no room for one, and the episode has ended."""
+    def next_grant(self, asked: Budget) -> Budget | None:
+        """The next turn's budget; None where no turn fits any more, and the episode has ended.
+
+        Raises:
+            CapExceededError, InvalidBudgetError: not even the first turn fits.
+        """
         try:
-            bounded = asked.bounded(rules.context - len(self.ids), close)
-            if self.granter is None:
+            bounded = asked.bounded(self.limits.context - len(self.ids), self.renderer.close)
+            if self.allocator is None:
                 return bounded
-            return self.granter.grant(len(self.ids), bounded, len(self.turns) + 1 == rules.turns)
+            return self.allocator.grant(len(self.ids), bounded, len(self.turns) + 1 == self.limits.turns)
         except (InvalidBudgetError, CapExceededError) as error:
             if not self.turns:
                 raise
             self.ending = Ending.TOKENS if isinstance(error, CapExceededError) else Ending.CONTEXT
             return None
 
-    def take(self, granted: Budget, rollout: Rollout) -> None:
-        """The next turn has been sampled."""
-        if self.granter is not None:
-            self.granter.settle(rollout.usage)
+    def add_turn(self, granted: Budget, rollout: Rollout) -> None:
+        """Append a turn that was sampled, and book its usage."""
+        if self.allocator is not None:
+            self.allocator.settle(rollout.usage)
         self.turns.append(Turn(granted, rollout))
         self._append(rollout.completion_ids, rollout.env_mask, rollout.logprobs)
         if not rollout.finished:
             self.ending = Ending.CUT
 
-    def calls(self, solution: str, format: ToolFormat = HERMES) -> list[ToolCall | Result]:
-        """The tool calls of the last turn; a malformed one has its result already."""
-        parse = self.episode.parse or partial(parse_tool_calls, format=format, schemas=self.episode.schemas)
+    def tool_calls(self) -> list[ToolCall | Result]:
+        """The tool calls of the last turn. A malformed call has its result already: what is wrong with it."""
+        codec = self.renderer.codec
+        solution = codec.decode(self.turns[-1].rollout.solution_text_ids, tool_tags=True)
+        parse = self.episode.parse or partial(
+            parse_tool_calls, format=codec.tool_format, schemas=self.episode.schemas
+        )
         try:
-            found: list[ToolCall | Result] = list(parse(solution))
+            calls: list[ToolCall | Result] = list(parse(solution))
         except MalformedCallError as error:
-            found = [Result(f"error: {error}", failed=True)]
-        if not found:
+            calls = [Result(f"error: {error}", failed=True)]
+        if not calls:
             self.ending = Ending.ANSWER
-        return found
+        return calls
 
-    def reply(self, results: Sequence[Result], splicer: Splicer, rules: Rules) -> None:
-        """The tools of the last turn have answered."""
-        last = self.turns[-1]
-        self.turns[-1] = Turn(last.granted, last.rollout, tuple(results))
-        if len(self.turns) == rules.turns:
+    def add_results(self, results: Sequence[Result]) -> None:
+        """Append what the tools of the last turn returned."""
+        self.turns[-1] = replace(self.turns[-1], results=tuple(results))
+        if len(self.turns) == self.limits.turns:
             self.ending = Ending.TURNS
             return
-        glue = splicer.between(self.episode.role, [result.text for result in results])
-        self._append(glue, [0] * len(glue), [None] * len(glue))
+        ids = self.renderer.between(self.episode.role, [result.text for result in results])
+        self._append(ids, [0] * len(ids), [None] * len(ids))
 
-    def played(self, decode: Callable[[Sequence[int]], str]) -> Played:
-        """The whole episode. An end that no turn follows leaves no glue behind the last turn."""
+    def trajectory(self) -> Trajectory:
+        """The episode that has ended; tool results behind its last turn are left out."""
         assert self.ending is not None
         rollouts = [turn.rollout for turn in self.turns]
-        answered = self.ending is Ending.ANSWER
+        answered, score = self.ending is Ending.ANSWER, self.episode.score
         length = max(at for at, sampled in enumerate(self._mask, 1) if sampled)
-        solution = rollouts[-1].solution_ids if answered else ()
-        shown, score = rollouts[-1].solution_text_ids if answered else (), self.episode.score
-        prompt = rollouts[0].prompt_ids
+        prompt, final = rollouts[0].prompt_ids, rollouts[-1]
         rollout = Rollout(
             prompt_ids=prompt,
             completion_ids=tuple(self.ids[len(prompt) :][:length]),
             env_mask=tuple(self._mask[:length]),
             logprobs=tuple(self._logprobs[:length]),
-            solution_ids=solution,
-            solution_text_ids=shown,
+            solution_ids=final.solution_ids if answered else (),
+            solution_text_ids=final.solution_text_ids if answered else (),
             thinking_tokens=sum(r.thinking_tokens for r in rollouts),
             finished=answered,
             cut=any(r.cut for r in rollouts),
             usage=sum((r.usage for r in rollouts), Usage()),
         )
-        scored = score(decode(shown)) if answered and score is not None else None
-        return Played(rollout, tuple(self.turns), self.ending, scored)
+        scored = None
+        if answered and score is not None:
+            scored = score(self.renderer.codec.decode(final.solution_text_ids))
+        return Trajectory(rollout, tuple(self.turns), self.ending, scored)
 
     def _append(self, ids: Sequence[int], mask: Sequence[int], logprobs: Sequence[float | None]) -> None:
         self.ids += ids
@@ -205,50 +215,48 @@ class Player:
         self._logprobs += logprobs
 
 
-def play(
-    players: Sequence[Player],
+def run_episodes(
+    runners: Sequence[EpisodeRunner],
     asked: Callable[[int], Sequence[Budget]],
     decode: Callable[[Sequence[Call], int], Sequence[Rollout]],
-    splicer: Splicer,
-    rules: Rules,
-) -> list[Played]:
-    """Play every episode to its end, together.
+) -> list[Trajectory]:
+    """Run every episode to its end, together.
 
     Args:
-        asked: turn number (from 0) -> each episode's own limits for it.
-        decode: (calls, turn number) -> one rollout a call, in their order.
+        runners: all of one run: their limits are the same.
+        asked: number of the turn (from 0) -> what each episode asks for in that turn.
+        decode: (calls, number of the turn) -> one rollout a call, in their order.
 
     Raises:
-        CapExceededError, InvalidBudgetError: not even an episode's first turn can be granted.
+        CapExceededError, InvalidBudgetError: not even the first turn of an episode fits.
     """
-    going = list(range(len(players)))
-    for turn in range(rules.turns):
-        limits = asked(turn)
-        grants = {i: grant for i in going if (grant := players[i].ask(limits[i], rules, splicer.close))}
+    active = list(range(len(runners)))
+    for turn in range(runners[0].limits.turns if runners else 0):
+        budgets = asked(turn)
+        grants = {i: grant for i in active if (grant := runners[i].next_grant(budgets[i]))}
         if not grants:
             break
-        calls = [(tuple(players[i].ids), grant) for i, grant in grants.items()]
+        calls = [(tuple(runners[i].ids), grant) for i, grant in grants.items()]
         for (i, grant), rollout in zip(grants.items(), decode(calls, turn), strict=True):
-            players[i].take(grant, rollout)
-        going = [i for i in grants if players[i].ending is None]
-        _run_tools([players[i] for i in going], splicer, rules)
-        going = [i for i in going if players[i].ending is None]
-    return [player.played(splicer.codec.decode) for player in players]
+            runners[i].add_turn(grant, rollout)
+        _run_tools([runners[i] for i in grants if runners[i].ending is None])
+        active = [i for i in grants if runners[i].ending is None]
+    return [runner.trajectory() for runner in runners]
 
 
-def _run_tools(players: Sequence[Player], splicer: Splicer, rules: Rules) -> None:
-    """The tool calls of everybody's last turn."""
-    codec = splicer.codec
-    said = [codec.decode(p.turns[-1].rollout.solution_text_ids, tool_tags=True) for p in players]
-    wanted = [p.calls(text, codec.tool_format) for p, text in zip(players, said, strict=True)]
+def _run_tools(runners: Sequence[EpisodeRunner]) -> None:
+    """Run the tool calls of each episode's last turn, side by side."""
+    wanted = [runner.tool_calls() for runner in runners]
     jobs = [
-        (p.episode.tools, call)
-        for p, calls in zip(players, wanted, strict=True)
+        (runner.episode.tools, call)
+        for runner, calls in zip(runners, wanted, strict=True)
         for call in calls
         if isinstance(call, ToolCall)
     ]
-    done = iter(run_tools(jobs, seconds=rules.tool_seconds, characters=rules.tool_characters))
-    for player, calls in zip(players, wanted, strict=True):
+    if not jobs and not any(wanted):
+        return
+    limits = runners[0].limits
+    done = iter(run_tools(jobs, seconds=limits.tool_seconds, characters=limits.tool_characters))
+    for runner, calls in zip(runners, wanted, strict=True):
         if calls:
-            results = [next(done) if isinstance(call, ToolCall) else call for call in calls]
-            player.reply(results, splicer, rules)
+            runner.add_results([next(done) if isinstance(call, ToolCall) else call for call in calls])

@@ -1,4 +1,4 @@
-"""The environment "lookups": stock problems whose lines are not in the prompt and must be looked up.
+"""The environment "lookups": word problems whose lines are not in the prompt and must be looked up.
 
     user       A shop has 37 apples . #1 to #2 . How many apples are left ?
     assistant  what is #1 ?
@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..data.stock_problems import Problem, Split, make_problem
+from ..data.word_problems import Split, WordProblem, make_problem
 from .environment import Episode, MalformedCallError, ToolCall
 
 STEPS = (1, 2, 3)
@@ -27,12 +27,12 @@ _LINE = re.compile(r"#\d+ [^#]*?\.")
 _ASKED = re.compile(r"what is (#\d+)\s*\?")
 
 
-def lines_of(problem: Problem) -> list[str]:
+def lines_of(problem: WordProblem) -> list[str]:
     """The lines of a problem, each with its label."""
     return _LINE.findall(problem.text)
 
 
-def question(problem: Problem) -> str:
+def question(problem: WordProblem) -> str:
     """The problem without its lines: only how many there are."""
     lines = lines_of(problem)
     before, after = problem.text.split(lines[0])[0], problem.text.split(lines[-1])[1]

@@ -1,8 +1,8 @@
-"""Episodes as TRL's rollouts: who gets which cap and which limits, and what the trainer is told.
+"""Episodes as TRL's rollouts: the cap of each episode, the limits of each turn, and the trainer's columns.
 
-All samples of one group get the same cap and ask for the same limits in the same turn. From there on they
-differ: what a turn is granted depends on what the turns before it have used, in training as in service. So a
-group compares ways of spending one cap, which is what it is to learn.
+All samples of one group get the same cap, and ask for the same limits in the same turn. Then the samples
+differ: a turn's grant depends on what the turns before it have used, in training as in service. So a group
+compares ways of spending one cap, and that is what the model is to learn.
 """
 
 from __future__ import annotations
@@ -17,43 +17,44 @@ from elastic_agent.budget import Budget
 from ..budgets.distributions import Budgets, deal_samples, deal_shares, seeded
 from ..rollouts.two_phase import Call, Engine, Rollout, RolloutFunc, batch_of, for_trl
 from .environment import Environment
-from .episode_runner import Granter, Played, Player, Rules, play
+from .episode_runner import BudgetAllocator, EpisodeLimits, EpisodeRunner, Trajectory, run_episodes
 from .fields import AgentConfig
-from .turn_renderer import Splicer
+from .turn_renderer import TurnRenderer
 
-_CAPS, _LIMITS, _SAMPLES = 101, 102, 103  # what a draw is for, in its seed
+_CAPS, _LIMITS, _SAMPLES = 101, 102, 103  # part of a draw's seed: what is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """What the `agent` section of a config stands for, put together by `preflight`.
+    """What the `agent` section of a config names, imported and checked.
 
     Attributes:
-        make_granter: a cap in tokens -> the granter of one episode.
+        make_allocator: a cap in tokens -> the allocator of one episode.
     """
 
     config: AgentConfig
     environment: Environment
-    make_granter: Callable[[int], Granter]
-    splicer: Splicer
-    rules: Rules
+    make_allocator: Callable[[int], BudgetAllocator]
+    renderer: TurnRenderer
+    limits: EpisodeLimits
 
-    def player(self, row: Mapping[str, Any], cap: int | None) -> Player:
-        """An episode at its start.
+    def runner(self, row: Mapping[str, Any], cap: int | None) -> EpisodeRunner:
+        """A new episode of a row.
 
         Raises:
             CapExceededError: the cap can't hold one answer.
         """
-        episode, granter = self.environment(row), None if cap is None else self.make_granter(cap)
-        return Player(episode, self.prompt(row, episode.schemas), granter)
+        episode, allocator = self.environment(row), None if cap is None else self.make_allocator(cap)
+        ids = self.prompt(row, episode.schemas)
+        return EpisodeRunner(episode, ids, self.renderer, self.limits, allocator)
 
     def prompt(self, row: Mapping[str, Any], schemas: Sequence[Mapping[str, Any]]) -> list[int]:
         """The ids before an episode's first turn; control strings in a row's messages stay text."""
-        return self.splicer.codec.encode_chat(row["prompt"], tools=list(schemas) or None)
+        return self.renderer.codec.encode_chat(row["prompt"], tools=list(schemas) or None)
 
 
-NUMBER = "row_number"
-"""The column of a data set that says which row of the source it is."""
+ROW_NUMBER = "row_number"
+"""The column of a data set that holds the row's number in the source."""
 
 
 def make_agent_rollout_func(
@@ -65,55 +66,55 @@ def make_agent_rollout_func(
     seed: int,
     engine: Engine,
 ) -> RolloutFunc:
-    """The ``rollout_func`` for TRL's GRPOTrainer, for episodes; see `rollout.make_rollout_func`.
+    """The ``rollout_func`` for TRL's GRPOTrainer, for episodes; see `make_rollout_func`.
 
     Nothing is remembered from batch to batch: caps, limits and samples follow from the seed, the number of
     the batch, the turn and the process.
 
     Args:
-        rows: as the source made them, by `NUMBER`. A data set would hand them on changed: it gives every
-            dict in a column the keys of all others.
+        rows: as the source made them, by `ROW_NUMBER`. A data set would change them: it gives every dict in a
+            column the keys of all others.
     """
-    markers = agent.splicer.markers
+    markers = agent.renderer.markers
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         batch, accelerator = batch_of(trainer), trainer.accelerator
-        place = {
+        position = {
             "batch": batch,
             "process": accelerator.process_index,
             "processes": accelerator.num_processes,
         }
         samples, group = len(prompts), trainer.num_generations
-        shares = deal_shares(samples, group, seed=seeded(seed, _CAPS), **place)
+        shares = deal_shares(samples, group, seed=seeded(seed, _CAPS), **position)
         caps = [agent.config.cap_at(share) for share in shares]
 
         def asked(turn: int) -> list[Budget]:
-            return deal_samples(budgets, samples, group, seed=seeded(seed, _LIMITS, turn), **place)
+            return deal_samples(budgets, samples, group, seed=seeded(seed, _LIMITS, turn), **position)
 
         def decode(calls: Sequence[Call], turn: int) -> Sequence[Rollout]:
             draws = seeded(seed, _SAMPLES, batch, turn, accelerator.process_index)
-            return engine(trainer, calls, markers, agent.rules.context, sampling, draws)
+            return engine(trainer, calls, markers, agent.limits.context, sampling, draws)
 
-        players = [
-            agent.player(rows[sample[NUMBER]], cap)
+        runners = [
+            agent.runner(rows[sample[ROW_NUMBER]], cap)
             for sample, cap in zip(trainer.rollout_rows, caps, strict=True)
         ]
-        return columns(play(players, asked, decode, agent.splicer, agent.rules), caps)
+        return columns(run_episodes(runners, asked, decode), caps)
 
     return rollout
 
 
-def columns(done: Sequence[Played], caps: Sequence[int | None]) -> dict[str, Any]:
-    """What TRL, the rewards and the metrics get. The histogram of t is that of the first turns."""
-    rollouts = [p.rollout for p in done]
+def columns(trajectories: Sequence[Trajectory], caps: Sequence[int | None]) -> dict[str, Any]:
+    """The columns that TRL, the rewards and the metrics read. `thinking_limit` is that of the first turn."""
+    rollouts = [t.rollout for t in trajectories]
     given = [(list(r.completion_ids), list(r.env_mask)) for r in rollouts]
-    return for_trl(rollouts, [p.turns[0].granted.thinking for p in done], given) | {
-        "turns": [len(p.turns) for p in done],
-        "tool_calls": [sum(len(turn.results) for turn in p.turns) for p in done],
-        "tool_errors": [sum(r.failed for turn in p.turns for r in turn.results) for p in done],
+    return for_trl(rollouts, [t.turns[0].granted.thinking for t in trajectories], given) | {
+        "turns": [len(t.turns) for t in trajectories],
+        "tool_calls": [sum(len(turn.results) for turn in t.turns) for t in trajectories],
+        "tool_errors": [sum(r.failed for turn in t.turns for r in turn.results) for t in trajectories],
         "answered": [r.finished for r in rollouts],
         "tokens": [r.usage.generated for r in rollouts],
         "task_cap": list(caps),
-        "ending": [p.ending.value for p in done],
-        "episode_score": [p.score for p in done],
+        "ending": [t.ending.value for t in trajectories],
+        "episode_score": [t.score for t in trajectories],
     }

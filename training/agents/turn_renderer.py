@@ -1,11 +1,12 @@
 """The ids between two turns: what the chat template writes after an assistant's turn, up to the next one.
 
-An episode is one growing sequence of ids. What the model sampled stays as it was sampled, thinking included,
-and is never decoded and encoded again; only the messages in between are rendered. So the model sees in turn
-three exactly the ids that it sampled in turns one and two, and the loss sees them, too.
+An episode is one growing sequence of ids. The ids that the model sampled stay as they are, thinking included,
+and are never decoded and encoded again; only the messages between turns are rendered. So in turn three the
+model reads exactly the ids that it sampled in turns one and two, and the loss reads them too.
 
-That is how Qwen3's own template treats a loop of tools (thinking since the last question is kept); a template
-that drops old thinking would make what is trained differ from what is sampled. Serve it the same way.
+Qwen3's own template treats a loop of tools in this way: it keeps the thinking since the last question. A
+template that drops old thinking would make the trained sequence differ from the sampled one. Serve a model in
+the way in which it was trained.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.tokenizer import HFCodec
 
 
-class SpliceError(ElasticError, ValueError):
+class TurnRenderingError(ElasticError, ValueError):
     """A chat template whose turns can't be told apart by an end-of-turn token."""
 
 
-class Splicer:
+class TurnRenderer:
     """Renders what stands between turns.
 
     Attributes:
@@ -34,7 +35,7 @@ class Splicer:
         wrap_up: what is written before a forced close (`elastic_agent.generation.wrap_up`).
 
     Raises:
-        SpliceError: the template ends an assistant's turn with no end-of-text token.
+        TurnRenderingError: the template ends an assistant's turn with no end-of-text token.
     """
 
     def __init__(self, codec: HFCodec, wrap_up: str | None = None) -> None:
@@ -47,7 +48,7 @@ class Splicer:
         prompt = codec.encode_chat(self._before)
         self._ends = sum(token in codec.markers.eos_ids for token in prompt)
         if not self._ends:
-            raise SpliceError(
+            raise TurnRenderingError(
                 f"the chat template of {codec.model} ends an assistant's turn with none of its end-of-text "
                 f"tokens, so further turns can't be written behind one"
             )
@@ -62,7 +63,7 @@ class Splicer:
             seen += token in self.codec.markers.eos_ids
             if seen == self._ends:
                 return ids[at + 1 :]
-        raise SpliceError(
+        raise TurnRenderingError(
             f"the chat template of {self.codec.model} writes an assistant's turn differently when messages "
             f"of role {role!r} follow it"
         )

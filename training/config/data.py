@@ -14,9 +14,9 @@ from .fields import Count, OneOrSeveral, Section, several
 class DataConfig(Section):
     """Where the problems come from."""
 
-    source: Annotated[tuple[str, ...], OneOrSeveral] = Field(default=("stock",), min_length=1)
+    source: Annotated[tuple[str, ...], OneOrSeveral] = Field(default=("word-problems",), min_length=1)
     """A set by name, or several that are joined: deepscaler, taco, ... (`elastic_agent.training.data.sources`
-    lists them), "own" for a file of your own; or "stock", which makes problems without end."""
+    lists them), "own" for a file of your own; or "word-problems", which makes problems without end."""
     path: dict[str, Path] = Field(default_factory=dict)
     """A local copy instead of the hub, a file or a folder; of several sets (those of `decontaminate` too) a
     copy by name: {aime-train: a.json, aime24: b.json}."""
@@ -43,7 +43,7 @@ class DataConfig(Section):
         """A path alone is that of the only source."""
         if not isinstance(value, Mapping) or not isinstance(value.get("path"), str | Path):
             return value
-        names = several(value.get("source", "stock"))
+        names = several(value.get("source", "word-problems"))
         if len(names) != 1:
             raise ValueError(f"path: one path for {len(names)} sources: give each its own, by name")
         return {**value, "path": {names[0]: value["path"]}}

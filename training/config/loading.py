@@ -113,21 +113,21 @@ def load_config(config: str, assignments: Sequence[str] = ()) -> TrainConfig:
 def dump(config: TrainConfig) -> str:
     """A config as YAML, with every default written out, to be read again."""
     plain = config.model_dump(mode="json", exclude={"about"})
-    # Fields of other kinds of budgets were not set, and would be refused if they were
-    kind = {"kind": config.budgets.kind}
-    plain["budgets"] = kind | config.budgets.model_dump(mode="json", exclude_unset=True)
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100))
 
 
 def describe() -> str:
     """Every field with its default and its documentation, for `--fields`."""
-    return "\n".join(_describe(TrainConfig, ""))
+    return "\n".join(f"{line}\n    {text}" for line, text in _fields(TrainConfig, "").items())
 
 
-def _describe(section: type[BaseModel], prefix: str) -> list[str]:
-    lines: list[str] = []
+def _fields(section: type[BaseModel], prefix: str) -> dict[str, str]:
+    """The fields of a section and of those in it, "path (default)" -> documentation.
+
+    A field that several kinds of a section share is documented in the first.
+    """
+    found: dict[str, str] = {}
     for name, field in section.model_fields.items():
-        inner = _section_in(field.annotation)
         if field.is_required():
             default = "required"
         else:
@@ -137,28 +137,36 @@ def _describe(section: type[BaseModel], prefix: str) -> list[str]:
                 [list(plain) if isinstance(plain, tuple) else plain], default_flow_style=True
             )
             default = "" if isinstance(value, BaseModel) else text.strip()[1:-1]
-        lines.append(f"{prefix}{name}{f' ({default})' if default else ''}")
-        lines.append("    " + " ".join((field.description or "").split()))
-        if inner is not None:
-            lines += _describe(inner, f"{prefix}{name}.")
-    return lines
+        found[f"{prefix}{name}{f' ({default})' if default else ''}"] = " ".join(
+            (field.description or "").split()
+        )
+        for inner in _sections_in(field.annotation):
+            known = {_path(line) for line in found}
+            more = _fields(inner, f"{prefix}{name}.")
+            found |= {line: text for line, text in more.items() if _path(line) not in known}
+    return found
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, looked for inside `X | None` and `tuple[X, ...]`."""
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a field may hold, looked for inside `X | Y` and `tuple[X, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        return [annotation]
     if get_origin(annotation) in (Union, types.UnionType, tuple):
-        return next((s for a in get_args(annotation) if (s := _section_in(a)) is not None), None)
-    return None
+        return [section for inner in get_args(annotation) for section in _sections_in(inner)]
+    return []
 
 
 def _fault(fault: Any) -> str:
     """One of pydantic's errors as a sentence about a field."""
     where = [part for part in fault["loc"] if not _is_branch(part)]
+    kind = where.pop(1) if where[:1] == ["budgets"] and len(where) > 1 else None
     path = ".".join(str(part) for part in where)
     if fault["type"] == "extra_forbidden":
+        if kind is not None and path in _paths():
+            return f"{path}: not used by kind {kind}"
         return f"there is no field {path}: {_nearest(where)}"
+    if fault["type"] == "union_tag_invalid":
+        return f"{path}.kind: input should be {fault['ctx']['expected_tags']}, not {fault['ctx']['tag']!r}"
     if fault["type"] == "missing":
         return f"{path} is missing: set it in the config, or with --set {path}=..."
     text = str(fault["msg"]).removeprefix("Value error, ")
@@ -175,8 +183,17 @@ def _is_branch(part: Any) -> bool:
     return isinstance(part, str) and ("[" in part or part in ("LoraConfig", "int", "float", "str", "tuple"))
 
 
+def _path(line: str) -> str:
+    """The path of a field, from its line in `_fields`."""
+    return line.split(" (")[0]
+
+
+def _paths() -> list[str]:
+    return [_path(line) for line in _fields(TrainConfig, "")]
+
+
 def _nearest(where: Sequence[Any]) -> str:
-    every = [line.split(" (")[0] for line in _describe(TrainConfig, "") if not line.startswith(" ")]
+    every = _paths()
     name, section = str(where[-1]), ".".join(str(p) for p in where[:-1] if not isinstance(p, int))
     here = {path.rpartition(".")[2]: path for path in every if path.rpartition(".")[0] == section}
     elsewhere: dict[str, str] = {}

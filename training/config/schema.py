@@ -111,7 +111,7 @@ class LearningConfig(Section):
     """Gradients are scaled down to this norm."""
 
 
-class DenseConfig(Section):
+class AnytimeConfig(Section):
     """Reward every thinking at several cuts (AnytimeReasoner, arXiv 2505.13438). A sample thinks once, is
     closed and answered at each cut, and a thinking token is credited with the answers at or after it."""
 
@@ -226,9 +226,9 @@ class TrainConfig(Section):
     """Episodes of several turns with tools; null: each problem is one call."""
     learning: LearningConfig = LearningConfig()
     """The update."""
-    dense: DenseConfig | None = None
-    """Dense rewards, at several cuts of each thinking; null: each sample has one budget and one answer. With
-    learning.loss dapo or dr_grpo every sampled token weighs the same, as it should here."""
+    anytime: AnytimeConfig | None = None
+    """Anytime rewards, at several cuts of each thinking; null: each sample has one budget and one answer.
+    With learning.loss dapo or dr_grpo every sampled token weighs the same, as it should here."""
     markers: MarkersConfig | None = None
     """What begins and ends the base's thinking, where its tokenizer and chat template don't tell."""
     lora: LoraConfig | None = None
@@ -271,8 +271,10 @@ class TrainConfig(Section):
             return self
         if set(self.authors_compat) - {"inert-clipping"}:
             raise ValueError("authors_compat: the defects of a single call can't be reproduced with agent")
-        if self.budgets.stated is not None or self.dense is not None:
-            raise ValueError("agent: budgets.stated and dense are for single calls; leave one of the two out")
+        if self.budgets.stated is not None or self.anytime is not None:
+            raise ValueError(
+                "agent: budgets.stated and anytime are for single calls; leave one of the two out"
+            )
         return self
 
     @property
@@ -292,5 +294,5 @@ class TrainConfig(Section):
 
     @property
     def rows(self) -> int:
-        """Rows a batch as TRL sees them, over all devices: dense rewards make several of a sample."""
-        return self.samples * (1 if self.dense is None else self.dense.rows)
+        """Rows a batch as TRL sees them, over all devices: anytime rewards make several of a sample."""
+        return self.samples * (1 if self.anytime is None else self.anytime.rows)

@@ -30,7 +30,7 @@ def make_arguments(config: TrainConfig, microbatch: int) -> Any:
         num_iterations=learning.iterations,
         num_generations=config.rows // config.rollout.prompts,
         max_completion_length=config.rollout.context,
-        shuffle_dataset=False,  # preflight has laid out the order
+        shuffle_dataset=False,  # validate has laid out the order
         temperature=config.rollout.temperature,
         top_p=config.rollout.top_p,
         learning_rate=learning.rate,

@@ -12,7 +12,7 @@
 """
 
 from .dedup import Deduplicated, Removal, decontaminate, deduplicate
-from .load import load, stock
+from .load import generate, load
 from .schema import (
     Case,
     DataWarning,
@@ -37,10 +37,10 @@ __all__ = [
     "dataset_of",
     "decontaminate",
     "deduplicate",
+    "generate",
     "load",
     "prompt_of",
     "source_named",
-    "stock",
     "tests_json",
     "to_rows",
 ]

@@ -20,7 +20,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -34,9 +34,11 @@ from .dedup import normalise
 from .files import Placed, Row, read_rows
 from .schema import Case, DataWarning, Problem
 from .sources import ANSWER, QUESTION, Source, source_named
-from .stock_problems import Split, make_problems
+from .word_problems import Split, make_problems
 
-OWN = Source("own", "math", "train", hub="")
+OWN_FILE = "own"
+"""Names a file of the user's own where a set is named."""
+OWN = Source(OWN_FILE, "math", "train", hub="")
 ID = ("id", "ID", "unique_id", "task_id", "question_id", "problem_id", "idx")
 # Kept in Problem.meta; the rest of a published set (solutions, model outputs) is not carried along.
 KEPT = (
@@ -86,14 +88,44 @@ def load(
     return problems
 
 
-def stock(count: int, *, split: Split = "train", seed: int = 0, steps: int | None = None) -> list[Problem]:
-    """`count` stock problems (the task of e1-tiny) in the same schema; `steps` is their difficulty."""
+def load_logged(
+    name: str,
+    log: Callable[[str], None],
+    *,
+    path: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    allow_duplicates: bool = False,
+) -> list[Problem]:
+    """`load` for a run: `name` may be `OWN_FILE`, and what `load` warns of goes to `log`, a line each.
+
+    Raises:
+        DataError: as `load` does.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataWarning)
+        problems = load(
+            None if name == OWN_FILE else name,
+            path=path,
+            split=split,
+            limit=limit,
+            allow_duplicates=allow_duplicates,
+        )
+    for warning in caught:
+        if issubclass(warning.category, DataWarning):
+            log(str(warning.message))
+    return problems
+
+
+def generate(count: int, *, split: Split = "train", seed: int = 0, steps: int | None = None) -> list[Problem]:
+    """`count` word problems (the task of e1-tiny), made from `seed`, in the same schema; `steps` is their
+    difficulty."""
     return [
         Problem(
-            id=f"stock/{split}/{seed}/{number}",
+            id=f"word-problems/{split}/{seed}/{number}",
             question=problem.text,
-            kind="stock",
-            source="stock",
+            kind="word-problems",
+            source="word-problems",
             split=split,
             answer=str(problem.answer),
             difficulty=float(len(problem.steps)),

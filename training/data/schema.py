@@ -1,7 +1,7 @@
 """The one schema: what a problem is, whichever set it comes from, and what TRL gets to see of it.
 
-A math problem has a reference answer, a code problem has tests, a stock problem is one of
-`elastic_agent.training.data.stock_problems`. Rows for TRL hold the chat prompt and, beside it, what a reward
+A math problem has a reference answer, a code problem has tests, a word problem is one of
+`elastic_agent.training.data.word_problems`. Rows for TRL hold the chat prompt and, beside it, what a reward
 needs: every further column reaches the reward functions, one entry a sample. Tests travel as JSON text,
 because Arrow wants one type a column and a hub set mixes several forms.
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from elastic_agent.errors import DataError
 
-Kind = Literal["math", "code", "stock"]
+Kind = Literal["math", "code", "word-problems"]
 
 # The instruction of DeepScaleR and of the Elastic Reasoning authors' data script.
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."

@@ -18,7 +18,7 @@ from .runners.graders import FunctionGrader
 from .runners.in_process import InProcess
 from .strategies.passes import Strategy
 from .strategies.strategies import STRATEGIES, make_strategy
-from .suites import SEEDS, Item, Suite, set_suite, stock_suite
+from .suites import SEEDS, Item, Suite, set_suite, word_problem_suite
 
 __all__ = [
     "CURVE_BUDGETS",
@@ -46,6 +46,6 @@ __all__ = [
     "run",
     "set_suite",
     "spread",
-    "stock_suite",
+    "word_problem_suite",
     "summarize",
 ]

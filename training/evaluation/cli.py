@@ -20,7 +20,7 @@ from elastic_agent.generation.wrap_up import wrap_up_of
 from elastic_agent.model_location import model_path
 
 from ..data.files import READERS
-from ..data.logger import OWN
+from ..data.load import OWN_FILE
 from ..plots.accuracy import plot
 from ..rewards.codeforces import read_ratings
 from .grid import Grid, GridError, check, run, weights_of
@@ -35,7 +35,7 @@ from .runners.engines import Engine
 from .runners.in_process import InProcess
 from .runners.served import Served
 from .strategies.strategies import make_strategy
-from .suites import Suite, set_suite, stock_suite
+from .suites import Suite, set_suite, word_problem_suite
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,14 +185,14 @@ def _suite(options: argparse.Namespace) -> Suite:
 
 def _problems(options: argparse.Namespace) -> Suite:
     name, path = options.data, options.path
-    if name == "stock":
+    if name == "word-problems":
         for given in ("grader", "path", "instruction"):
             if getattr(options, given) is not None:
-                raise GridError(f"--{given} goes with --data; stock problems have their own")
+                raise GridError(f"--{given} goes with --data; word problems have their own")
         count = 504 if options.problems is None else options.problems
-        return stock_suite(options.split or "dev", count, each_kind=options.curves is not None)
+        return word_problem_suite(options.split or "dev", count, each_kind=options.curves is not None)
     if path is None and Path(name).suffix.lower() in READERS:
-        name, path = OWN, Path(name)
+        name, path = OWN_FILE, Path(name)
     return set_suite(
         name,
         path=path,
@@ -200,7 +200,7 @@ def _problems(options: argparse.Namespace) -> Suite:
         count=options.problems,
         instruction=options.instruction,
         grader=options.grader,
-        tell=lambda line: print(line, file=sys.stderr),
+        log=lambda line: print(line, file=sys.stderr),
     )
 
 

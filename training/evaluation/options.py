@@ -64,11 +64,11 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     add("--thinking", type=_budgets, default=CURVE_BUDGETS, metavar="T,T,...", help=thinking)
     add("--solution", type=_limits, default=(96,), metavar="S,...", help="values of s (default: 96)")
     add("--samples", type=COUNT, default=1, metavar="K", help="samples a problem: avg@K (default: 1)")
-    data = "stock problems, a set by name (math500, aime24, livecodebench, ...) or a file of your own"
-    add("--data", default="stock", metavar="NAME|FILE", help=f"{data} (default: stock)")
+    data = "word problems, a set by name (math500, aime24, livecodebench, ...) or a file of your own"
+    add("--data", default="word-problems", metavar="NAME|FILE", help=f"{data} (default: word-problems)")
     add("--path", type=Path, metavar="FILE", help="a copy of the set, file or folder, instead of the hub")
     add("--split", metavar="NAME", help="of the problems (default: dev, or the set's usual one)")
-    many = "problems; with --curves, of each kind (default: 504 stock problems, or all of a set)"
+    many = "problems; with --curves, of each kind (default: 504 word problems, or all of a set)"
     add("--problems", type=COUNT, metavar="N", help=many)
     words = "behind each question of a set (default: to box the answer, or to give code in one block)"
     add("--instruction", metavar="TEXT", help=words)

@@ -1,6 +1,6 @@
 """What is asked and how it is graded: a suite is problems, a grader, and the words that probe for an answer.
 
-Problems are stock problems, or those of `elastic_agent.training.data`: a set by name, or one's own file.
+Problems are word problems, or those of `elastic_agent.training.data`: a set by name, or one's own file.
 The graders are those of training (`elastic_agent.training.rewards`), so what is rewarded is what is measured.
 """
 
@@ -16,8 +16,8 @@ from typing import Any
 from elastic_agent.errors import DataError
 
 from ..data import Problem, prompt_of, source_named, tests_json
-from ..data.logger import OWN, load_told
-from ..data.stock_problems import DIFFICULTIES, Split, make_problems, parse_answer
+from ..data.load import OWN_FILE, load_logged
+from ..data.word_problems import DIFFICULTIES, Split, make_problems, parse_answer
 from ..rewards import Grader
 from .runners.graders import grader_of, load_grader
 from .strategies.cues import Cues
@@ -71,11 +71,11 @@ class Suite:
             raise ValueError(f"{self.name}: two problems have the same id")
 
 
-def stock_suite(split: Split, count: int, *, each_kind: bool = False) -> Suite:
-    """`count` stock problems of a split, or so many of each difficulty."""
+def word_problem_suite(split: Split, count: int, *, each_kind: bool = False) -> Suite:
+    """`count` word problems of a split, or so many of each difficulty."""
     kinds: Sequence[int | None] = DIFFICULTIES if each_kind else (None,)
     if split not in SEEDS:
-        raise ValueError(f"stock problems have no split {split!r}; there are {', '.join(SEEDS)}")
+        raise ValueError(f"word problems have no split {split!r}; there are {', '.join(SEEDS)}")
     if count < 1:
         raise ValueError(f"there are no problems to evaluate: asked for {count}")
     problems = [p for steps in kinds for p in make_problems(SEEDS[split], count, split=split, steps=steps)]
@@ -86,13 +86,13 @@ def stock_suite(split: Split, count: int, *, each_kind: bool = False) -> Suite:
         "Answer :",
         probe_closes=True,
         probe_tokens=4,
-        read=_stock_answer,
+        read=_word_problem_answer,
         wrap_up="so answer now .",
     )
-    return Suite(f"stock {split}", items, grader_of("stock"), cues)
+    return Suite(f"word-problems {split}", items, grader_of("word-problems"), cues)
 
 
-def _stock_answer(text: str) -> str | None:
+def _word_problem_answer(text: str) -> str | None:
     answer = parse_answer(f"Answer : {text}")
     return None if answer is None else str(answer)
 
@@ -105,7 +105,7 @@ def set_suite(
     count: int | None = None,
     instruction: str | None = None,
     grader: str | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Suite:
     """A set by name, or "own" with a path; problems that repeat an earlier one are left out.
 
@@ -116,24 +116,24 @@ def set_suite(
         count: most problems.
         instruction: behind each question instead of the usual words.
         grader: `package.module:function` instead of math-verify or the tests.
-        tell: gets what there is to say about the set.
+        log: gets what there is to say about the set.
 
     Raises:
         DataError: no such set, it can't be had or read, or it mixes math and code.
         ValueError: no such grader.
         SandboxUnavailable: code, on a machine that can't contain it.
     """
-    if name == OWN and path is None:
+    if name == OWN_FILE and path is None:
         raise DataError("problems of your own need their file: --path FILE")
     if count is not None and count < 1:
         raise ValueError(f"there are no problems to evaluate: asked for {count}")
     limit = count if path is None else None  # from the hub, no more than that is fetched
-    problems = load_told(name, tell, path=path, split=split, limit=limit, allow_duplicates=True)
+    problems = load_logged(name, log, path=path, split=split, limit=limit, allow_duplicates=True)
     kinds = sorted({problem.kind for problem in problems})
     if len(kinds) > 1 and not grader:
         raise DataError(f"{path} holds {' and '.join(kinds)} problems: evaluate them apart")
     items = {item.id: item for item in (_item(problem, instruction) for problem in problems)}
-    called = path.stem if name == OWN and path else source_named(name).name
+    called = path.stem if name == OWN_FILE and path else source_named(name).name
     return Suite(
         called if split is None else f"{called} {split}",
         list(islice(items.values(), count)),

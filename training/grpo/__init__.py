@@ -1,8 +1,8 @@
 """What is ours around TRL's GRPO trainer.
 
 adapters     LoRA adapters as folders that a server loads while they are in training.
-advantages   Credit under dense rewards: which answers a token is responsible for, as advantages.
-anytime      Dense rewards: one thinking, answered at several cuts (after AnytimeReasoner, arXiv
+advantages   Credit under anytime rewards: which answers a token is responsible for, as advantages.
+anytime      Anytime rewards: one thinking, answered at several cuts (after AnytimeReasoner, arXiv
              2505.13438).
 checkpoints  Which checkpoint can be trusted after a crash.
 export       Loading the weights that a run starts from, and writing those that it ends with.

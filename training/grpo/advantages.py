@@ -1,10 +1,11 @@
-"""Credit under dense rewards: which answers a token is responsible for, as advantages.
+"""Advantages under anytime rewards: which answers a token is responsible for.
 
-Rows are the leaves of thinkings that were answered at several cuts (`elastic_agent.training.grpo.anytime`).
-What is climbed is the sum over the cuts of the expected reward. A solution token is responsible for the
-reward of its own row, a thinking token for those of the cuts at or after it: an answer that was given before
-it can't depend on it. With one solution a cut and the group as baseline this is GRPO on all rows, where the
-advantages of a thinking token are summed over the rows that share it.
+The rows of a batch are answers: each sample thinks once and is answered at several cuts
+(`elastic_agent.training.grpo.anytime`). The objective is the sum over the cuts of the expected reward. A
+solution token is responsible for the reward of its own row. A thinking token is responsible for the rewards
+at the cuts at or after it, because an answer that was given before the token can't depend on it. With one
+solution a cut and the group as baseline this is GRPO on all rows, where the advantages of a thinking token
+are summed over the rows that share it.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..config.schema import DenseConfig
-from .metrics import Sample
+from ..config.schema import AnytimeConfig
+from .metrics import SampleStats
 
 
 def advantages(rewards: Tensor, baseline: str = "group") -> tuple[Tensor, Tensor]:
     """Advantages of thinking, [problems, samples, cuts], and of solutions, in the shape of the rewards.
 
-    Thinking in front of a cut (and behind the one before) gets the sum over this and the later cuts of
-    (mean reward there - baseline); a solution gets (its reward - baseline) / solutions a cut. Their
-    policy gradient is without bias that of the sum over the cuts of the expected reward, since no baseline
-    depends on the token; nor are they divided by a standard deviation, which would weigh the cuts. (The
-    authors' code gives solutions an objective of their own, m x k times as heavy beside that of thinking.)
+    Thinking between the cut before and this cut gets the sum, over this and the later cuts, of (mean reward
+    at the cut - baseline). A solution gets (its reward - baseline) / solutions a cut. No baseline depends on
+    the token, so the policy gradient of the objective has no bias. Nothing is divided by a standard
+    deviation, which would weigh the cuts. (The authors' code gives solutions an objective of their own, m x k
+    times as heavy beside that of thinking.)
 
     Args:
-        rewards: [problems, samples, cuts, solutions a cut], cuts in rising order; nan could not be scored
-            and neither teaches nor counts.
+        rewards: [problems, samples, cuts, solutions a cut], cuts in rising order. nan is a sample
+            that could not be scored: it has no advantage, and is in no mean.
         baseline: "group" takes the mean of the other samples at the same cut (for a solution: of all other
-            solutions there). "budget-relative" mixes it, for thinking, with what the sample's own earlier
-            cuts earned, each counting double its predecessor: cut number i of m takes (i - 1) / m of that
-            (the paper's BRPO, but for the group's mean, which leaves the sample itself out).
+            solutions there). "budget-relative" mixes this mean, for thinking, with the rewards at the
+            sample's own earlier cuts, each of which counts double its predecessor: cut number i of m takes (i
+            - 1) / m of them (the paper's BRPO, except that the group's mean leaves the sample itself out).
     """
     at_cut = rewards.nanmean(dim=3)
     thinking = _from_here_on(at_cut - _mean_of_others(at_cut, dim=1))
@@ -62,38 +63,42 @@ def _mean_of_others(values: Tensor, dim: int) -> Tensor:
     return (values.nansum(dim, keepdim=True) - values.nan_to_num()) / (known.sum(dim, keepdim=True) - known)
 
 
-def credit(rewards: Tensor, group: int, dense: DenseConfig) -> Tensor:
-    """(advantage of the thinking, of the solution) of each row, [rows, 2]; `group`: rows of one problem."""
-    table = rewards.view(-1, group // dense.rows, dense.cuts, dense.solutions)
-    thinking, solution = advantages(table, dense.baseline)
+def row_advantages(rewards: Tensor, group: int, anytime: AnytimeConfig) -> Tensor:
+    """(advantage of its thinking, of its solution) for each row, [rows, 2]; `group`: rows of one problem."""
+    table = rewards.view(-1, group // anytime.rows, anytime.cuts, anytime.solutions)
+    thinking, solution = advantages(table, anytime.baseline)
     return torch.stack([thinking[..., None].expand_as(solution), solution], dim=-1).view(-1, 2)
 
 
-def spread(credits: Tensor, solutions: Sequence[int], completion_mask: Tensor) -> Tensor:
-    """Advantages token by token, in the shape of `completion_mask`: the last `solutions[i]` tokens of row i
-    are its solution."""
+def token_advantages(pairs: Tensor, solutions: Sequence[int], completion_mask: Tensor) -> Tensor:
+    """Advantages token by token, in the shape of `completion_mask`.
+
+    Args:
+        pairs: of `row_advantages`.
+        solutions: tokens of each row's solution, the last of its completion.
+    """
     lengths = completion_mask.sum(1, keepdim=True)
     begins = lengths - torch.tensor(solutions, device=lengths.device)[:, None]
     thinking = torch.arange(completion_mask.shape[1], device=lengths.device) < begins
-    return torch.where(thinking, credits[:, :1], credits[:, 1:])
+    return torch.where(thinking, pairs[:, :1], pairs[:, 1:])
 
 
-def by_cut(rows: Sequence[Sample], group: int, dense: DenseConfig) -> list[Sample]:
-    """The rows of each problem with those of one cut together: groups that share a budget."""
+def by_cut(rows: Sequence[SampleStats], group: int, anytime: AnytimeConfig) -> list[SampleStats]:
+    """The rows, sorted within each problem by cut: groups that share a budget."""
     return [
         rows[problem + i]
         for problem in range(0, len(rows), group)
-        for cut in range(dense.cuts)
+        for cut in range(anytime.cuts)
         for i in range(group)
-        if i // dense.solutions % dense.cuts == cut
+        if i // anytime.solutions % anytime.cuts == cut
     ]
 
 
-def anytime(rows: Sequence[Sample], dense: DenseConfig) -> dict[str, float]:
+def anytime_metrics(rows: Sequence[SampleStats], anytime: AnytimeConfig) -> dict[str, float]:
     """The anytime curve of a batch: mean reward and mean thinking tokens at each cut, from the first."""
     curve: dict[str, float] = {}
-    for cut in range(dense.cuts):
-        here = [row for i, row in enumerate(rows) if i // dense.solutions % dense.cuts == cut]
+    for cut in range(anytime.cuts):
+        here = [row for i, row in enumerate(rows) if i // anytime.solutions % anytime.cuts == cut]
         known = [row.reward for row in here if not math.isnan(row.reward)]
         curve[f"anytime/{cut + 1}/reward"] = sum(known) / len(known) if known else math.nan
         curve[f"anytime/{cut + 1}/thinking"] = sum(row.thinking for row in here) / len(here)

@@ -1,4 +1,4 @@
-"""Dense rewards: one thinking, answered at several cuts (after AnytimeReasoner, arXiv 2505.13438).
+"""Anytime rewards: one thinking, answered at several cuts (after AnytimeReasoner, arXiv 2505.13438).
 
 Each sample thinks once, up to the largest of its m cuts. At every cut the thinking so far is closed, just as
 a live call with that budget would close it, and k solutions are sampled. TRL sees a row for every solution:
@@ -36,7 +36,7 @@ from elastic_agent.prompts.marker_profiles import MarkerText
 from elastic_agent.prompts.markers import Markers, Opening
 
 from ..budgets.distributions import Budgets, by_thinking, deal, seeded
-from ..config.schema import DenseConfig
+from ..config.schema import AnytimeConfig
 from ..rollouts.two_phase import (
     Engine,
     Rollout,
@@ -114,10 +114,10 @@ def masks_of(rows: Sequence[Rollout]) -> list[list[int]]:
     return masks
 
 
-def make_dense_rollout_func(
+def make_anytime_rollout_func(
     tokenizer: Any,
     *,
-    dense: DenseConfig,
+    anytime: AnytimeConfig,
     budgets: Budgets,
     context: int,
     sampling: Sampling,
@@ -126,7 +126,7 @@ def make_dense_rollout_func(
     markers: MarkerText | None = None,
     wrap_up: str | None = None,
 ) -> RolloutFunc:
-    """The ``rollout_func`` for TRL under dense rewards; like that of `make_rollout_func`, without a memory.
+    """The ``rollout_func`` for TRL under anytime rewards; like that of `make_rollout_func`, without a memory.
 
     TRL's group (``trainer.num_generations``) is samples x cuts x solutions; a process holds whole samples.
     """
@@ -134,17 +134,17 @@ def make_dense_rollout_func(
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         batch, process = batch_of(trainer), trainer.accelerator.process_index
-        asked = [prompt_ids_of(tokenizer, prompt, markers) for prompt in prompts[:: dense.rows]]
-        group, first = trainer.num_generations // dense.rows, process * len(asked)
+        asked = [prompt_ids_of(tokenizer, prompt, markers) for prompt in prompts[:: anytime.rows]]
+        group, first = trainer.num_generations // anytime.rows, process * len(asked)
         groups = len(asked) * trainer.accelerator.num_processes // group
-        dealt = deal_cuts(budgets, groups, dense.cuts, seed=seed, batch=batch)
+        dealt = deal_cuts(budgets, groups, anytime.cuts, seed=seed, batch=batch)
         cuts = [dealt[(first + i) // group] for i in range(len(asked))]
 
         longest = [(ids, sample[-1]) for ids, sample in zip(asked, cuts, strict=True)]
         draws = seeded(seed, batch, 1 + process)
         thoughts = engine(trainer, longest, marks, context, sampling, draws)
         # A sample's rows: each of its cuts, `solutions` times. The last of them has its solution already
-        limits = [[cut for cut in sample for _ in range(dense.solutions)] for sample in cuts]
+        limits = [[cut for cut in sample for _ in range(anytime.solutions)] for sample in cuts]
         closed = [
             [closed_at(thought, cut, marks, context) for cut in sample[:-1]]
             for thought, sample in zip(thoughts, limits, strict=True)

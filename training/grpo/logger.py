@@ -1,7 +1,7 @@
-"""What a run leaves for people: a line a batch with the time left, `metrics.csv`, and `metrics.svg`.
+"""What a run writes for people: a line a batch with the time left, `metrics.csv`, and `metrics.svg`.
 
-Rows are counted in batches of rollouts. The files are written anew after each batch, in one step, so they
-are whole whenever the run is killed; a resumed run drops the rows behind its checkpoint and goes on.
+A row is a batch of rollouts. Both files are replaced after each batch, in one step, so they are complete
+whenever the run is killed. A resumed run drops the rows behind its checkpoint and goes on.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
 Row = dict[str, float | None]
 
 
-class Record:
-    """The rows of a run and where they go.
+class RunLogger:
+    """Writes the metrics of a run after each batch.
 
     Args:
         folder: where `metrics.csv` and `metrics.svg` are written.
         steps: batches of the whole run.
-        tell: gets a line a batch.
+        log: gets a line a batch.
         clock: seconds, for the time left.
     """
 
@@ -61,12 +61,12 @@ class Record:
         self,
         folder: Path,
         steps: int,
-        tell: Callable[[str], None] = print,
+        log: Callable[[str], None] = print,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.folder, self.steps = folder, steps
         self.rows: list[Row] = []
-        self._tell, self._clock = tell, clock
+        self._log, self._clock = log, clock
         self._begun, self._started = 0, clock()
         self._failed = False
 
@@ -82,18 +82,18 @@ class Record:
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) or v is None}
         self.rows.append({"step": float(step), **numbers})
         spent = (self._clock() - self._started) / max(1, step - self._begun)
-        self._tell(line(step, self.steps, self.rows[-1], spent))
+        self._log(line(step, self.steps, self.rows[-1], spent))
         try:
             _write(self.folder / "metrics.csv", as_csv(self.rows))
             _write(self.folder / "metrics.svg", picture(self.rows))
         except OSError as error:
             if not self._failed:  # a full disk must not end a run, nor fill the screen
-                self._tell(f"metrics can't be written: {error}")
+                self._log(f"metrics can't be written: {error}")
             self._failed = True
 
 
 def line(step: int, steps: int, row: Mapping[str, float | None], seconds: float) -> str:
-    """One batch for people."""
+    """The line of one batch."""
 
     def number(name: str, form: str) -> str:
         value = row.get(name)
@@ -143,20 +143,20 @@ def picture(rows: Sequence[Row]) -> str:
     return figure(panels)
 
 
-def make_callback(record: Record, updates: int) -> Any:
-    """The record as a callback of transformers' Trainer; a batch is `updates` of its steps."""
+def make_callback(logger: RunLogger, updates: int) -> Any:
+    """The logger as a callback of transformers' Trainer; a batch is `updates` of its steps."""
     from transformers import TrainerCallback
 
-    class Recorder(TrainerCallback):
+    class LoggerCallback(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
-                record.begin(state.global_step // updates)
+                logger.begin(state.global_step // updates)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if state.is_world_process_zero and logs and "loss" in logs:
-                record.add(state.global_step // updates, logs)
+                logger.add(state.global_step // updates, logs)
 
-    return Recorder()
+    return LoggerCallback()
 
 
 def _write(path: Path, text: str) -> None:

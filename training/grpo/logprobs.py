@@ -31,8 +31,8 @@ def logprob_gap(model: Any, rollouts: Sequence[Rollout]) -> tuple[float, float]:
                 read = len(rollout.prompt_ids)
                 logits = model(input_ids=ids).logits[0, read - 1 : -1].float()
                 own = logits.log_softmax(-1).gather(1, ids[0, read:, None])[:, 0].tolist()
-                told = zip(own, rollout.logprobs, strict=True)
-                gaps += [abs(mine - theirs) for mine, theirs in told if theirs is not None]
+                pairs = zip(own, rollout.logprobs, strict=True)
+                gaps += [abs(mine - theirs) for mine, theirs in pairs if theirs is not None]
     finally:
         model.train(was_training)
     return sum(gaps) / max(1, len(gaps)), max(gaps, default=0.0)

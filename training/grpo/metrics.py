@@ -16,7 +16,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleStats:
     """One sample of a batch. `reward` is nan when no reward function could score it."""
 
     limit: int | None
@@ -37,7 +37,7 @@ def budget_name(t: int | None) -> str:
     return "unconstrained" if t is None else f"t={t}"
 
 
-def segment_metrics(samples: Sequence[Sample], group: int, context: int) -> dict[str, float]:
+def segment_metrics(samples: Sequence[SampleStats], group: int, context: int) -> dict[str, float]:
     """Metrics of one batch, whose groups of `group` samples stand together. nan where there is nothing to
     take a mean of, such as the reward of cut samples in a batch without any."""
     groups = [samples[i : i + group] for i in range(0, len(samples), group)]
@@ -73,7 +73,7 @@ def agent_metrics(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def decided_by_truncation(group: Iterable[Sample]) -> bool:
+def decided_by_truncation(group: Iterable[SampleStats]) -> bool:
     """The rewards differ, but not among samples of one fate."""
     fates: dict[tuple[bool, bool], list[float]] = defaultdict(list)
     for sample in group:

@@ -1,7 +1,7 @@
-"""Everything about a run that can be wrong before a weight is loaded, checked in the order of its cost.
+"""Checks everything about a run that can be wrong before a weight is loaded, cheap checks first.
 
-The names in the config, the run logs, the tokenizer and its markers, the model's context, the problems and
-their columns, that every budget fits behind every prompt, and what samples.
+The order: the names in the config, the run logs, the tokenizer and its markers, the model's context, the
+problems and their columns, whether every budget fits behind every prompt, and the engine that samples.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from elastic_agent.prompts.model_files import load_tokenizer
 from elastic_agent.prompts.tokenizer import HFCodec
 
 from ..agents.environment import Episode
-from ..agents.episode_runner import Rules
+from ..agents.episode_runner import EpisodeLimits
 from ..agents.fields import AgentConfig
 from ..agents.rollouts import Agent
-from ..agents.turn_renderer import Splicer
+from ..agents.turn_renderer import TurnRenderer
 from ..budgets.distributions import Budgets, check_context
 from ..budgets.run_logs import read_grants
+from ..config.budgets import GrantedBudgets, MixtureBudgets
 from ..config.fields import ConfigError, imported
 from ..config.schema import TrainConfig
-from ..data.problems import Row
 from ..data.sources import SOURCES as SETS
+from ..data.training_set import Row
 from ..rewards import make_reward_function
 from ..rollouts.registry import ENGINES, ENVIRONMENTS, named, source_of
 from ..rollouts.two_phase import Engine, codec_of, prompt_ids_of
 
-ASKED = [{"role": "user", "content": "x"}]
-"""A conversation, to see how the chat template begins an answer."""
+_PROMPT = [{"role": "user", "content": "x"}]
+"""A conversation that shows how the chat template begins an answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """What the checks found, for the run to use."""
+class RunContext:
+    """What a validated config stands for: everything that the run needs but the weights."""
 
     base: str
     """Folder or hub id of the base."""
@@ -49,7 +50,7 @@ class Ready:
     markers: Markers
     budgets: Budgets
     rows: Sequence[Row]
-    """Problems, in the order in which the run takes them: `prompts` a batch."""
+    """Problems, in the order of the run: `prompts` a batch."""
     reward: Callable[..., list[float]]
     engine: Engine
     microbatch: int
@@ -58,7 +59,7 @@ class Ready:
     """Episodes with tools; None: single calls."""
 
 
-def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready:
+def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunContext:
     """Check a config against what it names.
 
     Raises:
@@ -70,55 +71,44 @@ def preflight(config: TrainConfig, tell: Callable[[str], None] = print) -> Ready
     for name in config.data.decontaminate:
         named(SETS, name, "data.decontaminate")
     make_engine = named(ENGINES, config.rollout.engine, "rollout.engine")
-    _check_dense(config)
+    _check_anytime(config)
     microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
-    grants = read_grants(config.budgets.logs, config.budgets.kinds) if config.budgets.kind == "grants" else []
-    budgets = config.budgets.distribution(tuple(grants))
+    budgets = _budgets(config)
     base = _base(config.base)
-
-    from transformers import AutoConfig
-
     tokenizer: Any = load_tokenizer(base, name=config.base)
-    codec = codec_of(tokenizer, config.named_markers)
-    if tokenizer.chat_template is None:
-        raise ConfigError(f"base: the tokenizer of {config.base} has no chat template to write prompts with")
-    codec.check_opening()
+    codec = _codec(config, tokenizer)
+    _check_model_context(config, base)
     markers = markers_for(codec, wrap_up=config.rollout.wrap_up)
-    close = markers.close_length(markers.opening(prompt_ids_of(tokenizer, ASKED, config.named_markers)))
-    most = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
-    if most is not None and config.rollout.context > most:
-        raise ConfigError(
-            f"rollout.context: {config.rollout.context} tokens, but {config.base} was made for {most}"
-        )
+    close = markers.close_length(markers.opening(prompt_ids_of(tokenizer, _PROMPT, config.named_markers)))
     check_context(budgets, config.rollout.context, close=close, prompt=1, longest="a prompt of")
-    rows = source(config.data, config.rollout.prompts * config.steps, config.seed, tell)
+    rows = source(config.data, config.rollout.prompts * config.steps, config.seed, log)
     _check_columns(rows, ("prompt", *config.reward.columns), config)
-    if config.agent is None:
-        agent, score = None, None
-        lengths = [len(prompt_ids_of(tokenizer, row["prompt"], config.named_markers)) for row in rows]
-    else:
-        agent = _agent(config.agent, config, codec, budgets, rows[0])
-        first = agent.environment(rows[0])
-        score, lengths = first.score, [len(agent.prompt(row, first.schemas)) for row in rows]
-    if config.reward.kind == "episode" and score is None:
-        raise ConfigError("reward.kind: episode is for an agent whose environment gives its episodes a score")
-    rows = _check_prompts(rows, lengths, close, budgets, config, tell)
-    order = take(len(rows), config.rollout.prompts, config.steps, config.seed)
-    decode = partial(tokenizer.decode, skip_special_tokens=True)  # else "<|im_end|>" is part of a solution
+    agent = None if config.agent is None else _agent(config.agent, config, codec, budgets, rows[0])
+    _check_episode_reward(config, agent, rows[0])
+    lengths = _prompt_lengths(config, tokenizer, agent, rows)
+    rows = _check_prompts(rows, lengths, close, budgets, config, log)
+    order = row_order(len(rows), config.rollout.prompts, config.steps, config.seed)
     reward = make_reward_function(
         config.reward,
-        decode,
+        partial(tokenizer.decode, skip_special_tokens=True),  # else "<|im_end|>" is part of a solution
         close_ids=markers.close_ids,
         close_text=markers.close_text if markers.close_in_text else "",
     )
-    engine = make_engine(config, base, tokenizer, tell)
-    return Ready(
-        base, tokenizer, markers, budgets, [rows[i] for i in order], reward, engine, microbatch, agent
+    return RunContext(
+        base=base,
+        tokenizer=tokenizer,
+        markers=markers,
+        budgets=budgets,
+        rows=[rows[i] for i in order],
+        reward=reward,
+        engine=make_engine(config, base, tokenizer, log),
+        microbatch=microbatch,
+        agent=agent,
     )
 
 
 def micro_batch(config: TrainConfig, processes: int) -> int:
-    """Samples (rows, under dense rewards) in one pass on one device.
+    """Samples (rows, under anytime rewards) in one pass on one device.
 
     Raises:
         ConfigError: batch, mini-batches, devices and micro-batches do not divide evenly.
@@ -126,12 +116,12 @@ def micro_batch(config: TrainConfig, processes: int) -> int:
     parts = processes * config.learning.minibatches
     each, left = divmod(config.rows, parts)
     what = f"{config.rollout.prompts} prompts x {config.rollout.group} samples"
-    if config.dense is not None:
-        what += f" x {config.dense.cuts} cuts x {config.dense.solutions} solutions"
+    if config.anytime is not None:
+        what += f" x {config.anytime.cuts} cuts x {config.anytime.solutions} solutions"
         if config.samples % processes:
             raise ConfigError(
-                f"dense: the rows of a sample stay on one device, and {config.samples} samples do not divide "
-                f"among {processes}: make rollout.prompts x rollout.group a multiple"
+                f"anytime: the rows of a sample stay on one device, and {config.samples} samples do not "
+                f"divide among {processes}: make rollout.prompts x rollout.group a multiple"
             )
     what += f" = {config.rows}"
     if left or not each:
@@ -147,10 +137,10 @@ def micro_batch(config: TrainConfig, processes: int) -> int:
     return micro
 
 
-def take(rows: int, prompts: int, steps: int, seed: int) -> list[int]:
-    """Which problems a run takes, in order: whole passes over the set, each in an order of its own.
+def row_order(rows: int, prompts: int, steps: int, seed: int) -> list[int]:
+    """The rows of a run in order: whole passes over the set, each in a random order of its own.
 
-    Laid out before the run, so that its position in the data is the number of its step and nothing else.
+    The order is fixed before the run, so the number of a step alone says which rows the step takes.
     """
     import torch
 
@@ -161,39 +151,81 @@ def take(rows: int, prompts: int, steps: int, seed: int) -> list[int]:
     return order[: prompts * steps]
 
 
-def _check_dense(config: TrainConfig) -> None:
-    if config.dense is None:
+def _check_anytime(config: TrainConfig) -> None:
+    if config.anytime is None:
         return
     if config.authors_compat:
-        raise ConfigError("authors_compat: the authors train on no dense rewards; leave one of the two out")
+        raise ConfigError("authors_compat: the authors train on no anytime rewards; leave one of the two out")
     if config.budgets.stated:
-        raise ConfigError("dense: probes cut thinking, budgets.stated cuts nothing; leave one of the two out")
-    if config.budgets.kind == "mixture" and len(set(config.budgets.thinking)) == 1:
         raise ConfigError(
-            f"dense: every cut would be at {config.budgets.thinking[0]}; give budgets.thinking several t*, "
+            "anytime: probes cut thinking, budgets.stated cuts nothing; leave one of the two out"
+        )
+    if isinstance(config.budgets, MixtureBudgets) and len(set(config.budgets.thinking)) == 1:
+        raise ConfigError(
+            f"anytime: every cut would be at {config.budgets.thinking[0]}; give budgets.thinking several t*, "
             f"or take budgets of another kind"
         )
 
 
+def _budgets(config: TrainConfig) -> Budgets:
+    """The distribution of budgets, from the run logs where the config names some."""
+    if not isinstance(config.budgets, GrantedBudgets):
+        return config.budgets.distribution()
+    return config.budgets.distribution(tuple(read_grants(config.budgets.logs, config.budgets.kinds)))
+
+
+def _codec(config: TrainConfig, tokenizer: Any) -> HFCodec:
+    codec = codec_of(tokenizer, config.named_markers)
+    if tokenizer.chat_template is None:
+        raise ConfigError(f"base: the tokenizer of {config.base} has no chat template to write prompts with")
+    codec.check_opening()
+    return codec
+
+
+def _check_model_context(config: TrainConfig, base: str) -> None:
+    from transformers import AutoConfig
+
+    most = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
+    if most is not None and config.rollout.context > most:
+        raise ConfigError(
+            f"rollout.context: {config.rollout.context} tokens, but {config.base} was made for {most}"
+        )
+
+
+def _check_episode_reward(config: TrainConfig, agent: Agent | None, row: Row) -> None:
+    if config.reward.kind == "episode" and (agent is None or agent.environment(row).score is None):
+        raise ConfigError("reward.kind: episode is for an agent whose environment gives its episodes a score")
+
+
+def _prompt_lengths(
+    config: TrainConfig, tokenizer: Any, agent: Agent | None, rows: Sequence[Row]
+) -> list[int]:
+    """Tokens of each row's prompt; an agent's prompt also holds the schemas of its tools."""
+    if agent is None:
+        return [len(prompt_ids_of(tokenizer, row["prompt"], config.named_markers)) for row in rows]
+    schemas = agent.environment(rows[0]).schemas
+    return [len(agent.prompt(row, schemas)) for row in rows]
+
+
 def _agent(section: AgentConfig, config: TrainConfig, codec: HFCodec, budgets: Budgets, row: Row) -> Agent:
-    """An agent whose first episode, of this row, can start under the lowest cap."""
+    """The agent of a config, once the episode of this row can start under the lowest cap."""
     name = section.environment
     environment: Callable[..., Episode] = (
         imported(name, "agent.environment") if ":" in name else named(ENVIRONMENTS, name, "agent.environment")
     )
     scheduler = imported(section.scheduler, "agent.scheduler")
-    splicer = Splicer(codec, config.rollout.wrap_up)
+    renderer = TurnRenderer(codec, config.rollout.wrap_up)
     agent = Agent(
         section,
         partial(environment, **section.options),
-        partial(scheduler, close=splicer.close, **section.scheduler_options),
-        splicer,
-        Rules(section.turns, config.rollout.context, section.tool_seconds, section.tool_characters),
+        partial(scheduler, close=renderer.close, **section.scheduler_options),
+        renderer,
+        EpisodeLimits(section.turns, config.rollout.context, section.tool_seconds, section.tool_characters),
     )
     try:
-        first = agent.player(row, section.cap_at(0.0))
-        splicer.between(first.episode.role, ["x"])
-        first.ask(budgets.at(0.0, 0), agent.rules, splicer.close)
+        first = agent.runner(row, section.cap_at(0.0))
+        renderer.between(first.episode.role, ["x"])
+        first.next_grant(budgets.at(0.0, 0))
     except (ElasticError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"agent: the first episode can't start: {type(error).__name__}: {error}") from error
     return agent
@@ -238,15 +270,13 @@ def _check_prompts(
     close: int,
     budgets: Budgets,
     config: TrainConfig,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Sequence[Row]:
     """The problems whose prompts, of these lengths, leave room for every budget; the others are an error."""
     limit = config.data.longest_prompt
     if limit is not None and max(lengths) > limit:
         short = [(row, n) for row, n in zip(rows, lengths, strict=True) if n <= limit]
-        tell(
-            f"{len(rows) - len(short)} of {len(rows)} problems left out: prompts of more than {limit} tokens"
-        )
+        log(f"{len(rows) - len(short)} of {len(rows)} problems left out: prompts of more than {limit} tokens")
         if not short:
             raise ConfigError(f"data.longest_prompt: no prompt has {limit} tokens or fewer")
         rows, lengths = [row for row, _ in short], [n for _, n in short]

@@ -1,6 +1,6 @@
 """Rewards. They read the solution alone: nothing that stands in the thinking can earn anything.
 
-    stock   stock problems, e1-tiny's task          math    math-verify, for AIME, MATH500, GSM8K and the like
+    stock   word problems, e1-tiny's task          math    math-verify, for AIME, MATH500, GSM8K and the like
     code    unit tests in a sandbox                 shape   format and length terms, added or multiplied
     functions   any grader as a TRL reward function codeforces   rating and percentile from pass results
 
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .grades import Grade, Grader, RewardFailedError, Sample
-from .stock import solution_reward
+from .word_problems import solution_reward
 
 _HOME = {
     "CodeGrader": "elastic_agent.training.rewards.code",

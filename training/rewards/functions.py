@@ -19,7 +19,7 @@ from typing import Any
 from ..config.fields import ConfigError, imported
 from .grades import Grade, Grader, RewardFailedError, Sample
 from .shape import RewardConfig, shape_length, well_formed
-from .stock import StockGrader
+from .word_problems import WordProblemGrader
 
 log = logging.getLogger("elastic_agent.training.rewards")
 
@@ -178,7 +178,7 @@ def make_grader(config: RewardConfig) -> Grader:
         from .code import CodeGrader
 
         return CodeGrader(workers=config.workers)
-    return StockGrader()
+    return WordProblemGrader()
 
 
 def make_reward_function(

@@ -22,12 +22,12 @@ from pydantic import Field, field_validator, model_validator
 from elastic_agent.errors import did_you_mean
 
 from ..config.fields import Count, Section
-from ..data.stock_problems import parse_answer
+from ..data.word_problems import parse_answer
 from .answers import boxed
 from .code import last_block
 from .grades import Sample
 
-GRADED = ("stock", "math", "code")
+GRADED = ("word-problems", "math", "code")
 KINDS = (*GRADED, "episode")
 Length = Literal["none", "l1-exact", "l1-max", "overlong"]
 
@@ -35,9 +35,9 @@ Length = Literal["none", "l1-exact", "l1-max", "overlong"]
 class RewardConfig(Section):
     """Which reward, and what is added to it. The defaults are the paper's: the right answer, nothing else."""
 
-    kind: str = "stock"
-    """Who grades: "stock" problems, "math" by math-verify, "code" by unit tests; "episode" is the score that
-    an agent's environment gives; or MODULE:FUNCTION, a TRL reward function of your own, which gets
+    kind: str = "word-problems"
+    """Who grades: "word-problems" problems, "math" by math-verify, "code" by unit tests; "episode" is the
+    score that an agent's environment gives; or MODULE:FUNCTION, a TRL reward function of your own, which gets
     `solution_ids`, `finished` and the columns of the data."""
     column: str | None = None
     """Column of the data with the reference; by default "answer", and "tests" for code."""

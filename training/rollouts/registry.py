@@ -15,9 +15,9 @@ from ..agents.environment import Episode
 from ..agents.lookup_environment import lookup_environment
 from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
-from ..data.logger import OWN
-from ..data.problems import Source, lookups, named_sets, stock
+from ..data.load import OWN_FILE
 from ..data.sources import SOURCES as SETS
+from ..data.training_set import Source, fresh_lookups, fresh_word_problems, named_sets
 from .two_phase import Engine, decode_in_process
 from .vllm_servers import make_served_rollouts
 
@@ -25,15 +25,15 @@ Named = TypeVar("Named")
 
 
 MakeEngine = Callable[[TrainConfig, str, Any, Callable[[str], None]], Engine]
-"""(config, base, tokenizer, tell) -> an engine, what it needs checked; ConfigError where that is missing."""
+"""(config, base, tokenizer, log) -> an engine, what it needs checked; ConfigError where that is missing."""
 
 SOURCES: dict[str, Source] = {
-    "stock": stock,
-    "lookups": lookups,
-    **dict.fromkeys((OWN, *SETS), named_sets),
+    "word-problems": fresh_word_problems,
+    "lookups": fresh_lookups,
+    **dict.fromkeys((OWN_FILE, *SETS), named_sets),
 }
 ENGINES: dict[str, MakeEngine] = {
-    "transformers": lambda config, base, tokenizer, tell: decode_in_process,
+    "transformers": lambda config, base, tokenizer, log: decode_in_process,
     "vllm-server": make_served_rollouts,
 }
 ENVIRONMENTS: dict[str, Callable[..., Episode]] = {"lookups": lookup_environment}

@@ -45,7 +45,7 @@ _PLAIN |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 def make_served_rollouts(
-    config: TrainConfig, base: str, tokenizer: Any, tell: Callable[[str], None]
+    config: TrainConfig, base: str, tokenizer: Any, log: Callable[[str], None]
 ) -> ServedRollouts:
     """The engine of a config, once every server has shown that it can load an adapter of the run's shape.
 
@@ -63,7 +63,7 @@ def make_served_rollouts(
     if int(os.environ.get("RANK", "0")) == 0:
         names = (settings.base,) if settings.base else (config.base, base)
         asyncio.run(_check(servers, names, lambda: write_blank_adapter(config, base)))
-    return ServedRollouts(servers, settings, adapters_folder(config), tell)
+    return ServedRollouts(servers, settings, adapters_folder(config), log)
 
 
 async def _check(servers: Sequence[AdapterServer], names: tuple[str, ...], blank: Callable[[], Path]) -> None:
@@ -100,7 +100,7 @@ class _Batch:
 
 
 class ServedRollouts:
-    """The engine. Called like every `Engine`; `tell` hears of samples that are lost.
+    """The engine. Called like every `Engine`; `log` hears of samples that are lost.
 
     Raises, when called:
         BackendUnavailableError: after `retries` tries in a row that brought no sample.
@@ -112,9 +112,9 @@ class ServedRollouts:
         servers: Sequence[AdapterServer],
         settings: ServerConfig,
         folder: Path,
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        self._servers, self._settings, self._folder, self._tell = servers, settings, folder, tell
+        self._servers, self._settings, self._folder, self._log = servers, settings, folder, log
         self._published: Path | None = None
 
     def __call__(
@@ -183,7 +183,7 @@ class ServedRollouts:
                     f"{missing}, and {tries} tries in a row brought none: {why}"
                 ) from why
             pause = min(_LONGEST_PAUSE, self._settings.backoff * 2 ** (tries - 1))
-            self._tell(
+            self._log(
                 f"{missing}: {why}; trying again in {pause:.0f} s ({tries} of {self._settings.retries})"
             )
             await asyncio.sleep(pause)

@@ -19,7 +19,7 @@ from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticRe
 from elastic_agent.prompts.marker_profiles import KNOWN_MARKERS, MarkerText, marker_text
 from elastic_agent.training.cli import configure, parser
 from elastic_agent.training.config.loading import build, dump, load_config
-from elastic_agent.training.grpo.validate import preflight
+from elastic_agent.training.grpo.validate import validate
 from tests.core.prompts.vocabularies import merging, tiny_model
 from tests.training.runs import small
 
@@ -119,11 +119,11 @@ ROOMY = {"rollout": {"prompts": 4, "group": 2, "context": 400}}
 
 
 def test_train(folder: Path, tmp_path: Path) -> None:
-    """`markers:` of a config and the flags of `train`: preflight, which `--check` is, wants them."""
+    """`markers:` of a config and the flags of `train`: validate, which `--check` is, wants them."""
     with pytest.raises(NoMarkersError, match="--open and --close"):
-        preflight(small(folder, tmp_path))
+        validate(small(folder, tmp_path))
     config = small(folder, tmp_path, markers={"open": "<mull>", "close": "</mull>"}, **ROOMY)
-    assert preflight(config).markers.close_text == "</mull>"
+    assert validate(config).markers.close_text == "</mull>"
     flags = parser(None).parse_args(["--base", str(folder), "--output", str(tmp_path), *NAMED])
     assert configure(flags).named_markers == PAIR
     (tmp_path / "config.yaml").write_text(dump(config))
@@ -139,9 +139,9 @@ def test_training_refuses_a_start_that_is_not_the_models(folder: Path, tmp_path:
     with pytest.raises(
         NoMarkersError, match=r"begins an answer with <thinking>.*'<think>'.*--open and --close"
     ):
-        preflight(small(made, tmp_path, markers={"open": "<think>", "close": "</think>"}))
+        validate(small(made, tmp_path, markers={"open": "<think>", "close": "</think>"}))
     right = small(made, tmp_path, markers={"open": "<thinking>", "close": "</thinking>"}, **ROOMY)
-    assert preflight(right).markers.open_text == "<thinking>"
+    assert validate(right).markers.open_text == "<thinking>"
 
 
 def test_serve_and_up(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from elastic_agent.integrations.demo.agent import answer_of
 from elastic_agent.integrations.demo.problems import SHOP_WEEK, ProblemsError, count_kinds, kind_of, load_days
-from elastic_agent.training.data.stock_problems import parse_problem, split_of
+from elastic_agent.training.data.word_problems import parse_problem, split_of
 
 GOOD = {
     "name": "Monday",

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from elastic_agent.training.data.stock_problems import make_problem, parse_answer
+from elastic_agent.training.data.word_problems import make_problem, parse_answer
 from tools.e1_tiny.tokenizer import vocabulary
 from tools.e1_tiny.traces import STYLE_SHARES, render_trace, words
 

@@ -9,15 +9,21 @@ from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.training.agents.environment import Episode, Tool, ToolCall
-from elastic_agent.training.agents.episode_runner import Granter, Played, Player, Rules, play
+from elastic_agent.training.agents.episode_runner import (
+    BudgetAllocator,
+    EpisodeLimits,
+    EpisodeRunner,
+    Trajectory,
+    run_episodes,
+)
 from elastic_agent.training.agents.lookup_environment import parse_questions
-from elastic_agent.training.agents.turn_renderer import Splicer
+from elastic_agent.training.agents.turn_renderer import TurnRenderer
 from elastic_agent.training.rollouts.two_phase import Call, Rollout, machine_for, rollout_of
 from tools.e1_tiny.tokenizer import CLOSE, END, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()
-SPLICER = Splicer(HFCodec(build_tokenizer()))
-CODEC = SPLICER.codec
+RENDERER = TurnRenderer(HFCodec(build_tokenizer()))
+CODEC = RENDERER.codec
 MARKERS = CODEC.markers
 PROMPT = [{"role": "user", "content": "A shop has 3 apples . #1 to #2 . How many apples are left ?"}]
 ASKED = Budget(20, 12)
@@ -57,24 +63,25 @@ def _sample(machine: TwoPhase, words: Sequence[int]) -> None:
         machine.feed([token], [-0.5])
 
 
-def play_one(
+def run_one(
     decode: Callable[[Sequence[Call], int], list[Rollout]],
     tools: dict[str, Tool] | None = None,
     *,
     asked: Budget = ASKED,
-    granter: Granter | None = None,
+    allocator: BudgetAllocator | None = None,
     turns: int = 4,
     context: int = 512,
     seconds: float = 5.0,
     **episode: Any,
-) -> Played:
+) -> Trajectory:
     """One episode of a problem with two lines to look up."""
     made = Episode(
         tools or {"line": lambda label: LINES[label]},
         **{"parse": parse_questions, "role": "user", **episode},
     )
-    player = Player(made, CODEC.encode_chat(PROMPT), granter)
-    return play([player], lambda _: [asked], decode, SPLICER, Rules(turns, context, seconds))[0]
+    limits = EpisodeLimits(turns, context, seconds)
+    runner = EpisodeRunner(made, CODEC.encode_chat(PROMPT), RENDERER, limits, allocator)
+    return run_episodes([runner], lambda _: [asked], decode)[0]
 
 
 def always_calls(turns: int) -> Episode:

@@ -9,11 +9,11 @@ import pytest
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.training.agents.lookup_environment import make_lookup_rows
-from elastic_agent.training.agents.rollouts import NUMBER, make_agent_rollout_func
+from elastic_agent.training.agents.rollouts import ROW_NUMBER, make_agent_rollout_func
 from elastic_agent.training.budgets.distributions import mixture
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.grpo.logger import read_csv
-from elastic_agent.training.grpo.validate import preflight
+from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.rollouts.registry import ENVIRONMENTS, SOURCES
 from elastic_agent.training.rollouts.two_phase import decode_in_process
 from elastic_agent.training.run import train
@@ -55,7 +55,7 @@ def roll(base: Path, tmp_path: Path, *, step: int = 0, seed: int = 0, **changes:
     """One batch of rollouts: two groups of three on a random model."""
     from elastic_agent.training.grpo.export import load_model
 
-    ready = preflight(small(base, tmp_path, **(AGENT | changes)), quiet)
+    ready = validate(small(base, tmp_path, **(AGENT | changes)), quiet)
     assert ready.agent is not None
     rows = make_lookup_rows(0, 2, split="train")
     rollout = make_agent_rollout_func(
@@ -69,7 +69,7 @@ def roll(base: Path, tmp_path: Path, *, step: int = 0, seed: int = 0, **changes:
     trainer = SimpleNamespace(
         model=load_model(base),
         num_generations=3,
-        rollout_rows=[{NUMBER: i // 3} for i in range(6)],
+        rollout_rows=[{ROW_NUMBER: i // 3} for i in range(6)],
         accelerator=SimpleNamespace(unwrap_model=lambda m: m, process_index=0, num_processes=1),
         args=SimpleNamespace(steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1),
         state=SimpleNamespace(global_step=step),
@@ -105,13 +105,13 @@ def test_a_run_logs_its_episodes_and_resumes_to_the_same_weights(base: Path, tmp
     """Cut back to its second checkpoint of four, a run ends with the weights of the one in one go."""
     import torch
 
-    whole = train(small(base, tmp_path / "whole", steps=4, **AGENT), tell=quiet)
+    whole = train(small(base, tmp_path / "whole", steps=4, **AGENT), log=quiet)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     for step in (6, 8):
         shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"checkpoint-{step}")
-    told: list[str] = []
-    resumed = train(small(base, tmp_path / "cut", steps=4, **AGENT), resume=True, tell=told.append)
-    assert any("checkpoint-4" in line for line in told)
+    lines: list[str] = []
+    resumed = train(small(base, tmp_path / "cut", steps=4, **AGENT), resume=True, log=lines.append)
+    assert any("checkpoint-4" in line for line in lines)
     weights = whole.model.state_dict()
     assert all(torch.equal(weights[name], w) for name, w in resumed.model.state_dict().items())
 
@@ -142,7 +142,7 @@ def test_trls_loss_leaves_out_what_a_tool_says(
         return loss(self, model, inputs)
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", watched)
-    train(small(base, tmp_path, steps=6, **AGENT), tell=quiet)  # a random model seldom ends a turn in time
+    train(small(base, tmp_path, steps=6, **AGENT), log=quiet)  # a random model seldom ends a turn in time
     found = 0
     for tokens, mask in seen:
         expected, at = [1] * len(tokens), 0
@@ -171,10 +171,10 @@ def test_an_environment_gets_the_rows_of_the_source(
         seen.append(row["goods"])
         return always_calls(1)
 
-    monkeypatch.setitem(SOURCES, "shop", lambda config, needed, seed, tell: rows)
+    monkeypatch.setitem(SOURCES, "shop", lambda config, needed, seed, log: rows)
     monkeypatch.setitem(ENVIRONMENTS, "shop", shop)
     changes = {"data": {"source": "shop"}, "agent": {"environment": "shop", "turns": 2}}
-    train(small(base, tmp_path, steps=1, **(AGENT | changes)), tell=quiet)
+    train(small(base, tmp_path, steps=1, **(AGENT | changes)), log=quiet)
     assert all(found in goods for found in seen)
     assert all(seen.count(each) >= 8 for each in goods)
 
@@ -199,12 +199,12 @@ def test_what_is_wrong_with_an_agent_is_said_before_anything_is_loaded(
 ) -> None:
     agent = {"agent": AGENT["agent"] | changes, "reward": {"kind": "episode"}}
     with pytest.raises(ConfigError, match=wrong):
-        preflight(small(base, tmp_path, **(AGENT | agent)), quiet)
+        validate(small(base, tmp_path, **(AGENT | agent)), quiet)
 
 
 def test_an_environment_of_ones_own_is_imported(base: Path, tmp_path: Path) -> None:
     agent = {"environment": "elastic_agent.training.agents.lookup_environment:lookup_environment"}
-    ready = preflight(small(base, tmp_path, **(AGENT | {"agent": agent})), quiet)
+    ready = validate(small(base, tmp_path, **(AGENT | {"agent": agent})), quiet)
     assert ready.agent is not None
     episode = ready.agent.environment(make_lookup_rows(0, 1, split="train")[0])
     assert set(episode.tools) == {"line"}

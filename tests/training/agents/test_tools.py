@@ -1,4 +1,4 @@
-"""Tools may raise, hang, leave, or say too much: the model is told, and the run goes on."""
+"""Tools may raise, hang, leave, or say too much: the model is lines, and the run goes on."""
 
 import asyncio
 import sys

@@ -8,6 +8,7 @@ import pytest
 
 from elastic_agent.integrations.commands.main import main as command
 from elastic_agent.training.cli import configure, parser
+from elastic_agent.training.config.budgets import SpreadBudgets
 from elastic_agent.training.config.loading import (
     ConfigError,
     build,
@@ -18,7 +19,7 @@ from elastic_agent.training.config.loading import (
     read_layers,
 )
 from elastic_agent.training.config.schema import DEFECTS
-from elastic_agent.training.grpo.validate import micro_batch, preflight, take
+from elastic_agent.training.grpo.validate import micro_batch, row_order, validate
 from elastic_agent.training.rollouts.registry import SOURCES
 from tests.training.runs import SMALL, make_base, small
 
@@ -39,7 +40,7 @@ def test_the_math_preset_has_the_authors_numbers() -> None:
     assert (config.learning.rate, config.learning.kl, config.learning.entropy) == (1e-6, 0.001, 0.001)
     assert config.learning.clip_low == config.learning.clip_high == 0.2
     assert config.rollout.temperature == 0.6
-    assert config.budgets.distribution(()).largest() == (1024, 1024)
+    assert config.budgets.distribution().largest() == (1024, 1024)
     assert config.authors_compat == ()
     code = load_config("e1-code-14b", ["authors_compat=true"])
     assert (code.learning.kl, code.learning.entropy, code.learning.clip_high) == (0, 0, 0.28)
@@ -57,8 +58,11 @@ def test_the_math_preset_has_the_authors_numbers() -> None:
         ("steps=0", "steps: must be at least 1, got 0"),
         ("steps=yes", "steps: must be a whole number from 1 to 2147483647, not True"),
         ("rollout.group=1", "rollout.group: must be at least 2, got 1"),
-        ("budgets.kind=uniform", "budgets: kind uniform needs high, low, solution"),
-        ("budgets.low=3", "budgets: low: not used by kind mixture"),
+        (
+            "budgets.kind=uniform",
+            "budgets.low is missing.*budgets.high is missing.*budgets.solution is m",
+        ),
+        ("budgets.low=3", "budgets.low: not used by kind mixture"),
         ("budgets.thinking=[4, -2]", r"budgets.thinking.1: must be at least 0 tokens, got -2"),
         ("learning.rate=.inf", r"learning.rate: must be finite, got inf"),
         ("seed=99999999999999999999999", r"seed: must be at most 2147483647, got 9999"),
@@ -93,7 +97,7 @@ def test_files_build_on_presets_and_are_checked(tmp_path: Path) -> None:
         3,
         80,
     )
-    assert config.budgets.thinking == ()
+    assert config.budgets == SpreadBudgets(kind="log-uniform", low=8, high=128, unlimited=0.4, solution=96)
     for text, said in (
         ("preset: e1-tny\n", "no preset 'e1-tny': did you mean e1-tiny?"),
         ("steps: 3\nsteps: 4\n", "line 2: steps is given twice"),
@@ -163,7 +167,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refused(base: Path, said: str, **changes: Any) -> None:
     """Refused before a weight is loaded: the check knows nothing of torch models."""
     with pytest.raises(Exception, match=said) as caught:
-        preflight(small(base, base / "out", **changes), lambda _: None)
+        validate(small(base, base / "out", **changes), lambda _: None)
     assert isinstance(caught.value, ValueError) or "Error" in type(caught.value).__name__
 
 
@@ -171,11 +175,17 @@ def test_what_a_config_names_is_checked_before_anything_is_loaded(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
-    refused(base, "data.source: there is no 'stocks'; did you mean stock?", data={"source": "stocks"})
+    refused(
+        base,
+        "data.source: there is no 'word-problem'; did you mean word-problems?",
+        data={"source": "word-problem"},
+    )
     refused(base, "reward.kind: no reward 'mths': did you mean math?", reward={"kind": "mths"})
     refused(base, "reward.kind: 'no.module:here' can't be imported", reward={"kind": "no.module:here"})
     refused(
-        base, "length: goes with stock, math, code, not with a:b", reward={"kind": "a:b", "length": "l1-max"}
+        base,
+        "length: goes with word-problems, math, code, not with a:b",
+        reward={"kind": "a:b", "length": "l1-max"},
     )
     refused(base, "set budgets.stated", reward={"length": "l1-max"})
     refused(base, "set reward.length to l1-max", budgets={"stated": "l1-max"})
@@ -198,7 +208,7 @@ def test_what_a_config_names_is_checked_before_anything_is_loaded(
         (str(tmp_path), "no config.json"),
     ):
         with pytest.raises(Exception, match=said):
-            preflight(small(Path("x"), tmp_path).model_copy(update={"base": name}))
+            validate(small(Path("x"), tmp_path).model_copy(update={"base": name}))
     SOURCES["empty"] = lambda *_: []
     SOURCES["bare"] = lambda *_: [{"prompt": [{"role": "user", "content": "Ben"}], "solution": "4"}]
     try:
@@ -225,14 +235,14 @@ def test_a_tokenizer_without_markers_or_template_is_refused(base: Path, tmp_path
 
 
 def test_problems_come_in_whole_passes_each_in_its_own_order(base: Path) -> None:
-    order = take(5, 2, 5, seed=0)
+    order = row_order(5, 2, 5, seed=0)
     assert sorted(order[:5]) == sorted(order[5:]) == list(range(5))
     assert order[:5] != order[5:]
-    assert take(5, 2, 5, seed=0) == order != take(5, 2, 5, seed=1)
-    told: list[str] = []
-    ready = preflight(small(base, base / "out", data={"longest_prompt": 60}), told.append)
+    assert row_order(5, 2, 5, seed=0) == order != row_order(5, 2, 5, seed=1)
+    lines: list[str] = []
+    ready = validate(small(base, base / "out", data={"longest_prompt": 60}), lines.append)
     assert len(ready.rows) == 8
-    assert "problems left out: prompts of more than 60 tokens" in told[0]
+    assert "problems left out: prompts of more than 60 tokens" in lines[0]
 
 
 def test_the_default_is_the_recipe_of_the_shipped_model() -> None:

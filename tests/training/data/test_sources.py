@@ -17,10 +17,10 @@ from elastic_agent.training.data import (
     DataWarning,
     Problem,
     as_dataset,
+    generate,
     load,
     prompt_of,
     source_named,
-    stock,
     to_rows,
 )
 from elastic_agent.training.data.answers import Unusable, all_of, any_of, as_list, clean_answer
@@ -279,7 +279,7 @@ def test_rows_hold_the_prompt_and_what_a_reward_needs(write: Write) -> None:
     tests = [{"input": [1], "output": 2}]
     code_row = {"question": "Add one.", "tests": tests, "entry_point": "f", "starter_code": "def f(x):\n"}
     (code,) = load(path=write(code_row))
-    (word,) = stock(1)
+    (word,) = generate(1)
     rows = to_rows([math, code, word])
     assert len({tuple(row) for row in rows}) == 1
     assert rows[0]["prompt"] == [{"role": "user", "content": prompt_of(math)}]
@@ -297,10 +297,13 @@ def test_rows_hold_the_prompt_and_what_a_reward_needs(write: Write) -> None:
     assert as_dataset([math]).features == as_dataset([code]).features == dataset.features
 
 
-def test_stock_problems_come_in_the_same_schema() -> None:
-    assert [p.id for p in stock(2, split="dev", seed=4)] == ["stock/dev/4/0", "stock/dev/4/1"]
-    (problem,) = stock(1, steps=3)
-    assert (problem.kind, problem.difficulty) == ("stock", 3.0)
+def test_word_problems_come_in_the_same_schema() -> None:
+    assert [p.id for p in generate(2, split="dev", seed=4)] == [
+        "word-problems/dev/4/0",
+        "word-problems/dev/4/1",
+    ]
+    (problem,) = generate(1, steps=3)
+    assert (problem.kind, problem.difficulty) == ("word-problems", 3.0)
     assert problem.answer is not None
     assert problem.answer.isdigit()
     assert isinstance(hash(problem), int)

@@ -189,7 +189,9 @@ def test_results_of_another_run_are_refused(folder: Path, capsys: pytest.Capture
     command = ["eval", "--model", str(folder), *SMALL]
     assert main(command) == 0
     assert main([*command, "--split", "test"]) == 2
-    assert "its problems is 'stock dev', this one's is 'stock test'" in capsys.readouterr().err
+    assert (
+        "its problems is 'word-problems dev', this one's is 'word-problems test'" in capsys.readouterr().err
+    )
     assert main([*command, "--seed", "1"]) == 2
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()

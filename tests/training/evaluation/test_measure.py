@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from elastic_agent.training.evaluation import Grid, InProcess, make_strategy, measure, stock_suite, summarize
+from elastic_agent.training.evaluation import (
+    Grid,
+    InProcess,
+    make_strategy,
+    measure,
+    summarize,
+    word_problem_suite,
+)
 from elastic_agent.training.evaluation.reports.tables import kinds_table
 from tests.training.runs import make_base
 from tools.e1_tiny.model_card import rows
@@ -16,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def grid(problems: int, thinking: int, solution: int, seed: int = 0) -> Grid:
-    suite = stock_suite("dev", problems)
+    suite = word_problem_suite("dev", problems)
     return Grid(suite, [make_strategy("elastic")], (thinking,), (solution,), seed=seed)
 
 

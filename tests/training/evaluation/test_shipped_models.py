@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 import elastic_agent
-from elastic_agent.training.data.stock_problems import DIFFICULTIES, Problem, combine_problem, make_problems
+from elastic_agent.training.data.word_problems import (
+    DIFFICULTIES,
+    WordProblem,
+    combine_problem,
+    make_problems,
+)
 from elastic_agent.training.evaluation import (
     CURVE_BUDGETS,
     SEEDS,
@@ -41,9 +46,11 @@ def test_a_model_folder_is_complete(name: str) -> None:
     assert "the seed of finishing in the solution is in the data" in card
 
 
-def answers(problems: list[Problem], thinking: int) -> list[Record]:
+def answers(problems: list[WordProblem], thinking: int) -> list[Record]:
     """What e1-tiny answers to each problem under one budget."""
-    suite = Suite("stock", [Item(p.text, p.text, p.answer) for p in problems], grader_of("stock"))
+    suite = Suite(
+        "word-problems", [Item(p.text, p.text, p.answer) for p in problems], grader_of("word-problems")
+    )
     grid = Grid(suite, [make_strategy("elastic")], (thinking,), (96,))
     return measure(grid, InProcess.load("e1-tiny"))
 

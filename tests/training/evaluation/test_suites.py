@@ -13,7 +13,7 @@ from elastic_agent.errors import DataError
 from elastic_agent.integrations.commands.main import main
 from elastic_agent.training.evaluation.reports.ratings import Rated, rate_cells, rating_report
 from elastic_agent.training.evaluation.reports.stats import summarize
-from elastic_agent.training.evaluation.suites import Suite, set_suite, stock_suite
+from elastic_agent.training.evaluation.suites import Suite, set_suite, word_problem_suite
 from elastic_agent.training.rewards import Sample
 from elastic_agent.training.sandbox.sandbox import SandboxUnavailable
 from tests import wire
@@ -55,10 +55,10 @@ def test_a_set_by_name_from_a_copy(tmp_path: Path) -> None:
 def test_problems_of_ones_own(tmp_path: Path) -> None:
     """By their kind; what repeats is left out, several right answers all count, and the words can change."""
     rows = [{"question": "1 + 1", "answer": [2, "two"]}, {"question": "1 + 1", "answer": [2, "two"]}]
-    told: list[str] = []
-    suite = set_suite("own", path=write(tmp_path / "mine.jsonl", rows), instruction="", tell=told.append)
+    lines: list[str] = []
+    suite = set_suite("own", path=write(tmp_path / "mine.jsonl", rows), instruction="", log=lines.append)
     assert (suite.name, [item.prompt for item in suite.items]) == ("mine", ["1 + 1"])
-    assert "1 of 2 problems repeat" in told[0]
+    assert "1 of 2 problems repeat" in lines[0]
     assert grades(suite, "Answer: two") == [1.0]
     with pytest.raises(DataError, match="--path FILE"):
         set_suite("own")
@@ -104,9 +104,9 @@ def test_ratings_come_from_pass_results() -> None:
     assert rate_cells(records, cells, {}) == list[Rated]()
 
 
-def test_a_stock_split_that_is_none() -> None:
+def test_a_split_of_word_problems_that_is_none() -> None:
     with pytest.raises(ValueError, match="no split 'tset'; there are train, dev, test"):
-        stock_suite("tset", 3)  # type: ignore[arg-type]
+        word_problem_suite("tset", 3)  # type: ignore[arg-type]
 
 
 def test_eval_by_name_and_by_file_over_a_server(

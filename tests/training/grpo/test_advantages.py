@@ -1,4 +1,4 @@
-"""Dense credit: a token is credited with the answers that depend on it, and with no others."""
+"""Anytime advantages: a token is credited with the answers that depend on it, and with no others."""
 
 import itertools
 import math
@@ -9,9 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from elastic_agent.training.config.schema import DenseConfig
-from elastic_agent.training.grpo.advantages import advantages, anytime, by_cut, credit, spread
-from elastic_agent.training.grpo.metrics import Sample
+from elastic_agent.training.config.schema import AnytimeConfig
+from elastic_agent.training.grpo.advantages import (
+    advantages,
+    anytime_metrics,
+    by_cut,
+    row_advantages,
+    token_advantages,
+)
+from elastic_agent.training.grpo.metrics import SampleStats
 
 BASELINES = ("group", "budget-relative")
 nan = math.nan
@@ -119,9 +125,9 @@ def test_the_relative_baseline_has_less_variance_where_the_past_tells() -> None:
 
 
 def test_rows_are_samples_of_cuts_of_solutions() -> None:
-    dense = DenseConfig(cuts=2, solutions=2)
+    anytime = AnytimeConfig(cuts=2, solutions=2)
     rewards = torch.tensor([0.0, 1, 1, 1, 0, 0, 0, 1] * 2)
-    pairs = credit(rewards, 8, dense)
+    pairs = row_advantages(rewards, 8, anytime)
     thinking, solution = advantages(rewards.view(2, 2, 2, 2))
     assert pairs[:4, 0].tolist() == [1, 1, 0.5, 0.5]
     assert torch.equal(pairs[:, 1], solution.flatten())
@@ -130,18 +136,20 @@ def test_rows_are_samples_of_cuts_of_solutions() -> None:
 
 def test_the_last_tokens_of_a_row_are_its_solution() -> None:
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
-    found = spread(torch.tensor([[2.0, -1], [3, 4], [5, 6]]), [2, 1, 2], mask)
+    found = token_advantages(torch.tensor([[2.0, -1], [3, 4], [5, 6]]), [2, 1, 2], mask)
     assert (found * mask).tolist() == [[2, 2, 2, -1, -1], [3, 3, 4, 0, 0], [6, 6, 0, 0, 0]]
 
 
 def test_the_curve_of_a_batch_is_read_by_cut() -> None:
-    dense = DenseConfig(cuts=2, solutions=2)
+    anytime = AnytimeConfig(cuts=2, solutions=2)
     rows = [
-        Sample(limit, limit - 1, 3, 1, True, True, reward) for reward in (0.0, 1.0) for limit in (4, 4, 8, 8)
+        SampleStats(limit, limit - 1, 3, 1, True, True, reward)
+        for reward in (0.0, 1.0)
+        for limit in (4, 4, 8, 8)
     ]
-    rows[2] = Sample(8, 7, 3, 1, True, True, nan)
-    assert [row.limit for row in by_cut(rows + rows, 8, dense)] == [4] * 4 + [8] * 4 + [4] * 4 + [8] * 4
-    assert anytime(rows, dense) == {
+    rows[2] = SampleStats(8, 7, 3, 1, True, True, nan)
+    assert [row.limit for row in by_cut(rows + rows, 8, anytime)] == [4] * 4 + [8] * 4 + [4] * 4 + [8] * 4
+    assert anytime_metrics(rows, anytime) == {
         "anytime/1/reward": 0.5,
         "anytime/1/thinking": 3,
         "anytime/2/reward": pytest.approx(2 / 3),

@@ -1,4 +1,4 @@
-"""Dense rollouts: every row is a live call of its cut, every sampled token is in the loss once, and the
+"""Anytime rollouts: every row is a live call of its cut, every sampled token is in the loss once, and the
 gradient that TRL takes is that of plain GRPO on all rows."""
 
 import random
@@ -17,17 +17,17 @@ from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.prompts.markers import Markers, Opening
 from elastic_agent.training.budgets.distributions import Spread, mixture
 from elastic_agent.training.config.fields import ConfigError
-from elastic_agent.training.config.schema import DenseConfig
-from elastic_agent.training.data.stock_problems import make_problems
+from elastic_agent.training.config.schema import AnytimeConfig
+from elastic_agent.training.data.word_problems import make_problems
 from elastic_agent.training.grpo.anytime import (
     answered,
     closed_at,
     deal_cuts,
-    make_dense_rollout_func,
+    make_anytime_rollout_func,
     masks_of,
 )
-from elastic_agent.training.grpo.logger import Record, read_csv
-from elastic_agent.training.grpo.validate import micro_batch, preflight
+from elastic_agent.training.grpo.logger import RunLogger, read_csv
+from elastic_agent.training.grpo.validate import micro_batch, validate
 from elastic_agent.training.rollouts.two_phase import Rollout, machine_for, markers_of, rollout_of
 from elastic_agent.training.run import make_trainer, train
 from tests.training.grpo.test_defects import gradient
@@ -38,9 +38,9 @@ from tools.e1_tiny.tokenizer import CLOSE, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()
 MARK = VOCAB[CLOSE]
-DENSE: dict[str, Any] = {
+ANYTIME: dict[str, Any] = {
     "budgets": {"thinking": [0, 4, 8], "solution": 6},
-    "dense": {"cuts": 3},
+    "anytime": {"cuts": 3},
     "reward": {"kind": EASY},
 }
 
@@ -132,25 +132,25 @@ def test_every_sampled_token_is_trained_in_one_row(solutions: int) -> None:
     import torch
 
     torch.manual_seed(0)
-    tokenizer, dense = build_tokenizer(), DenseConfig(cuts=3, solutions=solutions)
-    rollout = make_dense_rollout_func(
+    tokenizer, anytime = build_tokenizer(), AnytimeConfig(cuts=3, solutions=solutions)
+    rollout = make_anytime_rollout_func(
         tokenizer,
-        dense=dense,
+        anytime=anytime,
         budgets=mixture((0, 20, None), 5),
         context=96,
         sampling=Sampling(1.0, 1.0),
         seed=0,
     )
     problems = make_problems(0, 3, split="train", steps=2)
-    each = 4 * dense.rows
+    each = 4 * anytime.rows
     prompts = [[{"role": "user", "content": p.text}] for p in problems for _ in range(each)]
     model = new_model(hidden=64, layers=1, heads=1, mlp=64)
     out = rollout(prompts, fake_trainer(model, group=each))
     assert all(len(v) == len(prompts) for v in out.values() if v is not None)
     assert out["thinking_limit"] == ([0] * solutions + [20] * solutions + [None] * solutions) * 12
-    assert {0, 1} == {int(cut) for cut in out["cut"][2 * solutions :: dense.rows]}, "both fates"
-    for first in range(0, len(prompts), dense.rows):
-        rows = range(first, first + dense.rows)
+    assert {0, 1} == {int(cut) for cut in out["cut"][2 * solutions :: anytime.rows]}, "both fates"
+    for first in range(0, len(prompts), anytime.rows):
+        rows = range(first, first + anytime.rows)
         *_, last = rows
         n = len(out["completion_ids"][last]) - out["solution_tokens"][last]
         trunk = out["completion_ids"][last][:n]
@@ -174,7 +174,7 @@ def test_every_sampled_token_is_trained_in_one_row(solutions: int) -> None:
 def test_two_processes_probe_the_cuts_of_one() -> None:
     """Each has its part of the batch, a group lies across both, and any engine does: it gets two batches of
     ordinary calls. Thinking without a limit fills the context, and its second solution still has its room."""
-    tokenizer, dense = build_tokenizer(), DenseConfig(cuts=3, solutions=2)
+    tokenizer, anytime = build_tokenizer(), AnytimeConfig(cuts=3, solutions=2)
     asked: list[list[tuple[Sequence[int], Budget]]] = []
 
     def engine(trainer: Any, calls: Any, markers: Markers, context: int, *_: Any) -> list[Rollout]:
@@ -182,9 +182,9 @@ def test_two_processes_probe_the_cuts_of_one() -> None:
         word = VOCAB["start"]
         return [play(machine_for(p, b, markers, context), [word] * 99, [word] * 5) for p, b in calls]
 
-    rollout = make_dense_rollout_func(
+    rollout = make_anytime_rollout_func(
         tokenizer,
-        dense=dense,
+        anytime=anytime,
         budgets=Spread(0, 40, 5, unlimited=0.3),
         context=80,
         sampling=Sampling(1.0, 1.0),
@@ -211,8 +211,8 @@ def test_two_processes_probe_the_cuts_of_one() -> None:
 
 def batch_of(base: Path, output: Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
     """A trainer, and its first batch as the loss gets it."""
-    config = small(base, output, **{**DENSE, "rollout": {"prompts": 2, "group": 4}, **changes})
-    trainer = make_trainer(config, preflight(config, lambda _: None), Record(output, 1))
+    config = small(base, output, **{**ANYTIME, "rollout": {"prompts": 2, "group": 4}, **changes})
+    trainer = make_trainer(config, validate(config, lambda _: None), RunLogger(output, 1))
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     rows = next(iter(trainer.get_train_dataloader()))
@@ -304,16 +304,16 @@ def test_a_run_learns_and_resumes_to_the_same_weights(base: Path, tmp_path: Path
     import torch
 
     changes: dict[str, Any] = {
-        **DENSE,
+        **ANYTIME,
         "steps": 4,
         "budgets": {"kind": "log-uniform", "low": 0, "high": 12, "unlimited": 0.25, "solution": 6},
-        "dense": {"cuts": 3, "solutions": 2, "baseline": "budget-relative"},
+        "anytime": {"cuts": 3, "solutions": 2, "baseline": "budget-relative"},
         "learning": {"minibatches": 2, "rate": 0.02, "kl": 0.01, "entropy": 0.001},
         "lora": lora,
         "checkpoint": {"every": 2},
     }
     config = small(base, tmp_path, **changes)
-    whole = {k: v.clone() for k, v in train(config, tell=lambda _: None).model.state_dict().items()}
+    whole = {k: v.clone() for k, v in train(config, log=lambda _: None).model.state_dict().items()}
     rows = read_csv((tmp_path / "metrics.csv").read_text())
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
@@ -323,7 +323,7 @@ def test_a_run_learns_and_resumes_to_the_same_weights(base: Path, tmp_path: Path
         assert sum(v or 0 for k, v in row.items() if k.startswith("budget/")) == pytest.approx(1)
     assert any(row["clip_ratio/region_mean"] for row in rows)
     shutil.rmtree(tmp_path / "checkpoints" / "checkpoint-8")
-    resumed = train(config, resume=True, tell=lambda _: None).model.state_dict()
+    resumed = train(config, resume=True, log=lambda _: None).model.state_dict()
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
     again = read_csv((tmp_path / "metrics.csv").read_text())
     assert [{**row, "step_time": None} for row in again] == [{**row, "step_time": None} for row in rows]
@@ -333,21 +333,21 @@ def test_configs_that_can_not_be_are_refused(base: Path, tmp_path: Path) -> None
     stated = small(
         base,
         tmp_path,
-        dense={"cuts": 2},
+        anytime={"cuts": 2},
         budgets={"stated": "l1-max"},
-        reward={"kind": "stock", "length": "l1-max"},
+        reward={"kind": "word-problems", "length": "l1-max"},
     )
     with pytest.raises(ConfigError, match=r"budgets.stated cuts nothing"):
-        preflight(stated)
-    with pytest.raises(ConfigError, match="the authors train on no dense rewards"):
-        preflight(small(base, tmp_path, **DENSE, authors_compat=True))
-    with pytest.raises(ConfigError, match=r"dense.cuts: must be at least 2"):
-        small(base, tmp_path, dense={"cuts": 1})
+        validate(stated)
+    with pytest.raises(ConfigError, match="the authors train on no anytime rewards"):
+        validate(small(base, tmp_path, **ANYTIME, authors_compat=True))
+    with pytest.raises(ConfigError, match=r"anytime.cuts: must be at least 2"):
+        small(base, tmp_path, anytime={"cuts": 1})
     with pytest.raises(ConfigError, match="every cut would be at 9"):
-        preflight(small(base, tmp_path, dense={}, budgets={"thinking": 9}))
-    config = small(base, tmp_path, **DENSE)
+        validate(small(base, tmp_path, anytime={}, budgets={"thinking": 9}))
+    config = small(base, tmp_path, **ANYTIME)
     assert (config.samples, config.rows, micro_batch(config, 4)) == (8, 24, 6)
     with pytest.raises(ConfigError, match="8 samples do not divide among 3"):
         micro_batch(config, 3)
     with pytest.raises(ConfigError, match=r"x 2 samples x 3 cuts x 1 solutions = 24 do not divide"):
-        micro_batch(small(base, tmp_path, **DENSE, learning={"minibatches": 5}), 1)
+        micro_batch(small(base, tmp_path, **ANYTIME, learning={"minibatches": 5}), 1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.training.config.fields import ConfigError
-from elastic_agent.training.grpo.checkpoints import checkpoints, fault, last_good, prune, seal, unseal
+from elastic_agent.training.grpo.checkpoints import checkpoints, commit, fault, last_good, prune, uncommit
 from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.run import train
 from tests.training.runs import EASY, make_base, small
@@ -140,20 +140,20 @@ def write(folder: Path, step: int) -> Path:
 
 def test_only_whole_checkpoints_are_used_and_the_last_one_is_never_pruned(tmp_path: Path) -> None:
     for step in (1, 2, 10):
-        seal(write(tmp_path, step))
-    (write(tmp_path, 11) / "weights").write_text("no seal")
+        commit(write(tmp_path, step))
+    (write(tmp_path, 11) / "weights").write_text("not committed")
     (tmp_path / "checkpoint-x").mkdir()
-    told: list[str] = []
-    found = last_good(tmp_path, told.append)
+    lines: list[str] = []
+    found = last_good(tmp_path, lines.append)
     assert found is not None
     assert found.name == "checkpoint-10"
-    assert told == ["passing over checkpoint-11: it was not finished"]
+    assert lines == ["passing over checkpoint-11: it was not finished"]
     (tmp_path / "checkpoint-10" / "weights").write_text("cut")
     assert fault(tmp_path / "checkpoint-10") == "weights has 3 bytes instead of 10"
     (tmp_path / "checkpoint-2" / "weights").unlink()
     assert fault(tmp_path / "checkpoint-2") == "weights is missing"
     prune(tmp_path, 1)
     assert [step for step, _ in checkpoints(tmp_path)] == [1, 2, 10, 11]  # 1 is the newest whole one
-    unseal(tmp_path / "checkpoint-1")
-    assert last_good(tmp_path, told.append) is None
-    assert last_good(tmp_path / "none", told.append) is None
+    uncommit(tmp_path / "checkpoint-1")
+    assert last_good(tmp_path, lines.append) is None
+    assert last_good(tmp_path / "none", lines.append) is None

@@ -103,12 +103,12 @@ def test_clipping_shows_in_a_run(base: Path, tmp_path: Path) -> None:
     """With several updates a batch the ratio moves, some tokens are clipped, and the log says how many."""
     shares = {}
     for name, compat in (("ours", False), ("theirs", True)):
-        train(small(base, tmp_path / name, **CLIPPED, authors_compat=compat), tell=lambda _: None)
+        train(small(base, tmp_path / name, **CLIPPED, authors_compat=compat), log=lambda _: None)
         rows = read_csv((tmp_path / name / "metrics.csv").read_text())
         shares[name] = [row["clip_ratio/region_mean"] for row in rows]
     assert min(share or 0 for share in shares["ours"]) > 0
     assert shares["theirs"] == [0, 0]
-    train(small(base, tmp_path / "once", reward={"kind": EASY}), tell=lambda _: None)
+    train(small(base, tmp_path / "once", reward={"kind": EASY}), log=lambda _: None)
     rows = read_csv((tmp_path / "once" / "metrics.csv").read_text())
     assert [row["clip_ratio/region_mean"] for row in rows] == [0, 0], "one update a batch: nothing to clip"
 

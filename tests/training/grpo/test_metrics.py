@@ -6,14 +6,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from elastic_agent.training.grpo.logger import Record, as_csv, line, picture, read_csv
-from elastic_agent.training.grpo.metrics import Sample, decided_by_truncation, histogram, segment_metrics
+from elastic_agent.training.grpo.logger import RunLogger, as_csv, line, picture, read_csv
+from elastic_agent.training.grpo.metrics import SampleStats, decided_by_truncation, histogram, segment_metrics
 from elastic_agent.training.plots.ink import ticks
 from elastic_agent.training.plots.panels import Panel, figure
 
 
-def sample(reward: float, *, cut: bool = False, finished: bool = True, limit: int | None = 8) -> Sample:
-    return Sample(limit, 8 if cut else 4, 6, int(cut), cut, finished, reward)
+def sample(reward: float, *, cut: bool = False, finished: bool = True, limit: int | None = 8) -> SampleStats:
+    return SampleStats(limit, 8 if cut else 4, 6, int(cut), cut, finished, reward)
 
 
 def test_a_batch_in_numbers() -> None:
@@ -66,18 +66,18 @@ def test_the_histogram_has_the_same_bins_all_through_a_run() -> None:
 
 
 def test_rows_survive_the_csv_and_the_line_says_how_long(tmp_path: Path) -> None:
-    now, told = [0.0], list[str]()
-    record = Record(tmp_path, 10, told.append, lambda: now[0])
-    record.begin(0)
+    now, lines = [0.0], list[str]()
+    logger = RunLogger(tmp_path, 10, lines.append, lambda: now[0])
+    logger.begin(0)
     for step in (1, 2, 3):
         now[0] += 60.0
-        record.add(step, {"reward": step / 7, "reward/cut": None, "loss": 1e-9, "text": "left out"})
-    assert "step 3 of 10: reward 0.429 (cut -," in told[-1]
-    assert "60.0 s a step, 7 minutes left" in told[-1]
+        logger.add(step, {"reward": step / 7, "reward/cut": None, "loss": 1e-9, "text": "left out"})
+    assert "step 3 of 10: reward 0.429 (cut -," in lines[-1]
+    assert "60.0 s a step, 7 minutes left" in lines[-1]
     rows = read_csv((tmp_path / "metrics.csv").read_text())
     assert rows[0] == {"step": 1, "reward": pytest.approx(1 / 7), "reward/cut": None, "loss": 1e-9}
     ElementTree.fromstring((tmp_path / "metrics.svg").read_text())
-    again = Record(tmp_path, 10, told.append, lambda: now[0])
+    again = RunLogger(tmp_path, 10, lines.append, lambda: now[0])
     again.begin(2)
     again.add(3, {"reward": 0.5, "new": 1.0})
     assert [row["step"] for row in read_csv((tmp_path / "metrics.csv").read_text())] == [1, 2, 3]
@@ -86,11 +86,11 @@ def test_rows_survive_the_csv_and_the_line_says_how_long(tmp_path: Path) -> None
 
 
 def test_a_full_disk_is_said_once_and_does_not_end_the_run(tmp_path: Path) -> None:
-    told: list[str] = []
-    record = Record(tmp_path / "gone", 3, told.append, lambda: 0.0)
-    record.add(1, {"reward": 0.0})
-    record.add(2, {"reward": 0.0})
-    assert sum("can't be written" in text for text in told) == 1
+    lines: list[str] = []
+    logger = RunLogger(tmp_path / "gone", 3, lines.append, lambda: 0.0)
+    logger.add(1, {"reward": 0.0})
+    logger.add(2, {"reward": 0.0})
+    assert sum("can't be written" in text for text in lines) == 1
     assert line(1, 3, {}, 7200.0).endswith("4.0 hours left")
 
 

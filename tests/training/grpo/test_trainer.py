@@ -44,11 +44,11 @@ def test_a_schedulers_own_log_decides_what_is_trained_on(base: Path, tmp_path: P
     config = small(
         base, tmp_path / "out", budgets={"kind": "grants", "logs": [str(log)]}, rollout={"context": 256}
     )
-    train(config, tell=lambda _: None)
+    train(config, log=lambda _: None)
     seen = {name for batch in bins(tmp_path / "out") for name in batch}
     wanted = {next(f"budget/t<={b}" for b in (0, 8, 16, 32, 64, 128, 256) if t <= b) for t in granted}
     assert seen == wanted
-    train(small(base, tmp_path / "fixed"), tell=lambda _: None)
+    train(small(base, tmp_path / "fixed"), log=lambda _: None)
     assert {name for batch in bins(tmp_path / "fixed") for name in batch} == {"budget/t<=8"}
 
 
@@ -65,7 +65,7 @@ def test_a_schedule_of_stages_shows_in_the_log(base: Path, tmp_path: Path) -> No
         "learning": {"minibatches": 2},
         "device": {"microbatch": 2},
     }
-    train(small(base, tmp_path, **changes), tell=lambda _: None)
+    train(small(base, tmp_path, **changes), log=lambda _: None)
     assert bins(tmp_path) == [
         {"budget/t<=8": 1},
         {"budget/t<=16": 1},

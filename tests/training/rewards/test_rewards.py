@@ -21,7 +21,7 @@ from elastic_agent.training.rewards import (
 )
 from elastic_agent.training.rewards.code import last_block
 from elastic_agent.training.rewards.shape import l1_exact, l1_max, overlong
-from elastic_agent.training.rewards.stock import StockGrader
+from elastic_agent.training.rewards.word_problems import WordProblemGrader
 from tools.e1_tiny.tokenizer import CLOSE, END, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()
@@ -59,10 +59,10 @@ class WholeCompletionReward(RewardFunction):
 
 def test_the_thinking_can_earn_nothing(decode: Callable[[Sequence[int]], str]) -> None:
     """The authors' defect, a reward from prompt + thinking + solution: that variant pays for thinking."""
-    config = RewardConfig(kind="stock")
+    config = RewardConfig(kind="word-problems")
     batch = rollout((RIGHT, "Answer :"), (RIGHT, WRONG), (WRONG, RIGHT))
-    assert RewardFunction(StockGrader(), decode, config)(**batch) == [0.0, 0.0, 1.0]
-    assert WholeCompletionReward(StockGrader(), decode, config)(**batch) == [1.0, 0.0, 1.0]
+    assert RewardFunction(WordProblemGrader(), decode, config)(**batch) == [0.0, 0.0, 1.0]
+    assert WholeCompletionReward(WordProblemGrader(), decode, config)(**batch) == [1.0, 0.0, 1.0]
 
 
 def test_code_in_the_thinking_earns_nothing() -> None:
@@ -75,7 +75,7 @@ def test_code_in_the_thinking_earns_nothing() -> None:
 def test_an_unfinished_solution_earns_nothing_and_is_not_run(decode: Callable[[Sequence[int]], str]) -> None:
     grader = Counting()
     batch = rollout(("", RIGHT), ("", RIGHT)) | {"finished": [True, False]}
-    assert RewardFunction(grader, decode, RewardConfig(kind="stock"))(**batch) == [1.0, 0.0]
+    assert RewardFunction(grader, decode, RewardConfig(kind="word-problems"))(**batch) == [1.0, 0.0]
     assert len(grader.seen) == 1
 
 
@@ -122,7 +122,7 @@ def test_a_reward_that_raises_is_counted_named_and_scored_0(
     decode: Callable[[Sequence[int]], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The run goes on up to the limit; past it the error says which reward, how often and why."""
-    reward = RewardFunction(Raising(), decode, RewardConfig(kind="stock", failure_limit=2))
+    reward = RewardFunction(Raising(), decode, RewardConfig(kind="word-problems", failure_limit=2))
     batch = rollout(("", RIGHT), ("", WRONG), ("", RIGHT))
     with caplog.at_level(logging.WARNING):
         assert reward(**batch) == [1.0, 0.0, 1.0]
@@ -140,20 +140,20 @@ def test_a_missing_column_is_named(decode: Callable[[Sequence[int]], str]) -> No
     batch = rollout(("", RIGHT))
     del batch["answer"]
     with pytest.raises(KeyError, match="no column 'answer'"):
-        make_reward_function(RewardConfig(kind="stock"), decode)(**batch)
+        make_reward_function(RewardConfig(kind="word-problems"), decode)(**batch)
 
 
 def test_a_grader_sees_the_rollout_and_the_data(decode: Callable[[Sequence[int]], str]) -> None:
     grader = Counting()
     batch = rollout(("start 4 .", RIGHT)) | {"level": ["hard"], "trainer_state": object()}
-    RewardFunction(grader, decode, RewardConfig(kind="stock"), [VOCAB[CLOSE]])(**batch)
+    RewardFunction(grader, decode, RewardConfig(kind="word-problems"), [VOCAB[CLOSE]])(**batch)
     (sample,) = grader.seen
     assert (sample.thinking_tokens, sample.solution_tokens, sample.closes) == (3, 6, 1)
     assert sample.columns == {"answer": 42, "level": "hard"}
 
 
 def test_format_wants_one_close_and_an_answer(decode: Callable[[Sequence[int]], str]) -> None:
-    config = RewardConfig(kind="stock", format_weight=0.25)
+    config = RewardConfig(kind="word-problems", format_weight=0.25)
     reward = make_reward_function(config, decode, close_ids=[VOCAB[CLOSE]])
     batch = rollout(("", WRONG), ("", "4 2 ."), (f"start {CLOSE}", WRONG), ("", RIGHT))
     assert reward(**batch) == [0.25, 0.0, 0.0, 1.25]
@@ -163,14 +163,14 @@ def test_format_wants_one_close_and_an_answer(decode: Callable[[Sequence[int]], 
 
 def test_metrics_are_logged_by_name(decode: Callable[[Sequence[int]], str]) -> None:
     logged: dict[str, float] = {}
-    reward = make_reward_function(RewardConfig(kind="stock"), decode)
+    reward = make_reward_function(RewardConfig(kind="word-problems"), decode)
     reward(**rollout(("", RIGHT), ("", WRONG)), log_metric=logged.__setitem__)
-    assert reward.__name__ == "stock_reward"
+    assert reward.__name__ == "word-problems_reward"
     assert logged == {
-        "stock/correct": 0.5,
-        "stock/well_formed": 1.0,
-        "stock/length_term": 0.0,
-        "stock/failures": 0.0,
+        "word-problems/correct": 0.5,
+        "word-problems/well_formed": 1.0,
+        "word-problems/length_term": 0.0,
+        "word-problems/failures": 0.0,
     }
 
 
@@ -190,7 +190,7 @@ def test_length_terms_combine_with_the_answer(decode: Callable[[Sequence[int]], 
     batch = rollout(("start 4 .", RIGHT), ("start 4 .", WRONG))
 
     def rewards(**settings: Any) -> list[float]:
-        config = RewardConfig(kind="stock", alpha=0.1, **settings)
+        config = RewardConfig(kind="word-problems", alpha=0.1, **settings)
         return [round(r, 6) for r in make_reward_function(config, decode)(**batch)]
 
     assert rewards(length="l1-exact", length_target=10) == [0.9, -0.1]
@@ -216,14 +216,17 @@ def test_a_wrong_config_is_refused(settings: dict[str, Any]) -> None:
 
 
 def test_l1_without_a_target_says_what_to_set(decode: Callable[[Sequence[int]], str]) -> None:
-    reward = make_reward_function(RewardConfig(kind="stock", length="l1-max"), decode)
+    reward = make_reward_function(RewardConfig(kind="word-problems", length="l1-max"), decode)
     with pytest.raises(ValueError, match="needs `length_target`"):
         reward(**rollout(("", RIGHT)))
 
 
 def test_scores_are_numbers(decode: Callable[[Sequence[int]], str]) -> None:
     assert all(
-        map(math.isfinite, make_reward_function(RewardConfig(kind="stock"), decode)(**rollout(("", ""))))
+        map(
+            math.isfinite,
+            make_reward_function(RewardConfig(kind="word-problems"), decode)(**rollout(("", ""))),
+        )
     )
 
 
@@ -238,8 +241,10 @@ def test_trl_calls_it_and_logs_it(tmp_path: Path) -> None:
         output=tmp_path / "run",
         steps=1,
         budgets={"kind": "mixture", "thinking": [4], "solution": 6},
-        reward={"kind": "stock", "format_weight": 0.1},
+        reward={"kind": "word-problems", "format_weight": 0.1},
         rollout={"prompts": 2, "group": 2, "context": 128},
     )
     (step, _) = trainer.train(run).state.log_history
-    assert {"rewards/stock_reward/mean", "stock/correct", "stock/well_formed"} <= set(step)
+    assert {"rewards/word-problems_reward/mean", "word-problems/correct", "word-problems/well_formed"} <= set(
+        step
+    )

@@ -12,7 +12,7 @@ from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.training.budgets.distributions import Spread, mixture
-from elastic_agent.training.data.stock_problems import make_problems
+from elastic_agent.training.data.word_problems import make_problems
 from elastic_agent.training.rewards import RewardConfig, make_reward_function, solution_reward
 from elastic_agent.training.rollouts.two_phase import (
     Defects,

@@ -22,7 +22,7 @@ from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.config.trl_arguments import make_adapters
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.export import load_model
-from elastic_agent.training.grpo.validate import preflight
+from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.rollouts.two_phase import Rollout, markers_of, roll_out
 from elastic_agent.training.rollouts.vllm_servers import ServedRollouts, make_served_rollouts
 from elastic_agent.training.run import train
@@ -77,8 +77,8 @@ def served(base: Path, output: Path, *wires: Wire, **changes: Any) -> TrainConfi
     return small(base, output, **{"rollout": rollout, "lora": {"rank": 4}, **changes})
 
 
-def make_engine(config: TrainConfig, told: list[str] | None = None) -> ServedRollouts:
-    return make_served_rollouts(config, config.base, TOKENIZER, ([] if told is None else told).append)
+def make_engine(config: TrainConfig, lines: list[str] | None = None) -> ServedRollouts:
+    return make_served_rollouts(config, config.base, TOKENIZER, ([] if lines is None else lines).append)
 
 
 def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, seed: int = 1) -> list[Rollout]:
@@ -146,13 +146,13 @@ def overload(wire: Wire, n: int) -> None:
 def test_what_is_lost_is_drawn_again_with_the_same_seeds(base: Path, tmp_path: Path, plan: PLAN) -> None:
     with serving(base) as quiet:
         want = ids(run(make_engine(served(base, tmp_path, quiet)), base))
-    told: list[str] = []
+    lines: list[str] = []
     with serving(base) as wire:
-        engine = make_engine(served(base, tmp_path, wire), told)
+        engine = make_engine(served(base, tmp_path, wire), lines)
         wire.plan = plan
         assert ids(run(engine, base)) == want
-    assert told
-    assert all("are missing" in line and "trying again" in line for line in told)
+    assert lines
+    assert all("are missing" in line and "trying again" in line for line in lines)
 
 
 def test_other_servers_take_over(base: Path, wire: Wire, tmp_path: Path) -> None:
@@ -164,21 +164,21 @@ def test_other_servers_take_over(base: Path, wire: Wire, tmp_path: Path) -> None
 
 
 def test_a_server_that_stays_away_stops_the_run_with_the_numbers(base: Path, tmp_path: Path) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     with serving(base) as wire:
-        engine = make_engine(served(base, tmp_path, wire), told)
+        engine = make_engine(served(base, tmp_path, wire), lines)
     with pytest.raises(BackendUnavailableError, match=r"12 of 12 samples are missing, and 3 tries .*reached"):
         run(engine, base)
-    assert len(told) == 2
+    assert len(lines) == 2
 
 
 def test_what_no_retry_will_change_stops_at_once(base: Path, wire: Wire, tmp_path: Path) -> None:
-    told: list[str] = []
-    engine = make_engine(served(base, tmp_path, wire), told)
+    lines: list[str] = []
+    engine = make_engine(served(base, tmp_path, wire), lines)
     wire.faults.status = 400
     with pytest.raises(BackendError, match="answered 400"):
         run(engine, base)
-    assert not told
+    assert not lines
     wire.faults.status = None
     wire.faults.refuse_adapters = "no room for it"
     with pytest.raises(BackendError, match="no room for it"):
@@ -209,7 +209,7 @@ def test_preflight_says_what_the_server_lacks(
     base: Path, tmp_path: Path, options: dict[str, Any], changes: dict[str, Any], said: str
 ) -> None:
     with serving(base, **options) as wire, pytest.raises(ConfigError, match=said):
-        preflight(served(base, tmp_path, wire, **changes))
+        validate(served(base, tmp_path, wire, **changes))
     assert not list(tmp_path.rglob("*.safetensors")), "the adapter of the check was left behind"
 
 

@@ -98,8 +98,8 @@ class Probe:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self._url}/completions", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request) as response:
-            told = json.load(response)["choices"][0]["prompt_logprobs"][1:]
-        return [entry[str(i)]["logprob"] for entry, i in zip(told, self.PROMPT[1:], strict=True)]
+            entries = json.load(response)["choices"][0]["prompt_logprobs"][1:]
+        return [entry[str(i)]["logprob"] for entry, i in zip(entries, self.PROMPT[1:], strict=True)]
 
 
 def largest_difference(a: list[float], b: list[float]) -> float:
@@ -133,9 +133,9 @@ def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(
         vllm.launch()
 
     at_sample(monkeypatch, 8 + 3, restart)
-    told: list[str] = []
-    train(served(vllm, tmp_path, retries=20), tell=told.append)
-    assert any("samples are missing: " in line and "trying again" in line for line in told)
+    lines: list[str] = []
+    train(served(vllm, tmp_path, retries=20), log=lines.append)
+    assert any("samples are missing: " in line and "trying again" in line for line in lines)
     lost = [row["rollout/lost"] for row in rows(tmp_path)]
     assert [bool(n) for n in lost] == [False, True, False]
     assert all((row["rollout/logprob_gap_max"] or 1) < GAP for row in rows(tmp_path))
@@ -147,14 +147,14 @@ def test_a_server_killed_for_good_stops_the_run_which_resumes(
     """SIGKILL in the third batch: an error that says so, a checkpoint of step 2, and on from there."""
     vllm.ensure()
     at_sample(monkeypatch, 2 * 8 + 3, vllm.kill)
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(BackendUnavailableError, match=r"tries in a row brought none.*running\?"):
-        train(served(vllm, tmp_path, retries=2, backoff=0.1), tell=told.append)
+        train(served(vllm, tmp_path, retries=2, backoff=0.1), log=lines.append)
     left = checkpoints(tmp_path / "checkpoints")
     assert [(step, fault(path)) for step, path in left] == [(2, None)]
-    assert told[-1] == f"stopped after step 2: --resume goes on from {left[0][1]}"
+    assert lines[-1] == f"stopped after step 2: --resume goes on from {left[0][1]}"
     vllm.ensure()
-    train(served(vllm, tmp_path), resume=True, tell=told.append)
-    assert f"going on from {left[0][1]}" in told
+    train(served(vllm, tmp_path), resume=True, log=lines.append)
+    assert f"going on from {left[0][1]}" in lines
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
     assert (tmp_path / "model.safetensors").exists()

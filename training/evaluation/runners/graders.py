@@ -48,7 +48,8 @@ class FunctionGrader:
 
 
 def grader_of(kind: str) -> Grader:
-    """The grader of a kind of problem: "stock", "math" (math-verify) or "code" (tests in the sandbox).
+    """The grader of a kind of problem: "word-problems", "math" (math-verify) or "code" (tests in the
+    sandbox).
 
     Raises:
         ValueError: math without math-verify.
@@ -64,9 +65,9 @@ def grader_of(kind: str) -> Grader:
         from ...rewards import MathGrader
 
         return FinishedOnly(MathGrader())
-    from ...rewards.stock import StockGrader
+    from ...rewards.word_problems import WordProblemGrader
 
-    return FinishedOnly(StockGrader())
+    return FinishedOnly(WordProblemGrader())
 
 
 def load_grader(name: str) -> FunctionGrader:

@@ -124,7 +124,7 @@ def test_what_is_not_finished_is_not_run() -> None:
 
 
 def test_graders_by_name() -> None:
-    assert [grader_of(kind).name for kind in ("stock", "math")] == ["stock", "math"]
+    assert [grader_of(kind).name for kind in ("word-problems", "math")] == ["word-problems", "math"]
     assert load_grader("operator:contains").name == "operator:contains"
     with pytest.raises(ValueError, match="no grader"):
         load_grader("operator:nothing")

@@ -1,4 +1,4 @@
-"""The problems of a training run: stock problems without end, or sets by name, joined into one.
+"""The problems of a training run: word problems without end, or sets by name, joined into one.
 
 Sets come from `elastic_agent.training.data`, which says what a file of one's own must hold. Repeats and what
 gives an evaluation set away are taken out of all sets together, before anything else is loaded, and every
@@ -16,34 +16,34 @@ from elastic_agent.errors import DataError
 from ..agents.lookup_environment import make_lookup_rows
 from ..config.data import DataConfig
 from . import Deduplicated, Problem, decontaminate, deduplicate, to_rows
-from .logger import OWN, load_told
-from .stock_problems import make_problems
+from .load import OWN_FILE, load_logged
+from .word_problems import make_problems
 
 Row = dict[str, Any]
 """One problem: "prompt" (a conversation) and whatever columns the reward reads."""
-Tell = Callable[[str], None]
-Source = Callable[[DataConfig, int, int, Tell], Sequence[Row]]
-"""(config, needed, seed, tell) -> problems. A source without end gives `needed` of them, a set all it has."""
+Log = Callable[[str], None]
+Source = Callable[[DataConfig, int, int, Log], Sequence[Row]]
+"""(config, needed, seed, log) -> problems. A source without end gives `needed` of them, a set all it has."""
 
 
-def stock(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:
-    """Fresh stock problems of the train split."""
+def fresh_word_problems(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
+    """Fresh word problems of the train split."""
     problems = make_problems(seed + 1_000_003, needed, split="train")
     return [{"prompt": [{"role": "user", "content": p.text}], "answer": p.answer} for p in problems]
 
 
-def lookups(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:
-    """Fresh stock problems of the train split whose lines must be looked up, for the environment lookups."""
+def fresh_lookups(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
+    """Fresh word problems of the train split whose lines must be looked up, for the environment lookups."""
     return make_lookup_rows(seed + 1_000_003, needed, split="train")
 
 
-def named_sets(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[Row]:
+def named_sets(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
     """The problems of the sets that a config names, joined in its order.
 
     Raises:
         DataError: a set that can't be had or read, lacks a column, is empty, or mostly repeats itself.
     """
-    problems = [problem for name in config.source for problem in _load(name, config, tell)]
+    problems = [problem for name in config.source for problem in _load(name, config, log)]
     found = Deduplicated(problems, [])
     if config.deduplicate:
         found = deduplicate(problems)
@@ -51,15 +51,15 @@ def named_sets(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[R
         test = [
             problem
             for name in config.decontaminate
-            for problem in load_told(name, tell, path=config.path.get(name), allow_duplicates=True)
+            for problem in load_logged(name, log, path=config.path.get(name), allow_duplicates=True)
         ]
         found = decontaminate(found, test)
     if config.deduplicate or config.decontaminate:
-        tell(str(found))
+        log(str(found))
     if not found.kept:
         raise DataError("data: nothing is left of the problems, they all stand in data.decontaminate's sets")
     kept = Counter(problem.source for problem in found.kept)
-    tell("problems: " + ", ".join(f"{count} of {name}" for name, count in kept.items()))
+    log("problems: " + ", ".join(f"{count} of {name}" for name, count in kept.items()))
     return [
         row
         for problem, row in zip(found.kept, to_rows(found.kept, config.instruction), strict=True)
@@ -67,12 +67,12 @@ def named_sets(config: DataConfig, needed: int, seed: int, tell: Tell) -> list[R
     ]
 
 
-def _load(name: str, config: DataConfig, tell: Tell) -> list[Problem]:
-    if name == OWN and name not in config.path:
+def _load(name: str, config: DataConfig, log: Log) -> list[Problem]:
+    if name == OWN_FILE and name not in config.path:
         raise DataError("data.source own: data.path says which file")
-    return load_told(
+    return load_logged(
         name,
-        tell,
+        log,
         path=config.path.get(name),
         split=config.split,
         limit=config.limit,

@@ -1,4 +1,4 @@
-"""Stock-ledger word problems: the task that e1-tiny is trained and measured on.
+"""Word problems about a stock: the task that e1-tiny is trained and measured on.
 
 A problem starts from a stock and changes it line by line ("A shop has 37 apples . #1 It sells 12 .
 #2 It gets 3 boxes of 8 pears . How many items are left ?"). Each line carries a single-token label
@@ -78,7 +78,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class WordProblem:
     """A problem as text, and what a solver needs: its start, its steps and its answer."""
 
     text: str
@@ -118,7 +118,7 @@ def make_problem(
     *,
     split: Split | None = None,
     start: int | None = None,
-) -> Problem:
+) -> WordProblem:
     """Draw one problem of `steps` lines (None: 2 to 8), from `split` (None: any), starting at `start`."""
     if steps is not None and not 1 <= steps <= MAX_STEPS:
         raise ValueError(f"steps must be within 1 and {MAX_STEPS}, got {steps}")
@@ -130,11 +130,11 @@ def make_problem(
             return problem
 
 
-def make_problems(seed: int, count: int, *, split: Split, steps: int | None = None) -> list[Problem]:
+def make_problems(seed: int, count: int, *, split: Split, steps: int | None = None) -> list[WordProblem]:
     """`count` different problems of a split, the same for the same seed, difficulties in turn."""
     rng = random.Random(seed)
     seen: set[str] = set()
-    problems: list[Problem] = []
+    problems: list[WordProblem] = []
     while len(problems) < count:
         lines = DIFFICULTIES[len(problems) % len(DIFFICULTIES)] if steps is None else steps
         problem = make_problem(rng, lines, split=split)
@@ -144,7 +144,7 @@ def make_problems(seed: int, count: int, *, split: Split, steps: int | None = No
     return problems
 
 
-def combine_problem(parts: Sequence[int], nouns: Sequence[str] = ()) -> Problem:
+def combine_problem(parts: Sequence[int], nouns: Sequence[str] = ()) -> WordProblem:
     """The problem that adds up `parts` (2 to 11 numbers whose sum is at most 99): an agent's last call."""
     if not 2 <= len(parts) <= MAX_STEPS + 1 or min(parts) < 1 or sum(parts) > MAX_TOTAL:
         raise ValueError(
@@ -157,7 +157,7 @@ def combine_problem(parts: Sequence[int], nouns: Sequence[str] = ()) -> Problem:
     return write_problem(parts[0], steps, noun=names[0])
 
 
-def write_problem(start: int, steps: Sequence[Step], *, noun: str, subject: int = 0) -> Problem:
+def write_problem(start: int, steps: Sequence[Step], *, noun: str, subject: int = 0) -> WordProblem:
     """Put a start and steps into words. `subject` indexes SUBJECTS."""
     who, pronoun = SUBJECTS[subject]
     mixed = any(step.noun not in ("", noun) for step in steps)
@@ -167,18 +167,18 @@ def write_problem(start: int, steps: Sequence[Step], *, noun: str, subject: int 
             f"#{label} {pronoun} {step.verb} {step.quantity}{' ' + step.noun if step.noun else ''} ."
         )
     words.append(f"How many {'items' if mixed else noun} are left ?")
-    return Problem(" ".join(words), start, tuple(steps), pronoun.lower())
+    return WordProblem(" ".join(words), start, tuple(steps), pronoun.lower())
 
 
 _START = re.compile(r"has (\d+) ([a-z]+)")
 _LINE = re.compile(r"#\d+ (?:It|She|He) ([a-z]+) (?:(\d+) (boxes|packs|crates) of )?(\d+)(?: ([a-z]+))? ?\.")
 
 
-def parse_problem(text: str) -> Problem:
+def parse_problem(text: str) -> WordProblem:
     """Read a problem back from its text. Raises ValueError when it is not in this format."""
     start, lines = _START.search(text), _LINE.findall(text)
     if start is None or not lines:
-        raise ValueError(f"not a stock problem: {text!r}")
+        raise ValueError(f"not a word problem: {text!r}")
     steps = []
     for verb, count, pack, size, noun in lines:
         if verb not in VERBS_ADD + VERBS_TAKE:
@@ -186,7 +186,7 @@ def parse_problem(text: str) -> Problem:
         sign = 1 if verb in VERBS_ADD else -1
         steps.append(Step(sign, int(size), int(count) if count else None, verb, pack or "boxes", noun))
     pronoun = "she" if " She " in text else "he" if " He " in text else "it"
-    return Problem(text, int(start.group(1)), tuple(steps), pronoun)
+    return WordProblem(text, int(start.group(1)), tuple(steps), pronoun)
 
 
 _ANSWER = re.compile(r"Answer\s*:\s*(\d(?:\s?\d)*)\s*\.")
@@ -198,7 +198,7 @@ def parse_answer(solution: str) -> int | None:
     return int(re.sub(r"\s", "", found[-1])) if found else None
 
 
-def _draw(rng: random.Random, lines: int, start: int | None) -> Problem:
+def _draw(rng: random.Random, lines: int, start: int | None) -> WordProblem:
     subject = rng.randrange(len(SUBJECTS))
     noun = rng.choice(NOUNS)
     mixed = rng.random() < 0.4

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from elastic_agent.training.data.stock_problems import (
+from elastic_agent.training.data.word_problems import (
     DIFFICULTIES,
     combine_problem,
     make_problem,

@@ -14,8 +14,8 @@ from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.loading import load_config
 from elastic_agent.training.data import SOURCES as SETS
 from elastic_agent.training.data import dataset_of
-from elastic_agent.training.data.problems import named_sets
-from elastic_agent.training.grpo.validate import preflight
+from elastic_agent.training.data.training_set import named_sets
+from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.rewards import CodeGrader, MathGrader, Sample
 from elastic_agent.training.rollouts.registry import SOURCES
 from elastic_agent.training.run import train
@@ -29,12 +29,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def rows_of(told: list[str] | None = None, **data: Any) -> list[dict[str, Any]]:
-    return named_sets(DataConfig(**data), 0, 0, (told if told is not None else []).append)
+def rows_of(lines: list[str] | None = None, **data: Any) -> list[dict[str, Any]]:
+    return named_sets(DataConfig(**data), 0, 0, (lines if lines is not None else []).append)
 
 
 def test_every_set_of_the_data_package_is_a_source() -> None:
-    assert set(SOURCES) == {"stock", "lookups", "own", *SETS}
+    assert set(SOURCES) == {"word-problems", "lookups", "own", *SETS}
 
 
 def test_sets_are_joined_in_order_and_counted(tmp_path: Path) -> None:
@@ -43,12 +43,12 @@ def test_sets_are_joined_in_order_and_counted(tmp_path: Path) -> None:
         tmp_path / "a.jsonl", [{"problem": "Find $x$.", "answer": "7", "ID": "1984-1", "year": 1984}]
     )
     own = write(tmp_path / "own.jsonl", ONES)
-    told: list[str] = []
+    lines: list[str] = []
     rows = rows_of(
-        told, source=["aime-train", "own"], path={"aime-train": aime, "own": own}, times={"own": 2}, limit=3
+        lines, source=["aime-train", "own"], path={"aime-train": aime, "own": own}, times={"own": 2}, limit=3
     )
     assert [row["id"] for row in rows] == ["aime-train/1984-1"] + [f"own/{n}" for n in (0, 0, 1, 1, 2, 2)]
-    assert told == ["problems: 1 of aime-train, 3 of own"]
+    assert lines == ["problems: 1 of aime-train, 3 of own"]
     assert rows[0]["prompt"][0]["content"].endswith("within \\boxed{}.")
     plain = rows_of(source="own", path=own, instruction="")
     assert plain[0]["prompt"][0]["content"] == "What is 0 + 1?"
@@ -61,11 +61,11 @@ def test_repeats_and_leaks_are_taken_out_and_told(tmp_path: Path) -> None:
         tmp_path / "own.jsonl", [*ONES, {"question": "what is 3 + 1 ?", "answer": 4}, ONES[0], ONES[0]]
     )
     test = write(tmp_path / "t.jsonl", [{"problem": "What is 5 + 1?", "answer": "6"}])
-    told: list[str] = []
+    lines: list[str] = []
     paths = {"own": own, "aime24": test}
-    rows = rows_of(told, source="own", path=paths, deduplicate=True, decontaminate="aime24")
+    rows = rows_of(lines, source="own", path=paths, deduplicate=True, decontaminate="aime24")
     assert [row["id"] for row in rows] == [f"own/{n}" for n in range(5)]
-    said = "\n".join(told)
+    said = "\n".join(lines)
     for count in ("kept 5 of 9 problems", "removed 3: duplicate", "removed 1: in the test set", "5 of own"):
         assert count in said
     with pytest.raises(DataError, match="nothing is left"):
@@ -115,7 +115,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (ONES, {"path": {}}, DataError, "data.path says which file"),
         (ONES, {"source": "omni-mth", "path": {}}, ConfigError, "did you mean omni-math?"),
         (ONES, {"decontaminate": ["aime42"]}, ConfigError, "data.decontaminate.*did you mean aime24"),
-        (ONES, {"source": ["own", "stock"]}, ConfigError, "own, stock can't be joined"),
+        (ONES, {"source": ["own", "word-problems"]}, ConfigError, "own, word-problems can't be joined"),
         (ONES, {"source": "gsm8k", "path": {}}, DataError, "can't be had from the hub.*data.path"),
         (
             [{"question": "?", "tests": ["assert f()"]}],
@@ -138,7 +138,7 @@ def test_bad_data_is_one_clear_error_before_a_weight_is_loaded(
     path = {"own": str(write(tmp_path / "own.jsonl", rows))}
     config = {"source": "own", "path": path, "instruction": "", **data}
     with pytest.raises(error, match=said):
-        preflight(small(base, tmp_path / "out", data=config, reward={"kind": "math"}), lambda _: None)
+        validate(small(base, tmp_path / "out", data=config, reward={"kind": "math"}), lambda _: None)
 
 
 def test_presets_name_the_papers_data() -> None:
@@ -152,10 +152,10 @@ def test_presets_name_the_papers_data() -> None:
 def test_a_run_on_ones_own_problems_from_the_file_to_the_metrics(base: Path, tmp_path: Path) -> None:
     """File, prompts, rollouts, math-verify, an update: the whole path, on a random model."""
     own = write(tmp_path / "own.jsonl", [{**row, "answer": [row["answer"], "one more"]} for row in ONES])
-    told: list[str] = []
+    lines: list[str] = []
     data = {"source": "own", "path": str(own), "instruction": ""}
     config = small(base, tmp_path / "out", data=data, reward={"kind": "math", "workers": 1}, steps=1)
-    trainer = train(config, tell=told.append)
-    assert "problems: 6 of own" in told
+    trainer = train(config, log=lines.append)
+    assert "problems: 6 of own" in lines
     assert trainer.state.log_history[0]["math/failures"] == 0
     assert (tmp_path / "out" / "metrics.svg").read_text().startswith("<svg")

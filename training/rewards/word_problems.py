@@ -1,10 +1,10 @@
-"""Stock problems, e1-tiny's task: the number in the solution's "Answer : x ."."""
+"""Word problems, e1-tiny's task: the number in the solution's "Answer : x ."."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..data.stock_problems import parse_answer
+from ..data.word_problems import parse_answer
 from .grades import Grade, Sample
 
 
@@ -13,10 +13,10 @@ def solution_reward(solution: str, finished: bool, answer: int) -> float:
     return float(finished and parse_answer(solution) == answer)
 
 
-class StockGrader:
+class WordProblemGrader:
     """`solution_reward` as a grader."""
 
-    name = "stock"
+    name = "word-problems"
 
     def grade(self, samples: Sequence[Sample]) -> list[Grade]:
         scores = [solution_reward(one.solution, one.finished, int(one.answer)) for one in samples]
