@@ -53,7 +53,7 @@ ANSWER = litellm.ModelResponse(
     model=MODEL, usage=litellm.Usage(prompt_tokens=51, completion_tokens=560, total_tokens=611)
 )
 Before = Callable[[UserAPIKeyAuth], Awaitable[dict | None]]
-After = Callable[[UserAPIKeyAuth, dict | None], Awaitable[None]]
+RemainingWork = Callable[[UserAPIKeyAuth, dict | None], Awaitable[None]]
 
 
 async def check(key: UserAPIKeyAuth) -> None:
@@ -100,7 +100,9 @@ async def nothing(key: UserAPIKeyAuth, reserved: dict | None) -> None:
     """Nothing to do after."""
 
 
-async def proxy_times(before: Before, after: After, calls: int, keys: int, name: str) -> dict[str, float]:
+async def proxy_times(
+    before: Before, after: RemainingWork, calls: int, keys: int, name: str
+) -> dict[str, float]:
     made = [UserAPIKeyAuth(token=f"{name}-{i:064d}", max_budget=BUDGET, spend=0.0) for i in range(keys)]
     for key in made:
         await proxy_server.user_api_key_cache.async_set_cache(

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from elastic_agent.errors import CapExceededError
-from elastic_agent.scheduler.allocation.request import Book, Request, Running
-from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.allocation.request import Request, Running, TaskState
+from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.agent_history import Histories
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.workload import Forecast
@@ -89,10 +89,10 @@ class Played:
 
 @dataclass
 class Place:
-    """Where a task is played, if not by itself: a desk and an account that it shares, when it comes, what it
-    is worth, and how long a token takes."""
+    """Where a task is played, if not by itself: a dispatcher and an account that it shares, when it comes,
+    what it is worth, and how long a token takes."""
 
-    desk: Desk
+    dispatcher: Dispatcher
     account: Account | None
     at: float
     value: float = 1.0
@@ -184,21 +184,21 @@ def play(
 
     Args:
         declare: it says which calls it will make.
-        place: where it is played; None: on a desk of its own.
+        place: where it is played; None: on a dispatcher of its own.
         agents: it is the task of one of two agents, one for chains, one for branches.
     """
-    place, calls = place or Place(Desk(), None, 0.0, tick=1.0), work.calls
-    desk, now = place.desk, place.at
-    account = desk.ledger.open("task", parent=place.account, tokens=cap, now=now)
+    place, calls = place or Place(Dispatcher(), None, 0.0, tick=1.0), work.calls
+    dispatcher, now = place.dispatcher, place.at
+    account = dispatcher.ledger.open("task", parent=place.account, tokens=cap, now=now)
     agent = "branches" if len(work.after[-1]) > 1 else "chain"
     past = memory.agents[agent] if agents else None
-    book = Book("task", account, Forecast(past=past), policy, key=account.id, value=place.value)
+    state = TaskState("task", account, Forecast(past=past), policy, key=account.id, value=place.value)
     if declare:
-        book.forecast.expect(Counter(call.kind for call in calls))
+        state.forecast.expect(Counter(call.kind for call in calls))
     try:
-        desk.open(book, now, None, CLOSE)
+        dispatcher.open(state, now, None, CLOSE)
     except CapExceededError:
-        desk.ledger.close(account)
+        dispatcher.ledger.close(account)
         return Played((False,) * len(calls), 0, len(calls))
     right = [False] * len(calls)
     over: set[int] = set()
@@ -211,9 +211,9 @@ def play(
     def submit() -> None:
         for i, call in enumerate(calls):
             if i not in asked and over.issuperset(work.after[i]):
-                asked[i] = _request(book, call, i == len(calls) - 1, memory, lambda i=i: decided.append(i))
-                desk.submit(asked[i], now)
-        desk.pump(account, now)
+                asked[i] = _request(state, call, i == len(calls) - 1, memory, lambda i=i: decided.append(i))
+                dispatcher.submit(asked[i], now)
+        dispatcher.pump(account, now)
 
     submit()
     while len(over) < len(calls):
@@ -235,7 +235,7 @@ def play(
         now, i, running = heapq.heappop(ends)
         usage, _ = _served(calls[i], running)
         if i not in answering:
-            if usage.forced and desk.more(running, usage.thinking, now) is not None:
+            if usage.forced and dispatcher.more(running, usage.thinking, now) is not None:
                 more, right[i] = _served(calls[i], running)
                 heapq.heappush(ends, (now + (more.thinking - usage.thinking) * place.tick, i, running))
             else:
@@ -248,13 +248,13 @@ def play(
         if memory.feedback:
             running.told(right[i])
         over.add(i)
-        desk.settle(running, Amount(usage.generated), now)
+        dispatcher.settle(running, Amount(usage.generated), now)
         submit()
-    desk.ledger.check()
+    dispatcher.ledger.check()
     assert account.spent.tokens == metered, (account.spent, metered)
-    desk.close(book, now)
+    dispatcher.close(state, now)
     assert account.held.tokens == 0
-    return Played(tuple(right), metered, refused, thought, book.answered)
+    return Played(tuple(right), metered, refused, thought, state.answered)
 
 
 def _served(call: Outcome, running: Running) -> tuple[Usage, bool]:
@@ -266,9 +266,9 @@ def _served(call: Outcome, running: Running) -> tuple[Usage, bool]:
     return usage, hit and said <= budget.solution
 
 
-def _request(book: Book, call: Outcome, last: bool, memory: Memory, wake: Any) -> Request:
+def _request(state: TaskState, call: Outcome, last: bool, memory: Memory, wake: Any) -> Request:
     return Request(
-        book=book,
+        task=state,
         kind=call.kind,
         prompt=call.prompt,
         fresh=call.prompt,

@@ -62,8 +62,8 @@ from elastic_agent import Caps
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.allocation import demand as expect
 from elastic_agent.scheduler.allocation import grant
-from elastic_agent.scheduler.allocation.request import Book, Request, Running
-from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.allocation.request import Request, Running, TaskState
+from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.curve_files import load
 from elastic_agent.scheduler.estimates.workload import Forecast
@@ -89,7 +89,7 @@ TURNS = ("steps-3", "steps-5", "steps-4", "steps-7") * 2
 
 
 class Office:
-    """A desk with so many live tasks, and the calls that they make.
+    """a dispatcher with so many live tasks, and the calls that they make.
 
     Args:
         tasks: how many are live at once.
@@ -105,16 +105,16 @@ class Office:
         self,
         tasks: int,
         log: Sink | None = None,
-        desk: Desk | None = None,
+        dispatcher: Dispatcher | None = None,
         durable: DurableLedger | None = None,
     ) -> None:
-        self.desk = desk or Desk(files=[] if log is None else [log])
+        self.dispatcher = dispatcher or Dispatcher(files=[] if log is None else [log])
         self._durable = durable
         self.standing: list[Running] = []
         self._log = log
         self._curves, self._price, self._policy = load("e1-tiny"), Price("0.50", "2.00"), Marginal()
         latency, self._usage_stats = Latency(), UsageStats()
-        self._latency = self.desk.record.watched(latency, "e1-tiny")
+        self._latency = self.dispatcher.record.watched(latency, "e1-tiny")
         pace = Pace(latency)
         for _ in range(64):
             pace.first(1, 0.04)
@@ -124,24 +124,24 @@ class Office:
         self._random, self._now, self._opened = random.Random(0), 0.0, 0
         self._tasks = [self._task() for _ in range(tasks)]
 
-    def turn(self) -> tuple[Book, str]:
+    def turn(self) -> tuple[TaskState, str]:
         """Whose turn it is, and the kind of its next call."""
         at = self._random.randrange(len(self._tasks))
-        book, kinds = self._tasks[at]
+        state, kinds = self._tasks[at]
         kind = next(kinds, None)
         if kind is None:
-            self.desk.close(book, self._now)
+            self.dispatcher.close(state, self._now)
             if self._durable is not None:
-                self._durable.close(book.account)
-            book, kinds = self._tasks[at] = self._task()
+                self._durable.close(state.account)
+            state, kinds = self._tasks[at] = self._task()
             kind = next(kinds)
         self._now += 0.001
-        return book, kind
+        return state, kind
 
-    def grant(self, book: Book, kind: str) -> Running:
+    def grant(self, state: TaskState, kind: str) -> Running:
         """A call asks and is granted."""
         request = Request(
-            book=book,
+            task=state,
             kind=kind,
             prompt=52,
             fresh=52,
@@ -155,8 +155,8 @@ class Office:
             wake=lambda: None,
             model="e1-tiny",
         )
-        self.desk.submit(request, self._now)
-        self.desk.pump(book.account, self._now)
+        self.dispatcher.submit(request, self._now)
+        self.dispatcher.pump(state.account, self._now)
         assert isinstance(request.outcome, Running), request.outcome
         return request.outcome
 
@@ -169,13 +169,13 @@ class Office:
 
     def settle(self, running: Running, used: Amount) -> None:
         """What it has used is spent, the rest comes back."""
-        self.desk.settle(running, used, self._now)
+        self.dispatcher.settle(running, used, self._now)
 
-    def _task(self) -> tuple[Book, Iterator[str]]:
+    def _task(self) -> tuple[TaskState, Iterator[str]]:
         """A task with one call that runs."""
         self._opened += 1
         name = f"task-{self._opened}"
-        account = self.desk.ledger.open(
+        account = self.dispatcher.ledger.open(
             name,
             parent=None if self._durable is None else self._durable.account(),
             tokens=CAPS.tokens,
@@ -183,12 +183,12 @@ class Office:
             seconds=CAPS.seconds,
             now=self._now,
         )
-        book = Book(name, account, Forecast(), self._policy, zero=self._now)
+        state = TaskState(name, account, Forecast(), self._policy, zero=self._now)
         if self._log is not None:
-            book.emit = self._log
-        self.desk.open(book, self._now, expect=EXPECT, started="")
-        self.standing.append(self.grant(book, "steps-3"))
-        return book, iter(TURNS)
+            state.emit = self._log
+        self.dispatcher.open(state, self._now, expect=EXPECT, started="")
+        self.standing.append(self.grant(state, "steps-3"))
+        return state, iter(TURNS)
 
 
 def forget() -> None:
@@ -201,10 +201,10 @@ def times(office: Office, decisions: int, before: Callable[[], None] = lambda: N
     """Microseconds for a decision: p50 and p99 of so many; `before` is called before each, off the clock."""
     found = []
     for _ in range(decisions):
-        book, kind = office.turn()
+        state, kind = office.turn()
         before()
         start = time.perf_counter_ns()
-        running = office.grant(book, kind)
+        running = office.grant(state, kind)
         granted = time.perf_counter_ns()
         used = office.used(running)
         settling = time.perf_counter_ns()
@@ -220,21 +220,21 @@ def quantiles_us(nanoseconds: list[int]) -> dict[str, float]:
 
 async def durable_times(url: str, live: int, decisions: int) -> dict[str, float]:
     """A decision with its hold in a store, one after another, beside so many live ones there."""
-    desk, account = Desk(), f"acme/{live}"
+    dispatcher, account = Dispatcher(), f"acme/{live}"
     path = [Spec("acme"), Spec(account, tokens=2**50, nano=2**50)]
-    durable = DurableLedger(desk.ledger, open_store(url), path, lease=3600)
+    durable = DurableLedger(dispatcher.ledger, open_store(url), path, lease=3600)
     await durable.open()
-    desk.ended = durable.end
-    office = Office(live, desk=desk, durable=durable)
+    dispatcher.ended = durable.end
+    office = Office(live, dispatcher=dispatcher, durable=durable)
     for first in range(0, live, 64):
         assert not any(
             await asyncio.gather(*(durable.take(r.hold) for r in office.standing[first : first + 64]))
         )
     found = []
     for _ in range(decisions):
-        book, kind = office.turn()
+        state, kind = office.turn()
         start = time.perf_counter_ns()
-        running = office.grant(book, kind)
+        running = office.grant(state, kind)
         assert await durable.take(running.hold, final=running.grant.last) is None
         granted = time.perf_counter_ns()
         used = office.used(running)
@@ -327,20 +327,20 @@ def litellm(found: dict[str, Any], calls: int) -> None:
 
 def refusals(promised: int, count: int) -> dict[str, float]:
     """Milliseconds of refusals beside so many promises that leave no room before their deadlines."""
-    rng, desk, latency, found = random.Random(0), Desk(), Latency(), list[int]()
+    rng, dispatcher, latency, found = random.Random(0), Dispatcher(), Latency(), list[int]()
     endpoint = Endpoint(latency, UsageStats(), timing=Timing(), max_running=16)
 
     def ask(number: int, seconds: float) -> None:
-        account = desk.ledger.open(f"task-{number}", seconds=seconds, now=0.0)
-        book = Book(account.id, account, Forecast(), Marginal(), final_solution=64, key=account.id)
-        book.parallel = frozenset(["part"])
-        book.forecast.expect(rng.choice(({"final": 1}, {"step": 2}, {"part": 3}, {"step": 1, "part": 2})))
+        account = dispatcher.ledger.open(f"task-{number}", seconds=seconds, now=0.0)
+        state = TaskState(account.id, account, Forecast(), Marginal(), final_solution=64, key=account.id)
+        state.parallel = frozenset(["part"])
+        state.forecast.expect(rng.choice(({"final": 1}, {"step": 2}, {"part": 3}, {"step": 1, "part": 2})))
         start = time.perf_counter_ns()
         try:
-            desk.open(book, 0.0, endpoint)
+            dispatcher.open(state, 0.0, endpoint)
         except DeadlineError:
             found.append(time.perf_counter_ns() - start)
-            desk.ledger.close(account)
+            dispatcher.ledger.close(account)
 
     for number in range(promised):  # its speed is not known yet, so all are admitted
         ask(number, 2 + 0.06 * promised * rng.random())
@@ -364,9 +364,9 @@ def function_calls(office: Office, decisions: int) -> float:
         entered += event == "call"
 
     for _ in range(decisions):
-        book, kind = office.turn()
+        state, kind = office.turn()
         sys.setprofile(count)
-        running = office.grant(book, kind)
+        running = office.grant(state, kind)
         sys.setprofile(None)
         used = office.used(running)
         sys.setprofile(count)

@@ -74,7 +74,7 @@ async def fan_out(
             scheduler.check()
             final = await task.generate(last, kind="final", solution=solution)
             spent = task.spent
-        held = task.book.account.held
+        held = task.state.account.held
     answers = [result for result in results if isinstance(result, Generation)]
     whole = [answer for answer in answers if answer.solution_end in ("eos", "stop")]
     shrunk = [answer for answer in answers if answer.budget.solution < solution]

@@ -50,7 +50,7 @@ from typing import Any
 
 from benchmarks._replay import CLOSE, Memory, Outcome, Place, Played, Work, load, make_work, play, pool_of
 from elastic_agent.scheduler.analysis.hindsight import Option, lp_bound
-from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.curve_files import load as load_curves
 from elastic_agent.scheduler.estimates.success_curve import Vertex
 from elastic_agent.scheduler.policies.marginal import Marginal
@@ -172,8 +172,8 @@ class Bench:
 
     def run(self, cap: int | None, pacing: Pacing | None = None, *, even: bool = False) -> list[Played]:
         """All tasks, one after the other."""
-        desk, memory, policy = Desk(pacing=pacing), Memory.of(self.curves), Marginal()
-        account = desk.ledger.open("pool", tokens=cap, now=0.0)
+        dispatcher, memory, policy = Dispatcher(pacing=pacing), Memory.of(self.curves), Marginal()
+        account = dispatcher.ledger.open("pool", tokens=cap, now=0.0)
         calls = sum(len(one.work.calls) for one in self.arrivals)
         played = []
         for one in self.arrivals:
@@ -181,7 +181,7 @@ class Bench:
             if even and cap is not None:
                 own = min(own, (cap - account.spent.tokens) * len(one.work.calls) // calls)
                 calls -= len(one.work.calls)
-            place = Place(desk, account, one.at, one.value)
+            place = Place(dispatcher, account, one.at, one.value)
             played.append(play(one.work, max(1, own), policy, memory, place=place))
             self.violations += played[-1].metered > own
         metered = sum(each.metered for each in played)

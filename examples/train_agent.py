@@ -29,7 +29,7 @@ from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
 from elastic_agent.model_location import model_path
 from elastic_agent.prompts.tokenizer import HFCodec
-from elastic_agent.scheduler.runtime.offline_task import TaskWalk
+from elastic_agent.scheduler.runtime.offline_task import OfflineTask
 from elastic_agent.training.agents.episode_runner import EpisodeLimits, EpisodeRunner, run_episodes
 from elastic_agent.training.agents.lookup_environment import (
     STEPS,
@@ -69,7 +69,7 @@ def measure(folder: Path, rows: Sequence[dict[str, Any]], cap: int, seed: int) -
             codec.encode_chat(row["prompt"]),
             renderer,
             LIMITS,
-            TaskWalk(cap, close=renderer.close),
+            OfflineTask(cap, close=renderer.close),
         )
         for row in rows
     ]

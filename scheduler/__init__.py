@@ -5,8 +5,8 @@
 The centre is plain synchronous code that is told the time: `ledger` (accounts and holds), `cost` (prices),
 `latency` (speeds), `curves`, `learnt` and `forecast` (what thinking is worth and what is still to come),
 `policies` (who gets how much; `baselines` and `oracle` to measure them by), `pool` (a price for what all
-tasks share), `plan` and `decide` (one decision), `desk` (the queue). `task`, `call` and `scheduler` drive it
-on an event loop. Names are loaded when first used.
+tasks share), `plan` and `decide` (one decision), `dispatcher` (the queue). `task`, `call` and `scheduler`
+drive it on an event loop. Names are loaded when first used.
 """
 
 from __future__ import annotations

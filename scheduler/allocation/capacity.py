@@ -1,6 +1,6 @@
 """From a request and the books to numbers: what fits now, and how much thinking the policy would give.
 
-Everything here is arithmetic on the present state; `desk` decides with it. Two views are kept apart:
+Everything here is arithmetic on the present state; `dispatcher` decides with it. Two views are kept apart:
 
 - *held*: what can be taken this instant. The worst case of exactly what will be sent must fit above the final
   answer's reserve.
@@ -19,13 +19,13 @@ from typing import Any
 from elastic_agent.usage import worst_input
 
 from ..latency.model import Speed
-from ..latency.slack import After
+from ..latency.slack import RemainingWork
 from ..ledger.amounts import INFINITY, NOTHING, Room
 from ..policies.pacing import Pacing
 from ..policies.protocol import Choice, Need, State
 from .demand import Outlook
-from .request import Book, Request
-from .snapshot import Case
+from .request import Request, TaskState
+from .snapshot import Snapshot
 
 UNBOUNDED = 1e12
 """Thinking tokens of a level without a cap: more than any calls can use."""
@@ -97,63 +97,63 @@ def _fits(request: Request, thinking: int, solution: int, room: Room) -> bool:
     return tokens and (room.nano is None or request.price is None or need.nano <= room.nano)
 
 
-def after(request: Request, outlook: Outlook, solution: int) -> After:
+def after(request: Request, outlook: Outlook, solution: int) -> RemainingWork:
     """What has to happen in time once this call has thought, on its own task's level.
 
     Args:
         outlook: the calls still to come there.
         solution: tokens of this call's solution.
     """
-    book, forecast, calls = request.book, request.book.forecast, outlook.steps
+    task, forecast, calls = request.task, request.task.forecast, outlook.steps
     lanes = max(1, forecast.running + forecast.waiting)
     waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
     each = math.ceil(outlook.solutions / calls) if calls else 0
     theirs = math.ceil(waves * outlook.prompts / calls) if calls else 0
-    if not book.reserving or request.final:
-        return After(solution, waves, each, 0, request.prompt, 0, theirs)
-    final = book.final_size
-    prompt = max(book.largest_prompt, request.prompt) + final
-    return After(solution, waves, each, final, request.prompt, 0, theirs, prompt)
+    if not task.reserving or request.final:
+        return RemainingWork(solution, waves, each, 0, request.prompt, 0, theirs)
+    final = task.final_size
+    prompt = max(task.largest_prompt, request.prompt) + final
+    return RemainingWork(solution, waves, each, final, request.prompt, 0, theirs, prompt)
 
 
-def plan(case: Case, most: int, pacing: Pacing | None = None) -> Plan | None:
+def plan(snapshot: Snapshot, most: int, pacing: Pacing | None = None) -> Plan | None:
     """Ask the policy on every level that has a cap, or a price; the level that gives least counts."""
     found: Plan | None = None
-    request = case.request
+    request = snapshot.request
     this = Need(request.curve, 1, request.weight)
-    for level in request.book.levels:
-        outlook = case.outlook
-        if level is not request.book:
-            outlook = case.floors.outlook(level.forecast.to_come(request.kind))
-        room, unit = _room(case, level, outlook)
+    for level in request.task.lineage:
+        outlook = snapshot.outlook
+        if level is not request.task:
+            outlook = snapshot.floors.outlook(level.forecast.to_come(request.kind))
+        room, unit = _room(snapshot, level, outlook)
         price = (
-            0.0 if pacing is None else pacing.price_for(request.price, request.book.levels[-1], level.value)
+            0.0 if pacing is None else pacing.price_for(request.price, request.task.lineage[-1], level.value)
         )
         if unit is None:
             if not price:
                 continue
             room, unit = UNBOUNDED, "pool"
         made = level.forecast.running + level.forecast.finished
-        choice = request.book.policy.choose(State(this, outlook.needs, room, most, made, price, level.chance))
+        choice = request.task.policy.choose(State(this, outlook.needs, room, most, made, price, level.chance))
         if found is None or choice.thinking < found.choice.thinking:
             found = Plan(choice, level.name, unit, room, outlook.calls)
     return found
 
 
-def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]:
+def _room(snapshot: Snapshot, level: TaskState, outlook: Outlook) -> tuple[float, str | None]:
     """Thinking tokens for this call and the others, by the tightest cap of one level, and which that is.
 
     Planning leaves untouched what all of them are expected to use if none thinks. A sum of averages is too
     small half of the time. How much is kept for that is the policy's to say: it depends on what a token would
     gain.
     """
-    request, account, speed = case.request, level.account, case.speed
-    own = level is request.book
+    request, account, speed = snapshot.request, level.account, snapshot.speed
+    own = level is request.task
     tokens = account.spent.tokens + account.held.tokens - level.back_tokens + outlook.tokens
     nano = account.spent.nano + account.held.nano - level.back_nano + outlook.nano
-    if case.own is not NOTHING:  # it is decided on once more
-        tokens -= case.own.tokens
-        nano -= case.own.nano - (0 if request.price is None else request.price.bound(request.read, 0))
+    if snapshot.own is not NOTHING:  # it is decided on once more
+        tokens -= snapshot.own.tokens
+        nano -= snapshot.own.nano - (0 if request.price is None else request.price.bound(request.read, 0))
     if (own and request.final) or (level.forecast.declared and outlook.needs):
         tokens -= account.reserve.tokens  # a worst case: the final answer is planned with what it will come
         nano -= account.reserve.nano  # to
@@ -165,23 +165,23 @@ def _room(case: Case, level: Book, outlook: Outlook) -> tuple[float, str | None]
         if by_usd < room:
             room, unit = by_usd, "usd"
     if account.seconds is not None and speed is not None:
-        by_time = _room_in_time(case, level, outlook, speed)
+        by_time = _room_in_time(snapshot, level, outlook, speed)
         if by_time < room:
             room, unit = by_time, "seconds"
     return room, unit
 
 
-def _room_in_time(case: Case, level: Book, outlook: Outlook, speed: Speed) -> float:
+def _room_in_time(snapshot: Snapshot, level: TaskState, outlook: Outlook, speed: Speed) -> float:
     """The same by time: what answers leave of it, in each of the lanes in which calls run side by side."""
-    rest, forecast = case.rest, level.forecast
+    rest, forecast = snapshot.rest, level.forecast
     lanes = max(1, forecast.running + forecast.waiting)
-    if level is case.request.book:
-        waves, end = rest.others, case.end_of(case.request.final)
+    if level is snapshot.request.task:
+        waves, end = rest.others, snapshot.end_of(snapshot.request.final)
     else:
         waves = math.ceil((lanes + outlook.calls) / lanes) - 1
-        end = case.ledger.deadline(level.account)
-    floor = speed.answer(rest.solution, case.request.fresh, 2) + waves * speed.answer(
+        end = snapshot.ledger.deadline(level.account)
+    floor = speed.answer(rest.solution, snapshot.request.fresh, 2) + waves * speed.answer(
         rest.other_solution, 0, 2
     )
     floor += rest.others_prompt * (speed.later + speed.again) * speed.prefill
-    return (end - case.now - floor) / max(speed.tpot, 1e-9) * lanes
+    return (end - snapshot.now - floor) / max(speed.tpot, 1e-9) * lanes

@@ -20,7 +20,7 @@ from ..estimates.success_curve import Curve
 from ..estimates.workload import FINAL, MIN_SOLUTION
 from ..ledger.amounts import INFINITY, NOTHING, Amount
 from ..policies.protocol import Need, needs
-from .request import Book, Request
+from .request import Request, TaskState
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
@@ -116,7 +116,7 @@ def _by_curve(curve: Curve, thinking: int) -> tuple[int, float | None]:
     return min(math.ceil(curve.used(thinking)), thinking), curve.solution_at(thinking)
 
 
-def reserve_for(level: Book, request: Request) -> Amount:
+def reserve_for(level: TaskState, request: Request) -> Amount:
     """What the final answer of this call's task, or of one around it, needs: it doesn't think.
 
     Where nobody said how long it may get it is as long as the first call's solution, at most a quarter of the
@@ -130,7 +130,7 @@ def reserve_for(level: Book, request: Request) -> Amount:
             quarter = request.solution if cap is None else max(MIN_SOLUTION, cap // 4)
             level.first_solution = min(max(request.solution, MIN_SOLUTION), quarter)
         kinds, usual = level.forecast.coming or level.forecast.pending, 0.0
-        if request.final and level is request.book:
+        if request.final and level is request.task:
             usual = request.curve.p90_solution
         elif FINAL in kinds or not kinds:
             usual = request.curves.curve(FINAL).p90_solution
@@ -157,7 +157,7 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
 
     One that the task has not declared comes behind all that it has.
     """
-    forecast = request.book.forecast
+    forecast = request.task.forecast
     last = request.declared or request.final
     coming = {} if last or not forecast.declared else forecast.coming
     if forecast.waiting == 1 and not coming:  # itself

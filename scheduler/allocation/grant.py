@@ -12,7 +12,7 @@ from ..latency.model import Speed
 from ..ledger.amounts import INFINITY, Amount, Room
 
 if TYPE_CHECKING:
-    from .snapshot import Decided
+    from .snapshot import Allocation
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Basis:
         speed: the endpoint's at that moment.
     """
 
-    decided: Decided
+    allocation: Allocation
     prompt: int
     before: Room
     reserve: Amount
@@ -65,20 +65,20 @@ class Grant(NamedTuple):
     @property
     def reason(self) -> str:
         """Why it is this much thinking: one clause."""
-        return str(self.basis.decided.why)
+        return str(self.basis.allocation.why)
 
     @property
     def why(self) -> dict[str, Any]:
         """The numbers that the decision was made from."""
-        basis, decided = self.basis, self.basis.decided
+        basis, allocation = self.basis, self.basis.allocation
         return {
             "prompt": basis.prompt,
             "left": left(basis.before, basis.now),
             "reserve": units(basis.reserve),
             "waited": round(basis.waited, 6),
             "speed": None if basis.speed is None else basis.speed._asdict(),
-            **decided.numbers,
-            **({} if decided.plan is None else decided.plan.numbers()),
+            **allocation.numbers,
+            **({} if allocation.plan is None else allocation.plan.numbers()),
         }
 
 

@@ -1,4 +1,4 @@
-"""A task's page at the desk, and a call that asks there for tokens."""
+"""A task's page at the dispatcher, and a call that asks there for tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..estimates.online_curves import Curves, LearntCurves, Seen
 from ..estimates.success_curve import Curve, prior
 from ..estimates.workload import MIN_SOLUTION, Forecast
 from ..latency.model import Speeds
-from ..latency.slack import After, Slot
+from ..latency.slack import RemainingWork, Slot
 from ..ledger.accounts import Account, Hold
 from ..ledger.amounts import NOTHING, Amount
 from ..ledger.prices import Price
@@ -50,8 +50,8 @@ def check_terms(weight: object, priority: object, on_exhausted: object) -> tuple
 
 
 @dataclass(slots=True, eq=False)
-class Book:
-    """What the desk knows of one task.
+class TaskState:
+    """What the dispatcher knows of one task.
 
     Attributes:
         final_solution: solution tokens to keep for the final answer; None: what it will probably need.
@@ -66,7 +66,7 @@ class Book:
         cut_short: a call of it, or of a task below it, was refused.
         admitted: a call has been granted: from here on the task must get its answer.
         closing: it takes no more calls.
-        id: its number on its desk, from 1: names need not differ.
+        id: its number on its dispatcher, from 1: names need not differ.
         zero: when the outermost task of the tree was opened; events count from there.
         back_tokens, back_nano: what the running calls of this subtree are expected to give back.
         emit: hears of every decision; None: nobody listens.
@@ -88,7 +88,7 @@ class Book:
     final_solution: int | None = None
     final_guess: int = MIN_SOLUTION
     first_solution: int | None = None
-    parent: Book | None = None
+    parent: TaskState | None = None
     largest_prompt: int = 0
     reserving: bool = True
     answered: bool = False
@@ -109,12 +109,12 @@ class Book:
     value: float = 1.0
     chance: float = 1.0
     unpriced: bool = False
-    levels: tuple[Book, ...] = field(init=False)
+    lineage: tuple[TaskState, ...] = field(init=False)
     wish: Amount = NOTHING
     wish_for: tuple[int, int, int, Price | None] | None = None
 
     def __post_init__(self) -> None:
-        self.levels = (self, *(self.parent.levels if self.parent is not None else ()))
+        self.lineage = (self, *(self.parent.lineage if self.parent is not None else ()))
 
     @property
     def final_size(self) -> int:
@@ -149,7 +149,7 @@ class Request:
         curve: its kind's, as of when it was queued.
     """
 
-    book: Book
+    task: TaskState
     kind: str
     prompt: int
     fresh: int
@@ -196,7 +196,7 @@ class Request:
     def least_solution(self) -> int:
         """The smallest solution that is worth a call; a final answer takes what was reserved for it."""
         least = min(self.solution, MIN_SOLUTION)
-        return min(least, self.book.final_size) if self.final else least
+        return min(least, self.task.final_size) if self.final else least
 
 
 @dataclass(slots=True, eq=False)
@@ -220,7 +220,7 @@ class Running:
     grant: Grant
     hold: Hold
     expected: Amount
-    rest: After
+    rest: RemainingWork
     started: float
     done: bool = False
     lowered: int | None = None
@@ -257,9 +257,9 @@ class Running:
         said = request.curve.solution_at(self.limit)
         said = None if said is None else min(said, budget.solution)
         request.usage_stats.record(request.kind, request.prompt, usage.solution, said)
-        if request.final or not (request.book.said and request.book.said[1]):
+        if request.final or not (request.task.said and request.task.said[1]):
             whole = usage.solution < budget.solution
-            request.book.said = (usage.solution if whole else request.solution, request.final)
+            request.task.said = (usage.solution if whole else request.solution, request.final)
         if isinstance(request.curves, LearntCurves):
             cut = usage.forced > 0
             limit = min(usage.thinking, self.limit) if cut else self.limit

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from elastic_agent.errors import DeadlineError
 
 from ..latency.model import Speed
-from ..latency.slack import SAFETY, After
+from ..latency.slack import SAFETY, RemainingWork
 from ..ledger.accounts import Account
 from ..ledger.amounts import INFINITY, NOTHING, Amount, Room
 from ..ledger.binding import binding
@@ -31,7 +31,7 @@ class Wait(Exception):
 
 
 @dataclass(slots=True)
-class Decided:
+class Allocation:
     """What a call gets.
 
     Attributes:
@@ -46,7 +46,7 @@ class Decided:
     thinking: int
     solution: int
     last: bool
-    rest: After
+    rest: RemainingWork
     why: object
     numbers: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
@@ -54,7 +54,7 @@ class Decided:
 
 
 @dataclass(slots=True, eq=False)
-class Case:
+class Snapshot:
     """What is known when a call is decided.
 
     Attributes:
@@ -81,7 +81,7 @@ class Case:
     speed: Speed | None
     outlook: Outlook
     floors: Floors
-    rest: After
+    rest: RemainingWork
     in_time: int
     lacking: Amount
     above: Amount
@@ -92,7 +92,7 @@ class Case:
 
     def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
         """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
-        above, lacking, reserve = self.above, self.lacking, self.request.book.account.reserve
+        above, lacking, reserve = self.above, self.lacking, self.request.task.account.reserve
         if last:
             lacking = reserve = NOTHING
         elif self.request.final:
@@ -106,7 +106,7 @@ class Case:
 
     def end_of(self, final: bool) -> float:
         """When the call has to be over: a final one at the end of its task, others before the final one."""
-        return self.end if final else self.end - self.request.book.account.reserved_seconds
+        return self.end if final else self.end - self.request.task.account.reserved_seconds
 
     def seconds_for(self, tokens: int) -> float:
         """An upper estimate for an answer of so many tokens; the least there is while nothing is known."""
@@ -130,8 +130,8 @@ class Case:
         """
         where: Account | None = None
         request = self.request
-        for account in request.book.account.path:
-            own = account is request.book.account
+        for account in request.task.account.path:
+            own = account is request.task.account
             less = self.above + (self.lacking if own else NOTHING)
             free = Amount(
                 need.tokens
@@ -158,10 +158,10 @@ class Case:
     def late(self, available: float, needed: float) -> DeadlineError:
         """The error for a call that can't make it."""
         request, there = self.request, max(0.0, available)
-        levels = request.book.levels
-        bound = binding(request.book.account.path, {b.account.id for b in levels}, "seconds", self.now)
+        lineage = request.task.lineage
+        bound = binding(request.task.account.path, {b.account.id for b in lineage}, "seconds", self.now)
         return DeadlineError(
-            f"task {request.book.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
+            f"task {request.task.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
             f"the smallest answer needs {needed:.3f} s at the present speed. "
             f"{'' if bound is None else f'{bound}; '}raise seconds= or make fewer calls",
             needed={"seconds": needed},

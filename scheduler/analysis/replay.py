@@ -3,10 +3,10 @@
     found = replay("run.jsonl")
     found.difference        # None, or the first line that came out differently, and how
 
-Every event that tells the desk something (a task opens, a call asks, a timer pumps, a call is over) is told
-again, at the same exact time; what the desk then writes is compared, as text, with the lines that follow. The
-speed of an endpoint is not worked out again but read from the log, at the place where it was read. So a
-replay needs no model, no clock and no store, and takes about as long as the decisions took.
+Every event that tells the dispatcher something (a task opens, a call asks, a timer pumps, a call is over) is
+told again, at the same exact time; what the dispatcher then writes is compared, as text, with the lines that
+follow. The speed of an endpoint is not worked out again but read from the log, at the place where it was
+read. So a replay needs no model, no clock and no store, and takes about as long as the decisions took.
 
 It is exact where floats are: on the same version of this package, and a C library whose `log` and `exp`
 round alike.
@@ -24,9 +24,9 @@ from typing import Any
 from elastic_agent.errors import ElasticError
 from elastic_agent.usage import Probes, Usage
 
-from ..allocation.request import Book, Request, Running
-from ..dispatch.dispatcher import Desk
-from ..dispatch.revision import Raise
+from ..allocation.request import Request, Running, TaskState
+from ..dispatch.dispatcher import Dispatcher
+from ..dispatch.revision import Extension
 from ..estimates.agent_history import Histories, History
 from ..estimates.call_stats import UsageStats
 from ..estimates.lengths import Lengths
@@ -151,7 +151,7 @@ class _Call:
     """A call of the log: its latest request, and its latest raise."""
 
     request: Request
-    raised: Raise | None = None
+    raised: Extension | None = None
 
     @property
     def running(self) -> Running:
@@ -187,28 +187,28 @@ class _Reader:
 
 @dataclass(slots=True, eq=False)
 class _Replay:
-    """One replay on its way: `at` is the line that the desk has to write next."""
+    """One replay on its way: `at` is the line that the dispatcher has to write next."""
 
     lines: list[str]
     events: list[Event]
     policies: Mapping[str, Callable[..., AllocationPolicy]]
     at: int = 0
     difference: Difference | None = None
-    desk: Desk = field(init=False)
+    dispatcher: Dispatcher = field(init=False)
     curves: dict[str, Curves] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    books: dict[int, Book] = field(default_factory=dict)
+    books: dict[int, TaskState] = field(default_factory=dict)
     calls: dict[tuple[int, int], _Call] = field(default_factory=dict)
     accounts: dict[str, Account] = field(default_factory=dict)
     histories: Histories = field(default_factory=Histories)
 
     @property
     def next(self) -> Event | None:
-        """The line that the desk has to write next; None: the log ends here."""
+        """The line that the dispatcher has to write next; None: the log ends here."""
         return self.events[self.at] if self.at < len(self.events) else None
 
     def run(self) -> None:
-        """Tell the desk everything, up to the first difference."""
+        """Tell the dispatcher everything, up to the first difference."""
         while self.difference is None:
             at = self.at
             while at < len(self.events) and self.events[at]["event"] in READINGS:
@@ -220,7 +220,7 @@ class _Replay:
             self._step(at)
 
     def _step(self, at: int) -> None:
-        """Tell the desk what the event says; it writes that event, and what follows from it."""
+        """Tell the dispatcher what the event says; it writes that event, and what follows from it."""
         event = self.events[at]
         tell = getattr(self, f"_on_{event['event']}", None)
         if tell is None:
@@ -236,7 +236,7 @@ class _Replay:
             self._differs(self.at, "nothing is written here")
 
     def hear(self, event: Event) -> None:
-        """The desk writes an event."""
+        """The dispatcher writes an event."""
         if self.difference is not None or self.at == len(self.lines):
             return  # a killed run wrote no more
         line, recorded = as_line(event), self.lines[self.at]
@@ -249,7 +249,7 @@ class _Replay:
         if self.difference is None:
             self.difference = Difference(at + 1, what, self.lines[at], replayed)
 
-    # What a log tells a desk, by the name of the event
+    # What a log tells a dispatcher, by the name of the event
 
     def _on_scheduler_opened(self, event: Event) -> None:
         if self.at:
@@ -258,39 +258,41 @@ class _Replay:
         if pool is not None:
             what = {name: value for name, value in pool.items() if name != "epoch"}
             pacing = Pacing(Pool(**what), pool["epoch"])
-        self.desk = Desk(timing=Timing(**event["timing"]), files=[self.hear], pacing=pacing)
+        self.dispatcher = Dispatcher(timing=Timing(**event["timing"]), files=[self.hear], pacing=pacing)
 
     def _on_endpoint_opened(self, event: Event) -> None:
         limits = {"max_running": event["max_running"], "max_waiting": event["max_waiting"]}
-        speeds = self.desk.record.watched(_Reader(self, event["endpoint"]), event["model"], **limits)
+        speeds = self.dispatcher.record.watched(_Reader(self, event["endpoint"]), event["model"], **limits)
         usage_stats = UsageStats()
-        self.endpoints[event["endpoint"]] = Endpoint(speeds, usage_stats, timing=self.desk.timing, **limits)
+        self.endpoints[event["endpoint"]] = Endpoint(
+            speeds, usage_stats, timing=self.dispatcher.timing, **limits
+        )
 
     def _on_curves(self, event: Event) -> None:
         model = event["model"]
         self.curves[model] = self.curves[event["as"]] if "as" in event else _curves(event)
-        self.desk.record.curves(model, self.curves[model])
+        self.dispatcher.record.curves(model, self.curves[model])
 
     def _on_history(self, event: Event) -> None:
         history = self.histories[event["agent"]]
         history.read(event)
-        self.desk.record.history(event["agent"], history)
+        self.dispatcher.record.history(event["agent"], history)
 
     def _on_accounts(self, event: Event) -> None:
         above: Account | None = None
         for one in event["accounts"]:
             account = self.accounts.get(one["id"])
             if account is None:
-                account = self.desk.ledger.open(one["id"], parent=above, now=event["now"])
+                account = self.dispatcher.ledger.open(one["id"], parent=above, now=event["now"])
             account.tokens, account.nano, account.seconds = one["tokens"], one["nano"], one["seconds"]
             account.deadline = float("inf") if one["deadline"] is None else one["deadline"]
             self.accounts[one["id"]] = above = account
-        self.desk.looked(list(self.accounts.values()), event["now"])
+        self.dispatcher.looked(list(self.accounts.values()), event["now"])
 
     def _on_task_opened(self, event: Event) -> None:
         parent = None if event["within"] is None else self.books[event["within"]]
         above = event["account"]
-        account = self.desk.ledger.open(
+        account = self.dispatcher.ledger.open(
             event["task"],
             parent=parent.account if parent else None if above is None else self.accounts[above],
             tokens=event["caps"].get("tokens"),
@@ -298,7 +300,7 @@ class _Replay:
             seconds=event["caps"].get("seconds"),
             now=event["now"],
         )
-        book = Book(
+        state = TaskState(
             event["task"],
             account,
             Forecast(parent.forecast if parent else None, past=self._history(event)),
@@ -311,30 +313,32 @@ class _Replay:
             zero=parent.zero if parent else event["now"],
             emit=self.hear,
         )
-        self.books[event["id"]] = book
+        self.books[event["id"]] = state
         endpoint = None if event["endpoint"] is None else self._endpoint(event)
         about = {"agent": event["agent"], "started": event["started"]}
         with suppress(ElasticError):  # a refusal, which has been written down
-            self.desk.open(book, event["now"], endpoint, event["close"], expect=event["expect"], **about)
+            self.dispatcher.open(
+                state, event["now"], endpoint, event["close"], expect=event["expect"], **about
+            )
 
     _on_task_refused = _on_task_opened
 
     def _on_task_closing(self, event: Event) -> None:
-        self.desk.dismiss(self.books[event["id"]], event["now"])
+        self.dispatcher.dismiss(self.books[event["id"]], event["now"])
 
     def _on_task_closed(self, event: Event) -> None:
-        self.desk.close(self.books[event["id"]], event["now"], event["error"])
+        self.dispatcher.close(self.books[event["id"]], event["now"], event["error"])
 
     def _on_expected(self, event: Event) -> None:
-        self.desk.expect(self.books[event["id"]], event["kinds"], event["now"])
+        self.dispatcher.expect(self.books[event["id"]], event["kinds"], event["now"])
 
     def _on_pump(self, event: Event) -> None:
-        self.desk.pump_at(event["root"], event["account"], event["now"])
+        self.dispatcher.pump_at(event["root"], event["account"], event["now"])
 
     def _on_asked(self, event: Event) -> None:
         endpoint, price, again = self._endpoint(event), event["price"], event["again"]
         request = Request(
-            book=self.books[event["id"]],
+            task=self.books[event["id"]],
             kind=event["kind"],
             prompt=event["prompt"],
             fresh=event["fresh"],
@@ -360,30 +364,30 @@ class _Replay:
             endpoint=endpoint if event["queued"] else None,
         )
         self.calls[event["id"], event["call"]] = _Call(request)
-        self.desk.submit(request, event["now"])
+        self.dispatcher.submit(request, event["now"])
 
     def _on_withdrawn(self, event: Event) -> None:
-        self.desk.withdraw(self._call(event).request, event["now"])
+        self.dispatcher.withdraw(self._call(event).request, event["now"])
 
     def _on_asked_more(self, event: Event) -> None:
         call = self._call(event)
-        call.raised = self.desk.more(call.running, event["used"], event["now"])
+        call.raised = self.dispatcher.more(call.running, event["used"], event["now"])
 
     def _on_dropped(self, event: Event) -> None:
         call = self._call(event)
         if call.raised is None:
             raise ValueError("it was not raised")
-        self.desk.drop(call.running, call.raised, event["now"])
+        self.dispatcher.drop(call.running, call.raised, event["now"])
 
     def _on_settled(self, event: Event) -> None:
         running, now = self._call(event).running, event["now"]
         running.slot.done = event["done"]
         if event["outcome"] == "expired":
-            self.desk.expire(running, now)
+            self.dispatcher.expire(running, now)
             return
         used = event["used"]
         learn = {name: value for name, value in used.items() if not name.endswith("_end")}
-        self.desk.settle(
+        self.dispatcher.settle(
             running,
             None if event["actual"] is None else Amount(*event["actual"]),
             now,
@@ -393,7 +397,7 @@ class _Replay:
         )
 
     def _on_outcome(self, event: Event) -> None:
-        self.desk.told(self._call(event).running, event["right"], event["now"])
+        self.dispatcher.told(self._call(event).running, event["right"], event["now"])
 
     # Inside
 
@@ -420,7 +424,7 @@ class _Replay:
                 f"task {event['task']!r} goes by what another scheduler knows of its agent, and the log "
                 f"holds nothing of that: it can't be replayed"
             )
-        self.desk.record.history(agent, self.histories[agent])
+        self.dispatcher.record.history(agent, self.histories[agent])
         return self.histories[agent]
 
     def _call(self, event: Event) -> _Call:

@@ -1,4 +1,4 @@
-"""The desk: calls ask here for tokens, and are granted, made to wait, or refused. No clock, no asyncio.
+"""The dispatcher: calls ask here for tokens, and are granted, made to wait, or refused. No clock, no asyncio.
 
 A call that arrives is queued (`submit`); `pump` looks at the head of each task's queue, in the order of
 arrival, and decides (`elastic_agent.scheduler.allocation.allocator`). It runs when a call arrives and
@@ -25,12 +25,12 @@ from typing import Any
 from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedError
 from elastic_agent.usage import Usage
 
-from ..allocation.allocator import Decider
+from ..allocation.allocator import Allocator
 from ..allocation.degrade import too_small
 from ..allocation.demand import expected
-from ..allocation.request import Book, Outcome, Request, Running
-from ..allocation.snapshot import Case, Decided, Wait
-from ..latency.slack import SAFETY, After, Timing
+from ..allocation.request import Outcome, Request, Running, TaskState
+from ..allocation.snapshot import Allocation, Snapshot, Wait
+from ..latency.slack import SAFETY, RemainingWork, Timing
 from ..ledger.accounts import Account, Hold
 from ..ledger.amounts import INFINITY, NOTHING, Amount, Shortage
 from ..ledger.ledger import Ledger
@@ -39,13 +39,13 @@ from ..queueing.endpoint import Endpoint
 from ..queueing.wait_queue import Queue
 from ..runlog.events import Sink
 from ..runlog.recorder import Record
-from .revision import Raise, Raiser, grant_of, take
+from .revision import Extension, Revision, grant_of, take
 
 LOOKED_AT = 8
 """Running calls that are decided on again for one that lacks what they hold; the latest ones."""
 
 
-class Desk:
+class Dispatcher:
     """Grants, for all tasks of one ledger. Thread-safe through the ledger's lock.
 
     Args:
@@ -69,8 +69,8 @@ class Desk:
         self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
         self.pacing = pacing
-        self._decider = Decider(self.ledger, self.timing, self._stuck, pacing)
-        self._raiser = Raiser(self.ledger, self._decider)
+        self._decider = Allocator(self.ledger, self.timing, self._stuck, pacing)
+        self._raiser = Revision(self.ledger, self._decider)
         self._running: dict[str, Running] = {}  # by their first hold
         self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
@@ -85,21 +85,21 @@ class Desk:
             TaskClosedError: its task has ended.
         """
         with self.ledger.lock:
-            book = request.book
-            if book.closing or book.account.closed:
-                raise _ended(book)
+            task = request.task
+            if task.closing or task.account.closed:
+                raise _ended(task)
             self.record.step += 1
             again = request.number > 0
             if not again:
-                book.calls += 1
-                request.number = book.calls
-            if book.emit is not None:
+                task.calls += 1
+                request.number = task.calls
+            if task.emit is not None:
                 self.record.asked(request, now, again)
             request.curve = request.curves.curve(request.kind)
             if again and request.declared and not request.final:  # as declared as it was before
-                book.forecast.expect({request.kind: 1})
+                task.forecast.expect({request.kind: 1})
             request.order, request.arrived = next(self._orders), now
-            request.declared = book.forecast.arrived(request.kind)
+            request.declared = task.forecast.arrived(request.kind)
             if request.endpoint is not None and self._full(request, now):
                 return
             if request.around:
@@ -107,7 +107,7 @@ class Desk:
                 self._wake_around(request)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
             rank = request.priority if not (request.final or request.around) else -1_000_000
-            head = self._queues.setdefault(book.account.path[-1].id, Queue()).push(rank, request)
+            head = self._queues.setdefault(task.account.path[-1].id, Queue()).push(rank, request)
             endpoint = request.endpoint
             if head and endpoint is not None and endpoint.takes_turns(request):
                 endpoint.offer(request)  # whoever is pumped first in this moment sees all of them
@@ -162,7 +162,7 @@ class Desk:
 
     def _take_turn(self, request: Request, now: float) -> None:
         """Decide on a call whose turn it is; then the next of its task can be offered."""
-        root = request.book.account.path[-1].id
+        root = request.task.account.path[-1].id
         queue = self._queues.get(root)
         if queue is not None and queue.first(request):  # else another one of its task goes before it by now
             self._decide(queue, request, now)
@@ -170,7 +170,7 @@ class Desk:
 
     def _decide(self, queue: Queue, request: Request, now: float) -> None:
         """Grant or refuse it, or keep it with the account on which it lacks something."""
-        endpoint, account = request.endpoint, request.book.account
+        endpoint, account = request.endpoint, request.task.account
         first = request.final or bool(request.around)
         where = None if first else queue.ahead(request)
         if where is None:
@@ -188,7 +188,7 @@ class Desk:
         """Calls around this one can give nothing back any more: who waits for that is looked at again."""
         for hold in request.around:
             if (running := self._running.get(hold)) is not None:
-                path = running.request.book.account.path
+                path = running.request.task.account.path
                 if (queue := self._queues.get(path[-1].id)) is not None:
                     queue.wake(path)
 
@@ -199,9 +199,9 @@ class Desk:
                 self.settle(request.outcome, None, now, answered=False)
             elif request.outcome is None:
                 self.record.step += 1
-                self._leave(request, _ended(request.book), tell=False)
+                self._leave(request, _ended(request.task), tell=False)
                 self.record.call(request, "withdrawn", now, now=now)
-                self._pump(request.book.account, request.book.account.path[-1].id, now)
+                self._pump(request.task.account, request.task.account.path[-1].id, now)
 
     def settle(
         self,
@@ -230,27 +230,27 @@ class Desk:
             if learn is not None:
                 running.learn(learn)
             request, held = running.request, running.held
-            book = request.book
-            del book.running[running.hold.id], self._running[running.hold.id]
+            task = request.task
+            del task.running[running.hold.id], self._running[running.hold.id]
             if request.endpoint is not None:
                 request.endpoint.ended(running, now)
-            book.forecast.ended()
-            for level in book.levels:
+            task.forecast.ended()
+            for level in task.lineage:
                 level.back_tokens -= held.tokens - running.expected.tokens
                 level.back_nano -= held.nano - running.expected.nano
             charged = self._end_holds(running, actual)
             self._pace(running, charged, now)
             if running.grant.last:
-                book.answered |= answered
-                book.reserving = not (answered and request.final)  # else what comes back is kept again
+                task.answered |= answered
+                task.reserving = not (answered and request.final)  # else what comes back is kept again
             if not answered:
                 self._comes_again(request)
-            if book.emit is not None:
+            if task.emit is not None:
                 self.record.settled(
                     running, now, used=used or {}, actual=actual, charged=charged, answered=answered
                 )
             if self._queues or self._limited:
-                self._pump(book.account, book.account.path[-1].id, now)
+                self._pump(task.account, task.account.path[-1].id, now)
 
     def told(self, running: Running, right: bool, now: float) -> None:
         """Whether the answer of a call was right: what nobody but its user can know."""
@@ -259,7 +259,7 @@ class Desk:
             self.record.call(running.request, "outcome", now, right=right, now=now)
             running.told(right)
 
-    def more(self, running: Running, used: int, now: float) -> Raise | None:
+    def more(self, running: Running, used: int, now: float) -> Extension | None:
         """A running call has reached its thinking limit: raise it, if that is worth it by now.
 
         Args:
@@ -279,20 +279,20 @@ class Desk:
                 self.record.granted("raised", running, now, used=used)
             return raised
 
-    def drop(self, running: Running, raised: Raise, now: float) -> None:
+    def drop(self, running: Running, raised: Extension, now: float) -> None:
         """A durable ledger has no room for a raise: the call keeps what it had."""
         with self.ledger.lock:
             self.record.step += 1
             self._raiser.drop(running, raised)
             self._pace(running, running.expected, now)
             self.record.granted("dropped", running, now, now=now)
-            self._pump(running.request.book.account, running.request.book.account.path[-1].id, now)
+            self._pump(running.request.task.account, running.request.task.account.path[-1].id, now)
 
     # Tasks
 
     def open(
         self,
-        book: Book,
+        task: TaskState,
         now: float,
         endpoint: Endpoint | None = None,
         close: int = 1,
@@ -317,30 +317,30 @@ class Desk:
             self.record.step += 1
             about |= {"expect": dict(expect or {})}
             try:
-                book.forecast.expect(expect or {})
-                self._admit(book, now, endpoint, close)
+                task.forecast.expect(expect or {})
+                self._admit(task, now, endpoint, close)
             except BaseException as error:
-                book.forecast.close()
-                self.ledger.close(book.account)
-                self.record.opened(book, now, close, endpoint, **about, **_numbers(error))
+                task.forecast.close()
+                self.ledger.close(task.account)
+                self.record.opened(task, now, close, endpoint, **about, **_numbers(error))
                 raise
-            self.record.opened(book, now, close, endpoint, **about)
+            self.record.opened(task, now, close, endpoint, **about)
 
-    def _admit(self, book: Book, now: float, endpoint: Endpoint | None, close: int) -> None:
-        account, size = book.account, book.final_size
+    def _admit(self, task: TaskState, now: float, endpoint: Endpoint | None, close: int) -> None:
+        account, size = task.account, task.final_size
         end = self.ledger.deadline(account, final=True)
         speed = None if endpoint is None else endpoint.latency.speed()
-        error = too_small(book, now, end - now, None if speed is None else speed.best, close)
+        error = too_small(task, now, end - now, None if speed is None else speed.best, close)
         if error is not None:
             raise error
         promised = account.parent is not None and self.ledger.deadline(account.parent) < INFINITY
         if endpoint is not None and not promised:
             if end < INFINITY:
                 self.record.progress(endpoint)
-            endpoint.admit(book, end, now)
-            book.endpoint = endpoint
-        if self.pacing is not None and book.parent is None:
-            self.pacing.opened(book, now)
+            endpoint.admit(task, end, now)
+            task.endpoint = endpoint
+        if self.pacing is not None and task.parent is None:
+            self.pacing.opened(task, now)
         # A parent that has no room for it now may have later.
         self.ledger.reserve(account, Amount(close + size), self.timing.final_answer_seconds(speed, size, 0))
 
@@ -351,7 +351,7 @@ class Desk:
             if self.pacing is not None:
                 self.pacing.heard(accounts)
 
-    def expect(self, book: Book, kinds: Mapping[str, int], now: float) -> None:
+    def expect(self, task: TaskState, kinds: Mapping[str, int], now: float) -> None:
         """A task declares more calls to come, by kind.
 
         Raises:
@@ -359,31 +359,31 @@ class Desk:
         """
         with self.ledger.lock:
             self.record.step += 1
-            book.forecast.expect(kinds)
-            self.record.expected(book, kinds, now)
-            self._pump(book.account, book.account.path[-1].id, now)
+            task.forecast.expect(kinds)
+            self.record.expected(task, kinds, now)
+            self._pump(task.account, task.account.path[-1].id, now)
 
-    def close(self, book: Book, now: float, error: str | None = None) -> None:
+    def close(self, task: TaskState, now: float, error: str | None = None) -> None:
         """A task ends: waiting calls are refused, running ones expire, nothing stays held.
 
         Args:
             error: the name of what ended it, for the log.
         """
         with self.ledger.lock:
-            self.dismiss(book, now)
-            for running in list(book.running.values()):
+            self.dismiss(task, now)
+            for running in list(task.running.values()):
                 self.expire(running, now)
             self.record.step += 1
-            book.forecast.close()
-            self.ledger.close(book.account)
-            if book.endpoint is not None:
-                book.endpoint.forget(book)
+            task.forecast.close()
+            self.ledger.close(task.account)
+            if task.endpoint is not None:
+                task.endpoint.forget(task)
             if self.pacing is not None:
-                self.pacing.closed(book)
+                self.pacing.closed(task)
             if error is None:
-                book.teach()
-            self.record.closed(book, now, error)
-            self._pump(book.account, book.account.path[-1].id, now)
+                task.teach()
+            self.record.closed(task, now, error)
+            self._pump(task.account, task.account.path[-1].id, now)
 
     def expire(self, running: Running, now: float) -> None:
         """Nobody waits for a call any more, and what became of it is not known: all it holds is charged."""
@@ -392,17 +392,17 @@ class Desk:
                 self.ledger.expire(hold)
             self.settle(running, running.held, now, answered=False)
 
-    def dismiss(self, book: Book, now: float) -> None:
+    def dismiss(self, task: TaskState, now: float) -> None:
         """A task is about to end: it takes no more calls, and those that wait are refused."""
         with self.ledger.lock:
-            if book.closing:
+            if task.closing:
                 return
             self.record.step += 1
-            book.closing = True
-            self.record.closing(book, now)
-            queue = self._queues.get(book.account.path[-1].id)
-            for request in list(queue.waiting(book.account.id)) if queue else ():
-                error = _ended(book)
+            task.closing = True
+            self.record.closing(task, now)
+            queue = self._queues.get(task.account.path[-1].id)
+            for request in list(queue.waiting(task.account.id)) if queue else ():
+                error = _ended(task)
                 self.record.call(request, "refused", now, **_numbers(error))
                 self._leave(request, error)
 
@@ -413,7 +413,7 @@ class Desk:
             return self._grant(*self._decided(request, now))
         except Wait as wait:
             if request.ask_again is None:
-                left = self.record.left(request.book, now)
+                left = self.record.left(request.task, now)
                 self.record.call(request, "waiting", now, reason=str(wait), left=left)
             request.ask_again = wait.until
             return wait
@@ -421,7 +421,7 @@ class Desk:
             self.record.call(request, "refused", now, **_numbers(error))
             return error
 
-    def _decided(self, request: Request, now: float) -> tuple[Case, Decided]:
+    def _decided(self, request: Request, now: float) -> tuple[Snapshot, Allocation]:
         """The decision; where it lacks what earlier ones hold, these are lowered, and it is made anew."""
         try:
             found = self._decider.decide(request, now)
@@ -438,7 +438,7 @@ class Desk:
         if request.made_room:
             return False
         request.made_room, lowered = True, False
-        for hold in list(islice(reversed(request.book.levels[-1].account.live), LOOKED_AT)):
+        for hold in list(islice(reversed(request.task.lineage[-1].account.live), LOOKED_AT)):
             running = self._running.get(hold)
             if running is None or running.started >= request.arrived or hold in self._stuck:
                 continue
@@ -446,42 +446,42 @@ class Desk:
             if self._raiser.less(running, now):
                 lowered = True
                 self._pace(running, running.expected, now)
-                why = f"call {request.number} ({request.kind}) of {request.book.name!r} came and lacks tokens"
+                why = f"call {request.number} ({request.kind}) of {request.task.name!r} came and lacks tokens"
                 self.record.granted("lowered", running, now, why, before=before)
                 assert running.request.lower is not None
                 running.request.lower()
         return lowered
 
-    def _grant(self, case: Case, decided: Decided) -> Running:
+    def _grant(self, snapshot: Snapshot, allocation: Allocation) -> Running:
         """Take the hold, for exactly what goes on the wire."""
-        request, now = case.request, case.now
-        book = request.book
-        thinking, solution = decided.thinking, decided.solution
+        request, now = snapshot.request, snapshot.now
+        task = request.task
+        thinking, solution = allocation.thinking, allocation.solution
         amount = request.worst(thinking, solution)
-        hold = take(self.ledger, case, decided, amount)
+        hold = take(self.ledger, snapshot, allocation, amount)
         if isinstance(hold, Shortage):
             raise CapExceededError(
-                f"task {book.name!r}: no room for {hold.needed} {hold.unit} on {hold.account}",
+                f"task {task.name!r}: no room for {hold.needed} {hold.unit} on {hold.account}",
                 needed={hold.unit: hold.needed},
                 available={hold.unit: hold.available},
             )
-        if decided.last:  # what it did not need of the reserve is free now
-            self.ledger.reserve(book.account, NOTHING, 0.0)
-            book.reserving = False
+        if allocation.last:  # what it did not need of the reserve is free now
+            self.ledger.reserve(task.account, NOTHING, 0.0)
+            task.reserving = False
         likely = expected(request, thinking, solution)
-        for level in book.levels:
+        for level in task.lineage:
             level.admitted = True
             level.back_tokens += amount.tokens - likely.tokens
             level.back_nano += amount.nano - likely.nano
-        book.forecast.started(request.kind)
-        grant = grant_of(case, decided, hold, amount, now - request.arrived)
-        rest = After(solution, prompt=request.prompt) if decided.last else decided.rest
+        task.forecast.started(request.kind)
+        grant = grant_of(snapshot, allocation, hold, amount, now - request.arrived)
+        rest = RemainingWork(solution, prompt=request.prompt) if allocation.last else allocation.rest
         running = Running(request, grant, hold, likely, rest, now)
-        book.running[hold.id] = self._running[hold.id] = running
+        task.running[hold.id] = self._running[hold.id] = running
         self._pace(running, likely, now)
         if request.endpoint is not None:
             request.endpoint.started(running)
-        if book.emit is not None:
+        if task.emit is not None:
             self.record.granted("grant", running, now)
         return running
 
@@ -490,10 +490,10 @@ class Desk:
         if self.pacing is None:
             return
         request, use = running.request, self.pacing.use(amount)
-        self.pacing.spends(request.book.levels[-1], running.paced, use, now, done=running.done)
+        self.pacing.spends(request.task.lineage[-1], running.paced, use, now, done=running.done)
         unused = running.done and not use
         sure = 1.0 if unused else request.curve.p(running.limit) ** request.weight
-        for level in request.book.levels:
+        for level in request.task.lineage:
             level.chance *= sure / running.sure
         running.paced, running.sure = use, sure
 
@@ -515,12 +515,12 @@ class Desk:
 
     def _full(self, request: Request, now: float) -> bool:
         """Where calls take turns: give it a place in the queue, or refuse it."""
-        endpoint, book = request.endpoint, request.book
+        endpoint, task = request.endpoint, request.task
         if endpoint is None or not endpoint.takes_turns(request):
             return False
-        busy = None if request.final else endpoint.full(book.key)
+        busy = None if request.final else endpoint.full(task.key)
         if busy is None:
-            end, span = self.ledger.deadline(book.account, final=True), self.ledger.span(book.account)
+            end, span = self.ledger.deadline(task.account, final=True), self.ledger.span(task.account)
             endpoint.enter(request, end, span)
             self._limited[endpoint] = None
             return False
@@ -530,7 +530,7 @@ class Desk:
 
     def _out_of_time(self, request: Request, now: float) -> DeadlineError | None:
         """The error for a call whose time is up before its turn has come, or None."""
-        end = self.ledger.deadline(request.book.account, final=request.final)
+        end = self.ledger.deadline(request.task.account, final=request.final)
         assert request.endpoint is not None
         request.ask_again = min(end - SAFETY, request.endpoint.look_again(request, now))
         if now < end - SAFETY - 1e-6:
@@ -538,7 +538,7 @@ class Desk:
         speed, least = request.latency.speed(), request.least_solution()
         takes = SAFETY + (0.0 if speed is None else speed.answer(least, request.fresh))
         error = DeadlineError(
-            f"task {request.book.name!r}, call {request.number} ({request.kind}): it has waited for its turn "
+            f"task {request.task.name!r}, call {request.number} ({request.kind}): it has waited for its turn "
             f"for {now - request.arrived:.3f} s, and no time is left for an answer of {least} tokens, which "
             f"takes {takes:.3f} s; raise seconds= or make fewer calls",
             needed={"seconds": takes},
@@ -550,19 +550,19 @@ class Desk:
     def _comes_again(self, request: Request) -> None:
         """A declared final call brought no answer: it is still to come."""
         if request.final and request.declared:
-            request.book.forecast.expect({request.kind: 1})
+            request.task.forecast.expect({request.kind: 1})
 
     def _leave(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
         request.outcome = outcome
-        root = request.book.account.path[-1].id
+        root = request.task.account.path[-1].id
         if (queue := self._queues.get(root)) is not None:
             queue.leave(request)
         if request.endpoint is not None:
             request.endpoint.leave(request)
-        request.book.forecast.left(request.kind)
+        request.task.forecast.left(request.kind)
         if isinstance(outcome, Exception):
             self._comes_again(request)
-            for level in request.book.levels:
+            for level in request.task.lineage:
                 level.cut_short = True
         if request.around:
             self._stuck.subtract(request.around)
@@ -581,5 +581,5 @@ def _numbers(error: BaseException) -> dict[str, Any]:
     return why
 
 
-def _ended(book: Book) -> TaskClosedError:
-    return TaskClosedError(f"task {book.name!r} has ended: it takes no more calls")
+def _ended(task: TaskState) -> TaskClosedError:
+    return TaskClosedError(f"task {task.name!r} has ended: it takes no more calls")

@@ -17,18 +17,18 @@ from dataclasses import dataclass, replace
 
 from elastic_agent.errors import CapExceededError, DeadlineError
 
-from ..allocation.allocator import WORTH_WAITING, Decider
+from ..allocation.allocator import WORTH_WAITING, Allocator
 from ..allocation.demand import expected
 from ..allocation.grant import Basis, Grant, budget
-from ..allocation.request import Book, Request, Running
-from ..allocation.snapshot import Case, Decided, Wait
+from ..allocation.request import Request, Running, TaskState
+from ..allocation.snapshot import Allocation, Snapshot, Wait
 from ..ledger.accounts import Hold
 from ..ledger.amounts import INFINITY, NOTHING, Amount, Shortage
 from ..ledger.ledger import Ledger
 
 
 def take(
-    ledger: Ledger, case: Case, decided: Decided, amount: Amount, first: Hold | None = None
+    ledger: Ledger, snapshot: Snapshot, allocation: Allocation, amount: Amount, first: Hold | None = None
 ) -> Hold | Shortage:
     """The hold of a decision; before it, the final answer's reserve is brought to what it should be.
 
@@ -36,31 +36,39 @@ def take(
         amount: what to hold.
         first: the call's first hold, if this is a further one.
     """
-    request, speed = case.request, case.speed
-    account = request.book.account
-    if case.lacking is not NOTHING and not decided.last:
-        ledger.reserve(account, account.reserve + case.lacking)
-    until = hard = case.end_of(decided.last)
+    request, speed = snapshot.request, snapshot.speed
+    account = request.task.account
+    if snapshot.lacking is not NOTHING and not allocation.last:
+        ledger.reserve(account, account.reserve + snapshot.lacking)
+    until = hard = snapshot.end_of(allocation.last)
     if hard < INFINITY and speed is not None:
-        passes = 2 if decided.thinking else 1
-        takes = speed.answer(decided.thinking + decided.solution, request.fresh, passes)
-        until = min(hard, case.now + takes)
-    return ledger.hold(account, amount, until=until, now=case.now, final=decided.last, first=first)
+        passes = 2 if allocation.thinking else 1
+        takes = speed.answer(allocation.thinking + allocation.solution, request.fresh, passes)
+        until = min(hard, snapshot.now + takes)
+    return ledger.hold(account, amount, until=until, now=snapshot.now, final=allocation.last, first=first)
 
 
-def grant_of(case: Case, decided: Decided, hold: Hold, held: Amount, waited: float) -> Grant:
+def grant_of(snapshot: Snapshot, allocation: Allocation, hold: Hold, held: Amount, waited: float) -> Grant:
     """The decision as its call sees it."""
-    request = case.request
+    request = snapshot.request
     return Grant(
-        budget(decided.thinking, decided.solution),
-        case.end if case.end < INFINITY else None,
+        budget(allocation.thinking, allocation.solution),
+        snapshot.end if snapshot.end < INFINITY else None,
         hold.id,
         request.kind,
-        request.book.policy.name,
+        request.task.policy.name,
         request.number,
         held,
-        decided.last,
-        Basis(decided, request.prompt, case.left, request.book.account.reserve, case.now, waited, case.speed),
+        allocation.last,
+        Basis(
+            allocation,
+            request.prompt,
+            snapshot.left,
+            request.task.account.reserve,
+            snapshot.now,
+            waited,
+            snapshot.speed,
+        ),
     )
 
 
@@ -69,7 +77,7 @@ WORTH_LOWERING = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Raise:
+class Extension:
     """A raise that was made: its hold, and what the call had before."""
 
     hold: Hold
@@ -78,16 +86,16 @@ class Raise:
     read: int
 
 
-class Raiser:
-    """Moves the limits of one desk's calls; under the ledger's lock."""
+class Revision:
+    """Moves the limits of one dispatcher's calls; under the ledger's lock."""
 
-    def __init__(self, ledger: Ledger, decider: Decider) -> None:
+    def __init__(self, ledger: Ledger, decider: Allocator) -> None:
         self._ledger, self._decider = ledger, decider
 
-    def more(self, running: Running, used: int, now: float) -> Raise | None:
+    def more(self, running: Running, used: int, now: float) -> Extension | None:
         """A call has thought up to its limit, `used` tokens; None: that is all."""
-        request, book = running.request, running.request.book
-        if running.done or running.lowered is not None or book.closing or book.account.closed:
+        request, task = running.request, running.request.task
+        if running.done or running.lowered is not None or task.closing or task.account.closed:
             return None
         thinking, solution = running.grant.budget.thinking or 0, running.grant.budget.solution
         if request.thinking <= thinking:
@@ -99,20 +107,20 @@ class Raiser:
         found = self._decide(running, asks, held, over, now)
         if found is None:
             return None
-        case, decided = found
-        if decided.solution < solution or decided.last != running.grant.last:
+        snapshot, allocation = found
+        if allocation.solution < solution or allocation.last != running.grant.last:
             return None
-        if decided.thinking <= thinking:
+        if allocation.thinking <= thinking:
             return None
-        if request.curve.gain(used, decided.thinking) <= WORTH_WAITING:
+        if request.curve.gain(used, allocation.thinking) <= WORTH_WAITING:
             return None
-        amount = asks.worst(decided.thinking, solution)
-        hold = take(self._ledger, case, decided, amount - held, running.hold)
+        amount = asks.worst(allocation.thinking, solution)
+        hold = take(self._ledger, snapshot, allocation, amount - held, running.hold)
         if isinstance(hold, Shortage):
             return None
-        raised = Raise(hold, running.grant, running.expected, running.read)
-        grant = grant_of(case, decided, running.hold, amount, 0.0)
-        likely = (expected(asks, decided.thinking, solution) + over).min(amount)
+        raised = Extension(hold, running.grant, running.expected, running.read)
+        grant = grant_of(snapshot, allocation, running.hold, amount, 0.0)
+        likely = (expected(asks, allocation.thinking, solution) + over).min(amount)
         _set(running, [*running.raises, hold], grant, likely, read)
         return raised
 
@@ -133,10 +141,10 @@ class Raiser:
             return False
         before, likely = running.expected, expected(asks, thinking, solution)
         running.lowered, running.expected = thinking, likely.min(before)
-        _give_back(request.book, before - running.expected)
+        _give_back(request.task, before - running.expected)
         return True
 
-    def drop(self, running: Running, raised: Raise) -> None:
+    def drop(self, running: Running, raised: Extension) -> None:
         """The raise can't be had after all: the call keeps what it had."""
         if running.done:
             return
@@ -146,21 +154,21 @@ class Raiser:
 
     def _decide(
         self, running: Running, asks: Request, held: Amount, over: Amount, now: float
-    ) -> tuple[Case, Decided] | None:
+    ) -> tuple[Snapshot, Allocation] | None:
         """What it would get if it waited now; None: nothing."""
-        book = asks.book
+        task = asks.task
         back = held - running.expected + over
-        book.forecast.again(asks.kind)
-        _give_back(book, NOTHING - back)
-        _count(book, 1 / running.sure)
+        task.forecast.again(asks.kind)
+        _give_back(task, NOTHING - back)
+        _count(task, 1 / running.sure)
         try:
             return self._decider.decide(asks, now, held)
         except (Wait, CapExceededError, DeadlineError):
             return None
         finally:
-            _count(book, running.sure)
-            _give_back(book, back)
-            book.forecast.resumed(asks.kind)
+            _count(task, running.sure)
+            _give_back(task, back)
+            task.forecast.resumed(asks.kind)
 
 
 def _over(asks: Request, used: int) -> Amount:
@@ -172,17 +180,17 @@ def _over(asks: Request, used: int) -> Amount:
 def _set(running: Running, raises: list[Hold], grant: Grant, likely: Amount, read: int) -> None:
     before = running.held - running.expected
     running.raises, running.grant, running.expected, running.read = raises, grant, likely, read
-    _give_back(running.request.book, running.held - running.expected - before)
+    _give_back(running.request.task, running.held - running.expected - before)
 
 
-def _count(book: Book, chance: float) -> None:
+def _count(task: TaskState, chance: float) -> None:
     """Calls made are so much likelier to be all right."""
-    for level in book.levels:
+    for level in task.lineage:
         level.chance *= chance
 
 
-def _give_back(book: Book, amount: Amount) -> None:
+def _give_back(task: TaskState, amount: Amount) -> None:
     """The running calls of a task are expected to give back so much more."""
-    for level in book.levels:
+    for level in task.lineage:
         level.back_tokens += amount.tokens
         level.back_nano += amount.nano

@@ -185,16 +185,16 @@ class Pacing:
 
     # What it is told
 
-    def opened(self, book: PacedTask, now: float) -> None:
+    def opened(self, task: PacedTask, now: float) -> None:
         """A task opens that is not part of another."""
         self.passed(now)
         keep = 1 - 1 / MEMORY
         self._seen += 1
         self._tasks = self._tasks * keep + 1
-        self._value = self._value * keep + book.value
+        self._value = self._value * keep + task.value
         self._used *= keep
         self._due *= keep
-        name = _tenant_of(book)
+        name = _tenant_of(task)
         tenant = self._tenants.get(name)
         if tenant is None:
             tenant = self._tenants[name] = _Tenant(self._credit, now)
@@ -207,12 +207,12 @@ class Pacing:
         most = self.pool.fair * self._size / len(self._tenants)
         tenant.start = max(tenant.start, self._credit - most)
         if tenant.free is None and tenant.start < self._credit:
-            tenant.free, book.unpriced = book, True
+            tenant.free, task.unpriced = task, True
 
-    def closed(self, book: PacedTask) -> None:
+    def closed(self, task: PacedTask) -> None:
         """That task has ended."""
-        tenant = self._tenants.get(_tenant_of(book))
-        if tenant is not None and tenant.free is book:
+        tenant = self._tenants.get(_tenant_of(task))
+        if tenant is not None and tenant.free is task:
             tenant.free = None
 
     def use(self, amount: Amount) -> float:
@@ -329,6 +329,6 @@ class Pacing:
             self._log = min(max(self._log, math.log(LEAST)), math.log(MOST))
 
 
-def _tenant_of(book: PacedTask) -> tuple[str, int]:
+def _tenant_of(task: PacedTask) -> tuple[str, int]:
     """Its key; tasks without one go by the power of two of their value."""
-    return (book.key, 0) if book.key != book.account.id else ("", math.frexp(book.value)[1])
+    return (task.key, 0) if task.key != task.account.id else ("", math.frexp(task.value)[1])

@@ -25,7 +25,7 @@ from operator import attrgetter, itemgetter
 
 from elastic_agent.errors import DeadlineError
 
-from ..allocation.request import Book, Running
+from ..allocation.request import Running, TaskState
 from ..estimates.call_stats import ServiceTimeStats
 from ..estimates.workload import FINAL
 from ..latency.model import Speed, Speeds
@@ -38,7 +38,7 @@ solution limit, 0 if it was given, and its prompt, as far as the task's calls ha
 
 
 @dataclass(slots=True, eq=False)
-class Shape:
+class WorkProfile:
     """Tasks that have the same to do, and the seconds that it takes at the speed in question."""
 
     work: Work
@@ -64,7 +64,7 @@ class Shape:
 
 
 @dataclass(slots=True, eq=False)
-class Promise:
+class AcceptedDeadline:
     """One task's.
 
     Attributes:
@@ -72,13 +72,13 @@ class Promise:
         width: calls of it that will be there at once.
     """
 
-    book: Book
+    task: TaskState
     end: float
-    shape: Shape = field(init=False)
+    shape: WorkProfile = field(init=False)
     width: int = 0
 
 
-class Promises:
+class DeadlineAdmission:
     """See the module.
 
     Args:
@@ -98,17 +98,19 @@ class Promises:
     ) -> None:
         self._latency, self._service_times, self._timing = latency, service_times, timing
         self._running, self._slots = running, slots
-        self._made: list[Promise] = []  # by deadline
-        self._of: dict[Book, Promise] = {}
-        self._shapes: dict[Work, Shape] = {}
-        self._changed: dict[Promise, None] = {}
-        self._unsized: dict[Promise, None] = {}  # their final answer's size comes with their first call
+        self._made: list[AcceptedDeadline] = []  # by deadline
+        self._of: dict[TaskState, AcceptedDeadline] = {}
+        self._shapes: dict[Work, WorkProfile] = {}
+        self._changed: dict[AcceptedDeadline, None] = {}
+        self._unsized: dict[
+            AcceptedDeadline, None
+        ] = {}  # their final answer's size comes with their first call
         self._width = 0
 
     def __len__(self) -> int:
         return len(self._made)
 
-    def make(self, book: Book, end: float, now: float) -> None:
+    def make(self, task: TaskState, end: float, now: float) -> None:
         """Promise a task its answer by `end`.
 
         Raises:
@@ -118,7 +120,7 @@ class Promises:
             self._drop(old)
             self._look(old)
         self._changed.clear()
-        promise = Promise(book, end)
+        promise = AcceptedDeadline(task, end)
         self._look(promise)
         calls, slots = max(1, len(self._running), self._width), self._slots
         if slots is not None:
@@ -131,31 +133,31 @@ class Promises:
             self._drop(promise)
             raise error
         insort(self._made, promise, key=attrgetter("end"))
-        self._of[book] = promise
-        book.forecast.on_change = partial(self._changed.__setitem__, promise, None)
+        self._of[task] = promise
+        task.forecast.on_change = partial(self._changed.__setitem__, promise, None)
 
-    def forget(self, book: Book) -> None:
+    def forget(self, task: TaskState) -> None:
         """A task has ended."""
-        promise = self._of.pop(book, None)
+        promise = self._of.pop(task, None)
         if promise is not None:
-            book.forecast.on_change = None
+            task.forecast.on_change = None
             self._changed.pop(promise, None)
             self._drop(promise)
             del self._made[self._place(promise)]
 
-    def _look(self, promise: Promise) -> None:
+    def _look(self, promise: AcceptedDeadline) -> None:
         """At what its task still has to do; it counts from here on."""
-        book = promise.book
-        work = remaining(book)
-        shape = promise.shape = self._shapes.setdefault(work, Shape(work))
+        task = promise.task
+        work = remaining(task)
+        shape = promise.shape = self._shapes.setdefault(work, WorkProfile(work))
         shape.users += 1
-        pending, coming = sum(book.forecast.pending.values()), book.forecast.coming
-        promise.width = max(1, pending, *(coming.get(kind, 0) for kind in book.parallel))
+        pending, coming = sum(task.forecast.pending.values()), task.forecast.coming
+        promise.width = max(1, pending, *(coming.get(kind, 0) for kind in task.parallel))
         self._width += promise.width
-        if book.final_solution is None:
+        if task.final_solution is None:
             self._unsized[promise] = None
 
-    def _drop(self, promise: Promise) -> None:
+    def _drop(self, promise: AcceptedDeadline) -> None:
         """It counts no more."""
         shape = promise.shape
         shape.users -= 1
@@ -165,7 +167,7 @@ class Promises:
         self._unsized.pop(promise, None)
 
     def _refusal(
-        self, promise: Promise, now: float, present: Speed, slots: int | None
+        self, promise: AcceptedDeadline, now: float, present: Speed, slots: int | None
     ) -> DeadlineError | None:
         """The error for a task that can't be promised its answer; `slots`: so many calls at once are enough.
 
@@ -200,7 +202,7 @@ class Promises:
         if any(was <= by < was + delay for by, was in zip(dues, endings, strict=True)):
             for other, by, was, then in zip(later, dues, endings, serve(behind, beside), strict=False):
                 if was <= by < then:
-                    hit = other.book
+                    hit = other.task
                     break
         if hit is None:
             return None if own <= due else self._late(promise, now, own - now, job, present, None)
@@ -217,7 +219,7 @@ class Promises:
         found = [
             (self._of[level].end, running)
             for running in self._running.values()
-            for level in running.request.book.levels
+            for level in running.request.task.lineage
             if level in self._of
         ]
         found.sort(key=itemgetter(0), reverse=True)
@@ -245,13 +247,19 @@ class Promises:
 
     def _places(self, running: Running) -> list[int]:
         """Where the promises stand that a running call is for."""
-        return [self._place(self._of[level]) for level in running.request.book.levels if level in self._of]
+        return [self._place(self._of[level]) for level in running.request.task.lineage if level in self._of]
 
-    def _place(self, promise: Promise) -> int:
+    def _place(self, promise: AcceptedDeadline) -> int:
         return self._made.index(promise, bisect_left(self._made, promise.end, key=attrgetter("end")))
 
     def _late(
-        self, promise: Promise, now: float, needed: float, job: Job, speed: Speed, hit: Book | None
+        self,
+        promise: AcceptedDeadline,
+        now: float,
+        needed: float,
+        job: Job,
+        speed: Speed,
+        hit: TaskState | None,
     ) -> DeadlineError:
         needed, there = speed.takes(needed) + SAFETY, max(0.0, promise.end - now)
         alone = speed.takes(job.alone)
@@ -259,7 +267,7 @@ class Promises:
         sooner = "" if hit is None else f", sooner {hit.name!r} would miss its own deadline"
         behind = f" and {queue:.3f} s behind {len(self)} admitted tasks{sooner}" if queue > SAFETY else ""
         return DeadlineError(
-            f"task {promise.book.name!r}: {there:.3f} s are left and it needs {needed:.3f} s: "
+            f"task {promise.task.name!r}: {there:.3f} s are left and it needs {needed:.3f} s: "
             f"{alone:.3f} s for its answers at {1000 * speed.tpot:.1f} ms a token, as so many calls have "
             f"it{behind}; raise seconds=, lower final_solution= or come back later",
             needed={"seconds": needed},
@@ -267,19 +275,19 @@ class Promises:
         )
 
 
-def remaining(book: Book) -> Work:
+def remaining(task: TaskState) -> Work:
     """Calls that wait, declared ones, the final answer."""
-    forecast = book.forecast
+    forecast = task.forecast
     calls = [(kind, count, 1) for kind, count in forecast.pending.items() if kind != FINAL]
-    if book.reserving:
+    if task.reserving:
         for kind, count in forecast.coming.items():
             if kind != FINAL and count:
-                calls.append((kind, count, 1) if kind in book.parallel else (kind, 1, count))
-    final = book.reserving or forecast.pending.get(FINAL, 0)
+                calls.append((kind, count, 1) if kind in task.parallel else (kind, 1, count))
+    final = task.reserving or forecast.pending.get(FINAL, 0)
     if not final:
         return tuple(calls), 0, 0
-    size = book.final_size
-    return tuple(calls), size, rounded(book.largest_prompt + size) if book.largest_prompt else 0
+    size = task.final_size
+    return tuple(calls), size, rounded(task.largest_prompt + size) if task.largest_prompt else 0
 
 
 def rounded(prompt: int) -> int:

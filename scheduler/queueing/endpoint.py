@@ -1,11 +1,11 @@
 """One model's door: which waiting call goes next, and who may come in. No clock, no IO.
 
 **Slots.** With `max_running` set, so many calls run at once at most, and the others wait without holding
-anything: the desk asks whose `turn` it is whenever a slot is free, and only then decides on tokens. A call
-that the desk makes wait for tokens leaves its turn to the next one until something comes back in its task.
-Where fewer calls at once bring nearly as many answers (`Speed.enough`), so many run, each the faster: a
-slowdown then finds fewer answers under way. Only a call that has to start now, and has less time than most of
-those that run, gets a slot beyond that.
+anything: the dispatcher asks whose `turn` it is whenever a slot is free, and only then decides on tokens. A
+call that the dispatcher makes wait for tokens leaves its turn to the next one until something comes back in
+its task. Where fewer calls at once bring nearly as many answers (`Speed.enough`), so many run, each the
+faster: a slowdown then finds fewer answers under way. Only a call that has to start now, and has less time
+than most of those that run, gets a slot beyond that.
 
 **Order.** Calls that would be late otherwise go first, by the moment at which they have to start. The
 others go in turns by key (a task's `key=`, else each outermost task is one), the least served first
@@ -31,12 +31,12 @@ from elastic_agent.validation import integer
 
 from ..allocation.capacity import after
 from ..allocation.demand import Floors
-from ..allocation.request import Book, Request, Running
+from ..allocation.request import Request, Running, TaskState
 from ..estimates.call_stats import ServiceTimeStats, UsageStats
 from ..latency.model import Speed, Speeds
-from ..latency.slack import After, Timing, Window
+from ..latency.slack import RemainingWork, Timing, Window
 from ..ledger.amounts import INFINITY
-from .deadline_admission import Promises, seconds_left
+from .deadline_admission import DeadlineAdmission, seconds_left
 from .feasibility import needs
 from .ready_queue import FEW, PART, Ready
 
@@ -73,9 +73,11 @@ class Endpoint:
         self.max_running, self.max_waiting = max_running, max_waiting
         self.running: dict[str, Running] = {}
         self.service_times = ServiceTimeStats(usage_stats)
-        self.promises = Promises(latency, self.service_times, timing, self.running, max_running)
+        self.promises = DeadlineAdmission(latency, self.service_times, timing, self.running, max_running)
         self._timing = timing
-        self._waiting: dict[Request, tuple[Window, After]] = {}  # its time, and what has to happen in it
+        self._waiting: dict[
+            Request, tuple[Window, RemainingWork]
+        ] = {}  # its time, and what has to happen in it
         self._keys: Counter[str] = Counter()  # of those that wait
         self._ready = Ready()
         self._parked: set[Request] = set()
@@ -120,18 +122,18 @@ class Endpoint:
 
     def enter(self, request: Request, end: float, span: float) -> None:
         """A call waits from now on; its task has to be over at `end`, and may take `span` seconds in all."""
-        outlook = Floors(request).outlook(request.book.forecast.to_come(request.kind, request.final))
+        outlook = Floors(request).outlook(request.task.forecast.to_come(request.kind, request.final))
         rest = after(request, outlook, request.solution)
         # If it must, it answers in one pass, the one that reads its prompt.
         rest = rest._replace(prompt=0, fresh=request.fresh)
         self._waiting[request] = (Window(request.arrived, end, span), rest)
-        self._keys[request.book.key] += 1
+        self._keys[request.task.key] += 1
         self._changed += 1
 
     def leave(self, request: Request) -> None:
         """It was granted, refused or withdrawn."""
         if self._waiting.pop(request, None) is not None:
-            key = request.book.key
+            key = request.task.key
             self._keys[key] -= 1
             if not self._keys[key]:
                 del self._keys[key]
@@ -171,7 +173,7 @@ class Endpoint:
             self._ends[running.hold.id] = self._waiting[running.request][0].end
         self.latency.load = len(self.running)
         if self.max_running is not None:
-            self._ready.served(running.request.book.key, running.expected.tokens)
+            self._ready.served(running.request.task.key, running.expected.tokens)
             waited = running.request in self._waiting
             if waited and self._needs and (soonest := min(self._needs, key=_soonest)):
                 soonest.pop()  # it has the slot that was needed first
@@ -184,7 +186,7 @@ class Endpoint:
         self.latency.load = max(1, len(self.running))
         request, budget = running.request, running.grant.budget
         self.service_times.record(
-            request.kind, running.slot.seen, budget.solution, request.book.final_solution
+            request.kind, running.slot.seen, budget.solution, request.task.final_solution
         )
         took = now - running.started
         self._usual = took if self._usual is None else self._usual + (took - self._usual) / 16
@@ -257,22 +259,22 @@ class Endpoint:
             return request.arrived + PATIENCE
         return self._timing.think_until(window, rest, speed)
 
-    def admit(self, book: Book, end: float, now: float) -> None:
+    def admit(self, task: TaskState, end: float, now: float) -> None:
         """Let a task in, and promise it its answers by `end`.
 
         Raises:
             EndpointBusyError: nobody may join the queue.
             DeadlineError: it would be late, or others would: with the seconds that it would need.
         """
-        busy = self.full(book.key)
+        busy = self.full(task.key)
         if busy is not None:
             raise busy
         if end < INFINITY:
-            self.promises.make(book, end, now)
+            self.promises.make(task, end, now)
 
-    def forget(self, book: Book) -> None:
+    def forget(self, task: TaskState) -> None:
         """A task has ended."""
-        self.promises.forget(book)
+        self.promises.forget(task)
 
 
 def check_limits(max_running: int | None, max_waiting: int | None) -> None:

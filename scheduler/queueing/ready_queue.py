@@ -49,7 +49,7 @@ class Ready:
             return
         self.calls[request] = moment
         heapq.heappush(self._urgent, (moment, request.priority, request.order, request))
-        key, place = request.book.key, (request.priority, moment, request.order, request)
+        key, place = request.task.key, (request.priority, moment, request.order, request)
         heapq.heappush(self._by_key.setdefault(key, []), place)
         if self._first(key) == place:
             self._list(key)
@@ -57,7 +57,7 @@ class Ready:
     def discard(self, request: Request) -> None:
         """It can't."""
         if self.calls.pop(request, None) is not None:
-            self._list(request.book.key)
+            self._list(request.task.key)
 
     def again(self, moment: Callable[[Request], float]) -> None:
         """A turn comes: work the moments out again, if it is time for that."""
@@ -79,12 +79,12 @@ class Ready:
         self._catch_up()
         while self._behind:
             place = self._behind[0]
-            if self._served.get(place[3].book.key, 0.0) <= self._virtual and self._is_first(place):
+            if self._served.get(place[3].task.key, 0.0) <= self._virtual and self._is_first(place):
                 return self._taken(place[3])
             heapq.heappop(self._behind)
         while self._before:
             served, place = self._before[0]
-            if self._served.get(place[3].book.key) == served and self._is_first(place):
+            if self._served.get(place[3].task.key) == served and self._is_first(place):
                 return self._taken(place[3])
             heapq.heappop(self._before)
         return None
@@ -130,7 +130,7 @@ class Ready:
                 self._list(key)
 
     def _is_first(self, place: Place) -> bool:
-        return self._first(place[3].book.key) == place
+        return self._first(place[3].task.key) == place
 
     def _first(self, key: str) -> Place | None:
         """The first call of a key that is still ready."""

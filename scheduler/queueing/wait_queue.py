@@ -35,7 +35,7 @@ class Queue:
 
     def push(self, rank: int, request: Request) -> bool:
         """A call arrives. Returns whether it is the first of its task."""
-        key = request.book.account.id
+        key = request.task.account.id
         entries = self._tasks.setdefault(key, [])
         heapq.heappush(entries, (rank, request.order, request))
         first = entries[0][2] is request
@@ -72,7 +72,7 @@ class Queue:
         if best is None:
             return None
         heapq.heappop(self._fresh if where is None else self._lacking[where])
-        task = best[2].book.account.id
+        task = best[2].task.account.id
         self._where.pop(task, None)
         self._at_hand.discard(task)
         self._from = where
@@ -82,14 +82,14 @@ class Queue:
 
     def first(self, request: Request) -> bool:
         """Whether it is the first of its task."""
-        entry = self._listed.get(request.book.account.id)
+        entry = self._listed.get(request.task.account.id)
         return entry is not None and entry[2] is request
 
     def ahead(self, request: Request) -> str | None:
         """The first account of its path on which an earlier call lacks something; None: none."""
         if self._lacking:
-            mine = self._listed[request.book.account.id]
-            for account in request.book.account.path:
+            mine = self._listed[request.task.account.id]
+            for account in request.task.account.path:
                 entry = self._top(self._lacking.get(account.id), account.id)
                 if entry is not None and entry[:2] < mine[:2]:
                     return account.id
@@ -104,7 +104,7 @@ class Queue:
         before, self._from = self._from, None
         if before is not None and before not in accounts and before in self._lacking:
             self._woken.add(before)
-        task = request.book.account.id
+        task = request.task.account.id
         entry = self._listed[task] = self._anew(task)
         self._where[task] = accounts
         for account in accounts:
@@ -113,7 +113,7 @@ class Queue:
 
     def leave(self, request: Request) -> None:
         """A call has its outcome: the next of its task is at hand."""
-        task = request.book.account.id
+        task = request.task.account.id
         entry = self._listed.get(task)
         if entry is not None and entry[2] is request:
             self._list(task)
@@ -126,7 +126,7 @@ class Queue:
         """The first of a heap that still holds; void ones are thrown away."""
         while entries:
             entry = entries[0]
-            task = entry[2].book.account.id
+            task = entry[2].task.account.id
             kept = self._where.get(task)
             if self._listed.get(task) is entry and (where is None if kept is None else where in kept):
                 return entry

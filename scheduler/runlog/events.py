@@ -21,14 +21,14 @@ One object a line, flushed as it happens: a run that is killed leaves a log that
     task_closed   task, spent, calls, error
 
 and a file of a `BudgetScheduler` also has what else its decisions rest on, so that it can be replayed
-(`elastic_agent.scheduler.analysis.replay`). Events by which the desk is told something have the exact time,
-`now`.
+(`elastic_agent.scheduler.analysis.replay`). Events by which the dispatcher is told something have the exact
+time, `now`.
 
     scheduler_opened   schema, version, timing                     the first line
     endpoint_opened    endpoint, model, max_running, max_waiting   a model is used for the first time
     curves             model, and the curves
     history            agent, runs, finals                         what was known when its first task opens
-    pump               root, now                                   the desk looks at the calls that wait
+    pump               root, now                                   the dispatcher looks at the calls that wait
     speed              endpoint, load, speed                       differs from the last reading
     progress           done {hold: solution tokens}                of running calls, where that decides
     accounts           the caps in memory of a durable ledger's accounts

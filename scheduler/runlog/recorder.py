@@ -1,13 +1,13 @@
-"""What a desk writes down: everything that it is told, and everything that it decides.
+"""What a dispatcher writes down: everything that it is told, and everything that it decides.
 
-A desk knows no clock and does no IO, so what it is told decides what it does. `Record` makes an event of
-each, in the order in which they happen, under the ledger's lock: whoever feeds what the desk was told to a
-fresh one gets the same decisions, line for line (`elastic_agent.scheduler.analysis.replay`). Events of a task
-go to all that listen to it; what only a replay needs goes to the scheduler's files.
+a dispatcher knows no clock and does no IO, so what it is told decides what it does. `Record` makes an event
+of each, in the order in which they happen, under the ledger's lock: whoever feeds what the dispatcher was
+told to a fresh one gets the same decisions, line for line (`elastic_agent.scheduler.analysis.replay`). Events
+of a task go to all that listen to it; what only a replay needs goes to the scheduler's files.
 
-A desk also reads two things that change by themselves, while calls run: how fast an endpoint is, and how far
-its running calls are. Both are read once a step (all that follows from one thing the desk was told), and a
-reading that differs from the last one is written where it was read.
+a dispatcher also reads two things that change by themselves, while calls run: how fast an endpoint is, and
+how far its running calls are. Both are read once a step (all that follows from one thing the dispatcher was
+told), and a reading that differs from the last one is written where it was read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from elastic_agent import __version__
 from elastic_agent.budget import to_usd
 
 from ..allocation.grant import left, units
-from ..allocation.request import Book, Request, Running
+from ..allocation.request import Request, Running, TaskState
 from ..estimates.agent_history import History
 from ..estimates.online_curves import Curves, LearntCurves
 from ..estimates.success_curve import Curve
@@ -53,7 +53,7 @@ class Record:
         pacing: of the pool that all tasks share, if there is one.
 
     Attributes:
-        step: counts what the desk was told: what it reads is read anew in each step.
+        step: counts what the dispatcher was told: what it reads is read anew in each step.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Record:
                 self._write(event="history", agent=agent, **history.to_dict())
 
     def pump(self, root: str, account: str, now: float) -> None:
-        """The desk looks at the calls that lack something on this account or those above it."""
+        """The dispatcher looks at the calls that lack something on this account or those above it."""
         self._write(event="pump", root=root, account=account, now=now)
 
     def speed(self, endpoint: str, load: int | None, speed: Speed | None) -> None:
@@ -134,49 +134,49 @@ class Record:
 
     # What everybody hears
 
-    def opened(self, book: Book, now: float, close: int, endpoint: Endpoint | None, **more: Any) -> None:
+    def opened(self, task: TaskState, now: float, close: int, endpoint: Endpoint | None, **more: Any) -> None:
         """A task has opened, or (with an error) was refused."""
-        book.id = next(self._ids)
-        if book.emit is None:
+        task.id = next(self._ids)
+        if task.emit is None:
             return
-        account, parent = book.account, book.parent
+        account, parent = task.account, task.parent
         caps = {"tokens": account.tokens, "usd": _usd(account.nano), "seconds": account.seconds}
         self._task(
-            book,
+            task,
             "task_refused" if "error" in more else "task_opened",
             now,
             parent=None if parent is None else parent.name,
             caps={unit: cap for unit, cap in caps.items() if cap is not None},
             expect=more.pop("expect"),
-            final_solution=book.final_solution,
-            policy=book.policy.name,
+            final_solution=task.final_solution,
+            policy=task.policy.name,
             **more,
             now=now,
             within=None if parent is None else parent.id,
             account=None if account.parent is None else account.parent.id,
             nano=account.nano,
-            value=book.value,
-            key=book.key,
-            parallel=sorted(book.parallel),
-            policy_is=_policy(book.policy),
+            value=task.value,
+            key=task.key,
+            parallel=sorted(task.parallel),
+            policy_is=_policy(task.policy),
             endpoint=None if endpoint is None else self._named(endpoint.latency),
             close=close,
-            history=self._known(book.forecast.past),
+            history=self._known(task.forecast.past),
         )
 
-    def expected(self, book: Book, kinds: Mapping[str, int], now: float) -> None:
+    def expected(self, task: TaskState, kinds: Mapping[str, int], now: float) -> None:
         """A task has declared more calls."""
-        self._task(book, "expected", now, kinds=dict(kinds), now=now)
+        self._task(task, "expected", now, kinds=dict(kinds), now=now)
 
-    def closing(self, book: Book, now: float) -> None:
+    def closing(self, task: TaskState, now: float) -> None:
         """A task takes no more calls."""
-        self._task(book, "task_closing", now, now=now)
+        self._task(task, "task_closing", now, now=now)
 
-    def closed(self, book: Book, now: float, error: str | None) -> None:
+    def closed(self, task: TaskState, now: float, error: str | None) -> None:
         """A task has ended, with the name of an error or None."""
-        account = book.account
+        account = task.account
         spent = {**units(account.spent), "seconds": round(now - account.opened, 6)}
-        self._task(book, "task_closed", now, spent=spent, calls=book.calls, error=error, now=now)
+        self._task(task, "task_closed", now, spent=spent, calls=task.calls, error=error, now=now)
 
     def asked(self, request: Request, now: float, again: bool) -> None:
         """A call is queued, for the first time or again."""
@@ -208,8 +208,8 @@ class Record:
         self, name: str, running: Running, moment: float, reason: str | None = None, **more: Any
     ) -> None:
         """What a call may use from here on; its grant's reason if there is no other."""
-        book, grant = running.request.book, running.grant
-        if book.emit is None:
+        task, grant = running.request.task, running.grant
+        if task.emit is None:
             return
         deadline = grant.deadline
         self.call(
@@ -220,8 +220,8 @@ class Record:
             hold=units(grant.held),
             policy=grant.policy,
             last=grant.last,
-            deadline=None if deadline is None else round(deadline - book.zero, 6),
-            left=self.left(book, moment),
+            deadline=None if deadline is None else round(deadline - task.zero, 6),
+            left=self.left(task, moment),
             reason=grant.reason if reason is None else reason,
             why=grant.why,
             **more,
@@ -248,7 +248,7 @@ class Record:
             refund=units(running.held - charged),
             outcome=running.hold.state.value,
             answered=answered,
-            left=self.left(running.request.book, now),
+            left=self.left(running.request.task, now),
             actual=None if actual is None else [actual.tokens, actual.nano],
             done=running.slot.seen,
             now=now,
@@ -256,22 +256,22 @@ class Record:
 
     def call(self, request: Request, name: str, moment: float, **fields: Any) -> None:
         """An event of one call."""
-        book = request.book
-        if book.emit is not None:
-            head = {"event": name, "task": book.name, "id": book.id, "at": round(moment - book.zero, 6)}
+        task = request.task
+        if task.emit is not None:
+            head = {"event": name, "task": task.name, "id": task.id, "at": round(moment - task.zero, 6)}
             call = {"call": request.number, "kind": request.kind, "label": request.label}
-            book.emit({**head, **call, "model": request.model, **fields})
+            task.emit({**head, **call, "model": request.model, **fields})
 
-    def left(self, book: Book, now: float) -> dict[str, float]:
+    def left(self, task: TaskState, now: float) -> dict[str, float]:
         """What can still be spent on a task, its reserve included, by unit."""
-        return left(self._ledger.room(book.account, final=True), now)
+        return left(self._ledger.room(task.account, final=True), now)
 
     # Inside
 
-    def _task(self, book: Book, name: str, moment: float, **fields: Any) -> None:
-        if book.emit is not None:
-            at = round(moment - book.zero, 6)
-            book.emit({"event": name, "task": book.name, "id": book.id, "at": at, **fields})
+    def _task(self, task: TaskState, name: str, moment: float, **fields: Any) -> None:
+        if task.emit is not None:
+            at = round(moment - task.zero, 6)
+            task.emit({"event": name, "task": task.name, "id": task.id, "at": at, **fields})
 
     def _named(self, speeds: Speeds) -> str:
         """The name of an endpoint, by its speed; FOREIGN for one of another scheduler."""
@@ -291,7 +291,7 @@ class Record:
 
 
 class Readings:
-    """The speed of an endpoint as a desk reads it: the same throughout a step, and written down."""
+    """The speed of an endpoint as a dispatcher reads it: the same throughout a step, and written down."""
 
     def __init__(self, record: Record, name: str, latency: Speeds) -> None:
         self._record, self.name, self._latency = record, name, latency

@@ -1,4 +1,4 @@
-"""The way to the desk and back, on an event loop: queue up, wait, and never leave a hold behind."""
+"""The way to the dispatcher and back, on an event loop: queue up, wait, and never leave a hold behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from elastic_agent.errors import Binding, CapExceededError, DeadlineError
 
 from ..allocation.request import Request, Running
-from ..dispatch.dispatcher import Desk
+from ..dispatch.dispatcher import Dispatcher
 from ..latency.slack import SAFETY
 from ..ledger.accounts import Account
 from ..ledger.amounts import Amount, Shortage
@@ -21,7 +21,7 @@ SOON = 0.05
 """Seconds after which a call is asked again whose time has come while it stands behind another one."""
 
 
-async def admit(desk: Desk, request: Request, queued: Callable[[], None]) -> Running:
+async def acquire(dispatcher: Dispatcher, request: Request, queued: Callable[[], None]) -> Running:
     """Wait for the grant of a call; cancelled on the way, it leaves the queue or gives its hold back.
 
     Args:
@@ -33,14 +33,14 @@ async def admit(desk: Desk, request: Request, queued: Callable[[], None]) -> Run
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
     request.wake = lambda: _tell(told)
-    desk.submit(request, loop.time())
-    account = request.book.account
+    dispatcher.submit(request, loop.time())
+    account = request.task.account
     queued()
     try:
         # Whoever arrives in this same moment is queued, too, before anything is decided.
         await asyncio.sleep(0)
         pumped = loop.time()
-        desk.pump(account, pumped)
+        dispatcher.pump(account, pumped)
         while request.outcome is None:
             when = request.ask_again
             if when is not None and when <= pumped:  # its time has come, but another one goes first
@@ -50,17 +50,17 @@ async def admit(desk: Desk, request: Request, queued: Callable[[], None]) -> Run
                     await asyncio.shield(told)
             if request.outcome is None:
                 pumped = loop.time()
-                desk.pump(account, pumped)
+                dispatcher.pump(account, pumped)
     except BaseException:
-        desk.withdraw(request, loop.time())
+        dispatcher.withdraw(request, loop.time())
         raise
     if isinstance(request.outcome, Exception):
         raise request.outcome
     return request.outcome
 
 
-async def admit_durably(
-    desk: Desk, durable: DurableLedger, request: Request, again: Callable[[], Request]
+async def acquire_durably(
+    dispatcher: Dispatcher, durable: DurableLedger, request: Request, again: Callable[[], Request]
 ) -> Running:
     """The same where a durable ledger has the last word.
 
@@ -77,19 +77,21 @@ async def admit_durably(
         StoreUnavailableError: no durable hold can be had.
     """
     loop = asyncio.get_running_loop()
-    until = min(loop.time() + durable.lease, desk.ledger.deadline(request.book.account, final=True) - SAFETY)
+    until = min(
+        loop.time() + durable.lease, dispatcher.ledger.deadline(request.task.account, final=True) - SAFETY
+    )
     told: Shortage | None = None
     while True:
         try:
-            running = await admit(desk, request, lambda: None)
+            running = await acquire(dispatcher, request, lambda: None)
             try:
                 lack = await durable.take(running.hold, final=running.grant.last)
             except BaseException:
-                desk.settle(running, None, loop.time(), answered=False)
+                dispatcher.settle(running, None, loop.time(), answered=False)
                 raise
             if lack is None:
                 return running
-            desk.settle(running, None, loop.time(), answered=False)
+            dispatcher.settle(running, None, loop.time(), answered=False)
             if told is not None:  # decided with what is left, and still no room
                 raise _lacking(lack, request)
             told = lack
@@ -122,7 +124,7 @@ def _lacking(lack: Shortage, request: Request) -> CapExceededError:
     needed, available = lack.needed / scale, lack.available / scale
     bound = Binding(lack.account, lack.unit, lack.available, 0, 0, shared=True)
     return CapExceededError(
-        f"task {request.book.name!r}, call {request.number} ({request.kind}): {needed:g} {unit} are needed; "
+        f"task {request.task.name!r}, call {request.number} ({request.kind}): {needed:g} {unit} are needed; "
         f"left: {available:g} {unit}. {bound}. Raise {bound.argument}= of {lack.account!r} or wait for its "
         f"next window",
         needed={unit: needed},
@@ -139,12 +141,12 @@ def _smallest(request: Request) -> Amount:
 
 def _own_room(request: Request) -> bool:
     """Whether the caps of its own tasks would hold the smallest answer."""
-    return _holds([level.account for level in request.book.levels], request)
+    return _holds([level.account for level in request.task.lineage], request)
 
 
 def _fits(request: Request) -> bool:
     """Whether all caps hold it by now."""
-    return _holds(request.book.account.path, request)
+    return _holds(request.task.account.path, request)
 
 
 def _holds(accounts: Sequence[Account], request: Request) -> bool:
@@ -152,7 +154,7 @@ def _holds(accounts: Sequence[Account], request: Request) -> bool:
 
     An account of a store may lack room for that reserve itself: others have taken what was left.
     """
-    room = request.book.account.reserve - _smallest(request)
+    room = request.task.account.reserve - _smallest(request)
     return all(
         (a.tokens_left is None or a.tokens_left + room.tokens >= 0)
         and (a.nano_left is None or a.nano_left + room.nano >= 0)

@@ -38,11 +38,12 @@ from elastic_agent.usage import Usage
 from ..allocation.grant import Grant
 from ..allocation.request import OnExhausted, Request, Running
 from ..estimates.workload import FINAL
-from ..latency.slack import Pilot, Window
+from ..latency.slack import Window
 from ..ledger.amounts import INFINITY, Amount
 from ..ledger.prices import Price
 from ..runlog.report import CallReport
-from .acquire import admit, admit_durably
+from .acquire import acquire, acquire_durably
+from .deadline_controller import DeadlineController
 from .engine_priority import engine_priority
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class TaskCall:
         self._wrap_up = (task.scheduler.wrap_up if wrap_up is None else wrap_up) or None
         self._on_exhausted: OnExhausted = on_exhausted or task.on_exhausted
         self._call: Call | None = None
-        self._pilot: Pilot | None = None
+        self._pilot: DeadlineController | None = None
         self._running: Running | None = None
         self._request: Request | None = None
         self._stopped = False
@@ -214,19 +215,19 @@ class TaskCall:
     async def _run(self) -> AsyncGenerator[Event]:
         task, self._loop = self.task, asyncio.get_running_loop()
         await self.backend.ready()
-        ids, running = await self._admit(prompt_ids(self.backend, self._prompt, self._tools))
+        ids, running = await self._acquire(prompt_ids(self.backend, self._prompt, self._tools))
         hold = running.hold.id
         try:
             if self._told():  # its task ended in the very moment in which it was granted
                 raise TaskClosedError(f"task {task.name!r} has ended: it takes no more calls")
             _around.set(_around.get() | {hold})
-            self._pilot = Pilot(
+            self._pilot = DeadlineController(
                 task.scheduler.latency_for(self.backend),
-                task.desk.timing,
+                task.dispatcher.timing,
                 running.rest,
                 self._loop.time(),
                 task.end(),
-                task.desk.ledger.span(task.book.account),
+                task.dispatcher.ledger.span(task.state.account),
                 running.slot,
                 later=running.request.number > 1,
             )
@@ -265,8 +266,8 @@ class TaskCall:
         assert self._loop is not None
         task, request, moment = self.task, running.request, INFINITY
         if (end := task.end()) is not None:
-            window = Window(self._loop.time(), end(), task.desk.ledger.span(task.book.account))
-            moment = task.desk.timing.think_until(
+            window = Window(self._loop.time(), end(), task.dispatcher.ledger.span(task.state.account))
+            moment = task.dispatcher.timing.think_until(
                 window, running.rest, task.scheduler.latency_for(self.backend).speed()
             )
         wall = time.time() - self._loop.time()
@@ -288,11 +289,11 @@ class TaskCall:
 
     async def _more(self, used: int) -> int | None:
         """Its thinking has reached its limit: a higher one, or None."""
-        running, desk, durable = self._running, self.task.desk, self.task.scheduler.durable
+        running, dispatcher, durable = self._running, self.task.dispatcher, self.task.scheduler.durable
         assert running is not None
         assert self._loop is not None
         assert self._pilot is not None
-        raised = desk.more(running, used, self._loop.time())
+        raised = dispatcher.more(running, used, self._loop.time())
         if raised is None:
             return None
         if durable is not None:
@@ -301,12 +302,13 @@ class TaskCall:
             except (StoreUnavailableError, TaskClosedError):
                 held = False
             if not held:
-                desk.drop(running, raised, self._loop.time())
+                dispatcher.drop(running, raised, self._loop.time())
                 return None
         return running.grant.budget.thinking
 
-    async def _admit(self, ids: list[int]) -> tuple[list[int], Running]:
-        """Queue up, wait for the desk's word and a durable ledger's; returns what is asked in the end."""
+    async def _acquire(self, ids: list[int]) -> tuple[list[int], Running]:
+        """Queue up, wait for the dispatcher's word and a durable ledger's; returns what is asked in the
+        end."""
         tracked = False
 
         def track() -> None:
@@ -319,7 +321,7 @@ class TaskCall:
             try:
                 self._running = await self._granted(ids, self._make_request(ids), track)
             except CapExceededError:
-                if self._on_exhausted != "answer" or self.final or self.task.book.answered:
+                if self._on_exhausted != "answer" or self.final or self.task.state.answered:
                     raise
                 self.final = self.turned = True
                 self._on_exhausted, self._extra, self._tools = "shrink", None, None
@@ -333,12 +335,12 @@ class TaskCall:
             raise
 
     async def _granted(self, ids: Sequence[int], request: Request, track: Callable[[], None]) -> Running:
-        desk, durable = self.task.desk, self.task.scheduler.durable
+        dispatcher, durable = self.task.dispatcher, self.task.scheduler.durable
         self._request = request
         if durable is None:
-            return await admit(desk, request, track)
+            return await acquire(dispatcher, request, track)
         track()
-        return await admit_durably(desk, durable, request, lambda: self._again(ids))
+        return await acquire_durably(dispatcher, durable, request, lambda: self._again(ids))
 
     def _again(self, ids: Sequence[int]) -> Request:
         """The same call, asking once more."""
@@ -360,12 +362,12 @@ class TaskCall:
             close = thinking = 0  # the prompt has switched thinking off: nothing to think, nothing to force
         self.price = task.price_for(backend.model, self.price)
         endpoint = scheduler.endpoint_for(backend)
-        speed = scheduler.latency_for(backend).speed()  # the desk is told what follows from it: `fresh`
+        speed = scheduler.latency_for(backend).speed()  # the dispatcher is told what follows from it: `fresh`
         return Request(
-            book=task.book,
+            task=task.state,
             kind=self.kind,
             prompt=len(ids),
-            fresh=math.ceil(len(ids) * speed.later) if speed is not None and task.book.calls else len(ids),
+            fresh=math.ceil(len(ids) * speed.later) if speed is not None and task.state.calls else len(ids),
             close=close,
             solution=budget.solution,
             thinking=thinking,
@@ -399,7 +401,7 @@ class TaskCall:
             used = usage.to_dict() | {name: end.value if end else None for name, end in ends.items()}
         answered = self._answered()
         learn = usage if actual is not None and answered else None
-        self.task.desk.settle(running, actual, now, answered=answered, used=used, learn=learn)
+        self.task.dispatcher.settle(running, actual, now, answered=answered, used=used, learn=learn)
         self._finish()
 
     def _answered(self) -> bool:
@@ -422,7 +424,7 @@ class TaskCall:
         Any time after the call; it changes nothing where curves are given, or where there was no answer.
         """
         if self._running is not None and self._loop is not None:
-            self.task.desk.told(self._running, right, self._loop.time())
+            self.task.dispatcher.told(self._running, right, self._loop.time())
 
     # How its task stops it
 

@@ -1,7 +1,7 @@
 """A call of a model that somebody else drives: another library's client, behind whatever API.
 
-    call = ForeignCall(task, model, prompt=120, thinking=0, solution=400, price=price)
-    budget = await call.admit()               # held, like any call; CapExceededError when there is no room
+    call = ExternalCall(task, model, prompt=120, thinking=0, solution=400, price=price)
+    budget = await call.acquire()               # held, like any call; CapExceededError when there is no room
     await call.may_send()                     # right before it is sent, and before each time that it is again
     ...                                       # send at most budget.thinking + budget.solution output tokens
     call.settle(usage)                        # or refund(), if it provably never left
@@ -29,7 +29,7 @@ from ..estimates.workload import FINAL
 from ..ledger.amounts import Amount
 from ..ledger.prices import Price
 from ..runlog.report import CallReport
-from .acquire import admit, admit_durably
+from .acquire import acquire, acquire_durably
 
 if TYPE_CHECKING:
     from elastic_agent.backends.base import Backend
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .task import Task
 
 
-class ForeignModel:
+class ExternalModel:
     """What is known of such a model; its usage and speed are kept per object.
 
     Args:
@@ -49,7 +49,7 @@ class ForeignModel:
         self.model, self.context_length = model, context_length
 
 
-class ForeignCall:
+class ExternalCall:
     """See the module.
 
     Args:
@@ -71,7 +71,7 @@ class ForeignCall:
     def __init__(
         self,
         task: Task,
-        model: ForeignModel,
+        model: ExternalModel,
         *,
         prompt: int,
         thinking: int,
@@ -104,7 +104,7 @@ class ForeignCall:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = 0.0
 
-    async def admit(self) -> Budget:
+    async def acquire(self) -> Budget:
         """Wait for the grant; what it says is held.
 
         Raises:
@@ -115,7 +115,7 @@ class ForeignCall:
             try:
                 self._running = await self._ask()
             except CapExceededError:
-                if self._way != "answer" or self.final or self.task.book.answered:
+                if self._way != "answer" or self.final or self.task.state.answered:
                     raise
                 self.final = self.turned = True
                 self._way = "shrink"
@@ -232,11 +232,11 @@ class ForeignCall:
     # Inside
 
     async def _ask(self) -> Running:
-        desk, durable = self.task.desk, self.task.scheduler.durable
+        dispatcher, durable = self.task.dispatcher, self.task.scheduler.durable
         if durable is None:
-            return await admit(desk, self._make(), self._track)
+            return await acquire(dispatcher, self._make(), self._track)
         self._track()
-        return await admit_durably(desk, durable, self._make(), self._make)
+        return await acquire_durably(dispatcher, durable, self._make(), self._make)
 
     def _track(self) -> None:
         if not self._tracked:
@@ -248,7 +248,7 @@ class ForeignCall:
         model = cast("Backend", self.model)
         endpoint = scheduler.endpoint_for(model)
         self._request = Request(
-            book=task.book,
+            task=task.state,
             kind=self.kind,
             prompt=self._prompt,
             close=0,
@@ -281,7 +281,9 @@ class ForeignCall:
         assert self._loop is not None
         answered, self._ended = self._answered, self._loop.time()
         used = {} if usage is None else usage.to_dict()
-        self.task.desk.settle(self._running, actual, self._ended, answered=answered, used=used, learn=learn)
+        self.task.dispatcher.settle(
+            self._running, actual, self._ended, answered=answered, used=used, learn=learn
+        )
         self._finish()
 
     def _finish(self) -> None:

@@ -1,11 +1,11 @@
 """One capped task whose calls come one after the other, granted as the scheduler would; no clock, no model.
 
-A `TaskWalk` is a desk with a single task: the same books, forecast, reserve and policy that decide for a live
-task (`elastic_agent.scheduler.dispatch.dispatcher`), asked synchronously. Whoever makes the calls says what
-each used. Training walks its episodes with it, so that an agent learns under the grants that it will get; it
-is handy wherever a cap is to be turned into grants without running anything.
+A `OfflineTask` is a dispatcher with a single task: the same books, forecast, reserve and policy that decide
+for a live task (`elastic_agent.scheduler.dispatch.dispatcher`), asked synchronously. Whoever makes the calls
+says what each used. Training walks its episodes with it, so that an agent learns under the grants that it
+will get; it is handy wherever a cap is to be turned into grants without running anything.
 
-    walk = TaskWalk(400)
+    walk = OfflineTask(400)
     budget = walk.grant(prompt=60, asked=Budget(None, 64), last=False)
     walk.settle(usage)
 
@@ -21,8 +21,8 @@ from elastic_agent.budget import Budget, Caps
 from elastic_agent.usage import Usage
 
 from ..allocation.grant import Grant
-from ..allocation.request import Book, Request, Running
-from ..dispatch.dispatcher import Desk
+from ..allocation.request import Request, Running, TaskState
+from ..dispatch.dispatcher import Dispatcher
 from ..estimates.call_stats import UsageStats
 from ..estimates.curve_files import load, load_file
 from ..estimates.success_curve import CurveSet
@@ -33,7 +33,7 @@ from ..policies import POLICIES
 from ..policies.protocol import AllocationPolicy
 
 
-class TaskWalk:
+class OfflineTask:
     """See the module.
 
     Args:
@@ -74,18 +74,18 @@ class TaskWalk:
             curves = Path(curves) if curves.endswith(".json") else load(curves)
         self.curves = load_file(curves) if isinstance(curves, Path) else curves
         self.kind, self.close = kind, close
-        self.desk = Desk()
-        account = self.desk.ledger.open("task", tokens=Caps(tokens=tokens).tokens, now=0.0)
-        self._book = Book("task", account, Forecast(), policy, final_solution=final_solution)
-        self._book.forecast.expect(expect or {})
-        self.desk.open(self._book, 0.0, None, close)
+        self.dispatcher = Dispatcher()
+        account = self.dispatcher.ledger.open("task", tokens=Caps(tokens=tokens).tokens, now=0.0)
+        self._task = TaskState("task", account, Forecast(), policy, final_solution=final_solution)
+        self._task.forecast.expect(expect or {})
+        self.dispatcher.open(self._task, 0.0, None, close)
         self._latency, self._usage_stats = Latency(), UsageStats()
         self._running: Running | None = None
 
     @property
     def left(self) -> int:
         """Tokens that can still be spent, the final answer's reserve included."""
-        tokens = self.desk.ledger.room(self._book.account, final=True).tokens
+        tokens = self.dispatcher.ledger.room(self._task.account, final=True).tokens
         assert tokens is not None  # the one account is capped in tokens
         return tokens
 
@@ -111,7 +111,7 @@ class TaskWalk:
         if asked.thinking is None:
             raise ValueError("thinking must be a number here: call budget.bounded(room, close) first")
         request = Request(
-            book=self._book,
+            task=self._task,
             kind=self.kind,
             prompt=prompt,
             fresh=prompt,
@@ -125,8 +125,8 @@ class TaskWalk:
             wake=lambda: None,
             final=last,
         )
-        self.desk.submit(request, 0.0)
-        self.desk.pump(self._book.account, 0.0)
+        self.dispatcher.submit(request, 0.0)
+        self.dispatcher.pump(self._task.account, 0.0)
         if isinstance(request.outcome, Exception):
             raise request.outcome
         assert request.outcome is not None  # a call waits for running ones only, and none runs
@@ -143,4 +143,4 @@ class TaskWalk:
             raise RuntimeError("no call is running")
         running, self._running = self._running, None
         running.learn(usage)
-        self.desk.settle(running, Amount(usage.generated), 0.0)
+        self.dispatcher.settle(running, Amount(usage.generated), 0.0)

@@ -4,8 +4,8 @@
         async with scheduler.task(Caps(usd=0.05, seconds=20)) as task:
             answer = await task.generate("...")
 
-It decides nothing itself: the desk does (`elastic_agent.scheduler.dispatch.dispatcher`). Speeds and usage
-are kept per model (per backend object), so a task profits from those before it.
+It decides nothing itself: the dispatcher does (`elastic_agent.scheduler.dispatch.dispatcher`). Speeds and
+usage are kept per model (per backend object), so a task profits from those before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.validation import integer, shown
 
-from ..dispatch.dispatcher import Desk
+from ..dispatch.dispatcher import Dispatcher
 from ..estimates import curve_files
 from ..estimates.agent_history import Histories, History
 from ..estimates.call_stats import UsageStats
@@ -125,7 +125,7 @@ class BudgetScheduler:
         self.prices = dict(prices or {})
         self.policy: AllocationPolicy = policy or Marginal()
         self.sinks = events.sinks(log)
-        self.desk = Desk(
+        self.dispatcher = Dispatcher(
             timing=timing,
             files=[one for one in self.sinks if isinstance(one, RunLog)],
             pacing=None if pool is None else Pacing(pool, time.time() - time.monotonic()),
@@ -146,10 +146,10 @@ class BudgetScheduler:
         if store is not None:
             opened = open_store(store) if isinstance(store, str | Path) else store
             self.durable = DurableLedger(
-                self.desk.ledger, opened, accounts, lease=lease, failure=on_store_failure
+                self.dispatcher.ledger, opened, accounts, lease=lease, failure=on_store_failure
             )
-            self.desk.ended = self.durable.end
-            self.durable.mirror.looked = self.desk.looked
+            self.dispatcher.ended = self.durable.end
+            self.durable.mirror.looked = self.dispatcher.looked
         elif accounts:
             raise ValueError("accounts= are kept in a store: pass store=, such as store='spend.db'")
 
@@ -200,44 +200,44 @@ class BudgetScheduler:
 
     def check(self) -> None:
         """Hold the conservation law against every open account; AssertionError says what is wrong."""
-        self.desk.ledger.check()
+        self.dispatcher.ledger.check()
 
     # What tasks and calls ask
 
     def latency_for(self, backend: Backend) -> Latency:
         """What is known of the speed of a model."""
-        with self.desk.ledger.lock:
+        with self.dispatcher.ledger.lock:
             return self._latency.setdefault(backend, Latency())
 
     def usage_stats_for(self, backend: Backend) -> UsageStats:
         """What is known of the calls of a model."""
-        with self.desk.ledger.lock:
+        with self.dispatcher.ledger.lock:
             return self._usage_stats.setdefault(backend, UsageStats())
 
     def history_for(self, agent: str | None) -> History | None:
         """What is known of an agent; None for a task that has none."""
         if agent is None:
             return None
-        with self.desk.ledger.lock:
+        with self.dispatcher.ledger.lock:
             found = self.histories[agent]
-            self.desk.record.history(agent, found)
+            self.dispatcher.record.history(agent, found)
             return found
 
     def endpoint_for(self, backend: Backend) -> Endpoint:
         """The queue of a model, and what its tasks have been promised."""
-        with self.desk.ledger.lock:
+        with self.dispatcher.ledger.lock:
             found = self._endpoints.get(backend)
             if found is None:
                 limits = {"max_running": self.max_running, "max_waiting": self.max_waiting}
-                speeds = self.desk.record.watched(self.latency_for(backend), backend.model, **limits)
+                speeds = self.dispatcher.record.watched(self.latency_for(backend), backend.model, **limits)
                 found = self._endpoints[backend] = Endpoint(
-                    speeds, self.usage_stats_for(backend), timing=self.desk.timing, **limits
+                    speeds, self.usage_stats_for(backend), timing=self.dispatcher.timing, **limits
                 )
             return found
 
     def curves_for(self, backend: Backend) -> Curves:
         """The curves of a model; the scale of a prior is a sixteenth of its context."""
-        with self.desk.ledger.lock:
+        with self.dispatcher.ledger.lock:
             found = self._curves.get(backend.model)
             if found is None:
                 given = self._given
@@ -247,7 +247,7 @@ class BudgetScheduler:
                     given = curve_files.load_file(given)
                 found = given or curve_files.load(backend.model, scale=max(16.0, backend.context_length / 16))
                 self._curves[backend.model] = found
-                self.desk.record.curves(backend.model, found)
+                self.dispatcher.record.curves(backend.model, found)
             return found
 
     def solution_for(self, backend: Backend) -> int:
@@ -270,7 +270,7 @@ class BudgetScheduler:
         """A task tells that it has ended."""
         self._tasks.discard(task)
         if self.durable is not None and task.parent is None:
-            self.durable.close(task.book.account)
+            self.durable.close(task.state.account)
 
 
 _default: BudgetScheduler | None = None

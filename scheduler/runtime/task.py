@@ -33,8 +33,8 @@ from elastic_agent.generation.prepare import Prompt
 from elastic_agent.generation.result import Generation
 from elastic_agent.validation import integer, one_of, real, shown
 
-from ..allocation.request import MOST_WORTH, Book, OnExhausted, Running, check_terms
-from ..dispatch.dispatcher import Desk
+from ..allocation.request import MOST_WORTH, OnExhausted, Running, TaskState, check_terms
+from ..dispatch.dispatcher import Dispatcher
 from ..estimates.workload import Forecast
 from ..ledger.accounts import Account
 from ..ledger.amounts import INFINITY
@@ -111,7 +111,7 @@ class Task:
         self._parallel, self._key, self._value = frozenset(parallel), key, value
         self.agent = agent
         self.lease: Lease | None = None
-        self._book: Book | None = None
+        self._state: TaskState | None = None
         self._emit: TaskLog
         self._scope: Scope | None = None
         self._process = os.getpid()
@@ -133,22 +133,22 @@ class Task:
             ScopeError: the task around it is another process's.
             RuntimeError: it was opened before.
         """
-        if self._book is not None:
+        if self._state is not None:
             raise RuntimeError(f"task {self.name!r} was opened before: make a new one")
         parent = self.parent = self.parent or current_task()
         if parent is not None:
             parent.check_process()
         self._scheduler = self._scheduler or (parent.scheduler if parent else _default_scheduler())
-        self.desk: Desk = parent.desk if parent else self._scheduler.desk
-        above = parent.book.account if parent else self._scheduler.account()
-        desk, now = self.desk, _now()
+        self.dispatcher: Dispatcher = parent.dispatcher if parent else self._scheduler.dispatcher
+        above = parent.state.account if parent else self._scheduler.account()
+        dispatcher, now = self.dispatcher, _now()
         Forecast().expect(self._expect)  # before anything is written down
-        with desk.ledger.lock:
+        with dispatcher.ledger.lock:
             if parent is not None and parent.closed:
                 raise TaskClosedError(f"task {parent.name!r} has ended: {self.name!r} can't be opened in it")
             self._emit = TaskLog(self._log, parent._emit.sinks if parent else self._scheduler.sinks)
             past = self._scheduler.history_for(self.agent)
-            account = desk.ledger.open(
+            account = dispatcher.ledger.open(
                 self.name,
                 parent=above,
                 tokens=self.caps.tokens,
@@ -156,23 +156,23 @@ class Task:
                 seconds=self.caps.seconds,
                 now=now,
             )
-            book = Book(
+            state = TaskState(
                 self.name,
                 account,
-                Forecast(parent.book.forecast if parent else None, past=past),
-                self._policy or (parent.book.policy if parent else None) or self._scheduler.policy,
+                Forecast(parent.state.forecast if parent else None, past=past),
+                self._policy or (parent.state.policy if parent else None) or self._scheduler.policy,
                 final_solution=self._final_solution,
-                parent=parent.book if parent else None,
-                key=self._key or (parent.book.key if parent else account.id),
+                parent=parent.state if parent else None,
+                key=self._key or (parent.state.key if parent else account.id),
                 parallel=self._parallel,
-                zero=parent.book.zero if parent else now,
+                zero=parent.state.zero if parent else now,
                 emit=self._emit if self._emit.sinks else None,
-                value=self._value or (parent.book.value if parent else 1.0),
+                value=self._value or (parent.state.value if parent else 1.0),
             )
             backend = self._scheduler.backend
             try:
-                desk.open(
-                    book,
+                dispatcher.open(
+                    state,
                     now,
                     self._scheduler.endpoint_for(backend) if backend else None,
                     self._scheduler.close_for(backend) if backend else 1,
@@ -183,7 +183,7 @@ class Task:
             except BaseException:
                 self._emit.close()
                 raise
-            self._book = book
+            self._state = state
             if parent is not None:
                 parent._children[self] = None
             self._scheduler.opened(self)
@@ -191,9 +191,9 @@ class Task:
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Leave: stop what still runs, wait until it is settled, close the books."""
-        if self._book is None or self._closed_at is not None:
+        if self._state is None or self._closed_at is not None:
             return
-        self.desk.dismiss(self._book, _now())
+        self.dispatcher.dismiss(self._state, _now())
         try:
             for child in list(self._children):
                 await child.aclose(error)
@@ -206,18 +206,18 @@ class Task:
 
     def close(self, error: BaseException | None = None) -> None:
         """Leave without waiting: running calls are stopped, and charged whole."""
-        if self._book is None:
+        if self._state is None:
             return
-        book, now = self._book, _now()
-        with self.desk.ledger.lock:
-            if book.account.closed:
+        state, now = self._state, _now()
+        with self.dispatcher.ledger.lock:
+            if state.account.closed:
                 return
-            self.desk.dismiss(book, now)
+            self.dispatcher.dismiss(state, now)
             for child in list(self._children):
                 child.close(error)
             for call in list(self._live):
                 call.stop()
-            self.desk.close(book, now, type(error).__name__ if error else None)
+            self.dispatcher.close(state, now, type(error).__name__ if error else None)
             self._closed_at = now
             if self.parent is not None:
                 del self.parent._children[self]
@@ -366,7 +366,7 @@ class Task:
 
     def expect(self, kinds: Mapping[str, int]) -> None:
         """Declare calls that are still to come, by kind; each call of a kind takes one off."""
-        self.desk.expect(self.book, kinds, _now())
+        self.dispatcher.expect(self.state, kinds, _now())
 
     def task(self, caps: Caps, **options: Any) -> Task:
         """A sub-task with caps of its own inside these; options are those of `BudgetScheduler.task`."""
@@ -377,7 +377,7 @@ class Task:
     @property
     def closed(self) -> bool:
         """It takes no more calls."""
-        return self._book is not None and (self._book.closing or self._book.account.closed)
+        return self._state is not None and (self._state.closing or self._state.account.closed)
 
     @property
     def scheduler(self) -> BudgetScheduler:
@@ -393,22 +393,22 @@ class Task:
         return next((way for way in said if way is not None), self.scheduler.uncounted)
 
     @property
-    def book(self) -> Book:
-        """Its page at the desk."""
-        if self._book is None:
+    def state(self) -> TaskState:
+        """Its page at the dispatcher."""
+        if self._state is None:
             raise RuntimeError(f"task {self.name!r} has not been entered: use `async with` or `with`")
-        return self._book
+        return self._state
 
     @property
     def left(self) -> Units:
         """What can still be held, the final answer's reserve included; None in a unit without a cap."""
-        room = self.desk.ledger.room(self.book.account, final=True)
+        room = self.dispatcher.ledger.room(self.state.account, final=True)
         return Units.of(room, _now() if self._closed_at is None else self._closed_at)
 
     @property
     def spent(self) -> Units:
         """What it has used, sub-tasks included; dollars are of calls with a known price."""
-        account = self.book.account
+        account = self.state.account
         elapsed = (_now() if self._closed_at is None else self._closed_at) - account.opened
         return Units(account.spent.tokens, to_usd(account.spent.nano), round(elapsed, 6))
 
@@ -435,7 +435,7 @@ class Task:
 
     def track(self, call: TaskCall) -> None:
         """A call of this task has queued up."""
-        lock = self.desk.ledger.lock
+        lock = self.dispatcher.ledger.lock
         with lock:
             index = []
             for task in self.line():
@@ -454,8 +454,8 @@ class Task:
 
     def end(self) -> Callable[[], float] | None:
         """The moment at which a call has to be over, as a function: it moves. None without a deadline."""
-        account: Account = self.book.account
-        ledger = self.desk.ledger
+        account: Account = self.state.account
+        ledger = self.dispatcher.ledger
         if ledger.deadline(account, final=True) == INFINITY:
             return None
         return lambda: ledger.deadline(account, final=True)
@@ -467,7 +467,7 @@ class Task:
             UnknownPriceError: nobody knows, and a cap on money is set on this task or around it.
         """
         price = find_price(model, own=own, default=self.scheduler.price, prices=self.scheduler.prices)
-        if any(account.nano is not None for account in self.book.account.path):
+        if any(account.nano is not None for account in self.state.account.path):
             return require_price(price, model)
         return price
 

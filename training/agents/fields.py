@@ -24,7 +24,7 @@ class AgentConfig(Section):
     them: one number, or two between which each group draws its own, uniformly in the logarithm. Each turn
     then gets what the scheduler grants it out of what is left, at most the limits that `budgets` draws for
     it. null: no cap, and each turn gets what `budgets` draws."""
-    scheduler: str = "elastic_agent.scheduler.runtime.offline_task:TaskWalk"
+    scheduler: str = "elastic_agent.scheduler.runtime.offline_task:OfflineTask"
     """What turns a cap into grants, as "package.module:name"."""
     scheduler_options: dict[str, Any] = Field(default_factory=dict)
     """Handed to it by name: policy, curves, kind, expect, final_solution for the scheduler's own."""

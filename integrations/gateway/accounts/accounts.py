@@ -44,10 +44,10 @@ class Payer(BudgetScheduler):
             max_running=main.max_running,
             max_waiting=main.max_waiting,
         )
-        self.desk = main.desk
+        self.dispatcher = main.dispatcher
         self._curves, self._latency = main._curves, main._latency
         self._endpoints, self._usage_stats = main._endpoints, main._usage_stats
-        self.durable = DurableLedger(main.desk.ledger, store, accounts, lease=lease, shared=True)
+        self.durable = DurableLedger(main.dispatcher.ledger, store, accounts, lease=lease, shared=True)
         self.users = 0
         self.used = asyncio.get_running_loop().time()
 
@@ -65,7 +65,7 @@ class Payer(BudgetScheduler):
     async def refunds(self, task: Task | None) -> bool:
         """Whether what is held on its account, by anybody, may come back and make room."""
         assert self.durable is not None
-        path = task.book.account.path if task is not None else self.durable.account().path
+        path = task.state.account.path if task is not None else self.durable.account().path
         here = any(a.held != a.reserved for a in path)
         return here or await self.durable.others_hold()
 
@@ -75,7 +75,7 @@ class Payer(BudgetScheduler):
         mirror = self.durable.mirror.accounts.get(self.name)
         await super().aclose()
         if mirror is not None:
-            self.desk.ledger.close(mirror.path[-1])
+            self.dispatcher.ledger.close(mirror.path[-1])
 
 
 class Payers:
@@ -92,7 +92,7 @@ class Payers:
         self.store = store
         self._of: dict[str, asyncio.Task[Payer]] = {}
         self._by_root: dict[str, Payer] = {}
-        main.desk.ended = self._ended
+        main.dispatcher.ended = self._ended
 
     async def of(self, spec: Spec) -> Payer:
         """The payer of an account of its own; one for all requests."""

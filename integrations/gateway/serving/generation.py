@@ -262,7 +262,7 @@ class Generations:
                 task.open()
                 yield task, None
             except CapExceededError as error:
-                raise told(error, refunds=await payer.refunds(task if task._book else None)) from error
+                raise told(error, refunds=await payer.refunds(task if task._state else None)) from error
             finally:
                 payer.users -= 1
                 await task.aclose()

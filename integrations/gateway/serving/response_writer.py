@@ -154,7 +154,7 @@ class Exchange:
         if self.named is not None:
             return self.named.task.left.to_dict()
         assert self.payer.durable is not None
-        room = self.payer.desk.ledger.room(self.payer.durable.account())
+        room = self.payer.dispatcher.ledger.room(self.payer.durable.account())
         return Units.of(room, asyncio.get_running_loop().time()).to_dict()
 
 

@@ -72,8 +72,8 @@ async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[
                 actual = (await books.books(account))[0].spent
             finally:
                 await books.aclose()
-                task.desk.ledger.settle(hold, actual)
-                task.desk.pump(task.book.account, asyncio.get_running_loop().time())
+                task.dispatcher.ledger.settle(hold, actual)
+                task.dispatcher.pump(task.state.account, asyncio.get_running_loop().time())
 
 
 @asynccontextmanager
@@ -104,7 +104,7 @@ async def joined_budget(config: Mapping[str, Any], *, store: str | Path) -> Asyn
 def _held(task: Task, caps: Caps) -> Hold:
     now = asyncio.get_running_loop().time()
     amount = Amount(caps.tokens or 0, caps.nanodollars or 0)
-    ledger, account = task.desk.ledger, task.book.account
+    ledger, account = task.dispatcher.ledger, task.state.account
     held = ledger.hold(account, amount, until=now, now=now)
     if isinstance(held, Shortage):
         needed, available = _units(held.unit, held.needed), _units(held.unit, held.available)

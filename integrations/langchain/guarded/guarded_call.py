@@ -24,7 +24,7 @@ from elastic_agent.prompts.counting import count_prompt
 from elastic_agent.scheduler import Price, Task, current_task
 from elastic_agent.scheduler.allocation.request import OnExhausted
 from elastic_agent.scheduler.runtime.context import counted_call, outside
-from elastic_agent.scheduler.runtime.external_call import ForeignCall, ForeignModel
+from elastic_agent.scheduler.runtime.external_call import ExternalCall, ExternalModel
 from elastic_agent.validation import integer
 
 from ..chat_models.options import ANSWER_NOW
@@ -65,7 +65,7 @@ class GuardTerms:
     controls: Controls | None
     on_exhausted: OnExhausted | None
     tell: bool
-    models: dict[str, ForeignModel] = field(default_factory=dict, compare=False)
+    models: dict[str, ExternalModel] = field(default_factory=dict, compare=False)
 
     def most(self, model: BaseChatModel) -> int:
         """Most output tokens of a call."""
@@ -108,7 +108,7 @@ class GuardedCall:
         most = min([terms.most(model), *(integer("max_tokens", n, least=1) for n in asked if n is not None)])
         self.name = named_model(self.kwargs) or model_name(model)
         self.asked = self.budget = terms.budget(model, most, self.kwargs)
-        self.call: ForeignCall | None = None
+        self.call: ExternalCall | None = None
         self.reports, self._arrived = UsageReports(), False
         self.requests, self._begun, self._may_send = SentRequests(), False, False
         kind = model.guard_of
@@ -125,16 +125,16 @@ class GuardedCall:
         if task is None:
             outside()
             return
-        self.call = ForeignCall(
+        self.call = ExternalCall(
             task,
-            self.terms.models.setdefault(self.name, ForeignModel(self.name)),
+            self.terms.models.setdefault(self.name, ExternalModel(self.name)),
             prompt=self._count_input(task),
             thinking=self.asked.thinking or 0,
             solution=self.asked.solution,
             price=self.terms.price if self.name == self.terms.priced else None,
             **{"on_exhausted": self.terms.on_exhausted, **self.task_options},
         )
-        self.budget = await self.call.admit()
+        self.budget = await self.call.acquire()
         if self.call.turned:
             self.messages = [*self.messages, HumanMessage(ANSWER_NOW)]
             for name in (*TOOL_OPTIONS, *SCHEMA_OPTIONS):
@@ -173,7 +173,7 @@ class GuardedCall:
             tokens = count_input(self.name, self.messages, self.kwargs, self.terms.allow)
             return tokens + count_prompt(self.name, ANSWER_NOW).tokens
         except UncountablePromptError:
-            if any(account.nano is not None for account in task.book.account.path):
+            if any(account.nano is not None for account in task.state.account.path):
                 raise
             return 0
 
@@ -202,7 +202,7 @@ class GuardedCall:
         with self.running():
             return await work
 
-    async def _run_in_task(self, call: ForeignCall, work: Awaitable[T]) -> T:
+    async def _run_in_task(self, call: ExternalCall, work: Awaitable[T]) -> T:
         me, end = asyncio.current_task(), call.task.end()
         assert me is not None
         await self.may_send()
@@ -248,7 +248,7 @@ class GuardedCall:
             known = usage.input is not None and usage.output is not None
             self.call.settle(charged(usage, self.call.worst), known=known)
 
-    def _settle_failed(self, call: ForeignCall, error: BaseException) -> None:
+    def _settle_failed(self, call: ExternalCall, error: BaseException) -> None:
         # OpenAI's client raises when an answer of a given format is cut: it was served, and states its usage
         completion = getattr(error, "completion", None)
         if not self._arrived and (usage := getattr(completion, "usage", None)) is not None:

@@ -116,7 +116,7 @@ def _over(task: Task, share: Share | None) -> None:
 
 async def _settle(task: Task, share: Share | None) -> None:
     if share is not None:
-        await share.settle(task.book.account.spent if task.closed else NOTHING)
+        await share.settle(task.state.account.spent if task.closed else NOTHING)
 
 
 class BudgetState(AgentState[Any]):

@@ -102,9 +102,9 @@ async def broken_off(after: int, way: str) -> int:
             with pytest.raises(Bug if way == "exception" else asyncio.CancelledError):
                 await running
         assert backend.running == 0
-        assert not task.book.account.live
-    task.desk.ledger.check()
-    assert task.book.account.held.tokens == 0
+        assert not task.state.account.live
+    task.dispatcher.ledger.check()
+    assert task.state.account.held.tokens == 0
     forced = sum(call.usage.forced for call in task.report().calls)
     foreign = sum(call.usage.unknown for call in task.report().calls)
     assert task.spent.tokens == backend.meter.output + forced + foreign

@@ -163,13 +163,13 @@ CARRIERS: list[tuple[Run, int]] = [
 
 def agree(task: Task, backend: ScriptedBackend) -> None:
     """The books hold, and charge what the meter counts: sampled tokens, and the closes that we wrote."""
-    task.desk.ledger.check()
+    task.dispatcher.ledger.check()
     calls = task.report().calls
     forced = sum(call.usage.forced for call in calls)
-    assert task.book.account.spent.tokens == backend.meter.output + forced
+    assert task.state.account.spent.tokens == backend.meter.output + forced
     assert sum(call.usage.metered_input for call in calls) == backend.meter.input
-    assert task.book.account.held.tokens == 0
-    assert not task.book.account.live
+    assert task.state.account.held.tokens == 0
+    assert not task.state.account.live
 
 
 @pytest.mark.parametrize(("run", "calls"), CARRIERS, ids=lambda value: getattr(value, "__name__", ""))
@@ -280,7 +280,7 @@ async def test_a_call_that_is_left_is_settled_at_what_is_known(
                 with pytest.raises(KeyboardInterrupt):
                     stream.throw(KeyboardInterrupt())
         assert backend.running == 0
-        assert not task.book.account.live  # no hold; the final answer's reserve stays until the end
+        assert not task.state.account.live  # no hold; the final answer's reserve stays until the end
         assert task.spent.tokens == backend.meter.output > 0
     agree(task, backend)
 
@@ -352,7 +352,7 @@ async def test_a_graph_cancelled_anywhere_leaves_nothing_behind(
         with pytest.raises(asyncio.CancelledError):
             await running
         assert backend.running == 0
-        assert not task.book.account.live
+        assert not task.state.account.live
         assert task.report().calls == () or {c.outcome for c in task.report().calls} <= ENDED
     agree(task, backend)
 

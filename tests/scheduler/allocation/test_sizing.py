@@ -27,7 +27,7 @@ def grant(curves: CurveSet, tokens: int, **options: object) -> tuple[int, int, i
             async for _ in call:
                 break
             assert call.grant is not None
-            budget, kept = call.grant.budget, task.book.account.reserve.tokens
+            budget, kept = call.grant.budget, task.state.account.reserve.tokens
             await call.aclose()
         return budget.thinking or 0, budget.solution, kept
 
@@ -64,7 +64,7 @@ def test_what_the_user_says_is_kept() -> None:
         scheduler = BudgetScheduler(backend, curves=KNOWN)
         async with scheduler, scheduler.task(Caps(tokens=1000), final_solution=64) as task:
             await task.generate("a b c", kind="hard", solution=32)
-            assert task.book.account.reserve.tokens == 65
+            assert task.state.account.reserve.tokens == 65
 
     run(main())
 

@@ -41,7 +41,7 @@ from elastic_agent.scheduler.latency.model import Speed
 from elastic_agent.scheduler.policies import POLICIES
 from elastic_agent.scheduler.policies.marginal import Marginal
 from elastic_agent.scheduler.policies.protocol import Choice, State
-from elastic_agent.scheduler.runtime.external_call import ForeignCall, ForeignModel
+from elastic_agent.scheduler.runtime.external_call import ExternalCall, ExternalModel
 from elastic_agent.scheduler.runtime.task import Task
 from elastic_agent.usage import Usage
 from tests.clock import run
@@ -489,12 +489,12 @@ def test_calls_of_other_models_replay(tmp_path: Path) -> None:
     """Also what the plans learnt from those that a provider counted, and not from those that broke."""
 
     async def main() -> None:
-        model = ForeignModel("hosted")
+        model = ExternalModel("hosted")
         scheduler = BudgetScheduler(log=tmp_path / "run.jsonl")
         async with scheduler, scheduler.task(Caps(tokens=3000), expect={"call": 12}) as task:
             for i in range(12):
-                call = ForeignCall(task, model, prompt=40, thinking=300, solution=60)
-                await call.admit()
+                call = ExternalCall(task, model, prompt=40, thinking=300, solution=60)
+                await call.acquire()
                 spent = Usage(prompt=40, thinking=20 + i, solution=9, passes=1)
                 call.settle(None if i == 3 else spent, answered=i != 5)
 
@@ -503,7 +503,8 @@ def test_calls_of_other_models_replay(tmp_path: Path) -> None:
 
 
 def test_a_durable_run_replays(tmp_path: Path) -> None:
-    """What the store says about caps, and the holds that it refuses, are told to the desk like all else."""
+    """What the store says about caps, and the holds that it refuses, are told to the dispatcher like all
+    else."""
     store = f"{tmp_path / 'ledger.db'}"
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
 

@@ -42,7 +42,7 @@ async def two_branches(events: list[dict[str, Any]], **how: Any) -> tuple[Any, A
         hard = task.call("the hard one", kind="hard", solution=16, on_exhausted="raise")  # won't wait
         await asyncio.gather(easy.run(), hard.run())
         scheduler.check()
-        assert task.book.account.held == task.book.account.reserve
+        assert task.state.account.held == task.state.account.reserve
     return hard, easy, backend
 
 

@@ -15,7 +15,7 @@ from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, LearntCurves
 from elastic_agent.scheduler.analysis.replay import replay
 from elastic_agent.scheduler.estimates.success_curve import Curve, CurveSet
-from elastic_agent.scheduler.runtime.external_call import ForeignCall, ForeignModel
+from elastic_agent.scheduler.runtime.external_call import ExternalCall, ExternalModel
 from elastic_agent.training.budgets.run_logs import parse_grants
 from tests.clock import run
 
@@ -48,7 +48,7 @@ async def two(
         first = task.call("the first", kind="hard", solution=16)
         _, other = await asyncio.gather(first.run(), second())
         scheduler.check()
-        assert task.book.account.held == task.book.account.reserve
+        assert task.state.account.held == task.state.account.reserve
         assert backend.meter.output == first.usage.metered_output + other.usage.metered_output
     return first, other, task.report()
 
@@ -110,9 +110,9 @@ def test_a_call_that_somebody_else_drives_keeps_what_it_has() -> None:
             BudgetScheduler(backend, curves=CURVES, log=events.append) as scheduler,
             scheduler.task(Caps(tokens=240), final_solution=16) as task,
         ):
-            model = ForeignModel("scripted")
-            other = ForeignCall(task, model, prompt=5, thinking=200, solution=16, kind="hard")
-            await other.admit()
+            model = ExternalModel("scripted")
+            other = ExternalCall(task, model, prompt=5, thinking=200, solution=16, kind="hard")
+            await other.acquire()
             await asyncio.sleep(0.1)
             call = task.call("the second", kind="hard", solution=16)
             running = asyncio.ensure_future(call.run())

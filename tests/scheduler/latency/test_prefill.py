@@ -14,7 +14,7 @@ from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.scheduler.latency.model import Latency, Speed
 from elastic_agent.scheduler.latency.prefill import First, FirstTokens, quantile_of
-from elastic_agent.scheduler.latency.slack import SAFETY, After, Timing, Window
+from elastic_agent.scheduler.latency.slack import SAFETY, RemainingWork, Timing, Window
 from tests.clock import run
 from tests.scheduler.latency.speeds import Reading
 
@@ -194,7 +194,7 @@ def test_a_second_pass_without_a_cache_reads_everything_again() -> None:
 def test_moments_count_the_prompts() -> None:
     """A call's own, as far as it is read again, those of the others, and the final answer's."""
     speed = Speed(0.1, 0.01, 0.1, 0.01, 1e-3, 1e-3, 0.5, 0.25)
-    bare = After(10, 1, 10, 10)
+    bare = RemainingWork(10, 1, 10, 10)
     rest = replace_after(bare, prompt=1000, fresh=100, others_prompt=200, final_prompt=300)
     plain, long = (Timing(slowdown=1).think_until(Window(0, 99, 99), one, speed) for one in (bare, rest))
     assert plain - long == pytest.approx(0.5 + 0.1 + 0.25 * (0.2 + 0.3))
@@ -203,7 +203,7 @@ def test_moments_count_the_prompts() -> None:
     assert Timing().final_answer_seconds(speed, 10, 300) == pytest.approx(0.1 + 0.25 * 0.3 + 0.1 + SAFETY)
 
 
-def replace_after(after: After, **more: int) -> After:
+def replace_after(after: RemainingWork, **more: int) -> RemainingWork:
     return after._replace(**more)
 
 

@@ -17,8 +17,8 @@ from benchmarks._replay import play as play_task
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.scheduler import BudgetScheduler, Pool, task_budget
-from elastic_agent.scheduler.allocation.request import Book
-from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.allocation.request import TaskState
+from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.curve_files import load as load_curves
 from elastic_agent.scheduler.estimates.lengths import Lengths
 from elastic_agent.scheduler.estimates.success_curve import Curve, Objective, prior
@@ -34,10 +34,10 @@ HARD = Curve("hard", ((0, 0.05), (32, 0.2), (64, 0.74), (128, 0.9)), Lengths.of(
 EASY = Curve("easy", ((0, 0.77), (16, 0.92), (64, 0.93)))
 
 
-def book(value: float = 1.0, key: str = "") -> Book:
+def state(value: float = 1.0, key: str = "") -> TaskState:
     """A task that asks."""
     account = Account("task", None, None, None, None, 0.0)
-    return Book("task", account, Forecast(), Marginal(), value=value, key=key or account.id)
+    return TaskState("task", account, Forecast(), Marginal(), value=value, key=key or account.id)
 
 
 def wants(value: float, price: float) -> float:
@@ -50,7 +50,7 @@ def play(pacing: Pacing, rng: random.Random, start: float, seconds: float, gap: 
     now, seen = start, []
     while (now := now + rng.expovariate(1 / gap)) < start + seconds:
         value = rng.choice((0.5, 1.0, 4.0))
-        pacing.opened(book(value), now)
+        pacing.opened(state(value), now)
         seen.append(pacing.price)
         pacing.spent(min(520.0, wants(value, pacing.price)))
     return seen
@@ -73,7 +73,7 @@ def test_it_converges_to_the_multiplier(tokens: int, rolling: bool) -> None:
     pool = Pool(tokens=tokens * 1000, per=1000.0, rolling=rolling, fair=0.0)
     for off in (0.1, 10.0):
         pacing, rng = Pacing(pool), random.Random(5)
-        pacing.opened(book(), 0.0)
+        pacing.opened(state(), 0.0)
         pacing.spent(100.0)
         pacing._log = math.log(multiplier(tokens) * off * 100.0)
         play(pacing, rng, 0.0, 20_000.0, 1.0)
@@ -95,7 +95,7 @@ def test_a_window_begins_with_a_whole_pool_and_the_price_of_the_last() -> None:
     """At UTC midnight; what still runs is charged to the new one, as the store does."""
     evening = 1_700_000_000.0 // 86_400 * 86_400 + 86_000
     pacing = Pacing(Pool(tokens=1000, per="day", fair=0.0), epoch=evening)
-    pacing.opened(book(), 0.0)
+    pacing.opened(state(), 0.0)
     pacing.running = 50.0
     pacing.spent(900.0)
     before = pacing.price
@@ -115,7 +115,7 @@ def test_a_month_is_as_long_as_it_is() -> None:
 def test_a_clock_that_jumps() -> None:
     """Back: no time has passed. Far on: the window that it is then, and a price within its range."""
     pacing = Pacing(Pool(tokens=1000, per=100.0, fair=0.0))
-    pacing.opened(book(), 50.0)
+    pacing.opened(state(), 50.0)
     pacing.spent(300.0)
     before = pacing.price, pacing.left
     pacing.passed(-1e6)
@@ -141,7 +141,7 @@ def test_it_is_never_negative_and_bounded(told: list[tuple[str, float]], rolling
         now = 0.0
         for what, amount in told:
             if what == "open":
-                pacing.opened(book(amount), now)
+                pacing.opened(state(amount), now)
             elif what == "spend":
                 pacing.spent(amount)
             else:
@@ -224,13 +224,13 @@ OUTCOMES = load()
 def flood(fair: float, seconds: float = 4000.0) -> tuple[list[Played], list[Played], int]:
     """Tasks worth 100, more than the pool can hold, and one in five worth 0.01: how those went; the pool."""
     pool = Pool(tokens=30_000, per=1000.0, rolling=True, fair=fair)
-    desk = Desk(pacing=Pacing(pool))
+    dispatcher = Dispatcher(pacing=Pacing(pool))
     work = make_work(pool_of(OUTCOMES), int(seconds / 5), seed=3)
     rng = random.Random(3)
     memory, dear, cheap = Memory.of(load_curves("e1-tiny")), [], []
     for i, one in enumerate(work):
         low = rng.random() < 0.2
-        place = Place(desk, None, 5.0 * i, 0.01 if low else 100.0)
+        place = Place(dispatcher, None, 5.0 * i, 0.01 if low else 100.0)
         played = play_task(one, 400 * len(one.calls), Marginal(), memory, place=place)
         (cheap if low else dear).append(played)
     return dear, cheap, int(pool.size * seconds / 1000)
@@ -258,9 +258,9 @@ def test_keys_share_evenly() -> None:
     pacing = Pacing(Pool(tokens=100_000, per=1000.0, rolling=True, fair=0.1))
     served = {"few": 0, "many": 0}
     for i in range(10_000):
-        one = book(key="few" if i % 10 == 0 else "many")
+        one = state(key="few" if i % 10 == 0 else "many")
         pacing.opened(one, float(i))
-        other = book(key=one.key)
+        other = state(key=one.key)
         pacing.opened(other, float(i))
         assert not (one.unpriced and other.unpriced)
         if one.unpriced:
@@ -276,7 +276,7 @@ def test_askers_that_have_gone_are_forgotten() -> None:
     """A thousand keys that each ask once leave nothing behind, and their parts go to those who ask."""
     pacing = Pacing(Pool(tokens=1000, per=100.0))
     for i in range(1000):
-        pacing.opened(book(key=f"key-{i}"), 10.0 * i)
+        pacing.opened(state(key=f"key-{i}"), 10.0 * i)
     assert len(pacing._tenants) <= 11
 
 
@@ -291,7 +291,7 @@ def test_a_scarce_pool_and_what_tasks_are_worth() -> None:
     async def main() -> None:
         backend, pool = ScriptedBackend(THINKS), Pool(tokens=4000, per=1000.0, fair=0.0)
         async with BudgetScheduler(backend, pool=pool) as scheduler:
-            pacing = scheduler.desk.pacing
+            pacing = scheduler.dispatcher.pacing
             assert pacing is not None
             for _ in range(40):
                 async with scheduler.task(Caps(tokens=2000)) as task:
@@ -305,7 +305,7 @@ def test_a_scarce_pool_and_what_tasks_are_worth() -> None:
                     async with task.task(Caps(tokens=1000), expect={"call": 1}) as child:
                         call = child.call("a", solution=20)
                         await call.run()
-                    assert child.book.value == value
+                    assert child.state.value == value
                     assert call.grant is not None
                     used[value] = call.grant.budget.thinking or 0, call.grant.why["pool_price"]
             assert used[0.001][0] < used[1000.0][0]
@@ -322,7 +322,7 @@ def test_the_pool_counts_what_was_served() -> None:
     async def main() -> None:
         backend, pool = ScriptedBackend(THINKS), Pool(tokens=10_000, per=1000.0)
         async with BudgetScheduler(backend, pool=pool) as scheduler:
-            pacing = scheduler.desk.pacing
+            pacing = scheduler.dispatcher.pacing
             assert pacing is not None
             spent = 0
             for caps in (Caps(tokens=400), Caps(tokens=2000), Caps(tokens=90)):
@@ -338,7 +338,7 @@ def test_the_pool_counts_what_was_served() -> None:
 def test_what_others_spend_is_heard() -> None:
     """What another process has spent on the account makes the price rise; what comes back makes it fall."""
     pacing = Pacing(Pool(tokens=1000, per=100.0, fair=0.0))
-    pacing.opened(book(), 0.0)
+    pacing.opened(state(), 0.0)
     pacing.spent(100.0)
     account = Account("day", None, 1000, None, None, 0.0, spent=Amount(100))
     before = pacing.price

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 
 from elastic_agent import Budget
 from elastic_agent.errors import DeadlineError
-from elastic_agent.scheduler.allocation.request import Book
+from elastic_agent.scheduler.allocation.request import TaskState
 from elastic_agent.scheduler.estimates.call_stats import ServiceTimeStats, UsageStats
 from elastic_agent.scheduler.estimates.workload import FINAL, Forecast
 from elastic_agent.scheduler.latency.model import Speed
 from elastic_agent.scheduler.latency.slack import SAFETY, Slot, Timing
 from elastic_agent.scheduler.ledger.ledger import Ledger
 from elastic_agent.scheduler.policies.simple import Uniform
-from elastic_agent.scheduler.queueing.deadline_admission import Promises, rounded, seconds_left
+from elastic_agent.scheduler.queueing.deadline_admission import DeadlineAdmission, rounded, seconds_left
 
 SPEED = Speed(0.5, 0.01, 0.5, 0.01, 0.002, 0.001)
 KINDS = ("step", "part", FINAL)
@@ -60,12 +60,12 @@ class Naive:
     def __init__(
         self, latency: Steady, service_times: ServiceTimeStats, running: dict[str, Any], slots: int | None
     ) -> None:
-        self.made: list[tuple[Book, float]] = []
+        self.made: list[tuple[TaskState, float]] = []
         self.latency, self.service_times, self.running, self.slots = latency, service_times, running, slots
 
-    def needed(self, book: Book, end: float, now: float) -> tuple[int, float | None]:
+    def needed(self, state: TaskState, end: float, now: float) -> tuple[int, float | None]:
         """For how many calls at once; the seconds that it would need if it is refused."""
-        books = [b for b, _ in self.made] + [book]
+        books = [b for b, _ in self.made] + [state]
         load, slots = max(len(self.running), sum(map(width, books))), self.slots
         if slots is not None:
             slots = min(slots, self.latency.at(slots).enough or slots)
@@ -77,15 +77,15 @@ class Naive:
             for r in self.running.values()
         ]
         ends = {
-            r: max([e for b, e in self.made if b in r.request.book.levels], default=-1.0) for r, _ in takes
+            r: max([e for b, e in self.made if b in r.request.task.lineage], default=-1.0) for r, _ in takes
         }
         later = sorted([r for r in ends if ends[r] >= 0], key=lambda r: -ends[r])
         free = 0 if slots is None or slots == self.slots else (self.slots or 0) - len(self.running)
         beside = later[: max(0, free)]
         over = [(r, now + seconds) for r, seconds in takes if r not in beside]
-        ready = {b: max([now, *(m for r, m in over if b in r.request.book.levels)]) for b, _ in self.made}
+        ready = {b: max([now, *(m for r, m in over if b in r.request.task.lineage)]) for b, _ in self.made}
         first = {
-            b: [seconds for r, seconds in takes if r in beside and b in r.request.book.levels]
+            b: [seconds for r, seconds in takes if r in beside and b in r.request.task.lineage]
             for b, _ in self.made
         }
         busy = sorted(moment for _, moment in over)
@@ -95,7 +95,7 @@ class Naive:
             stages, spare = self.stages(b, speed)
             start = [(len(first[b]), max(first[b]))] if first[b] else []
             others.append((now + present.fits(e - SAFETY - now), ready[b], start + stages, spare))
-        mine = (now + present.fits(end - SAFETY - now), now, *self.stages(book, speed))
+        mine = (now + present.fits(end - SAFETY - now), now, *self.stages(state, speed))
         before, with_it = endings(others, places), endings([*others, mine], places)
         late = with_it[-1] > mine[0]
         if any(was <= o[0] < then for o, was, then in zip(others, before, with_it, strict=False)):
@@ -103,30 +103,30 @@ class Naive:
             late = with_it[-1] > mine[0]
         return load, present.takes(with_it[-1] - now) + SAFETY if late else None
 
-    def stages(self, book: Book, speed: Speed) -> tuple[list[tuple[int, float]], float]:
-        found, final = [], book.final_size if book.reserving or book.forecast.pending.get(FINAL) else 0
-        for kind, count in book.forecast.pending.items():
+    def stages(self, state: TaskState, speed: Speed) -> tuple[list[tuple[int, float]], float]:
+        found, final = [], state.final_size if state.reserving or state.forecast.pending.get(FINAL) else 0
+        for kind, count in state.forecast.pending.items():
             if kind != FINAL:
                 found.append((count, self.answer(kind, final, speed)))
-        for kind, count in book.forecast.coming.items():
-            if kind != FINAL and book.reserving:
-                times = 1 if kind in book.parallel else count
+        for kind, count in state.forecast.coming.items():
+            if kind != FINAL and state.reserving:
+                times = 1 if kind in state.parallel else count
                 found.append((count // times, times * self.answer(kind, final, speed)))
         spare = 0.0
-        if book.reserving or book.forecast.pending.get(FINAL):
-            size = math.ceil(self.service_times.share(FINAL) * book.final_size)
-            prompt = book.largest_prompt and book.largest_prompt + book.final_size
+        if state.reserving or state.forecast.pending.get(FINAL):
+            size = math.ceil(self.service_times.share(FINAL) * state.final_size)
+            prompt = state.largest_prompt and state.largest_prompt + state.final_size
             found.append((1, speed.answer(size, rounded(prompt) or self.service_times.prompt(FINAL))))
-            spare = TIMING.headroom * (book.final_size - size) * speed.tpot
+            spare = TIMING.headroom * (state.final_size - size) * speed.tpot
         return [(count, TIMING.headroom * seconds) for count, seconds in found], spare
 
     def answer(self, kind: str, final: int, speed: Speed) -> float:
         return speed.answer(self.service_times.size(kind, final), self.service_times.prompt(kind))
 
 
-def width(book: Book) -> int:
-    pending, coming = book.forecast.pending, book.forecast.coming
-    return max([1, sum(pending.values()), *(coming.get(kind, 0) for kind in book.parallel)])
+def width(state: TaskState) -> int:
+    pending, coming = state.forecast.pending, state.forecast.coming
+    return max([1, sum(pending.values()), *(coming.get(kind, 0) for kind in state.parallel)])
 
 
 def endings(jobs: list[Any], free: list[float] | None) -> list[float]:
@@ -163,7 +163,7 @@ def test_promises_are_what_a_naive_plan_makes_them(
     may run are enough."""
     usage_stats, running = UsageStats(), dict[str, Any]()
     service_times = ServiceTimeStats(usage_stats)
-    promises = Promises(latency, service_times, TIMING, running, slots)  # type: ignore[arg-type]
+    promises = DeadlineAdmission(latency, service_times, TIMING, running, slots)  # type: ignore[arg-type]
     naive, ledger, now = Naive(latency, service_times, running, slots), Ledger(), 0.0
     for number, (what, *more) in enumerate(steps):
         if what == "later":
@@ -171,58 +171,58 @@ def test_promises_are_what_a_naive_plan_makes_them(
         elif what == "open":
             seconds, expect, final = more
             account = ledger.open(f"{number}", now=now)
-            book = Book(f"{number}", account, Forecast(), Uniform(), parallel=frozenset(["part"]))
-            book.final_solution = final or None
-            book.forecast.expect(expect)
-            load, needed = naive.needed(book, now + seconds, now)
+            state = TaskState(f"{number}", account, Forecast(), Uniform(), parallel=frozenset(["part"]))
+            state.final_solution = final or None
+            state.forecast.expect(expect)
+            load, needed = naive.needed(state, now + seconds, now)
             if needed is None:
-                promises.make(book, now + seconds, now)
-                naive.made.append((book, now + seconds))
+                promises.make(state, now + seconds, now)
+                naive.made.append((state, now + seconds))
             else:
                 with pytest.raises(DeadlineError) as error:
-                    promises.make(book, now + seconds, now)
+                    promises.make(state, now + seconds, now)
                 assert error.value.needed["seconds"] == pytest.approx(needed)
             assert latency.asked == max(1, load)
         elif naive.made:
-            book, end = naive.made[more[0] % len(naive.made)]
-            change(what, more, book, running, usage_stats, slots)
+            state, end = naive.made[more[0] % len(naive.made)]
+            change(what, more, state, running, usage_stats, slots)
             if what == "end":
-                promises.forget(book)
-                naive.made.remove((book, end))
+                promises.forget(state)
+                naive.made.remove((state, end))
 
 
 def change(
     what: str,
     more: list[Any],
-    book: Book,
+    state: TaskState,
     running: dict[str, Any],
     usage_stats: UsageStats,
     slots: int | None,
 ) -> None:
-    """Something happens in a task, as the desk would have it."""
+    """Something happens in a task, as the dispatcher would have it."""
     if what == "run" and (slots is None or len(running) < slots):
         limit, done = more[1:]
         slot = Slot(done=int(done * limit), seen=int(done * limit))
         grant = SimpleNamespace(budget=Budget(8, limit))
-        request = SimpleNamespace(book=book, kind=FINAL, prompt=40)
+        request = SimpleNamespace(task=state, kind=FINAL, prompt=40)
         running[f"{len(running)}"] = Call(request=request, grant=grant, slot=slot)
     elif what == "arrive":
-        book.forecast.arrived(more[1])
-    elif what == "leave" and book.forecast.pending.get(more[1]):
-        book.forecast.left(more[1])
+        state.forecast.arrived(more[1])
+    elif what == "leave" and state.forecast.pending.get(more[1]):
+        state.forecast.left(more[1])
     elif what == "over":
         usage_stats.record(more[1], 10, 40 + 10 * len(running))
         if running:
-            running.popitem()[1].request.book.forecast.ended()
+            running.popitem()[1].request.task.forecast.ended()
     elif what == "answered":
-        book.forecast.ended()
-        book.reserving = not book.reserving
+        state.forecast.ended()
+        state.reserving = not state.reserving
     elif what == "prompt":  # a call has been looked at, which is over at once
-        book.forecast.arrived(more[1])
-        book.largest_prompt += 100
-        book.forecast.left(more[1])
-    elif what == "size" and book.final_solution is None:
-        book.final_solution = 99
+        state.forecast.arrived(more[1])
+        state.largest_prompt += 100
+        state.forecast.left(more[1])
+    elif what == "size" and state.final_solution is None:
+        state.final_solution = 99
 
 
 class Call(SimpleNamespace):

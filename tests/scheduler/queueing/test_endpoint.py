@@ -41,7 +41,7 @@ def test_no_more_calls_than_slots_and_waiting_ones_hold_nothing() -> None:
             while not all(call.done() for call in calls):
                 await asyncio.sleep(0.1)
                 most = max(most, backend.running)
-                assert len(task.book.account.live) == backend.running
+                assert len(task.state.account.live) == backend.running
                 scheduler.check()
             assert most == 3
 

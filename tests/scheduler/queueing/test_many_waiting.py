@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from elastic_agent import scheduler
-from elastic_agent.scheduler.allocation.request import Book, Request, Running
-from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.allocation.request import Request, Running, TaskState
+from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.curve_files import load
 from elastic_agent.scheduler.estimates.workload import Forecast
@@ -49,7 +49,7 @@ class Crowd:
         seconds: float | None = None,
         one_task: bool = False,
     ) -> None:
-        self.desk, self.now = Desk(), 0.0
+        self.dispatcher, self.now = Dispatcher(), 0.0
         self.endpoint = (
             Endpoint(Latency(), UsageStats(), timing=Timing(), max_running=SLOTS, max_waiting=10 * many)
             if turns
@@ -57,30 +57,32 @@ class Crowd:
         )
         self.latency, self.usage_stats = Latency(), UsageStats()
         cap = 60 + 2 * many if not turns and not own else None  # each task keeps 2 for its answer
-        self.key = self.desk.ledger.open("key", tokens=cap, now=0.0) if one_key or not turns else None
-        self.books: list[Book] = []
+        self.key = self.dispatcher.ledger.open("key", tokens=cap, now=0.0) if one_key or not turns else None
+        self.books: list[TaskState] = []
         for number in range(1 if one_task else many):
             caps: dict[str, Any] = {"tokens": 60} if own else {}
-            account = self.desk.ledger.open(f"{number}", parent=self.key, now=0.0, seconds=seconds, **caps)
-            book = Book(f"{number}", account, Forecast(), Uniform(), final_solution=1, key=account.id)
-            book.reserving = False
-            self.desk.open(book, 0.0, self.endpoint if seconds is None else None)
-            self.books.append(book)
+            account = self.dispatcher.ledger.open(
+                f"{number}", parent=self.key, now=0.0, seconds=seconds, **caps
+            )
+            state = TaskState(f"{number}", account, Forecast(), Uniform(), final_solution=1, key=account.id)
+            state.reserving = False
+            self.dispatcher.open(state, 0.0, self.endpoint if seconds is None else None)
+            self.books.append(state)
         self.requests: list[Request] = []
         if turns:
             for number in range(SLOTS):
                 self.call(self.books[number % len(self.books)])
         elif own:
-            for book in self.books:
-                self.call(book)
+            for state in self.books:
+                self.call(state)
         else:
             self.call(self.books[0])
         self.first = len(self.requests)
         self.many = many
 
-    def call(self, book: Book) -> None:
+    def call(self, state: TaskState) -> None:
         request = Request(
-            book=book,
+            task=state,
             kind="call",
             prompt=10,
             fresh=10,
@@ -97,8 +99,8 @@ class Crowd:
             endpoint=self.endpoint,
         )
         self.requests.append(request)
-        self.desk.submit(request, self.now)
-        self.desk.pump(book.account, self.now)
+        self.dispatcher.submit(request, self.now)
+        self.dispatcher.pump(state.account, self.now)
 
     def arrive(self) -> None:
         """All come, one after the other."""
@@ -111,31 +113,31 @@ class Crowd:
         """All that wait leave, the latest first."""
         for request in reversed(self.requests):
             if request.outcome is None:
-                self.desk.withdraw(request, self.now)
+                self.dispatcher.withdraw(request, self.now)
 
     def time_out(self) -> None:
         """Each is asked again by its own timer."""
         for request in list(self.requests):
             if request.outcome is None:
-                self.desk.pump(request.book.account, self.now)
+                self.dispatcher.pump(request.task.account, self.now)
 
     def close(self) -> None:
         """All tasks end."""
-        for book in self.books:
-            self.desk.close(book, self.now)
+        for state in self.books:
+            self.dispatcher.close(state, self.now)
 
     def serve(self) -> None:
         """Each call that runs is over, until all have been served."""
-        while running := list(self.desk._running.values()):
+        while running := list(self.dispatcher._running.values()):
             for one in running:
                 self.now += 1e-3
-                self.desk.settle(one, Amount(0), self.now)
+                self.dispatcher.settle(one, Amount(0), self.now)
         assert all(isinstance(request.outcome, Running) for request in self.requests)
 
     def refuse(self) -> None:
         """What the running calls hold does not come back: all that wait for it are refused."""
-        for one in list(self.desk._running.values()):
-            self.desk.settle(one, one.held, self.now)
+        for one in list(self.dispatcher._running.values()):
+            self.dispatcher.settle(one, one.held, self.now)
         assert not any(request.outcome is None for request in self.requests)
 
 
@@ -181,5 +183,5 @@ def test_what_many_do_at_once_is_linear(crowd: str, event: str) -> None:
         if event != "arrive":
             found.arrive()
         cost.append(steps(getattr(found, event)))
-        found.desk.ledger.check()
+        found.dispatcher.ledger.check()
     assert cost[1] < 1.5 * MANY / FEW * cost[0], f"{cost[0]} steps for {FEW}, {cost[1]} for {MANY}"

@@ -8,8 +8,8 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from elastic_agent.scheduler.allocation.request import Book, Request, Running
-from elastic_agent.scheduler.dispatch.dispatcher import Desk
+from elastic_agent.scheduler.allocation.request import Request, Running, TaskState
+from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.curve_files import load
 from elastic_agent.scheduler.estimates.workload import Forecast
@@ -46,7 +46,7 @@ class Watched(Endpoint):
 
     def started(self, running: Running) -> None:
         first = running.request
-        behind = [other for other in self._waiting if other.book is first.book and other is not first]
+        behind = [other for other in self._waiting if other.state is first.task and other is not first]
         assert all((first.priority, first.order) < (other.priority, other.order) for other in behind)
         super().started(running)
 
@@ -64,39 +64,41 @@ class Counted(Watched):
         super().started(running)
         chosen = running.request
         self.largest = max(self.largest, running.expected.tokens)
-        keys = {request.book.key for request in self.ready}
+        keys = {request.task.key for request in self.ready}
         pairs = [(a, b) for a in keys for b in keys if a < b]
         self.got = {pair: self.got.get(pair, Counter()) for pair in pairs}
         for pair, tokens in self.got.items():
-            if chosen.book.key in pair:
-                tokens[chosen.book.key] += running.expected.tokens
+            if chosen.state.key in pair:
+                tokens[chosen.state.key] += running.expected.tokens
                 self.most = max(self.most, abs(tokens[pair[0]] - tokens[pair[1]]))
 
 
 class Door:
-    """A desk with tasks that have one endpoint in common: two keys with two tasks each, one with a token cap
-    and one with a deadline.
+    """a dispatcher with tasks that have one endpoint in common: two keys with two tasks each, one with a
+    token cap and one with a deadline.
     """
 
     def __init__(self, endpoint: Endpoint, *, plain: bool = False) -> None:
         self.endpoint, self.now = endpoint, 0.0
-        self.desk = Desk()
+        self.dispatcher = Dispatcher()
         self.requests: list[Request] = []
         self.withdrawn: set[Request] = set()
         self.tight, self.late = (None, None) if plain else (4, 5)
-        self.books = [self.book(i) for i in range(6)]
+        self.books = [self.state(i) for i in range(6)]
 
-    def book(self, number: int) -> Book:
+    def state(self, number: int) -> TaskState:
         caps: dict[str, Any] = {"tokens": 100} if number == self.tight else {}
         caps |= {"seconds": 150.0} if number == self.late else {}
-        account = self.desk.ledger.open(f"{number}", now=0.0, **caps)
-        book = Book(f"{number}", account, Forecast(), Uniform(), final_solution=16, key="abcabc"[number])
-        self.desk.open(book, 0.0, self.endpoint)
-        return book
+        account = self.dispatcher.ledger.open(f"{number}", now=0.0, **caps)
+        state = TaskState(
+            f"{number}", account, Forecast(), Uniform(), final_solution=16, key="abcabc"[number]
+        )
+        self.dispatcher.open(state, 0.0, self.endpoint)
+        return state
 
     def call(self, task: int, priority: int, solution: int) -> None:
         request = Request(
-            book=self.books[task],
+            task=self.books[task],
             kind="call",
             prompt=10,
             fresh=10,
@@ -114,8 +116,8 @@ class Door:
             endpoint=self.endpoint,
         )
         self.requests.append(request)
-        self.desk.submit(request, self.now)
-        self.desk.pump(request.book.account, self.now)
+        self.dispatcher.submit(request, self.now)
+        self.dispatcher.pump(request.task.account, self.now)
 
     @property
     def waiting(self) -> list[Request]:
@@ -129,27 +131,27 @@ class Door:
     def settle(self, which: int) -> None:
         if running := self.running:
             one = running[which % len(running)]
-            self.desk.settle(one, Amount(1 + which % one.hold.amount.tokens), self.now)
+            self.dispatcher.settle(one, Amount(1 + which % one.hold.amount.tokens), self.now)
 
     def withdraw(self, which: int) -> None:
         if live := [*self.waiting, *(running.request for running in self.running)]:
             gone = live[which % len(live)]
-            self.desk.withdraw(gone, self.now)
+            self.dispatcher.withdraw(gone, self.now)
             self.withdrawn.add(gone)
 
     def time(self, seconds: float) -> None:
         """Passes; whoever wants to be asked again is."""
         self.now += seconds
-        for book in self.books:
-            self.desk.pump(book.account, self.now)
+        for state in self.books:
+            self.dispatcher.pump(state.account, self.now)
 
     def check(self, slots: int) -> None:
         """What holds after every step."""
-        self.desk.ledger.check()
+        self.dispatcher.ledger.check()
         assert set(self.endpoint.running) == {running.hold.id for running in self.running}
         assert len(self.running) <= slots
         if len(self.running) < slots:  # a free slot: who waits waits for tokens
-            assert {r.book.name for r in self.waiting} <= {f"{self.tight}"}
+            assert {r.task.name for r in self.waiting} <= {f"{self.tight}"}
         assert self.withdrawn.isdisjoint(self.waiting)
 
     def drain(self) -> None:
@@ -175,10 +177,10 @@ def test_nothing_waits_for_nothing_and_nothing_is_lost(slots: int, steps: list[A
     ends = Counter(type(request.outcome).__name__ for request in door.requests)
     assert set(ends) <= {"Running", "TaskClosedError", "CapExceededError", "DeadlineError"}
     assert all(request in door.withdrawn for request in door.requests if ended(request) == "TaskClosedError")
-    assert {r.book.name for r in door.requests if ended(r) == "CapExceededError"} <= {f"{door.tight}"}
-    assert {r.book.name for r in door.requests if ended(r) == "DeadlineError"} <= {f"{door.late}"}
+    assert {r.task.name for r in door.requests if ended(r) == "CapExceededError"} <= {f"{door.tight}"}
+    assert {r.task.name for r in door.requests if ended(r) == "DeadlineError"} <= {f"{door.late}"}
     assert door.endpoint.idle
-    assert all(not account.live for account in door.desk.ledger.accounts.values())
+    assert all(not account.live for account in door.dispatcher.ledger.accounts.values())
 
 
 @given(

@@ -86,10 +86,10 @@ def test_no_call_uses_more_than_its_hold(
             await call.run()
             assert call.grant is not None
             assert backend.meter.output <= call.usage.generated <= call.grant.held.tokens
-            charged = task.book.account.spent
+            charged = task.state.account.spent
             metered = PRICE.charge(type(call.usage)(thinking=backend.meter.output, input=backend.meter.input))
             assert metered <= charged.nano <= call.grant.held.nano
-            assert task.book.account.held.tokens == task.book.account.reserve.tokens
+            assert task.state.account.held.tokens == task.state.account.reserve.tokens
 
     run(main())
 
@@ -126,16 +126,16 @@ def test_cancelled_at_random_points_everything_settles(seed: int) -> None:
                         await running
 
             await asyncio.gather(*(one(i) for i in range(64)))
-            account = task.book.account
+            account = task.state.account
             scheduler.check()
             assert account.live == {}
             assert account.held == account.reserve
             assert backend.running == 0
             assert backend.meter.output <= account.spent.tokens <= 3000
             assert account.spent.nano <= 20_000_000
-            assert task.book.forecast.pending == {}
-            assert task.book.forecast.running == 0
-            assert task.book.back_tokens == task.book.back_nano == 0
+            assert task.state.forecast.pending == {}
+            assert task.state.forecast.running == 0
+            assert task.state.back_tokens == task.state.back_nano == 0
 
     run(main())
 
@@ -149,7 +149,7 @@ def test_an_unread_stream_that_is_dropped_settles() -> None:
             async for _ in task.call("a"):
                 break
             await asyncio.sleep(1)
-            assert task.book.account.live == {}
+            assert task.state.account.live == {}
             assert task.spent.tokens is not None
             assert backend.meter.output <= task.spent.tokens < 20
 
@@ -169,7 +169,7 @@ def test_a_call_that_was_never_sent_is_refunded() -> None:
                 await running
             assert backend.meter.requests == 0
             assert task.spent.tokens == 0
-            assert task.book.account.live == {}
+            assert task.state.account.live == {}
 
     run(main())
 
@@ -201,7 +201,7 @@ def test_a_failed_final_call_can_be_tried_again() -> None:
                 await task.generate("sum up", kind="final", solution=20, thinking=0)
             answer = await task.generate("sum up", kind="final", solution=20, thinking=0)
             assert answer.solution == "the answer"
-            assert task.book.answered
+            assert task.state.answered
 
     run(main())
 
@@ -378,7 +378,7 @@ def test_a_policy_that_fails_fails_its_own_call() -> None:
         async with scheduler, scheduler.task(Caps(tokens=1000)) as task:
             with pytest.raises(ZeroDivisionError):
                 await task.generate("a")
-            assert task.book.account.live == {}
+            assert task.state.account.live == {}
             scheduler.check()
 
     run(main())
@@ -402,6 +402,6 @@ def test_nested_streams_never_wait_for_themselves() -> None:
             await asyncio.gather(agent(0), agent(1))
             assert len(inner) == 2
             assert backend.meter.output <= 300
-            assert task.book.account.live == {}
+            assert task.state.account.live == {}
 
     run(main())

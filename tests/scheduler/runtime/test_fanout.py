@@ -34,7 +34,7 @@ def test_a_fan_out_that_cant_be_held_at_once_is_served_whole(branches: int) -> N
             )
             scheduler.check()
             final = await task.generate("all of it", final=True, solution=48)
-            assert task.book.account.held == NOTHING
+            assert task.state.account.held == NOTHING
         assert [a.solution for a in (*answers, final)] == ["so it is 42"] * (branches + 1)
         assert all(a.solution_end == "eos" for a in answers)
         assert backend.meter.output <= cap
@@ -206,7 +206,7 @@ def test_when_the_cap_runs_out(how: str) -> None:
             for error in refused:
                 assert error.needed["tokens"] > error.available["tokens"]
             if how == "shrink":
-                assert task.book.answered
+                assert task.state.answered
                 assert task.left.tokens is not None
                 assert task.left.tokens < 17
             else:
@@ -254,10 +254,10 @@ def test_any_mix_of_calls_ends(
             got = await asyncio.gather(*(one(i, *call) for i, call in enumerate(calls)))
             scheduler.check()
             in_time = task.left.seconds is None or task.left.seconds > 0.3  # the caller's own delay aside
-            if any(got) and not task.book.answered and in_time:
+            if any(got) and not task.state.answered and in_time:
                 final = await task.generate("all", final=True, solution=20)
                 assert final.solution_end == "eos"
-            assert task.book.account.live == {}
+            assert task.state.account.live == {}
             if seconds is not None:
                 assert task.left.seconds is not None
                 assert task.left.seconds >= 0

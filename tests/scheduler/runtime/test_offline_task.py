@@ -6,7 +6,7 @@ from elastic_agent import Budget, Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.scheduler.runtime.offline_task import TaskWalk
+from elastic_agent.scheduler.runtime.offline_task import OfflineTask
 from elastic_agent.usage import Usage
 from tests.clock import run
 
@@ -22,7 +22,7 @@ def test_a_walk_is_a_live_task(cap: int, policy: str) -> None:
     async def work() -> None:
         backend = ScriptedBackend(Reply(thinking="hm " * 20, solution="so the answer is 42"))
         async with (
-            BudgetScheduler(backend, policy=POLICIES[policy](), curves=TaskWalk(cap).curves) as scheduler,
+            BudgetScheduler(backend, policy=POLICIES[policy](), curves=OfflineTask(cap).curves) as scheduler,
             scheduler.task(Caps(tokens=cap)) as task,
         ):
             for number in range(6):
@@ -36,20 +36,20 @@ def test_a_walk_is_a_live_task(cap: int, policy: str) -> None:
                 live.append((done.usage.prompt, call.grant.budget, done.usage))
 
     run(work())
-    walk = TaskWalk(cap, policy=policy)
+    walk = OfflineTask(cap, policy=policy)
     for number, (prompt, granted, usage) in enumerate(live):
         assert walk.grant(prompt, Budget(90, 24), last=number == 5) == granted
         assert walk.granted is not None
         assert walk.granted.reason
         walk.settle(usage)
-        walk.desk.ledger.check()
+        walk.dispatcher.ledger.check()
     assert len(live) > 1
 
 
 def test_a_walk_never_exceeds_its_cap() -> None:
     """Whatever its calls use of their grants, up to all of it."""
     for cap in range(17, 120, 7):
-        walk, spent = TaskWalk(cap), 0
+        walk, spent = OfflineTask(cap), 0
         for _ in range(12):
             try:
                 budget = walk.grant(30, Budget(50, 24))
@@ -64,10 +64,10 @@ def test_a_walk_never_exceeds_its_cap() -> None:
 
 def test_a_walk_says_what_is_wrong() -> None:
     with pytest.raises(CapExceededError, match="can't hold one answer"):
-        TaskWalk(10)
+        OfflineTask(10)
     with pytest.raises(ValueError, match="there are marginal, uniform"):
-        TaskWalk(100, policy="greedy")
-    walk = TaskWalk(100)
+        OfflineTask(100, policy="greedy")
+    walk = OfflineTask(100)
     with pytest.raises(ValueError, match="must be a number"):
         walk.grant(10, Budget(None, 16))
     with pytest.raises(RuntimeError, match="no call is running"):

@@ -93,7 +93,7 @@ def test_sub_tasks_leave_their_parent_its_answer(expect: dict[str, int] | None) 
                 for kind in ("call", "call", "call", "final"):
                     with suppress(CapExceededError):
                         await inner.generate("p", kind=kind, solution=200)
-            assert outer.book.admitted
+            assert outer.state.admitted
             assert (await outer.generate("sum up", kind="final", solution=50)).usage.solution == 50
 
     run(main())
@@ -140,7 +140,7 @@ def test_siblings_share_what_their_parent_has() -> None:
                     return answer.usage.solution
 
             assert all(await asyncio.gather(*(agent(i) for i in range(10))))
-            assert outer.book.account.children == {}
+            assert outer.state.account.children == {}
             scheduler.check()
         assert backend.meter.output <= 600
 
@@ -162,7 +162,7 @@ def test_caps_too_small_for_one_answer_are_refused_at_the_opening() -> None:
             async with scheduler.task(Caps(tokens=5)):
                 raise AssertionError
         assert backend.meter.requests == 0
-        assert scheduler.desk.ledger.accounts == {}
+        assert scheduler.dispatcher.ledger.accounts == {}
 
     run(main())
 
@@ -259,14 +259,14 @@ def test_leaving_stops_what_still_runs() -> None:
                 await running
             with pytest.raises(TaskClosedError):
                 await waiting
-            account = task.book.account
+            account = task.state.account
             assert account.held == NOTHING
             assert backend.running == 0
             assert task.spent.tokens is not None
             assert backend.meter.output <= task.spent.tokens < 100
             outcomes = [call.outcome for call in task.report().calls]
             assert outcomes == ["stopped", "refused"]
-            assert scheduler.desk.ledger.accounts == {}
+            assert scheduler.dispatcher.ledger.accounts == {}
 
     run(main())
 
@@ -283,7 +283,7 @@ def test_a_stream_left_open_is_closed_with_its_task() -> None:
                 async for event in stream:
                     if event.segment == "thinking":
                         break
-            assert task.book.account.held == NOTHING
+            assert task.state.account.held == NOTHING
             assert backend.running == 0
             assert call.usage.thinking >= 1
 
@@ -304,7 +304,7 @@ def test_a_stream_on_an_idle_loop_hangs_nobody() -> None:
     thread.start()
     thread.join()
     asyncio.run(asyncio.wait_for(task.aclose(), 30))
-    assert task.book.account.held == NOTHING
+    assert task.state.account.held == NOTHING
     assert task.spent.tokens == task.report().calls[0].grant.held.tokens  # type: ignore[union-attr]
     kept[0].close()  # type: ignore[attr-defined]
 
@@ -327,7 +327,7 @@ def test_errors_of_the_body_pass_through_and_close_the_task() -> None:
         with pytest.raises(ZeroDivisionError):
             await body()
         assert task.closed
-        assert task.book.account.held == NOTHING
+        assert task.state.account.held == NOTHING
         with pytest.raises(TaskClosedError):
             await stragglers[0]
 
@@ -371,7 +371,7 @@ def test_the_sync_scope_serves_threads() -> None:
         assert len(answers) == 8
     assert current_task() is None
     assert backend.meter.output <= 700
-    assert task.book.account.held == NOTHING
+    assert task.state.account.held == NOTHING
 
 
 def test_threads_wait_for_each_others_refunds() -> None:
@@ -435,7 +435,7 @@ def test_declared_calls_are_weighed() -> None:
             task.expect({"step": 1 + declared, "final": 1})
             call = task.call("a", kind="step", solution=20)
             await call.run()
-            assert task.book.forecast.own == {"step": declared, "final": 1}
+            assert task.state.forecast.own == {"step": declared, "final": 1}
             assert call.grant is not None
             assert call.grant.why["others"] == declared + 1
             return call.grant.budget.thinking or 0

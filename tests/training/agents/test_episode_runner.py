@@ -7,7 +7,7 @@ import pytest
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, InvalidBudgetError
-from elastic_agent.scheduler.runtime.offline_task import TaskWalk
+from elastic_agent.scheduler.runtime.offline_task import OfflineTask
 from elastic_agent.training.agents.episode_runner import (
     Ending,
     EpisodeLimits,
@@ -148,7 +148,7 @@ def test_no_room_for_another_turn() -> None:
     prompt = len(CODEC.encode_chat(PROMPT))
     short = run_one(says(ASKS, ANSWERS), context=prompt + len(ids(ASKS)) + 20, asked=Budget(4, 12))
     assert short.ending is Ending.CONTEXT
-    poor = run_one(says(f"// what is #1 ? {END}", ASKS), allocator=TaskWalk(17))
+    poor = run_one(says(f"// what is #1 ? {END}", ASKS), allocator=OfflineTask(17))
     assert poor.ending is Ending.TOKENS
     for trajectory, forced in ((short, 0), (poor, 1)):
         assert list(trajectory.rollout.completion_ids) == ids(ASKS)
@@ -159,7 +159,7 @@ def test_a_task_whose_first_turn_does_not_fit_is_an_error() -> None:
     with pytest.raises(InvalidBudgetError, match="do not fit"):
         run_one(says(ASKS), context=20)
     with pytest.raises(CapExceededError):
-        run_one(says(ASKS), allocator=TaskWalk(5))
+        run_one(says(ASKS), allocator=OfflineTask(5))
 
 
 def test_a_final_answer_is_scored_on_its_own_text() -> None:
@@ -185,7 +185,7 @@ def many(seed: int, cap: int | None) -> list[Trajectory]:
             list(prompt),
             RENDERER,
             EpisodeLimits(6, 900),
-            None if cap is None else TaskWalk(cap),
+            None if cap is None else OfflineTask(cap),
         )
         for i in range(12)
     ]

@@ -106,7 +106,7 @@ async def test_a_remote_graph_spends_what_was_set_aside(wire: Wire, tmp_path: Pa
     async with task_budget(tokens=300) as task:
         async with remote_budget(Caps(tokens=100), store=ledger) as metadata:
             assert isinstance(json.loads(metadata["elastic_agent_scope"]), dict)
-            assert task.book.account.held.tokens >= 100
+            assert task.state.account.held.tokens >= 100
             there = await asyncio.to_thread(other, "remote", ledger, json.dumps(metadata), 3, wire=wire)
         remotely = task.spent.tokens
         late = await asyncio.to_thread(other, "remote", ledger, json.dumps(metadata), 1, wire=wire)
@@ -117,8 +117,8 @@ async def test_a_remote_graph_spends_what_was_set_aside(wire: Wire, tmp_path: Pa
     calls = wire.backend.meter.requests
     assert task.spent.tokens is not None
     assert wire.backend.meter.output <= task.spent.tokens <= wire.backend.meter.output + calls
-    task.desk.ledger.check()
-    assert task.book.account.held.tokens == 0
+    task.dispatcher.ledger.check()
+    assert task.state.account.held.tokens == 0
 
 
 async def test_a_remote_graph_cannot_spend_more(wire: Wire, tmp_path: Path) -> None:

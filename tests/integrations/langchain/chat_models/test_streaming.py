@@ -253,5 +253,5 @@ def test_an_interrupted_call_has_stopped_when_the_caller_goes_on(
         with pytest.raises(KeyboardInterrupt):
             chat(thinking_budget=8).invoke("say 7")
         assert backend.running == 0
-        assert not task.book.account.live
+        assert not task.state.account.live
         assert task.spent.tokens == backend.meter.output

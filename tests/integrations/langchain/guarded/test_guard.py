@@ -56,9 +56,9 @@ def gpt(server: OpenAIServer, model: str = "gpt-4o-mini", **options: Any) -> Cha
 
 
 def settled(task: Task) -> None:
-    task.desk.ledger.check()
-    assert task.book.account.held.tokens == 0
-    assert not task.book.account.live
+    task.dispatcher.ledger.check()
+    assert task.state.account.held.tokens == 0
+    assert not task.state.account.live
 
 
 def agree(task: Task, server: OpenAIServer) -> None:
@@ -158,7 +158,7 @@ async def test_what_nobody_knows_is_charged_whole(server: OpenAIServer, how: str
             with pytest.raises(asyncio.CancelledError):
                 await running
         assert task.spent.tokens == 40 >= server.output
-        assert not task.book.account.live
+        assert not task.state.account.live
     settled(task)
 
 

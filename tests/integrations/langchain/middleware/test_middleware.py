@@ -81,7 +81,7 @@ class Setup:
         assert len(report.calls) == calls
         assert sum(c.usage.metered_output for c in report.calls) == self.backend.meter.output
         assert task.closed
-        assert task.book.account.held.tokens == 0
+        assert task.state.account.held.tokens == 0
 
 
 ASK = {"messages": [("user", "go")]}

@@ -91,7 +91,7 @@ def test_two_schedulers_share_one_account(ledger: str) -> None:
 
 
 def test_what_another_has_spent_is_not_spent_again() -> None:
-    """The desk doesn't know of it until the store refuses: the call shrinks into what is left."""
+    """The dispatcher doesn't know of it until the store refuses: the call shrinks into what is left."""
 
     async def main() -> None:
         store, backend = MemoryStore(), ScriptedBackend(TALK)
@@ -153,7 +153,7 @@ def test_the_final_answers_reserve_is_held_in_the_store() -> None:
                 assert final.solution == "so it is 42"
             await store.settle("elsewhere", NOTHING)
         # The scheduler closed its store, as it owns it: what is left is read from the rows.
-        assert scheduler.desk.ledger.accounts["acme"].held == NOTHING
+        assert scheduler.dispatcher.ledger.accounts["acme"].held == NOTHING
 
     asyncio.run(main())
 
@@ -169,7 +169,7 @@ def test_a_task_that_ends_gives_its_reserve_back() -> None:
                     await task.generate("a", solution=16)
             await until(lambda: nothing_held(store))
             spent = (await level(store)).spent
-            assert spent.tokens == scheduler.desk.ledger.accounts["acme"].spent.tokens
+            assert spent.tokens == scheduler.dispatcher.ledger.accounts["acme"].spent.tokens
 
     asyncio.run(main())
 
@@ -191,7 +191,7 @@ def test_a_cancelled_call_leaves_nothing_behind(moment: str) -> None:
                 store.pause = 0.0
             await until(lambda: nothing_held(store))
             charged = (await level(store)).spent.tokens
-            assert charged == scheduler.desk.ledger.accounts["acme"].spent.tokens
+            assert charged == scheduler.dispatcher.ledger.accounts["acme"].spent.tokens
             assert (charged == 0) == (moment == "in the store")
 
     asyncio.run(main())
@@ -215,7 +215,7 @@ def test_a_task_that_ends_while_the_store_is_slow_leaves_nothing_behind(after: f
             await asyncio.sleep(0.5)
             await until(lambda: nothing_held(store))
             spent = (await level(store)).spent
-            assert spent.tokens == scheduler.desk.ledger.accounts["acme"].spent.tokens
+            assert spent.tokens == scheduler.dispatcher.ledger.accounts["acme"].spent.tokens
 
     asyncio.run(main())
 
@@ -325,7 +325,7 @@ def test_a_plain_with_on_a_thread_of_its_own_works() -> None:
         assert asyncio.run(task.generate("a", solution=16)).solution == "so it is 42"
         assert asyncio.run(task.generate("b", solution=16)).solution == "so it is 42"
     asyncio.run(scheduler.aclose())
-    assert scheduler.desk.ledger.accounts["acme"].held == NOTHING
+    assert scheduler.dispatcher.ledger.accounts["acme"].held == NOTHING
 
 
 def test_an_account_whose_time_is_up_in_the_store_sets_a_deadline_here() -> None:
@@ -370,7 +370,7 @@ def test_an_account_that_exists_is_joined_by_its_name(tmp_path: Path) -> None:
         await store.aclose()
         backend = ScriptedBackend(TALK)
         async with BudgetScheduler(backend, store=tmp_path / "spend.db", accounts="acme/alice") as scheduler:
-            assert scheduler.desk.ledger.accounts["acme"].tokens == 50
+            assert scheduler.dispatcher.ledger.accounts["acme"].tokens == 50
         with pytest.raises(StoreError, match="acme/bob"):
             async with BudgetScheduler(backend, store=tmp_path / "spend.db", accounts="acme/bob"):
                 pass

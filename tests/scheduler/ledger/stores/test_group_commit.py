@@ -14,7 +14,7 @@ from elastic_agent.errors import StoreUnavailableError
 from elastic_agent.scheduler.ledger.stores.group_commit import TOGETHER, GroupCommit
 
 
-class Desk:
+class Dispatcher:
     """Runs batches of numbers, when it is let; an answer is the number itself.
 
     Attributes:
@@ -38,96 +38,96 @@ class Desk:
         return list(jobs)
 
 
-async def busy(desk: Desk, commits: GroupCommit[int]) -> asyncio.Future[int]:
+async def busy(dispatcher: Dispatcher, commits: GroupCommit[int]) -> asyncio.Future[int]:
     """A first step that is under way until `desk.may` is set."""
-    desk.may.clear()
+    dispatcher.may.clear()
     first = asyncio.ensure_future(commits.run(0))
-    await asyncio.to_thread(desk.began.wait)
+    await asyncio.to_thread(dispatcher.began.wait)
     return first
 
 
 async def test_what_waits_behind_a_batch_leaves_in_one() -> None:
     """In the order of arrival, at most so many at once."""
-    desk = Desk()
-    commits: GroupCommit[int] = GroupCommit("test", desk.together)
-    first = await busy(desk, commits)
+    dispatcher = Dispatcher()
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together)
+    first = await busy(dispatcher, commits)
     rest = [asyncio.ensure_future(commits.run(i)) for i in range(1, TOGETHER + 3)]
     await asyncio.sleep(0)
-    desk.may.set()
+    dispatcher.may.set()
     assert await asyncio.gather(first, *rest) == list(range(TOGETHER + 3))
-    assert desk.batches == [[0], list(range(1, TOGETHER + 1)), [TOGETHER + 1, TOGETHER + 2]]
+    assert dispatcher.batches == [[0], list(range(1, TOGETHER + 1)), [TOGETHER + 1, TOGETHER + 2]]
     await commits.aclose()
 
 
 async def test_one_that_fails_does_not_spoil_the_others() -> None:
     """The batch goes again one by one."""
-    desk = Desk(lambda jobs: ValueError("three") if 3 in jobs else None)
-    commits: GroupCommit[int] = GroupCommit("test", desk.together)
-    first = await busy(desk, commits)
+    dispatcher = Dispatcher(lambda jobs: ValueError("three") if 3 in jobs else None)
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together)
+    first = await busy(dispatcher, commits)
     rest = [asyncio.ensure_future(commits.run(i)) for i in range(1, 5)]
     await asyncio.sleep(0)
-    desk.may.set()
+    dispatcher.may.set()
     answers = await asyncio.gather(first, *rest, return_exceptions=True)
     assert [str(answer) for answer in answers] == ["0", "1", "2", "three", "4"]
-    assert desk.batches == [[0], [1, 2, 3, 4], [1], [2], [3], [4]]
+    assert dispatcher.batches == [[0], [1, 2, 3, 4], [1], [2], [3], [4]]
     await commits.aclose()
 
 
 async def test_a_place_that_is_away_is_away_for_all() -> None:
     """Nobody waits for it a second time."""
-    desk = Desk(lambda jobs: StoreUnavailableError("away") if 0 not in jobs else None)
-    commits: GroupCommit[int] = GroupCommit("test", desk.together)
-    first = await busy(desk, commits)
+    dispatcher = Dispatcher(lambda jobs: StoreUnavailableError("away") if 0 not in jobs else None)
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together)
+    first = await busy(dispatcher, commits)
     rest = [asyncio.ensure_future(commits.run(i)) for i in range(1, 4)]
     await asyncio.sleep(0)
-    desk.may.set()
+    dispatcher.may.set()
     assert await first == 0
     for step in rest:
         with pytest.raises(StoreUnavailableError, match="away"):
             await step
-    assert desk.batches == [[0], [1, 2, 3]]
+    assert dispatcher.batches == [[0], [1, 2, 3]]
     await commits.aclose()
 
 
 async def test_a_step_that_nobody_waits_for_goes_with_the_next() -> None:
     """And by itself when none comes."""
-    desk = Desk()
-    commits: GroupCommit[int] = GroupCommit("test", desk.together)
+    dispatcher = Dispatcher()
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together)
     alone = commits.later(1)
     assert await asyncio.wrap_future(alone) == 1
     behind = [commits.later(2), commits.later(3)]
     assert await commits.run(4) == 4
     assert [step.result() for step in behind] == [2, 3]
-    assert desk.batches == [[1], [2, 3, 4]]
+    assert dispatcher.batches == [[1], [2, 3, 4]]
     await commits.aclose()
 
 
 async def test_a_step_that_was_cancelled_before_it_left_does_not_happen() -> None:
     """One that is under way does."""
-    desk = Desk()
-    commits: GroupCommit[int] = GroupCommit("test", desk.together)
-    first = await busy(desk, commits)
+    dispatcher = Dispatcher()
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together)
+    first = await busy(dispatcher, commits)
     second = asyncio.ensure_future(commits.run(1))
     await asyncio.sleep(0)
     first.cancel()
     second.cancel()
     await asyncio.wait([first, second])
-    desk.may.set()
+    dispatcher.may.set()
     assert await commits.run(2) == 2
-    assert desk.batches == [[0], [2]]
+    assert dispatcher.batches == [[0], [2]]
     await commits.aclose()
 
 
 async def test_a_batch_that_hangs_is_cut_by_who_waited_as_long() -> None:
     """Its own steps and those behind it end; the commits goes on."""
-    desk, cut = Desk(), asyncio.Event()
+    dispatcher, cut = Dispatcher(), asyncio.Event()
 
     def end() -> None:
         cut.set()
-        desk.may.set()
+        dispatcher.may.set()
 
-    commits: GroupCommit[int] = GroupCommit("test", desk.together, timeout=0.1, cut=end)
-    first = await busy(desk, commits)
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together, timeout=0.1, cut=end)
+    first = await busy(dispatcher, commits)
     second = asyncio.ensure_future(commits.run(1))
     with pytest.raises(TimeoutError):
         await first
@@ -140,8 +140,8 @@ async def test_a_batch_that_hangs_is_cut_by_who_waited_as_long() -> None:
 
 async def test_closing_finishes_what_waits() -> None:
     """Lingering steps too; then the thread lets go of its connection."""
-    desk, done = Desk(), threading.Event()
-    commits: GroupCommit[int] = GroupCommit("test", desk.together, done=done.set, timeout=10)
+    dispatcher, done = Dispatcher(), threading.Event()
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together, done=done.set, timeout=10)
     behind = commits.later(1)
     await commits.aclose()
     assert behind.result() == 1
@@ -150,8 +150,8 @@ async def test_closing_finishes_what_waits() -> None:
 
 async def test_closing_gives_up_what_hangs() -> None:
     """After the timeout."""
-    desk = Desk()
-    commits: GroupCommit[int] = GroupCommit("test", desk.together, timeout=0.1, cut=desk.may.set)
-    first = await busy(desk, commits)
+    dispatcher = Dispatcher()
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together, timeout=0.1, cut=dispatcher.may.set)
+    first = await busy(dispatcher, commits)
     await commits.aclose()
     assert first.done() or await asyncio.wait([first])

@@ -29,7 +29,7 @@ from elastic_agent.scheduler.ledger.durable.options import LEASE
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredHold
-from elastic_agent.scheduler.runtime.external_call import ForeignCall, ForeignModel
+from elastic_agent.scheduler.runtime.external_call import ExternalCall, ExternalModel
 from tests.scheduler.ledger.stores.places import START, Place
 
 DAY = 86400.0
@@ -154,8 +154,8 @@ async def test_stopped_before_somebody_elses_client_sends(
     night, store = Night(place, monkeypatch), place.open()
     scheduler = await started(place, store, ScriptedBackend(TALK))
     async with scheduler.task(Caps(tokens=400)) as task:
-        call = ForeignCall(task, ForeignModel("gpt"), prompt=10, thinking=0, solution=100)
-        await call.admit()
+        call = ExternalCall(task, ExternalModel("gpt"), prompt=10, thinking=0, solution=100)
+        await call.acquire()
         await call.may_send()
         await night.stop(store)
         with pytest.raises(LeaseLostError):

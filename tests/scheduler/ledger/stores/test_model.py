@@ -33,7 +33,7 @@ WINDOWS = {None: "", "day": "%Y-%m-%d", "month": "%Y-%m"}
 
 
 @dataclass
-class Promise:
+class AcceptedDeadline:
     """A hold, as the model has it."""
 
     key: str
@@ -54,7 +54,7 @@ class Naive:
     specs: dict[str, Spec] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
     closed: set[str] = field(default_factory=set)
-    holds: dict[str, Promise] = field(default_factory=dict)
+    holds: dict[str, AcceptedDeadline] = field(default_factory=dict)
     charges: list[tuple[str, Amount, float]] = field(default_factory=list)
 
     def up(self, account: str | None) -> list[str]:
@@ -70,23 +70,23 @@ class Naive:
         mine = [c for c in self.charges if account in self.up(c[0])]
         return sum((a for _, a, t in mine if datetime.fromtimestamp(t, UTC).strftime(stamp) == this), NOTHING)
 
-    def end(self, hold: Promise, state: HoldState, charge: Amount) -> None:
+    def end(self, hold: AcceptedDeadline, state: HoldState, charge: Amount) -> None:
         hold.state, hold.charged = state, charge
         self.charges.append((hold.account, charge, self.now))
 
-    def lapse(self, hold: Promise) -> None:
+    def lapse(self, hold: AcceptedDeadline) -> None:
         if hold.dispatched:
             self.end(hold, HoldState.EXPIRED, hold.amount)
         else:
             self.end(hold, HoldState.REFUNDED, NOTHING)
 
-    def lives(self, hold: Promise) -> bool:
+    def lives(self, hold: AcceptedDeadline) -> bool:
         """Whether it does, now that somebody asks."""
         if hold.state is HoldState.LIVE and hold.until <= self.now:
             self.lapse(hold)
         return hold.state is HoldState.LIVE
 
-    def shown(self, hold: Promise) -> StoredHold:
+    def shown(self, hold: AcceptedDeadline) -> StoredHold:
         left = max(0.0, hold.until - self.now) if hold.state is HoldState.LIVE else 0.0
         return StoredHold(
             hold.key, hold.account, hold.amount, hold.state, hold.charged, hold.dispatched, left
@@ -300,7 +300,7 @@ class Ledgers(RuleBasedStateMachine):
             return key
         if old is not None and model.lives(model.holds[old]):
             model.end(model.holds[old], HoldState.REFUNDED, NOTHING)
-        model.holds[key] = Promise(key, account, amount, model.now + lease, away)
+        model.holds[key] = AcceptedDeadline(key, account, amount, model.now + lease, away)
         assert got == model.shown(model.holds[key])
         return key
 
