@@ -39,8 +39,9 @@ from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.errors import ElasticError
 from elastic_agent.generation.early_exit import EarlyExit
 from elastic_agent.integrations.commands import main as cli
+from elastic_agent.integrations.gateway.api import headers
 from elastic_agent.integrations.gateway.api import request_schema as fields
-from elastic_agent.integrations.gateway.api.errors import GatewayError
+from elastic_agent.integrations.gateway.errors import GatewayError
 from elastic_agent.integrations.gateway.settings import Limits
 from elastic_agent.integrations.langchain import ChatElasticReasoning, guard
 from elastic_agent.scheduler import BudgetScheduler, Price, Timing
@@ -339,7 +340,7 @@ def entries() -> Iterator[Entry]:
     yield Entry("task(expect=)", expect, "integer", 0, 100_000)
     yield Entry(
         "header X-Elastic-Thinking",
-        lambda v: fields.header_tokens({"T": v}, "T", 0),
+        lambda v: headers.header_tokens({"T": v}, "T", 0),
         "integer",
         0,
         most,
@@ -348,7 +349,7 @@ def entries() -> Iterator[Entry]:
     )
     yield Entry(
         "header X-Elastic-Solution",
-        lambda v: fields.header_tokens({"S": v}, "S", 1),
+        lambda v: headers.header_tokens({"S": v}, "S", 1),
         "integer",
         1,
         most,
@@ -357,7 +358,7 @@ def entries() -> Iterator[Entry]:
     )
     yield Entry(
         "header X-Elastic-Caps: tokens",
-        lambda v: fields.header_caps(f"tokens={v}").tokens,
+        lambda v: headers.header_caps(f"tokens={v}").tokens,
         "integer",
         1,
         cap,
@@ -366,7 +367,7 @@ def entries() -> Iterator[Entry]:
     )
     yield Entry(
         "header X-Elastic-Caps: seconds",
-        lambda v: fields.header_caps(f"seconds={v}").seconds,
+        lambda v: headers.header_caps(f"seconds={v}").seconds,
         "real",
         0,
         seconds,

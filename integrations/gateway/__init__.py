@@ -1,13 +1,16 @@
 """`elastic-agent serve`: an OpenAI-compatible server that gives every call a thinking and a solution budget.
 
-config      what it is told when it starts         server      the application, its routes, its life
-fields      what clients send, checked             plan        a request as a call
-keys        keys with caps                         books       an account for each key and task
-tasks       tasks that clients name                generation  one request, from its body to its end
-choices     answers while they come                exchange    answers, written
-wire        OpenAI's JSON                          errors      errors in OpenAI's shape
-intake      bodies and headers                     connections how many, and which go first
-json_body   JSON at a bounded price                watchdog    who makes the loop stand still
-metrics     /metrics                               openapi     /openapi.json
-task_routes /v1/tasks                              command     the command line
+Rooms, from the ground up; each may import those above it, `errors` and `settings`, and the other parts:
+
+ops       connections, the listening socket, metrics, a watchdog of the event loop
+storage   keys and kept answers, beside the ledger
+accounts  what calls are charged to: keys, named tasks, and their accounts on the ledger
+api       what clients send: headers and bodies, checked
+answers   answers on their way to the client
+serving   one request for an answer, from its body to its end
+routes    around every request; tasks and status
+
+app       the gateway: makes the rooms' parts, starts and stops them
+settings  what a gateway is told when it starts
+errors    errors in OpenAI's shape
 """

@@ -1,4 +1,4 @@
-"""What a gateway is told when it starts."""
+"""The settings of a gateway: its models, its limits, its ledger, its address."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Limits:
 
     Attributes:
         body: bytes of a request's body.
-        line: bytes of the request line and of one header.
+        line: bytes of the request line, and of one header.
         headers: how many headers.
         request_seconds: for a request's headers, and again for its body, to arrive.
-        idle_seconds: that a connection may stay open without a request.
-        send_seconds: that a client may take to read a piece of an answer.
-        call_seconds: that a call may take, waiting for its turn included.
+        idle_seconds: for which a connection may stay open without a request.
+        send_seconds: that a client may take to read a part of an answer.
+        call_seconds: that a call may take, its time in the queue included.
         connections: open at once, as far as the system's limit on open files allows.
         choices: the largest `n`.
         tasks: open at once in this process.
-        task_idle_seconds: after which a task that nobody uses is closed.
+        task_idle_seconds: after which an unused task is closed.
         grace_seconds: for running calls when the gateway shuts down.
         answer_seconds: for which the answer of a request with an `Idempotency-Key` is kept.
-        leave_seconds: for which such a request runs on when its client has left, for one that tries again.
+        leave_seconds: for which such a request runs on after its client has left, for a retry.
     """
 
     body: int = 4 * 1024 * 1024
@@ -70,8 +70,8 @@ class Upstream:
 
     Attributes:
         name: what clients call it.
-        backend: what answers.
-        price: what it costs; None asks the price list.
+        backend: its backend.
+        price: what it costs; None: as in the price list.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Upstream:
     price: Price | None = None
 
     async def reachable(self, seconds: float) -> bool:
-        """It answers now."""
+        """Whether its server answers within so many seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await self.backend.probe()
-        except Exception:  # whatever it is, the model can't be used
+        except Exception:  # whatever the error is, the model can't be used
             return False
         return True
 
@@ -98,12 +98,12 @@ class Config:
         host, port: where it listens; port 0 takes a free one.
         lease: seconds after which what a process that died holds is charged.
         max_running, max_waiting: for each model, see `BudgetScheduler`.
-        solution: solution tokens of requests that don't say.
+        solution: solution tokens of a request that names none.
         wrap_up: what is written before a forced close (`elastic_agent.generation.wrap_up`).
         log: where the scheduler's events go.
-        no_keys: ask for no key, of requests to this machine's own addresses alone. Everybody who reaches it,
-            every program and user of this machine, spends without one.
-        watchdog: tell who makes the loop stand still (`watchdog`).
+        no_keys: ask for no key, and listen on this machine's own addresses alone. Every program and user of
+            this machine can spend.
+        watchdog: report which request makes the event loop stand still (`ops.watchdog`).
     """
 
     upstreams: Sequence[Upstream]
@@ -121,11 +121,11 @@ class Config:
     watchdog: bool = False
 
     def checked(self) -> Self:
-        """Itself.
+        """These settings, checked.
 
         Raises:
-            ValueError: no model, two of one name, one that others could reach without a key, or a number that
-                can't be.
+            ValueError: there is no model, two models have one name, other machines could reach the gateway
+                without a key, or a number is out of range.
         """
         integer("port", self.port, most=MOST_PORT, of="")
         real("lease", self.lease, above=True, most=MOST_SECONDS, of="seconds")
@@ -147,7 +147,7 @@ class Config:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own, and nobody else's."""
+    """Whether a host name or address is reached from this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -155,6 +155,6 @@ def is_loopback(host: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """A ledger's place for people: no user, no password, no query."""
+    """A ledger's place without user, password and query, to be shown."""
     scheme, separator, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}" if separator else url

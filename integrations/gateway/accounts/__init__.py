@@ -1,10 +1,8 @@
-"""Who pays: keys, tasks, and their accounts on the ledger.
+"""What calls are charged to: keys, tasks that clients name, and their accounts on the ledger.
 
-accounts   Who pays: an account on the durable ledger for each key, and one under it for each task.
-keys       Keys with caps. Kept beside the ledger: in its SQLite file, its PostgreSQL database or its
-           Redis.
-sql_table  A table of the gateway's own beside the ledger's, in its SQLite file or its PostgreSQL
-           database.
-tasks      Tasks that clients name: opened by a POST to `/v1/tasks`, or by a request that brings an id
-           and caps.
+keys               API keys with caps
+account_scheduler  a scheduler for each account: of a key, or of a task
+named_tasks        tasks that clients open, name and close
+
+Imports `storage` and `errors` of the gateway, the scheduler and the core.
 """

@@ -1,25 +1,34 @@
-"""What is read of a request beside its JSON: the body's bytes, and the headers that are ours."""
+"""The request headers that are ours, and the checks of a request to a gateway without keys."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-from aiohttp import ClientError, web
 from multidict import CIMultiDictProxy
 
+from elastic_agent.budget import Caps
+from elastic_agent.errors import InvalidCapsError, InvalidValueError
 from elastic_agent.scheduler.allocation.request import OnExhausted
+from elastic_agent.validation import integer, shown
 
-from ..ops.connections import Connection
+from ..errors import GatewayError, bad_request
 from ..settings import is_loopback
-from .errors import GatewayError, bad
+
+PREFIX = "x-elastic-"
+"""How the lower-case names of our headers begin."""
+HEADERS = tuple(
+    PREFIX + name for name in ("caps", "final", "kind", "on-exhausted", "solution", "task", "thinking")
+)
+IDEMPOTENCY_KEY = "Idempotency-Key"
+MOST_LENGTH = 200
+"""Characters of a header of ours."""
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class CallOptions:
     """How a call is made in its task; see `Task.call`."""
 
     kind: str = "call"
@@ -27,33 +36,100 @@ class Terms:
     on_exhausted: OnExhausted | None = None
 
 
-def terms(headers: Mapping[str, str]) -> Terms:
-    """What the headers say of it.
+def call_options(headers: Mapping[str, str]) -> CallOptions:
+    """What the headers say about the call.
 
     Raises:
         GatewayError: 400, naming the header.
     """
     kind = headers.get("X-Elastic-Kind", "call")
-    if not _name(kind, 40, "_-"):
-        raise bad("X-Elastic-Kind", "X-Elastic-Kind is 1 to 40 letters, digits or _ -")
+    if not _is_name(kind, 40, "_-"):
+        raise bad_request("X-Elastic-Kind", "X-Elastic-Kind is 1 to 40 letters, digits or _ -")
     final = headers.get("X-Elastic-Final", "false").lower()
     if final not in ("true", "false", "1", "0"):
-        raise bad("X-Elastic-Final", "X-Elastic-Final is true or false")
+        raise bad_request("X-Elastic-Final", "X-Elastic-Final is true or false")
     on_exhausted: Any = headers.get("X-Elastic-On-Exhausted")
     if on_exhausted not in (None, "shrink", "wait", "raise"):
-        raise bad("X-Elastic-On-Exhausted", "X-Elastic-On-Exhausted is shrink, wait or raise")
-    return Terms(kind, final in ("true", "1"), on_exhausted)
+        raise bad_request("X-Elastic-On-Exhausted", "X-Elastic-On-Exhausted is shrink, wait or raise")
+    return CallOptions(kind, final in ("true", "1"), on_exhausted)
+
+
+def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | None:
+    """A number of tokens in a header; None without the header.
+
+    Raises:
+        GatewayError: 400, naming the header.
+    """
+    text = headers.get(name)
+    if text is None:
+        return None
+    try:
+        return integer(name, text, least=least)
+    except InvalidValueError as error:
+        raise bad_request(name, str(error)) from None
+
+
+def header_caps(text: str) -> Caps:
+    """`X-Elastic-Caps: tokens=4000, usd=0.05, seconds=30` as caps.
+
+    Raises:
+        GatewayError: 400, naming the header: an unknown unit, a unit twice, or a cap that is out of range.
+    """
+    form = "X-Elastic-Caps is like tokens=4000, usd=0.05, seconds=30"
+    found: dict[str, str] = {}
+    for part in text[:MOST_LENGTH].replace(";", ",").split(","):
+        unit, _, value = (piece.strip() for piece in part.partition("="))
+        if unit not in ("tokens", "usd", "seconds") or len(text) > MOST_LENGTH:
+            raise bad_request("X-Elastic-Caps", f"{form}, not {shown(text)}")
+        if unit in found:
+            raise bad_request("X-Elastic-Caps", f"{form}; {unit} is there twice: {shown(text)}")
+        found[unit] = value
+    try:
+        return Caps(**cast("dict[str, Any]", found))
+    except InvalidCapsError as error:
+        raise bad_request("X-Elastic-Caps", f"X-Elastic-Caps: {error}") from None
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse headers with our prefix that don't exist, are repeated, or are too long.
+
+    Raises:
+        GatewayError: 400, naming the header.
+    """
+    seen = set()
+    for name, value in headers.items():
+        ours = name.lower()
+        if not ours.startswith(PREFIX):
+            continue
+        if ours not in HEADERS:
+            message = f"there is no header {name[:64]}; ours are {', '.join(HEADERS)}"
+            raise bad_request(name[:64], message, "unknown_header")
+        if len(value) > MOST_LENGTH:
+            raise bad_request(name, f"{name} has {len(value):,} characters: at most {MOST_LENGTH}")
+        if ours in seen:
+            raise bad_request(name, f"{name} is there twice: send it once")
+        seen.add(ours)
+
+
+def check_task_id(id: str) -> None:
+    """Refuse a text that can't be a task's id.
+
+    Raises:
+        GatewayError: 400.
+    """
+    if not _is_name(id, 64, "_.:-"):
+        raise bad_request("X-Elastic-Task", "a task's id is 1 to 64 letters, digits or _ . : -")
 
 
 def check_local(headers: CIMultiDictProxy[str]) -> None:
-    """Refuse what a web page of another host sent: it calls us by that host's name (DNS rebinding), or says
-    where it comes from.
+    """Refuse a request that a web page of another host sent. Such a request names that host: in `Host`, where
+    the host's DNS entry leads to this machine (DNS rebinding), or in `Origin`.
 
     Raises:
         GatewayError: 403.
     """
     hosts, origins = headers.getall("Host", []), headers.getall("Origin", [])
-    if len(hosts) != 1 or not _local(f"//{hosts[0]}"):
+    if len(hosts) != 1 or not _is_local(f"//{hosts[0]}"):
         raise GatewayError(
             403,
             f"this gateway has no keys, so it answers to this machine's own names alone (localhost, "
@@ -61,13 +137,13 @@ def check_local(headers: CIMultiDictProxy[str]) -> None:
             f"keys create) and start it without --no-keys",
             "foreign_host",
         )
-    if not all(map(_local, origins)):
+    if not all(map(_is_local, origins)):
         raise GatewayError(
             403, "this gateway has no keys, so it answers no page of another host", "foreign_origin"
         )
 
 
-def _local(url: str) -> bool:
+def _is_local(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return is_loopback(parts.hostname or "") and parts.username is None and (parts.port or 1) > 0
@@ -75,51 +151,5 @@ def _local(url: str) -> bool:
         return False
 
 
-def check_task_id(id: str) -> None:
-    """400 for what can be no task's name."""
-    if not _name(id, 64, "_.:-"):
-        raise bad("X-Elastic-Task", "a task's id is 1 to 64 letters, digits or _ . : -")
-
-
-def _name(text: str, longest: int, others: str) -> bool:
+def _is_name(text: str, longest: int, others: str) -> bool:
     return 0 < len(text) <= longest and text.isascii() and all(c.isalnum() or c in others for c in text)
-
-
-async def read_body(request: web.Request, seconds: float) -> bytes:
-    """A JSON body.
-
-    Raises:
-        GatewayError: 415 for another type or a compressed one, 408 for one that takes too long, 400 for a
-            broken one, 503 where too many are being answered.
-    """
-    if request.content_type != "application/json":
-        raise GatewayError(415, "send JSON: Content-Type: application/json", "not_json")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise GatewayError(415, "send the body as it is, without a Content-Encoding", "compressed")
-    try:
-        async with asyncio.timeout(seconds):
-            body = await request.read()
-    except TimeoutError:
-        raise GatewayError(408, f"the body took longer than {seconds:g} s", "slow_body") from None
-    except web.HTTPException:
-        raise
-    except (ClientError, web.RequestPayloadError, ValueError) as error:
-        raise bad(None, "the body is broken", "broken_body") from error
-    whole(request)
-    return body
-
-
-def whole(request: web.Request) -> None:
-    """All of a request has come: its connection is busy, and is not closed for others.
-
-    Raises:
-        GatewayError: 503, too many are.
-    """
-    if isinstance(request.protocol, Connection):
-        request.protocol.guard.begin(request.protocol)
-
-
-def answered(request: web.Request) -> None:
-    """Its connection is idle again."""
-    if isinstance(request.protocol, Connection):
-        request.protocol.guard.end(request.protocol)

@@ -1,4 +1,4 @@
-"""What the gateway can be asked, as OpenAPI 3.1. The bodies come from the models that check them."""
+"""The OpenAPI 3.1 description of the gateway. Bodies are described by the schemas that check them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pydantic.json_schema import models_json_schema
 
 from elastic_agent import __version__
 
+from .headers import IDEMPOTENCY_KEY
 from .request_schema import ChatRequest, CompletionRequest, TaskRequest
-from .responses_request import ResponseRequest
+from .responses_schema import ResponseRequest
 
 BUDGET_HEADERS = {
     "X-Elastic-Thinking": {"type": "integer", "minimum": 0},
@@ -21,12 +22,12 @@ BUDGET_HEADERS = {
     "X-Elastic-Final": {"type": "string", "enum": ["true", "false"]},
     "X-Elastic-On-Exhausted": {"type": "string", "enum": ["shrink", "wait", "raise"]},
 }
-KEY_HEADER = {"Idempotency-Key": {"type": "string", "pattern": "^[ -~]{1,255}$"}}
+KEY_HEADER = {IDEMPOTENCY_KEY: {"type": "string", "pattern": "^[ -~]{1,255}$"}}
 
 
 @cache
 def description() -> dict[str, Any]:
-    """The document."""
+    """The description."""
     kinds = (ChatRequest, CompletionRequest, ResponseRequest, TaskRequest)
     _, defined = models_json_schema(
         [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"

@@ -1,40 +1,34 @@
-"""What clients send, as pydantic models: the checks, and the OpenAPI description made from them.
+"""The bodies that clients send, as pydantic models: they check requests and make the OpenAPI description.
 
-OpenAI's clients send many fields. Those that we know are checked. Those that would change the answer and
-that nothing here can obey are refused, unless they ask for nothing (`REFUSED`). A limit under another
-server's name is read as ours, and a name that looks like a limit is refused (`aliases`). All others are
-ignored.
+OpenAI's clients send many fields. Known fields are checked. A field that would change the answer and can't be
+obeyed here is refused, unless its value asks for nothing (`REFUSED`). Another server's name for a limit is
+translated, and an unknown name that looks like a limit is refused (`aliases`). All other fields are ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from elastic_agent.budget import Caps
-from elastic_agent.errors import InvalidCapsError, InvalidValueError
-from elastic_agent.validation import integer, shown
-
+from ..errors import bad_request
 from .aliases import check_unknown, translate
-from .errors import GatewayError, bad
 from .json_body import parse
 
 MOST = 2**31 - 1
-_MOST_HEADER = 200
 Tokens = Annotated[int, Field(ge=0, le=MOST)]
-Some = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 T = TypeVar("T")
 MOST_MESSAGES = 2048
-"""In one conversation, and parts in one message: as many as OpenAI allows."""
+"""Messages of a conversation, and parts of a message: as many as OpenAI allows."""
 MOST_TOOLS = 128
 
 
 def at_most(many: int) -> BeforeValidator:
-    """An object with no more keys than this. Pydantic would check all of them first, and tell each error."""
+    """A check that an object has at most so many keys. Pydantic alone would check each of them first."""
 
     def check(value: Any) -> Any:
         if isinstance(value, dict) and len(value) > many:
@@ -44,9 +38,9 @@ def at_most(many: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Several = Annotated[list[T], Field(max_length=MOST_MESSAGES, fail_fast=True)]
-"""A list whose first error is the only one: to tell each of a million took half a minute."""
-Few = Annotated[list[T], Field(max_length=MOST_TOOLS, fail_fast=True)]
+LongList = Annotated[list[T], Field(max_length=MOST_MESSAGES, fail_fast=True)]
+"""A list of which only the first error is reported: to report a million took half a minute."""
+ShortList = Annotated[list[T], Field(max_length=MOST_TOOLS, fail_fast=True)]
 OnExhausted = Literal["shrink", "wait", "raise"]
 EFFORTS: Mapping[str, float | None] = {
     "none": 0.0,
@@ -57,7 +51,7 @@ EFFORTS: Mapping[str, float | None] = {
     "xhigh": 1 / 4,
     "max": None,
 }
-"""`reasoning_effort` as a part of the model's context; of 32K: 0, 512, 1024, 2048, 4096, 8192, no limit."""
+"""`reasoning_effort` as a share of the model's context. Of 32K: 0, 512, 1024, 2048, 4096, 8192, no limit."""
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 REFUSED: Mapping[str, tuple[Any, ...]] = {
@@ -90,11 +84,11 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "web_search_options": (),
 }
-"""Fields that nothing here can obey, and the values with which they ask for nothing (null is one always)."""
+"""Fields that can't be obeyed here, and the values with which they ask for nothing (null always is one)."""
 
 
 class Body(BaseModel):
-    """JSON that is checked. Unknown fields are looked at by `read`."""
+    """A JSON object with checked fields. `read` looks at the unknown ones."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     refused: ClassVar[Mapping[str, tuple[Any, ...]]] = REFUSED
@@ -123,7 +117,7 @@ class CalledTool(Body):
 
 
 class Part(Body):
-    """A piece of a message. Text is read; a refusal and old thinking are text too."""
+    """A part of a message: text, or a refusal, which is read as text."""
 
     type: Literal["text", "refusal"]
     text: str | None = None
@@ -132,9 +126,9 @@ class Part(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Several[Part] | None = None
+    content: str | LongList[Part] | None = None
     name: str | None = None
-    tool_calls: Few[CalledTool] | None = None
+    tool_calls: ShortList[CalledTool] | None = None
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -167,7 +161,7 @@ class StreamOptions(Body):
 class _Generation(Body):
     model: Text | None = None
     thinking_budget: Annotated[Tokens | None, Field(description="At most so many thinking tokens.")] = None
-    solution_budget: Annotated[Some | None, Field(description="At most so many solution tokens.")] = None
+    solution_budget: Annotated[Count | None, Field(description="At most so many solution tokens.")] = None
     reasoning_effort: Effort | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=16, fail_fast=True)] | None = None
@@ -182,10 +176,10 @@ class _Generation(Body):
 class ChatRequest(_Generation):
     """The body of `/v1/chat/completions`."""
 
-    messages: Annotated[Several[Message], Field(min_length=1)]
-    max_completion_tokens: Some | None = None
-    max_tokens: Some | None = None
-    tools: Few[Tool] | None = None
+    messages: Annotated[LongList[Message], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+    max_tokens: Count | None = None
+    tools: ShortList[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -196,7 +190,7 @@ class CompletionRequest(_Generation):
     """The body of `/v1/completions`."""
 
     prompt: Text | Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1, fail_fast=True)]
-    max_tokens: Some | None = None
+    max_tokens: Count | None = None
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
 
 
@@ -207,10 +201,10 @@ class TaskRequest(Body):
 
     id: Name | None = None
     usd: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    tokens: Some | None = None
+    tokens: Count | None = None
     seconds: Annotated[float, Field(gt=0, le=1e7)] | None = None
     expect: Annotated[dict[Name, Annotated[int, Field(ge=0, le=100_000)]] | None, at_most(100)] = None
-    final_solution: Some | None = None
+    final_solution: Count | None = None
     on_exhausted: OnExhausted = "shrink"
 
 
@@ -218,35 +212,35 @@ B = TypeVar("B", bound=Body)
 
 
 def read(kind: type[B], raw: bytes) -> B:
-    """A body as its model.
+    """The checked body of a request.
 
     Raises:
-        GatewayError: 400, with the name of a field that is wrong.
+        GatewayError: 400, naming a field that is wrong.
     """
     body = checked(kind, translate(parse(raw), kind.model_fields))
-    _check_others(kind, body.model_extra or {})
+    _check_extra(kind, body.model_extra or {})
     return body
 
 
 def checked(kind: type[B], value: dict[str, Any]) -> B:
-    """A JSON object as its model.
+    """A checked JSON object.
 
     Raises:
-        GatewayError: 400, with the name of a field that is wrong.
+        GatewayError: 400, naming a field that is wrong.
     """
     try:
         return kind.model_validate(value)
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
-        deepest = max(errors, key=lambda one: len(one["loc"]))  # of a union, the branch that came closest
+        deepest = max(errors, key=lambda one: len(one["loc"]))  # of a union, the branch that fits best
         where = _where(deepest["loc"])
-        raise bad(where, f"{where}: {deepest['msg']}") from None
+        raise bad_request(where, f"{where}: {deepest['msg']}") from None
     except RecursionError:
-        raise bad(None, "the body is nested too deeply", "invalid_json") from None
+        raise bad_request(None, "the body is nested too deeply", "invalid_json") from None
 
 
 def _where(loc: tuple[int | str, ...]) -> str:
-    """A place in the body as people write it. Names of unions' branches are pydantic's own: left out."""
+    """A place in the body as people write it, without pydantic's names for the branches of unions."""
     path = ""
     for step in loc:
         if isinstance(step, int):
@@ -256,85 +250,9 @@ def _where(loc: tuple[int | str, ...]) -> str:
     return path[:200] or "body"
 
 
-def _check_others(kind: type[Body], extra: Mapping[str, Any]) -> None:
+def _check_extra(kind: type[Body], extra: Mapping[str, Any]) -> None:
     for name, value in extra.items():
         if name not in kind.refused:
             check_unknown(name)
         elif value is not None and value not in kind.refused[name]:
-            raise bad(name, f"{name} can't be obeyed here: leave it out", "unsupported_value")
-
-
-def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | None:
-    """A number of tokens in a header.
-
-    Raises:
-        GatewayError: 400, naming the header.
-    """
-    text = headers.get(name)
-    if text is None:
-        return None
-    try:
-        return integer(name, text, least=least)
-    except InvalidValueError as error:
-        raise bad(name, str(error)) from None
-
-
-def header_caps(text: str) -> Caps:
-    """`X-Elastic-Caps: tokens=4000, usd=0.05, seconds=30` as caps.
-
-    Raises:
-        GatewayError: 400, naming the header: no such unit, a unit twice, or a cap that can't be.
-    """
-    form = "X-Elastic-Caps is like tokens=4000, usd=0.05, seconds=30"
-    found: dict[str, str] = {}
-    for part in text[:_MOST_HEADER].replace(";", ",").split(","):
-        unit, _, value = (piece.strip() for piece in part.partition("="))
-        if unit not in ("tokens", "usd", "seconds") or len(text) > _MOST_HEADER:
-            raise bad("X-Elastic-Caps", f"{form}, not {shown(text)}")
-        if unit in found:
-            raise bad("X-Elastic-Caps", f"{form}; {unit} is there twice: {shown(text)}")
-        found[unit] = value
-    try:
-        return Caps(**cast("dict[str, Any]", found))
-    except InvalidCapsError as error:
-        raise bad("X-Elastic-Caps", f"X-Elastic-Caps: {error}") from None
-
-
-HEADERS = (
-    "x-elastic-caps",
-    "x-elastic-final",
-    "x-elastic-kind",
-    "x-elastic-on-exhausted",
-    "x-elastic-solution",
-    "x-elastic-task",
-    "x-elastic-thinking",
-)
-
-
-def check_headers(headers: Mapping[str, str]) -> None:
-    """Refuse headers of ours that don't exist, that are there twice, or that are too long to mean anything.
-
-    Raises:
-        GatewayError: 400, naming it.
-    """
-    there = set()
-    for name, value in headers.items():
-        ours = name.lower()
-        if not ours.startswith("x-elastic-"):
-            continue
-        if ours not in HEADERS:
-            raise bad(
-                name[:64], f"there is no header {name[:64]}; ours are {', '.join(HEADERS)}", "unknown_header"
-            )
-        if len(value) > _MOST_HEADER:
-            raise bad(name, f"{name} has {len(value):,} characters: at most {_MOST_HEADER}")
-        if ours in there:
-            raise bad(name, f"{name} is there twice: send it once")
-        there.add(ours)
-
-
-def unknown(what: str, name: str, there: list[str]) -> GatewayError:
-    """404: a name that stands for nothing."""
-    return GatewayError(
-        404, f"no {what} called {name[:64]!r}; there is {', '.join(there) or 'none'}", f"{what}_not_found"
-    )
+            raise bad_request(name, f"{name} can't be obeyed here: leave it out", "unsupported_value")

@@ -1,15 +1,14 @@
-"""The connections of the gateway: how many there may be, which go first, and what they may see of each other.
+"""The clients' connections: how many may be open, which are closed first, and what errors may show.
 
-Each connection is an open file, and a process has a limited number of these. So the gateway raises its soft
-limit as far as it needs and may, keeps the number of connections below the limit, with room for what else it
-opens (the ledger, connections to upstreams), and makes room before a new one needs it: the connection that
-has brought nothing for the longest time goes. A connection is busy from when a request on it is whole, its
-body too, until the answer is written; all others count as idle, however much they drip. aiohttp waits for a
-request as long as it takes, so a sweep ends connections that were idle for too long.
+Each connection is an open file, and a process may open a limited number. So the gateway raises its soft limit
+as far as it needs and may, and keeps its connections below the limit, with room for what else it opens (the
+ledger, connections to upstreams). For a new connection beyond the limit, the one that was idle for the
+longest time is closed. A connection is busy from the end of a request, its body included, until the answer is
+written; all others are idle, also where a request trickles in. aiohttp waits for a request without limit, so
+a sweep closes connections that were idle for too long.
 
-aiohttp answers a request that it can't parse with the line that is wrong, and logs this line with a
-traceback: a header with a stray byte in it would show a live key, an HTTP/2 preface the prompt behind it. Its
-`RequestHandler` has one method for this, which is replaced here.
+aiohttp answers a request that it can't parse with the line that is wrong, and logs this line: a header with
+a stray byte would show a live key, and an HTTP/2 preface the prompt behind it. So `handle_error` is replaced.
 """
 
 from __future__ import annotations
@@ -23,31 +22,31 @@ from typing import Any
 
 from aiohttp import web
 
-from ..api.errors import GatewayError
+from ..errors import GatewayError
 from ..settings import Limits
 
 log = logging.getLogger(__name__)
 
 OTHER_FILES = 256
-"""Files that the process may need beside its clients' connections and as many to upstreams."""
-AT_ONCE = 64
-"""Connections that are accepted before anything else is done."""
-QUEUED = 1024
+"""Files that the process may need beside its clients' connections and as many connections to upstreams."""
+ACCEPTED_AT_ONCE = 64
+"""Connections that asyncio accepts before it does anything else."""
+BACKLOG = 1024
 """Connections that the system holds until they are accepted."""
 READ_BYTES = 64 * 1024
 """Most bytes that are parsed at once."""
-TOLD_SECONDS = 60.0
-"""Between two lines of the log about files that have run out."""
-BROKEN = (
+WARN_SECONDS = 60.0
+"""Between two warnings that no open file is left."""
+BROKEN_REQUEST = (
     "this is no HTTP/1.1 request that can be read: a line of it is malformed or too long (a key with a line "
     "break at its end, say)"
 )
 
 
 def fitting_connections(wanted: int) -> int:
-    """How many connections the machine's limit on open files allows, at most those that are wanted.
+    """The number of connections that the limit on open files allows, at most `wanted`.
 
-    The soft limit is raised first, as far as it is needed and the hard limit allows.
+    First raises the soft limit, as far as needed and as the hard limit allows.
     """
     try:
         import resource
@@ -65,43 +64,43 @@ def fitting_connections(wanted: int) -> int:
     return found
 
 
-def queue_more(listening: Iterable[Any]) -> None:
-    """Let the system hold more connections than asyncio accepts at a time: it takes both from one number."""
+def raise_backlog(listening: Iterable[Any]) -> None:
+    """Let the system hold BACKLOG connections: asyncio uses one number for this and for accepting at once."""
     for one in listening:
         with socket.socket(fileno=os.dup(one.fileno())) as same:
-            same.listen(QUEUED)
+            same.listen(BACKLOG)
 
 
-class Guard:
-    """Looks after the connections of a server.
+class ConnectionLimiter:
+    """Closes connections: the idlest one for a new one beyond the limit, and all that were idle for too long.
 
     Args:
-        limits: how long a connection may bring nothing.
+        limits: how long a connection may be idle.
         most: open connections.
     """
 
     def __init__(self, limits: Limits, most: int) -> None:
         self.limits, self.most = limits, most
-        self._idle: dict[Connection, float] = {}  # since when; the oldest first
-        self._busy: set[Connection] = set()
-        self._told = float("-inf")
+        self._idle: dict[ClientConnection, float] = {}  # since when; the longest first
+        self._busy: set[ClientConnection] = set()
+        self._warned = float("-inf")
 
     @property
-    def connections(self) -> int:
-        """Open now."""
+    def open(self) -> int:
+        """How many are open."""
         return len(self._idle) + len(self._busy)
 
-    def opened(self, connection: Connection) -> None:
-        """A connection was accepted: where there are too many, the one that was idle for the longest ends."""
+    def opened(self, connection: ClientConnection) -> None:
+        """Note a new connection; beyond the limit, close the one that was idle for the longest."""
         self._idle[connection] = asyncio.get_running_loop().time()
-        if self.connections > self.most:
-            self.make_room(1)
+        if self.open > self.most:
+            self.close_idlest(1)
 
-    def begin(self, connection: Connection) -> None:
-        """A request on it is whole.
+    def begin(self, connection: ClientConnection) -> None:
+        """Note that a request has arrived in full: its connection is busy.
 
         Raises:
-            GatewayError: 503, too many requests run. A few connections are left for those who are told so.
+            GatewayError: 503, too many connections are busy. A few are left for clients that get this error.
         """
         if connection not in self._idle:
             return
@@ -115,61 +114,61 @@ class Guard:
         del self._idle[connection]
         self._busy.add(connection)
 
-    def end(self, connection: Connection) -> None:
-        """A request on it was answered."""
+    def end(self, connection: ClientConnection) -> None:
+        """Note that a request was answered: its connection is idle."""
         if connection in self._busy:
             self._busy.discard(connection)
             self._idle[connection] = asyncio.get_running_loop().time()
 
-    def closed(self, connection: Connection) -> None:
-        """It is gone."""
+    def closed(self, connection: ClientConnection) -> None:
+        """Note that a connection has ended."""
         self._idle.pop(connection, None)
         self._busy.discard(connection)
 
-    def make_room(self, many: int) -> None:
-        """End the connections that were idle for the longest."""
+    def close_idlest(self, many: int) -> None:
+        """Close the connections that were idle for the longest."""
         for connection in list(self._idle)[:many] if many > 1 else [next(iter(self._idle))]:
-            self._end(connection)
+            self._abort(connection)
 
     def sweep(self) -> None:
-        """End those that were idle for too long."""
+        """Close the connections that were idle for too long."""
         now = asyncio.get_running_loop().time()
         late = [one for one, since in self._idle.items() if now - since >= self.limits.idle_seconds]
         for connection in late:
-            self._end(connection)
+            self._abort(connection)
 
     def out_of_files(self) -> None:
-        """No more connection could be accepted: make room, and say so once a minute."""
+        """Close idle connections, because the system has no open file left; warn once a minute."""
         now = asyncio.get_running_loop().time()
-        self.make_room(len(self._idle) // 8 + 2)
-        if now - self._told >= TOLD_SECONDS:
-            self._told = now
+        self.close_idlest(len(self._idle) // 8 + 2)
+        if now - self._warned >= WARN_SECONDS:
+            self._warned = now
             log.warning("no open file is left: idle connections were closed; raise ulimit -n")
 
-    def _end(self, connection: Connection) -> None:
+    def _abort(self, connection: ClientConnection) -> None:
         self.closed(connection)
         if connection.transport is not None:
             connection.transport.abort()
 
 
-class Connection(web.RequestHandler):
+class ClientConnection(web.RequestHandler):
     """One connection of a client."""
 
-    __slots__ = ("guard",)
+    __slots__ = ("limiter",)
 
-    def __init__(self, guard: Guard, *args: Any, **options: Any) -> None:
+    def __init__(self, limiter: ConnectionLimiter, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.guard = guard
+        self.limiter = limiter
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]  # of a read; asyncio's is 256 KiB
         super().connection_made(transport)
-        self.guard.opened(self)
+        self.limiter.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio."""
-        self.guard.closed(self)
+        self.limiter.closed(self)
         super().connection_lost(exc)
 
     def handle_error(
@@ -179,31 +178,49 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to a request that is no HTTP; the connection ends with it."""
+        """The answer to a request that is no HTTP; the connection is closed after it."""
         if request.writer.output_size > 0:
             raise ConnectionError("a part of an answer was sent already")
         failed = GatewayError(500, "the gateway failed", "internal_error")
-        response = (failed if status >= 500 else GatewayError(status, BROKEN, "broken_request")).response()
+        response = (
+            failed if status >= 500 else GatewayError(status, BROKEN_REQUEST, "broken_request")
+        ).response()
         response.force_close()
         return response
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Nothing: what aiohttp would quote is the client's."""
+        """Log nothing: aiohttp would quote the request."""
 
 
-class Runner(web.AppRunner):
-    """An application whose connections are `Connection`s, looked after by a guard."""
+def mark_busy(request: web.Request) -> None:
+    """Note that all of a request has arrived: its connection isn't closed to make room for others.
 
-    __slots__ = ("guard",)
+    Raises:
+        GatewayError: 503, too many connections are busy.
+    """
+    if isinstance(request.protocol, ClientConnection):
+        request.protocol.limiter.begin(request.protocol)
 
-    def __init__(self, app: web.Application, guard: Guard, **options: Any) -> None:
+
+def mark_idle(request: web.Request) -> None:
+    """Note that a request was answered."""
+    if isinstance(request.protocol, ClientConnection):
+        request.protocol.limiter.end(request.protocol)
+
+
+class LimitedRunner(web.AppRunner):
+    """Runs an application whose connections are `ClientConnection`s under a limiter."""
+
+    __slots__ = ("limiter",)
+
+    def __init__(self, app: web.Application, limiter: ConnectionLimiter, **options: Any) -> None:
         super().__init__(app, **options)
-        self.guard = guard
+        self.limiter = limiter
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
-            self.guard,
+            self.limiter,
             made.request_handler,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
@@ -212,9 +229,9 @@ class Runner(web.AppRunner):
 
 
 class _Server(web.Server):
-    def __init__(self, guard: Guard, *args: Any, **options: Any) -> None:
+    def __init__(self, limiter: ConnectionLimiter, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._guard = guard
+        self._limiter = limiter
 
-    def __call__(self) -> Connection:
-        return Connection(self._guard, self, loop=self._loop, **self._kwargs)
+    def __call__(self) -> ClientConnection:
+        return ClientConnection(self._limiter, self, loop=self._loop, **self._kwargs)

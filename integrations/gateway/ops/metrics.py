@@ -1,4 +1,4 @@
-"""The gateway's numbers for Prometheus, beside those of the scheduler. No key, task or prompt is in them."""
+"""The gateway's metrics for Prometheus, beside the scheduler's. They hold no key, task or prompt."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from elastic_agent.scheduler.runlog.events import Event
 from ...telemetry.prometheus import SECONDS, PrometheusLog
 
 FRESH = 0.1
-"""Seconds for which a text is handed out again."""
+"""Seconds for which the same text is sent again."""
 
 
 class Metrics:
-    """A registry of its own, so that two gateways in one process don't meet."""
+    """The metrics of one gateway, in a registry of its own: a process may have two gateways."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -43,7 +43,7 @@ class Metrics:
         )
 
     def event(self, event: Event) -> None:
-        """Count one of the scheduler's. Kinds are the clients' to choose: they make no labels here."""
+        """Count an event of the scheduler. Clients choose the kinds of calls: they make no labels here."""
         kind: Any = event.get("kind")
         if kind is not None and kind != "final":
             event = event | {"kind": "call"}
@@ -55,7 +55,7 @@ class Metrics:
         self._seconds.labels(route).observe(seconds)
 
     def text(self, now: float) -> bytes:
-        """As Prometheus reads it; the same for a moment, since anybody may ask, as often as they like."""
+        """All metrics in the format of Prometheus, made at most ten times a second."""
         if now - self._written >= FRESH:
             self._written, self._text = now, generate_latest(self.registry)
         return self._text

@@ -1,11 +1,12 @@
-"""Tells who makes the event loop stand still: for how long, in which request, and where in the code.
+"""Reports what makes the event loop stand still: for how long, in which request, and where in the code.
 
-While one request computes, all others wait: so nothing may take longer than STALL. The loop beats every BEAT
-seconds; a thread looks at the beats, and notes the loop's stack when one is late. A machine that is busy with
-other work makes beats late too, so what counts is the time in which the loop's thread computed or slept (in a
-lock, on a disk, while another thread held Python's), not the time in which it was ready and had no processor.
+While one request computes, all others wait: so nothing may take longer than STALL. The loop sets a beat every
+BEAT seconds; a thread watches the beats, and notes the loop's stack when a beat is late. On a machine that is
+busy with other work beats are late too. So only the time counts in which the loop's thread computed or slept
+(in a lock, on a disk, while another thread held Python's lock), not the time in which it waited for a
+processor.
 
-For debugging and tests (`serve --watchdog`): it costs about 1 ms of the processor a second.
+For debugging and tests (`serve --watchdog`): it costs about 1 ms of processor time a second.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from pathlib import Path
 BEAT = 0.02
 STALL = 0.1
 REQUEST = "request "
-"""How the names of tasks begin that answer a request."""
+"""How the names of asyncio tasks begin that answer a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """The loop stood still.
+    """A time for which the loop stood still.
 
     Attributes:
-        seconds: that its thread computed or slept.
-        request: method, route and id of the request that was running; "" where it was none, or a part of the
-            loop's own work (reading from a connection).
-        stack: the innermost lines of code, without any values.
+        seconds: for which its thread computed or slept.
+        request: method, route and id of the request that was running; "" where no request was, as while the
+            loop reads from a connection.
+        stack: the innermost lines of code, without values.
     """
 
     seconds: float
@@ -46,12 +47,12 @@ class Watchdog:
     """Watches the running event loop, from `start` to `stop`.
 
     Args:
-        told: hears of each stall, on the loop.
-        seconds: from when on it is one.
+        on_stall: is called with each stall, on the loop.
+        seconds: the shortest stall that counts.
     """
 
-    def __init__(self, told: Callable[[Stall], None], seconds: float = STALL) -> None:
-        self._told, self._seconds = told, seconds
+    def __init__(self, on_stall: Callable[[Stall], None], seconds: float = STALL) -> None:
+        self._on_stall, self._seconds = on_stall, seconds
         self._ended = threading.Event()
         self._handle: asyncio.TimerHandle | None = None
 
@@ -67,7 +68,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """No more."""
+        """Stop watching."""
         self._ended.set()
         if self._handle is not None:
             self._handle.cancel()
@@ -77,7 +78,7 @@ class Watchdog:
         now, computed = time.monotonic(), time.thread_time()
         seconds = min(now - self._at - BEAT, computed - self._computed + self._slept)
         if seconds > self._seconds:
-            self._told(Stall(seconds, *self._seen))
+            self._on_stall(Stall(seconds, *self._seen))
         self._seen, self._slept = ("", ""), 0.0
         self._at, self._computed = now, computed
         self._handle = self._loop.call_later(BEAT, self._beat)
@@ -91,7 +92,7 @@ class Watchdog:
                 self._seen = self._look()
 
     def _look(self) -> tuple[str, str]:
-        """What the loop does at this moment."""
+        """The request and the stack of the loop at this moment."""
         name, frame = "", sys._current_frames().get(self._ident)
         with suppress(RuntimeError):
             task = asyncio.current_task(self._loop)
@@ -101,9 +102,9 @@ class Watchdog:
         return name.removeprefix(REQUEST) if name.startswith(REQUEST) else "", stack
 
     def _sleeps(self) -> bool:
-        """Whether the loop's thread waits for something else than a processor."""
+        """Whether the loop's thread waits for anything but a processor."""
         try:
             state = Path(f"/proc/self/task/{self._native}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):  # no such thing on this system: only computing counts
+        except (OSError, IndexError):  # not on this system: only computing counts
             return False
         return state in "SD"

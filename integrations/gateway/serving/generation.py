@@ -1,320 +1,301 @@
-"""A request for answers, from its body to its end: who pays, what runs, and what becomes of errors."""
+"""A request for an answer, from its body to its end: which account is charged, what runs, how errors end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
 from aiohttp import ClientError, web
 
-from elastic_agent.backends.base import Backend
-from elastic_agent.budget import Caps
-from elastic_agent.errors import BackendUnavailableError, CapExceededError
-from elastic_agent.scheduler.ledger.stores.protocol import Spec
-from elastic_agent.scheduler.policies.protocol import Choice as Thinking
-from elastic_agent.scheduler.policies.protocol import State
+from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.scheduler.runtime.task import Task
 
-from ..accounts.accounts import Payer, Payers
-from ..accounts.tasks import OpenTask, Tasks
-from ..api import responses_request
-from ..api.chat_format import Chat, Completion, Format, Said
-from ..api.errors import GatewayError, answer_to, bad, told
-from ..api.headers import Terms, check_task_id, read_body, terms
-from ..api.request_schema import (
-    ChatRequest,
-    CompletionRequest,
-    check_headers,
-    header_caps,
-    read,
-    unknown,
-)
+from ..accounts.account_scheduler import AccountScheduler, AccountSchedulers
+from ..accounts.named_tasks import NamedTask, NamedTasks
+from ..answers.chat_format import ChatFormatter, CompletionFormatter, Formatter, ResponseContent
+from ..answers.choices import Choice
+from ..answers.response_writer import ResponseStream, ResponseWriter, event_stream, send_error
+from ..answers.responses_format import ResponsesFormatter
+from ..api.headers import IDEMPOTENCY_KEY, CallOptions, call_options, check_headers
+from ..api.json_body import read_body
+from ..api.request_context import CONTEXT, RequestContext
+from ..api.request_schema import ChatRequest, CompletionRequest, read
+from ..api.responses_schema import read_as_chat, with_our_names
+from ..errors import GatewayError, bad_request, not_found, to_gateway_error_or_500
 from ..settings import Limits, Upstream
-from .choices import Choice
+from .charging import named_task, own_task
+from .guides import check_guided
 from .idempotency import Idempotency
-from .plan import Plan, check_engine, plan
-from .recorder import HEADER
-from .response_writer import Exchange, Stream, event_stream, last_words
+from .plan import Plan, plan
 
 LONG_BODY = 16 * 1024
-"""Bytes from which on a body is encoded in another thread."""
+"""Bytes of a body from which on its prompt is encoded in another thread."""
 ENCODERS = 2
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class AsAsked:
-    """The policy of a request outside of any task: it gets what it asked for."""
-
-    name: str = "as asked"
-
-    def choose(self, state: State) -> Thinking:
-        """See `AllocationPolicy`."""
-        return Thinking(state.most, "what the request asked for")
+MakeFormatter = Callable[[ResponseContent], Formatter]
+Reader = Callable[[bytes], tuple[ChatRequest | CompletionRequest, MakeFormatter]]
+"""Checks an endpoint's body; returns the request, and what makes the endpoint's formatter."""
 
 
-class Generations:
-    """Answers requests for answers.
+@dataclass(slots=True)
+class Generation:
+    """One request for an answer.
 
-    Args:
-        payers: who pays.
-        tasks: the tasks that clients name.
-        limits: how much a client may ask.
-        idempotency: runs a request that has a key once.
+    Attributes:
+        context: the owner of the request, and the facts for the access log.
+        make_formatter: makes the endpoint's formatter.
+        event_names: events of a stream are sent under their names.
+        writer: sends the answers, once the calls are made.
+        response: the stream, once there is one.
     """
 
-    def __init__(self, payers: Payers, tasks: Tasks, limits: Limits, idempotency: Idempotency) -> None:
-        self.payers, self.tasks, self.limits, self.idempotency = payers, tasks, limits, idempotency
+    request: web.Request
+    context: RequestContext
+    upstream: Upstream
+    body: ChatRequest | CompletionRequest
+    make_formatter: MakeFormatter
+    options: CallOptions
+    event_names: bool
+    writer: ResponseWriter | None = field(default=None, init=False)
+    response: ResponseStream | None = field(default=None, init=False)
+
+    def charged(self) -> dict[str, Any] | None:
+        """What the request is charged although it failed; None: nothing."""
+        return None if self.writer is None else self.writer.charged()
+
+
+class GenerationHandler:
+    """Handles requests for answers.
+
+    Args:
+        upstreams: the models by name.
+        schedulers: of the accounts that are charged.
+        tasks: the tasks that clients name.
+        limits: how much a client may ask.
+        idempotency: runs a request with a key once.
+    """
+
+    def __init__(
+        self,
+        upstreams: Mapping[str, Upstream],
+        schedulers: AccountSchedulers,
+        tasks: NamedTasks,
+        limits: Limits,
+        idempotency: Idempotency,
+    ) -> None:
+        self.upstreams, self.schedulers, self.tasks = upstreams, schedulers, tasks
+        self.limits, self.idempotency = limits, idempotency
         self._timeouts: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
         self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
 
-    async def chat(
-        self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
-    ) -> web.StreamResponse:
+    async def chat(self, request: web.Request) -> web.StreamResponse:
         """`/v1/chat/completions`."""
-        return await self._answer(
-            request, owner, facts, upstreams, lambda raw: (read(ChatRequest, raw), Chat)
-        )
+        return await self._handle(request, lambda raw: (read(ChatRequest, raw), ChatFormatter))
 
-    async def completion(
-        self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
-    ) -> web.StreamResponse:
+    async def completion(self, request: web.Request) -> web.StreamResponse:
         """`/v1/completions`."""
-        return await self._answer(
-            request, owner, facts, upstreams, lambda raw: (read(CompletionRequest, raw), Completion)
-        )
+        return await self._handle(request, lambda raw: (read(CompletionRequest, raw), CompletionFormatter))
 
-    async def responses(
-        self, request: web.Request, owner: Spec, facts: dict[str, Any], upstreams: Mapping[str, Upstream]
-    ) -> web.StreamResponse:
+    async def responses(self, request: web.Request) -> web.StreamResponse:
         """`/v1/responses`."""
-        try:
-            return await self._answer(
-                request, owner, facts, upstreams, responses_request.read_as_chat, event_names=True
-            )
-        except GatewayError as error:
-            raise responses_request.renamed(error) from None
 
-    def upstream(self, name: str | None, upstreams: Mapping[str, Upstream]) -> Upstream:
-        """The model of this name; the first when none is named.
+        def read_body(raw: bytes) -> tuple[ChatRequest, MakeFormatter]:
+            chat, sent = read_as_chat(raw)
+            return chat, partial(ResponsesFormatter, request=sent)
+
+        try:
+            return await self._handle(request, read_body, event_names=True)
+        except GatewayError as error:
+            raise with_our_names(error) from None
+
+    def upstream(self, name: str | None) -> Upstream:
+        """The model of this name; the first model without a name.
 
         Raises:
             GatewayError: 404.
         """
         if name is None:
-            return next(iter(upstreams.values()))
-        if name not in upstreams:
-            raise unknown("model", name, list(upstreams))
-        return upstreams[name]
+            return next(iter(self.upstreams.values()))
+        if name not in self.upstreams:
+            raise not_found("model", name, list(self.upstreams))
+        return self.upstreams[name]
 
     async def drain(self, grace: float) -> None:
-        """Refuse what is new; wait so many seconds for what runs, then end it."""
+        """Refuse new requests, wait up to `grace` seconds for running ones, then end these."""
         self._draining = True
         loop = asyncio.get_running_loop()
-        await self._over(grace)
+        await self._until_idle(grace)
         for timeout in list(self._timeouts):
             if not timeout.expired():
                 timeout.reschedule(loop.time())
-        await self._over(5.0)  # they settle, and tell their clients
+        await self._until_idle(5.0)  # they settle, and send their errors
         self._encoders.shutdown(wait=False, cancel_futures=True)
 
-    async def _over(self, seconds: float) -> None:
-        """Wait until nothing runs, at most so long."""
+    async def _until_idle(self, seconds: float) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
 
-    async def _beside(self, make: Callable[[], Plan]) -> Plan:
-        return await asyncio.get_running_loop().run_in_executor(self._encoders, make)
-
     # One request
 
-    async def _answer(
-        self,
-        request: web.Request,
-        owner: Spec,
-        facts: dict[str, Any],
-        upstreams: Mapping[str, Upstream],
-        read: Callable[[bytes], tuple[ChatRequest | CompletionRequest, Callable[[Said], Format]]],
-        *,
-        event_names: bool = False,
+    async def _handle(
+        self, request: web.Request, reader: Reader, *, event_names: bool = False
     ) -> web.StreamResponse:
+        """Read a request and answer it, once if it has an Idempotency-Key."""
         if self._draining:
-            raise _going()
+            raise _shutting_down()
         check_headers(request.headers)
-        how = terms(request.headers)
+        options = call_options(request.headers)
         raw = await read_body(request, self.limits.request_seconds)
-        body, form = read(raw)
-        upstream = self.upstream(body.model, upstreams)
-        facts["model"], facts["stream"] = upstream.name, bool(body.stream)
+        body, make_formatter = reader(raw)
+        upstream = self.upstream(body.model)
+        context = request[CONTEXT]
+        context.facts |= {"model": upstream.name, "stream": bool(body.stream)}
+        one = Generation(request, context, upstream, body, make_formatter, options, event_names)
+        if IDEMPOTENCY_KEY in request.headers:
+            run = partial(self._answer, one)
+            return await self.idempotency.once(request, context.owner.id, raw, context.facts, run)
+        return cast("web.StreamResponse", await self._answer(one, event_stream))
 
-        async def run(stream: Callable[[str], Stream]) -> Any:
-            return await self._run(request, owner, facts, upstream, body, form, how, stream, event_names)
+    async def _answer(
+        self, one: Generation, make_stream: Callable[[str], ResponseStream]
+    ) -> web.Response | ResponseStream:
+        """Answer a request: with a whole response, or on the stream that `make_stream` makes.
 
-        if HEADER in request.headers:
-            return await self.idempotency.once(request, owner.id, raw, facts, run)
-        return cast("web.StreamResponse", await run(event_stream))
-
-    async def _run(
-        self,
-        request: web.Request,
-        owner: Spec,
-        facts: dict[str, Any],
-        upstream: Upstream,
-        body: ChatRequest | CompletionRequest,
-        form: Callable[[Said], Format],
-        how: Terms,
-        stream: Callable[[str], Stream],
-        event_names: bool,
-    ) -> web.Response | Stream:
-        """Ask the model, and answer: whole, or on a stream that `stream` makes."""
-        response: Stream | None = None
-        exchange: Exchange | None = None
+        Raises:
+            GatewayError: the request failed before anything was sent.
+        """
         try:
             async with asyncio.timeout(self.limits.call_seconds) as timeout:
-                self._timeouts.add(timeout)
-                self._idle.clear()
-                try:
-                    await upstream.backend.ready()
-                    payer = await self.payers.of(owner)
-                    solution, wrap_up = payer.solution_for(upstream.backend), payer.wrap_up
-                    make = partial(plan, body, request.headers, upstream, self.limits, solution, wrap_up)
-                    # A long prompt is rendered and encoded beside the loop, which goes on meanwhile
-                    long = (request.content_length or LONG_BODY) >= LONG_BODY
-                    asked = await self._beside(make) if long else make()
-                    await check_engine(body, asked, upstream)
-                    most = Caps(tokens=2 * asked.choices * upstream.backend.context_length)
-                    async with self._task(request, owner, payer, upstream.backend, most) as (task, named):
-                        answers = _choices(task, upstream, asked, how, named=named is not None)
-                        exchange = Exchange(
-                            answers, asked, upstream, form, payer, named, self.limits.send_seconds
-                        )
-                        if named is not None:
-                            facts["task"] = named.id
-                        try:
-                            if not asked.stream:
-                                return await exchange.whole()
-                            response = stream(facts["id"])
-                            await exchange.stream(request, response)
-                            return response
-                        finally:
-                            facts |= exchange.facts()
-                finally:
-                    self._timeouts.discard(timeout)
-                    if not self._timeouts:
-                        self._idle.set()
+                with self._counted(timeout):
+                    return await self._run(one, make_stream)
         except TimeoutError:
-            error = self._late()
-        except GatewayError as raised:
-            error = raised
-        except (ConnectionError, ClientError):  # while we wrote: the client has left
+            error = _shutting_down() if self._draining else _too_long(self.limits.call_seconds)
+        except (ConnectionError, ClientError):  # the client left while we wrote
             raise asyncio.CancelledError from None
-        except BackendUnavailableError as raised:
-            # Where the upstream is, is the operator's to know
-            log.warning("%s: %s", upstream.name, str(raised)[:300])
-            error = GatewayError(
-                503,
-                f"{upstream.name}: its server is away, overloaded, or broke off"
-                + (": try again" if exchange is None or exchange.charged() is None else ""),
-                "upstream_unavailable",
-                retry_after=1.0,
-            )
         except Exception as raised:
-            error = answer_to(raised, facts["id"])
-        error = error.after(None if exchange is None else exchange.charged())
-        facts["code"] = error.code
-        if response is None or not response.prepared:
+            error = _error_of(raised, one)
+        error = error.with_charge(one.charged())
+        one.context.facts["code"] = error.code
+        if one.response is None or not one.response.prepared:
             raise error
-        await last_words(response, error, named=event_names)
-        return response
+        await send_error(one.response, error, named=one.event_names)
+        return one.response
 
-    def _late(self) -> GatewayError:
-        """Why a call was ended."""
-        return _going() if self._draining else _too_long(self.limits.call_seconds)
-
-    @asynccontextmanager
-    async def _task(
-        self, request: web.Request, owner: Spec, payer: Payer, backend: Backend, most: Caps
-    ) -> AsyncIterator[tuple[Task, OpenTask | None]]:
-        """What the request is charged to: the task that it names, or one of its own on its key's account.
-
-        `most` is more than the request can use: its own budgets and its key's caps are what limits it.
-        """
-        id, caps = request.headers.get("X-Elastic-Task"), request.headers.get("X-Elastic-Caps")
-        if id is None:
-            if caps is not None:
-                raise bad("X-Elastic-Caps", "X-Elastic-Caps needs X-Elastic-Task: a name for the task")
-            busy = payer.endpoint_for(backend).full(owner.id)
-            if busy is not None:
-                raise busy
-            payer.users += 1
-            task = payer.task(most, on_exhausted="raise", policy=AsAsked(), key=owner.id)
-            try:
-                task.open()
-                yield task, None
-            except CapExceededError as error:
-                raise told(error, refunds=await payer.refunds(task if task._state else None)) from error
-            finally:
-                payer.users -= 1
-                await task.aclose()
-            return
-        check_task_id(id)
-        named = None if caps is not None else await self.tasks.find(owner, id)
-        if named is None and caps is None:
-            raise GatewayError(
-                404,
-                f"no task is called {id!r}: open it with a POST to /v1/tasks, or send X-Elastic-Caps along",
-                "task_not_found",
-                param="X-Elastic-Task",
-            )
-        if named is None:
-            named = await self.tasks.open(owner, header_caps(caps or ""), id=id)
-        named.running += 1
+    @contextmanager
+    def _counted(self, timeout: asyncio.Timeout) -> Iterator[None]:
+        """Count a running request, which `drain` waits for, and ends by its timeout."""
+        self._timeouts.add(timeout)
+        self._idle.clear()
         try:
-            yield named.task, named
-        except CapExceededError as error:
-            await self.tasks.check_open(named)
-            raise told(error, refunds=await named.payer.refunds(named.task)) from error
+            yield
         finally:
-            named.running -= 1
-            self.tasks.used(named)
+            self._timeouts.discard(timeout)
+            if not self._timeouts:
+                self._idle.set()
+
+    async def _run(
+        self, one: Generation, make_stream: Callable[[str], ResponseStream]
+    ) -> web.Response | ResponseStream:
+        """Plan the calls, charge them to a task, run them and send their answers."""
+        backend = one.upstream.backend
+        await backend.ready()
+        scheduler = await self.schedulers.shared(one.context.owner)
+        planned = await self._plan(one, scheduler)
+        await check_guided(one.body, planned.guide, one.upstream)
+        async with self._charged_to(one, scheduler, planned) as (task, named):
+            answers = _choices(task, one, planned, final=named is None)
+            one.writer = ResponseWriter(
+                answers,
+                one.make_formatter,
+                one.upstream,
+                planned.sampling.logprobs,
+                planned.usage,
+                scheduler,
+                named,
+                self.limits.send_seconds,
+            )
+            if named is not None:
+                one.context.facts["task"] = named.id
+            try:
+                if not planned.stream:
+                    return await one.writer.whole()
+                one.response = make_stream(one.context.facts["id"])
+                await one.writer.stream(one.request, one.response)
+                return one.response
+            finally:
+                one.context.facts |= one.writer.facts()
+
+    def _charged_to(
+        self, one: Generation, scheduler: AccountScheduler, planned: Plan
+    ) -> AbstractAsyncContextManager[tuple[Task, NamedTask | None]]:
+        """The task of a request: the named one, else one of its own on its key's account."""
+        id, caps = one.request.headers.get("X-Elastic-Task"), one.request.headers.get("X-Elastic-Caps")
+        if id is not None:
+            return named_task(self.tasks, one.context.owner, id, caps)
+        if caps is not None:
+            raise bad_request("X-Elastic-Caps", "X-Elastic-Caps needs X-Elastic-Task: a name for the task")
+        return own_task(scheduler, one.context.owner, one.upstream.backend, planned.choices)
+
+    async def _plan(self, one: Generation, scheduler: AccountScheduler) -> Plan:
+        """The plan; a long prompt is rendered and encoded in a thread, so that the event loop runs on."""
+        solution = scheduler.solution_for(one.upstream.backend)
+        make = partial(
+            plan, one.body, one.request.headers, one.upstream, self.limits, solution, scheduler.wrap_up
+        )
+        if (one.request.content_length or LONG_BODY) < LONG_BODY:
+            return make()
+        return await asyncio.get_running_loop().run_in_executor(self._encoders, make)
 
 
-def _choices(task: Task, upstream: Upstream, asked: Plan, how: Terms, *, named: bool) -> list[Choice]:
+def _choices(task: Task, one: Generation, planned: Plan, *, final: bool) -> list[Choice]:
+    """The calls of a request; `final` makes each its task's final call."""
     found = []
-    for index in range(asked.choices):
-        sampling = asked.sampling
+    for index in range(planned.choices):
+        sampling = planned.sampling
         if sampling.seed is not None and index:
             sampling = replace(sampling, seed=sampling.seed + 1009 * index)
         call = task.call(
-            asked.prompt_ids,
-            backend=upstream.backend,
-            kind=how.kind,
-            thinking=asked.budget.thinking,
-            solution=asked.budget.solution,
-            final=how.final or not named,
+            planned.prompt_ids,
+            backend=one.upstream.backend,
+            kind=one.options.kind,
+            thinking=planned.budget.thinking,
+            solution=planned.budget.solution,
+            final=one.options.final or final,
             sampling=sampling,
-            stop=asked.stop,
-            solution_extra=asked.guide,
-            tools=asked.tools,
-            price=upstream.price,
-            on_exhausted=how.on_exhausted,
-            buffered=not asked.stream,
+            stop=planned.stop,
+            solution_extra=planned.guide,
+            tools=planned.tools,
+            price=one.upstream.price,
+            on_exhausted=one.options.on_exhausted,
+            buffered=not planned.stream,
         )
-        found.append(Choice(index, call, asked.tools, asked.format))
+        found.append(Choice(index, call, planned.tools, planned.format))
     return found
 
 
-def _going() -> GatewayError:
+def _error_of(raised: Exception, one: Generation) -> GatewayError:
+    """The answer to an error of a request."""
+    if isinstance(raised, BackendUnavailableError):
+        # The upstream's address is for the operator alone
+        log.warning("%s: %s", one.upstream.name, str(raised)[:300])
+        hint = ": try again" if one.charged() is None else ""
+        message = f"{one.upstream.name}: its server is away, overloaded, or broke off{hint}"
+        return GatewayError(503, message, "upstream_unavailable", retry_after=1.0)
+    return to_gateway_error_or_500(raised, one.context.facts["id"])
+
+
+def _shutting_down() -> GatewayError:
     return GatewayError(503, "the gateway is shutting down: try again", "shutting_down", retry_after=1.0)
 
 

@@ -1,17 +1,18 @@
-"""One `Idempotency-Key`, one answer: a request that is sent again is answered, not run and paid again.
+"""One `Idempotency-Key`, one answer: a request that is sent again is answered, but not run and charged again.
 
-The first request with a key runs in a task of its own, and whoever asks with this key, the first client
-included, reads along: a retry that comes while it runs waits for it, one that comes later is told the same.
-The answer is kept for its time to live, beside the ledger (`answers`). Keys are their owner's: an API key's.
+The first request with a key runs in an asyncio task of its own, and every client that asks with this key, the
+first included, reads the same response. A retry that comes meanwhile waits for that response; a later one
+gets it from the answer table, where it is kept beside the ledger until it expires. Keys belong to an owner:
+an API key.
 
-What is kept is what was paid for: an answer, or an error of a call for which something was charged. An error
-that cost nothing gives the key back, so that trying again can succeed.
+Kept is what was charged: an answer, or an error of a call that was charged. After an error that cost nothing
+the key is free again, so that a retry can succeed.
 
-Where nobody reads along any more, the call goes on for `leave_seconds`: a client that retries closes its
-connection first. Then it is stopped, and what it has used is charged; its key says so from then on.
+A call without readers runs on for `leave_seconds`, since a client that retries closes its connection first.
+Then the call is stopped and charged for what it has used, and its key answers with an error.
 
     409 idempotency_key_in_use     it runs in another process: try again soon
-    409 idempotency_key_left       everybody left before the answer, which was stopped
+    409 idempotency_key_left       all clients left before the answer, which was stopped
     409 idempotency_key_unknown    the gateway that ran it has died
     409 idempotency_answer_gone    it was answered, and the answer is too large to be kept
     422 idempotency_key_reused     the key was sent with another request
@@ -29,31 +30,31 @@ import zlib
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import ClientError, web
 
 from elastic_agent.errors import StoreError
 
-from ..api.errors import GatewayError, bad
-from .kept_answers import Answers, Entry, FullError, Room
-from .recorder import HEADER, Recorder, gone
-from .response_writer import Stream, stream_headers
+from ..answers.response_writer import ResponseStream, stream_headers
+from ..api.headers import IDEMPOTENCY_KEY, PREFIX
+from ..errors import GatewayError, bad_request
+from ..storage.answer_table import AnswerTable, Entry, FullError, KeepLimits
+from .shared_response import SharedResponse, answer_gone
 
 log = logging.getLogger(__name__)
 
-MEANT = "x-elastic-"
-"""Headers that are a part of what a request asks for begin so."""
-KEPT = ("content-type", "x-elastic-", "x-should-retry", "cache-control", "x-accel-buffering")
-"""Headers of an answer that are told again."""
+KEPT_HEADERS = ("content-type", PREFIX, "x-should-retry", "cache-control", "x-accel-buffering")
+"""How the names of a response's headers begin that are kept."""
 LARGE = 64 << 10
-"""Bytes of a body beyond which it is looked through in a thread."""
+"""Bytes of a body beyond which its fingerprint is taken in a thread."""
 SWEEP_SECONDS = 60.0
 MARGIN = 60.0
-"""Seconds beyond the longest call after which one that says that it runs can't."""
+"""Seconds beyond the longest call after which a request that is marked as running has died."""
 
-Run = Callable[[Callable[[str], Stream]], Awaitable[Any]]
-"""Answers a request: whole, or on the stream that it is given a maker of, which it returns."""
+Run = Callable[[Callable[[str], ResponseStream]], Awaitable[Any]]
+"""Answers a request: with a whole response, or on a stream that it makes with its argument and returns."""
 
 
 class Idempotency:
@@ -61,15 +62,15 @@ class Idempotency:
 
     Args:
         answers: where answers are kept.
-        seconds: for which they are.
-        leave_seconds: for which a call goes on when nobody reads along.
-        call_seconds: the longest that a call takes.
-        send_seconds: that a client may take to read a piece.
+        seconds: for which answers are kept.
+        leave_seconds: for which a call runs on without readers.
+        call_seconds: the longest call.
+        send_seconds: that a client may take to read a part.
     """
 
     def __init__(
         self,
-        answers: Answers,
+        answers: AnswerTable,
         *,
         seconds: float,
         leave_seconds: float,
@@ -78,8 +79,8 @@ class Idempotency:
     ) -> None:
         self.seconds, self.leave_seconds = seconds, leave_seconds
         self._answers, self._longest, self._send = answers, call_seconds + MARGIN, send_seconds
-        self._room = Room(forget=seconds)
-        self._live: dict[str, Recorder] = {}
+        self._keep = KeepLimits(lost_seconds=seconds)
+        self._running: dict[str, SharedResponse] = {}
         self._swept = time.time()
 
     async def once(
@@ -90,179 +91,183 @@ class Idempotency:
         Args:
             owner: whose key it is.
             raw: the body.
-            facts: what the access log says; `passes` in it are requests that were made for the answer.
-            run: answers it.
+            facts: for the access log; its `passes` counts the requests to the model.
+            run: answers the request.
 
         Raises:
             GatewayError: see the module, and whatever `run` raises at no cost.
         """
-        digest = _digest(request.headers.getall(HEADER), owner)
-        # A large body takes longer than others should wait for
-        aside = len(raw) > LARGE
+        digest = _digest(request.headers.getall(IDEMPOTENCY_KEY), owner)
+        in_thread = len(raw) > LARGE  # else other requests would wait for it
         fingerprint = (
-            await asyncio.to_thread(_fingerprint, request, raw) if aside else _fingerprint(request, raw)
+            await asyncio.to_thread(_fingerprint, request, raw) if in_thread else _fingerprint(request, raw)
         )
-        live = self._live.get(digest)
-        again = live is not None
-        if live is None:
-            live = self._live[digest] = Recorder(fingerprint)
-            entry = Entry(digest, owner, fingerprint, 0.0)
-            # In no request's context: it outlives the one that began it
-            live.task = asyncio.get_running_loop().create_task(
-                self._run(live, entry, facts, run), context=Context()
+        shared = self._running.get(digest)
+        again = shared is not None
+        if shared is None:
+            shared = self._running[digest] = SharedResponse(fingerprint)
+            claim = Entry(digest, owner, fingerprint, time.time() + self._longest)
+            # In an empty context: the task outlives the request that began it
+            shared.task = asyncio.get_running_loop().create_task(
+                self._run(shared, claim, facts, run), context=Context()
             )
-        elif live.fingerprint != fingerprint:
+        elif shared.fingerprint != fingerprint:
             raise _reused()
-        live.readers += 1
+        shared.readers += 1
         try:
-            response = await live.read(request, facts["id"], self._send, again)
-            if again or live.replayed:
+            response = await shared.send_to(request, facts["id"], self._send, again)
+            if again or shared.replayed:
                 facts["replayed"] = True
             return response
-        except (ConnectionError, ClientError):  # while we wrote: the client has left
+        except (ConnectionError, ClientError):  # the client left while we wrote
             raise asyncio.CancelledError from None
         finally:
-            live.readers -= 1
-            if not live.readers and not live.done:
+            shared.readers -= 1
+            if not shared.readers and not shared.done:
                 loop = asyncio.get_running_loop()
-                live.left = loop.time()
-                loop.call_later(self.leave_seconds, self._stop, live)
+                shared.left_at = loop.time()
+                loop.call_later(self.leave_seconds, self._stop_if_left, shared)
 
     async def sweep(self) -> None:
-        """Forget what has expired."""
+        """Delete expired answers, once a minute."""
         now = time.time()
         if now - self._swept > SWEEP_SECONDS:
             self._swept = now
-            await asyncio.to_thread(self._answers.sweep, now, self._room)
+            await asyncio.to_thread(self._answers.sweep, now, self._keep)
 
     async def aclose(self) -> None:
-        """Stop what runs."""
-        tasks = [live.task for live in self._live.values() if live.task is not None]
+        """Stop all calls and close the answer table."""
+        tasks = [shared.task for shared in self._running.values() if shared.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(self._answers.close)
 
-    def _stop(self, live: Recorder) -> None:
-        """Nobody has read along for long enough."""
-        alone = asyncio.get_running_loop().time() - live.left >= self.leave_seconds - 0.05
-        if alone and not live.readers and not live.done and live.task is not None:
-            live.task.cancel()
+    def _stop_if_left(self, shared: SharedResponse) -> None:
+        """Stop a call that has had no reader for `leave_seconds`."""
+        left = asyncio.get_running_loop().time() - shared.left_at >= self.leave_seconds - 0.05
+        if left and not shared.readers and not shared.done and shared.task is not None:
+            shared.task.cancel()
 
     # One key
 
-    async def _run(self, live: Recorder, entry: Entry, facts: dict[str, Any], run: Run) -> None:
+    async def _run(self, shared: SharedResponse, claim: Entry, facts: dict[str, Any], run: Run) -> None:
+        """Answer one key, from the answer table or by running the request."""
         error: Exception | None = None
         try:
-            if not await self._known(live, entry):
-                await self._new(live, entry, facts, run)
+            if not await self._answer_from_table(shared, claim):
+                await self._run_and_keep(shared, claim, facts, run)
         except FullError:
-            error = GatewayError(
-                429, f"this key has {self._room.keys} Idempotency-Keys: the oldest are forgotten soon",
-                "idempotency_keys_full", retry_after=60.0,
-            )  # fmt: skip
+            message = f"this key has {self._keep.keys} Idempotency-Keys: the oldest are forgotten soon"
+            error = GatewayError(429, message, "idempotency_keys_full", retry_after=60.0)
         except asyncio.CancelledError:
             error = GatewayError(503, "the call was stopped: try again", "stopped", retry_after=1.0)
         except Exception as raised:
             error = raised
         finally:
-            self._live.pop(entry.digest, None)
-            live.end(error)
+            self._running.pop(claim.digest, None)
+            shared.end(error)
 
-    async def _known(self, live: Recorder, entry: Entry) -> bool:
-        """Take the key; or have its answer read again.
+    async def _answer_from_table(self, shared: SharedResponse, claim: Entry) -> bool:
+        """Read the key's answer from the table. False: the key was free, and is now claimed.
 
         Raises:
-            GatewayError: there is none to read.
+            GatewayError: the key has no answer that can be sent.
         """
         now = time.time()
-        taken = Entry(entry.digest, entry.owner, entry.fingerprint, now + self._longest)
-        found = await asyncio.to_thread(self._answers.begin, taken, now, self._room)
+        found = await asyncio.to_thread(self._answers.claim, claim, now, self._keep)
         if found is None:
             return False
-        if found.fingerprint != entry.fingerprint:
+        if found.fingerprint != claim.fingerprint:
             raise _reused()
         if found.state == "gone":
-            raise gone()
+            raise answer_gone()
         if found.state == "running":
             raise _in_use() if found.until > now else _unknown()
-        text = await asyncio.to_thread(lambda: found.text)
-        live.replayed = True
-        live.whole(found.status, json.loads(found.headers), text, streamed=found.stream)
+        body = await asyncio.to_thread(lambda: found.text)
+        shared.replayed = True
+        shared.set_whole(found.status, json.loads(found.headers), body, streamed=found.stream)
         return True
 
-    async def _new(self, live: Recorder, entry: Entry, facts: dict[str, Any], run: Run) -> None:
-        def stream(id: str) -> Stream:
-            live.headers.extend(stream_headers(id))
-            return live
+    async def _run_and_keep(
+        self, shared: SharedResponse, claim: Entry, facts: dict[str, Any], run: Run
+    ) -> None:
+        """Run the request, and keep its answer; what cost nothing releases the key."""
+
+        def stream(id: str) -> ResponseStream:
+            shared.headers.extend(stream_headers(id))
+            return shared
 
         try:
             response = await run(stream)
-            if response is not live:
-                live.take(response)
+            if response is not shared:
+                shared.copy(response)
         except GatewayError as error:
             if error.charged is None:
-                await self._drop(entry)
+                await self._release(claim)
                 raise
-            live.take(error.response())
+            shared.copy(error.response())
         except asyncio.CancelledError:
             if not facts.get("passes"):
-                await self._drop(entry)
+                await self._release(claim)
                 raise
-            live.take(_left().response())
+            shared.copy(_left().response())
         except BaseException:
-            await self._drop(entry)
+            await self._release(claim)
             raise
-        await self._keep(live, entry)
+        await self._keep_answer(shared, claim)
 
-    async def _keep(self, live: Recorder, entry: Entry) -> None:
-        headers = {n: v for n, v in live.headers.items() if n.lower().startswith(KEPT)}
-        body = await asyncio.to_thread(zlib.compress, live.body, 6) if live.complete else b""
-        kept = Entry(
-            entry.digest, entry.owner, entry.fingerprint, time.time() + self.seconds,
-            "answered" if live.complete else "gone", live.status, json.dumps(headers), live.streamed, body,
-        )  # fmt: skip
+    async def _keep_answer(self, shared: SharedResponse, claim: Entry) -> None:
+        headers = {n: v for n, v in shared.headers.items() if n.lower().startswith(KEPT_HEADERS)}
+        answer = replace(
+            claim,
+            until=time.time() + self.seconds,
+            state="answered" if shared.complete else "gone",
+            status=shared.status,
+            headers=json.dumps(headers),
+            stream=shared.streamed,
+            body=await asyncio.to_thread(zlib.compress, shared.body, 6) if shared.complete else b"",
+        )
         try:
-            await asyncio.to_thread(self._answers.finish, kept, self._room)
-        except StoreError as error:  # it stands as running, so nobody runs it again
+            await asyncio.to_thread(self._answers.finish, answer, self._keep)
+        except StoreError as error:  # the entry stays "running", so no process runs the request again
             log.warning("an answer was not kept: %s", error)
 
-    async def _drop(self, entry: Entry) -> None:
+    async def _release(self, claim: Entry) -> None:
         with suppress(StoreError):
-            await asyncio.to_thread(self._answers.drop, entry.digest)
+            await asyncio.to_thread(self._answers.release, claim.digest)
 
 
 def _digest(keys: list[str], owner: str) -> str:
     key = keys[0] if len(keys) == 1 else ""
     if not 0 < len(key) <= 255 or not key.isascii() or not key.isprintable():
-        raise bad(HEADER, f"{HEADER}: one, of 1 to 255 printable ASCII characters")
+        raise bad_request(IDEMPOTENCY_KEY, f"{IDEMPOTENCY_KEY}: one, of 1 to 255 printable ASCII characters")
     return hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()
 
 
 def _fingerprint(request: web.Request, raw: bytes) -> str:
-    """What a request asks for: its path, its body as JSON, and those of its headers that are ours."""
-    with suppress(ValueError, RecursionError):  # refused when it is read, at no cost
+    """A digest of what a request asks for: its path, its body as JSON, and our headers."""
+    with suppress(ValueError, RecursionError):  # such a body is refused later, at no cost
         raw = json.dumps(json.loads(raw), sort_keys=True, separators=(",", ":")).encode()
-    ours = sorted((n.lower(), v) for n, v in request.headers.items() if n.lower().startswith(MEANT))
-    told = json.dumps([request.path, ours]).encode()
-    return hashlib.sha256(told + b"\0" + raw).hexdigest()
+    ours = sorted((n.lower(), v) for n, v in request.headers.items() if n.lower().startswith(PREFIX))
+    return hashlib.sha256(json.dumps([request.path, ours]).encode() + b"\0" + raw).hexdigest()
 
 
 def _reused() -> GatewayError:
     return GatewayError(
         422,
-        f"this {HEADER} was sent with another request: give each request its own",
+        f"this {IDEMPOTENCY_KEY} was sent with another request: give each request its own",
         "idempotency_key_reused",
-        param=HEADER,
+        param=IDEMPOTENCY_KEY,
     )
 
 
 def _in_use() -> GatewayError:
     return GatewayError(
         409,
-        f"the request with this {HEADER} runs in another process of this gateway: try again soon",
+        f"the request with this {IDEMPOTENCY_KEY} runs in another process of this gateway: try again soon",
         "idempotency_key_in_use",
-        param=HEADER,
+        param=IDEMPOTENCY_KEY,
         retry_after=2.0,
     )
 
@@ -270,10 +275,10 @@ def _in_use() -> GatewayError:
 def _unknown() -> GatewayError:
     return GatewayError(
         409,
-        f"the gateway that ran the request with this {HEADER} has ended, and nobody knows its answer; what "
-        f"it may have used is charged. Send it with another key to have it run again",
+        f"the gateway that ran the request with this {IDEMPOTENCY_KEY} has ended, and its answer is unknown; "
+        f"what it may have used is charged. Send it with another key to have it run again",
         "idempotency_key_unknown",
-        param=HEADER,
+        param=IDEMPOTENCY_KEY,
         retry=False,
     )
 
@@ -281,9 +286,9 @@ def _unknown() -> GatewayError:
 def _left() -> GatewayError:
     return GatewayError(
         409,
-        f"the client of the request with this {HEADER} left, and it was stopped; what it had used is "
-        f"charged. Send it with another key to have it run again",
+        f"the client of the request with this {IDEMPOTENCY_KEY} left, and it was stopped; what it had used "
+        f"is charged. Send it with another key to have it run again",
         "idempotency_key_left",
-        param=HEADER,
+        param=IDEMPOTENCY_KEY,
         retry=False,
     )

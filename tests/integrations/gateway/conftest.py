@@ -80,20 +80,16 @@ class Served:
     async def settled(self) -> Amount:
         """What the ledger says was spent in all, once nothing is held any more and all is written."""
         for _ in range(500):
-            accounts = [
-                payer.durable.name for payer in self.gateway.payers._by_root.values() if payer.durable
-            ]
-            levels = [(await self.gateway.payers.store.books(name))[0] for name in accounts]
-            live = [
-                payer.durable.holds.live for payer in self.gateway.payers._by_root.values() if payer.durable
-            ]
+            accounts = [scheduler.name for scheduler in self.gateway.schedulers._by_root.values()]
+            levels = [(await self.gateway.schedulers.store.books(name))[0] for name in accounts]
+            live = [one.durable.holds.live for one in self.gateway.schedulers._by_root.values()]
             if not any(level.held.tokens or level.held.nano for level in levels) and not any(live):
                 break
             await asyncio.sleep(0.01)
         else:
             raise AssertionError(f"still held: {levels}")
         self.gateway.main.check()
-        await self.gateway.payers.store.check()
+        await self.gateway.schedulers.store.check()
         return sum((level.spent for level in levels), Amount())
 
     async def exact(self) -> None:

@@ -21,8 +21,8 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply
+from tests.integrations.gateway.answers.test_answers import CALL, TOOL
 from tests.integrations.gateway.conftest import HELLO, Served, Start
-from tests.integrations.gateway.serving.test_kept_answers import CALL, TOOL
 
 MESSAGES: Any = HELLO
 

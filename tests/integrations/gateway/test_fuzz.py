@@ -81,7 +81,7 @@ async def test_no_request_breaks_it(start: Start, tmp_path: Path, caplog: pytest
         await asyncio.gather(*(worker(REQUESTS // 10) for _ in range(10)))
         await until(lambda: served.gateway.metrics.running._value.get() == 0)  # type: ignore[attr-defined]
         await served.gateway.tasks.aclose()
-        store = served.gateway.payers.store
+        store = served.gateway.schedulers.store
         for _ in range(500):
             levels = [(await store.books(key.account))[0] for _, key in made[:2]]
             if all(level.held == NOTHING for level in levels) and not served.backend.running:

@@ -18,9 +18,9 @@ import pytest
 
 from elastic_agent.backends.load import load_backend
 from elastic_agent.integrations.gateway.api import json_body, request_schema
-from elastic_agent.integrations.gateway.api.errors import GatewayError
-from elastic_agent.integrations.gateway.api.responses_request import ResponseRequest
+from elastic_agent.integrations.gateway.api.responses_schema import ResponseRequest
 from elastic_agent.integrations.gateway.app import Gateway
+from elastic_agent.integrations.gateway.errors import GatewayError
 from elastic_agent.integrations.gateway.settings import Config, Upstream
 from elastic_agent.prompts.tokenizer import HFCodec
 from tests.integrations.gateway.conftest import HELLO, Start

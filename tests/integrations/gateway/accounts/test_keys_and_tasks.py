@@ -27,7 +27,10 @@ async def test_a_key_is_asked_for_once_there_is_one(start: Start, ledger: str) -
         served.gateway.keys._remember = 0.0
         for key in (alice, bob, bob):
             assert "choices" in await served.ask(key, thinking_budget=3)
-        accounts = {name: await served.gateway.payers.store.books(name) for name in served.gateway.payers._of}
+        accounts = {
+            name: await served.gateway.schedulers.store.books(name)
+            for name in served.gateway.schedulers._shared
+        }
         assert sorted(name.split("/")[1] for name in accounts) == ["alice", "bob"]
         for key, code in (
             (None, "no_key"),
@@ -217,7 +220,7 @@ async def test_an_idle_task_is_closed(start: Start) -> None:
                 break
             await asyncio.sleep(0.02)
         assert status == 410, body
-        await until(lambda: not served.gateway.payers._of)
+        await until(lambda: not served.gateway.schedulers._shared)
 
 
 async def test_not_open_to_the_network_without_a_key(start: Start) -> None:

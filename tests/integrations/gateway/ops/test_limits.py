@@ -11,8 +11,8 @@ import pytest
 
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.integrations.gateway.settings import Limits
+from tests.integrations.gateway.answers.test_streams import head
 from tests.integrations.gateway.conftest import HELLO, Served, Start, until
-from tests.integrations.gateway.serving.test_streams import head
 
 CROWD = """
 import socket, sys
@@ -40,7 +40,7 @@ async def test_headers_that_drip_in(start: Start) -> None:
             else:
                 pytest.fail("the headers came in whole")
         writer.close()
-        await until(lambda: served.gateway.guard.connections == 0)
+        await until(lambda: served.gateway.connections.open == 0)
 
 
 async def test_a_body_that_drips_in(start: Start) -> None:
@@ -86,18 +86,18 @@ async def test_idle_connections(start: Start) -> None:
     if files < 1500:
         pytest.skip(f"{files} open files are too few")
     async with start(limits=Limits(idle_seconds=300.0, grace_seconds=0.1)) as served:
-        many = served.gateway.guard.most - 100
+        many = served.gateway.connections.most - 100
         port = served.root.rpartition(":")[2]
         crowd = await asyncio.create_subprocess_exec(
             sys.executable, "-c", CROWD, port, str(many), stdin=asyncio.subprocess.PIPE
         )
-        await until(lambda: served.gateway.guard.connections >= many)
+        await until(lambda: served.gateway.connections.open >= many)
         for _ in range(5):
             assert "choices" in await served.ask(thinking_budget=3)
-        idle = served.gateway.guard._idle
+        idle = served.gateway.connections._idle
         idle.update({one: idle[one] - 600.0 for one in list(idle)[:-1]})  # not our own, the last
-        served.gateway.guard.sweep()
-        await until(lambda: served.gateway.guard.connections < 50)
+        served.gateway.connections.sweep()
+        await until(lambda: served.gateway.connections.open < 50)
         assert "choices" in await served.ask(thinking_budget=3)
         await crowd.communicate(b"")
         assert crowd.returncode == 0
@@ -120,7 +120,7 @@ async def test_too_many_connections(start: Start) -> None:
         status, headers, body = await served.post("/chat/completions", {"messages": HELLO})
         assert (status, body["error"]["code"]) == (503, "too_many_connections")
         assert int(headers["Retry-After"]) >= 1
-        assert served.gateway.guard.connections <= 5
+        assert served.gateway.connections.open <= 5
         assert all("choices" in answer for answer in await asyncio.gather(*running))
         for _, writer in idle:
             writer.close()

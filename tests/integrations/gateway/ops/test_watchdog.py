@@ -12,6 +12,7 @@ from aiohttp import web
 
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.ops.watchdog import BEAT, Stall, Watchdog
+from elastic_agent.integrations.gateway.routes.status import StatusRoutes
 from elastic_agent.integrations.gateway.settings import Config
 from tests.integrations.gateway.conftest import Start
 
@@ -72,11 +73,11 @@ async def test_the_request_is_named(
 ) -> None:
     """In the log, with method, route and id; and counted in /metrics."""
 
-    async def models(gateway: Gateway, request: web.Request) -> web.Response:
+    async def models(routes: StatusRoutes, request: web.Request) -> web.Response:
         compute(0.3)
         return web.json_response({})
 
-    monkeypatch.setattr(Gateway, "_models", models)
+    monkeypatch.setattr(StatusRoutes, "models", models)
     caplog.set_level(logging.WARNING)
     async with start(watchdog=False) as served:
         config = Config(served.gateway.config.upstreams, port=0, no_keys=True, watchdog=True)

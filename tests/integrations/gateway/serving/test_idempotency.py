@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,13 @@ import aiohttp
 import openai
 import pytest
 
-from benchmarks._servers import NoServerError, PostgresServer, RedisServer
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import StoreUnavailableError
 from elastic_agent.integrations.gateway.accounts.keys import Keys
-from elastic_agent.integrations.gateway.api import chat_format
-from elastic_agent.integrations.gateway.serving import idempotency, kept_answers, recorder
-from elastic_agent.integrations.gateway.serving.kept_answers import (
-    Answers,
-    Entry,
-    FullError,
-    Room,
-    open_answers,
-)
+from elastic_agent.integrations.gateway.answers import chat_format
+from elastic_agent.integrations.gateway.serving import idempotency, shared_response
 from elastic_agent.integrations.gateway.settings import Limits
+from elastic_agent.integrations.gateway.storage.answer_table import Entry, KeepLimits
 from tests.integrations.gateway.conftest import HELLO, Served, Start, until
 from tests.wire import Faults
 
@@ -116,7 +108,7 @@ async def test_a_client_that_leaves_for_good(start: Start) -> None:
             async with asyncio.timeout(0.1):
                 await send(served, "a", body)
         await until(lambda: not served.backend.running)
-        await until(lambda: not served.gateway.idempotency._live)
+        await until(lambda: not served.gateway.idempotency._running)
         status, headers, text = await send(served, "a", body)
         assert (status, code(text)) == (409, "idempotency_key_left")
         assert headers["x-should-retry"] == "false"
@@ -203,7 +195,7 @@ async def test_a_failure_of_our_own_that_was_billed(start: Start, monkeypatch: p
     def broken(*_: Any) -> None:
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(chat_format.Chat, "_answer", broken)
+    monkeypatch.setattr(chat_format.ChatFormatter, "_answer", broken)
     async with start() as served:
         for key, asked in (("a", 2), ("a", 2), (None, 4)):
             status, headers, text = await send(served, key)
@@ -282,7 +274,7 @@ async def test_what_another_process_does_under_a_key(start: Start, tmp_path: Pat
         first = await running
         assert (await send(two, "a"))[2] == first[2]
         entry = Entry(idempotency._digest(["dead"], "open"), "open", one_of(two, BODY), time.time() - 1.0)
-        two.gateway.idempotency._answers.begin(entry, time.time(), Room())
+        two.gateway.idempotency._answers.claim(entry, time.time(), KeepLimits())
         status, headers, text = await send(two, "dead")
         assert (status, code(text), headers["x-should-retry"]) == (409, "idempotency_key_unknown", "false")
         assert not two.backend.meter.requests
@@ -299,9 +291,9 @@ def one_of(served: Served, body: dict[str, Any]) -> str:
 
 async def test_a_large_answer_is_not_kept(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its clients have it whole; who comes later is told that it is gone, and pays nothing."""
-    monkeypatch.setattr(recorder, "BUFFER", 2000)
+    monkeypatch.setattr(shared_response, "BUFFER", 2000)
     async with start() as served:
-        served.gateway.idempotency._room = Room(answer=10)
+        served.gateway.idempotency._keep = KeepLimits(answer_bytes=10)
         for key, stream in (("a", False), ("b", True)):
             status, _, text = await send(served, key, BODY | {"stream": stream})
             assert status == 200
@@ -315,7 +307,7 @@ async def test_a_large_answer_is_not_kept(start: Start, monkeypatch: pytest.Monk
 async def test_too_many_keys(start: Start) -> None:
     """429, and nothing runs: a key that is forgotten too soon would be paid twice."""
     async with start() as served:
-        served.gateway.idempotency._room = Room(keys=2, forget=0.0)
+        served.gateway.idempotency._keep = KeepLimits(keys=2, lost_seconds=0.0)
         assert [(await send(served, key))[0] for key in "abc"] == [200, 200, 429]
         assert served.backend.meter.requests == 4
 
@@ -327,7 +319,7 @@ async def test_the_ledgers_place_is_away(start: Start, monkeypatch: pytest.Monke
         raise StoreUnavailableError("away")
 
     async with start() as served:
-        monkeypatch.setattr(served.gateway.idempotency._answers, "begin", away)
+        monkeypatch.setattr(served.gateway.idempotency._answers, "claim", away)
         assert (await send(served, "a"))[0] == 503
         monkeypatch.undo()
         monkeypatch.setattr(served.gateway.idempotency._answers, "finish", away)
@@ -345,101 +337,3 @@ async def test_shutting_down(start: Start) -> None:
         with suppress(aiohttp.ClientError):
             status, headers, text = await running
             assert (status, code(text), headers["x-should-retry"]) == (503, "shutting_down", "false")
-
-
-# Where answers are kept
-
-
-@pytest.fixture(scope="module", params=["memory", "sqlite", "postgres", "redis"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A ledger's place of each kind."""
-    folder = tmp_path_factory.mktemp("answers")
-    if request.param in ("memory", "sqlite"):
-        yield "memory://" if request.param == "memory" else str(folder / "ledger.db")
-        return
-    try:
-        server = PostgresServer() if request.param == "postgres" else RedisServer()
-    except NoServerError as error:
-        pytest.skip(str(error))
-    with server:
-        yield server.url
-
-
-@pytest.fixture
-def kept(place: str) -> Iterator[Answers]:
-    made = open_answers(place)
-    yield made
-    made.close()
-
-
-def entry(name: str, until: float = 60.0, **more: Any) -> Entry:
-    return Entry(f"{time.time_ns()}{name}", more.pop("owner", name), "print", time.time() + until, **more)
-
-
-def test_a_key_is_taken_once(kept: Answers) -> None:
-    """Whoever comes second is told what stands there, byte for byte."""
-    one, now = entry("one"), time.time()
-    assert kept.begin(one, now, Room()) is None
-    found = kept.begin(one, now, Room())
-    assert found is not None
-    assert (found.state, found.fingerprint) == ("running", "print")
-    done = Entry(one.digest, one.owner, "print", now + 60, "answered", 503, '{"a": "b"}', True, b"\x00\xff")
-    kept.finish(done, Room())
-    assert kept.begin(one, now, Room()) == done
-    kept.drop(one.digest)
-    assert kept.begin(one, now, Room()) is None
-    kept.drop(one.digest)
-
-
-def test_an_answer_is_forgotten_in_time(kept: Answers) -> None:
-    """After its time to live; one that ran to no end so long after it can't run any more."""
-    one, two, now = entry("one"), entry("two"), time.time()
-    for each in (one, two):
-        kept.begin(each, now, Room())
-    kept.finish(Entry(one.digest, one.owner, "print", now + 0.2, "answered"), Room())
-    time.sleep(0.3)
-    later = now + 61.0
-    kept.sweep(time.time(), Room())
-    assert kept.begin(one, time.time(), Room()) is None
-    assert kept.begin(two, later, Room(forget=100.0)) is not None
-
-
-def test_room_is_each_owners(kept: Answers) -> None:
-    """So many keys, and so many bytes; beyond, a key is refused, and an answer not kept."""
-    room, now = Room(keys=2, answer=100, answers=150), time.time()
-    name = f"owner{time.time_ns()}"
-    mine = [entry(f"m{i}", owner=name) for i in range(3)]
-    assert [kept.begin(each, now, room) for each in mine[:2]] == [None, None]
-    with pytest.raises(FullError):
-        kept.begin(mine[2], now, room)
-    assert kept.begin(entry("other"), now, room) is None
-    states = []
-    for each in mine[:2]:
-        kept.finish(Entry(each.digest, name, "print", now + 60, "answered", body=b"x" * 90), room)
-        found = kept.begin(each, now, room)
-        assert found is not None
-        states.append(found.state)
-    assert states == ["answered", "gone"]
-    kept.drop(mine[0].digest)
-    assert kept.begin(mine[2], now, room) is None
-    kept.finish(Entry(mine[2].digest, name, "print", now + 60, "answered", body=b"x" * 101), room)
-    assert kept.begin(mine[2], now, room).state == "gone"  # type: ignore[union-attr]
-
-
-def test_nobody_else_may_read_the_file(tmp_path: Path) -> None:
-    """Answers lie in the ledger's file: for its owner's eyes."""
-    made = open_answers(str(tmp_path / "a.db"))
-    made.begin(entry("one"), time.time(), Room())
-    made.close()
-    assert (tmp_path / "a.db").stat().st_mode & 0o077 == 0
-
-
-def test_a_place_that_is_none(tmp_path: Path) -> None:
-    """Unknown schemes, and a folder that isn't there."""
-    with pytest.raises(Exception, match="answers can't be kept"):
-        open_answers("ftp://x")
-    gone = open_answers(str(tmp_path / "no" / "a.db"))
-    with pytest.raises(StoreUnavailableError, match="answers can't be reached"):
-        gone.begin(entry("one"), time.time(), Room())
-    gone.close()
-    assert isinstance(kept_answers.MemoryAnswers(), kept_answers.MemoryAnswers)

@@ -1,23 +1,24 @@
-"""Every error of the gateway in OpenAI's shape, with the numbers.
+"""The gateway's errors, in OpenAI's shape.
 
 {"error": {"message": .., "type": .., "param": .., "code": .., "needed": {..}, "available": {..}}}
 
-400  invalid_request_error     what can't be parsed or obeyed; `param` names the field
-401  authentication_error      no key, a wrong one, or one that was revoked
-402  insufficient_quota        a cap can't hold the call, and nothing that runs will give it room
+400  invalid_request_error     the body or a header can't be parsed or obeyed; `param` names the field
+401  authentication_error      no key, an unknown key, or a revoked key
+402  insufficient_quota        a cap can't hold the call, and no running call can be refunded to make room
 403  permission_error          another key's task
 404  not_found_error           no such model, task or route
-409  invalid_request_error     the request with this Idempotency-Key has no answer to tell again
+409  invalid_request_error     the request with this Idempotency-Key has no answer that can be sent again
 410  task_closed               the task has ended
 413  request_too_large
 415  invalid_request_error     not application/json
-422  invalid_request_error     the Idempotency-Key of another request
+422  invalid_request_error     the Idempotency-Key belongs to another request
 429  rate_limit_error          refunds may make room, or the queue is full: `Retry-After` says when
 502  upstream_error            the upstream answered with an error, or with something that can't be trusted
-503  unavailable               the upstream or the ledger is away, or the gateway shuts down
+503  unavailable               the upstream or the ledger can't be reached, or the gateway shuts down
 504  timeout                   the call took longer than the gateway allows
 
-An error of a request that is charged all the same says how much (`charged`), and `x-should-retry: false`.
+An error of a request that was charged all the same has the amount in `charged`, and the header
+`x-should-retry: false`.
 """
 
 from __future__ import annotations
@@ -62,24 +63,24 @@ TYPES = {
     504: "timeout",
 }
 UNREAD = ("broken_body", "slow_body", "request_too_large")
-"""Errors that leave a part of the request unread: the connection ends with them."""
-AGAIN = 1.0
-"""Seconds after which a client may try again where nobody knows better."""
+"""Codes of errors that leave a part of the request unread: the connection is closed after them."""
+RETRY_SECONDS = 1.0
+"""`Retry-After` where nothing better is known."""
 
 
 class GatewayError(Exception):
-    """An answer that is an error.
+    """An error that a client gets as its answer.
 
     Args:
         status: of HTTP.
-        message: what to do.
+        message: what to do about it.
         code: for programs.
         param: the field that is wrong.
-        retry_after: seconds until it may work.
+        retry_after: seconds after which a retry may succeed.
         numbers: further fields, such as `needed` and `available`.
-        retry: False tells clients that try again by themselves not to (`x-should-retry`).
-        charged: what the request is charged all the same. Trying again would be charged again, so clients are
-            told not to by themselves.
+        retry: False tells client libraries not to retry by themselves (`x-should-retry`).
+        charged: what the request is charged all the same. A retry would be charged again, so it implies
+            `retry=False`.
     """
 
     def __init__(
@@ -99,14 +100,14 @@ class GatewayError(Exception):
         self.numbers = dict(numbers or {})
         self.retry, self.charged = retry, charged
 
-    def after(self, charged: Mapping[str, Any] | None) -> GatewayError:
-        """The same error, of a request that is charged so much; None: of one that cost nothing."""
+    def with_charge(self, charged: Mapping[str, Any] | None) -> GatewayError:
+        """This error, of a request that is charged this much; None: of a request that cost nothing."""
         if charged is not None:
             self.charged = charged
         return self
 
-    def said(self, message: str, param: str | None) -> GatewayError:
-        """The same error in other words."""
+    def reworded(self, message: str, param: str | None) -> GatewayError:
+        """The same error with another message and field."""
         return GatewayError(
             self.status, message, self.code, param=param, retry_after=self.retry_after,
             numbers=self.numbers, retry=self.retry, charged=self.charged,
@@ -143,16 +144,23 @@ class GatewayError(Exception):
         return response
 
 
-def bad(param: str | None, message: str, code: str = "invalid_value") -> GatewayError:
-    """A request that can't be obeyed."""
+def bad_request(param: str | None, message: str, code: str = "invalid_value") -> GatewayError:
+    """400: a request that can't be obeyed."""
     return GatewayError(400, message, code, param=param)
 
 
-def told(error: Exception, *, refunds: bool = False) -> GatewayError:
-    """An error of the library as an answer; one that nobody foresaw is raised again.
+def not_found(what: str, name: str, known: list[str]) -> GatewayError:
+    """404: a name that stands for nothing."""
+    return GatewayError(
+        404, f"no {what} called {name[:64]!r}; there is {', '.join(known) or 'none'}", f"{what}_not_found"
+    )
+
+
+def to_gateway_error(error: Exception, *, refunds: bool = False) -> GatewayError:
+    """The answer to an error of this library; any other error is raised again.
 
     Args:
-        refunds: what other calls hold may come back and make room.
+        refunds: what other calls hold may be refunded and make room, so a retry can succeed.
     """
     if isinstance(error, GatewayError):
         return error
@@ -163,26 +171,26 @@ def told(error: Exception, *, refunds: bool = False) -> GatewayError:
             numbers["binding"] = error.binding.to_dict()
         code = "deadline_exceeded" if isinstance(error, DeadlineError) else "cap_exceeded"
         if refunds:
-            return GatewayError(429, message, code, retry_after=AGAIN, numbers=numbers)
+            return GatewayError(429, message, code, retry_after=RETRY_SECONDS, numbers=numbers)
         return GatewayError(402, message, code, numbers=numbers)
     if isinstance(error, EndpointBusyError):
         return GatewayError(429, message, "queue_full", retry_after=error.retry_after)
     for kind, status, code in _PLAIN:
         if isinstance(error, kind):
-            return GatewayError(status, message, code, retry_after=AGAIN if status == 503 else None)
+            return GatewayError(status, message, code, retry_after=RETRY_SECONDS if status == 503 else None)
     raise error
 
 
-def answer_to(error: Exception, id: str) -> GatewayError:
-    """The same for every error: one that nobody foresaw is told to the log alone.
+def to_gateway_error_or_500(error: Exception, id: str) -> GatewayError:
+    """The answer to any error; one that is not of this library is logged, and its client gets a 500.
 
     Args:
         id: of the request.
     """
     try:
-        return told(error)
+        return to_gateway_error(error)
     except Exception:
-        # The traceback's lines and nothing that the request brought: a message may quote it
+        # Only the lines of the traceback: the message may quote the request
         where = "".join(traceback.format_tb(error.__traceback__))
         log.error("request %s failed: %s\n%s", id, type(error).__name__, where)
         return GatewayError(500, f"the gateway failed; its log has request {id}", "internal_error")

@@ -1,4 +1,4 @@
-"""One request's answers, written: whole, or as server-sent events."""
+"""Sends the answers of one request: whole, or as server-sent events."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from multidict import CIMultiDict
 
 from elastic_agent.scheduler.runlog.report import Units
 
-from ..accounts.accounts import Payer
-from ..accounts.tasks import OpenTask
-from ..api.chat_format import Format, Said, budget, pairs
-from ..api.errors import GatewayError
+from ..accounts.account_scheduler import AccountScheduler
+from ..accounts.named_tasks import NamedTask
+from ..errors import GatewayError
 from ..settings import Upstream
 from . import choices as running
+from .chat_format import Formatter, ResponseContent, budget, pairs
 from .choices import Choice
-from .plan import Plan
 
 
-class Stream(Protocol):
-    """What is asked of a response that is sent piece by piece."""
+class ResponseStream(Protocol):
+    """A response that is sent in parts; `web.StreamResponse` is one."""
 
     @property
     def headers(self) -> CIMultiDict[str]: ...
@@ -41,32 +40,35 @@ class Stream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    """What is asked, of whom, and who pays.
+class ResponseWriter:
+    """Runs the calls of a request and sends their answers.
 
     Attributes:
-        answers: the calls.
-        asked: the request.
-        form: the endpoint's way of writing.
-        payer: the account.
-        named: the task that the request names, if it does.
-        send_seconds: that the client may take to read a piece.
+        answers: the answers.
+        make_formatter: makes the endpoint's formatter.
+        upstream: the model that answers.
+        logprobs: whether the log-probs of the solution's tokens are wanted.
+        usage: whether usage is wanted at the end of a stream.
+        scheduler: of the account that is charged.
+        task: the named task of the request, if it has one.
+        send_seconds: that the client may take to read a part.
     """
 
     answers: list[Choice]
-    asked: Plan
+    make_formatter: Callable[[ResponseContent], Formatter]
     upstream: Upstream
-    form: Callable[[Said], Format]
-    payer: Payer
-    named: OpenTask | None
+    logprobs: bool
+    usage: bool
+    scheduler: AccountScheduler
+    task: NamedTask | None
     send_seconds: float
 
     async def whole(self) -> web.Response:
-        """Run to the end, and answer with all of it."""
-        async with aclosing(running.run(self.answers)) as shown:
-            async for _ in shown:
+        """Run the calls to their end; the response with all of the answers."""
+        async with aclosing(running.run(self.answers)) as deltas:
+            async for _ in deltas:
                 pass
-        body = self._format().whole()
+        body = self._formatter().whole()
         used = self.answers[0].call.usage
         headers = {
             "X-Elastic-Granted": self._granted(),
@@ -78,33 +80,36 @@ class Exchange:
             headers["X-Elastic-Left"] = pairs(body["budget"]["left"])
         return web.Response(text=json.dumps(body), content_type="application/json", headers=headers)
 
-    async def stream(self, request: web.Request, response: Stream) -> None:
-        """Answer piece by piece. Until the first, `response` is not prepared: an error is an HTTP status."""
-        form = self._format()
+    async def stream(self, request: web.Request, response: ResponseStream) -> None:
+        """Run the calls and send their answers as events.
 
-        async def tell(events: Iterable[dict[str, Any]]) -> None:
+        `response` is prepared with the first event: until then an error can still be an HTTP status.
+        """
+        formatter = self._formatter()
+
+        async def send_all(events: Iterable[dict[str, Any]]) -> None:
             for event in events:
                 name = f"event: {event['type']}\n" if "type" in event else ""
                 data = f"{name}data: {json.dumps(event)}\n\n"
                 await send(response, data.encode(), self.send_seconds)
 
-        async with aclosing(running.run(self.answers)) as shown:
-            async for choice, piece in shown:
+        async with aclosing(running.run(self.answers)) as deltas:
+            async for choice, delta in deltas:
                 if not response.prepared:
                     response.headers["X-Elastic-Granted"] = self._granted()
                     await response.prepare(request)
-                    await tell(form.begin())
-                if piece is None:
-                    await tell(form.end(choice))
-                elif piece:
-                    await tell(form.piece(choice, piece))
-        await tell(form.finish())
-        if form.done:
+                    await send_all(formatter.stream_start())
+                if delta is None:
+                    await send_all(formatter.answer_end(choice))
+                elif delta:
+                    await send_all(formatter.delta(choice, delta))
+        await send_all(formatter.stream_end())
+        if formatter.ends_with_done:
             await send(response, b"data: [DONE]\n\n", self.send_seconds)
         await response.write_eof()
 
     def facts(self) -> dict[str, Any]:
-        """For the access log."""
+        """What the access log says about the calls."""
         used = [choice.call.usage for choice in self.answers]
         grants = [choice.call.grant for choice in self.answers]
         costs = [choice.call.cost for choice in self.answers]
@@ -119,24 +124,16 @@ class Exchange:
         }
 
     def charged(self) -> dict[str, Any] | None:
-        """What a request is charged that brought no answer; None: nothing was asked of a model."""
+        """What the request is charged although it has no answer; None: no model was asked."""
         facts = self.facts()
         if not facts["passes"]:
             return None
         return {"tokens": facts["charged"], "usd": facts["usd"], "requests": facts["passes"]}
 
-    def _format(self) -> Format:
-        asked = self.asked
-        return self.form(
-            Said(
-                self.answers,
-                self.upstream.name,
-                self.upstream.backend.codec,
-                asked.sampling.logprobs,
-                asked.usage,
-                self._budget,
-            )
-        )
+    def _formatter(self) -> Formatter:
+        name, codec = self.upstream.name, self.upstream.backend.codec
+        content = ResponseContent(self.answers, name, codec, self.logprobs, self.usage, self._budget)
+        return self.make_formatter(content)
 
     def _granted(self) -> str:
         grants = [choice.call.grant for choice in self.answers]
@@ -147,22 +144,22 @@ class Exchange:
         )
 
     def _budget(self, answers: Sequence[Choice]) -> dict[str, Any]:
-        return budget(answers, self.named.id if self.named else None, self._left())
+        return budget(answers, self.task.id if self.task else None, self._left())
 
     def _left(self) -> dict[str, float]:
         """What is left of the task, or of the key, as far as this process knows."""
-        if self.named is not None:
-            return self.named.task.left.to_dict()
-        assert self.payer.durable is not None
-        room = self.payer.dispatcher.ledger.room(self.payer.durable.account())
+        if self.task is not None:
+            return self.task.task.left.to_dict()
+        ledger = self.scheduler.dispatcher.ledger
+        room = ledger.room(self.scheduler.durable.account())
         return Units.of(room, asyncio.get_running_loop().time()).to_dict()
 
 
-async def send(response: Stream, data: bytes, seconds: float) -> None:
-    """Send something; a client that reads nothing for so long is given up.
+async def send(response: ResponseStream, data: bytes, seconds: float) -> None:
+    """Send a part of a response.
 
     Raises:
-        ConnectionError: it was.
+        ConnectionError: the client has read nothing for `seconds`.
     """
     try:
         async with asyncio.timeout(seconds) as timeout:
@@ -173,23 +170,12 @@ async def send(response: Stream, data: bytes, seconds: float) -> None:
         raise
 
 
-def event_stream(id: str) -> Stream:
-    """The response of a stream, before its first piece."""
-    return cast("Stream", web.StreamResponse(headers=stream_headers(id)))
+async def send_error(response: ResponseStream, error: GatewayError, *, named: bool) -> None:
+    """End a stream with an error: one event, without [DONE].
 
-
-def stream_headers(id: str) -> dict[str, str]:
-    """Of a stream."""
-    return {
-        "Content-Type": "text/event-stream; charset=utf-8",
-        "Cache-Control": "no-cache",
-        "X-Accel-Buffering": "no",
-        "X-Request-Id": id,
-    }
-
-
-async def last_words(response: Stream, error: GatewayError, *, named: bool) -> None:
-    """An error in the middle of a stream: an event, named where the others are, and no [DONE] after it."""
+    Args:
+        named: the stream's events are sent under their names.
+    """
     name = "event: error\n" if named else ""
     try:
         async with asyncio.timeout(5.0):
@@ -197,3 +183,18 @@ async def last_words(response: Stream, error: GatewayError, *, named: bool) -> N
             await response.write_eof()
     except (ConnectionError, ClientError, TimeoutError):
         pass
+
+
+def event_stream(id: str) -> ResponseStream:
+    """The response of a stream, not yet prepared; `id` is the request's."""
+    return cast("ResponseStream", web.StreamResponse(headers=stream_headers(id)))
+
+
+def stream_headers(id: str) -> dict[str, str]:
+    """The headers of a stream; `id` is the request's."""
+    return {
+        "Content-Type": "text/event-stream; charset=utf-8",
+        "Cache-Control": "no-cache",
+        "X-Accel-Buffering": "no",
+        "X-Request-Id": id,
+    }

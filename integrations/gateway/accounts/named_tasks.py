@@ -1,12 +1,11 @@
 """Tasks that clients name: opened by a POST to `/v1/tasks`, or by a request that brings an id and caps.
 
-A task is an account of the durable ledger, under its key's. So it is one and the same in every gateway on
-that ledger: whichever process a request comes to finds the account, and the ledger keeps the caps over all of
-them. Each process has its own plan of the task (what thinking its next call gets, what its final answer
-needs), made from what the ledger says is left.
+A task is an account of the durable ledger, under its key's account. So the task is the same in every gateway
+on that ledger: each process finds the account, and the ledger keeps the caps over all processes. Each process
+decides for itself what its next call gets, from what the ledger says is left.
 
-A task ends when its key deletes it, or when nobody has used it for a while. A process lets go of a task that
-it has not used itself, and closes it for all when the ledger shows that nobody else has either.
+A task ends when its key deletes it, or when no request has used it for a while. A process that has not used a
+task closes it for all processes when the ledger shows that no other process has used it either.
 """
 
 from __future__ import annotations
@@ -33,73 +32,78 @@ from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec
 from elastic_agent.scheduler.runlog.report import Units
 from elastic_agent.scheduler.runtime.task import Task
 
-from ..api.errors import GatewayError, bad
-from .accounts import Payer, Payers
+from ..errors import GatewayError, bad_request
+from .account_scheduler import AccountScheduler, AccountSchedulers
 
 
 @dataclass(slots=True, eq=False)
-class OpenTask:
-    """A task as this process has it.
+class NamedTask:
+    """A task that this process has open.
 
     Attributes:
-        id: what its key calls it.
+        id: what the client calls it.
         account: its account on the ledger.
-        payer: whose `task` this is.
-        running: requests that use it now.
-        used: when one last did, on the event loop's clock.
-        seen: its books when this process last looked whether others use it.
+        scheduler: the scheduler of that account, whose `task` this is.
+        running: requests that use the task now.
+        used: when a request last ended that used it, on the event loop's clock.
+        seen: spent and held on the ledger when this process last looked; None: not since its last request.
     """
 
     id: str
     account: str
-    payer: Payer
+    scheduler: AccountScheduler
     task: Task
     running: int = 0
     used: float = 0.0
     seen: tuple[Amount, Amount] | None = None
 
     def busy(self) -> bool:
-        """A request uses it now."""
+        """Whether a request uses it now."""
         return self.running > 0
 
 
-class Tasks:
-    """The tasks of a process.
+class NamedTasks:
+    """The tasks that a process has open.
 
     Args:
-        payers: who pays.
-        most: open at once.
-        idle: seconds after which one that nobody uses is closed.
-        backend: the model that they will probably use: it promises them their answers in time.
+        schedulers: make a scheduler for each task's account.
+        most: tasks open at once.
+        idle: seconds without a request after which a task is closed.
+        backend: the model that tasks will probably use: admission by deadline counts with its speed.
     """
 
-    def __init__(self, payers: Payers, most: int, idle: float, backend: Backend) -> None:
-        self.payers, self.most, self.idle, self.backend = payers, most, idle, backend
-        self._open: dict[str, asyncio.Task[OpenTask]] = {}
+    def __init__(self, schedulers: AccountSchedulers, most: int, idle: float, backend: Backend) -> None:
+        self.schedulers, self.most, self.idle, self.backend = schedulers, most, idle, backend
+        self._open: dict[str, asyncio.Task[NamedTask]] = {}
 
     async def open(
         self, owner: Spec, caps: Caps, *, id: str | None = None, fresh: bool = False, **options: Any
-    ) -> OpenTask:
-        """A task with these caps, under an account; one that is open with the same caps is that one.
+    ) -> NamedTask:
+        """Open a task with these caps under an owner's account, or find the open one with the same caps.
 
         Args:
-            fresh: its id must be new.
+            fresh: the id must be new.
 
         Raises:
-            GatewayError: the id stands for a task with other caps, or for one that has ended.
+            GatewayError: the task of this id has other caps, or has ended; or the id isn't new.
         """
         id = id or f"task-{secrets.token_hex(8)}"
         account = f"{owner.id}/{id}"
-        if fresh and (account in self._open or await self._books(account) is not None):
+        if fresh and (account in self._open or await self._on_ledger(account) is not None):
             raise GatewayError(400, f"there is a task called {id!r} already", "task_exists", param="id")
         spec = Spec(account, caps.tokens, caps.nanodollars, caps.seconds)
         return await self._get(id, account, [owner, spec], caps, options)
 
-    async def find(self, owner: Spec, id: str) -> OpenTask | None:
-        """A task that was opened before, here or by another process; None: no such task of this owner."""
+    async def find(self, owner: Spec, id: str) -> NamedTask | None:
+        """A task that was opened before, here or by another process; None: the owner has no such task.
+
+        Raises:
+            TaskClosedError: it has ended.
+            GatewayError: its time is up.
+        """
         account = f"{owner.id}/{id}"
         if account not in self._open:
-            level = await self._books(account)
+            level = await self._on_ledger(account)
             if level is None:
                 return None
             if level.closed:
@@ -113,36 +117,36 @@ class Tasks:
             return await self._get(id, account, account, caps, {})
         return await self._get(id, account, account, None, {})
 
-    async def check_open(self, task: OpenTask) -> None:
-        """Whether it still takes calls: another process may have ended it.
+    async def check_open(self, task: NamedTask) -> None:
+        """Make sure that a task still takes calls: another process may have ended it.
 
         Raises:
-            TaskClosedError: it does not.
+            TaskClosedError: it has ended.
         """
-        level = await self._books(task.account)
+        level = await self._on_ledger(task.account)
         if level is None or level.closed:
             raise TaskClosedError(f"task {task.id!r} has ended: it takes no more calls")
 
     async def close(self, owner: Spec, id: str) -> dict[str, Any]:
-        """End a task, for every process; what it did.
+        """End a task for every process; returns its report.
 
         Raises:
-            GatewayError: there is none.
+            GatewayError: there is no such task.
         """
         account = f"{owner.id}/{id}"
         report = await self.report(owner, id)
-        await self._let_go(account)
-        await self.payers.store.close(account)
+        await self._forget(account)
+        await self.schedulers.store.close(account)
         return report | {"closed": True}
 
     async def report(self, owner: Spec, id: str) -> dict[str, Any]:
-        """What a task may spend, has spent and holds, by the ledger; and the calls that this process made.
+        """Caps, spent, held and left of a task, by the ledger; and the calls that this process made.
 
         Raises:
-            GatewayError: there is none.
+            GatewayError: there is no such task.
         """
         account = f"{owner.id}/{id}"
-        level = await self._books(account)
+        level = await self._on_ledger(account)
         if level is None:
             raise GatewayError(404, f"there is no task {id[:64]!r}", "task_not_found")
         spec, here = level.spec, self._open.get(account)
@@ -159,49 +163,51 @@ class Tasks:
         }
 
     async def sweep(self) -> None:
-        """Let go of tasks that nobody has used for a while."""
+        """Close tasks that no request has used for a while."""
         now = asyncio.get_running_loop().time()
-        for account, opening in list(self._open.items()):
+        for opening in list(self._open.values()):
             if not opening.done() or opening.exception() is not None:
                 continue
             task = opening.result()
-            if task.busy() or (task.seen is not None and now - task.used < self.idle):
-                continue
-            with suppress(StoreUnavailableError):
-                level = await self._books(account)
-                seen = None if level is None else (level.spent, level.held)
-                if task.busy():  # meanwhile
-                    continue
-                over = level is None or level.closed or level.left == 0.0
-                if not over and task.seen != seen:  # it was used, here or by another process
-                    task.seen, task.used = seen, now
-                    continue
-                await self._let_go(account)
-                if not over:
-                    await self.payers.store.close(account)
+            if not task.busy() and (task.seen is None or now - task.used >= self.idle):
+                with suppress(StoreUnavailableError):
+                    await self._close_if_idle(task, now)
 
-    def used(self, task: OpenTask) -> None:
-        """A request has ended that used it."""
+    async def _close_if_idle(self, task: NamedTask, now: float) -> None:
+        level = await self._on_ledger(task.account)
+        seen = None if level is None else (level.spent, level.held)
+        if task.busy():  # since then
+            return
+        ended = level is None or level.closed or level.left == 0.0
+        if not ended and task.seen != seen:  # used since the last look, here or by another process
+            task.seen, task.used = seen, now
+            return
+        await self._forget(task.account)
+        if not ended:
+            await self.schedulers.store.close(task.account)
+
+    def request_ended(self, task: NamedTask) -> None:
+        """Note that a request which used a task has ended."""
         task.used = asyncio.get_running_loop().time()
         task.seen = None
 
     async def aclose(self) -> None:
-        """Let go of all; on the ledger they stay open, for other processes."""
+        """Close this process' part of all tasks. On the ledger they stay open, for other processes."""
         for account in list(self._open):
-            await self._let_go(account)
+            await self._forget(account)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    async def _books(self, account: str) -> Level | None:
+    async def _on_ledger(self, account: str) -> Level | None:
         try:
-            return (await self.payers.store.books(account))[0]
+            return (await self.schedulers.store.books(account))[0]
         except UnknownAccountError:
             return None
 
     async def _get(
         self, id: str, account: str, accounts: Any, caps: Caps | None, options: Mapping[str, Any]
-    ) -> OpenTask:
+    ) -> NamedTask:
         found = self._open.get(account)
         if found is None:
             assert caps is not None
@@ -215,40 +221,40 @@ class Tasks:
             found = self._open[account] = asyncio.ensure_future(
                 self._make(id, account, accounts, caps, options)
             )
-            found.add_done_callback(lambda done: self._failed(account, done))
+            found.add_done_callback(lambda done: self._opened(account, done))
         try:
             task = await asyncio.shield(found)
         except (StoreUnavailableError, StoreClockError, StoreForgotError):
             raise
         except StoreError as error:
-            raise bad("X-Elastic-Caps", f"task {id!r}: {error}", "caps_differ") from error
+            raise bad_request("X-Elastic-Caps", f"task {id!r}: {error}", "caps_differ") from error
         if caps is not None and accounts is not account and _spec(task.task.caps) != _spec(caps):
-            raise bad("X-Elastic-Caps", f"task {id!r} was opened with other caps", "caps_differ")
+            raise bad_request("X-Elastic-Caps", f"task {id!r} was opened with other caps", "caps_differ")
         task.used = asyncio.get_running_loop().time()
         return task
 
-    def _failed(self, account: str, done: asyncio.Task[OpenTask]) -> None:
+    def _opened(self, account: str, done: asyncio.Task[NamedTask]) -> None:
         if done.cancelled() or done.exception() is not None:
             self._open.pop(account, None)
 
     async def _make(
         self, id: str, account: str, accounts: Any, caps: Caps, options: Mapping[str, Any]
-    ) -> OpenTask:
-        payer = await self.payers.make(accounts)
-        payer.backend = self.backend
+    ) -> NamedTask:
+        scheduler = await self.schedulers.open(accounts)
+        scheduler.backend = self.backend
         try:
-            task = payer.task(caps, name=id, key=account, **options).open()
+            task = scheduler.task(caps, name=id, key=account, **options).open()
         except BaseException:
-            await self.payers.go(payer)
+            await self.schedulers.close(scheduler)
             raise
-        return OpenTask(id, account, payer, task)
+        return NamedTask(id, account, scheduler, task)
 
-    async def _let_go(self, account: str) -> None:
+    async def _forget(self, account: str) -> None:
         opening = self._open.pop(account, None)
         if opening is not None:
             with suppress(Exception):
                 task = await opening
-                await self.payers.go(task.payer)  # ends the task, which gives its reserve back
+                await self.schedulers.close(task.scheduler)  # ends the task, which gives its reserve back
 
 
 def _spec(caps: Caps) -> tuple[int | None, int | None, float | None]:
@@ -256,7 +262,7 @@ def _spec(caps: Caps) -> tuple[int | None, int | None, float | None]:
 
 
 def _units(amount: Amount, seconds: float | None = None, of: Spec | None = None) -> dict[str, float]:
-    """By unit; of a Spec only where it is capped."""
+    """An amount by unit; of a Spec only the units that it caps."""
     return Units(
         amount.tokens if of is None or of.tokens is not None else None,
         to_usd(amount.nano) if of is None or of.nano is not None else None,

@@ -180,8 +180,7 @@ async def test_models_and_the_description(start: Start) -> None:
             assert (await response.json())["max_model_len"] == 32_768
         async with served.session.get(f"{served.root}/openapi.json") as response:
             described = await response.json()
-        assert served.gateway._runner is not None
-        routes = {r.canonical for r in served.gateway._runner.app.router.resources()}  # type: ignore[union-attr]
+        routes = {r.canonical for r in served.gateway.app.router.resources()}  # type: ignore[union-attr]
         assert {path.replace("{name:.+}", "{name}") for path in routes} == set(described["paths"])
         async with served.session.get(f"{served.root}/ready") as response:
             assert (await response.json())["upstreams"] == {"scripted": True}

@@ -1,7 +1,7 @@
-"""`/v1/responses`, what is answered: a response with its items, whole or as events.
+"""Responses of `/v1/responses` as OpenAI's JSON, whole and as events.
 
-An answer is up to three kinds of items, in this order: the reasoning (as text, where OpenAI gives a summary),
-a message, and function calls. Each event is sent under its `type`, with a number of its own.
+An answer has up to three kinds of items, in this order: the reasoning (as text, where OpenAI gives a
+summary), a message, and function calls. Each event is sent under its `type`, and is numbered.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 from ...openai_format.deltas import Delta
-from ..serving.choices import Choice, usage
-from .chat_format import Said, logprobs
+from .chat_format import ResponseContent, logprobs
+from .choices import Choice, usage
 
 ECHOED: Mapping[str, Any] = {
     "instructions": None,
@@ -28,21 +28,21 @@ ECHOED: Mapping[str, Any] = {
     "top_p": None,
     "truncation": "disabled",
 }
-"""Fields of the request that a response repeats, and what stands there where they were not given."""
+"""Fields of the request that a response repeats, and their values where they were not sent."""
 
 
-class Responses:
-    """Writes one response; see `Format`.
+class ResponsesFormatter:
+    """Formats one response; see `Formatter`.
 
     Args:
-        said: what there is to write; one answer.
-        asked: the request's body.
+        content: what the response says; it has one answer.
+        request: the request's body.
     """
 
-    done = False
+    ends_with_done = False
 
-    def __init__(self, said: Said, asked: Mapping[str, Any]) -> None:
-        self.said = said
+    def __init__(self, content: ResponseContent, request: Mapping[str, Any]) -> None:
+        self.content = content
         self._tail = uuid4().hex
         self._head: dict[str, Any] = {
             "id": f"resp_{self._tail}",
@@ -50,25 +50,25 @@ class Responses:
             "created_at": int(time.time()),
             "background": False,
             "error": None,
-            "model": said.model,
+            "model": content.model,
             "previous_response_id": None,
             "store": False,
-            **{name: asked.get(name, default) for name, default in ECHOED.items()},
+            **{name: request.get(name, default) for name, default in ECHOED.items()},
         }
         self._output: list[dict[str, Any]] = []
-        self._item: dict[str, Any] | None = None  # the last of them, while it grows
+        self._item: dict[str, Any] | None = None  # the item that still grows, if any
         self._number = 0
 
     def whole(self) -> dict[str, Any]:
         """The response."""
-        (choice,) = self.said.answers
-        piece = Delta(choice.reasoning, choice.text, choice.tool_calls)
-        for _ in (*self.piece(choice, piece), *self.end(choice)):
+        (choice,) = self.content.answers
+        all_of_it = Delta(choice.reasoning, choice.text, choice.tool_calls)
+        for _ in (*self.delta(choice, all_of_it), *self.answer_end(choice)):
             pass
         return self._response(choice)
 
-    def begin(self) -> Iterator[dict[str, Any]]:
-        """It is there, and empty."""
+    def stream_start(self) -> Iterator[dict[str, Any]]:
+        """The events of a response that is still empty."""
         empty = self._head | {
             "status": "in_progress",
             "incomplete_details": None,
@@ -78,14 +78,14 @@ class Responses:
         yield self._event("response.created", response=empty)
         yield self._event("response.in_progress", response=empty)
 
-    def piece(self, choice: Choice, piece: Delta) -> Iterator[dict[str, Any]]:
-        """Reasoning and text grow in their items; a call comes whole."""
-        if piece.reasoning:
-            yield from self._grow("reasoning", piece.reasoning)
-        if piece.text:
-            yield from self._grow("message", piece.text)
-        for call in piece.tool_calls:
-            yield from self._close()
+    def delta(self, choice: Choice, delta: Delta) -> Iterator[dict[str, Any]]:
+        """Reasoning and text extend their items; each tool call is an item at once."""
+        if delta.reasoning:
+            yield from self._extend_item("reasoning", delta.reasoning)
+        if delta.text:
+            yield from self._extend_item("message", delta.text)
+        for call in delta.tool_calls:
+            yield from self._end_item()
             about = {"call_id": call["id"], "name": call["name"]}
             added = {"type": "function_call", "id": self._id("fc"), **about, "arguments": ""}
             item = added | {"arguments": call["args"], "status": "completed"}
@@ -102,27 +102,27 @@ class Responses:
             yield self._event("response.output_item.done", output_index=len(self._output), item=item)
             self._output.append(item)
 
-    def end(self, choice: Choice) -> Iterator[dict[str, Any]]:
-        """The last item is closed, and the response is whole, or cut."""
+    def answer_end(self, choice: Choice) -> Iterator[dict[str, Any]]:
+        """The events that end the last item and the response."""
         kinds = {item["type"] for item in (*self._output, *([self._item] if self._item else ()))}
         if kinds <= {"reasoning"}:
-            yield from self._grow("message", "")
-        if self.said.logprobs and self._item is not None and self._item["type"] == "message":
-            self._item["content"][0]["logprobs"] = logprobs(choice, self.said.codec)
-        yield from self._close("completed" if choice.finish != "length" else "incomplete")
+            yield from self._extend_item("message", "")
+        if self.content.logprobs and self._item is not None and self._item["type"] == "message":
+            self._item["content"][0]["logprobs"] = logprobs(choice, self.content.codec)
+        yield from self._end_item("completed" if choice.finish != "length" else "incomplete")
         response = self._response(choice)
         yield self._event(f"response.{response['status']}", response=response)
 
-    def finish(self) -> Iterator[dict[str, Any]]:
-        """Nothing follows."""
+    def stream_end(self) -> Iterator[dict[str, Any]]:
+        """Nothing: the response's end is the last event."""
         return iter(())
 
     # Items
 
-    def _grow(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
+    def _extend_item(self, kind: str, text: str) -> Iterator[dict[str, Any]]:
         if self._item is None or self._item["type"] != kind:
-            yield from self._close()
-            yield from self._open(kind)
+            yield from self._end_item()
+            yield from self._start_item(kind)
         assert self._item is not None
         self._item["content"][0]["text"] += text
         if kind == "message":
@@ -130,7 +130,7 @@ class Responses:
         else:
             yield self._event("response.reasoning_text.delta", **self._place(), delta=text)
 
-    def _open(self, kind: str) -> Iterator[dict[str, Any]]:
+    def _start_item(self, kind: str) -> Iterator[dict[str, Any]]:
         item: dict[str, Any]
         part: dict[str, Any]
         if kind == "message":
@@ -146,7 +146,7 @@ class Responses:
         self._item = item | {"content": [part]}
         yield self._event("response.content_part.added", **self._place(), part=dict(part))
 
-    def _close(self, status: str = "completed") -> Iterator[dict[str, Any]]:
+    def _end_item(self, status: str = "completed") -> Iterator[dict[str, Any]]:
         if self._item is None:
             return
         item, place = self._item | {"status": status}, self._place()
@@ -178,7 +178,7 @@ class Responses:
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
             "output": self._output,
             "usage": _usage(choice),
-            "budget": self.said.budget([choice]),
+            "budget": self.content.budget([choice]),
         }
 
     def _event(self, type: str, **fields: Any) -> dict[str, Any]:
@@ -187,12 +187,12 @@ class Responses:
 
 
 def _usage(choice: Choice) -> dict[str, Any]:
-    told = usage([choice])
+    chat = usage([choice])
     return {
-        "input_tokens": told["prompt_tokens"],
-        "input_tokens_details": {**told["prompt_tokens_details"], "cache_write_tokens": 0},
-        "output_tokens": told["completion_tokens"],
-        "output_tokens_details": told["completion_tokens_details"],
-        "total_tokens": told["total_tokens"],
-        "billed": told["billed"],
+        "input_tokens": chat["prompt_tokens"],
+        "input_tokens_details": {**chat["prompt_tokens_details"], "cache_write_tokens": 0},
+        "output_tokens": chat["completion_tokens"],
+        "output_tokens_details": chat["completion_tokens_details"],
+        "total_tokens": chat["total_tokens"],
+        "billed": chat["billed"],
     }

@@ -1,4 +1,4 @@
-"""The answers of one request while they come: `n` calls side by side, as pieces to show."""
+"""The answers of one request: `n` calls that run side by side, and the deltas that they bring."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop"}
 
 
 class Choice:
-    """One of the answers.
+    """One answer of a request.
 
     Args:
-        index: which of them.
-        call: what brings it.
-        tools: the schemas of its tools; its solution may hold calls of them.
-        format: how they are written.
+        index: its number.
+        call: the call that writes it.
+        tools: the schemas of the call's tools, whose calls its solution may hold.
+        format: how the model writes tool calls.
     """
 
     def __init__(
@@ -38,26 +38,26 @@ class Choice:
         self.index, self.call = index, call
         self.reasoning = self.text = ""
         self.tool_calls: list[ToolCallDelta] = []
-        self._pieces = DeltaBuilder(tools, format)
+        self._deltas = DeltaBuilder(tools, format)
 
     def feed(self, event: Event) -> Delta:
-        """Take an event; what it brings to show."""
-        return self._shown(self._pieces.feed(event))
+        """What an event adds to the answer."""
+        return self._add(self._deltas.feed(event))
 
     def flush(self) -> Delta:
-        """The call is over: what was held back."""
-        return self._shown(self._pieces.flush())
+        """What was held back until the end of the call."""
+        return self._add(self._deltas.flush())
 
-    def _shown(self, piece: Delta) -> Delta:
-        """OpenAI knows no invalid tool call: one is shown as the text that it is."""
-        calls = [call for call in piece.tool_calls if call["name"] is not None]
-        broken = "".join(call["args"] or "" for call in piece.tool_calls if call["name"] is None)
+    def _add(self, delta: Delta) -> Delta:
+        """Add a delta to the answer. OpenAI's format has no invalid tool calls: they become text."""
+        calls = [call for call in delta.tool_calls if call["name"] is not None]
+        invalid = "".join(call["args"] or "" for call in delta.tool_calls if call["name"] is None)
         calls = [{**call, "index": len(self.tool_calls) + at} for at, call in enumerate(calls)]
-        piece = Delta(piece.reasoning, piece.text + broken, calls)
-        self.reasoning += piece.reasoning
-        self.text += piece.text
+        delta = Delta(delta.reasoning, delta.text + invalid, calls)
+        self.reasoning += delta.reasoning
+        self.text += delta.text
         self.tool_calls += calls
-        return piece
+        return delta
 
     @property
     def finish(self) -> str:
@@ -68,27 +68,27 @@ class Choice:
         return FINISH.get(end, "length") if end is not None else "length"
 
     def logprobs(self) -> list[tuple[int, float]]:
-        """Id and log-prob of each token of the answer of which the engine told it."""
+        """Id and log-prob of each token of the answer, as far as the engine reported them."""
         result = self.call.result()
         start = len(result.output_ids) - len(result.solution_ids)
-        said = zip(result.output_ids[start:], result.logprobs[start:], result.in_answer, strict=True)
-        return [(token, value) for token, value, answers in said if answers and value is not None]
+        found = zip(result.output_ids[start:], result.logprobs[start:], result.in_answer, strict=True)
+        return [(token, value) for token, value, in_answer in found if in_answer and value is not None]
 
 
 async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Delta | None]]:
-    """What there is to show, as it comes; None when an answer is whole. Closed, it stops all of them."""
+    """The deltas of all answers as they come; None ends an answer. Closing the generator stops all calls."""
     if len(choices) == 1:
-        async with aclosing(_one(choices[0])) as pieces:
-            async for shown in pieces:
-                yield shown
+        async with aclosing(_one(choices[0])) as deltas:
+            async for found in deltas:
+                yield found
         return
     queue: asyncio.Queue[tuple[Choice, Delta | None] | BaseException] = asyncio.Queue(maxsize=64)
 
     async def pump(choice: Choice) -> None:
         try:
-            async with aclosing(_one(choice)) as pieces:
-                async for shown in pieces:
-                    await queue.put(shown)
+            async with aclosing(_one(choice)) as deltas:
+                async for found in deltas:
+                    await queue.put(found)
         except Exception as error:
             await queue.put(error)
 
@@ -96,11 +96,11 @@ async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Delta |
     try:
         left = len(choices)
         while left:
-            found = await queue.get()
-            if isinstance(found, BaseException):
-                raise found
-            left -= found[1] is None
-            yield found
+            item = await queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            left -= item[1] is None
+            yield item
     finally:
         for task in running:
             task.cancel()
@@ -111,16 +111,16 @@ async def _one(choice: Choice) -> AsyncGenerator[tuple[Choice, Delta | None]]:
     async with aclosing(choice.call.stream()) as events:
         async for event in events:
             yield choice, choice.feed(event)
-    if piece := choice.flush():
-        yield choice, piece
+    if delta := choice.flush():
+        yield choice, delta
     yield choice, None
 
 
 def usage(choices: Sequence[Choice]) -> dict[str, Any]:
-    """OpenAI's usage, from our own count: the prompt once; thinking, close and solution of all answers.
+    """OpenAI's usage by our own count: the prompt once; thinking, close and solution of all answers.
 
-    `billed` is what the upstream bills and the ledger charges: the input of all passes (the second pass reads
-    prompt, thinking and close again; each answer reads the prompt), and tokens that no answer shows.
+    `billed` is what the upstream bills and the ledger charges: with the input of all passes (the second pass
+    reads prompt, thinking and close again; each answer reads the prompt), and tokens that no answer shows.
     """
     used = [choice.call.usage for choice in choices]
     all_of = sum(used, Usage())

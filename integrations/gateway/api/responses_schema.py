@@ -1,34 +1,31 @@
-"""`/v1/responses`, what is asked: OpenAI's Responses API, read as a chat request.
+"""The body of `/v1/responses`, OpenAI's Responses API, and how it becomes a chat request.
 
 The gateway keeps no responses: `previous_response_id`, `conversation`, `background` and items by reference
-are refused, and every request brings its whole conversation. Tools are functions; a tool that OpenAI itself
-would run is refused. The budgets, and all else that `fields` knows, are those of a chat request.
+are refused, and each request brings its whole conversation. Tools are functions; a tool that OpenAI itself
+would run is refused. Budgets and aliases are those of a chat request (`request_schema`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .chat_format import Format, Said
-from .errors import GatewayError, bad
+from ..errors import GatewayError, bad_request
 from .request_schema import (
     Body,
     ChatRequest,
+    Count,
     Effort,
-    Few,
-    Several,
-    Some,
+    LongList,
+    ShortList,
     Text,
     Tokens,
     at_most,
     checked,
     read,
 )
-from .responses_answer import Responses
 
 RENAMED = {
     "max_completion_tokens": "max_output_tokens",
@@ -36,7 +33,7 @@ RENAMED = {
     "response_format": "text.format",
     "messages": "input",
 }
-"""Fields of a chat request, by what they are called here."""
+"""Fields of a chat request, and their names in this one."""
 
 
 class Content(Body):
@@ -48,15 +45,15 @@ class Content(Body):
 
 
 class Item(Body):
-    """A message, a call, what came of it, or old reasoning; the SDK hands all of `output` back."""
+    """A message, a tool call, its result, or earlier reasoning: the SDK sends all of `output` back."""
 
     type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | Several[Content] | None = None
+    content: str | LongList[Content] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | Several[Content] | None = None
+    output: str | LongList[Content] | None = None
 
 
 class FunctionTool(Body):
@@ -100,25 +97,25 @@ class ResponseRequest(Body):
         "truncation": ("disabled",),
     }
 
-    input: Text | Annotated[Several[Item], Field(min_length=1)]
+    input: Text | Annotated[LongList[Item], Field(min_length=1)]
     instructions: str | None = None
     model: Text | None = None
     thinking_budget: Annotated[Tokens | None, Field(description="At most so many thinking tokens.")] = None
-    solution_budget: Annotated[Some | None, Field(description="At most so many solution tokens.")] = None
-    max_output_tokens: Some | None = None
+    solution_budget: Annotated[Count | None, Field(description="At most so many solution tokens.")] = None
+    max_output_tokens: Count | None = None
     reasoning: Reasoning | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     text: TextOptions | None = None
-    tools: Few[FunctionTool] | None = None
+    tools: ShortList[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
-    include: Few[str] | None = None
+    include: ShortList[str] | None = None
     metadata: Annotated[dict[str, str] | None, at_most(64)] = None
     stream: bool | None = None
 
     def as_chat(self) -> ChatRequest:
-        """The same as a chat request.
+        """This request as a chat request.
 
         Raises:
             GatewayError: 400, naming the field.
@@ -146,34 +143,33 @@ class ResponseRequest(Body):
         return checked(ChatRequest, {name: given for name, given in value.items() if given is not None})
 
 
-def read_as_chat(raw: bytes) -> tuple[ChatRequest, Callable[[Said], Format]]:
-    """A body as a chat request, and how its answer is written.
+def read_as_chat(raw: bytes) -> tuple[ChatRequest, dict[str, Any]]:
+    """A body as a chat request; and its fields as JSON, which the response repeats.
 
     Raises:
         GatewayError: 400, naming the field.
     """
     body = read(ResponseRequest, raw)
-    echo = body.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return body.as_chat(), partial(Responses, asked=echo)
+    return body.as_chat(), body.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def renamed(error: GatewayError) -> GatewayError:
-    """An error of a chat request with this one's names."""
+def with_our_names(error: GatewayError) -> GatewayError:
+    """An error about a chat request, with the field names of this one."""
     for chat, ours in RENAMED.items():
         if error.param is not None and error.param.startswith(chat):
             message = str(error).replace(chat, ours, 1)
-            return error.said(message, error.param.replace(chat, ours, 1))
+            return error.reworded(message, error.param.replace(chat, ours, 1))
     return error
 
 
 def _tool(tool: FunctionTool) -> dict[str, Any]:
-    told = {
+    function = {
         "name": tool.name,
         "description": tool.description,
         "parameters": tool.parameters,
         "strict": tool.strict or None,
     }
-    return {"type": "function", "function": {name: is_ for name, is_ in told.items() if is_ is not None}}
+    return {"type": "function", "function": {name: v for name, v in function.items() if v is not None}}
 
 
 def _format(shape: TextFormat) -> dict[str, Any]:
@@ -184,45 +180,45 @@ def _format(shape: TextFormat) -> dict[str, Any]:
 
 
 def _messages(instructions: str | None, given: str | list[Item]) -> list[dict[str, Any]]:
-    """Items as messages: what the model said in one turn (reasoning, text, calls) is one message."""
+    """Items as messages: the model's reasoning, text and tool calls of one turn become one message."""
     found: list[dict[str, Any]] = (
         [] if instructions is None else [{"role": "system", "content": instructions}]
     )
     if isinstance(given, str):
         return [*found, {"role": "user", "content": given}]
-    turn: dict[str, Any] | None = None  # the assistant's, while its items come
+    turn: dict[str, Any] | None = None  # the assistant's message, while its items come
     for at, item in enumerate(given):
-        said = _text(item.content)
+        text = _text(item.content)
         if item.type == "function_call_output":
-            _need(at, "call_id", item.call_id)
+            _require(at, "call_id", item.call_id)
             found.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
             turn = None
         elif item.type == "message" and item.role != "assistant":
-            _need(at, "role", item.role)
+            _require(at, "role", item.role)
             if instructions is not None and at == 0 and item.role in ("system", "developer"):
-                found[0]["content"] += f"\n\n{said}"  # many templates know one system message
+                found[0]["content"] += f"\n\n{text}"  # many templates take one system message
             else:
-                found.append({"role": item.role, "content": said})
+                found.append({"role": item.role, "content": text})
             turn = None
         else:
             if turn is None:
                 turn = {"role": "assistant", "content": ""}
                 found.append(turn)
             if item.type == "message":
-                turn["content"] += said
+                turn["content"] += text
             elif item.type == "reasoning":
-                turn["reasoning_content"] = turn.get("reasoning_content", "") + said
+                turn["reasoning_content"] = turn.get("reasoning_content", "") + text
             else:
                 for name in ("call_id", "name"):
-                    _need(at, name, getattr(item, name))
+                    _require(at, name, getattr(item, name))
                 function = {"name": item.name, "arguments": item.arguments or "{}"}
                 turn.setdefault("tool_calls", []).append({"id": item.call_id, "function": function})
     return found
 
 
-def _need(at: int, name: str, value: object) -> None:
+def _require(at: int, name: str, value: object) -> None:
     if value is None:
-        raise bad(f"input[{at}].{name}", f"input[{at}].{name} is needed")
+        raise bad_request(f"input[{at}].{name}", f"input[{at}].{name} is needed")
 
 
 def _text(content: str | list[Content] | None) -> str:

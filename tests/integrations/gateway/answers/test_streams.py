@@ -15,8 +15,8 @@ from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.settings import Config, Limits, Upstream
+from tests.integrations.gateway.answers.test_answers import CALL, TOOL
 from tests.integrations.gateway.conftest import HELLO, TALK, Served, Start, shared_codec, until
-from tests.integrations.gateway.serving.test_kept_answers import CALL, TOOL
 from tests.wire import Engine, Faults, Wire
 
 LONG = Reply(thinking="hm " * 400, solution="so it is 42")

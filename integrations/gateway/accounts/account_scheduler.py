@@ -1,0 +1,154 @@
+"""Schedulers whose tasks are charged to one account of the durable ledger: a key's, or a named task's.
+
+All of them share the dispatcher, the queues and the latency models of one main scheduler, and one store.
+Only the account differs: so an `AccountScheduler` is the main scheduler with another account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+from elastic_agent.errors import StoreError
+from elastic_agent.scheduler.ledger.accounts import Hold
+from elastic_agent.scheduler.ledger.durable.durable_ledger import DurableLedger
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store
+from elastic_agent.scheduler.runlog.events import Event, Sink
+from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
+from elastic_agent.scheduler.runtime.task import Task
+
+
+def _pass_on(sink: Sink, event: Event) -> None:
+    """Write to the main scheduler's log, which an account's scheduler doesn't close."""
+    sink(event)
+
+
+class AccountScheduler(BudgetScheduler):
+    """The main scheduler, with tasks charged to one account.
+
+    Args:
+        main: what it shares everything else with.
+        accounts: from the root down, or the name of an account that exists.
+        lease: seconds, see `elastic_agent.scheduler.ledger.durable.options.LEASE`.
+    """
+
+    durable: DurableLedger
+
+    def __init__(
+        self, main: BudgetScheduler, store: Store, accounts: str | Sequence[Spec], lease: float
+    ) -> None:
+        super().__init__(
+            prices=main.prices,
+            policy=main.policy,
+            log=[partial(_pass_on, sink) for sink in main.sinks],
+            solution=main.solution,
+            wrap_up=main.wrap_up,
+            max_running=main.max_running,
+            max_waiting=main.max_waiting,
+        )
+        self.dispatcher = main.dispatcher
+        self._curves, self._latency = main._curves, main._latency
+        self._endpoints, self._usage_stats = main._endpoints, main._usage_stats
+        self.durable = DurableLedger(main.dispatcher.ledger, store, accounts, lease=lease, shared=True)
+        self.users = 0
+        self.used = asyncio.get_running_loop().time()
+
+    @property
+    def name(self) -> str:
+        """The account's name."""
+        return self.durable.name
+
+    async def open(self) -> None:
+        """Open the account; see `DurableLedger.open`."""
+        await self.durable.open()
+
+    async def refunds(self, task: Task | None) -> bool:
+        """Whether a hold on the account, by this process or another, may be refunded and make room."""
+        path = task.state.account.path if task is not None else self.durable.account().path
+        here = any(a.held != a.reserved for a in path)
+        return here or await self.durable.others_hold()
+
+    async def aclose(self) -> None:
+        """End the tasks and close the account's lease."""
+        mirror = self.durable.mirror.accounts.get(self.name)
+        await super().aclose()
+        if mirror is not None:
+            self.dispatcher.ledger.close(mirror.path[-1])
+
+
+class AccountSchedulers:
+    """The account schedulers of a process, made when they are first needed.
+
+    Args:
+        main: the scheduler whose dispatcher they share.
+        store: the ledger.
+        lease: seconds, see `elastic_agent.scheduler.ledger.durable.options.LEASE`.
+    """
+
+    def __init__(self, main: BudgetScheduler, store: Store, lease: float) -> None:
+        self.main, self.store, self.lease = main, store, lease
+        self._shared: dict[str, asyncio.Task[AccountScheduler]] = {}
+        self._by_root: dict[str, AccountScheduler] = {}
+        main.dispatcher.ended = self._hold_ended
+
+    async def shared(self, spec: Spec) -> AccountScheduler:
+        """The scheduler of a key's account, one for all of the key's requests.
+
+        Raises:
+            StoreError: see `DurableLedger.open`.
+        """
+        opening = self._shared.get(spec.id)
+        if opening is None:
+            opening = self._shared[spec.id] = asyncio.ensure_future(self.open([spec]))
+        try:
+            scheduler = await asyncio.shield(opening)
+        except StoreError:
+            self._shared.pop(spec.id, None)
+            raise
+        scheduler.used = asyncio.get_running_loop().time()
+        return scheduler
+
+    async def open(self, accounts: str | Sequence[Spec]) -> AccountScheduler:
+        """A scheduler for one user, who calls `close` in the end.
+
+        Raises:
+            StoreError: see `DurableLedger.open`.
+            TaskClosedError: the account is closed.
+        """
+        scheduler = AccountScheduler(self.main, self.store, accounts, self.lease)
+        try:
+            await scheduler.open()
+        except BaseException:
+            await scheduler.aclose()
+            raise
+        self._by_root[scheduler.durable.account().path[-1].id] = scheduler
+        return scheduler
+
+    async def close(self, scheduler: AccountScheduler) -> None:
+        """End a scheduler's tasks and close its lease."""
+        root = scheduler.durable.account().path[-1].id
+        await scheduler.aclose()
+        self._by_root.pop(root, None)
+
+    async def sweep(self, idle: float) -> None:
+        """Close the schedulers of keys that were unused for `idle` seconds."""
+        now = asyncio.get_running_loop().time()
+        for name, opening in list(self._shared.items()):
+            if opening.done() and not opening.exception():
+                scheduler = opening.result()
+                if not scheduler.users and not scheduler._tasks and now - scheduler.used > idle:
+                    del self._shared[name]
+                    await self.close(scheduler)
+
+    async def aclose(self) -> None:
+        """Close all of them, then the store."""
+        self._shared.clear()
+        for scheduler in list(self._by_root.values()):
+            await self.close(scheduler)
+        await self.store.aclose()
+
+    def _hold_ended(self, hold: Hold) -> None:
+        scheduler = self._by_root.get(hold.account.path[-1].id)
+        if scheduler is not None:
+            scheduler.durable.end(hold)

@@ -1,0 +1,73 @@
+"""`/v1/tasks`: open a task, read its report, close it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from elastic_agent.budget import Caps
+from elastic_agent.errors import CapExceededError, InvalidCapsError
+from elastic_agent.scheduler.ledger.stores.protocol import MOST, Spec
+
+from ..accounts.named_tasks import NamedTasks
+from ..api.headers import IDEMPOTENCY_KEY, check_task_id
+from ..api.json_body import read_body
+from ..api.request_context import CONTEXT
+from ..api.request_schema import TaskRequest, read
+from ..errors import bad_request, to_gateway_error
+from ..serving.idempotency import Idempotency
+
+
+class TaskRoutes:
+    """The handlers.
+
+    Args:
+        tasks: the tasks of this process.
+        idempotency: opens a task once for each Idempotency-Key.
+        seconds: for a body to arrive.
+    """
+
+    def __init__(self, tasks: NamedTasks, idempotency: Idempotency, seconds: float) -> None:
+        self.tasks, self.idempotency, self.seconds = tasks, idempotency, seconds
+
+    async def open(self, request: web.Request) -> web.StreamResponse:
+        """POST: open a task with caps; 201 with its report."""
+        context, raw = request[CONTEXT], await read_body(request, self.seconds)
+        if IDEMPOTENCY_KEY not in request.headers:
+            return await self._open(context.owner, raw)
+        return await self.idempotency.once(
+            request, context.owner.id, raw, context.facts, lambda _: self._open(context.owner, raw)
+        )
+
+    async def get(self, request: web.Request) -> web.Response:
+        """GET: a task's report."""
+        id = request.match_info["id"]
+        check_task_id(id)
+        return web.json_response(await self.tasks.report(request[CONTEXT].owner, id))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """DELETE: close a task; its report."""
+        id = request.match_info["id"]
+        check_task_id(id)
+        return web.json_response(await self.tasks.close(request[CONTEXT].owner, id))
+
+    async def _open(self, owner: Spec, raw: bytes) -> web.Response:
+        body = read(TaskRequest, raw)
+        try:
+            caps = Caps(usd=body.usd, tokens=body.tokens, seconds=body.seconds)
+        except InvalidCapsError as error:
+            raise bad_request(None, str(error), "invalid_caps") from error
+        if (caps.nanodollars or 0) > MOST:
+            raise bad_request("usd", f"usd: at most {MOST / 1e9:,.0f}")
+        try:
+            task = await self.tasks.open(
+                owner,
+                caps,
+                id=body.id,
+                fresh=body.id is not None,
+                expect=body.expect,
+                final_solution=body.final_solution,
+                on_exhausted=body.on_exhausted,
+            )
+        except CapExceededError as error:
+            raise to_gateway_error(error) from error
+        return web.json_response(await self.tasks.report(owner, task.id), status=201)

@@ -1,0 +1,8 @@
+"""What the gateway keeps beside the ledger: API keys, and answers that may be asked for again.
+
+tables        a table in the ledger's SQLite file, PostgreSQL database or Redis: connection, steps, errors
+key_table     API keys by their digest
+answer_table  answers by their Idempotency-Key
+
+Imports the core and the scheduler's stores; nothing else of the gateway.
+"""
