@@ -1,17 +1,18 @@
 """vLLM: a server over HTTP, or the engine in this process.
 
-async_engine     vLLM's `AsyncLLM` in a thread with an event loop of its own, which serves passes to
-                 any other event loop.
-engine           vLLM in this process: its `AsyncLLM` (`vllm_async`), token ids in and out, no server
-                 between.
-engine_counters  What a vLLM server's own counters say of a pass that was left before its end: at most
-                 how much it served.
+May import `backends`' own files, `prompts`, `charging` and the root's modules.
 
-process          A vLLM server as a process of ours: started with the flags that budgets want,
-                 watched, stopped.
-served           What a server says of itself before the first call: whether it is one, its models,
-                 their tokenizers.
-server           A vLLM server, over `/v1/completions` with token ids in both directions.
-server_process   A server as a process of ours: started, watched, stopped, with all that it starts
-                 itself.
+async_engine      vLLM's `AsyncLLM` in a thread with an event loop of its own.
+completions_wire  The wire of `/v1/completions`: a pass as a request body, the events of its answer.
+engine            The engine in this process as a backend.
+engine_counters   At most how much a server served of an abandoned pass, by its own counters.
+engine_metrics    One scrape of a server's `/metrics`.
+guided_decoding   What a server says to the fields of a guided call, at no token.
+plugin/           The logits processor that holds both limits inside vLLM; needs nothing of ours.
+process           A vLLM server as a process of ours, with the flags that budgets want.
+served            Before the first call: a server's address, models and tokenizer; what its errors mean.
+server            A server as a backend.
+server_pass       One pass on a server: posted, read, abandoned or read to its end.
+server_process    Any server as a process of ours: started, watched, stopped.
+sessions          HTTP sessions, one for each event loop.
 """

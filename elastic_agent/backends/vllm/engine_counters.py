@@ -1,20 +1,22 @@
-"""What a vLLM server's own counters say of a pass that was left before its end: at most how much it served.
+"""At most how much a vLLM server served of a pass that was abandoned before its end, by its own counters.
 
 vLLM stops a request when its connection closes, and tells nobody how far the request had come. `/metrics`
-bounds it, per engine and whoever else uses the server: a request gets at most one token a step, so a pass
-was served at most as many tokens as there were steps (`iteration_tokens_total_count`), or tokens
-(`generation_tokens_total`), from a reading before the pass was sent to a reading after it was over.
+bounds this, per engine and whoever else uses the server: a request gets at most one token a step. So a pass
+    was
+served at most as many tokens as there were steps (`iteration_tokens_total_count`), or tokens
+(`generation_tokens_total`), from a scrape before the pass was sent to a scrape after the pass was over.
 
-That it is over has to be seen, since a router between us may go on reading what nobody wants:
+The end of the pass has to be seen, since a router between us may go on reading what nobody wants:
 
-    quiet     tokens of it have come, and now nothing runs or waits in the server
-    noticed   the server closed its half of the connection too, and two readings have been answered since.
-              That counts only once this address has been seen to stop what is left (`proven`): between two
-              quiet moments passes were left, and no request ended but those that we read to their end
+    idle           tokens of the pass have come, and now nothing runs or waits in the server
+    server closed  the server closed its half of the connection too, and two scrapes have been answered since.
+                   This counts only once this address has been seen to stop what is abandoned
+                   (`stops_proven`): between two idle moments passes were abandoned, and no request ended but
+                   those that we read to their end
 
-What can't be seen is not guessed: the pass is then charged in full. So it is with a server without these
-counters, with several servers behind one address (their counters name different processes), and with several
-API processes in one server (theirs name none).
+What can't be seen is not guessed: the pass is then charged in full. This holds for a server without these
+counters, for several servers behind one address (their counters name different processes), and for several
+API processes in one server (their counters name none).
 """
 
 from __future__ import annotations
@@ -23,148 +25,68 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
 
 import aiohttp
 
+from .engine_metrics import Scrape, parse_metrics
+
 FRESH = 0.2
-"""Seconds for which a reading stands for the moment at which a pass is sent."""
-READ_SECONDS = 2.0
-"""For one reading."""
+"""Seconds for which a scrape stands for the moment at which a pass is sent."""
+SCRAPE_SECONDS = 2.0
+"""Seconds that one scrape may take."""
 BEFORE_SECONDS = 0.1
-"""For which a pass waits for the reading before it. Then an older one has to do, whose bound is wider."""
-AGAIN_SECONDS = 10.0
-"""After a reading that failed no pass waits for one for so long."""
+"""Seconds for which a pass waits for the scrape before it. After them an older scrape is used, whose bound is
+wider."""
+RETRY_SECONDS = 10.0
+"""Seconds after a failed scrape in which no pass waits for one."""
 SETTLE_SECONDS = 1.0
-"""For which a pass that was left waits to be seen over."""
-HURRY_SECONDS = 0.25
-"""The same while its call goes on with the next pass, which waits."""
+"""Seconds for which an abandoned pass waits to be seen over."""
+SETTLE_SECONDS_IN_CALL = 0.25
+"""The same while the call waits to go on with its next pass."""
 POLL_SECONDS = 0.01
-"""Between two readings of a pass that isn't over, doubled each time."""
+"""Seconds between two scrapes for a pass that isn't over; doubled each time."""
 SHORT = 64
-"""A pass that was left with fewer tokens to go may have ended by itself: it proves nothing."""
-BEHIND = 1
-"""Steps of which the tokens may have been handed out and not been counted yet."""
-ANEW = {"Cache-Control": "no-cache"}
+"""A pass that was abandoned with fewer tokens to go may have ended by itself: it proves nothing."""
+UNCOUNTED_STEPS = 1
+"""Steps whose tokens may have been handed out and not been counted yet."""
+NO_CACHE = {"Cache-Control": "no-cache"}
 LONGEST = 8 << 20
-"""Bytes of a reading."""
-
-_TOKENS, _STEPS = "vllm:generation_tokens_total", "vllm:iteration_tokens_total_count"
-_RUNNING, _WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
-_ENDED, _DRAFTS = "vllm:request_success_total", "vllm:spec_decode_num_drafts_total"
-_PROCESS = ("process_start_time_seconds", "vllm:generation_tokens_created")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The counters at one moment.
-
-    Attributes:
-        asked, came: when it was asked for and when it came, by `time.monotonic`.
-        process: names the process that counts; "" where nothing does.
-        engines: (tokens, steps) by engine, since it started.
-        busy: requests that run or wait.
-        ended: requests that ended by themselves, since it started.
-        one_a_step: a request gets at most one token a step.
-    """
-
-    asked: float
-    came: float
-    process: str
-    engines: Mapping[str, tuple[int, int]]
-    busy: int
-    ended: int
-    one_a_step: bool
-
-    @property
-    def tokens(self) -> int:
-        """Of all engines."""
-        return sum(tokens for tokens, _ in self.engines.values())
-
-    def since(self, before: Reading) -> int | None:
-        """The most tokens that one request can have got since; None if the two can't be compared."""
-        if self.process != before.process or set(self.engines) != set(before.engines):
-            return None
-        most = 0
-        for engine, (tokens, steps) in self.engines.items():
-            more_tokens, more_steps = (
-                a - b for a, b in zip((tokens, steps), before.engines[engine], strict=True)
-            )
-            if min(more_tokens, more_steps) < 0:
-                return None
-            most = max(most, min(more_tokens, more_steps) if self.one_a_step else more_tokens)
-        return most
-
-
-def parse(text: str, asked: float = 0.0, came: float = 0.0) -> Reading | None:
-    """A reading out of Prometheus' text; None where it is not vLLM's, or lacks what is needed."""
-    engines: dict[str, dict[str, int]] = {}
-    process, busy, ended, seen, one_a_step = "", 0, 0, set[str](), True
-    for line in text.splitlines():
-        name, _, labels = line.partition("{")
-        name = name.partition(" ")[0]
-        if name in _PROCESS:
-            process += line
-        if not name.startswith("vllm:"):
-            continue
-        if name == _DRAFTS:
-            one_a_step = False
-        if name not in (_TOKENS, _STEPS, _RUNNING, _WAITING, _ENDED):
-            continue
-        try:
-            value = float(line.rpartition(" ")[2])
-        except ValueError:
-            return None
-        if not math.isfinite(value):
-            return None
-        seen.add(name)
-        if name in (_TOKENS, _STEPS):
-            engine = labels.partition('engine="')[2].partition('"')[0]
-            counts = engines.setdefault(engine, {})
-            counts[name] = counts.get(name, 0) + int(value)
-        elif name == _ENDED:
-            ended += 0 if 'finished_reason="abort"' in labels else int(value)
-        else:
-            busy += int(value)
-    if not {_TOKENS, _STEPS, _RUNNING, _WAITING, _ENDED} <= seen or not process:
-        return None
-    counted = {engine: (of.get(_TOKENS, 0), of.get(_STEPS, 0)) for engine, of in engines.items()}
-    return Reading(asked, came, process, counted, busy, ended, one_a_step)
+"""Bytes of a scrape."""
 
 
 @dataclass(slots=True, eq=False)
-class Watch:
-    """One pass.
+class TrackedPass:
+    """One pass, as the counters see it.
 
     Attributes:
-        before: a reading from before it was sent; None: there was none in time.
-        most: tokens that it asked for.
-        ahead: so many steps at least had been made since that reading when it was sent.
-        came: tokens of it that have come.
-        told: tokens that the server says at its end that it was served.
-        noticed: it was left, and the server has closed its half of the connection too.
-        over: `end` has been told.
+        before: a scrape from before the pass was sent; None: none came in time.
+        asked: tokens that the pass asked for.
+        steps_ahead: at least so many steps had been made between that scrape and the sending.
+        received: tokens of the pass that have come.
+        reported: tokens that the server says at the end that it served.
+        server_closed: the pass was abandoned, and the server has closed its half of the connection too.
+        ended: `EngineCounters.end` was called.
     """
 
-    before: Reading | None
-    most: int
-    ahead: int = 0
-    came: int = 0
-    told: int = 0
-    noticed: bool = False
-    over: bool = False
+    before: Scrape | None
+    asked: int
+    steps_ahead: int = 0
+    received: int = 0
+    reported: int = 0
+    server_closed: bool = False
+    ended: bool = False
 
 
 @dataclass(slots=True)
-class _Sum:
-    """What became of our passes since the last quiet moment."""
+class _SinceIdle:
+    """What became of our passes since the last idle moment, which `scrape` saw."""
 
-    at: Reading
+    scrape: Scrape
     ended: int = 0
     tokens: int = 0
-    left: int = 0
+    abandoned: int = 0
 
 
 @dataclass(slots=True)
@@ -175,79 +97,85 @@ class EngineCounters:
         url: of its `/metrics`.
 
     Attributes:
-        proven: closing a connection was seen to stop the engine behind this address.
-        silent: why nothing can be known here; "" where it can.
+        stops_proven: closing a connection was seen to stop the engine behind this address.
+        unusable: why these counters tell nothing; "" where they do.
     """
 
     url: str
-    proven: bool = False
-    silent: str = ""
-    _last: Reading | None = None
-    _ahead: int = 0
-    _quiet: _Sum | None = None
-    _open: int = 0
-    _failed: float = -math.inf
+    stops_proven: bool = False
+    unusable: str = ""
+    _last: Scrape | None = None
+    _steps_ahead: int = 0
+    _since_idle: _SinceIdle | None = None
+    _running: int = 0
+    _failed_at: float = -math.inf
     _processes: list[str] = field(default_factory=list)
-    _asking: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.Task[Reading | None]]] = field(
+    _asking: dict[asyncio.AbstractEventLoop, tuple[float, asyncio.Task[Scrape | None]]] = field(
         default_factory=dict
     )
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    async def begin(self, session: aiohttp.ClientSession, most: int) -> Watch:
-        """A pass of so many tokens is about to be sent. Each one is told to `end`."""
+    async def begin(self, session: aiohttp.ClientSession, asked: int) -> TrackedPass:
+        """Track a pass that asks for so many tokens and is about to be sent; `end` must follow."""
         now = time.monotonic()
-        stale = self._last is None or now - self._last.asked > FRESH
-        if not self.silent and stale and now - self._failed > AGAIN_SECONDS:
-            await self._read(session, 0.0, BEFORE_SECONDS)
+        stale = self._last is None or now - self._last.asked_at > FRESH
+        if not self.unusable and stale and now - self._failed_at > RETRY_SECONDS:
+            await self._scrape(session, 0.0, BEFORE_SECONDS)
         with self._lock:
-            self._open += 1
-            return Watch(self._last, most, self._ahead)
+            self._running += 1
+            return TrackedPass(self._last, asked, self._steps_ahead)
 
-    def end(self, watch: Watch, *, ended: bool) -> None:
-        """A pass is over for us: it `ended` by itself, or was left, or was never served. Once is enough."""
+    def end(self, tracked: TrackedPass, *, by_itself: bool) -> None:
+        """A pass is over for us: it ended by itself, was abandoned, or was never served. A second call does
+        nothing."""
         with self._lock:
-            if watch.over:
+            if tracked.ended:
                 return
-            watch.over = True
-            self._open -= 1
-            if watch.before is self._last:  # all that it was served was served since that reading
-                self._ahead = max(self._ahead, watch.ahead + min(watch.told, watch.came))
-            if (quiet := self._quiet) is not None:
-                quiet.ended += ended
-                quiet.tokens += watch.came
-                quiet.left += not ended and watch.came > 0 and watch.most - watch.came >= SHORT
+            tracked.ended = True
+            self._running -= 1
+            if tracked.before is self._last:  # all of it was served since that scrape
+                self._steps_ahead = max(
+                    self._steps_ahead, tracked.steps_ahead + min(tracked.reported, tracked.received)
+                )
+            if (since := self._since_idle) is not None:
+                since.ended += by_itself
+                since.tokens += tracked.received
+                long = tracked.received > 0 and tracked.asked - tracked.received >= SHORT
+                since.abandoned += not by_itself and long
 
-    async def served(self, session: aiohttp.ClientSession, watch: Watch, seconds: float) -> int | None:
-        """The most that a pass that was left can have been served; None: nobody can know, so all of it.
+    async def bound(self, session: aiohttp.ClientSession, tracked: TrackedPass, seconds: float) -> int | None:
+        """The most tokens that an abandoned pass can have been served; None: nobody can know.
 
-        Its connection is closed, and it was told to `end`.
+        Its connection is closed, and `end` was called.
 
         Args:
-            seconds: for which it is waited for at most.
+            seconds: how long to wait at most until the pass is seen over.
         """
         since, until, pause, answered = time.monotonic(), time.monotonic() + seconds, POLL_SECONDS, 0
-        while watch.before is not None and (watch.came or (self.proven and watch.noticed)):
-            reading = await self._read(session, since, until - time.monotonic())
-            if reading is None or self.silent:
+        while tracked.before is not None and (
+            tracked.received or (self.stops_proven and tracked.server_closed)
+        ):
+            scrape = await self._scrape(session, since, until - time.monotonic())
+            if scrape is None or self.unusable:
                 break
-            most, since, answered = reading.since(watch.before), time.monotonic(), answered + 1
-            if most is not None and len(reading.engines) == 1:
-                most -= watch.ahead
-            if most is None or most < watch.came:  # another process's, or tokens that came twice
-                self.proven = False
+            most, since, answered = scrape.since(tracked.before), time.monotonic(), answered + 1
+            if most is not None and len(scrape.engines) == 1:
+                most -= tracked.steps_ahead
+            if most is None or most < tracked.received:  # another process's, or tokens that came twice
+                self.stops_proven = False
                 break
-            if watch.came and not reading.busy:
-                return min(most, watch.most)
-            if self.proven and watch.noticed and answered > 1:
-                return min(most + BEHIND, watch.most)
+            if tracked.received and not scrape.busy:
+                return min(most, tracked.asked)
+            if self.stops_proven and tracked.server_closed and answered > 1:
+                return min(most + UNCOUNTED_STEPS, tracked.asked)
             await asyncio.sleep(min(pause, max(0.0, until - time.monotonic())))
             pause *= 2
         return None
 
-    # Readings
+    # Scrapes
 
-    async def _read(self, session: aiohttp.ClientSession, since: float, seconds: float) -> Reading | None:
-        """A reading that was asked for at `since` or later; who wants one at the same time shares it."""
+    async def _scrape(self, session: aiohttp.ClientSession, since: float, seconds: float) -> Scrape | None:
+        """A scrape that was asked for at `since` or later; passes that want one at the same time share it."""
         loop, until = asyncio.get_running_loop(), time.monotonic() + seconds
         while time.monotonic() < until:
             asked, task = self._asking.get(loop, (0.0, None))
@@ -262,19 +190,19 @@ class EngineCounters:
                 return None if task.cancelled() else task.result()
         return None
 
-    def _asked(self, loop: asyncio.AbstractEventLoop, done: asyncio.Task[Reading | None]) -> None:
+    def _asked(self, loop: asyncio.AbstractEventLoop, done: asyncio.Task[Scrape | None]) -> None:
         if loop in self._asking and self._asking[loop][1] is done:
             del self._asking[loop]
 
-    async def _ask(self, session: aiohttp.ClientSession) -> Reading | None:
+    async def _ask(self, session: aiohttp.ClientSession) -> Scrape | None:
         asked, text = time.monotonic(), b""
         try:
             async with (
-                asyncio.timeout(READ_SECONDS),
-                session.get(self.url, allow_redirects=False, headers=ANEW) as response,
+                asyncio.timeout(SCRAPE_SECONDS),
+                session.get(self.url, allow_redirects=False, headers=NO_CACHE) as response,
             ):
                 if response.status in (401, 403, 404, 405, 410, 501) or 300 <= response.status < 400:
-                    self.silent = f"{self.url} answers {response.status}"
+                    self.unusable = f"{self.url} answers {response.status}"
                 elif response.status == 200:
                     async for piece in response.content.iter_any():
                         text += piece
@@ -283,32 +211,32 @@ class EngineCounters:
         except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError):
             text = b""
         if not text.endswith(b"\n"):  # nothing, or a part: the last number would be another one
-            self._failed = time.monotonic()
+            self._failed_at = time.monotonic()
             return None
-        reading = parse(text.decode(errors="replace"), asked, time.monotonic())
-        if reading is None:
-            self.silent = f"{self.url} has no counters of one vLLM process"
+        scrape = parse_metrics(text.decode(errors="replace"), asked, time.monotonic())
+        if scrape is None:
+            self.unusable = f"{self.url} has no counters of one vLLM process"
         else:
-            self._take(reading)
-        return reading
+            self._learn(scrape)
+        return scrape
 
-    def _take(self, reading: Reading) -> None:
-        """Learn from a reading: who counts, and whether what we left has stopped."""
+    def _learn(self, scrape: Scrape) -> None:
+        """Learn from a scrape which process counts, and whether abandoned passes have stopped."""
         with self._lock:
             known = self._processes
-            if not known or known[-1] != reading.process:
-                if reading.process in known:
-                    self.silent = f"{self.url} is several servers"
-                self._processes = [*known[-9:], reading.process]
-                self.proven, self._quiet = False, None  # it was started anew
-            self._last, self._ahead = reading, 0
-            if reading.busy or self._open:
+            if not known or known[-1] != scrape.process:
+                if scrape.process in known:
+                    self.unusable = f"{self.url} is several servers"
+                self._processes = [*known[-9:], scrape.process]
+                self.stops_proven, self._since_idle = False, None  # it was started anew
+            self._last, self._steps_ahead = scrape, 0
+            if scrape.busy or self._running:
                 return
-            before, self._quiet = self._quiet, _Sum(reading)
+            before, self._since_idle = self._since_idle, _SinceIdle(scrape)
             if before is None:
                 return
-            counted = reading.tokens - before.at.tokens
+            counted = scrape.tokens - before.scrape.tokens
             if counted < before.tokens:  # it does not count what it sends us
-                self.proven = False
-            elif before.left and reading.ended - before.at.ended == before.ended:
-                self.proven = True
+                self.stops_proven = False
+            elif before.abandoned and scrape.ended - before.scrape.ended == before.ended:
+                self.stops_proven = True

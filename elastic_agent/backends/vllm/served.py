@@ -106,7 +106,7 @@ def not_served(base_url: str, model: str, served: Mapping[str, Listed]) -> Unkno
     return UnknownModelError(f"{base_url} does not serve {model!r}; it serves {names}{_not_vllm(served)}")
 
 
-def told(status: int, text: str, url: str, model: str) -> BackendError:
+def error_answer(status: int, text: str, url: str, model: str) -> BackendError:
     """An answer that is an error, with what to do about it."""
     said = "a web page" if _is_page(text) else text.strip()[:500]
     hint = ""
@@ -155,7 +155,7 @@ def ask_models(base_url: str, api_key: str | None) -> dict[str, Listed]:
     except urllib.error.HTTPError as error:
         with error:
             text = error.read().decode(errors="replace")
-        raise told(error.code, text, url, "models") from error
+        raise error_answer(error.code, text, url, "models") from error
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise unreachable(reason if isinstance(reason, BaseException) else error, base_url) from error

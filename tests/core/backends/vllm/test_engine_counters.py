@@ -11,7 +11,8 @@ import pytest
 
 from elastic_agent.backends.base import TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
-from elastic_agent.backends.vllm.engine_counters import EngineCounters, Reading, parse
+from elastic_agent.backends.vllm.engine_counters import EngineCounters
+from elastic_agent.backends.vllm.engine_metrics import Scrape, parse_metrics
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError
@@ -64,7 +65,7 @@ async def prove(client: VllmServerBackend) -> None:
     left, and on a loaded machine the reading before a pass may come too late to be the first of them."""
     for _ in range(5):
         await left(client)
-        if client.counters.proven:
+        if client.counters.stops_proven:
             return
     raise AssertionError("five passes were left on a quiet server, and none was seen to stop")
 
@@ -90,21 +91,21 @@ async def test_a_call_that_is_left_costs_what_it_was_served(tokens: int) -> None
 async def test_passes_that_were_served_between_are_not_charged_again() -> None:
     """A reading stands for several passes: what those that ended were served since is no other one's. What a
     server or something between says beyond what came is not believed."""
-    counters, reading = EngineCounters(""), parse(Engine().metrics(), time.monotonic() + 60.0)
+    counters, reading = EngineCounters(""), parse_metrics(Engine().metrics(), time.monotonic() + 60.0)
     counters._last = reading
-    watch = await counters.begin(None, 100)  # type: ignore[arg-type]
-    assert (watch.before, watch.ahead) == (reading, 0)
-    watch.came, watch.told = 60, 30  # sent twice on the way
-    counters.end(watch, ended=True)
-    watch = await counters.begin(None, 100)  # type: ignore[arg-type]
-    assert watch.ahead == 30
-    watch.came, watch.told = 5, 99
-    counters.end(watch, ended=True)
-    watch = await counters.begin(None, 100)  # type: ignore[arg-type]
-    assert watch.ahead == 35
-    watch.came = 50  # was left: nobody said how much it was served
-    counters.end(watch, ended=False)
-    assert (await counters.begin(None, 1)).ahead == 35  # type: ignore[arg-type]
+    tracked = await counters.begin(None, 100)  # type: ignore[arg-type]
+    assert (tracked.before, tracked.steps_ahead) == (reading, 0)
+    tracked.received, tracked.reported = 60, 30  # sent twice on the way
+    counters.end(tracked, by_itself=True)
+    tracked = await counters.begin(None, 100)  # type: ignore[arg-type]
+    assert tracked.steps_ahead == 30
+    tracked.received, tracked.reported = 5, 99
+    counters.end(tracked, by_itself=True)
+    tracked = await counters.begin(None, 100)  # type: ignore[arg-type]
+    assert tracked.steps_ahead == 35
+    tracked.received = 50  # was left: nobody said how much it was served
+    counters.end(tracked, by_itself=False)
+    assert (await counters.begin(None, 1)).steps_ahead == 35  # type: ignore[arg-type]
 
 
 async def test_many_that_leave_at_once() -> None:
@@ -205,13 +206,13 @@ async def test_without_a_proof_a_requests_end_elsewhere_is_none() -> None:
     """Requests of others that ended between two quiet moments might have been ours: no proof."""
     engine = Engine()
     async with served(engine) as (client, _, _):
-        await client.counters.begin(await client._session(), 1)
-        client.counters._open = 0
+        await client.counters.begin(await client._sessions.here(), 1)
+        client.counters._running = 0
         engine.ended += 1
         await left(client)
-        assert not client.counters.proven
+        assert not client.counters.stops_proven
         await left(client)
-        assert client.counters.proven
+        assert client.counters.stops_proven
 
 
 @pytest.mark.parametrize(
@@ -221,8 +222,8 @@ async def test_without_a_proof_a_requests_end_elsewhere_is_none() -> None:
 )
 async def test_steps_bound_only_who_gets_a_token_a_step(more: str) -> None:
     """With speculative decoding a step brings several tokens: then tokens are what bounds."""
-    before = parse(Engine(more=more, tokens=10, steps=10).metrics())
-    after = parse(Engine(more=more, tokens=110, steps=40).metrics())
+    before = parse_metrics(Engine(more=more, tokens=10, steps=10).metrics())
+    after = parse_metrics(Engine(more=more, tokens=110, steps=40).metrics())
     assert before is not None
     assert after is not None
     assert after.since(before) == (100 if more else 30)
@@ -242,7 +243,7 @@ async def test_a_router_that_reads_on() -> None:
             await asyncio.sleep(0.01)
         assert upstream.meter.output == 3000
         call = await left(client, budget=Budget(200, 9))
-        assert not client.counters.proven
+        assert not client.counters.stops_proven
         assert call.usage.thinking + call.usage.unknown == 200
         await client.aclose()
 
@@ -288,7 +289,7 @@ async def test_several_servers_behind_one_address() -> None:
             call = await left(client)
             assert call.usage.thinking + call.usage.unknown == THINKING
             await asyncio.sleep(0.25)
-        assert "several servers" in client.counters.silent
+        assert "several servers" in client.counters.unusable
         call = await left(client)
         assert call.usage.thinking + call.usage.unknown == THINKING
 
@@ -322,8 +323,8 @@ async def test_a_reading_that_is_cut_off() -> None:
         engine.cut = -3
         call = await left(client)
         assert call.usage.thinking + call.usage.unknown == THINKING
-        assert not client.counters.silent
-        engine.cut, client.counters._failed = None, float("-inf")
+        assert not client.counters.unusable
+        engine.cut, client.counters._failed_at = None, float("-inf")
         assert (await left(client)).usage.unknown <= 2
 
 
@@ -346,9 +347,11 @@ async def test_counters_that_count_nothing_of_ours() -> None:
 )
 def test_what_is_no_reading(text: str) -> None:
     """No vLLM, an old one, or one whose counters name no process."""
-    assert parse(text) is None
+    assert parse_metrics(text) is None
     assert (
-        parse(Engine().metrics().replace("_total_count{", "_total_count{", 1).replace("} 0.0", "} NaN"))
+        parse_metrics(
+            Engine().metrics().replace("_total_count{", "_total_count{", 1).replace("} 0.0", "} NaN")
+        )
         is None
     )
 
@@ -359,9 +362,9 @@ def test_a_reading() -> None:
     other = "\n".join(
         line.replace('engine="0"', 'engine="1"') for line in text.splitlines() if line.startswith("vllm:")
     )
-    one, both = parse(text), parse(text + other + "\n")
-    assert isinstance(one, Reading)
-    assert isinstance(both, Reading)
+    one, both = parse_metrics(text), parse_metrics(text + other + "\n")
+    assert isinstance(one, Scrape)
+    assert isinstance(both, Scrape)
     assert (one.busy, one.ended, one.engines, one.one_a_step) == (3, 4, {"0": (7, 5)}, True)
     assert (both.busy, both.ended, both.engines) == (6, 8, {"0": (7, 5), "1": (7, 5)})
     assert both.since(one) is None
@@ -373,7 +376,7 @@ async def test_a_server_without_counters_is_asked_once() -> None:
     async with Wire(upstream) as wire:
         client = VllmServerBackend("scripted", wire.base_url, codec=upstream.codec)
         call = await left(client)
-        assert "404" in client.counters.silent
+        assert "404" in client.counters.unusable
         assert call.usage.thinking + call.usage.unknown == THINKING
         await client.aclose()
     assert isinstance(client.counters, EngineCounters)
