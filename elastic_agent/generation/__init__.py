@@ -2,9 +2,11 @@
 
 May import `backends`, `prompts`, `tool_calls` and the root's modules.
 
-call             One call, driven: asks the machine for each pass, streams from the backend, gives out events.
+backend_pass     One pass of a call over its backend, and a probe in between.
+call             One call, driven: asks the machine for each pass, and gives out events.
 control          Steers a running call: deadlines for thinking and solution, the thinking limit.
 early_exit       Stop thinking when the answer no longer changes; off by default.
+events           Deltas of token ids as events with text.
 generate         `generate` and `stream`: one call in one line.
 guided_decoding  Whether an engine can keep to a guided call's fields; found out at no token.
 machine_runner   Two-phase machines driven without text: a batch for training, or one over a backend.

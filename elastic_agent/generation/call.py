@@ -21,7 +21,7 @@ from .backend_pass import BackendPass, PassSetting, probe
 from .control import Control, Interrupted
 from .early_exit import EarlyExit
 from .events import EventWriter
-from .guided_decoding import check_guide
+from .guided_decoding import check_guided_fields
 from .phases.answer import read_answer
 from .phases.deltas import Delta
 from .phases.phase import Phase
@@ -146,7 +146,7 @@ class Call:
         """Run the call. Closing or cancelling it stops the backend; `usage` then says what is known."""
         machine = self.machine
         try:
-            await check_guide(self.backend, self._setting.solution_extra)
+            await check_guided_fields(self.backend, self._setting.solution_extra)
             while not machine.done:
                 for event in self._events(self._steering.apply()):
                     yield event

@@ -17,7 +17,7 @@ FIELD = "structured_outputs"
 _WRITTEN_IN = {"object": "{}", "array": "[]", "string": '"'}
 
 
-async def check_guide(backend: Backend, fields: Mapping[str, Any] | None) -> None:
+async def check_guided_fields(backend: Backend, fields: Mapping[str, Any] | None) -> None:
     """Make sure, as far as can be known, that a call may be guided by `fields`. Costs no token.
 
     Args:

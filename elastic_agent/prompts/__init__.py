@@ -2,8 +2,10 @@
 
 May import `tool_calls` and the root's modules.
 
-control_strings    Law 7, user text is data: where a text could become a control token, and how it is kept
-                   from becoming one.
+chat_template      A conversation as text by the model's template, and what begins and ends an answer.
+control_strings    Law 7, user text is data: where a text could become a control token, and how this is
+                   prevented.
+conversation_texts Which texts of a conversation its sender chose.
 counting           How many tokens a prompt has for a hosted model whose chat template is not public.
 marker_profiles    The known pairs of thinking markers: add a family of models here.
 marker_resolution  Finds a model's markers in its vocabulary and its chat template.

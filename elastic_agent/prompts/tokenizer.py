@@ -22,9 +22,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import ControlTokenError, NoMarkersError, UnknownModelError, UnsupportedError
+from ..errors import ControlTokenError, NoMarkersError, UnknownModelError
 from ..tool_calls.formats import ToolFormat, tool_format
-from .control_strings import ROLES, WINDOW, ControlStrings, mapped, texts
+from .chat_template import ChatTemplate
+from .control_strings import WINDOW, ControlStrings
+from .conversation_texts import mapped, texts
 from .marker_profiles import MarkerText, known_markers
 from .marker_resolution import resolve_markers
 from .markers import Markers, Opening
@@ -34,29 +36,6 @@ from .token_bytes import TokenBytes
 _SEPARATORS = (
     "\ue0f0\ue0f1\ue0f2\ue0f3\ue0f4\ue0f5\ue0f6\ue0f7"  # private use; one that the prompt lacks is taken
 )
-_OURS = frozenset(
-    [
-        "conversation",
-        "messages",
-        "tools",
-        "documents",
-        "chat_template",
-        "tokenize",
-        "add_generation_prompt",
-        "continue_final_message",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-        "processor_kwargs",
-        "self",
-    ]
-)
-"""Arguments of `apply_chat_template` that are no option of a template."""
-_SAID = "zqxjzqxj"  # stands for an answer where a template's turns are looked at
 _TAG = re.compile(
     r"[<\[\u25c1](?![/|])[^<>\[\]\s]*(?:think|thought|reason)[^<>\[\]\s]*[>\]\u25b7]", re.IGNORECASE
 )
@@ -91,13 +70,13 @@ class HFCodec:
     ) -> None:
         self.tokenizer = tokenizer
         self.model = model
-        self._options = {**_switches(self._template), **dict(template_options or {})}
-        begin, end = self._turn()
+        self._template = ChatTemplate(tokenizer, template_options or {})
+        begin, end = self._template.turn()
         controls = tokenizer.added_tokens_decoder
         self.markers: Markers = resolve_markers(
             vocabulary=tokenizer.get_vocab(),
             encode=self._encode_piece,
-            chat_template=self._template,
+            chat_template=self._template.text,
             eos_ids={tokenizer.eos_token_id} - {None},
             turn_ids=turn_ids(tokenizer) | self._first_control(begin),
             wanted=markers,
@@ -147,13 +126,12 @@ class HFCodec:
             UnsupportedError: an option that is none of the template's.
             ControlTokenError: the template makes a control token out of what was sent.
         """
-        if self._template is None:
+        if self._template.text is None:
             raise UnknownModelError(
                 f"{self.model} has no chat template: pass prompt ids, or use a chat model"
             )
         for name in options or ():
-            if name in _OURS or not name.isidentifier():
-                raise UnsupportedError(f"{name[:40]!r} is no variable of a chat template: leave it out")
+            self._template.check_option(name)
         sent = [*messages], [*(tools or ())], dict(options or {})
         separator = self._separator("".join(texts(sent)))
         said: dict[str, None] = {}  # what its sender chose, in order
@@ -191,7 +169,7 @@ class HFCodec:
     @cached_property
     def tool_format(self) -> ToolFormat:
         """How the model writes tool calls, by its chat template."""
-        return tool_format(self._template)
+        return tool_format(self._template.text)
 
     @cached_property
     def tool_ids(self) -> frozenset[int]:
@@ -208,43 +186,11 @@ class HFCodec:
 
     # The template
 
-    @property
-    def _template(self) -> str | None:
-        template = getattr(self.tokenizer, "chat_template", None)
-        return cast("str | None", template.get("default") if isinstance(template, dict) else template)
-
     def _rendered(self, sent: Any, change: Callable[[str], str], separator: str) -> list[int]:
         """A prompt whose texts have been changed; its pieces between separators are encoded apart."""
-        messages, tools = (mapped(part, change, self._roles) for part in sent[:2])
-        options = {name: mapped(value, change, self._roles) for name, value in sent[2].items()}
-        text = self.tokenizer.apply_chat_template(
-            messages,
-            tools=tools or None,
-            tokenize=False,
-            add_generation_prompt=True,
-            **{**self._options, **options},
-        )
-        return self._encode_split(text, separator)
-
-    @cached_property
-    def _roles(self) -> frozenset[str]:
-        """Roles by which the template tells messages apart."""
-        return ROLES | set(re.findall(r"['\"]([a-z_]{2,20})['\"]", self._template or ""))
-
-    def _turn(self) -> tuple[str, str]:
-        """What the template writes to begin an answer, and behind one; "" where it can't be seen."""
-        if self._template is None:
-            return "", ""
-        asked: list[dict[str, str]] = [{"role": "user", "content": _SAID}]
-        answered = [*asked, {"role": "assistant", "content": _SAID}]
-        render = partial(self.tokenizer.apply_chat_template, tokenize=False, **self._options)
-        try:
-            before, after = render(asked), render(asked, add_generation_prompt=True)
-            ended = render(answered)
-        except Exception:  # a template may refuse any conversation, in any way
-            return "", ""
-        begin = after[len(before) :] if after.startswith(before) else after.rpartition(_SAID)[2]
-        return begin, ended.rpartition(_SAID)[2]
+        messages, tools = (mapped(part, change, self._template.roles) for part in sent[:2])
+        options = {name: mapped(value, change, self._template.roles) for name, value in sent[2].items()}
+        return self._encode_split(self._template.render(messages, tools, options), separator)
 
     def _first_control(self, text: str, *, at_once: bool = False) -> set[int]:
         """The first control token of a text, or the one that it begins with; a thinking marker is none."""
@@ -349,23 +295,6 @@ class HFCodec:
     def _fast(self) -> Any:
         """What encodes and decodes inside of the tokenizer; None where that is Python."""
         return getattr(self.tokenizer, "backend_tokenizer", None)
-
-
-def _switches(template: str | None) -> dict[str, bool]:
-    """A template's variables that switch thinking on."""
-    names = ("enable_thinking", "thinking")
-    if template is None or not any(name in template for name in names):
-        return {}
-    from jinja2 import Environment, TemplateSyntaxError, meta
-
-    try:
-        # The tags that transformers adds to Jinja's own
-        source = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(
-            re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
-        )
-    except TemplateSyntaxError:
-        return {}
-    return dict.fromkeys(meta.find_undeclared_variables(source) & set(names), True)
 
 
 def load_codec(

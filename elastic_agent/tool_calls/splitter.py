@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 
 from .blocks import BlockScan
-from .bodies import Call, MalformedError, Schema, WrittenCall, json_value, read_body
+from .bodies import read_body
 from .formats import HERMES, ToolFormat
+from .json_bodies import json_value
+from .written_call import Call, MalformedError, Schema, WrittenCall
 
 
 class ToolCallSplitter:

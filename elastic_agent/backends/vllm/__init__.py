@@ -10,8 +10,8 @@ engine_metrics    One scrape of a server's `/metrics`.
 guided_decoding   What a server says to the fields of a guided call, at no token.
 plugin/           The logits processor that holds both limits inside vLLM; needs nothing of ours.
 process           A vLLM server as a process of ours, with the flags that budgets want.
-served            Before the first call: a server's address, models and tokenizer; what its errors mean.
 server            A server as a backend.
+server_info       Before the first call: a server's address, models and tokenizer; what its errors mean.
 server_pass       One pass on a server: posted, read, abandoned or read to its end.
 server_process    Any server as a process of ours: started, watched, stopped.
 sessions          HTTP sessions, one for each event loop.

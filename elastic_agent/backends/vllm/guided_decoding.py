@@ -27,7 +27,7 @@ _SAYS_RANK = "data_parallel_rank"
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
-class GuideCheck:
+class GuidedFieldsCheck:
     """Asks one server about one model.
 
     Args:

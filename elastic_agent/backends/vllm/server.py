@@ -21,8 +21,8 @@ from ...validation import MOST_SECONDS, integer, real
 from ..base import NO_LIMITS, Codec, Meter, TokenChunk, TokenRequest, check_request
 from ..limits_probe import PASSED, UNPROBED, probe_once
 from .engine_counters import EngineCounters
-from .guided_decoding import GuideCheck
-from .served import address, error_answer, find_codec, models_in, not_served, unreachable
+from .guided_decoding import GuidedFieldsCheck
+from .server_info import address, error_answer, find_codec, models_in, not_served, unreachable
 from .server_pass import Server, ServerPass
 from .sessions import Sessions
 
@@ -32,7 +32,7 @@ class VllmServerBackend:
 
     Args:
         model: the name that the server serves it under.
-        base_url: up to and with `/v1`, which is added to a bare host; see `served.address`.
+        base_url: up to and with `/v1`, which is added to a bare host; see `server_info.address`.
         api_key: sent as a bearer token.
         tokenizer: folder or hub id of the tokenizer, when `model` is not one. Left out, the server is asked
             what it loaded (`root` in its `/models`): enough where that is a hub id or a folder of ours.
@@ -80,7 +80,7 @@ class VllmServerBackend:
         self.counters = EngineCounters(f"{self.base_url.removesuffix('/v1')}/metrics")
         self._server = Server(model, self.base_url, self._sessions, self.counters)
         self.guided = True
-        self._guides = GuideCheck(self._server.completions, model, self.meter)
+        self._guides = GuidedFieldsCheck(self._server.completions, model, self.meter)
         self.two_passes = UNPROBED if native else NO_LIMITS
         self._checked = False
 
@@ -104,7 +104,7 @@ class VllmServerBackend:
         await probe_once(self)
 
     async def refusal(self, fields: Mapping[str, Any]) -> str:
-        """Ask the server, once for the same fields; see `GuideCheck`."""
+        """Ask the server, once for the same fields; see `GuidedFieldsCheck`."""
         return "" if self.closed else await self._guides.refusal(await self._sessions.here(), fields)
 
     async def probe(self) -> None:

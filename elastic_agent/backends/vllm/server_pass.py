@@ -23,7 +23,7 @@ from ...errors import BackendError, BackendProtocolError, BackendUnavailableErro
 from ..base import Meter, TokenChunk, TokenRequest, confirm_send
 from .completions_wire import chunk_of, events_in, request_body, tokens_in, usage_of
 from .engine_counters import SETTLE_SECONDS, SETTLE_SECONDS_IN_CALL, EngineCounters, TrackedPass
-from .served import error_answer, unreachable
+from .server_info import error_answer, unreachable
 from .sessions import Sessions
 
 _CLOSE_SECONDS, _CLOSE_SECONDS_IN_CALL = 0.5, 0.1

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elastic_agent.errors import UnsupportedError
-from elastic_agent.generation.guided_decoding import check_guide
+from elastic_agent.generation.guided_decoding import check_guided_fields
 
 from ...openai_format.guided_decoding import guided_fields
 from ...openai_format.schema_check import SchemaError
@@ -89,7 +89,7 @@ async def check_guided(
         GatewayError: 400, naming the field.
     """
     try:
-        await check_guide(upstream.backend, guide)
+        await check_guided_fields(upstream.backend, guide)
     except UnsupportedError as error:
         field = _guided_field(body) if isinstance(body, ChatRequest) else None
         raise bad_request(field, f"{field}: {error}", "unsupported_value") from None

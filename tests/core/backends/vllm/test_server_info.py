@@ -18,7 +18,7 @@ from elastic_agent import Budget, model_location
 from elastic_agent.backends.load import _load, load_backend
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.transformers.backend import TransformersBackend
-from elastic_agent.backends.vllm import served
+from elastic_agent.backends.vllm import server_info
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.errors import (
     BackendError,
@@ -52,13 +52,13 @@ from tests.wire import Faults, serve_in_thread
 )
 def test_an_address_is_taken_as_people_paste_it(pasted: str) -> None:
     """Without /v1, with slashes, with an endpoint at its end."""
-    assert served.address(pasted) == "http://h:8000/v1"
+    assert server_info.address(pasted) == "http://h:8000/v1"
 
 
 def test_a_path_of_ones_own_is_kept() -> None:
     """A proxy's."""
-    assert served.address("https://h/llm/v1/") == "https://h/llm/v1"
-    assert served.address("https://user@h/openai") == "https://user@h/openai"
+    assert server_info.address("https://h/llm/v1/") == "https://h/llm/v1"
+    assert server_info.address("https://user@h/openai") == "https://user@h/openai"
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_what_is_on_this_disk_needs_no_hub(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_list_says_what_it_must() -> None:
     """Fields that are missing are no reason to refuse."""
-    (one,) = served.models_in('{"data": [{"id": "m", "max_model_len": "9"}]}', "u").values()
+    (one,) = server_info.models_in('{"data": [{"id": "m", "max_model_len": "9"}]}', "u").values()
     assert (one.context_length, one.root, one.owner) == (9, None, None)
     for wrong in (
         "[]",
@@ -285,7 +285,7 @@ def test_a_list_says_what_it_must() -> None:
         if wrong == '{"data": {}}':
             continue
         with pytest.raises(BackendProtocolError):
-            served.models_in(wrong, "u")
+            server_info.models_in(wrong, "u")
 
 
 def test_loading_a_model_tells_nothing_of_libraries_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
