@@ -45,8 +45,8 @@ from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Caps
 from elastic_agent.generation.prepare import prompt_ids
 from elastic_agent.integrations.demo.agent import EMPTY, State, answer_of, build_agent, row_of
+from elastic_agent.integrations.demo.baseline import FixedMaxTokens
 from elastic_agent.integrations.demo.board import Board
-from elastic_agent.integrations.demo.practice import FixedCap
 from elastic_agent.integrations.demo.problems import SHOP_WEEK, Day, count_kinds, load_days
 from elastic_agent.integrations.demo.run import DemoOptions, elastic_run
 from elastic_agent.integrations.langchain import ChatElasticReasoning
@@ -142,7 +142,7 @@ async def measure(args: argparse.Namespace, base_url: str, seeds: int) -> dict[s
     price = find_price(client.model) or Price("0", "0")
     prompts = [len(prompt_ids(client, text)) for day in days for c in day.chains for text in c.steps]
     calls = count_kinds(days).total()
-    most = FixedCap(client, caps, calls, max(prompts) + 8, price, SAMPLING).max_tokens
+    most = FixedMaxTokens(client, caps, calls, max(prompts) + 8, price, SAMPLING).max_tokens
     async with aiohttp.ClientSession() as session:
 
         async def metered() -> Usage:
@@ -172,10 +172,10 @@ async def ours_week(
         log = RunLog(f"{folder}/run.jsonl")
         board = Board(caps, count_kinds(days).total(), log)
         options = DemoOptions(model=args.model, base_url=base_url, seed=seed, json=True)
-        state, *_ = await elastic_run(options, days, caps, client, board, Console(quiet=True), price)
+        way = await elastic_run(options, days, caps, client, board, Console(quiet=True), price)
         log.close()
     await client.aclose()
-    return right(days, state)
+    return right(days, way.state)
 
 
 async def plain_week(days: list[Day], plain: Plain, seconds: float) -> int:

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """Replay the run and print its regret; 0 where all decisions are identical, else 1."""
     from rich.console import Console
 
-    from ..report.replay import as_dict, check_run, render_check
+    from ..report.replay_table import as_dict, check_run, render_check
 
     found, tasks = check_run(options.replay)
     if options.json:

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the report."""
     from rich.console import Console
 
-    from ..report.terminal import render_run
+    from ..report.run_table import render_run
 
     Console().print(render_run(options.file, why=options.why))
     return 0

@@ -2,8 +2,8 @@
 
     START ==Send==> chain (its steps in turn) ==barrier, Send==> combine (one a day) --> END
 
-It knows nothing of budgets: the model that it is given does, and the task that it runs in. `answer_of` reads
-the number out of a solution, for it and for the practice that it is compared with.
+The agent knows nothing of budgets: its model and the task that it runs in do. `answer_of` reads the number in
+a solution, for the agent and for the baseline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from langgraph.types import Send
 from .problems import Day, kind_of
 
 Ask = Callable[[str, str, str], Awaitable[int | None]]
-"""Asks a model: (label, problem, kind) to the number in its solution, None when there is none."""
+"""Asks a model: (label, problem, kind) to the number in its solution, None where it has none."""
 
 ChainKey = tuple[int, int]
 """Day and chain, by their numbers."""
@@ -45,7 +45,7 @@ class _Found(TypedDict):
 def answer_of(solution: str, *, cut: bool = False) -> int | None:
     """The number after the last "Answer:", else the last number of the solution, else None.
 
-    The last number of a solution that was cut is some step on the way: no answer.
+    The last number of a solution that was cut is a step on the way, not the answer.
     """
     found = re.findall(r"Answer\s*:\s*\$?(\d+)", solution)
     if not found and not cut:

@@ -1,4 +1,4 @@
-"""What the demo's screen shows, kept up to date by the scheduler's events."""
+"""What the demo's screen shows, kept up to date by the scheduler's events and the agent's answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,18 @@ from .display import Bar, CallRow
 
 @dataclass(slots=True)
 class Board:
-    """What the screen shows: fed by the scheduler's events and the agent's answers."""
+    """The screen's content.
+
+    Attributes:
+        caps: of the whole run.
+        total: number of calls that are planned.
+        log: where the run is recorded.
+        rows: calls by label.
+        left: what is left of each cap.
+        held: what each running call holds, by label.
+        ended: labels of ended calls, in that order.
+        granted: number of calls that got a grant.
+    """
 
     caps: Caps
     total: int
@@ -25,7 +36,7 @@ class Board:
     granted: int = 0
 
     def event(self, event: dict[str, Any]) -> None:
-        """One event of the scheduler, onto the board."""
+        """Take in one event of the scheduler."""
         label = event.get("label")
         self.left = event.get("left", self.left)
         if label is None:
@@ -47,7 +58,7 @@ class Board:
             self.ended.append(label)
 
     def bars(self, elapsed: float) -> list[Bar]:
-        """The caps: what is spent, held and left of each."""
+        """What is spent, held and left of each cap."""
         found = []
         for unit, cap in (("usd", self.caps.usd), ("tokens", self.caps.tokens)):
             if cap is not None:

@@ -1,4 +1,4 @@
-"""The demo's screen: what is left of each cap, each call's granted and used tokens, and the results."""
+"""The demo's screen and tables: what is left of each cap, granted and used tokens, the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENDS = {
 
 @dataclass(slots=True)
 class CallRow:
-    """A call on the screen; `used` fields are 0 until it has ended."""
+    """A call on the screen; its `used` fields are 0 until it has ended."""
 
     label: str
     granted_thinking: int | None = None
@@ -42,7 +42,7 @@ class CallRow:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One cap: how much is spent and held of it, in its own unit."""
+    """One cap: how much of it is spent and held, in its own unit."""
 
     name: str
     cap: float
@@ -80,7 +80,7 @@ def screen(
     width: int = 104,
     height: int = 40,
 ) -> RenderableType:
-    """The running view, for a terminal of this size: caps above, the latest calls below."""
+    """The view while it runs, for a terminal of this size: caps above, the latest calls below."""
     narrow = width < 96
     caps = Table.grid(padding=(0, 2))
     for bar in bars:
@@ -136,9 +136,9 @@ def results(
     ours: Sequence[Sequence[int | None]],
     theirs: Sequence[Sequence[int | None]],
 ) -> RenderableType:
-    """Answers against truth, a row a day: under the scheduler and under the practice it replaces.
+    """Answers against the truth: under the scheduler (`ours`) and under the baseline (`theirs`).
 
-    `ours` and `theirs` have a row a day: the chains' answers, then the total.
+    Each has one row a day: the chains' answers, then the total.
     """
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -164,7 +164,7 @@ def _numbers(found: Sequence[int | None], truth: Sequence[int]) -> Text:
 
 
 def comparison(rows: Sequence[tuple[str, str, str]]) -> RenderableType:
-    """The two ways side by side: (what, elastic agent, fixed max_tokens)."""
+    """Figures side by side; a row is (what, elastic agent, fixed max_tokens)."""
     table = Table(box=box.SIMPLE_HEAD, title="the same problems, model and caps", title_justify="left")
     table.add_column("")
     table.add_column("elastic agent", justify="right", style="bold")

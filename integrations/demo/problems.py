@@ -32,12 +32,12 @@ SHOP_WEEK = Path(__file__).with_name("shop_week.jsonl")
 
 
 class ProblemsError(ValueError):
-    """A problems file that can't be used; the message names the file and the line."""
+    """A problems file is unusable; the message names the file and the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Problems of which each starts from the answer before. `answers` is the truth, one a step."""
+    """Problems that each start from the answer to the one before. `answers` has each step's true answer."""
 
     name: str
     steps: tuple[str, ...]
@@ -126,7 +126,7 @@ _WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 
 def draw_week(seed: int, chains: int = 4, links: int = 2) -> Iterator[Day]:
-    """A shop's week of mixed difficulty, from the test split, with totals within what e1-tiny knows."""
+    """A shop's week of mixed difficulty, from the test split; totals up to 99, which e1-tiny has learned."""
     rng = random.Random(seed)
     for name in _WEEK:
         while True:

@@ -2,9 +2,15 @@
 
     from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticReasoningLLM
 
-`chat` and `llm` hold the two models, `_guard` puts other providers' models under the same ledger, `errors` is
-what they raise, `middleware` the caps on an agent's runs (the only part that needs the package `langchain`,
-so it is loaded when first used).
+chat_models/      our two models: messages in and out, or text in and out
+guarded/          `guard`: other providers' chat models under the same ledger
+middleware/       `TaskBudgetMiddleware`: caps on an agent's runs and threads (needs the package `langchain`)
+accounts/         parts of an account's caps, for one run or another process
+call              one call, inside a task or outside
+messages          LangChain messages for a chat template
+metadata          what a message says about its call
+errors            our errors as LangChain's
+blocking_portal   sync calls over async code
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Our errors as LangChain's: the same classes, with LangChain's model errors as further parents.
 
-Code that catches `CapExceededError` still does. LangChain sees a `ModelError` that is not retryable, so
-`ModelRetryMiddleware` and `with_retry` hand a budget error on at once. LangGraph's `RetryPolicy` does not
-know `ModelError` (1.2) and retries everything but the built-in programming errors; hence `RuntimeError`.
+Code that catches `CapExceededError` still works. LangChain sees a `ModelError` that is not retryable, so
+`ModelRetryMiddleware` and `with_retry` raise a budget error at once. LangGraph's `RetryPolicy` doesn't know
+`ModelError` (1.2) and retries everything but built-in programming errors; hence the parent `RuntimeError`.
 
     CapExceededError         BudgetExceededError      ModelError, RuntimeError    never retried
     └── DeadlineError        └── BudgetDeadlineError                              never retried
@@ -48,11 +48,11 @@ from elastic_agent.errors import (
 
 
 class BudgetExceededError(CapExceededError, ModelError, RuntimeError):
-    """A cap can't hold the call; nothing was spent on it. `needed` and `available` have the numbers."""
+    """A cap can't hold the call; nothing was spent. `needed` and `available` have the numbers."""
 
 
 class BudgetDeadlineError(DeadlineError, BudgetExceededError):
-    """The same for time."""
+    """The call doesn't fit in the task's time."""
 
 
 class ClosedTaskError(TaskClosedError, ModelError, RuntimeError):
@@ -64,7 +64,7 @@ class UpstreamError(BackendError, ModelAPIError):
 
 
 class UpstreamUnavailableError(BackendUnavailableError, ModelConnectionError):
-    """The model's server could not be reached, or its stream broke off."""
+    """The model's server can't be reached, or its stream broke off."""
 
 
 class PromptTooLongError(ContextLengthError, ContextOverflowError, ValueError):
@@ -88,7 +88,7 @@ class UnpricedModelError(UnknownPriceError, ModelInvalidRequestError, ValueError
 
 
 class RefusedRequestError(ElasticError, ModelInvalidRequestError, ValueError):
-    """A request that can't be obeyed; the cause says which of our errors it was."""
+    """A request that can't be obeyed; `__cause__` is our own error."""
 
 
 class CallTimeoutError(ElasticError, ModelTimeoutError, TimeoutError):
@@ -114,7 +114,7 @@ def adapted(error: ElasticError) -> ElasticError:
     """The same error as LangChain understands it; unchanged when it is one already."""
     if isinstance(error, ModelError):
         return error
-    kind = next(mine for core, mine in _ADAPTED if isinstance(error, core))
+    kind = next(adapter for core, adapter in _ADAPTED if isinstance(error, core))
     message = str(error)
     if isinstance(error, CapExceededError) and issubclass(kind, CapExceededError):
         return kind(message, needed=error.needed, available=error.available, binding=error.binding)
@@ -127,7 +127,6 @@ def langchain_errors() -> Iterator[None]:
     try:
         yield
     except ElasticError as error:
-        told = adapted(error)
-        if told is error:
+        if (for_langchain := adapted(error)) is error:
             raise
-        raise told from error
+        raise for_langchain from error

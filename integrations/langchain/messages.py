@@ -1,9 +1,8 @@
 """LangChain messages as the OpenAI-style dicts that a chat template reads.
 
-Earlier thinking, however it was handed back (`elastic_agent.integrations.openai_format.reasoning`), travels
-beside an assistant's content, as `reasoning_content`, never inside it: a template that wants old thinking
-(Qwen3, between tool calls) renders it, every other one drops it. Tool-call arguments stay objects, which is
-what Hugging Face templates expect.
+Earlier thinking, in whatever form it was handed back (`openai_format.reasoning`), is put beside an
+assistant's content, as `reasoning_content`. A template that wants old thinking (Qwen3, between tool calls)
+renders it; others drop it. Tool-call arguments stay objects, as Hugging Face templates expect.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from langchain_core.messages import (
 
 from ..openai_format.reasoning import REASONING_TYPES, reasoning_of
 
-_SILENT = {*REASONING_TYPES, "tool_call", "tool_use", "tool_call_chunk", "invalid_tool_call"}
+_LEFT_OUT = {*REASONING_TYPES, "tool_call", "tool_use", "tool_call_chunk", "invalid_tool_call"}
 
 
 def to_chat(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """A conversation for `Codec.encode_chat`.
 
     Raises:
-        ValueError: a message that a text model can't read (a picture, say), or of an unknown kind.
+        ValueError: a message that a text model can't read (a picture, for example), or of an unknown kind.
     """
     return [_one(message) for message in messages]
 
@@ -83,7 +82,7 @@ def _block(block: str | Mapping[str, Any], message: BaseMessage) -> str:
         return _block(block["value"], message)
     if kind == "text":
         return str(block.get("text", ""))
-    if kind in _SILENT and isinstance(message, AIMessage):
+    if kind in _LEFT_OUT and isinstance(message, AIMessage):
         return ""
     raise ValueError(
         f"this model reads text only, and a {message.type} message holds a block of type {kind!r}"

@@ -2,10 +2,10 @@
 
     scheduler = BudgetScheduler(backend, log=OpenTelemetryLog())
 
-Each call that was sent becomes a client span `chat MODEL` under whatever span is current where the call was
-made, with the budget that it was granted beside what it used. The metrics are `gen_ai.client.token.usage`
-and `gen_ai.client.operation.duration`. Exporters and providers are the application's; without any, the API
-does nothing. The conventions are still in development. Needs `pip install 'elastic-agent[telemetry]'`.
+Each call that was sent becomes a client span `chat MODEL`, a child of the span that is current where the call
+was made, with the granted budget beside what was used. The metrics are `gen_ai.client.token.usage` and
+`gen_ai.client.operation.duration`. The application sets exporters and providers; without them the API does
+nothing. The conventions are still in development. Needs `pip install 'elastic-agent[telemetry]'`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class OpenTelemetryLog:
     """Turns events into spans and metrics.
 
     Args:
-        tracer_provider, meter_provider: instead of the process's.
+        tracer_provider, meter_provider: None takes the process's.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class OpenTelemetryLog:
         self._grants: dict[tuple[str, int], Event] = {}
 
     def __call__(self, event: Event) -> None:
-        """Take one event in."""
+        """Record one event."""
         name = event["event"]
         if name in GRANTS:
             self._grants[event["task"], event["call"]] = event

@@ -26,7 +26,7 @@ SEGMENTS = ("input", "thinking", "forced", "solution", "discarded", "unknown")
 
 
 class PrometheusLog:
-    """Counts events. One for a registry.
+    """Counts events. A registry takes one such log.
 
     Args:
         registry: where the metrics are registered; the process's by default.
@@ -92,13 +92,13 @@ class PrometheusLog:
         )
 
     def __call__(self, event: Event) -> None:
-        """Count one event; names that it doesn't know are left alone."""
+        """Count one event; events without a metric are ignored."""
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is not None:
             handler(event)
 
     def _of(self, metric: T, *labels: str) -> T:
-        """A metric's child; looked up once, since the look-up takes longer than the counting."""
+        """A metric's child with these labels. Cached, because prometheus_client's look-up is slow."""
         key = metric, labels
         child = self._children.get(key)
         if child is None:

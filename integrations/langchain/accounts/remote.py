@@ -5,10 +5,10 @@
                              store=STORE) as scope:          await llm.ainvoke(...)
         await remote.ainvoke(inputs, {"metadata": scope})
 
-What is set aside is held in the task here, and is the cap of an account in the durable store that both sides
-can reach. Over there every call takes its hold on that account. At the end the account is closed: what calls
-over there still hold is charged, and the task here is charged what the account was. The id names the account
-and holds no secret; where the store is, each side knows for itself.
+The part set aside is held in the task here, and caps an account in the durable store that both sides can
+reach. Calls over there take their holds on that account. At the end the account is closed: holds of calls
+that still run over there are charged, and the task here is charged what the account was charged. The id names
+the account and holds no secret; each side knows for itself where the store is.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from elastic_agent.scheduler.runlog.report import Units
 from ..errors import langchain_errors
 
 KEY = "elastic_agent_scope"
-"""Of the id in a run's metadata."""
+"""Name of the id in a run's metadata."""
 
 
 @asynccontextmanager
 async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[str, str]]:
-    """Set `caps` of the current task aside for another process; yields the metadata to send.
+    """Set a part of the current task's caps aside for another process; yields the metadata to send.
 
     Args:
-        caps: in `usd` and `tokens`; `seconds` is measured over there, from the joining on.
+        caps: the part, in `usd` and `tokens`; `seconds` run over there, from the joining on.
         store: a durable ledger that both processes can reach.
 
     Raises:
-        BudgetExceededError: the task has no room for them.
+        BudgetExceededError: the task has no room for the part.
         ClosedTaskError: there is no task, or it has ended.
         StoreError: the store can't be reached.
         ValueError: caps in seconds alone.
@@ -59,7 +59,7 @@ async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[
         hold = _held(task, caps)
         account = f"remote-{uuid4().hex}"
         books = open_store(store)
-        actual = hold.amount  # charged whole unless the store says what was spent
+        actual = hold.amount  # the whole part, unless the store says what was spent
         try:
             await books.open([Spec(account, caps.tokens, caps.nanodollars)])
             scope = {"account": account, "caps": {"tokens": caps.tokens, "usd": _text(caps)}}
@@ -78,23 +78,25 @@ async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[
 
 @asynccontextmanager
 async def joined_budget(config: Mapping[str, Any], *, store: str | Path) -> AsyncIterator[Task]:
-    """The task that a caller in another process set aside, around calls here.
+    """A task with the part that a caller in another process set aside, around calls here.
 
     Args:
-        config: the `RunnableConfig` of the graph or node; its metadata has the id.
+        config: the graph's or node's `RunnableConfig`; its metadata has the id.
         store: the same ledger as the caller's.
 
     Raises:
-        ValueError: the metadata has no id, or none that can be read.
+        ValueError: the metadata has no readable id.
         ClosedTaskError, StoreError: the caller's account has ended, or can't be reached.
     """
-    told = (config.get("metadata") or {}).get(KEY)
+    given_id = (config.get("metadata") or {}).get(KEY)
     try:
-        scope = json.loads(told or "")
+        scope = json.loads(given_id or "")
         account, given = str(scope["account"]), scope["caps"]
         caps = Caps(usd=given.get("usd"), tokens=given.get("tokens"), seconds=given.get("seconds"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"the metadata has no budget under {KEY!r} that can be read: {told!r}") from error
+        raise ValueError(
+            f"the metadata has no budget under {KEY!r} that can be read: {given_id!r}"
+        ) from error
     scheduler = BudgetScheduler(store=store, accounts=account)
     with langchain_errors():
         async with scheduler, scheduler.task(caps, name=account) as task:

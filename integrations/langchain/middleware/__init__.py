@@ -1,7 +1,6 @@
 """Caps on an agent's runs and threads. Needs the package `langchain`.
 
-invocations  When an invocation of a graph ends: by its end, an error, a cancellation, an interrupt,
-             or its reader left.
-middleware   `TaskBudgetMiddleware`: caps on each run of a `create_agent` agent, and on each of its
-             threads.
+middleware    `TaskBudgetMiddleware`: caps on each run of a `create_agent` agent, and on each of its threads
+agent_run     one run: its task, and its lease of the thread's account
+invocations   when a graph's invocation ends, whatever ended it
 """

@@ -1,8 +1,8 @@
-"""When an invocation of a graph ends: by its end, an error, a cancellation, an interrupt, or its reader left.
+"""When a graph's invocation ends: by itself, an error, a cancellation, an interrupt, or a reader that left.
 
-LangGraph calls no node at the end of a run that fails, and a node can't see its graph's invocation. Callbacks
-of LangChain see both: the start of each node, with the graph's run around it, and the end of the graph's run,
-which LangGraph reports whatever ended it. Interrupts end a run, too: going on is another one.
+LangGraph calls no node at the end of a run that fails, and a node can't see its graph's invocation.
+LangChain's callbacks see both: the start of each node, with the graph's run around it, and the end of the
+graph's run, which LangGraph reports whatever ended it. An interrupt ends a run too; going on is another run.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from langchain_core.tracers.context import register_configure_hook
 
 
 class Ends(Protocol):
-    """Something that ends with an invocation."""
+    """Anything that ends with an invocation."""
 
     def invocation_over(self) -> None:
-        """The invocation has ended. Called on its event loop, so it may not block."""
+        """Called when the invocation has ended, on its event loop: may not block."""
 
 
 class Invocations(BaseCallbackHandler):
-    """Hears of every chain of the process; all but nodes and what ends with a graph cost a look-up."""
+    """Called for every chain of the process. Chains other than nodes and graphs cost one look-up."""
 
     run_inline = True
     ignore_llm = ignore_chat_model = ignore_retriever = ignore_agent = ignore_custom_event = True
@@ -34,8 +34,13 @@ class Invocations(BaseCallbackHandler):
         self._ends: dict[UUID, WeakSet[Ends]] = {}
 
     def end_with_graph(self, config: Mapping[str, Any], thing: Ends) -> None:
-        """Tell `thing` when the graph's invocation ends that runs the node with this config. Where callbacks
-        don't reach the node it is never told: it needs another end of last resort."""
+        """Call `thing.invocation_over` when the invocation of the graph around this node ends.
+
+        Where callbacks don't reach the node it is never called: `thing` needs another end of last resort.
+
+        Args:
+            config: of the node that runs now.
+        """
         manager = config.get("callbacks")
         node = manager.parent_run_id if isinstance(manager, BaseCallbackManager) else None
         graph = None if node is None else self._graph_of.get(node)
@@ -53,16 +58,16 @@ class Invocations(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """A node has its step as a tag."""
+        """Remember the graph of a node: nodes have their step as a tag."""
         if parent_run_id is not None and any(tag.startswith("graph:step:") for tag in tags or ()):
             self._graph_of[run_id] = parent_run_id
 
     def on_chain_end(self, outputs: dict[str, Any], *, run_id: UUID, **kwargs: Any) -> None:
-        """Of a node, or of a graph."""
+        """Forget a node, or end what ends with a graph."""
         self._over(run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """The same, whatever the error was: a cancellation, a generator that was closed."""
+        """The same for any error: a cancellation, a closed generator."""
         self._over(run_id)
 
     def _over(self, run: UUID) -> None:
@@ -72,12 +77,12 @@ class Invocations(BaseCallbackHandler):
 
 
 class _Always:
-    """What LangChain asks for a handler, as it asks a context variable."""
+    """Gives LangChain the handler in every context; LangChain asks it like a context variable."""
 
     def get(self) -> Invocations:
         return invocations
 
 
 invocations = Invocations()
-"""The process's."""
+"""The process's handler."""
 register_configure_hook(cast("Any", _Always()), inheritable=True)

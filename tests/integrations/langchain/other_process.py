@@ -54,9 +54,9 @@ def thread(folder: Path, *, resume: bool) -> dict[str, Any]:
         for name, spaces in saved.items():
             saver.storage[name].update(spaces)
     budget = TaskBudgetMiddleware(run=Caps(tokens=100), thread=Caps(tokens=200), store=folder / "spend.db")
-    assert budget._shares is not None
+    assert budget._accounts is not None
     if len(sys.argv) > 4:  # the test that kills this process does not wait for a minute
-        budget._shares._lease = float(sys.argv[4])
+        budget._accounts.seconds = float(sys.argv[4])
     agent: Any = create_agent(
         model(), [research], middleware=[budget], checkpointer=saver, interrupt_before=["tools"]
     )

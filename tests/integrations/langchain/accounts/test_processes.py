@@ -21,7 +21,7 @@ import pytest
 from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.integrations.langchain import ChatElasticReasoning, remote_budget
-from elastic_agent.integrations.langchain.accounts.leases import Shares
+from elastic_agent.integrations.langchain.accounts.account_leases import LeasedAccounts
 from elastic_agent.integrations.langchain.blocking_portal import portal
 from elastic_agent.integrations.langchain.errors import BudgetExceededError, ClosedTaskError
 from elastic_agent.scheduler import task_budget
@@ -62,7 +62,7 @@ def other(*args: object, wire: Wire, kill: bool = False) -> dict[str, Any]:
 
 
 def spent(ledger: Path, account: str, caps: Caps) -> int:
-    return portal.run(Shares(ledger, caps).spent(account)).tokens
+    return portal.run(LeasedAccounts(ledger, caps).spent(account)).tokens
 
 
 def test_a_thread_goes_on_in_another_process(wire: Wire, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_thread_goes_on_in_another_process(wire: Wire, tmp_path: Path) -> None
 
 
 def test_a_killed_run_is_charged_whole(wire: Wire, tmp_path: Path) -> None:
-    """Nobody knows what a dead process has spent: its share is charged when its lease ends."""
+    """Nobody knows what a dead process has spent: its lease is charged when it runs out."""
     backend: Any = wire.backend
     backend.tpot = 0.05
     other("start", tmp_path, 1.0, wire=wire, kill=True)

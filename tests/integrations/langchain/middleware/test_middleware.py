@@ -23,7 +23,7 @@ from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.errors import ElasticError
 from elastic_agent.integrations.langchain import ChatElasticReasoning, TaskBudgetMiddleware
-from elastic_agent.integrations.langchain.accounts.leases import Shares
+from elastic_agent.integrations.langchain.accounts.account_leases import LeasedAccounts
 from elastic_agent.integrations.langchain.blocking_portal import portal
 from elastic_agent.integrations.langchain.errors import (
     BudgetExceededError,
@@ -207,8 +207,8 @@ async def test_a_threads_caps_hold_over_runs_and_interrupts(place: str, tmp_path
         interrupt_before=["tools"],
         **store,
     )
-    shares = setup.budget._shares
-    assert shares is not None
+    accounts = setup.budget._accounts
+    assert accounts is not None
     before = 0
     config = {"configurable": {"thread_id": "a"}}
 
@@ -223,7 +223,7 @@ async def test_a_threads_caps_hold_over_runs_and_interrupts(place: str, tmp_path
         await again_and_again()
     assert caught.value.available["tokens"] < caught.value.needed["tokens"] + 1
     gc.collect()
-    spent = await asyncio.to_thread(portal.run, shares.spent("thread a"))
+    spent = await asyncio.to_thread(portal.run, accounts.spent("thread a"))
     # What is charged beyond the meter are the closes that we wrote: one a call at most
     assert setup.backend.meter.output <= spent.tokens <= 300
     assert spent.tokens <= setup.backend.meter.output + setup.backend.meter.requests
@@ -297,7 +297,7 @@ WAYS = {
 
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("place", ["memory", "file"])
-async def test_a_threads_share_comes_back_however_its_run_ends(how: str, place: str, tmp_path: Path) -> None:
+async def test_a_threads_lease_comes_back_however_its_run_ends(how: str, place: str, tmp_path: Path) -> None:
     """The fault: held 400 of 1,000 after each of three runs that failed; the fourth was refused. Right: held
     nothing, and spent what the meter says, though the error is kept with all its frames."""
     options = dict(WAYS[how])
@@ -313,8 +313,8 @@ async def test_a_threads_share_comes_back_however_its_run_ends(how: str, place: 
     )
     if how in ("wait_for", "cancel"):
         setup.backend.tpot = 0.1
-    shares, kept = setup.budget._shares, []
-    assert shares is not None
+    accounts, kept = setup.budget._accounts, []
+    assert accounts is not None
     if how == "sub-agent":
         setup.nest()
     run = broken(setup, how, kept)
@@ -323,7 +323,7 @@ async def test_a_threads_share_comes_back_however_its_run_ends(how: str, place: 
     gc.collect()
     await asyncio.sleep(0.2)
     assert not any(isinstance(error, BudgetExceededError) for error in kept), kept
-    (level, *_) = await asyncio.to_thread(portal.run, shares._store.books("thread t"))
+    (level, *_) = await asyncio.to_thread(portal.run, accounts.store.books("thread t"))
     assert level.held.tokens == 0
     assert setup.backend.meter.output <= level.spent.tokens <= 1_000
     if how not in ("wait_for", "cancel"):  # a call that is broken off is charged what it held
@@ -352,8 +352,8 @@ def test_forked_processes_share_a_threads_caps_through_the_store(place: str, tmp
     _forked.append(setup)
     with ProcessPoolExecutor(2, get_context("fork")) as pool:
         said = list(pool.map(_run_in_child, range(4)))
-    assert setup.budget._shares is not None
-    (level, *_) = portal.run(setup.budget._shares._store.books("thread t"))
+    assert setup.budget._accounts is not None
+    (level, *_) = portal.run(setup.budget._accounts.store.books("thread t"))
     assert level.held.tokens == 0
     if place == "file":
         assert said == ["done"] * 4
@@ -366,17 +366,17 @@ def test_forked_processes_share_a_threads_caps_through_the_store(place: str, tmp
 def test_a_forked_process_leaves_its_parents_runs_alone(tmp_path: Path) -> None:
     """Its end is not theirs: what they hold, they may still spend."""
     setup = Setup(Caps(tokens=200), thread=Caps(tokens=1_000), store=tmp_path / "spend.db")
-    shares = setup.budget._shares
-    assert shares is not None
+    accounts = setup.budget._accounts
+    assert accounts is not None
     running = setup.agent.stream(ASK, {"configurable": {"thread_id": "t"}})
     next(running)
     child = get_context("fork").Process(target=_end_as_a_program_does)
     child.start()
     child.join()
-    (level, *_) = portal.run(shares._store.books("thread t"))
+    (level, *_) = portal.run(accounts.store.books("thread t"))
     assert level.held.tokens == 200
     running.close()
-    assert portal.run(shares.take("thread t", None)).caps.tokens == 1_000
+    assert portal.run(accounts.lease("thread t", None)).caps.tokens == 1_000
 
 
 def _end_as_a_program_does() -> None:
@@ -384,15 +384,15 @@ def _end_as_a_program_does() -> None:
     gc.collect()
 
 
-async def test_a_share_that_no_run_uses_is_given_back() -> None:
+async def test_a_lease_that_no_run_uses_is_given_back() -> None:
     """One that is lost on the way to its run."""
-    shares = Shares("memory://", Caps(tokens=100), lease=0.3)
-    share = await shares.take("a", None)
-    assert share.caps.tokens == 100
-    del share
+    accounts = LeasedAccounts("memory://", Caps(tokens=100), seconds=0.3)
+    lease = await accounts.lease("a", None)
+    assert lease.caps.tokens == 100
+    del lease
     gc.collect()
     await asyncio.sleep(0.3)
-    assert (await shares._store.books("a"))[0].held.tokens == 0
+    assert (await accounts.store.books("a"))[0].held.tokens == 0
 
 
 async def test_the_model_is_told_what_is_left_when_asked_to() -> None:

@@ -1,7 +1,7 @@
-"""What the demo is compared with: one fixed `max_tokens` a call, thinking and solution in one.
+"""What the demo is compared with: one fixed `max_tokens` for each call, thinking and solution in one.
 
-The only way to keep a total cap with it is to divide the cap by the number of calls beforehand: what one call
-leaves over is lost to the others, and a call that thinks too long never gets to its answer.
+It keeps a total cap only if the cap is divided by the number of calls beforehand. Tokens that one call leaves
+over are lost to the others, and a call that thinks too long never gets to its answer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .agent import answer_of
 
 
 @dataclass(slots=True)
-class FixedCap:
-    """Asks with one `max_tokens`, the largest with which all calls together are sure to keep the caps.
+class FixedMaxTokens:
+    """Asks with the largest `max_tokens` with which all calls together are sure to keep the caps.
 
     Args:
         backend: the model.
@@ -42,7 +42,7 @@ class FixedCap:
 
     @property
     def max_tokens(self) -> int:
-        """The same for every call; 0 when the caps hold not even one token for each."""
+        """Output tokens of each call; 0 when the caps don't hold one token for each."""
         limits = [self.backend.context_length - self.longest]
         if self.caps.tokens is not None:
             limits.append(self.caps.tokens // self.calls)
@@ -57,7 +57,7 @@ class FixedCap:
         return max(0, min(limits))
 
     async def ask(self, label: str, text: str, kind: str) -> int | None:
-        """The answer in the text after the model's own end of thinking; None when it never came to one."""
+        """The answer in the text after the model's own close; None when it was cut before it had one."""
         if self.max_tokens == 0:
             return None
         ids = tuple(prompt_ids(self.backend, text))
@@ -75,8 +75,6 @@ class FixedCap:
         self.usage += Usage(prompt=len(ids), input=len(ids), solution=len(output), passes=1)
         ends = range(1, len(output) + 1)
         end = next((end for end in ends if markers.close_at(output, end) is not None), None)
-        return (
-            None
-            if end is None
-            else answer_of(self.backend.codec.decode(output[end:]), cut=finish == "length")
-        )
+        if end is None:
+            return None
+        return answer_of(self.backend.codec.decode(output[end:]), cut=finish == "length")

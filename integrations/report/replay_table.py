@@ -1,4 +1,4 @@
-"""`elastic-agent bench --replay run.jsonl`: whether a recorded run replays, and what hindsight had done."""
+"""`elastic-agent bench --replay run.jsonl`: whether a recorded run replays, and its regret."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from elastic_agent.scheduler.analysis.replay import Replayed, replay
 
 
 def check_run(path: str | Path) -> tuple[Replayed, list[Regret]]:
-    """Replay a run, and work out the regret of each of its tasks.
+    """Replay a run and compute the regret of each of its tasks.
 
     Raises:
-        ReplayError: it can't be replayed.
+        ReplayError: the run can't be replayed.
     """
     found = replay(path)
     return found, regrets(found)
 
 
 def as_dict(found: Replayed, tasks: Sequence[Regret]) -> dict[str, Any]:
-    """For JSON."""
+    """The check as a dict for JSON."""
     difference = None if found.difference is None else asdict(found.difference)
     return {
         "identical": found.difference is None,
@@ -40,12 +40,12 @@ def as_dict(found: Replayed, tasks: Sequence[Regret]) -> dict[str, Any]:
 
 
 def render_check(path: str | Path, found: Replayed, tasks: Sequence[Regret]) -> RenderableType:
-    """The same for people."""
+    """The check as a table."""
     parts: list[RenderableType] = [_verdict(path, found)]
     compared = [task for task in tasks if task.unit is not None]
     if compared:
         parts.append(_table(compared))
-    parts += [Text(note, style="dim") for note in map(_notes, tasks) if note]
+    parts += [Text(note, style="dim") for note in map(_note, tasks) if note]
     if any(task.guessed for task in compared):
         parts.append(Text("* with calls of kinds that nobody measured: these count by a guess", style="dim"))
     return Group(*parts)
@@ -72,7 +72,7 @@ def _table(tasks: Sequence[Regret]) -> Table:
         table.add_row(
             task.task + ("*" if task.guessed else ""),
             str(task.calls),
-            _of(task),
+            _spent_of_cap(task),
             f"{task.chance:.3f}",
             f"{task.best_chance:.3f}",
             f"{task.best_chance - task.chance:+.3f}",
@@ -83,8 +83,8 @@ def _table(tasks: Sequence[Regret]) -> Table:
     return table
 
 
-def _notes(task: Regret) -> str:
-    """What the table has no room for."""
+def _note(task: Regret) -> str:
+    """What the table has no room for; "" for nothing."""
     if task.unit is None:
         return f"{task.task}: {task.why_not}"
     parts, lost = [], task.lost
@@ -97,7 +97,7 @@ def _notes(task: Regret) -> str:
     return f"{task.task}: {'; '.join(parts)}" if parts else ""
 
 
-def _of(task: Regret) -> str:
+def _spent_of_cap(task: Regret) -> str:
     if task.unit == "tokens":
         return f"{task.spent:,.0f} of {task.cap:,.0f}"
     return f"${task.spent:.3g} of ${task.cap:.3g}"

@@ -16,11 +16,11 @@ from elastic_agent.scheduler.runlog.events import GRANTS
 
 
 class RunLogError(ValueError):
-    """A run log that can't be read; the message names the line."""
+    """A run log can't be read; the message names the line."""
 
 
 def read_run(path: str | Path) -> list[dict[str, Any]]:
-    """The events of a run, in order. A last line cut short by a crash is left out.
+    """The events of a run, in order. A last line that a crash cut short is left out.
 
     Raises:
         RunLogError: no such file, nothing in it, or a line in the middle that is not an event.
@@ -58,7 +58,7 @@ def render_run(path: str | Path, *, why: bool = False) -> RenderableType:
     """A run, task by task, in 80 columns: caps, calls and sums; also sums by agent where tasks name one.
 
     Args:
-        why: with the reason and the numbers of each grant.
+        why: add the reason and the numbers of each grant.
     """
     events = read_run(path)
     runs: dict[int, list[dict[str, Any]]] = {}
@@ -77,7 +77,7 @@ def render_run(path: str | Path, *, why: bool = False) -> RenderableType:
 
 
 def _run(events: list[dict[str, Any]], why: bool) -> list[RenderableType]:
-    """One task with its sub-tasks."""
+    """The table of one task with its sub-tasks."""
     names = {event["id"]: event["task"] for event in events}
     first = events[0]
     limits: dict[tuple[int, int], tuple[int, int]] = {}
@@ -158,7 +158,7 @@ def _by_agent(events: list[dict[str, Any]]) -> RenderableType | None:
 
 
 def _why(event: dict[str, Any]) -> str:
-    """The reason of a grant or of its change, with what was left, what is held and what is kept."""
+    """The reason of a grant or of its change, with what was left, held and reserved."""
     text, why = str(event["reason"]), event.get("why", {})
     parts = []
     if "success" in why:
