@@ -24,9 +24,9 @@ from elastic_agent.usage import Usage
 
 from .. import rewards
 from .results import Key, Record, Results
-from .runners.engines import Engine, Sample
-from .runners.grading import Desk
-from .strategies.passes import Case, Passes, Strategy, Transcript
+from .runners.engines import Engine, SampleJob
+from .runners.grading import GradingQueue
+from .strategies.passes import Passes, Strategy, StrategyInputs, Transcript
 from .suites import Item, Suite
 
 
@@ -154,7 +154,7 @@ def run(
     """
     items = {item.id: item for item in grid.suite.items}
 
-    def samples() -> Iterator[Sample]:
+    def samples() -> Iterator[SampleJob]:
         for key, strategy, item in grid.keys(engine.name):
             if key not in there:
                 yield _sample(grid, engine, key, strategy, item)
@@ -163,13 +163,13 @@ def run(
         results.add(record)
         done(record)
 
-    there = set(results.records)  # not looked at while the desk writes
-    with Desk(grid.suite.grader, write) as desk:
+    there = set(results.records)  # not looked at while the queue writes
+    with GradingQueue(grid.suite.grader, write) as queue:
 
-        def drawn(sample: Sample, said: Transcript, usage: Usage) -> None:
+        def drawn(sample: SampleJob, transcript: Transcript, usage: Usage) -> None:
             item = items[sample.key.problem]
-            record = ungraded(item, sample.key, engine, said, usage)
-            desk.add(
+            record = ungraded(item, sample.key, engine, transcript, usage)
+            queue.add(
                 record,
                 rewards.Sample(record.solution, item.reference, record.finished, columns={"problem": item}),
             )
@@ -189,16 +189,16 @@ def measure(grid: Grid, engine: Engine) -> list[Record]:
         return list(results.records.values())
 
 
-def _sample(grid: Grid, engine: Engine, key: Key, strategy: Strategy, item: Item) -> Sample:
+def _sample(grid: Grid, engine: Engine, key: Key, strategy: Strategy, item: Item) -> SampleJob:
     ids = tuple(_prompt_ids(engine, strategy.prompt(item.prompt, key.t)))
     thinking = _thinking(grid, engine, strategy, key.t, key.s, len(ids), item.id)
     sampling = replace(grid.sampling, seed=seed_of(grid.seed, key))
 
     def start() -> Passes:
-        case = Case(ids, thinking, key.s, key.t is None, engine.codec, sampling, grid.suite.cues)
-        return strategy.run(case)
+        inputs = StrategyInputs(ids, thinking, key.s, key.t is None, engine.codec, sampling, grid.suite.cues)
+        return strategy.run(inputs)
 
-    return Sample(key, len(ids), partial(start))
+    return SampleJob(key, len(ids), partial(start))
 
 
 def seed_of(seed: int, key: Key) -> int:
@@ -208,25 +208,25 @@ def seed_of(seed: int, key: Key) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
-def ungraded(item: Item, key: Key, engine: Engine, said: Transcript, usage: Usage) -> Record:
+def ungraded(item: Item, key: Key, engine: Engine, transcript: Transcript, usage: Usage) -> Record:
     """A transcript as a line of the results, its grade still to come."""
-    answer = read_answer(engine.codec.markers, said.of(Segment.SOLUTION))
+    answer = read_answer(engine.codec.markers, transcript.of(Segment.SOLUTION))
     return Record(
         **key._asdict(),
         kind=item.kind,
         right=False,
-        finished=said.finished and not answer.inside,
-        cut=said.cut,
+        finished=transcript.finished and not answer.inside,
+        cut=transcript.cut,
         tokens=usage.metered_output,
         thinking_tokens=usage.thinking,
         solution_tokens=usage.solution,
         forced=usage.forced,
         discarded=usage.discarded,
-        probes=said.probes,
+        probes=transcript.probes,
         input=usage.metered_input,
         passes=usage.passes,
-        thinking=said.text(Segment.THINKING, engine.codec),
-        solution=said.text(Segment.SOLUTION, engine.codec),
+        thinking=transcript.text(Segment.THINKING, engine.codec),
+        solution=transcript.text(Segment.SOLUTION, engine.codec),
     )
 
 

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-from ..sandbox.guard.plain import Closed, read_frame, write_frame
-from ..sandbox.guard.setup import package_root
+from ..sandbox.supervisor.launch import package_root
+from ..sandbox.supervisor.messages import Closed, read_frame, write_frame
 from .answers import final_answer, references, same_text
 from .grades import Grade, Sample, WorkerError, default_workers
 

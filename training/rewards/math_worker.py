@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Never
 
-from ..sandbox.guard.plain import Closed, read_frame, write_frame
+from ..sandbox.supervisor.messages import Closed, read_frame, write_frame
 
 GRADINGS = 2000  # then a fresh child
 MEMORY = 3 << 30

@@ -1,6 +1,5 @@
-"""Runs code that nobody trusts: a model's program, once for each of its tests.
+"""Runs code that nobody trusts: a model's program, once for each of its tests. Imports the core alone.
 
-guard    The program that runs untrusted code: `elastic_agent.training.sandbox.sandbox` starts it, one
-         process for each sample.
-sandbox  Runs code that nobody trusts: a model's program, once for each of its tests.
+sandbox     `Sandbox`, and a `Session` for each sample, in the trainer's process; the limits.
+supervisor  The program that a session starts: it forks, confines, watches and ends the sample's processes.
 """

@@ -5,31 +5,31 @@
         outcome = session.call("add", [3, 4])              # a function, or a method of Solution
         outcome = session.check(tests, entry_point="add")  # a program of assertions
 
-Each `Session` has a guard process (`elastic_agent.training.sandbox.guard`), which forks one confined child a
-test. What each layer contains, on Linux 6.2 or newer, as root or as anyone, in a container or not:
+Each `Session` has a supervisor process (`elastic_agent.training.sandbox.supervisor`), which forks one
+confined child a test. What each layer contains, on Linux 6.2 or newer, as root or as anyone, in a container
+or not:
 
-    seccomp    an allow-list of system calls: no new processes (so no fork bomb, no daemon, nothing to exec),
-    no
-               sockets of any kind, no signals to others, no tracing, no shared memory that would outlive it
-    landlock   files: the Python installation and system libraries can be read, plain files in a private
-    folder
-               can be written, nothing else can be opened, /proc included
-    rlimits    CPU seconds, address space, size of a file, open files, no core dump
-    guard      wall time, bytes printed, threads, bytes on disk (looked at 20 times a second)
-    user       as root: an unused user id where that one can still read Python, else root without capabilities
+    seccomp     an allow-list of system calls: no new processes (so no fork bomb, no daemon, nothing to exec),
+                no sockets of any kind, no signals to other processes, no tracing, no shared memory that would
+                outlive the sample
+    landlock    files: the Python installation and system libraries can be read, plain files in a private
+                folder can be written, nothing else can be opened, /proc included
+    rlimits     CPU seconds, address space, size of a file, open files, no core dump
+    supervisor  wall time, bytes printed, threads, bytes on disk (looked at 20 times a second)
+    user        as root: an unused user id that can still read Python, else root without capabilities
 
-stdin is a file without a terminal, the environment is made new, the folder is removed. Answers are compared
-in the caller's process, and a program of assertions runs in a second sandbox that calls the sample over
-pipes, so expected outputs are never in a process, or in a file, that the sample can read.
+stdin is a file without a terminal, the environment is new, and the folder is removed afterwards. Answers are
+compared in the caller's process. A program of assertions runs in a second sandbox, which calls the sample
+over pipes. So expected outputs are never in a process, or in a file, that the sample can read.
 
 Not contained: the sample sees names and sizes of files anywhere (stat), the kernel's version, the clock and
-the load of the machine; it can fill caches and compete for CPU and memory bandwidth; a limit that the guard
-looks at can be passed by what fits into a twentieth of a second. A bug in the kernel is a way out: where
-samples may be hostile rather than clumsy, run the trainer in a virtual machine. There is no namespace and no
-cgroup, because ordinary containers forbid both.
+the load of the machine. It can fill caches, and compete for CPU and memory bandwidth. It can exceed a limit
+that the supervisor looks at by as much as fits into a twentieth of a second. A bug in the kernel is a way
+out: where samples may be hostile rather than clumsy, run the trainer in a virtual machine. There is no
+namespace and no cgroup, because ordinary containers forbid both.
 
-A machine that lacks a layer is refused (`SandboxUnavailable`) unless `require` is made smaller;
-`capabilities` says what there is.
+A machine that lacks a layer is refused (`SandboxUnavailable`), unless `require` leaves the layer out;
+`capabilities` says which layers the machine has.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from typing import Any, Self
 
 from elastic_agent.errors import ElasticError
 
-from .guard import setup
-from .guard.plain import Closed, decode, encode, read_frame, write_frame
+from .supervisor import launch
+from .supervisor.messages import Closed, decode, encode, read_frame, write_frame
 
 LAYERS = ("user", "landlock", "seccomp")
-GRACE = 15.0  # seconds past the wall limit in which the guard itself must answer
+GRACE = 15.0  # seconds past the wall limit in which the supervisor itself must answer
 
 
 class SandboxError(ElasticError):
@@ -151,7 +151,7 @@ class Sandbox:
 
 
 class Session:
-    """One sample's guard. Not for use by two threads at once."""
+    """One sample's supervisor. Not for use by two threads at once."""
 
     def __init__(
         self,
@@ -167,18 +167,18 @@ class Session:
         self.folder = tempfile.mkdtemp(prefix="elastic-sandbox-")
         try:
             self.process = subprocess.Popen(
-                setup.command(),
+                launch.command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env=setup.environment(),
+                env=launch.environment(),
                 start_new_session=True,
             )
         except BaseException:
             os.rmdir(self.folder)
             raise
-        uid = setup.sample_user(self.process.pid)
+        uid = launch.sample_user(self.process.pid)
         if uid is not None:
             os.chmod(self.folder, 0o711)
         job = {
@@ -188,8 +188,8 @@ class Session:
             "layers": layers,
             "required": require,
             "uid": uid,
-            "path": setup.python_path(),
-            "readable": setup.readable(),
+            "path": launch.python_path(),
+            "readable": launch.readable(),
             "limits": {
                 "wall": limits.wall,
                 "cpu": limits.cpu,
@@ -259,17 +259,17 @@ class Session:
         try:
             write_frame(self.process.stdin.fileno(), message)
         except OSError as error:
-            raise SandboxError(f"the guard is gone ({error})") from error
+            raise SandboxError(f"the supervisor is gone ({error})") from error
 
     def _receive(self, seconds: float) -> Any:
         assert self.process.stdout is not None
         try:
             return read_frame(self.process.stdout.fileno(), deadline=time.monotonic() + seconds)
         except (Closed, TimeoutError, ValueError, OSError) as error:
-            raise SandboxError(f"no answer from the guard ({type(error).__name__})") from error
+            raise SandboxError(f"no answer from the supervisor ({type(error).__name__})") from error
 
     def close(self) -> None:
-        """End the guard, and with it whatever runs; remove the folder. Does nothing the second time."""
+        """End the supervisor, and with it whatever runs; remove the folder. Does nothing the second time."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
             try:

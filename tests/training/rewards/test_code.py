@@ -10,8 +10,8 @@ import pytest
 
 from elastic_agent.training.rewards.code import CodeGrader, CodeTests, last_block, same_output, same_value
 from elastic_agent.training.rewards.grades import Sample
-from elastic_agent.training.sandbox.guard.kernel import landlock_abi
 from elastic_agent.training.sandbox.sandbox import Limits, Sandbox
+from elastic_agent.training.sandbox.supervisor.confinement import landlock_abi
 
 needs_sandbox = pytest.mark.skipif(
     not sys.platform.startswith("linux") or landlock_abi() < 3, reason="the sandbox needs Linux 6.2"

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from elastic_agent.training.sandbox.guard.kernel import landlock_abi
-from elastic_agent.training.sandbox.guard.syscalls import ALLOWED, CONDITIONAL, numbers
 from elastic_agent.training.sandbox.sandbox import (
     Limits,
     Outcome,
@@ -25,6 +23,8 @@ from elastic_agent.training.sandbox.sandbox import (
     SandboxUnavailable,
     capabilities,
 )
+from elastic_agent.training.sandbox.supervisor.confinement import landlock_abi
+from elastic_agent.training.sandbox.supervisor.syscalls import ALLOWED, CONDITIONAL, numbers
 
 if not sys.platform.startswith("linux") or landlock_abi() < 3:
     pytest.skip("the sandbox needs Linux 6.2 with landlock", allow_module_level=True)
@@ -82,7 +82,7 @@ ATTACKS = {
     "a unix socket": ("import socket; socket.socketpair()", "exit code 1", "PermissionError"),
     "a subprocess": ("import subprocess; subprocess.run(['true'])", "exit code 1", "PermissionError"),
     "exec": ("import os; os.execv('/bin/true', ['true'])", "exit code 1", "PermissionError"),
-    "a signal to the guard": ("import os; os.kill(os.getppid(), 9)", "exit code 1", "PermissionError"),
+    "a signal to the supervisor": ("import os; os.kill(os.getppid(), 9)", "exit code 1", "PermissionError"),
     "a signal to all": ("import os; os.kill(-1, 9)", "exit code 1", "PermissionError"),
     "a signal by fcntl": (
         "import fcntl, os; fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())",
@@ -90,7 +90,7 @@ ATTACKS = {
         "PermissionError",
     ),
     "a file outside": ("open('/etc/passwd').read()", "exit code 1", "PermissionError"),
-    "memory of the guard": (
+    "memory of the supervisor": (
         "import os; open(f'/proc/{os.getppid()}/mem', 'rb')",
         "exit code 1",
         "PermissionError",

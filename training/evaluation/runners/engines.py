@@ -1,7 +1,8 @@
-"""Where samples are drawn: batched in this process, or over any `Backend` (a vLLM server, say).
+"""What an engine is: it draws samples, in batches in this process, or over any `Backend` (a vLLM server,
+say).
 
-Both engines (`in_process`, `served`) run the same strategies (generators of passes) and hand each sample over
-the moment that it is done, so that it can be written down. `swapped` pairs two engines: the first thinks, the
+Both engines (`in_process`, `served`) run the same strategies (generators of passes), and hand each sample
+over as soon as it is done, so that it can be recorded. `swapped` pairs two engines: the first thinks, the
 second writes the solution.
 """
 
@@ -20,7 +21,7 @@ from ..strategies.passes import Pass, Passes, Transcript
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class SampleJob:
     """One sample to be drawn. `start` begins it, afresh after a failure."""
 
     key: Any
@@ -28,7 +29,7 @@ class Sample:
     start: Callable[[], Passes]
 
 
-Done = Callable[[Sample, Transcript, Usage], None]
+Done = Callable[[SampleJob, Transcript, Usage], None]
 """Told of each sample when it is done."""
 
 
@@ -50,7 +51,7 @@ class Engine(Protocol):
         """Make sure that the model can be reached; then `context_length` is right."""
         ...
 
-    def run(self, samples: Iterable[Sample], done: Done) -> None:
+    def run(self, samples: Iterable[SampleJob], done: Done) -> None:
         """Draw them all. What is done when it raises has been handed over."""
         ...
 
@@ -60,10 +61,10 @@ class Engine(Protocol):
 
 
 @dataclass(slots=True)
-class Live:
+class RunningSample:
     """A sample that is being drawn: its running pass, and what its passes have cost."""
 
-    sample: Sample
+    sample: SampleJob
     passes: Passes
     segment: Segment = Segment.THINKING
     counts: dict[str, int] = field(
@@ -76,9 +77,9 @@ class Live:
         self.counts["input"] += len(ask.request.prompt_ids)
         self.counts["passes"] += 1
 
-    def over(self, said: Transcript, done: Done) -> None:
-        said.discarded += self.unread
-        done(self.sample, said, said.usage(self.sample.prompt, **self.counts))
+    def finish(self, transcript: Transcript, done: Done) -> None:
+        transcript.discarded += self.unread
+        done(self.sample, transcript, transcript.usage(self.sample.prompt, **self.counts))
 
 
 def check_same_tokens(thinker: Engine, solver: Engine) -> None:

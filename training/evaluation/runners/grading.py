@@ -20,17 +20,17 @@ BATCH = 64
 """Most samples graded together: few enough that results come steadily."""
 
 
-class Desk:
+class GradingQueue:
     """Takes samples that are drawn, and hands each over, graded, in the order in which it came.
 
-        with Desk(grader, done) as desk:
-            desk.add(record, sample)
+        with GradingQueue(grader, done) as queue:
+            queue.add(record, sample)
 
     Leaving the block waits for what is still to be graded, also when drawing has failed: it was paid for.
 
     Args:
-        grader: asked from one thread, the desk's.
-        done: gets each record, in that thread. What it raises ends the desk and comes out of `add` or the
+        grader: asked from one thread, the queue's.
+        done: gets each record, in that thread. What it raises ends the queue and comes out of `add` or the
             block's end.
     """
 

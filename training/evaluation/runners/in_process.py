@@ -10,7 +10,7 @@ from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.prompts.marker_profiles import MarkerText
 
 from ..strategies.passes import Chunk, Pass
-from .engines import Done, Live, Sample, check_same_tokens
+from .engines import Done, RunningSample, SampleJob, check_same_tokens
 
 
 class InProcess:
@@ -64,17 +64,17 @@ class InProcess:
         pair._solver = solver._model
         return pair
 
-    def run(self, samples: Iterable[Sample], done: Done) -> None:
+    def run(self, samples: Iterable[SampleJob], done: Done) -> None:
         from elastic_agent.backends.transformers.decode import BatchDecoder
 
         apart = self._solver is not self._model
         decoders = {Segment.THINKING: BatchDecoder(self._model, max_rows=self._rows)}
         if apart:
             decoders[Segment.SOLUTION] = BatchDecoder(self._solver, max_rows=self._rows)
-        live: dict[tuple[Segment, int], Live] = {}
+        live: dict[tuple[Segment, int], RunningSample] = {}
         waiting = iter(samples)
 
-        def begin(one: Live, ask: Pass) -> None:
+        def begin(one: RunningSample, ask: Pass) -> None:
             one.started(ask)
             where = ask.segment if apart else Segment.THINKING
             live[where, decoders[where].add(ask.request)] = one
@@ -82,7 +82,7 @@ class InProcess:
         def more() -> None:
             # As many as can run: a longer queue would cost the second passes their place in the cache
             while len(live) < self._rows and (sample := next(waiting, None)) is not None:
-                one = Live(sample, sample.start())
+                one = RunningSample(sample, sample.start())
                 begin(one, cast("Pass", next(one.passes)))
 
         more()
@@ -96,7 +96,7 @@ class InProcess:
                     try:
                         ask = one.passes.send(Chunk((sampled.token,), sampled.finish))
                     except StopIteration as end:
-                        one.over(end.value, done)
+                        one.finish(end.value, done)
                         ask = None
                     else:
                         if ask is None and sampled.finish is None:

@@ -11,7 +11,7 @@ from elastic_agent.errors import BackendProtocolError, BackendUnavailableError
 from elastic_agent.generation.phases.deltas import Segment
 
 from ..strategies.passes import Chunk, Pass, Transcript
-from .engines import Done, Live, Sample, check_same_tokens
+from .engines import Done, RunningSample, SampleJob, check_same_tokens
 
 
 class Served:
@@ -70,10 +70,10 @@ class Served:
         check_same_tokens(self, solver)
         return Served(self.backend, solver=solver.backend, **self._options)
 
-    def run(self, samples: Iterable[Sample], done: Done) -> None:
+    def run(self, samples: Iterable[SampleJob], done: Done) -> None:
         asyncio.run(self._run(iter(samples), done))
 
-    async def _run(self, samples: Iterator[Sample], done: Done) -> None:
+    async def _run(self, samples: Iterator[SampleJob], done: Done) -> None:
         async def worker() -> None:
             for sample in samples:
                 await self._draw(sample, done)
@@ -85,18 +85,18 @@ class Served:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the others were cancelled, or lost the same server
 
-    async def _draw(self, sample: Sample, done: Done) -> None:
+    async def _draw(self, sample: SampleJob, done: Done) -> None:
         for attempt in range(self._options["attempts"]):
-            one = Live(sample, sample.start())
+            one = RunningSample(sample, sample.start())
             try:
-                one.over(await self._passes(one), done)
+                one.finish(await self._passes(one), done)
                 return
             except BackendUnavailableError:
                 if attempt + 1 == self._options["attempts"]:
                     raise
                 await asyncio.sleep(self._options["pause"] * 2**attempt)
 
-    async def _passes(self, one: Live) -> Transcript:
+    async def _passes(self, one: RunningSample) -> Transcript:
         ask = cast("Pass", next(one.passes))
         while True:
             one.started(ask)
@@ -122,7 +122,7 @@ class Served:
             ask = following
 
 
-def _count_unread(one: Live, request: TokenRequest, read: int) -> None:
+def _count_unread(one: RunningSample, request: TokenRequest, read: int) -> None:
     """What the upstream served and nobody read; where it can't say, all that it may have served."""
     if request.receipt.delivery.free and not read:
         one.counts["input"] -= len(request.prompt_ids)

@@ -1,8 +1,8 @@
-"""What a strategy is made of: passes over a model, and the transcript that they leave. No IO, no clock.
+"""What a strategy is made of: passes over a model, and the transcript that they make. No IO, no clock.
 
-A strategy is a generator. It yields a `Pass` (what to ask, and for which segment) and is sent the tokens as
-they come, chunk by chunk; yielding None reads on, yielding another `Pass` ends the running one. What it
-returns is a `Transcript`. So a strategy reads top to bottom like the procedure in its paper, and one driver
+A strategy is a generator. It yields a `Pass` (a request, and the segment that it is for) and is sent the
+tokens as they come, chunk by chunk. Yielding None reads on; yielding another `Pass` ends the running one. The
+strategy returns a `Transcript`. So it reads top to bottom like the procedure in its paper, and one driver
 (`elastic_agent.training.evaluation.runners.engines`) runs all of them, batched in process or over any
 backend.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from elastic_agent.backends.base import Codec, Finish, Sampling, TokenRequest
 from elastic_agent.generation.phases.answer import read_answer
@@ -41,8 +41,8 @@ class Chunk:
 
 
 @dataclass(slots=True)
-class Case:
-    """One sample to be drawn: what a strategy has to work with.
+class StrategyInputs:
+    """Everything that a strategy needs to draw one sample.
 
     Attributes:
         prompt_ids: the prompt, generation prompt included.
@@ -96,7 +96,7 @@ class Case:
 
 @dataclass(slots=True)
 class Transcript:
-    """What one sample became.
+    """One sample, segment by segment.
 
     Attributes:
         parts: (segment, ids, sampled) in order; ids that were not sampled were inserted by the strategy.
@@ -104,28 +104,24 @@ class Transcript:
             thinking.
         probes: how many of those were answers to probes.
         finished: the solution ended by itself, within its limit.
-        last, after: ids that spell what the close's tokens say of the thinking and of the solution.
+        thinking_in_close, solution_in_close: ids that spell the text that tokens of the close share with the
+            thinking and with the solution.
     """
 
     parts: list[tuple[Segment, tuple[int, ...], bool]] = field(default_factory=list)
     discarded: int = 0
     probes: int = 0
     finished: bool = False
-    last: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
-
-    def spelling(self, last: tuple[int, ...], after: tuple[int, ...]) -> Self:
-        """The same, with what the close's tokens say beside it."""
-        self.last, self.after = last, after
-        return self
+    thinking_in_close: tuple[int, ...] = ()
+    solution_in_close: tuple[int, ...] = ()
 
     def text(self, segment: Segment, codec: Codec) -> str:
         """A segment as people read it; a solution without thinking that the model opened again."""
         ids = self.of(segment)
         if segment is Segment.THINKING:
             start = codec.markers.start_of(ids) if codec.markers.open_in_text else None
-            return codec.decode((*ids[start or 0 :], *self.last)).strip()
-        return codec.decode((*self.after, *read_answer(codec.markers, ids).text_ids)).strip()
+            return codec.decode((*ids[start or 0 :], *self.thinking_in_close)).strip()
+        return codec.decode((*self.solution_in_close, *read_answer(codec.markers, ids).text_ids)).strip()
 
     def add(self, segment: Segment, ids: Sequence[int], *, sampled: bool = True) -> None:
         if ids:
@@ -168,16 +164,16 @@ class Transcript:
     @classmethod
     def of_machine(cls, machine: TwoPhase) -> Transcript:
         """Of a two-phase machine that is done."""
-        said = cls(
+        transcript = cls(
             discarded=machine.usage.discarded,
             finished=machine.solution_end is SolutionEnd.EOS,
-            last=machine.thinking_in_close,
-            after=machine.solution_in_close,
+            thinking_in_close=machine.thinking_in_close,
+            solution_in_close=machine.solution_in_close,
         )
-        said.add(Segment.THINKING, machine.thinking_ids)
-        said.add(Segment.CLOSE, machine.close_ids, sampled=not machine.usage.forced)
-        said.add(Segment.SOLUTION, machine.solution_ids)
-        return said
+        transcript.add(Segment.THINKING, machine.thinking_ids)
+        transcript.add(Segment.CLOSE, machine.close_ids, sampled=not machine.usage.forced)
+        transcript.add(Segment.SOLUTION, machine.solution_ids)
+        return transcript
 
 
 Passes = Generator[Pass | None, Chunk, Transcript]
@@ -208,30 +204,30 @@ class Strategy(Protocol):
         """Tokens beyond prompt, t and s for which the context must have room."""
         ...
 
-    def run(self, case: Case) -> Passes:
+    def run(self, inputs: StrategyInputs) -> Passes:
         """Draw one sample."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How a pass ended: what it brought, and whether it ended in the close or in the end of text.
+class PassResult:
+    """What a pass sampled, and whether it ended in the close or in the end of text.
 
-    `end` are the sampled tokens of that end (not in `ids`); `late` tokens came behind a close. `last` and
-    `after` spell what a close's tokens say of thinking and solution.
+    `end` are the sampled tokens of that end (not in `ids`); `late` tokens came behind a close. The last two
+    fields are those of `Transcript`.
     """
 
     ids: tuple[int, ...]
     closed: bool = False
     end: tuple[int, ...] = ()
     late: int = 0
-    last: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
+    thinking_in_close: tuple[int, ...] = ()
+    solution_in_close: tuple[int, ...] = ()
 
 
 def read(
     ask: Pass, ends: Collection[int], closes: Markers | None = None, before: Sequence[int] = ()
-) -> Generator[Pass | None, Chunk, Ended]:
+) -> Generator[Pass | None, Chunk, PassResult]:
     """Read a pass to its end, or to the close if markers are given.
 
     Args:
@@ -250,8 +246,8 @@ def read(
             if found is not None:
                 begin, last, after = found
                 late = len(chunk.ids) - i - 1
-                return Ended(tuple(ids[:begin]), True, tuple(ids[begin:]), late, last, after)
+                return PassResult(tuple(ids[:begin]), True, tuple(ids[begin:]), late, last, after)
         if chunk.finish is not None:
             if ids[-1:] and ids[-1] in ends:
-                return Ended(tuple(ids[:-1]), end=tuple(ids[-1:]))
-            return Ended(tuple(ids))
+                return PassResult(tuple(ids[:-1]), end=tuple(ids[-1:]))
+            return PassResult(tuple(ids))

@@ -3,51 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 
 from elastic_agent.generation.phases.answer import read_answer
 from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.prompts.markers import Opening
 
-from .passes import Case, Chunk, Ended, Pass, Passes, Transcript, read
+from .passes import Chunk, Pass, Passes, PassResult, StrategyInputs, Transcript, read
 
 
-def one_pass(case: Case, most: int) -> Passes:
+def one_pass(inputs: StrategyInputs, most: int) -> Passes:
     """Everything in one request of at most so many tokens."""
-    ends = case.codec.markers.eos_ids
-    got = yield from read(case.ask(Segment.SOLUTION, (), most, ends), ends)
-    return trimmed(case, split(case, [*got.ids, *got.end]))
+    ends = inputs.codec.markers.eos_ids
+    got = yield from read(inputs.ask(Segment.SOLUTION, (), most, ends), ends)
+    return trimmed(inputs, split(inputs, [*got.ids, *got.end]))
 
 
-def split(case: Case, ids: list[int]) -> Transcript:
+def split(inputs: StrategyInputs, ids: list[int]) -> Transcript:
     """One pass's tokens as thinking, close and solution."""
-    markers, said = case.codec.markers, Transcript()
-    if case.opening is Opening.CLOSED:
+    markers, transcript = inputs.codec.markers, Transcript()
+    if inputs.opening is Opening.CLOSED:
         thinks = False
     else:
         thinks = (
-            case.opening is Opening.PREFILLED or not markers.open_ids or markers.start_of(ids) is not None
+            inputs.opening is Opening.PREFILLED or not markers.open_ids or markers.start_of(ids) is not None
         )
     if not thinks:
-        said.add(Segment.SOLUTION, ids)
-        return said
+        transcript.add(Segment.SOLUTION, ids)
+        return transcript
     for end in range(1, len(ids) + 1):
         found = markers.close_at(ids, end)
         if found is not None:
             begin, last, after = found
-            said.add(Segment.THINKING, ids[:begin])
-            said.add(Segment.CLOSE, ids[begin:end])
-            said.add(Segment.SOLUTION, ids[end:])
-            return said.spelling(last, after)
-    said.add(Segment.THINKING, ids)
-    return said
+            transcript.add(Segment.THINKING, ids[:begin])
+            transcript.add(Segment.CLOSE, ids[begin:end])
+            transcript.add(Segment.SOLUTION, ids[end:])
+            transcript.thinking_in_close, transcript.solution_in_close = last, after
+            return transcript
+    transcript.add(Segment.THINKING, ids)
+    return transcript
 
 
-def trimmed(case: Case, said: Transcript, solution: int | None = None) -> Transcript:
+def trimmed(inputs: StrategyInputs, transcript: Transcript, solution: int | None = None) -> Transcript:
     """End-of-text tokens out of the thinking, the solution down to its limit if it has one of its own, and
     whether it ended by itself."""
-    ends = case.codec.markers.eos_ids
-    done = Transcript(last=said.last, after=said.after)
-    for segment, ids, sampled in said.parts:
+    ends = inputs.codec.markers.eos_ids
+    done = replace(transcript, parts=[], discarded=0, probes=0)
+    for segment, ids, sampled in transcript.parts:
         thinking = segment is Segment.THINKING
         kept = tuple(i for i in ids if i not in ends) if thinking else ids
         kept = kept[:solution] if segment is Segment.SOLUTION else kept
@@ -57,58 +59,61 @@ def trimmed(case: Case, said: Transcript, solution: int | None = None) -> Transc
     return done
 
 
-def opened(case: Case, said: Transcript) -> bool:
+def opened(inputs: StrategyInputs, transcript: Transcript) -> bool:
     """See to an open thinking block; False if the prompt has closed it already."""
-    if case.opening is Opening.SELF:
-        said.add(Segment.THINKING, case.codec.markers.open_ids, sampled=False)
-    return case.opening is not Opening.CLOSED
+    if inputs.opening is Opening.SELF:
+        transcript.add(Segment.THINKING, inputs.codec.markers.open_ids, sampled=False)
+    return inputs.opening is not Opening.CLOSED
 
 
-def think(case: Case, said: Transcript, most: int) -> Generator[Pass | None, Chunk, Ended]:
+def think(
+    inputs: StrategyInputs, transcript: Transcript, most: int
+) -> Generator[Pass | None, Chunk, PassResult]:
     """Think on, up to so many tokens, the close, or an end of text. A close of several tokens may have begun
     in the pass before."""
-    markers, before = case.codec.markers, tuple[int, ...]()
+    markers, before = inputs.codec.markers, tuple[int, ...]()
     stops = markers.eos_ids | (set(markers.close_ids) if len(markers.close_ids) == 1 else set())
-    ask = case.ask(Segment.THINKING, said.ids, most, stops)
-    if (len(markers.close_ids) > 1 or markers.close_in_text) and said.parts and said.parts[-1][2]:
-        before = said.parts.pop()[1]
+    ask = inputs.ask(Segment.THINKING, transcript.ids, most, stops)
+    if (len(markers.close_ids) > 1 or markers.close_in_text) and transcript.parts and transcript.parts[-1][2]:
+        before = transcript.parts.pop()[1]
     got = yield from read(ask, markers.eos_ids, markers, before)
-    said.add(Segment.THINKING, got.ids)
-    said.discarded += got.late
+    transcript.add(Segment.THINKING, got.ids)
+    transcript.discarded += got.late
     return got
 
 
-def end_thinking(said: Transcript, got: Ended) -> bool:
+def end_thinking(transcript: Transcript, got: PassResult) -> bool:
     """Keep a sampled close; an end of text is stripped. Says whether thinking is closed."""
     if got.closed:
-        said.add(Segment.CLOSE, got.end)
-        said.spelling(got.last, got.after)
+        transcript.add(Segment.CLOSE, got.end)
+        transcript.thinking_in_close = got.thinking_in_close
+        transcript.solution_in_close = got.solution_in_close
     else:
-        said.discarded += len(got.end)
+        transcript.discarded += len(got.end)
     return got.closed
 
 
-def probe(case: Case, said: Transcript) -> Generator[Pass | None, Chunk, str | None]:
+def probe(inputs: StrategyInputs, transcript: Transcript) -> Generator[Pass | None, Chunk, str | None]:
     """The answer as it stands, asked for aside."""
-    cues, codec = case.cues, case.codec
+    cues, codec = inputs.cues, inputs.codec
     close = codec.markers.close_ids if cues.probe_closes else ()
-    written = (*said.ids, *close, *codec.encode(cues.probe))
+    written = (*transcript.ids, *close, *codec.encode(cues.probe))
     got = yield from read(
-        case.ask(Segment.THINKING, written, cues.probe_tokens, codec.markers.eos_ids), codec.markers.eos_ids
+        inputs.ask(Segment.THINKING, written, cues.probe_tokens, codec.markers.eos_ids), codec.markers.eos_ids
     )
-    said.probes += len(got.ids) + len(got.end)
-    said.discarded += len(got.ids) + len(got.end)
+    transcript.probes += len(got.ids) + len(got.end)
+    transcript.discarded += len(got.ids) + len(got.end)
     return cues.read(codec.decode(read_answer(codec.markers, got.ids).text_ids if close else got.ids))
 
 
-def solve(case: Case, said: Transcript, closed: bool) -> Passes:
+def solve(inputs: StrategyInputs, transcript: Transcript, closed: bool) -> Passes:
     """The solution, up to s tokens, behind a close that is forced unless there is one."""
-    markers = case.codec.markers
+    markers = inputs.codec.markers
     if not closed:
-        said.add(Segment.CLOSE, markers.close_ids, sampled=False)
+        transcript.add(Segment.CLOSE, markers.close_ids, sampled=False)
     got = yield from read(
-        case.ask(Segment.SOLUTION, said.ids, case.solution, markers.eos_ids), markers.eos_ids
+        inputs.ask(Segment.SOLUTION, transcript.ids, inputs.solution, markers.eos_ids), markers.eos_ids
     )
-    said.add(Segment.SOLUTION, (*got.ids, *got.end))
-    said.finished = bool(got.end)
-    return said
+    transcript.add(Segment.SOLUTION, (*got.ids, *got.end))
+    transcript.finished = bool(got.end)
+    return transcript

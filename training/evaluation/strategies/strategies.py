@@ -28,7 +28,7 @@ from elastic_agent.prompts.markers import Markers, Opening
 
 from ...budgets.distributions import STATED, Wording
 from .cues import Cues
-from .passes import Case, Pass, Passes, Strategy, Transcript
+from .passes import Pass, Passes, Strategy, StrategyInputs, Transcript
 from .steps import (
     end_thinking,
     one_pass,
@@ -60,7 +60,7 @@ class _Named:
     def extra(self, codec: Codec, cues: Cues) -> int:
         return len(codec.markers.open_ids) + len(codec.markers.close_ids)
 
-    def run(self, case: Case) -> Passes:
+    def run(self, inputs: StrategyInputs) -> Passes:
         raise NotImplementedError
 
 
@@ -78,15 +78,15 @@ class Elastic(_Named):
     def extra(self, codec: Codec, cues: Cues) -> int:
         return self.markers(codec, cues).close_length(Opening.SELF)
 
-    def run(self, case: Case) -> Passes:
-        budget = Budget(case.thinking, case.solution)
-        machine = TwoPhase(case.prompt_ids, budget, self.markers(case.codec, case.cues), case.opening)
+    def run(self, inputs: StrategyInputs) -> Passes:
+        budget = Budget(inputs.thinking, inputs.solution)
+        machine = TwoPhase(inputs.prompt_ids, budget, self.markers(inputs.codec, inputs.cues), inputs.opening)
         while not machine.done:
             if machine.phase is Phase.CLOSING:
                 machine.close()
                 continue
             segment = Segment.SOLUTION if machine.phase is Phase.SOLUTION else Segment.THINKING
-            chunk = yield Pass(machine.next_pass(case.next_sampling()), segment)
+            chunk = yield Pass(machine.next_pass(inputs.next_sampling()), segment)
             machine.feed(chunk.ids)
             while not machine.pass_over and chunk.finish is None:
                 chunk = yield None
@@ -104,8 +104,8 @@ class Truncate(_Named):
     name = "truncate"
     one_pass = True
 
-    def run(self, case: Case) -> Passes:
-        return (yield from one_pass(case, case.thinking + case.solution))
+    def run(self, inputs: StrategyInputs) -> Passes:
+        return (yield from one_pass(inputs, inputs.thinking + inputs.solution))
 
 
 @dataclass(frozen=True)
@@ -119,22 +119,22 @@ class S1(_Named):
     def extra(self, codec: Codec, cues: Cues) -> int:
         return super().extra(codec, cues) + self.waits * len(codec.encode(cues.wait))
 
-    def run(self, case: Case) -> Passes:
-        said, waits, left = Transcript(), self.waits, case.thinking
-        wait = case.codec.encode(case.cues.wait)
-        closed = not opened(case, said)
+    def run(self, inputs: StrategyInputs) -> Passes:
+        transcript, waits, left = Transcript(), self.waits, inputs.thinking
+        wait = inputs.codec.encode(inputs.cues.wait)
+        closed = not opened(inputs, transcript)
         while left > 0 and not closed:
-            got = yield from think(case, said, left)
-            left = case.thinking - said.sampled(Segment.THINKING) - said.discarded
+            got = yield from think(inputs, transcript, left)
+            left = inputs.thinking - transcript.sampled(Segment.THINKING) - transcript.discarded
             if got.end and waits and left - len(got.end) > 0:
                 waits -= 1
                 left -= len(got.end)
-                said.discarded += len(got.end)
-                said.add(Segment.THINKING, wait, sampled=False)
+                transcript.discarded += len(got.end)
+                transcript.add(Segment.THINKING, wait, sampled=False)
             else:
-                closed = end_thinking(said, got)
+                closed = end_thinking(transcript, got)
                 break
-        return (yield from solve(case, said, closed))
+        return (yield from solve(inputs, transcript, closed))
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ class L1(_Named):
     def prompt(self, text: str, thinking: int | None) -> str:
         return text if thinking is None else f"{text} {STATED[self.wording].format(t=thinking)}"
 
-    def run(self, case: Case) -> Passes:
-        most = case.thinking + case.solution
-        return (yield from one_pass(case, min(most, self.cap) if self.cap else most))
+    def run(self, inputs: StrategyInputs) -> Passes:
+        most = inputs.thinking + inputs.solution
+        return (yield from one_pass(inputs, min(most, self.cap) if self.cap else most))
 
 
 @dataclass(frozen=True)
@@ -176,21 +176,21 @@ class EarlyExit(_Named):
     def extra(self, codec: Codec, cues: Cues) -> int:
         return super().extra(codec, cues) + len(codec.encode(cues.probe)) + cues.probe_tokens
 
-    def run(self, case: Case) -> Passes:
-        said, answers = Transcript(), list[str | None]()
-        closed, thought = not opened(case, said), 0
-        while not closed and thought < case.thinking:
-            got = yield from think(case, said, min(self.every, case.thinking - thought))
-            if got.end or said.sampled(Segment.THINKING) == thought:  # closed, or nothing more came
-                closed = end_thinking(said, got)
+    def run(self, inputs: StrategyInputs) -> Passes:
+        transcript, answers = Transcript(), list[str | None]()
+        closed, thought = not opened(inputs, transcript), 0
+        while not closed and thought < inputs.thinking:
+            got = yield from think(inputs, transcript, min(self.every, inputs.thinking - thought))
+            if got.end or transcript.sampled(Segment.THINKING) == thought:  # closed, or nothing more came
+                closed = end_thinking(transcript, got)
                 break
-            thought = said.sampled(Segment.THINKING)
-            if thought < case.thinking:
-                answers.append((yield from probe(case, said)))
+            thought = transcript.sampled(Segment.THINKING)
+            if thought < inputs.thinking:
+                answers.append((yield from probe(inputs, transcript)))
                 last = set(answers[-self.patience :])
                 if len(answers) >= self.patience and len(last) == 1 and None not in last:
                     break
-        return (yield from solve(case, said, closed))
+        return (yield from solve(inputs, transcript, closed))
 
 
 @dataclass(frozen=True)
@@ -202,24 +202,24 @@ class Native(_Named):
     one_pass = True
     native = True
 
-    def run(self, case: Case) -> Passes:
-        markers = case.codec.markers
-        most = case.thinking + len(markers.open_ids) + len(markers.close_ids) + case.solution
-        extra = {} if case.unlimited else {"thinking_token_budget": case.thinking}
-        asking: Pass | None = case.ask(Segment.SOLUTION, (), most, markers.eos_ids, extra)
+    def run(self, inputs: StrategyInputs) -> Passes:
+        markers = inputs.codec.markers
+        most = inputs.thinking + len(markers.open_ids) + len(markers.close_ids) + inputs.solution
+        extra = {} if inputs.unlimited else {"thinking_token_budget": inputs.thinking}
+        asking: Pass | None = inputs.ask(Segment.SOLUTION, (), most, markers.eos_ids, extra)
         ids: list[int] = []
         while True:
             chunk = yield asking
             asking = None
             ids += chunk.ids
-            said = split(case, ids)
-            if said.sampled(Segment.THINKING) > case.thinking + len(markers.open_ids):
+            transcript = split(inputs, ids)
+            if transcript.sampled(Segment.THINKING) > inputs.thinking + len(markers.open_ids):
                 raise BackendProtocolError(
-                    f"the server thought for more than thinking_token_budget={case.thinking} tokens: it "
+                    f"the server thought for more than thinking_token_budget={inputs.thinking} tokens: it "
                     f"needs vLLM 0.19 or later and --reasoning-parser (or --reasoning-config) to keep to it"
                 )
-            if said.sampled(Segment.SOLUTION) >= case.solution or chunk.finish is not None:
-                return trimmed(case, said, case.solution)
+            if transcript.sampled(Segment.SOLUTION) >= inputs.solution or chunk.finish is not None:
+                return trimmed(inputs, transcript, inputs.solution)
 
 
 STRATEGIES: dict[str, type[_Named]] = {

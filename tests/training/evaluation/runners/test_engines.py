@@ -10,10 +10,10 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.errors import BackendProtocolError, BackendUnavailableError, UnknownModelError
 from elastic_agent.generation.phases.deltas import Segment
-from elastic_agent.training.evaluation.runners.engines import Engine, Sample
+from elastic_agent.training.evaluation.runners.engines import Engine, SampleJob
 from elastic_agent.training.evaluation.runners.in_process import InProcess
 from elastic_agent.training.evaluation.runners.served import Served
-from elastic_agent.training.evaluation.strategies.passes import Case, Pass, Passes, Transcript
+from elastic_agent.training.evaluation.strategies.passes import Pass, Passes, StrategyInputs, Transcript
 from elastic_agent.training.evaluation.strategies.strategies import make_strategy
 from elastic_agent.usage import Usage
 from tests.core.backends.models import codec, random_backend, random_model
@@ -28,14 +28,16 @@ def draw(
     found: Found = {}
     strategy = make_strategy(name)
 
-    def sample(i: int) -> Sample:
+    def sample(i: int) -> SampleJob:
         prompt = tuple(engine.codec.encode_chat([{"role": "user", "content": f"Ben has {i} pens ."}]))
         sampling = Sampling(temperature=temperature, seed=100 + 10 * i)
-        return Sample(
-            i, len(prompt), lambda: strategy.run(Case(prompt, t, s, False, engine.codec, sampling, CUES))
+        return SampleJob(
+            i,
+            len(prompt),
+            lambda: strategy.run(StrategyInputs(prompt, t, s, False, engine.codec, sampling, CUES)),
         )
 
-    def done(one: Sample, said: Transcript, usage: Usage) -> None:
+    def done(one: SampleJob, said: Transcript, usage: Usage) -> None:
         assert one.key not in found
         found[one.key] = said, usage
 
@@ -140,10 +142,10 @@ def test_nothing_to_draw_is_no_work() -> None:
 def test_a_strategy_of_ones_own_needs_no_more_than_run() -> None:
     """The seam: a generator of passes."""
 
-    def ask_twice(case: Case) -> Passes:
+    def ask_twice(inputs: StrategyInputs) -> Passes:
         said = Transcript()
         for _ in range(2):
-            first: Pass | None = case.ask(Segment.SOLUTION, said.ids, 1, ())
+            first: Pass | None = inputs.ask(Segment.SOLUTION, said.ids, 1, ())
             chunk = yield first
             said.add(Segment.SOLUTION, chunk.ids)
         return said
@@ -151,6 +153,7 @@ def test_a_strategy_of_ones_own_needs_no_more_than_run() -> None:
     backend = ScriptedBackend(Reply("", "x y z"))
     found: list[Transcript] = []
     prompt = tuple(backend.codec.encode_chat([{"role": "user", "content": "?"}]))
-    case = Case(prompt, 1, 1, False, backend.codec, Sampling())
-    Served(backend).run([Sample(0, len(prompt), lambda: ask_twice(case))], lambda *got: found.append(got[1]))
+    inputs = StrategyInputs(prompt, 1, 1, False, backend.codec, Sampling())
+    job = SampleJob(0, len(prompt), lambda: ask_twice(inputs))
+    Served(backend).run([job], lambda *got: found.append(got[1]))
     assert len(found[0].of(Segment.SOLUTION)) == 2

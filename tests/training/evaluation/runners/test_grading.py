@@ -17,7 +17,7 @@ from elastic_agent.training.evaluation.runners.graders import (
     grader_of,
     load_grader,
 )
-from elastic_agent.training.evaluation.runners.grading import BATCH, Desk
+from elastic_agent.training.evaluation.runners.grading import BATCH, GradingQueue
 from elastic_agent.training.evaluation.runners.served import Served
 from elastic_agent.training.evaluation.suites import Suite
 from elastic_agent.training.rewards import Grade, Sample
@@ -45,9 +45,9 @@ class Held:
 def test_a_slow_grader_holds_nobody_up() -> None:
     """All is drawn and handed in while the first batch is still being graded; then batches are full."""
     held, done = Held(), list[Record]()
-    with Desk(held, done.append) as desk:
+    with GradingQueue(held, done.append) as queue:
         for i in range(3 * BATCH):
-            desk.add(record(problem=f"p{i}"), Sample("", answer=i % 2))
+            queue.add(record(problem=f"p{i}"), Sample("", answer=i % 2))
         assert not done
         held.go.set()
     assert [r.problem for r in done] == [f"p{i}" for i in range(3 * BATCH)]
@@ -76,9 +76,9 @@ def test_what_was_drawn_is_graded_though_the_upstream_is_lost() -> None:
     done: list[Record] = []
 
     def lost() -> None:
-        with Desk(FunctionGrader(lambda *_: True), done.append) as desk:
+        with GradingQueue(FunctionGrader(lambda *_: True), done.append) as queue:
             for i in range(5):
-                desk.add(record(problem=f"p{i}"), Sample("", columns={"problem": None}))
+                queue.add(record(problem=f"p{i}"), Sample("", columns={"problem": None}))
             raise BackendUnavailableError("gone")
 
     with pytest.raises(BackendUnavailableError):
@@ -93,8 +93,8 @@ def test_a_full_disk_ends_the_run() -> None:
         raise OSError("no space left")
 
     def write() -> None:
-        with Desk(FunctionGrader(lambda *_: True), full) as desk:
-            desk.add(record(), Sample("", columns={"problem": None}))
+        with GradingQueue(FunctionGrader(lambda *_: True), full) as queue:
+            queue.add(record(), Sample("", columns={"problem": None}))
 
     with pytest.raises(OSError, match="no space left"):
         write()
@@ -108,9 +108,9 @@ def test_one_bad_sample_costs_only_itself() -> None:
             return [Grade(1.0)] * len(samples)
 
     done: list[Record] = []
-    with Desk(Fragile(), done.append) as desk:
+    with GradingQueue(Fragile(), done.append) as queue:
         for answer in (1, None, 1):
-            desk.add(record(), Sample("", answer=answer))
+            queue.add(record(), Sample("", answer=answer))
     assert [(r.right, r.error) for r in done] == [(True, ""), (False, "RuntimeError: no parser"), (True, "")]
 
 

@@ -8,7 +8,7 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.prompts.marker_profiles import MarkerText
 from elastic_agent.prompts.tokenizer import HFCodec
-from elastic_agent.training.evaluation.strategies.passes import Case, Chunk, Transcript
+from elastic_agent.training.evaluation.strategies.passes import Chunk, StrategyInputs, Transcript
 from elastic_agent.training.evaluation.strategies.strategies import make_strategy
 from tests.core.prompts.vocabularies import QUESTION, merging
 
@@ -24,8 +24,8 @@ def drawn(codec: HFCodec, name: str, says: str, t: int, answer: str = "ok") -> T
         return [*found, codec.tokenizer.eos_token_id]
 
     prompt = tuple(codec.encode_chat(QUESTION))
-    case = Case(prompt, t, 40, False, codec, Sampling())
-    running = make_strategy(name).run(case)
+    inputs = StrategyInputs(prompt, t, 40, False, codec, Sampling())
+    running = make_strategy(name).run(inputs)
     asking = next(running)
     tape, source, left, stops = ids(says), list[int](), 0, frozenset[int]()
     while True:

@@ -15,10 +15,10 @@ from elastic_agent.backends.base import Sampling, TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.errors import BackendProtocolError
 from elastic_agent.generation.phases.deltas import Segment
-from elastic_agent.training.evaluation.runners.engines import Sample
+from elastic_agent.training.evaluation.runners.engines import SampleJob
 from elastic_agent.training.evaluation.runners.served import Served
 from elastic_agent.training.evaluation.strategies.cues import Cues, boxed_rest
-from elastic_agent.training.evaluation.strategies.passes import Case, Transcript
+from elastic_agent.training.evaluation.strategies.passes import StrategyInputs, Transcript
 from elastic_agent.training.evaluation.strategies.strategies import STRATEGIES, make_strategy
 from elastic_agent.usage import Usage
 
@@ -92,10 +92,12 @@ def draw(
     found: list[tuple[Transcript, Usage]] = []
 
     def start() -> Any:
-        return strategy.run(Case(tuple(prompt), t, s, unlimited, backend.codec, Sampling(seed=1), cues))
+        return strategy.run(
+            StrategyInputs(tuple(prompt), t, s, unlimited, backend.codec, Sampling(seed=1), cues)
+        )
 
     Served(backend).run(
-        [Sample(None, len(prompt), start)], lambda _, said, usage: found.append((said, usage))
+        [SampleJob(None, len(prompt), start)], lambda _, said, usage: found.append((said, usage))
     )
     return found[0]
 

@@ -1,8 +1,8 @@
 """What a confined process does: run a program, call its function, serve calls, or test another process.
 
-Each is the body of a child that `guard.main` has forked and `guard.kernel` has confined; it ends in
-``os._exit`` and never returns to the guard. Results go out through one pipe, and a sample that gets hold of
-it can only say what its function "returned": the right answers are in no process that runs it.
+Each is the body of a child that `main` has forked and `confinement` has confined; it ends in ``os._exit`` and
+never returns to the supervisor. Results go out through one pipe, and a sample that gets hold of it can only
+say what its function "returned": the right answers are in no process that runs it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Never
 
-from .plain import Closed, Handle, decode, encode, read_frame, write_frame
+from .messages import Closed, Handle, decode, encode, read_frame, write_frame
 
 EXIT_OK, EXIT_ERROR = 0, 1
 
@@ -171,7 +171,7 @@ def test(program: str, entry_point: str, out: int, inward: int, verdict: int) ->
 
 def _free_names(program: str) -> set[str]:
     """Names that a program uses and does not make itself."""
-    import ast  # here, because every guard starts anew and only testers need it
+    import ast  # here, because every supervisor starts anew and only testers need it
 
     used: set[str] = set()
     made = set(dir(builtins))

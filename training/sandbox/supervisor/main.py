@@ -1,10 +1,11 @@
-"""The guard: one small process between the trainer and a sample, which it forks, confines, watches and reaps.
+"""The supervisor: one small process between the trainer and a sample, which it forks, confines, watches and
+reaps.
 
-The trainer has threads, so it must not fork by itself; the guard has one thread, holds no secret and never
-runs a line of the sample. It reads frames from fd 0, the first with the job and then one for each test, and
-answers each on fd 1. For every test it forks a fresh child, so that tests can't see each other, and it ends
-the child at the first limit that is passed: CPU, memory and file size are the kernel's business, while wall
-time, output, threads and disk are looked at twenty times a second. Expected outputs never come here: the
+The trainer has threads, so it must not fork by itself; the supervisor has one thread, holds no secret and
+never runs a line of the sample. It reads frames from fd 0, the first with the job and then one for each test,
+and answers each on fd 1. For every test it forks a fresh child, so that tests can't see each other, and it
+ends the child at the first limit that is passed: CPU, memory and file size are the kernel's business, while
+wall time, output, threads and disk are looked at twenty times a second. Expected outputs never come here: the
 trainer compares. A program of assertions does come, after the sample has been forked away, and runs in a
 child of its own.
 """
@@ -20,9 +21,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Never
 
-from . import kernel, sample
+from . import confinement, sample
 from .child import Child
-from .plain import Closed, decode, read_frame, write_frame
+from .messages import Closed, decode, read_frame, write_frame
 
 TICK = 0.05
 STDERR_KEPT = 2000
@@ -257,14 +258,16 @@ def probe(job: dict[str, Any]) -> dict[str, str]:
         )
         child.kill()
         found[layer] = child.unconfined
-    found["landlock abi"] = str(kernel.landlock_abi())
+    found["landlock abi"] = str(confinement.landlock_abi())
     return found
 
 
 def main() -> None:
+    """Answer frames until the trainer hangs up."""
     signal.signal(signal.SIGTERM, _terminated)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGTERM)  # a trainer that is killed leaves nothing behind
-    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    # A trainer that is killed leaves nothing behind
+    confinement.prctl(confinement.PR_SET_PDEATHSIG, signal.SIGTERM)
+    confinement.prctl(confinement.PR_SET_CHILD_SUBREAPER, 1)
     job = read_frame(0)
     try:
         if job.get("probe"):

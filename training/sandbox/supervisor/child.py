@@ -1,4 +1,4 @@
-"""A forked and confined process, as the guard holds it."""
+"""A forked and confined process, as the supervisor holds it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Never
 
-from . import kernel, sample
+from . import confinement, sample
 
 
 class Child:
     """A forked and confined process. `alive` holds those that have not been waited for.
 
-    SIGTERM, on which the guard cleans up and leaves, waits while one is made: it would be in no list yet.
+    SIGTERM, on which the supervisor cleans up and leaves, waits while one is made: it would be in no list
+    yet.
     """
 
     alive: ClassVar[set[Child]] = set()
 
     def __init__(self, body: Callable[[], None], fds: list[int], job: Mapping[str, Any], folder: str) -> None:
         report, write = os.pipe()
-        guard = os.getpid()
+        supervisor = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self.pid = os.fork()
         if self.pid == 0:
-            _become(body, fds, job, folder, write, guard)
+            _become(body, fds, job, folder, write, supervisor)
         self.waited: tuple[int, float] | None = None
         Child.alive.add(self)
         os.close(write)
@@ -61,7 +62,12 @@ class Child:
 
 
 def _become(
-    body: Callable[[], None], fds: list[int], job: Mapping[str, Any], folder: str, report: int, guard: int
+    body: Callable[[], None],
+    fds: list[int],
+    job: Mapping[str, Any],
+    folder: str,
+    report: int,
+    supervisor: int,
 ) -> Never:
     """In the child: the fds given, from 0 up and no others, then the confinement, then the body."""
     try:
@@ -77,15 +83,15 @@ def _become(
         os.closerange(len(high), 1 << 16)
         os.chdir(folder)
         os.umask(0o077)
-        missing = kernel.confine(
+        missing = confinement.confine(
             job["layers"],
             limits=job["rlimits"],
             readable=job["readable"],
             writable=folder,
             uid=job["uid"],
         )
-        if os.getppid() != guard:
-            os._exit(1)  # the guard died before its death became our signal
+        if os.getppid() != supervisor:
+            os._exit(1)  # the supervisor died before its death became our signal
         faults = {name: why for name, why in missing.items() if why and name in job["required"]}
         os.write(report, (json.dumps(faults) if faults else "confined").encode())
         os.close(report)

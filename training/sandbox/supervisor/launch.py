@@ -1,4 +1,4 @@
-"""What a guard is told about this machine: where Python lies, what a sample may read, its environment."""
+"""How a supervisor is started on this machine: its command, its environment, what its sample may read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 
 BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from elastic_agent.training.sandbox.guard.main import main; main()"
+    "from elastic_agent.training.sandbox.supervisor.main import main; main()"
 )
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 ZONES = ("/usr/share/zoneinfo", "/etc/localtime")
 
 
 def command() -> list[str]:
-    """The guard's command line, without the site module: .pth files would run code at each start."""
-    cached = ["-B"] if sys.dont_write_bytecode else []  # compiled once, the guard starts in half the time
+    """The supervisor's command line, without the site module: .pth files would run code at each start."""
+    # Compiled once, the supervisor starts in half the time
+    cached = ["-B"] if sys.dont_write_bytecode else []
     return [sys.executable, "-I", "-S", *cached, "-X", "utf8", "-c", BOOT, str(package_root())]
 
 

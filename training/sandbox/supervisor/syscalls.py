@@ -45,7 +45,7 @@ membarrier=283 statx=291 rseq=293 close_range=436 faccessat2=439
 """,
 }
 
-# Allowed with some arguments only; kernel.py says which.
+# Allowed with some arguments only; confinement.py says which.
 CONDITIONAL = {
     "x86_64": "clone=56 clone3=435 kill=62 tgkill=234 prlimit64=302 ioctl=16 fcntl=72",
     "aarch64": "clone=220 clone3=435 kill=129 tgkill=131 prlimit64=261 ioctl=29 fcntl=25",
