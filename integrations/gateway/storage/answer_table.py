@@ -111,10 +111,10 @@ class AnswerTable(Protocol):
 
 def open_answer_table(where: str) -> AnswerTable:
     """The answers of a ledger; `where` as for `open_store`."""
-    kind, url, file = table_kind(where, "answers")
+    kind, place = table_kind(where, "answers")
     if kind == "memory":
         return MemoryAnswerTable()
-    return SqlAnswerTable(url, file) if kind == "sql" else RedisAnswerTable(url)
+    return SqlAnswerTable(place) if kind == "sql" else RedisAnswerTable(str(place))
 
 
 class MemoryAnswerTable:
@@ -183,8 +183,8 @@ class SqlAnswerTable(SqlTable):
 
     what = "answers"
 
-    def _definition(self, dialect: str) -> Sequence[str]:
-        blob = "BYTEA" if dialect == "postgresql" else "BLOB"
+    def _definition(self, *, postgres: bool) -> Sequence[str]:
+        blob = "BYTEA" if postgres else "BLOB"
         table = (
             "CREATE TABLE IF NOT EXISTS elastic_answers (digest TEXT PRIMARY KEY, owner TEXT NOT NULL, "
             "fingerprint TEXT NOT NULL, until DOUBLE PRECISION NOT NULL, state TEXT NOT NULL, "
@@ -205,19 +205,19 @@ class SqlAnswerTable(SqlTable):
             if not written:
                 row = run(
                     f"SELECT {_COLUMNS} FROM elastic_answers WHERE digest = :digest", {"digest": entry.digest}
-                ).first()
+                ).fetchone()
                 return None if row is None else _from_row(row)
             count = "SELECT COUNT(*) FROM elastic_answers WHERE owner = :owner"
-            if run(count, {"owner": entry.owner}).scalar_one() > limits.keys:
+            if run(count, {"owner": entry.owner}).fetchone()[0] > limits.keys:
                 self._delete_expired(run, now, limits)
-                if run(count, {"owner": entry.owner}).scalar_one() > limits.keys:
+                if run(count, {"owner": entry.owner}).fetchone()[0] > limits.keys:
                     raise FullError
             return None
 
     def finish(self, entry: Entry, limits: KeepLimits) -> None:
         with self._step() as run:
             total = "SELECT COALESCE(SUM(size), 0) FROM elastic_answers WHERE owner = :owner"
-            kept = int(run(total, {"owner": entry.owner}).scalar_one())
+            kept = int(run(total, {"owner": entry.owner}).fetchone()[0])
             run(
                 "UPDATE elastic_answers SET until = :until, state = :state, status = :status, "
                 "headers = :headers, stream = :stream, body = :body, size = :size WHERE digest = :digest",

@@ -28,10 +28,10 @@ class KeyTable(Protocol):
 
 def open_key_table(where: str) -> KeyTable:
     """The keys of a ledger; `where` as for `open_store`."""
-    kind, url, file = table_kind(where, "keys")
+    kind, place = table_kind(where, "keys")
     if kind == "memory":
         return MemoryKeyTable()
-    return SqlKeyTable(url, file) if kind == "sql" else RedisKeyTable(url)
+    return SqlKeyTable(place) if kind == "sql" else RedisKeyTable(str(place))
 
 
 class MemoryKeyTable:
@@ -58,7 +58,7 @@ class SqlKeyTable(SqlTable):
 
     what = "keys"
 
-    def _definition(self, dialect: str) -> Sequence[str]:
+    def _definition(self, *, postgres: bool) -> Sequence[str]:
         return ["CREATE TABLE IF NOT EXISTS elastic_keys (digest TEXT PRIMARY KEY, text TEXT NOT NULL)"]
 
     def put(self, digest: str, text: str) -> None:
@@ -69,7 +69,7 @@ class SqlKeyTable(SqlTable):
 
     def get(self, digest: str) -> str | None:
         with self._step() as run:
-            found = run("SELECT text FROM elastic_keys WHERE digest = :digest", {"digest": digest}).first()
+            found = run("SELECT text FROM elastic_keys WHERE digest = :digest", {"digest": digest}).fetchone()
         return None if found is None else cast("str", found[0])
 
     def all(self) -> list[str]:

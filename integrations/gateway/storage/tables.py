@@ -6,9 +6,10 @@ methods block, and may be called from any thread.
 
 from __future__ import annotations
 
+import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from redis import Redis
 
 Run = Callable[[str, dict[str, Any]], Any]
-"""Runs one SQL statement with its values."""
+"""Runs one SQL statement, with `:names` for its values, and returns the driver's cursor."""
 
 
-def table_kind(where: str, what: str) -> tuple[Literal["memory", "sql", "redis"], str, Path | None]:
-    """How a table is kept in a ledger's place: its kind, its URL for SQLAlchemy or redis-py, its SQLite file.
+def table_kind(where: str, what: str) -> tuple[Literal["memory", "sql", "redis"], Path | str]:
+    """How a table is kept in a ledger's place: its kind, and its SQLite file or its URL.
 
     Args:
         where: the ledger's place, as for `open_store`.
@@ -34,43 +35,36 @@ def table_kind(where: str, what: str) -> tuple[Literal["memory", "sql", "redis"]
     """
     scheme, separator, rest = where.partition("://")
     if scheme == "memory":
-        return "memory", where, None
+        return "memory", where
     if scheme == "sqlite" or not separator:
-        return "sql", "sqlite", Path(rest.removeprefix("/") if separator else where)
+        return "sql", Path(rest.removeprefix("/") if separator else where)
     if scheme in ("postgresql", "postgres"):
-        return "sql", f"postgresql+psycopg://{rest}", None
+        return "sql", f"postgresql://{rest}"
     if scheme in ("redis", "rediss", "valkey"):
-        return "redis", where.replace("valkey://", "redis://", 1), None
+        return "redis", where.replace("valkey://", "redis://", 1)
     raise StoreError(f"{what} can't be kept in a {scheme}:// ledger")
 
 
 class SqlTable(ABC):
-    """A table in SQLite or PostgreSQL, made when it is first used.
+    """A table in SQLite or PostgreSQL, made when it is first used. Each step has a connection of its own.
 
     Args:
-        url: as SQLAlchemy writes it; "sqlite" for a file.
-        file: the SQLite file. Its owner alone may read it.
+        place: the SQLite file, which its owner alone may read, or the URL of a PostgreSQL database.
     """
 
     what: ClassVar[str]
     """What the table holds, for the message when it can't be reached."""
 
-    def __init__(self, url: str, file: Path | None = None) -> None:
-        from sqlalchemy import create_engine
-        from sqlalchemy.engine import URL
-        from sqlalchemy.pool import NullPool
-
-        place = url if file is None else URL.create(url, database=str(file.absolute()))
-        self._engine = create_engine(place, poolclass=NullPool)  # asked now and then, from any thread
-        self._file, self._made = file, False
+    def __init__(self, place: Path | str) -> None:
+        self._place, self._made = place, False
 
     @abstractmethod
-    def _definition(self, dialect: str) -> Sequence[str]:
+    def _definition(self, *, postgres: bool) -> Sequence[str]:
         """The statements that make the table; they do nothing where the table exists."""
 
     def close(self) -> None:
-        """Close the connections."""
-        self._engine.dispose()
+        """Make sure of the table anew at the next step; there is no connection to close."""
+        self._made = False
 
     @contextmanager
     def _step(self) -> Iterator[Run]:
@@ -79,21 +73,40 @@ class SqlTable(ABC):
         Raises:
             StoreUnavailableError: the database can't be reached.
         """
-        from sqlalchemy import exc, text
+        errors: type[Exception] = sqlite3.Error
+        if isinstance(self._place, str):
+            import psycopg
 
+            errors = psycopg.Error
         try:
-            if self._file is not None and not self._made:
-                with suppress(OSError):  # SQLite says what is wrong with the file
-                    make_private(self._file)
-            with self._engine.begin() as connection:
+            with closing(self._connect()) as connection, connection:
+                run = _runner(connection, self._place)
                 if not self._made:
-                    for statement in self._definition(connection.dialect.name):
-                        connection.execute(text(statement))
+                    for statement in self._definition(postgres=isinstance(self._place, str)):
+                        run(statement, {})
                     self._made = True
-                yield lambda sql, values: connection.execute(text(sql), values)
-        except exc.SQLAlchemyError as error:
+                yield run
+        except errors as error:
             self._made = False
             raise _unavailable(self.what, error, "the ledger's database") from error
+
+    def _connect(self) -> Any:
+        if isinstance(self._place, str):
+            import psycopg
+
+            return psycopg.connect(self._place)
+        if not self._made:
+            with suppress(OSError):  # SQLite says what is wrong with the file
+                make_private(self._place)
+        return sqlite3.connect(self._place.absolute())
+
+
+def _runner(connection: Any, place: Path | str) -> Run:
+    if isinstance(place, Path):
+        return lambda sql, values: connection.execute(sql, values)
+    from elastic_agent.scheduler.ledger.stores.postgres_connections import pyformat
+
+    return lambda sql, values: connection.execute(pyformat(sql), values)
 
 
 class RedisTable:

@@ -61,6 +61,10 @@ def open_store(url_or_path: str | PathLike[str], **options: Any) -> Store:
             )
         return SqliteStore(path, **options)
     if kind == "postgres":
+        try:
+            import psycopg  # noqa: F401
+        except ImportError:
+            raise StoreError("PostgreSQL needs its driver: pip install 'elastic-agent[postgres]'") from None
         from .postgres import PostgresStore
 
         return PostgresStore(f"postgresql://{rest}", **options)

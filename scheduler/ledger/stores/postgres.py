@@ -16,58 +16,29 @@ comes, a crash or a power cut loses nothing that was acknowledged; a failover to
 from __future__ import annotations
 
 import asyncio
-import math
-import os
-import re
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sqlalchemy import Connection, create_engine, event, exc, make_url
+from psycopg import IsolationLevel
 
-from elastic_agent.errors import StoreError, StoreUnavailableError
+from elastic_agent.errors import StoreUnavailableError
 
 from .. import clocks
 from ..amounts import NOTHING, Amount, Shortage
 from .base import RETENTION, BaseStore
 from .group_commit import GroupCommit
-from .ledger_time import LedgerTime, behind, forgot
+from .ledger_time import LedgerTime
+from .postgres_connections import Connections, Job, pyformat
 from .protocol import StoredHold
-from .sql import (
-    HOLD,
-    MARK,
-    SqlRepository,
-    Values,
-    hold_row,
-    mark_of,
-    migrate,
-)
-from .transitions import (
-    Transitions,
-    closed,
-    no_account,
-    no_hold,
-    not_instead,
-    other_hold,
-    shown,
-)
+from .sql import HOLD, MARK, SqlRepository, Values, hold_row, mark_of, migrate
+from .transitions import Transitions, shown
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-REFUSALS = {"EA001": no_account, "EA002": no_hold, "EA003": other_hold, "EA004": not_instead, "EA005": closed}
-"""What the functions raise, about which account or hold."""
-
-AGAIN = ("40001", "40P01", "23505")
-"""Serialisation failure, deadlock, and a row that somebody else inserted first: run the step again."""
-
-TRIES = 10
 MIGRATING = 0x656C6173746963  # the key of the lock under which one process migrates: "elastic"
 
 H = ", ".join(f"(f.h).{name}" for name in HOLD.split(", "))
@@ -80,51 +51,20 @@ LOCK_CALL = "SELECT elastic_lock_trees(:accounts, :keys)"
 EXPIRE_CALL = f"SELECT {H}, f.now FROM elastic_expire(:most) f"
 
 
-class Job:
-    """One step on its way to the server and back, which somebody else may give up.
-
-    Attributes:
-        over: it was given up: nobody waits for it.
-    """
-
-    def __init__(self) -> None:
-        self.over = False
-        self._lock = threading.Lock()
-        self._connection: Any = None
-
-    @contextmanager
-    def on(self, driver: Any) -> Iterator[None]:
-        """The step has this connection of the driver's to itself."""
-        with self._lock:
-            if self.over:
-                raise StoreUnavailableError("the step was given up before it was sent")
-            self._connection = driver
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._connection = None
-
-    def give_up(self) -> None:
-        """Cut the connection that it waits on: libpq itself would wait for as long as the peer is there."""
-        with self._lock:
-            self.over = True
-            if self._connection is not None and not self._connection.closed:
-                with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as wire:
-                    wire.shutdown(socket.SHUT_RDWR)
-
-
 class PostgresRepository(SqlRepository):
     """One transaction on the server."""
 
     for_update = " FOR UPDATE"
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Any) -> None:
+        self._cursor = connection.cursor()
 
     def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
-        result = self._connection.exec_driver_sql(_pyformat(sql), values)
-        return list(result) if result.returns_rows else []
+        if isinstance(values, list):
+            self._cursor.executemany(pyformat(sql), values)
+            return []
+        self._cursor.execute(pyformat(sql), values)
+        return cast("list[Any]", self._cursor.fetchall()) if self._cursor.description else []
 
     def lock(self, account: str) -> float:
         root = "SELECT root FROM elastic_accounts WHERE id = :account"
@@ -238,30 +178,8 @@ class PostgresStore(BaseStore):
         super().__init__(retention)
         self._time, self._generation = LedgerTime(clock, elapsed, server=True), ""
         self._timeout = timeout
-        try:
-            where = make_url(url).set(drivername="postgresql+psycopg")
-            self._engine = create_engine(
-                where,
-                pool_size=connections + 1,
-                max_overflow=0,
-                pool_reset_on_return=None,
-                connect_args=_patience(timeout),
-            )
-        except ImportError:
-            raise StoreError("PostgreSQL needs its driver: pip install 'elastic-agent[postgres]'") from None
-        except exc.ArgumentError as error:
-            raise StoreError(
-                f"{url!r}: {error}; it looks like postgresql://user@host:5432/database"
-            ) from None
-        self._driver: Any = self._engine.dialect.dbapi
-        self._where = where.set(drivername="postgresql").render_as_string(hide_password=True)
-        self._view = self._engine.execution_options(isolation_level="REPEATABLE READ")
-        # Each step has its indexes; a plan that was made while a table was small would outlive that. What has
-        # no index (one row, everything) then looks so dear that the server would compile it, for 20 ms.
-        settings = "SET enable_seqscan = off; SET jit = off"
-        if timeout is not None:
-            settings += f"; SET statement_timeout = {math.ceil(timeout * 1000)}"
-        event.listen(self._engine, "connect", lambda connection, _: _at_once(connection, settings))
+        self._connections = Connections(url, timeout)
+        self._where = self._connections.where
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="ledger")
         self._jobs: set[Job] = set()
         self._commits: GroupCommit[Call] = GroupCommit(
@@ -273,7 +191,6 @@ class PostgresStore(BaseStore):
         )
         self._batch = Job()
         self._line: Any = None  # the group commit's connection
-        self._line_lost = False
         self._ready = False
 
     async def _run(
@@ -298,20 +215,25 @@ class PostgresStore(BaseStore):
         self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """A step in a transaction of its own."""
-        job, engine = Job(), self._view if step in VIEWS else self._engine
+        job = Job()
 
         def once() -> T:
             self._migrate(job)
-            with engine.begin() as connection, job.on(connection.connection.driver_connection):
+            with self._connections.use(job) as connection:
+                connection.isolation_level = IsolationLevel.REPEATABLE_READ if step in VIEWS else None
+                return in_transaction(connection)
+
+        def in_transaction(connection: Any) -> T:
+            with connection.transaction():
                 if step is Transitions.set_time:
                     self._time.set()
                 else:
                     begin = self._begin()
-                    begin.read(next(iter(connection.exec_driver_sql(*_sent(begin)))))
+                    begin.read(connection.execute(*_sent(begin)).fetchone())
                 here = cast("Callable[..., T]", INSTEAD.get(step, step))
                 return here(Transitions(PostgresRepository(connection)), *args, **kwargs)
 
-        answer = self._threads.submit(self._tried, job, once)
+        answer = self._threads.submit(self._connections.retried, job, once)
         self._jobs.add(job)
         answer.add_done_callback(lambda _: self._jobs.discard(job))
         try:
@@ -332,47 +254,16 @@ class PostgresStore(BaseStore):
         for job in list(self._jobs):
             job.give_up()
         await ending
-        self._engine.dispose()
+        self._connections.close()
 
     # On one of the store's threads
 
-    def _tried(self, job: Job, once: Callable[[], T]) -> T:
-        """Steps, again where the server says that it was not their fault, and once where it was not there."""
-        lost = False
-        for _ in range(TRIES):
-            try:
-                return once()
-            except (exc.DBAPIError, self._driver.Error) as error:
-                said: Any = error.orig if isinstance(error, exc.DBAPIError) else error
-                code = getattr(said, "sqlstate", None)
-                if code == "EA006":
-                    latest, clock = map(float, str(said.diag.message_primary).split())
-                    raise behind(latest, clock) from None
-                if code == "EA007":
-                    raise forgot(f"what is at {self._where}") from None
-                if code in REFUSALS:
-                    raise REFUSALS[code](str(said.diag.message_primary)) from None
-                if code in AGAIN:
-                    continue
-                if self._is_lost(error) and not lost and not job.over:
-                    lost = True
-                    continue
-                raise self._said(said, code) from error
-        raise StoreUnavailableError(f"{self._where}: {TRIES} times another process was in the way of a step")
-
-    def _is_lost(self, error: Exception) -> bool:
-        """Whether its connection is gone."""
-        if isinstance(error, exc.DBAPIError):
-            return error.connection_invalidated
-        return self._line_lost
-
     def _migrate(self, job: Job) -> None:
         if not self._ready:
-            with self._engine.begin() as connection, job.on(connection.connection.driver_connection):
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATING})")
-                migrate(connection, self._where)
-                (row,) = connection.exec_driver_sql(MARK)
-                self._time.found(mark_of(row)[0])
+            with self._connections.use(job) as connection, connection.transaction():
+                connection.execute(f"SELECT pg_advisory_xact_lock({MIGRATING})")
+                migrate(connection, self._where, postgres=True)
+                self._time.found(mark_of(connection.execute(MARK).fetchone())[0])
             self._ready = True
 
     def _begin(self) -> Call:
@@ -393,20 +284,19 @@ class PostgresStore(BaseStore):
 
     def _together(self, calls: list[Call]) -> list[Any]:
         job = self._batch = Job()
-        return self._tried(job, lambda: self._piped(job, calls))
+        return self._connections.retried(job, lambda: self._piped(job, calls))
 
     def _piped(self, job: Job, calls: list[Call]) -> list[Any]:
         """What is sent before a pipeline's end is one transaction, without a BEGIN."""
         self._migrate(job)
-        self._line_lost, there = False, self._line is not None
+        there = self._line is not None
         if not there:
-            self._line = self._engine.raw_connection()
+            self._line = self._connections.connect()
             self.connections += 1
-        driver = self._line.driver_connection
+        driver = self._line
         try:
             with job.on(driver):
                 if not there:
-                    driver.autocommit = True
                     # Else a statement about an array is planned anew at each run, for 0.2 ms.
                     driver.execute("SET plan_cache_mode = force_generic_plan")
                 begin = self._begin()
@@ -419,39 +309,19 @@ class PostgresStore(BaseStore):
                 return [call.read(answer.fetchone()) for call, answer in zip(calls, answers, strict=True)]
         except BaseException:
             if driver.closed or not there:
-                self._line_lost = there
+                job.lost = there
                 self._disconnect()
             raise
 
     def _disconnect(self) -> None:
-        """Its settings are its own: it never goes back to the pool."""
+        """Its settings are its own: it is never used for anything else."""
         if self._line is not None:
             line, self._line = self._line, None
-            line.invalidate()
-
-    def _said(self, error: BaseException, code: str | None) -> StoreError:
-        what = str(error).strip()
-        if code == "57014":
-            hint = f"it took longer than {self._timeout} s; a longer `timeout` waits longer"
-        elif code is not None and code[:2] == "53":
-            hint = "the server has run out of disk, memory or connections: make room there"
-        elif code is not None and code[:2] == "28":
-            hint = "it refused the login: see to user and password in the URL"
-        elif isinstance(error, (self._driver.OperationalError, self._driver.InterfaceError)):
-            hint = "start the server, or see to the network between; the next step tries again"
-        else:
-            return StoreError(f"{self._where}: {what}")
-        return StoreUnavailableError(f"{self._where} did not take a step: {what}; {hint}")
+            line.close()
 
 
 def _sent(call: Call) -> tuple[str, Values]:
-    return _pyformat(call.sql), call.values
-
-
-@cache
-def _pyformat(sql: str) -> str:
-    """A statement with its `:names` as psycopg wants them."""
-    return re.sub(r":([a-z_0-9]+)", r"%(\1)s", sql)
+    return pyformat(call.sql), call.values
 
 
 def _held(row: Sequence[Any]) -> StoredHold | Shortage:
@@ -463,21 +333,3 @@ def _held(row: Sequence[Any]) -> StoredHold | Shortage:
 def _shown(row: Sequence[Any]) -> StoredHold:
     """A hold's columns and the time."""
     return shown(hold_row(row[:-1]), row[-1])
-
-
-def _patience(timeout: float | None) -> dict[str, Any]:
-    """What makes a connection notice that its server is gone (libpq's settings)."""
-    if timeout is None:
-        return {}
-    return {
-        "connect_timeout": max(2, math.ceil(timeout)),
-        "tcp_user_timeout": math.ceil(timeout * 1000),
-        "keepalives_idle": 30,
-    }
-
-
-def _at_once(connection: Any, settings: str) -> None:
-    """Settings of a new connection, outside of any transaction."""
-    connection.autocommit = True
-    connection.execute(settings)
-    connection.autocommit = False

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Connection, inspect
-
 from elastic_agent.errors import StoreVersionError
 
 from ..accounts import HoldState
@@ -228,28 +226,27 @@ def mark_of(row: Sequence[Any]) -> tuple[Mark, str]:
     return Mark(latest, boot, ticks, ahead), generation
 
 
-def version(connection: Connection) -> int:
-    """Of the schema in the database; 0: there is none yet."""
-    if not inspect(connection).has_table("elastic_ledger"):
-        return 0
-    return int(connection.exec_driver_sql("SELECT version FROM elastic_ledger").scalar_one())
-
-
-def migrate(connection: Connection, where: str) -> None:
+def migrate(connection: Any, where: str, *, postgres: bool = False) -> None:
     """Bring a database to this library's version, in a transaction that keeps every other migration out.
+
+    Args:
+        connection: the driver's.
 
     Raises:
         StoreVersionError: it is newer.
     """
-    there = version(connection)
+    there, table = 0, "SELECT 1 FROM sqlite_master WHERE name = 'elastic_ledger'"
+    if postgres:
+        table = "SELECT 1 WHERE to_regclass('elastic_ledger') IS NOT NULL"
+    if connection.execute(table).fetchone():
+        there = int(connection.execute("SELECT version FROM elastic_ledger").fetchone()[0])
     if there > len(MIGRATIONS):
         raise StoreVersionError(
             f"{where} has schema version {there} and this elastic-agent knows {len(MIGRATIONS)}: upgrade it"
         )
     for number, migration in enumerate(MIGRATIONS[there:], there + 1):
-        more = migration.postgres if connection.dialect.name == "postgresql" else ()
-        for statement in (*migration.statements, *more):
-            connection.exec_driver_sql(statement)
+        for statement in (*migration.statements, *(migration.postgres if postgres else ())):
+            connection.execute(statement)
         if migration is BOUNDED_TIME:
-            connection.exec_driver_sql(f"UPDATE elastic_ledger SET generation = '{uuid4().hex}'")
-        connection.exec_driver_sql(f"UPDATE elastic_ledger SET version = {number}")
+            connection.execute(f"UPDATE elastic_ledger SET generation = '{uuid4().hex}'")
+        connection.execute(f"UPDATE elastic_ledger SET version = {number}")

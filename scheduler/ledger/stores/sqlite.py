@@ -22,10 +22,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
-from sqlalchemy import Connection, create_engine, event, exc
-from sqlalchemy.engine import URL
-from sqlalchemy.pool import NullPool
-
 from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
 
@@ -47,13 +43,10 @@ WRITE_MARK = "UPDATE elastic_ledger SET latest = :now, boot = :boot, ticks = :ti
 
 
 class SqliteRepository(SqlRepository):
-    """One transaction on the file, which has it to itself.
+    """One transaction on the file, which has it to itself."""
 
-    Statements go to the driver itself: SQLAlchemy's layers take three times as long as SQLite.
-    """
-
-    def __init__(self, connection: Connection, time: LedgerTime) -> None:
-        self._cursor = connection.connection.cursor()
+    def __init__(self, connection: sqlite3.Connection, time: LedgerTime) -> None:
+        self._cursor = connection.cursor()
         self._time = time
         self._mark, self.generation = mark_of(self.run(MARK)[0])
         self._now: float | None = None
@@ -63,7 +56,7 @@ class SqliteRepository(SqlRepository):
             self._cursor.executemany(sql, values)
             return []
         self._cursor.execute(sql, values or {})
-        return self._cursor.fetchall()  # type: ignore[return-value]
+        return self._cursor.fetchall()
 
     def lock(self, account: str) -> float:
         return self.now()
@@ -111,12 +104,7 @@ class SqliteStore(BaseStore):
         self._path, self._synchronous, self._timeout = Path(path), synchronous, timeout
         self._time, self._generation = LedgerTime(clock, elapsed), ""
         self._file: tuple[int, int] | None = None
-        url = URL.create("sqlite+pysqlite", database=str(path))
-        patience = {"timeout": timeout, "check_same_thread": False, "isolation_level": None}
-        self._engine = create_engine(url, poolclass=NullPool, connect_args=patience)
-        event.listen(self._engine, "connect", self._prepare)
-        event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-        self._connection: Connection | None = None
+        self._connection: sqlite3.Connection | None = None
         self._commits: GroupCommit[Job] = GroupCommit(f"ledger {path}", self._together, done=self._disconnect)
 
     async def _run(
@@ -132,29 +120,39 @@ class SqliteStore(BaseStore):
     async def aclose(self) -> None:
         """Finish what waits, and close the file."""
         await self._commits.aclose()
-        self._engine.dispose()
 
     # On the thread of the group commits
 
     def _together(self, jobs: list[Job]) -> list[Any]:
         try:
             connection = self._connected()
-            with connection.begin():
-                repository = SqliteRepository(connection, self._time)
-                self._generation = self._generation or repository.generation
-                if repository.generation != self._generation:
-                    raise forgot(f"the file {self._path}")
-                return [step(Transitions(repository), *args, **kwargs) for step, args, kwargs in jobs]
-        except exc.OperationalError as error:  # opening, BEGIN or COMMIT
-            self._disconnect()
-            raise self._said(error.orig) from error
-        except (exc.DBAPIError, sqlite3.Error) as error:
-            if len(jobs) > 1:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        try:
+            answers = self._steps(connection, jobs)
+        except sqlite3.Error as error:
+            connection.rollback()
+            if len(jobs) > 1:  # each of them is tried by itself
                 raise
-            self._disconnect()
-            raise self._said(error.orig if isinstance(error, exc.DBAPIError) else error) from error
+            raise self._failed(error) from error
+        except BaseException:
+            connection.rollback()
+            raise
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        return answers
 
-    def _connected(self) -> Connection:
+    def _steps(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Any]:
+        repository = SqliteRepository(connection, self._time)
+        self._generation = self._generation or repository.generation
+        if repository.generation != self._generation:
+            raise forgot(f"the file {self._path}")
+        return [step(Transitions(repository), *args, **kwargs) for step, args, kwargs in jobs]
+
+    def _connected(self) -> sqlite3.Connection:
         """The file; opened anew where another is there by now: a deleted one would take steps for ever."""
         if (there := self._there()) != self._file:
             self._disconnect()
@@ -163,16 +161,23 @@ class SqliteStore(BaseStore):
         if self._connection is None:
             with suppress(OSError):  # SQLite says what is wrong with it
                 make_private(self._path)  # its WAL is made with the same mode
-            connection = self._engine.connect()
-            try:
-                with connection.begin():
-                    migrate(connection, str(self._path))
-            except BaseException:
-                connection.close()
-                raise
-            self._connection, self._file = connection, self._there()
+            self._connection, self._file = self._open(), self._there()
             self.connections += 1
         return self._connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=self._timeout, check_same_thread=False, isolation_level=None
+        )
+        try:
+            self._prepare(connection)
+            connection.execute("BEGIN IMMEDIATE")
+            migrate(connection, str(self._path))
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _there(self) -> tuple[int, int] | None:
         """Which file is at the path; None: none."""
@@ -188,7 +193,7 @@ class SqliteStore(BaseStore):
             connection, self._connection = self._connection, None
             connection.close()
 
-    def _prepare(self, connection: sqlite3.Connection, _: object) -> None:
+    def _prepare(self, connection: sqlite3.Connection) -> None:
         """WAL: readers don't wait, and a commit is one append. Turning it on does not honour the timeout."""
         until = time.monotonic() + self._timeout
         while True:
@@ -201,7 +206,9 @@ class SqliteStore(BaseStore):
                 time.sleep(0.01)
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
 
-    def _said(self, error: BaseException | None) -> StoreError:
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        """Let go of the file, and say why in the store's words."""
+        self._disconnect()
         what = str(error)
         if "locked" in what or "busy" in what:
             hint = f"another process kept it for more than {self._timeout} s; a longer `timeout` waits longer"

@@ -154,15 +154,15 @@ async def test_a_connection_that_breaks_at_its_first_word(
         pytest.skip("the others have one connection from the start")
     store: Any = shared.open()
     await store.open([Spec("org", tokens=100)])
-    connect = store._engine.raw_connection
+    connect = store._connections.connect
 
     def broken() -> Any:
         monkeypatch.undo()
         line = connect()
-        line.driver_connection.close()
+        line.close()
         return line
 
-    monkeypatch.setattr(store._engine, "raw_connection", broken)
+    monkeypatch.setattr(store._connections, "connect", broken)
     with pytest.raises(StoreUnavailableError):
         await store.hold("k", "org", Amount(1), lease=10)
     assert isinstance(await store.hold("k", "org", Amount(1), lease=10), StoredHold)
@@ -182,7 +182,7 @@ async def test_a_full_disk_is_unavailable_and_heals(tmp_path: Path) -> None:
     """SQLite says so, nothing is torn, and there is room again once somebody made it."""
     store = open_store(tmp_path / "ledger.db")
     await store.open([Spec("org", tokens=10**6)])
-    connection = store._connection.connection.driver_connection  # type: ignore[attr-defined]
+    connection = store._connection  # type: ignore[attr-defined]
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
     steps = [store.hold(f"{n:0400}", "org", Amount(1), lease=1) for n in range(200)]
     refused = [

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
-import sqlalchemy
 
 from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores import open_store, sql
@@ -79,16 +78,16 @@ async def test_eight_processes_bring_it_up_to_date(fresh: str, monkeypatch: pyte
     """A ledger of the first version keeps what is in it."""
     with monkeypatch.context() as then:
         then.setattr(sql, "MIGRATIONS", MIGRATIONS[:1])
-        engine = sqlalchemy.create_engine(address(fresh))
-        with engine.begin() as connection:
-            sql.migrate(connection, fresh)
-            connection.exec_driver_sql("UPDATE elastic_ledger SET latest = 1000")
+        served = "://" in fresh
+        connected: Any = psycopg.connect(fresh) if served else sqlite3.connect(fresh)
+        with closing(connected) as connection, connection:
+            sql.migrate(connection, fresh, postgres=served)
+            connection.execute("UPDATE elastic_ledger SET latest = 1000")
             for name, closed in (("org", "false"), ("over", "true")):
                 caps = "100, NULL, NULL, NULL, NULL, 0, 7, 0, 0, 0, 7, 0, 0, 0"
-                connection.exec_driver_sql(
+                connection.execute(
                     f"INSERT INTO elastic_accounts VALUES ('{name}', NULL, '{name}', {caps}, {closed})"
                 )
-        engine.dispose()
     all_at_once(fresh)
     assert read(fresh, "SELECT version FROM elastic_ledger") == [(len(MIGRATIONS),)]
     assert read(fresh, "SELECT id, closed_at FROM elastic_accounts ORDER BY id") == [
@@ -213,11 +212,6 @@ def reads(place: Postgres) -> Reads:
     query = """SELECT sum(seq_scan)::int, sum(idx_tup_fetch)::int FROM pg_stat_user_tables
         WHERE relname IN ('elastic_accounts', 'elastic_holds')"""
     return Reads(*read(place.server.url, query)[0])
-
-
-def address(url: str) -> str:
-    """For SQLAlchemy."""
-    return url.replace("postgresql://", "postgresql+psycopg://") if "://" in url else f"sqlite:///{url}"
 
 
 def read(url: str, query: str) -> list[Any]:
