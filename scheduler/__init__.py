@@ -2,11 +2,21 @@
 
     from elastic_agent.scheduler import BudgetScheduler, task_budget
 
-The centre is plain synchronous code that is told the time: `ledger` (accounts and holds), `cost` (prices),
-`latency` (speeds), `curves`, `learnt` and `forecast` (what thinking is worth and what is still to come),
-`policies` (who gets how much; `baselines` and `oracle` to measure them by), `pool` (a price for what all
-tasks share), `plan` and `decide` (one decision), `dispatcher` (the queue). `task`, `call` and `scheduler`
-drive it on an event loop. Names are loaded when first used.
+Its rooms, from the ground up; each may import those above it in this list, and the core:
+
+ledger      what may be spent: accounts, holds, prices, durable stores
+latency     how fast: the speed of a model, and what a deadline leaves
+estimates   how much work: success curves, lengths, what is still to come
+policies    how thinking is shared
+allocation  one answer from one snapshot; reads only
+queueing    which call is next, and which task may enter
+runlog      what is written of a run
+dispatch    decides, and alone writes what was decided
+runtime     tasks and calls on an event loop
+analysis    what a recorded run says afterwards
+
+All but `runtime` and the stores is plain synchronous code that is told the time. Names are loaded when first
+used.
 """
 
 from __future__ import annotations
@@ -18,6 +28,7 @@ _HOME = {
     "AllocationPolicy": "policies.protocol",
     "BudgetScheduler": "runtime.scheduler",
     "CallReport": "runlog.report",
+    "CapAmounts": "runlog.report",
     "Curve": "estimates.success_curve",
     "CurveSet": "estimates.success_curve",
     "FixedCap": "policies.simple",
@@ -33,7 +44,6 @@ _HOME = {
     "TaskReport": "runlog.report",
     "Timing": "latency.slack",
     "Uniform": "policies.simple",
-    "Units": "runlog.report",
     "account": "ledger.durable.options",
     "current_task": "runtime.context",
     "default_scheduler": "runtime.scheduler",
@@ -46,6 +56,7 @@ __all__ = [
     "AllocationPolicy",
     "BudgetScheduler",
     "CallReport",
+    "CapAmounts",
     "CapExceededError",
     "Curve",
     "CurveSet",
@@ -65,7 +76,6 @@ __all__ = [
     "TaskReport",
     "Timing",
     "Uniform",
-    "Units",
     "UnknownPriceError",
     "account",
     "current_task",
@@ -96,7 +106,7 @@ if TYPE_CHECKING:
     from .policies.pacing import Pool
     from .policies.protocol import AllocationPolicy
     from .policies.simple import FixedCap, Uniform
-    from .runlog.report import CallReport, TaskReport, Units
+    from .runlog.report import CallReport, CapAmounts, TaskReport
     from .runtime.call import TaskCall
     from .runtime.context import current_task
     from .runtime.scheduler import BudgetScheduler, default_scheduler

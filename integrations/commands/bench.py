@@ -20,7 +20,7 @@ and what their solutions really used.
   all right   the chance that all calls are right (sum of log p), as granted;
               beside it that of the best split, and the difference: the regret
   right       how many calls are right, expected; beside it the most possible
-  told        answers that somebody has called right (call.outcome(True))
+  judged      answers that were correct, of those that got call.feedback(correct=)
 
 Both are valued by the success curves that the scheduler had. Whether these are
 true is another question, and hindsight does not know which answers would be right.

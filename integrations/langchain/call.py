@@ -20,7 +20,7 @@ from elastic_agent.prompts.markers import Opening
 from elastic_agent.scheduler import current_task
 from elastic_agent.scheduler.ledger.prices import Price, find_price
 from elastic_agent.scheduler.runtime.call import TaskCall
-from elastic_agent.scheduler.runtime.context import outside
+from elastic_agent.scheduler.runtime.context import count_outside_call
 
 from .errors import CallTimeoutError
 
@@ -142,7 +142,7 @@ class ModelCall:
         became_final = False
         async with aclosing(_until(deadline, call)) as events:
             async for event in events:
-                if isinstance(call, TaskCall) and call.turned and not became_final:
+                if isinstance(call, TaskCall) and call.became_final and not became_final:
                     became_final = True
                     yield BecameFinal()
                 yield event
@@ -162,7 +162,7 @@ class ModelCall:
         }
         task = current_task()
         if task is None:
-            outside()
+            count_outside_call()
             return Call(self.backend, self.prompt, asked, **how | {"wrap_up": options.wrap_up or None})
         return task.call(
             self.prompt,

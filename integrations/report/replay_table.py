@@ -66,7 +66,7 @@ def _verdict(path: str | Path, found: Replayed) -> Text:
 
 def _table(tasks: Sequence[Regret]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("task", "calls", "spent of cap", "all right", "best", "regret", "right", "best", "told"):
+    for name in ("task", "calls", "spent of cap", "all right", "best", "regret", "right", "best", "judged"):
         table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
     for task in tasks:
         table.add_row(
@@ -78,7 +78,7 @@ def _table(tasks: Sequence[Regret]) -> Table:
             f"{task.best_chance - task.chance:+.3f}",
             f"{task.right:.2f}",
             f"{task.best_right:.2f}",
-            f"{task.told_right}/{task.told}" if task.told else "",
+            f"{task.judged_correct}/{task.judged}" if task.judged else "",
         )
     return table
 

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from elastic_agent.scheduler.runlog.events import GRANTS
+from elastic_agent.scheduler.runlog.events import GRANTS, unknown_schema
 
 
 class RunLogError(ValueError):
@@ -23,7 +23,7 @@ def read_run(path: str | Path) -> list[dict[str, Any]]:
     """The events of a run, in order. A last line that a crash cut short is left out.
 
     Raises:
-        RunLogError: no such file, nothing in it, or a line in the middle that is not an event.
+        RunLogError: no such file, nothing in it, another schema, or a line in the middle that is no event.
     """
     try:
         raw = Path(path).read_bytes()
@@ -51,6 +51,8 @@ def read_run(path: str | Path) -> list[dict[str, Any]]:
         events.append(event)
     if not events:
         raise RunLogError(f"{path} holds no events: is it a run.jsonl?")
+    if (problem := unknown_schema(events[0])) is not None:
+        raise RunLogError(f"{path} {problem}")
     return events
 
 

@@ -78,11 +78,11 @@ class PrometheusLog:
         self._waited = Histogram(
             named("wait_seconds"), "From arrival to grant.", ["model"], buckets=SECONDS, registry=registry
         )
-        self._raised = Counter(
-            named("raises_total"), "Thinking limits raised while a call ran.", call, registry=registry
+        self._extended = Counter(
+            named("extended_total"), "Thinking limits extended while a call ran.", call, registry=registry
         )
-        self._lowered = Counter(
-            named("lowered_total"), "Thinking limits lowered for another call.", call, registry=registry
+        self._reduced = Counter(
+            named("reduced_total"), "Thinking limits reduced for another call.", call, registry=registry
         )
         self._seconds = Histogram(
             named("call_seconds"), "From grant to end.", ["model"], buckets=SECONDS, registry=registry
@@ -122,11 +122,11 @@ class PrometheusLog:
         self._of(self._granted, *_call(event)).observe(event["granted"]["thinking"])
         self._of(self._waited, event["model"]).observe(event["why"]["waited"])
 
-    def _on_raised(self, event: Event) -> None:
-        self._of(self._raised, *_call(event)).inc()
+    def _on_extended(self, event: Event) -> None:
+        self._of(self._extended, *_call(event)).inc()
 
-    def _on_lowered(self, event: Event) -> None:
-        self._of(self._lowered, *_call(event)).inc()
+    def _on_reduced(self, event: Event) -> None:
+        self._of(self._reduced, *_call(event)).inc()
 
     def _on_refused(self, event: Event) -> None:
         self._of(self._calls, *_call(event), "refused").inc()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from elastic_agent.usage import Probes, Usage, worst_input
 from elastic_agent.validation import integer, one_of, real
 
+from ..estimates.agent_history import History
 from ..estimates.call_stats import UsageStats
 from ..estimates.online_curves import Curves, LearntCurves, Seen
 from ..estimates.success_curve import Curve, prior
@@ -128,6 +129,43 @@ class TaskState:
             past.learn(self.forecast.made, None if self.said is None else self.said[0])
 
 
+def build_task_state(
+    name: str,
+    account: Account,
+    policy: AllocationPolicy,
+    *,
+    parent: TaskState | None = None,
+    past: History | None = None,
+    now: float = 0.0,
+    key: str | None = None,
+    value: float | None = None,
+    final_solution: int | None = None,
+    parallel: Iterable[str] = (),
+    emit: Callable[[dict[str, Any]], None] | None = None,
+) -> TaskState:
+    """The state of a task that opens now; what it doesn't say is as of the task around it.
+
+    Args:
+        past: what is known of its agent.
+        key, value: None: those of `parent`; without one, a key of its own, and 1.
+    """
+    if parent is not None:
+        key, value = key or parent.key, value or parent.value
+    return TaskState(
+        name,
+        account,
+        Forecast(None if parent is None else parent.forecast, past=past),
+        policy,
+        final_solution=final_solution,
+        parent=parent,
+        key=key or account.id,
+        parallel=frozenset(parallel),
+        zero=now if parent is None else parent.zero,
+        emit=emit,
+        value=value or 1.0,
+    )
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """A call that asks for tokens.
@@ -197,6 +235,96 @@ class Request:
         """The smallest solution that is worth a call; a final answer takes what was reserved for it."""
         least = min(self.solution, MIN_SOLUTION)
         return min(least, self.task.final_size) if self.final else least
+
+
+@dataclass(frozen=True, slots=True)
+class CallTerms:
+    """What a user says of a call, beside its prompt and its limits: the arguments of `Task.call`.
+
+    Raises:
+        InvalidValueError: one of them is of the wrong type or out of range.
+    """
+
+    kind: str = "call"
+    final: bool = False
+    weight: float = 1.0
+    priority: int = 0
+    on_exhausted: OnExhausted = "shrink"
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        weight, priority = check_terms(self.weight, self.priority, self.on_exhausted)
+        object.__setattr__(self, "weight", weight)
+        object.__setattr__(self, "priority", priority)
+
+
+@dataclass(frozen=True, slots=True)
+class CallSize:
+    """The tokens of a call: `thinking` and `solution` are the most that it may have; see `Request`."""
+
+    prompt: int
+    thinking: int
+    solution: int
+    close: int = 0
+    fresh: int | None = None
+    probes: Probes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of the model that a call goes to; see `Request`."""
+
+    name: str
+    curves: Curves
+    latency: Speeds
+    usage_stats: UsageStats
+    price: Price | None = None
+    endpoint: Endpoint | None = None
+
+
+def build_request(
+    task: TaskState,
+    size: CallSize,
+    model: ModelFacts,
+    terms: CallTerms,
+    *,
+    around: frozenset[str] = frozenset(),
+    lower: Callable[[], None] | None = None,
+    before: Request | None = None,
+) -> Request:
+    """A call's request to its dispatcher.
+
+    Args:
+        before: an earlier request of the same call, which now asks once more: it keeps its number.
+    """
+    fresh = size.prompt if size.fresh is None else size.fresh
+    request = Request(
+        task=task,
+        kind=terms.kind,
+        prompt=size.prompt,
+        fresh=fresh if before is None else before.fresh,
+        close=size.close,
+        solution=size.solution,
+        thinking=size.thinking,
+        curves=model.curves,
+        price=model.price,
+        latency=model.latency,
+        usage_stats=model.usage_stats,
+        wake=lambda: None,
+        lower=lower,
+        final=terms.final,
+        weight=terms.weight,
+        priority=terms.priority,
+        on_exhausted=terms.on_exhausted,
+        around=around,
+        model=model.name,
+        label=terms.label,
+        endpoint=model.endpoint,
+        probes=size.probes,
+    )
+    if before is not None:
+        request.number, request.declared = before.number, before.declared
+    return request
 
 
 @dataclass(slots=True, eq=False)

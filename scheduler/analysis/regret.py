@@ -54,7 +54,7 @@ class Regret:
         chance, best_chance, bound: that all calls are right: as granted, by the best split, and by the
             relaxation that no split can beat.
         right, best_right: how many calls are right, expected.
-        told, told_right: how many outcomes were told, and how many of these were right.
+        judged, judged_correct: how many answers got feedback, and how many of these were correct.
         guessed: calls of kinds that no curve was measured or learnt for: those count by the prior.
         lost: None where no grant is worse than hindsight's.
         why_not: why there is nothing to compare.
@@ -63,8 +63,8 @@ class Regret:
     task: str
     calls: int
     refused: int
-    told: int
-    told_right: int
+    judged: int
+    judged_correct: int
     guessed: int = 0
     unit: Literal["tokens", "usd"] | None = None
     cap: float = 0.0
@@ -85,7 +85,7 @@ class _Call:
     granted: int = 0
     settled: Event | None = None
     refused: bool = False
-    right: bool | None = None
+    correct: bool | None = None
 
     @property
     def sent(self) -> bool:
@@ -152,7 +152,7 @@ def _tasks(found: Replayed) -> list[_Task]:
                 calls[at] = _Call(event, curve)
                 tasks[event["id"]].calls.append(calls[at])
             calls[at].asked, calls[at].refused = event, False
-        elif name in (*GRANTS, "settled", "refused", "outcome"):
+        elif name in (*GRANTS, "settled", "refused", "feedback"):
             call = calls[event["id"], event["call"]]
             if name in GRANTS:
                 call.granted = event["granted"]["thinking"]
@@ -161,20 +161,20 @@ def _tasks(found: Replayed) -> list[_Task]:
             elif name == "refused":
                 call.refused = True
             else:
-                call.right = event["right"]
+                call.correct = event["correct"]
     return list(tasks.values())
 
 
 def _regret(task: _Task) -> Regret:
     known = list(task.all_calls())
     calls = [call for call in known if call.sent]
-    told = [call.right for call in calls if call.right is not None]
+    judged = [call.correct for call in calls if call.correct is not None]
     base: dict[str, Any] = {
         "task": task.opened["task"],
         "calls": len(calls),
         "refused": sum(call.refused for call in known),
-        "told": len(told),
-        "told_right": sum(told),
+        "judged": len(judged),
+        "judged_correct": sum(judged),
         "guessed": sum(not call.curve.measured for call in calls),
     }
     caps: Mapping[str, float | None] = {

@@ -17,14 +17,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from elastic_agent.errors import ElasticError
 from elastic_agent.usage import Probes, Usage
 
-from ..allocation.request import Request, Running, TaskState
+from ..allocation.request import (
+    CallSize,
+    CallTerms,
+    ModelFacts,
+    Request,
+    Running,
+    TaskState,
+    build_request,
+    build_task_state,
+)
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.revision import Extension
 from ..estimates.agent_history import Histories, History
@@ -32,7 +41,6 @@ from ..estimates.call_stats import UsageStats
 from ..estimates.lengths import Lengths
 from ..estimates.online_curves import Curves, LearntCurves
 from ..estimates.success_curve import Curve, CurveSet
-from ..estimates.workload import Forecast
 from ..latency.model import Speed
 from ..latency.slack import Timing
 from ..ledger.accounts import Account
@@ -42,10 +50,11 @@ from ..policies import POLICIES
 from ..policies.pacing import Pacing, Pool
 from ..policies.protocol import AllocationPolicy
 from ..queueing.endpoint import Endpoint
-from ..runlog.events import GRANTS, Event, as_line
-from ..runlog.recorder import FOREIGN, SCHEMA
+from ..runlog.events import GRANTS, Event, as_line, unknown_schema
+from ..runlog.recorder import FOREIGN
 
 DECISIONS = (*GRANTS, "waiting", "refused", "task_refused")
+TERMS = tuple(term.name for term in fields(CallTerms))
 READINGS = ("speed", "progress")
 """Events that stand before or among what a step wrote: they tell nothing by themselves."""
 
@@ -111,12 +120,8 @@ def replay(
             f"{path} does not begin with scheduler_opened. Only a file that BudgetScheduler(log=) writes can "
             f"be replayed: one task's own (task(log=)) lacks what its decisions shared with other tasks"
         )
-    schema = events[0].get("schema")
-    if schema != SCHEMA:
-        raise ReplayError(
-            f"{path} has schema {schema}, and this version knows {SCHEMA}: it was written by "
-            f"elastic-agent {events[0].get('version')}; replay it with that"
-        )
+    if (problem := unknown_schema(events[0])) is not None:
+        raise ReplayError(f"{path} {problem}")
     known = {getattr(policy, "__name__", name): policy for name, policy in POLICIES.items()}
     run = _Replay(lines, events, {**known, **(policies or {})})
     run.run()
@@ -148,10 +153,10 @@ def _parsed(line: str, number: int, path: str | Path) -> Event:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A call of the log: its latest request, and its latest raise."""
+    """A call of the log: its latest request, and its latest extension."""
 
     request: Request
-    raised: Extension | None = None
+    extension: Extension | None = None
 
     @property
     def running(self) -> Running:
@@ -197,7 +202,7 @@ class _Replay:
     dispatcher: Dispatcher = field(init=False)
     curves: dict[str, Curves] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
-    books: dict[int, TaskState] = field(default_factory=dict)
+    tasks: dict[int, TaskState] = field(default_factory=dict)
     calls: dict[tuple[int, int], _Call] = field(default_factory=dict)
     accounts: dict[str, Account] = field(default_factory=dict)
     histories: Histories = field(default_factory=Histories)
@@ -290,7 +295,7 @@ class _Replay:
         self.dispatcher.looked(list(self.accounts.values()), event["now"])
 
     def _on_task_opened(self, event: Event) -> None:
-        parent = None if event["within"] is None else self.books[event["within"]]
+        parent = None if event["within"] is None else self.tasks[event["within"]]
         above = event["account"]
         account = self.dispatcher.ledger.open(
             event["task"],
@@ -300,20 +305,20 @@ class _Replay:
             seconds=event["caps"].get("seconds"),
             now=event["now"],
         )
-        state = TaskState(
+        state = build_task_state(
             event["task"],
             account,
-            Forecast(parent.forecast if parent else None, past=self._history(event)),
             self._policy(event["policy_is"]),
-            final_solution=event["final_solution"],
             parent=parent,
+            past=self._history(event),
+            now=event["now"],
             key=event["key"],
-            parallel=frozenset(event["parallel"]),
             value=event["value"],
-            zero=parent.zero if parent else event["now"],
+            final_solution=event["final_solution"],
+            parallel=event["parallel"],
             emit=self.hear,
         )
-        self.books[event["id"]] = state
+        self.tasks[event["id"]] = state
         endpoint = None if event["endpoint"] is None else self._endpoint(event)
         about = {"agent": event["agent"], "started": event["started"]}
         with suppress(ElasticError):  # a refusal, which has been written down
@@ -324,60 +329,57 @@ class _Replay:
     _on_task_refused = _on_task_opened
 
     def _on_task_closing(self, event: Event) -> None:
-        self.dispatcher.dismiss(self.books[event["id"]], event["now"])
+        self.dispatcher.dismiss(self.tasks[event["id"]], event["now"])
 
     def _on_task_closed(self, event: Event) -> None:
-        self.dispatcher.close(self.books[event["id"]], event["now"], event["error"])
+        self.dispatcher.close(self.tasks[event["id"]], event["now"], event["error"])
 
     def _on_expected(self, event: Event) -> None:
-        self.dispatcher.expect(self.books[event["id"]], event["kinds"], event["now"])
+        self.dispatcher.expect(self.tasks[event["id"]], event["kinds"], event["now"])
 
     def _on_pump(self, event: Event) -> None:
         self.dispatcher.pump_at(event["root"], event["account"], event["now"])
 
     def _on_asked(self, event: Event) -> None:
-        endpoint, price, again = self._endpoint(event), event["price"], event["again"]
-        request = Request(
-            task=self.books[event["id"]],
-            kind=event["kind"],
-            prompt=event["prompt"],
-            fresh=event["fresh"],
-            close=event["close"],
-            solution=event["solution"],
-            thinking=event["thinking"],
-            curves=self.curves[event["model"]],
-            price=None if price is None else Price(*price),
-            latency=endpoint.latency,
-            usage_stats=endpoint.usage_stats,
-            wake=lambda: None,
-            probes=None if event["probes"] is None else Probes(*event["probes"]),
-            lower=(lambda: None) if event["steerable"] else None,
-            final=event["final"],
-            weight=event["weight"],
-            priority=event["priority"],
-            on_exhausted=event["on_exhausted"],
+        endpoint, price, at = self._endpoint(event), event["price"], (event["id"], event["call"])
+        request = build_request(
+            self.tasks[event["id"]],
+            CallSize(
+                event["prompt"],
+                event["thinking"],
+                event["solution"],
+                event["close"],
+                event["fresh"],
+                None if event["probes"] is None else Probes(*event["probes"]),
+            ),
+            ModelFacts(
+                event["model"],
+                self.curves[event["model"]],
+                endpoint.latency,
+                endpoint.usage_stats,
+                None if price is None else Price(*price),
+                endpoint if event["queued"] else None,
+            ),
+            CallTerms(**{name: event[name] for name in TERMS}),
             around=frozenset(event["around"]),
-            model=event["model"],
-            label=event["label"],
-            number=0 if again is None else event["call"],
-            declared=bool(again),
-            endpoint=endpoint if event["queued"] else None,
+            lower=(lambda: None) if event["steerable"] else None,
+            before=None if event["again"] is None else self.calls[at].request,
         )
-        self.calls[event["id"], event["call"]] = _Call(request)
+        self.calls[at] = _Call(request)
         self.dispatcher.submit(request, event["now"])
 
     def _on_withdrawn(self, event: Event) -> None:
         self.dispatcher.withdraw(self._call(event).request, event["now"])
 
-    def _on_asked_more(self, event: Event) -> None:
+    def _on_limit_reached(self, event: Event) -> None:
         call = self._call(event)
-        call.raised = self.dispatcher.more(call.running, event["used"], event["now"])
+        call.extension = self.dispatcher.more(call.running, event["used"], event["now"])
 
-    def _on_dropped(self, event: Event) -> None:
+    def _on_extension_dropped(self, event: Event) -> None:
         call = self._call(event)
-        if call.raised is None:
-            raise ValueError("it was not raised")
-        self.dispatcher.drop(call.running, call.raised, event["now"])
+        if call.extension is None:
+            raise ValueError("it was not extended")
+        self.dispatcher.drop(call.running, call.extension, event["now"])
 
     def _on_settled(self, event: Event) -> None:
         running, now = self._call(event).running, event["now"]
@@ -396,8 +398,8 @@ class _Replay:
             learn=Usage(**learn) if learn and event["answered"] else None,
         )
 
-    def _on_outcome(self, event: Event) -> None:
-        self.dispatcher.told(self._call(event).running, event["right"], event["now"])
+    def _on_feedback(self, event: Event) -> None:
+        self.dispatcher.told(self._call(event).running, event["correct"], event["now"])
 
     # Inside
 

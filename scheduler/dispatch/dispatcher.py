@@ -256,7 +256,7 @@ class Dispatcher:
         """Whether the answer of a call was right: what nobody but its user can know."""
         with self.ledger.lock:
             self.record.step += 1
-            self.record.call(running.request, "outcome", now, right=right, now=now)
+            self.record.call(running.request, "feedback", now, correct=right, now=now)
             running.told(right)
 
     def more(self, running: Running, used: int, now: float) -> Extension | None:
@@ -272,11 +272,11 @@ class Dispatcher:
             if running.done:
                 return None
             self.record.step += 1
-            self.record.call(running.request, "asked_more", now, used=used, now=now)
+            self.record.call(running.request, "limit_reached", now, used=used, now=now)
             raised = self._raiser.more(running, used, now)
             if raised is not None:
                 self._pace(running, running.expected, now)
-                self.record.granted("raised", running, now, used=used)
+                self.record.granted("extended", running, now, used=used)
             return raised
 
     def drop(self, running: Running, raised: Extension, now: float) -> None:
@@ -285,7 +285,7 @@ class Dispatcher:
             self.record.step += 1
             self._raiser.drop(running, raised)
             self._pace(running, running.expected, now)
-            self.record.granted("dropped", running, now, now=now)
+            self.record.granted("extension_dropped", running, now, now=now)
             self._pump(running.request.task.account, running.request.task.account.path[-1].id, now)
 
     # Tasks
@@ -447,7 +447,7 @@ class Dispatcher:
                 lowered = True
                 self._pace(running, running.expected, now)
                 why = f"call {request.number} ({request.kind}) of {request.task.name!r} came and lacks tokens"
-                self.record.granted("lowered", running, now, why, before=before)
+                self.record.granted("reduced", running, now, why, before=before)
                 assert running.request.lower is not None
                 running.request.lower()
         return lowered

@@ -2,7 +2,7 @@
 
     curves = LearntCurves("my-model")
     BudgetScheduler(backend, curves=curves)        # every finished call teaches it
-    call.outcome(True)                             # whoever knows whether the answer was right says so
+    call.feedback(correct=True)                    # its user knows whether the answer was correct
 
 A call shows how long the model thinks, unless we cut it: then only that it would have thought longer. Those
 lengths are right-censored, and `kaplan_meier` is the estimate for such. With F(t) the share that has ended by

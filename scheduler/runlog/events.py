@@ -1,21 +1,21 @@
-"""Every decision as an event: JSON-ready dicts, to a file (`run.jsonl`) or to whoever listens.
+"""Every decision as an event: JSON-ready dicts, to a file (`run.jsonl`) or to functions that listen.
 
 One object a line, flushed as it happens: a run that is killed leaves a log that is complete so far. Times
-(`at`, `deadline`) are seconds since the outermost task of the tree was opened. Everybody who listens hears
+(`at`, `deadline`) are seconds since the outermost task of the tree was opened. Every listener hears
 
     task_opened   task, parent, agent, caps, started (wall clock, for people), expect, final_solution, policy
     task_refused  as task_opened, and error, reason, needed, available
     asked         call, kind, prompt, fresh, thinking, solution, ...    a call arrives
     waiting       call, kind, reason, left                              once a call
     grant         call, kind, granted {thinking, solution}, hold, left, policy, last, deadline, reason, why
-    asked_more    call, kind, used                                      it has thought up to its limit
-    raised        as grant, and used                                    it thinks on; the hold is all it has
-    dropped       as grant                                              a store had no room for that raise
-    lowered       as grant, and before                                  it shall think less: another lacks it
+    limit_reached      call, kind, used                                 it has thought up to its limit
+    extended           as grant, and used                               it thinks on; the hold is all it has
+    extension_dropped  as grant                                         a store had no room for the extension
+    reduced            as grant, and before                             another call lacks what it holds
     refused       call, kind, error, reason, needed, available
     withdrawn     call, kind                                            its caller went before it was granted
     settled       call, kind, used {...}, charged, refund, outcome, answered, seconds, left
-    outcome       call, kind, right                                     its user has said so
+    feedback      call, kind, correct                                   its user has said so
     expected      task, kinds                                           declared after the opening
     task_closing  task                                                  it takes no more calls
     task_closed   task, spent, calls, error
@@ -51,11 +51,23 @@ Event = dict[str, Any]
 Sink = Callable[[Event], None]
 Log = str | Path | Sink | Sequence[str | Path | Sink] | None
 """Where events go: a path (the file is made anew), a function, several of these, or nowhere. A function is
-called while the books are locked: it must be quick, and must not ask for tokens."""
+called while the ledger is locked: it must be quick, and must not ask for tokens."""
 
 
-GRANTS = ("grant", "raised", "dropped", "lowered")
+SCHEMA = 2
+"""Of the events: the number grows when an older version could not read or replay a log any more."""
+GRANTS = ("grant", "extended", "extension_dropped", "reduced")
 """Events that say what a call may use from here on."""
+
+
+def unknown_schema(event: Event) -> str | None:
+    """Why this version can't read the log that begins with this event; None: it can."""
+    if event.get("event") != "scheduler_opened" or event.get("schema") == SCHEMA:
+        return None
+    return (
+        f"has schema {event.get('schema')}, and this version knows {SCHEMA}: it was written by elastic-agent "
+        f"{event.get('version')}; read it with that version"
+    )
 
 
 def as_line(event: Event) -> str:

@@ -35,11 +35,7 @@ from ..ledger.ledger import Ledger
 from ..policies.pacing import Pacing
 from ..policies.protocol import AllocationPolicy
 from ..queueing.endpoint import Endpoint
-from .events import Sink
-
-SCHEMA = 2
-"""Of the events; it grows when an older version could not replay a log any more."""
-
+from .events import SCHEMA, Sink
 
 FOREIGN = "of another scheduler"
 """Instead of the name of an endpoint, or of what is known of an agent, that this log holds nothing of."""

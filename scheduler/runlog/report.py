@@ -15,16 +15,16 @@ from ..ledger.amounts import INFINITY, Room
 
 
 @dataclass(frozen=True, slots=True)
-class Units:
-    """An amount in the three units of `Caps`; None where it isn't capped or isn't known."""
+class CapAmounts:
+    """An amount in each unit of `Caps`; None where the unit isn't capped, or the amount isn't known."""
 
     tokens: int | None = None
     usd: Decimal | None = None
     seconds: float | None = None
 
     @classmethod
-    def of(cls, room: Room, now: float) -> Units:
-        """What is left where there is this room: no less than nothing."""
+    def of(cls, room: Room, now: float) -> CapAmounts:
+        """What a room holds, and at least nothing."""
         return cls(
             None if room.tokens is None else max(0, room.tokens),
             None if room.nano is None else to_usd(max(0, room.nano)),
@@ -95,8 +95,8 @@ class TaskReport:
     """A task and its sub-tasks; `str()` is a plain table, rich prints a nicer one."""
 
     name: str
-    caps: Units
-    spent: Units
+    caps: CapAmounts
+    spent: CapAmounts
     calls: Sequence[CallReport]
 
     def to_dict(self) -> dict[str, Any]:

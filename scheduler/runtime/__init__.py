@@ -1,13 +1,16 @@
-"""The scheduler on an event loop: tasks, calls, deadlines.
+"""The scheduler on an event loop: tasks, calls, deadlines. May import every other room but analysis.
 
-scheduler        what tasks share
-task             a scope with caps, in which calls are granted tokens
-task_budget      a task without ceremony
-context          which task a piece of code belongs to
-uncounted        models inside a task that the task can't count
-call             one call of a backend: granted, run, steered, settled
-external_call    one call of a model that another library drives
-acquire          waits for a grant
-engine_priority  how urgent a call is to an engine that serves many at once
-offline_task     grants without an event loop
+scheduler            what tasks share
+task                 a scope with caps, in which calls are granted tokens
+task_terms           what a user says of a task
+task_budget          a task in one line
+context              which task a piece of code belongs to
+uncounted            models inside a task that the task can't count
+held_call            what all calls have in common: granted, extended, settled once
+call                 a call of one of our backends, driven token by token
+external_call        a call of a model that another library drives
+acquire              waits for a grant
+deadline_controller  moves a running call's limits as its deadline nears
+engine_priority      how urgent a call is to an engine that serves many at once
+offline_task         grants without an event loop
 """

@@ -16,9 +16,9 @@ asyncio task (or thread) without it is the generator's reader, and is outside. E
 tasks that are spawned on an event loop get it as the stack of their creation says. A generator that
 `contextlib` or a test's fixture resumes is a context manager in disguise, not one that is read.
 
-What can't be seen that way is told when the scope is left, by `ScopeError`, or by a warning where the calls
-may be somebody else's: calls on threads that were started without a context (a bare `ThreadPoolExecutor`),
-and a scope that is entered on one thread while its calls are made on another.
+What can't be seen that way raises `ScopeError` when the scope is left, or a warning where the calls may
+belong to other code: calls on threads that were started without a context (a bare `ThreadPoolExecutor`), and
+a scope that is entered on one thread while its calls are made on another.
 """
 
 from __future__ import annotations
@@ -40,47 +40,46 @@ from elastic_agent.errors import ScopeError
 if TYPE_CHECKING:
     from .task import Task
 
-_current: ContextVar[Scope | None] = ContextVar("elastic_agent_task", default=None)
-_stepped: dict[FrameType, list[Scope]] = {}
+_current: ContextVar[TaskScope | None] = ContextVar("elastic_agent_task", default=None)
+_scopes_by_generator: dict[FrameType, list[TaskScope]] = {}
 """Open scopes that were entered beneath a generator, by its frame, innermost last."""
-_lock = (
-    threading.RLock()
-)  # a generator that is collected as garbage leaves its scope in the middle of anything
+_lock = threading.RLock()  # re-entrant: a generator may be collected, and leave its scope, at any moment
 Uncounted = Literal["warn", "refuse", "ignore"]
 """What becomes of a LangChain model that is called inside of a task and can't be counted: a warning (one for
 each task and class of model), an error before the call is sent, or nothing."""
 counted_call: ContextVar[bool] = ContextVar("elastic_agent_counted_call", default=False)
-"""A counted model is being called: what its library calls by itself is part of the call."""
-_known: ContextVar[bool] = ContextVar("elastic_agent_known", default=False)
+"""Whether a counted model is being called: what its library calls meanwhile is part of that call."""
+_has_context: ContextVar[bool] = ContextVar("elastic_agent_known", default=False)
 """False in the empty context of a thread that was started without one."""
-_known.set(True)
-_outside, _outside_bare = 0, 0
-"""Calls of counted models that belonged to no task, so far; those of them on threads without a context."""
+_has_context.set(True)
+_outside_calls, _outside_without_context = 0, 0
+"""Calls of counted models so far that belonged to no task, and how many of them came from threads without a
+context."""
 
 
-class Scope:
+class TaskScope:
     """One `with` around a piece of code that belongs to a task; it neither opens nor closes the task."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self._left = False
+        self._exited = False
         self._generator: FrameType | None = None
-        self._passed = False
+        self._bypassed = False
 
     def __enter__(self) -> None:
-        self._before = _current.get()
-        self._around = current_scope()
+        self._previous = _current.get()
+        self._enclosing = current_scope()
         self._generator = _generator_of(sys._getframe(1))
         self._runner = _runner()
-        self._outside, self._outside_bare = _outside, _outside_bare
+        self._outside_calls, self._outside_without_context = _outside_calls, _outside_without_context
         _current.set(self)
-        _known.set(True)
+        _has_context.set(True)
         if "langchain_core.callbacks.manager" in sys.modules:
             import_module("elastic_agent.scheduler.runtime.uncounted")
         if self._generator is not None:
             with _lock:
-                _stepped.setdefault(self._generator, []).append(self)
-            _follow_spawned()
+                _scopes_by_generator.setdefault(self._generator, []).append(self)
+            _install_task_factory()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -91,35 +90,35 @@ class Scope:
             ScopeError: none of the task's calls was made, and others that were probably meant for it were
                 made outside of any task.
         """
-        self._left = True
+        self._exited = True
         if self._generator is not None:
             with _lock:
-                _stepped[self._generator].remove(self)
-                if not _stepped[self._generator]:
-                    del _stepped[self._generator]
+                _scopes_by_generator[self._generator].remove(self)
+                if not _scopes_by_generator[self._generator]:
+                    del _scopes_by_generator[self._generator]
         here = _current.get()
         if here is self:
-            before = self._before
-            while before is not None and before._left:  # scopes were left in another order than entered
-                before = before._before
+            before = self._previous
+            while before is not None and before._exited:  # scopes were left in another order than entered
+                before = before._previous
             _current.set(before)
-        elif here is None or not here._entered_in(self):
-            self._passed = True
-        bare = _outside_bare - self._outside_bare
-        missed = _outside - self._outside if self._passed else bare
+        elif here is None or not here._is_within(self):
+            self._bypassed = True
+        bare = _outside_without_context - self._outside_without_context
+        missed = _outside_calls - self._outside_calls if self._bypassed else bare
         if missed and not isinstance(error, GeneratorExit):
-            self._tell(missed, error, reader=here is self and not bare)
+            self._report_missed(missed, error, reader=here is self and not bare)
 
-    def _entered_in(self, other: Scope) -> bool:
-        """Whether it was entered where `other` was current, at any depth."""
-        scope: Scope | None = self
+    def _is_within(self, other: TaskScope) -> bool:
+        """Whether this scope was entered where `other` was current, at any depth."""
+        scope: TaskScope | None = self
         while scope is not None and scope is not other:
-            scope = scope._around
+            scope = scope._enclosing
         return scope is other
 
-    def _tell(self, missed: int, error: BaseException | None, *, reader: bool) -> None:
-        """Calls may have gone by: raise where the task had none at all. Where it had some, warn, unless the
-        others can only be those of a generator's reader."""
+    def _report_missed(self, missed: int, error: BaseException | None, *, reader: bool) -> None:
+        """Raise where the task had no call at all; warn where it had some, unless the missed calls can only
+        be those of a generator's reader."""
         said = (
             f"while task {self.task.name!r} was open, {missed} model calls were made outside of any task, in "
             f"code that its scope did not reach: if they were meant for it, its caps did not hold. Enter the "
@@ -131,38 +130,40 @@ class Scope:
         if not reader:
             warnings.warn(said, RuntimeWarning, stacklevel=4)
 
-    def _read_here(self, stack: dict[FrameType, None]) -> bool:
+    def _is_read_here(self, stack: dict[FrameType, None]) -> bool:
         """Whether the code with this call stack reads the generator that the scope is in."""
         return self._generator is not None and self._generator not in stack and self._runs_here()
 
-    def _abandoned_here(self) -> bool:
-        """Whether it was left with its generator, and is still set in the context of the reader."""
-        return self._left and self._generator is not None and (self._runs_here() or _asyncio_task() is None)
+    def _is_abandoned_here(self) -> bool:
+        """Whether the scope was left with its generator, and is still set in the context of the reader."""
+        return self._exited and self._generator is not None and (self._runs_here() or _asyncio_task() is None)
 
     def _runs_here(self) -> bool:
         return self._runner == (threading.get_ident() if isinstance(self._runner, int) else _runner())
 
 
-def current_scope() -> Scope | None:
+def current_scope() -> TaskScope | None:
     """The innermost scope that this code is in; None outside of any."""
     scope = _current.get()
-    if not _stepped and (scope is None or not scope._left):
+    if not _scopes_by_generator and (scope is None or not scope._exited):
         return scope
     return _resolved(scope, sys._getframe(1))
 
 
-def _resolved(scope: Scope | None, frame: FrameType | None) -> Scope | None:
+def _resolved(scope: TaskScope | None, frame: FrameType | None) -> TaskScope | None:
     """The scope of code with the call stack that ends in `frame`, where the context variable says `scope`."""
     stack: dict[FrameType, None] = {}
     while frame is not None:
         stack[frame] = None
         frame = frame.f_back
-    while scope is not None and (scope._abandoned_here() or scope._read_here(stack)):
-        scope._passed = True
-        scope = scope._before
+    while scope is not None and (scope._is_abandoned_here() or scope._is_read_here(stack)):
+        scope._bypassed = True
+        scope = scope._previous
     with _lock:
-        found = next((_stepped[frame][-1] for frame in stack if frame in _stepped), None)
-    if found is not None and (scope is None or not scope._entered_in(found)):
+        found = next(
+            (_scopes_by_generator[frame][-1] for frame in stack if frame in _scopes_by_generator), None
+        )
+    if found is not None and (scope is None or not scope._is_within(found)):
         return found
     return scope
 
@@ -174,8 +175,8 @@ def current_task() -> Task | None:
 
 
 def task_context() -> Context:
-    """A copy of this context for code that runs elsewhere, on another thread's loop, say: in it this code's
-    task is current."""
+    """A copy of this context, in which this code's task is current, for code that runs elsewhere: on another
+    thread's loop, say."""
     context = copy_context()
     scope = current_scope()
     if scope is not context.get(_current):
@@ -184,20 +185,20 @@ def task_context() -> Context:
 
 
 def check_uncounted(way: Uncounted | None) -> None:
-    """Refuse another word.
+    """Refuse a value that is none of `Uncounted`.
 
     Raises:
-        ValueError: it is none of `Uncounted`.
+        ValueError: it is none of them, and not None.
     """
     if way is not None and way not in get_args(Uncounted):
         raise ValueError(f"uncounted must be one of {', '.join(get_args(Uncounted))}, not {way!r}")
 
 
-def outside() -> None:
-    """A counted model tells that a call of it is in no task."""
-    global _outside, _outside_bare
-    _outside += 1
-    _outside_bare += not _known.get()
+def count_outside_call() -> None:
+    """Count a call of a counted model that is in no task."""
+    global _outside_calls, _outside_without_context
+    _outside_calls += 1
+    _outside_without_context += not _has_context.get()
 
 
 def _asyncio_task() -> asyncio.Task[Any] | None:
@@ -215,7 +216,7 @@ def _runner() -> object:
 
 _GENERATOR = CO_GENERATOR | CO_ASYNC_GENERATOR
 _MAKE_MANAGERS = ("contextlib", "_pytest.fixtures", "pytest_asyncio.plugin")
-"""Modules that make context managers of generators."""
+"""Modules that make context managers of generators: a generator that they resume isn't there to be read."""
 
 
 def _generator_of(frame: FrameType | None) -> FrameType | None:
@@ -230,7 +231,7 @@ def _generator_of(frame: FrameType | None) -> FrameType | None:
     return None
 
 
-class _Spawn:
+class _TaskFactory:
     """A loop's task factory: a task is spawned with the scope that its creator's call stack says.
 
     The context of a generator's step knows nothing of the generator's scope, and that of its reader may have
@@ -243,7 +244,7 @@ class _Spawn:
     def __call__(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
         given: Context | None = options.get("context")
         said = _current.get() if given is None else given.get(_current)
-        if _stepped or (said is not None and said._left):
+        if _scopes_by_generator or (said is not None and said._exited):
             scope = _resolved(said, sys._getframe(1))
             if scope is not said:
                 if given is None:
@@ -252,7 +253,7 @@ class _Spawn:
         return self._under(loop, coro, **options)
 
     def _spawn(
-        self, scope: Scope | None, loop: asyncio.AbstractEventLoop, coro: Any, options: dict[str, Any]
+        self, scope: TaskScope | None, loop: asyncio.AbstractEventLoop, coro: Any, options: dict[str, Any]
     ) -> Any:
         _current.set(scope)
         return self._under(loop, coro, **options)
@@ -262,11 +263,11 @@ def _plain_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> a
     return asyncio.Task(coro, loop=loop, **options)
 
 
-def _follow_spawned() -> None:
-    """Have this event loop spawn tasks by `_Spawn` from now on."""
+def _install_task_factory() -> None:
+    """Have this event loop spawn tasks by `_TaskFactory` from now on."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return
-    if not isinstance(under := loop.get_task_factory(), _Spawn):
-        loop.set_task_factory(_Spawn(under))
+    if not isinstance(under := loop.get_task_factory(), _TaskFactory):
+        loop.set_task_factory(_TaskFactory(under))

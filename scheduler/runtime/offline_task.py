@@ -21,12 +21,18 @@ from elastic_agent.budget import Budget, Caps
 from elastic_agent.usage import Usage
 
 from ..allocation.grant import Grant
-from ..allocation.request import Request, Running, TaskState
+from ..allocation.request import (
+    CallSize,
+    CallTerms,
+    ModelFacts,
+    Running,
+    build_request,
+    build_task_state,
+)
 from ..dispatch.dispatcher import Dispatcher
 from ..estimates.call_stats import UsageStats
 from ..estimates.curve_files import load, load_file
 from ..estimates.success_curve import CurveSet
-from ..estimates.workload import Forecast
 from ..latency.model import Latency
 from ..ledger.amounts import Amount
 from ..policies import POLICIES
@@ -76,10 +82,10 @@ class OfflineTask:
         self.kind, self.close = kind, close
         self.dispatcher = Dispatcher()
         account = self.dispatcher.ledger.open("task", tokens=Caps(tokens=tokens).tokens, now=0.0)
-        self._task = TaskState("task", account, Forecast(), policy, final_solution=final_solution)
+        self._task = build_task_state("task", account, policy, final_solution=final_solution)
         self._task.forecast.expect(expect or {})
         self.dispatcher.open(self._task, 0.0, None, close)
-        self._latency, self._usage_stats = Latency(), UsageStats()
+        self._model = ModelFacts("", self.curves, Latency(), UsageStats())
         self._running: Running | None = None
 
     @property
@@ -110,21 +116,8 @@ class OfflineTask:
             raise RuntimeError("the call before is still running: settle it first")
         if asked.thinking is None:
             raise ValueError("thinking must be a number here: call budget.bounded(room, close) first")
-        request = Request(
-            task=self._task,
-            kind=self.kind,
-            prompt=prompt,
-            fresh=prompt,
-            close=self.close,
-            solution=asked.solution,
-            thinking=asked.thinking,
-            curves=self.curves,
-            price=None,
-            latency=self._latency,
-            usage_stats=self._usage_stats,
-            wake=lambda: None,
-            final=last,
-        )
+        size = CallSize(prompt, asked.thinking, asked.solution, self.close)
+        request = build_request(self._task, size, self._model, CallTerms(self.kind, final=last))
         self.dispatcher.submit(request, 0.0)
         self.dispatcher.pump(self._task.account, 0.0)
         if isinstance(request.outcome, Exception):

@@ -22,6 +22,7 @@ from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.validation import integer, shown
 
+from ..allocation.request import ModelFacts
 from ..dispatch.dispatcher import Dispatcher
 from ..estimates import curve_files
 from ..estimates.agent_history import Histories, History
@@ -42,7 +43,9 @@ from ..queueing.endpoint import Endpoint, check_limits
 from ..runlog import events
 from ..runlog.events import Log, RunLog
 from .context import Uncounted, check_uncounted
+from .held_call import CalledModel
 from .task import Task
+from .task_terms import TaskTerms
 
 if TYPE_CHECKING:
     from elastic_agent.backends.base import Backend
@@ -135,9 +138,9 @@ class BudgetScheduler:
         self.max_running, self.max_waiting = max_running, max_waiting
         self._given = curves
         self._curves: dict[str, Curves] = {}
-        self._latency: WeakKeyDictionary[Backend, Latency] = WeakKeyDictionary()
-        self._endpoints: WeakKeyDictionary[Backend, Endpoint] = WeakKeyDictionary()
-        self._usage_stats: WeakKeyDictionary[Backend, UsageStats] = WeakKeyDictionary()
+        self._latency: WeakKeyDictionary[CalledModel, Latency] = WeakKeyDictionary()
+        self._endpoints: WeakKeyDictionary[CalledModel, Endpoint] = WeakKeyDictionary()
+        self._usage_stats: WeakKeyDictionary[CalledModel, UsageStats] = WeakKeyDictionary()
         self._tasks: set[Task] = set()
         self.histories = Histories(history)
         if backend is not None and latency is not None:
@@ -160,24 +163,9 @@ class BudgetScheduler:
 
         Args:
             caps: what it may spend.
-            name: for logs and reports.
-            expect: calls to come, by kind, such as {"steps-3": 4, "final": 1}.
-            parallel: those of these kinds whose calls will run side by side; the others are planned one after
-                the other when the task is admitted.
-            key: whose task it is: models are shared fairly among keys. None: its own, or that of the task
-                around it.
-            value: what its success is worth, beside that of other tasks; where a `pool` is scarce it decides
-                who thinks. None: 1, or that of the task around it.
-            agent: whose task it is, such as "researcher": one that declares nothing is expected to go on like
-                those of this name before it (`elastic_agent.scheduler.estimates.agent_history`).
-            final_solution: solution tokens to keep for the final answer, from the opening on; None: those
-                of the first call, up to a quarter of the token cap.
-            on_exhausted: what calls do that don't fit any more, see `OnExhausted`.
-            uncounted: as of the scheduler; None: that of the task around it, or the scheduler's.
-            policy: instead of the scheduler's.
-            log: where its events go, besides the scheduler's log.
+            options: what else may be said of a task, such as `expect=` or `agent=`: see `TaskTerms`.
         """
-        return Task(self, caps, **options)
+        return Task(self, TaskTerms(caps, **options))
 
     async def __aenter__(self) -> Self:
         if self.durable is not None:
@@ -204,12 +192,28 @@ class BudgetScheduler:
 
     # What tasks and calls ask
 
-    def latency_for(self, backend: Backend) -> Latency:
+    def facts_of(self, model: CalledModel, price: Price | None, *, queued: bool) -> ModelFacts:
+        """What a call's request says of its model.
+
+        Args:
+            queued: the call takes its turn at the model's endpoint.
+        """
+        endpoint = self.endpoint_for(model)
+        return ModelFacts(
+            model.model,
+            self.curves_for(model),
+            endpoint.latency,
+            self.usage_stats_for(model),
+            price,
+            endpoint if queued else None,
+        )
+
+    def latency_for(self, backend: CalledModel) -> Latency:
         """What is known of the speed of a model."""
         with self.dispatcher.ledger.lock:
             return self._latency.setdefault(backend, Latency())
 
-    def usage_stats_for(self, backend: Backend) -> UsageStats:
+    def usage_stats_for(self, backend: CalledModel) -> UsageStats:
         """What is known of the calls of a model."""
         with self.dispatcher.ledger.lock:
             return self._usage_stats.setdefault(backend, UsageStats())
@@ -223,7 +227,7 @@ class BudgetScheduler:
             self.dispatcher.record.history(agent, found)
             return found
 
-    def endpoint_for(self, backend: Backend) -> Endpoint:
+    def endpoint_for(self, backend: CalledModel) -> Endpoint:
         """The queue of a model, and what its tasks have been promised."""
         with self.dispatcher.ledger.lock:
             found = self._endpoints.get(backend)
@@ -235,7 +239,7 @@ class BudgetScheduler:
                 )
             return found
 
-    def curves_for(self, backend: Backend) -> Curves:
+    def curves_for(self, backend: CalledModel) -> Curves:
         """The curves of a model; the scale of a prior is a sixteenth of its context."""
         with self.dispatcher.ledger.lock:
             found = self._curves.get(backend.model)
@@ -250,7 +254,7 @@ class BudgetScheduler:
                 self.dispatcher.record.curves(backend.model, found)
             return found
 
-    def solution_for(self, backend: Backend) -> int:
+    def solution_for(self, backend: CalledModel) -> int:
         """Solution tokens of a call that doesn't say."""
         return self.solution or self.curves_for(backend).solution or DEFAULT_SOLUTION
 

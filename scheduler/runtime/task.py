@@ -19,37 +19,33 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
-from elastic_agent.budget import Caps, to_usd
-from elastic_agent.errors import InvalidBudgetError, InvalidCapsError, ScopeError, TaskClosedError
+from elastic_agent.budget import Budget, Caps, to_usd
+from elastic_agent.errors import ScopeError, TaskClosedError
 from elastic_agent.generation.early_exit import EarlyExit
 from elastic_agent.generation.prepare import Prompt
 from elastic_agent.generation.result import Generation
-from elastic_agent.validation import integer, one_of, real, shown
 
-from ..allocation.request import MOST_WORTH, OnExhausted, Running, TaskState, check_terms
+from ..allocation.request import CallTerms, OnExhausted, Running, TaskState, build_task_state
 from ..dispatch.dispatcher import Dispatcher
-from ..estimates.workload import Forecast
 from ..ledger.accounts import Account
 from ..ledger.amounts import INFINITY
 from ..ledger.prices import Price, check_price, find_price, require_price
-from ..policies.protocol import AllocationPolicy
-from ..runlog.events import Log, TaskLog
+from ..runlog.events import TaskLog
 from ..runlog.recorder import started
-from ..runlog.report import CallReport, TaskReport, Units
-from .call import TaskCall
-from .context import Scope, Uncounted, check_uncounted, current_task
+from ..runlog.report import CallReport, CapAmounts, TaskReport
+from .call import GenerationOptions, TaskCall
+from .context import TaskScope, Uncounted, current_task
+from .held_call import HeldCall
+from .task_terms import TaskTerms
 
 if TYPE_CHECKING:
     from .scheduler import BudgetScheduler
-
-_names = count(1)
 
 
 def _now() -> float:
@@ -76,48 +72,19 @@ class Task:
     """
 
     def __init__(
-        self,
-        scheduler: BudgetScheduler | None,
-        caps: Caps,
-        *,
-        parent: Task | None = None,
-        name: str | None = None,
-        expect: Mapping[str, int] | None = None,
-        final_solution: int | None = None,
-        parallel: Iterable[str] = (),
-        key: str | None = None,
-        value: float | None = None,
-        agent: str | None = None,
-        on_exhausted: OnExhausted = "shrink",
-        uncounted: Uncounted | None = None,
-        policy: AllocationPolicy | None = None,
-        log: Log = None,
+        self, scheduler: BudgetScheduler | None, terms: TaskTerms, *, parent: Task | None = None
     ) -> None:
-        if final_solution is not None:
-            final_solution = integer("final_solution", final_solution, least=1, error=InvalidBudgetError)
-        one_of("on_exhausted", on_exhausted, get_args(OnExhausted))
-        if value is not None:
-            value = real("value", value, above=True, most=MOST_WORTH)
-        if not isinstance(caps, Caps):
-            raise InvalidCapsError(f"a task takes Caps(usd=, seconds=, tokens=), not {shown(caps)}")
-        check_uncounted(uncounted)
-        self._uncounted = uncounted
-        self.caps = caps
-        self.name = name or f"{agent or 'task'}-{next(_names)}"
-        self.on_exhausted: OnExhausted = on_exhausted
-        self.parent = parent
-        self._scheduler, self._policy, self._log = scheduler, policy, log
-        self._expect, self._final_solution = dict(expect or {}), final_solution
-        self._parallel, self._key, self._value = frozenset(parallel), key, value
-        self.agent = agent
+        self._scheduler, self.terms, self.parent = scheduler, terms, parent
+        self.caps, self.name, self.agent = terms.caps, terms.name, terms.agent
+        self.on_exhausted: OnExhausted = terms.on_exhausted
         self.lease: Lease | None = None
         self._state: TaskState | None = None
-        self._emit: TaskLog
-        self._scope: Scope | None = None
+        self._log: TaskLog
+        self._scope: TaskScope | None = None
         self._process = os.getpid()
         self._children: dict[Task, None] = {}
-        self._live: set[TaskCall] = set()
-        self._calls: list[TaskCall | CallReport] = []
+        self._live: set[HeldCall] = set()
+        self._calls: list[HeldCall | CallReport] = []
         self._closed_at: float | None = None
 
     # The scope
@@ -138,56 +105,61 @@ class Task:
         parent = self.parent = self.parent or current_task()
         if parent is not None:
             parent.check_process()
-        self._scheduler = self._scheduler or (parent.scheduler if parent else _default_scheduler())
-        self.dispatcher: Dispatcher = parent.dispatcher if parent else self._scheduler.dispatcher
-        above = parent.state.account if parent else self._scheduler.account()
-        dispatcher, now = self.dispatcher, _now()
-        Forecast().expect(self._expect)  # before anything is written down
-        with dispatcher.ledger.lock:
+        scheduler = self._scheduler = self._scheduler or (
+            parent.scheduler if parent is not None else _default_scheduler()
+        )
+        self.dispatcher: Dispatcher = scheduler.dispatcher if parent is None else parent.dispatcher
+        above, now = scheduler.account() if parent is None else parent.state.account, _now()
+        with self.dispatcher.ledger.lock:
             if parent is not None and parent.closed:
                 raise TaskClosedError(f"task {parent.name!r} has ended: {self.name!r} can't be opened in it")
-            self._emit = TaskLog(self._log, parent._emit.sinks if parent else self._scheduler.sinks)
-            past = self._scheduler.history_for(self.agent)
-            account = dispatcher.ledger.open(
-                self.name,
-                parent=above,
-                tokens=self.caps.tokens,
-                nano=self.caps.nanodollars,
-                seconds=self.caps.seconds,
-                now=now,
-            )
-            state = TaskState(
-                self.name,
-                account,
-                Forecast(parent.state.forecast if parent else None, past=past),
-                self._policy or (parent.state.policy if parent else None) or self._scheduler.policy,
-                final_solution=self._final_solution,
-                parent=parent.state if parent else None,
-                key=self._key or (parent.state.key if parent else account.id),
-                parallel=self._parallel,
-                zero=parent.state.zero if parent else now,
-                emit=self._emit if self._emit.sinks else None,
-                value=self._value or (parent.state.value if parent else 1.0),
-            )
-            backend = self._scheduler.backend
+            self._log = TaskLog(self.terms.log, scheduler.sinks if parent is None else parent._log.sinks)
             try:
-                dispatcher.open(
-                    state,
-                    now,
-                    self._scheduler.endpoint_for(backend) if backend else None,
-                    self._scheduler.close_for(backend) if backend else 1,
-                    expect=self._expect,
-                    agent=self.agent,
-                    started=started(),
-                )
+                self._state = self._admitted(scheduler, above, now)
             except BaseException:
-                self._emit.close()
+                self._log.close()
                 raise
-            self._state = state
             if parent is not None:
                 parent._children[self] = None
-            self._scheduler.opened(self)
+            scheduler.opened(self)
         return self
+
+    def _admitted(self, scheduler: BudgetScheduler, above: Account | None, now: float) -> TaskState:
+        """Open the task's account in that of its parent, or the store's, and reserve its final answer."""
+        terms, past = self.terms, scheduler.history_for(self.terms.agent)
+        account = self.dispatcher.ledger.open(
+            self.name,
+            parent=above,
+            tokens=self.caps.tokens,
+            nano=self.caps.nanodollars,
+            seconds=self.caps.seconds,
+            now=now,
+        )
+        parent = None if self.parent is None else self.parent.state
+        state = build_task_state(
+            self.name,
+            account,
+            terms.policy or (scheduler.policy if parent is None else parent.policy),
+            parent=parent,
+            past=past,
+            now=now,
+            key=terms.key,
+            value=terms.value,
+            final_solution=terms.final_solution,
+            parallel=terms.parallel,
+            emit=self._log if self._log.sinks else None,
+        )
+        backend = scheduler.backend
+        self.dispatcher.open(
+            state,
+            now,
+            None if backend is None else scheduler.endpoint_for(backend),
+            1 if backend is None else scheduler.close_for(backend),
+            expect=terms.expect,
+            agent=terms.agent,
+            started=started(),
+        )
+        return state
 
     async def aclose(self, error: BaseException | None = None) -> None:
         """Leave: stop what still runs, wait until it is settled, close the books."""
@@ -222,11 +194,11 @@ class Task:
             if self.parent is not None:
                 del self.parent._children[self]
             self.scheduler.closed(self)
-        self._emit.close()
+        self._log.close()
 
     def __enter__(self) -> Self:
         self.open()
-        self._scope = Scope(self)
+        self._scope = TaskScope(self)
         self._scope.__enter__()
         return self
 
@@ -251,7 +223,7 @@ class Task:
 
     def current(self) -> AbstractContextManager[None]:
         """Make it the current task of a piece of code, without opening or closing it."""
-        return Scope(self)
+        return TaskScope(self)
 
     def _leave_scope(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -320,28 +292,17 @@ class Task:
         if backend is None:
             raise ValueError("which model? pass backend= to the call, or make the BudgetScheduler with one")
         check_price(price)
-        weight, priority = check_terms(weight, priority, on_exhausted)
+        way = self.on_exhausted if on_exhausted is None else on_exhausted
+        most = self.scheduler.solution_for(backend) if solution is None else solution
         return TaskCall(
             self,
-            prompt,
             backend,
-            kind=kind,
-            thinking=thinking,
-            solution=solution,
-            final=final,
-            weight=weight,
-            sampling=sampling,
-            stop=stop,
-            solution_extra=solution_extra,
-            priority=priority,
-            price=price,
-            on_exhausted=on_exhausted,
-            tools=tools,
-            label=label,
-            answer_prompt=answer_prompt,
-            early_exit=early_exit,
-            buffered=buffered,
-            wrap_up=wrap_up,
+            prompt,
+            Budget(thinking, most),
+            CallTerms(kind, final, weight, priority, way, label),
+            GenerationOptions(sampling, tuple(stop), solution_extra, tools, early_exit, buffered, wrap_up),
+            price,
+            answer_prompt,
         )
 
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:
@@ -370,7 +331,8 @@ class Task:
 
     def task(self, caps: Caps, **options: Any) -> Task:
         """A sub-task with caps of its own inside these; options are those of `BudgetScheduler.task`."""
-        return Task(options.pop("scheduler", None) or self.scheduler, caps, parent=self, **options)
+        scheduler = options.pop("scheduler", None) or self.scheduler
+        return Task(scheduler, TaskTerms(caps, **options), parent=self)
 
     # What it knows
 
@@ -389,32 +351,32 @@ class Task:
     @property
     def uncounted(self) -> Uncounted:
         """What becomes of models in it that can't be counted."""
-        said = (task._uncounted for task in self.line())
+        said = (task.terms.uncounted for task in self.lineage())
         return next((way for way in said if way is not None), self.scheduler.uncounted)
 
     @property
     def state(self) -> TaskState:
-        """Its page at the dispatcher."""
+        """What the dispatcher knows of the task."""
         if self._state is None:
             raise RuntimeError(f"task {self.name!r} has not been entered: use `async with` or `with`")
         return self._state
 
     @property
-    def left(self) -> Units:
+    def left(self) -> CapAmounts:
         """What can still be held, the final answer's reserve included; None in a unit without a cap."""
         room = self.dispatcher.ledger.room(self.state.account, final=True)
-        return Units.of(room, _now() if self._closed_at is None else self._closed_at)
+        return CapAmounts.of(room, _now() if self._closed_at is None else self._closed_at)
 
     @property
-    def spent(self) -> Units:
+    def spent(self) -> CapAmounts:
         """What it has used, sub-tasks included; dollars are of calls with a known price."""
         account = self.state.account
         elapsed = (_now() if self._closed_at is None else self._closed_at) - account.opened
-        return Units(account.spent.tokens, to_usd(account.spent.nano), round(elapsed, 6))
+        return CapAmounts(account.spent.tokens, to_usd(account.spent.nano), round(elapsed, 6))
 
     def report(self) -> TaskReport:
         """Every call, sub-tasks included: granted, used, refunded, why."""
-        caps = Units(self.caps.tokens, _usd(self.caps), self.caps.seconds)
+        caps = CapAmounts(self.caps.tokens, _usd(self.caps), self.caps.seconds)
         calls = [call if isinstance(call, CallReport) else call.report() for call in self._calls]
         return TaskReport(self.name, caps, self.spent, tuple(calls))
 
@@ -433,12 +395,12 @@ class Task:
                 f"processes with a store (BudgetScheduler(store=...)) or remote_budget"
             )
 
-    def track(self, call: TaskCall) -> None:
+    def track(self, call: HeldCall) -> None:
         """A call of this task has queued up."""
         lock = self.dispatcher.ledger.lock
         with lock:
             index = []
-            for task in self.line():
+            for task in self.lineage():
                 index.append((task, len(task._calls)))
                 task._calls.append(call)
             self._live.add(call)
@@ -471,7 +433,7 @@ class Task:
             return require_price(price, model)
         return price
 
-    def line(self) -> list[Task]:
+    def lineage(self) -> list[Task]:
         """This task and those around it, the innermost first."""
         found: list[Task] = []
         task: Task | None = self

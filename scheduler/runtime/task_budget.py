@@ -22,6 +22,7 @@ from ..runlog.events import Log
 from .context import Uncounted, current_task
 from .scheduler import BudgetScheduler
 from .task import Task
+from .task_terms import TaskTerms
 
 __all__ = ["current_task", "task_budget"]
 
@@ -42,7 +43,7 @@ def task_budget(
     policy: AllocationPolicy | None = None,
     log: Log = None,
 ) -> Task:
-    """A task for the code inside `async with` or `with`; see `BudgetScheduler.task` for the arguments.
+    """A task for the code inside `async with` or `with`; see `TaskTerms` for the arguments.
 
     Inside another task it is that one's child: the tighter cap wins.
 
@@ -53,11 +54,10 @@ def task_budget(
     Raises:
         InvalidCapsError: no cap, or an impossible one.
     """
-    return Task(
-        scheduler,
+    terms = TaskTerms(
         Caps(usd=usd, seconds=seconds, tokens=tokens),
-        name=name,
-        expect=expect,
+        name=name or "",
+        expect=expect or {},
         agent=agent,
         final_solution=final_solution,
         value=value,
@@ -66,3 +66,4 @@ def task_budget(
         policy=policy,
         log=log,
     )
+    return Task(scheduler, terms)

@@ -1,4 +1,4 @@
-"""LangChain models inside a task that the task can't count: told, or refused before the call is sent.
+"""LangChain models inside a task that the task can't count: a warning, or a refusal before the call is sent.
 
 A model counts when it is one of this package's, or under `guard`. LangChain's callbacks see the calls of all
 others. Each task has a handler, which LangChain asks for (`register_configure_hook`) and hands on to what a
@@ -23,18 +23,18 @@ from langchain_core.tracers.context import register_configure_hook
 
 from elastic_agent.errors import UncountedModelError
 
-from .context import Scope, counted_call, current_task
+from .context import TaskScope, counted_call, current_task
 
 if TYPE_CHECKING:
     from .task import Task
 
 
 class RefusedModelError(UncountedModelError, ModelInvalidRequestError, ValueError):
-    """The same for LangChain: not to be retried."""
+    """An UncountedModelError that LangChain doesn't retry."""
 
 
-class ModelCalls(BaseCallbackHandler):
-    """Hears of the model calls of one task's runs."""
+class UncountedModels(BaseCallbackHandler):
+    """LangChain's callback handler for the runs of one task: warns of models that the task can't count."""
 
     raise_error = True
     run_inline = True
@@ -42,8 +42,8 @@ class ModelCalls(BaseCallbackHandler):
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._told: set[str] = set()
-        self._carried: dict[UUID, Scope] = {}
+        self._warned: set[str] = set()
+        self._carried: dict[UUID, TaskScope] = {}
 
     def on_chat_model_start(
         self, serialized: dict[str, Any], messages: Sequence[Any], *, run_id: UUID, **kwargs: Any
@@ -51,7 +51,7 @@ class ModelCalls(BaseCallbackHandler):
         """A chat model is about to be called.
 
         Raises:
-            RefusedModelError: it isn't counted, and the task refuses such.
+            RefusedModelError: the model isn't counted, and the task refuses such models.
         """
         self._start(serialized, run_id, kwargs.get("invocation_params") or {})
 
@@ -62,28 +62,28 @@ class ModelCalls(BaseCallbackHandler):
         self._start(serialized, run_id, kwargs.get("invocation_params") or {})
 
     def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """It was."""
+        """The model has answered."""
         self._end(run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """It failed."""
+        """The model has failed."""
         self._end(run_id)
 
     def _start(self, serialized: dict[str, Any] | None, run_id: UUID, params: dict[str, Any]) -> None:
         here = current_task()
-        lost = here is not self._task and (here is None or here in self._task.line())
+        lost = here is not self._task and (here is None or here in self._task.lineage())
         if self._task.closed or not (here is self._task or lost) or counted_call.get():
             return
         path = [str(part) for part in (serialized or {}).get("id") or ["an unknown model"]]
         if path[0] == "elastic_agent" or str(params.get("_type")).startswith("elastic-reasoning"):
             if lost:
-                scope = self._carried[run_id] = Scope(self._task)
+                scope = self._carried[run_id] = TaskScope(self._task)
                 scope.__enter__()
             return
         name, way = path[-1], self._task.uncounted
-        if way == "ignore" or (way == "warn" and name in self._told):
+        if way == "ignore" or (way == "warn" and name in self._warned):
             return
-        self._told.add(name)
+        self._warned.add(name)
         said = (
             f"{name} is called inside of task {self._task.name!r}, which can't count it: the task's caps "
             f"don't hold for this model. Put it under guard(model, price=...) of "
@@ -98,19 +98,19 @@ class ModelCalls(BaseCallbackHandler):
             scope.__exit__(*sys.exc_info())
 
 
-class _Here:
-    """What LangChain asks for a handler, as it asks a context variable."""
+class _CurrentHandler:
+    """The handler of the current task: LangChain asks it as it asks a context variable."""
 
     def __init__(self) -> None:
-        self._handlers: WeakKeyDictionary[Task, ModelCalls] = WeakKeyDictionary()
+        self._handlers: WeakKeyDictionary[Task, UncountedModels] = WeakKeyDictionary()
 
-    def get(self) -> ModelCalls | None:
+    def get(self) -> UncountedModels | None:
         task = current_task()
         if task is None or task.closed:
             return None
         if (handler := self._handlers.get(task)) is None:
-            handler = self._handlers.setdefault(task, ModelCalls(task))
+            handler = self._handlers.setdefault(task, UncountedModels(task))
         return handler
 
 
-register_configure_hook(cast("Any", _Here()), inheritable=True)
+register_configure_hook(cast("Any", _CurrentHandler()), inheritable=True)

@@ -2,8 +2,8 @@
 
 A run log (`run.jsonl`, `BudgetScheduler(..., log=...)`) holds one JSON object a line. Of these the events
 called "grant" matter here: `granted` is {"thinking": t, "solution": s} and `kind` says what sort of call got
-it; a later "raised", "dropped" or "lowered" of the same call says what it had in the end. Training on them
-is training for the cuts that the model will meet.
+it; a later "extended", "extension_dropped" or "reduced" of the same call says what it had in the end.
+Training on them is training for the cuts that the model will meet.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from typing import Any
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import ElasticError
+
+SCHEMA = 2
+GRANTS = ("grant", "extended", "extension_dropped", "reduced")
+"""Of the scheduler's run logs, which this part doesn't import; a test compares them."""
+RETIRED = ("raised", "dropped", "lowered")
+"""Events of schema 1, by which a task's own log of that schema is known."""
 
 
 class GrantLogError(ElasticError, ValueError):
@@ -48,7 +54,12 @@ def parse_grants(
             continue
         if not isinstance(event, dict):
             raise GrantLogError(f"{where} is not an event: expected a JSON object")
-        if event.get("event") not in ("grant", "raised", "dropped", "lowered"):
+        if event.get("event") in RETIRED or event.get("schema", SCHEMA) != SCHEMA:
+            raise GrantLogError(
+                f"{where}: the log has schema {event.get('schema', 1)}, and this version reads {SCHEMA}: run "
+                f"the agent again with this version of elastic-agent, or train with the one that wrote it"
+            )
+        if event.get("event") not in GRANTS:
             continue
         granted, kind = event.get("granted"), str(event.get("kind", "call"))
         if not isinstance(granted, dict) or not {"thinking", "solution"} <= granted.keys():

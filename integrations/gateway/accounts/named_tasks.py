@@ -29,7 +29,7 @@ from elastic_agent.errors import (
 )
 from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec
-from elastic_agent.scheduler.runlog.report import Units
+from elastic_agent.scheduler.runlog.report import CapAmounts
 from elastic_agent.scheduler.runtime.task import Task
 
 from ..errors import GatewayError, bad_request
@@ -263,7 +263,7 @@ def _spec(caps: Caps) -> tuple[int | None, int | None, float | None]:
 
 def _units(amount: Amount, seconds: float | None = None, of: Spec | None = None) -> dict[str, float]:
     """An amount by unit; of a Spec only the units that it caps."""
-    return Units(
+    return CapAmounts(
         amount.tokens if of is None or of.tokens is not None else None,
         to_usd(amount.nano) if of is None or of.nano is not None else None,
         None if seconds is None else round(seconds, 3),

@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
-from elastic_agent.scheduler.runlog.report import Units
+from elastic_agent.scheduler.runlog.report import CapAmounts
 
 from ..accounts.account_scheduler import AccountScheduler
 from ..accounts.named_tasks import NamedTask
@@ -152,7 +152,7 @@ class ResponseWriter:
             return self.task.task.left.to_dict()
         ledger = self.scheduler.dispatcher.ledger
         room = ledger.room(self.scheduler.durable.account())
-        return Units.of(room, asyncio.get_running_loop().time()).to_dict()
+        return CapAmounts.of(room, asyncio.get_running_loop().time()).to_dict()
 
 
 async def send(response: ResponseStream, data: bytes, seconds: float) -> None:

@@ -28,7 +28,7 @@ from elastic_agent.scheduler.ledger.accounts import Hold
 from elastic_agent.scheduler.ledger.amounts import Amount, Shortage
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec
-from elastic_agent.scheduler.runlog.report import Units
+from elastic_agent.scheduler.runlog.report import CapAmounts
 
 from ..errors import langchain_errors
 
@@ -121,7 +121,8 @@ def _held(task: Task, caps: Caps) -> Hold:
 
 
 def _units(unit: str, amount: float) -> dict[str, float]:
-    return (Units(usd=to_usd(int(amount))) if unit == "nano" else Units(tokens=int(amount))).to_dict()
+    found = CapAmounts(usd=to_usd(int(amount))) if unit == "nano" else CapAmounts(tokens=int(amount))
+    return found.to_dict()
 
 
 def _text(caps: Caps) -> str | None:

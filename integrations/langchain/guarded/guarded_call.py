@@ -23,7 +23,7 @@ from elastic_agent.errors import DeadlineError, UncountablePromptError
 from elastic_agent.prompts.counting import count_prompt
 from elastic_agent.scheduler import Price, Task, current_task
 from elastic_agent.scheduler.allocation.request import OnExhausted
-from elastic_agent.scheduler.runtime.context import counted_call, outside
+from elastic_agent.scheduler.runtime.context import count_outside_call, counted_call
 from elastic_agent.scheduler.runtime.external_call import ExternalCall, ExternalModel
 from elastic_agent.validation import integer
 
@@ -123,7 +123,7 @@ class GuardedCall:
         """Wait for the grant; outside of any task there is none."""
         task = current_task()
         if task is None:
-            outside()
+            count_outside_call()
             return
         self.call = ExternalCall(
             task,
@@ -135,7 +135,7 @@ class GuardedCall:
             **{"on_exhausted": self.terms.on_exhausted, **self.task_options},
         )
         self.budget = await self.call.acquire()
-        if self.call.turned:
+        if self.call.became_final:
             self.messages = [*self.messages, HumanMessage(ANSWER_NOW)]
             for name in (*TOOL_OPTIONS, *SCHEMA_OPTIONS):
                 self.kwargs.pop(name, None)

@@ -47,6 +47,7 @@ from elastic_agent.scheduler import Task
 from elastic_agent.scheduler.allocation.request import OnExhausted
 from elastic_agent.scheduler.ledger.stores.protocol import Store
 from elastic_agent.scheduler.runtime.context import Uncounted, check_uncounted
+from elastic_agent.scheduler.runtime.task_terms import TaskTerms
 
 from ..accounts.account_leases import AccountLease, LeasedAccounts
 from ..blocking_portal import portal
@@ -215,14 +216,13 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         # A tool's call must not take of the reserve: the agent's answer would lack it
         on_exhausted = "wait" if self._on_exhausted == "answer" else self._on_exhausted
         agent = get_config().get("metadata", {}).get("lc_agent_name")  # of `create_agent(name=)`
-        task = Task(
-            None,
+        terms = TaskTerms(
             caps,
             on_exhausted=on_exhausted,
             uncounted=self._uncounted,
             agent=None if agent is None else str(agent),
         )
-        run = AgentRun(task, lease)
+        run = AgentRun(Task(None, terms), lease)
         invocations.end_with_graph(get_config(), run)
         return run
 

@@ -35,7 +35,7 @@ def regret_of(path: Path, caps: Caps, kinds: list[str], **options: Any) -> list[
                     await call.run()
                 except CapExceededError:
                     continue
-                call.outcome(kind == "flat")
+                call.feedback(correct=kind == "flat")
 
     run(main())
     return regrets(replay(path))
@@ -51,7 +51,7 @@ def test_a_fixed_cap_that_wastes_half_on_a_flat_curve(tmp_path: Path) -> None:
     assert found.bound >= found.best_chance
     assert found.right == pytest.approx(1.05)
     assert found.best_right == pytest.approx(1.4)
-    assert (found.told, found.told_right) == (2, 1)
+    assert (found.judged, found.judged_correct) == (2, 1)
     assert found.lost == Lost("job", 1, "steep", 50, 100)
 
 

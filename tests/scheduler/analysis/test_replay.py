@@ -147,7 +147,7 @@ async def do(task: Task, doing: Doing) -> None:
             async with asyncio.timeout(doing.stop_after):
                 await call.run()
         if doing.right is not None:
-            call.outcome(doing.right)
+            call.feedback(correct=doing.right)
 
 
 async def play(
@@ -336,7 +336,7 @@ def test_the_log_has_all_that_decides(busy: Path) -> None:
     """The scenario that other tests tamper with has decisions of all sorts, and replays."""
     found = replays(busy)
     names = {event["event"] for event in found.events}
-    assert names >= {"grant", "settled", "speed", "outcome", "expected", "task_closing", "pump", "curves"}
+    assert names >= {"grant", "settled", "speed", "feedback", "expected", "task_closing", "pump", "curves"}
     assert found.decisions >= 20
     assert found.curves["scripted"].calls >= 8  # type: ignore[union-attr]
 
@@ -448,7 +448,7 @@ def test_two_event_loops_in_threads_are_one_order(tmp_path: Path) -> None:
                 with suppress(ElasticError):
                     call = outer.call(f"{5 * i} 6 0", kind=KINDS[i % 2], solution=24, backend=backend)
                     await call.run()
-                    call.outcome(i % 3 > 0)
+                    call.feedback(correct=i % 3 > 0)
 
             await asyncio.gather(*(one(i) for i in range(12)))
             async with outer.task(Caps(tokens=400, seconds=30)) as inner:
@@ -482,7 +482,7 @@ def test_raises_replay(tmp_path: Path) -> None:
         ),
     )
     run(play(path, [fan, fan, fan], caps=[{"tokens": n} for n in (180, 240, 300, 400)], curves="measured"))
-    assert "raised" in {event["event"] for event in replays(path).events}
+    assert "extended" in {event["event"] for event in replays(path).events}
 
 
 def test_calls_of_other_models_replay(tmp_path: Path) -> None:
@@ -574,9 +574,10 @@ def test_what_can_not_be_replayed_says_why(tmp_path: Path) -> None:
         replay(path)
     run(main(path))
     whole = path.read_text(encoding="utf-8")
-    path.write_text(whole.replace('"schema": 2', '"schema": 3'), encoding="utf-8")
-    with pytest.raises(ReplayError, match="has schema 3, and this version knows 2"):
-        replay(path)
+    for schema in (1, 3):
+        path.write_text(whole.replace('"schema": 2', f'"schema": {schema}'), encoding="utf-8")
+        with pytest.raises(ReplayError, match=f"has schema {schema}, and this version knows 2"):
+            replay(path)
     path.write_text(whole + whole, encoding="utf-8")
     with pytest.raises(ReplayError, match="two schedulers"):
         replay(path)

@@ -51,7 +51,7 @@ def test_it_thinks_on_with_what_a_sibling_gave_back() -> None:
     events: list[dict[str, Any]] = []
     hard, easy, backend = run(two_branches(events))
     first = next(e for e in events if e["event"] == "grant" and e["kind"] == "hard")
-    raised = next(e for e in events if e["event"] == "raised")
+    raised = next(e for e in events if e["event"] == "extended")
     settled = next(e for e in events if e["event"] == "settled" and e["kind"] == "hard")
     assert raised["used"] == first["granted"]["thinking"] < 180
     assert raised["granted"]["thinking"] > first["granted"]["thinking"]
@@ -72,7 +72,7 @@ def test_a_priced_raise_holds_the_pass_that_reads_again() -> None:
     price = Price("0.1", "2")
     events: list[dict[str, Any]] = []
     hard, easy, backend = run(two_branches(events, price=price, caps=Caps(usd="0.0004")))
-    raised = next(e for e in events if e["event"] == "raised")
+    raised = next(e for e in events if e["event"] == "extended")
     assert hard.usage.passes == 3
     assert float(hard.cost) <= raised["hold"]["usd"]
     spent = price.charge(hard.usage) + price.charge(easy.usage)
@@ -136,7 +136,10 @@ def test_a_raise_that_the_store_has_no_room_for_is_dropped(answer: str) -> None:
     async def main() -> None:
         store, events = Full(), []
         hard, easy, _ = await two_branches(events, store=store, accounts=[Spec("acme")])
-        assert [e["event"] for e in events if e["event"] in ("raised", "dropped")] == ["raised", "dropped"]
+        assert [e["event"] for e in events if e["event"] in ("extended", "extension_dropped")] == [
+            "extended",
+            "extension_dropped",
+        ]
         assert hard.usage.passes == 2
         assert hard.result().thinking_end is ThinkingEnd.BUDGET
         (level,) = await store.books("acme")

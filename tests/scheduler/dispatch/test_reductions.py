@@ -59,7 +59,7 @@ def test_the_later_one_gets_its_part(nested: bool) -> None:
     events: list[dict[str, Any]] = []
     first, second, report = run(two(events.append, after=0.2, nested=nested))
     granted, lowered = (
-        next(e for e in events if e["event"] == name and e["call"] == 1) for name in ("grant", "lowered")
+        next(e for e in events if e["event"] == name and e["call"] == 1) for name in ("grant", "reduced")
     )
     assert granted["granted"]["thinking"] == first.grant.budget.thinking >= 180
     assert lowered["before"] == granted["granted"]["thinking"]
@@ -79,7 +79,7 @@ def test_without_it_the_later_one_would_starve() -> None:
     """`FixedCap` gives whoever comes the same, so nothing is lowered, and the second has what is left."""
     events: list[dict[str, Any]] = []
     first, second, _ = run(two(events.append, after=0.2, policy=FixedCap(200)))
-    assert not [e for e in events if e["event"] == "lowered"]
+    assert not [e for e in events if e["event"] == "reduced"]
     assert first.usage.thinking == 181  # the close that it wrote is one of them
     assert second.usage.thinking < 30
 
@@ -88,7 +88,7 @@ def test_what_was_thought_already_stays() -> None:
     """Past its new limit it is cut in that moment, not undone."""
     events: list[dict[str, Any]] = []
     first, _, _ = run(two(events.append, after=1.5))
-    lowered = next(e for e in events if e["event"] == "lowered")
+    lowered = next(e for e in events if e["event"] == "reduced")
     assert first.result().thinking_end is ThinkingEnd.PREEMPTED
     assert lowered["granted"]["thinking"] < first.usage.thinking <= 152
 
@@ -97,7 +97,7 @@ def test_one_that_was_foreseen_lowers_nobody() -> None:
     """The first grant had it in view."""
     events: list[dict[str, Any]] = []
     run(two(events.append, after=0.2, expect=2))
-    assert not [e for e in events if e["event"] == "lowered"]
+    assert not [e for e in events if e["event"] == "reduced"]
 
 
 def test_a_call_that_somebody_else_drives_keeps_what_it_has() -> None:
@@ -119,7 +119,7 @@ def test_a_call_that_somebody_else_drives_keeps_what_it_has() -> None:
             await asyncio.sleep(0.1)
             other.refund()
             await running
-        assert not [e for e in events if e["event"] == "lowered"]
+        assert not [e for e in events if e["event"] == "reduced"]
 
     run(main())
 
@@ -131,4 +131,4 @@ def test_it_replays(after: float, tmp_path: Path) -> None:
     run(two(path, after=after, curves=LearntCurves("scripted", scale=60)))
     found = replay(path)
     assert found.difference is None, found.difference
-    assert any(event["event"] == "lowered" for event in found.events)
+    assert any(event["event"] == "reduced" for event in found.events)

@@ -93,7 +93,7 @@ def test_live_calls_teach_and_users_tell() -> None:
             for _ in range(KNOWN):
                 call = task.call("how many ?", kind="step", thinking=90, solution=24)
                 await call.run()
-                call.outcome(False)
+                call.feedback(correct=False)
 
     run(work())
     learnt = curves.curve("step")

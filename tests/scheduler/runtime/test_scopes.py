@@ -52,7 +52,7 @@ class Setup:
         spent = sum(task.spent.tokens or 0 for task in self.tasks)
         assert self.backend.meter.output <= spent <= CAP * len(self.tasks)
         assert self.backend.meter.requests > 0
-        assert not context._stepped
+        assert not context._scopes_by_generator
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ async def test_an_abandoned_generator_poisons_nobody(setup: Setup, step: Step) -
         await setup.llm.ainvoke("mine")
     assert (task.parent, len(task.report().calls)) == (None, 1)
     assert len(setup.tasks[0].report().calls) <= 1
-    assert not context._stepped
+    assert not context._scopes_by_generator
 
 
 async def test_a_reader_in_a_scope_of_its_own_keeps_it(setup: Setup) -> None:

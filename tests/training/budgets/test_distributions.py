@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
+from elastic_agent.scheduler.runlog import events
+from elastic_agent.training.budgets import run_logs
 from elastic_agent.training.budgets.distributions import (
     Budgets,
     Granted,
@@ -152,6 +154,8 @@ def test_grants_are_read_as_the_scheduler_wrote_them(tmp_path: Path) -> None:
         (grant(-1, 2), "line 1: thinking must be at least 0"),
         (grant(1, 0), "line 1: solution must be at least 1"),
         (grant("4.5", 2), "line 1: thinking must be a whole number"),
+        ('{"event": "scheduler_opened", "schema": 1}\n', "line 1: the log has schema 1, .* reads 2: run the"),
+        (grant(1, 2) + '{"event": "raised"}\n', "line 2: the log has schema 1, and this version reads 2"),
     ],
 )
 def test_a_bad_log_is_named_with_its_line(text: str, said: str, tmp_path: Path) -> None:
@@ -159,6 +163,11 @@ def test_a_bad_log_is_named_with_its_line(text: str, said: str, tmp_path: Path) 
     path.write_text(text)
     with pytest.raises(GrantLogError, match=said):
         read_grants([path], ["steps-9"] if "steps-9" in said else [])
+
+
+def test_its_words_are_the_schedulers() -> None:
+    """Training doesn't import the scheduler: what it knows of a log's schema is written down twice."""
+    assert (run_logs.SCHEMA, run_logs.GRANTS) == (events.SCHEMA, events.GRANTS)
 
 
 def test_a_log_that_is_not_there() -> None:

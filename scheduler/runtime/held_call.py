@@ -1,0 +1,267 @@
+"""A call that is held while it runs: what calls of every model have in common, however they are driven.
+
+A call waits for its grant (`acquire`), may ask for more thinking (`extend`), and settles its hold once,
+whatever happens. `TaskCall` drives one of our backends, token by token; `ExternalCall` is driven by another
+library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Protocol
+
+from elastic_agent.budget import to_usd
+from elastic_agent.errors import CapExceededError, StoreUnavailableError, TaskClosedError
+from elastic_agent.usage import Usage
+
+from ..allocation.grant import Grant
+from ..allocation.request import CallSize, CallTerms, Request, Running, build_request
+from ..estimates.workload import FINAL
+from ..ledger.amounts import Amount
+from ..ledger.prices import Price
+from ..runlog.report import CallReport
+from .acquire import acquire, acquire_durably
+
+if TYPE_CHECKING:
+    from .task import Task
+
+enclosing_calls: ContextVar[frozenset[str]] = ContextVar("elastic_agent_open_calls", default=frozenset())
+"""Holds of the calls whose stream is open around this code: a call that is awaited here ends before them."""
+
+
+class CalledModel(Protocol):
+    """What the scheduler has to know of a model: estimates and speeds are kept for each such object."""
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of one sequence."""
+        ...
+
+
+class HeldCall:
+    """One call inside a task; see the module.
+
+    Attributes:
+        terms: what its user said of it.
+        price: what the model costs; None: unknown.
+        became_final: the caps were used up, and the call was asked for the final answer instead.
+        stopped: its task has told it to end.
+        settled: done when the call is over, or was refused.
+    """
+
+    def __init__(self, task: Task, model: CalledModel, terms: CallTerms, price: Price | None) -> None:
+        self.task, self.model, self.price = task, model, price
+        self.terms = replace(terms, final=terms.final or terms.kind == FINAL)
+        self.became_final = self.stopped = False
+        self.settled: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._request: Request | None = None
+        self._running: Running | None = None
+        self._refused: Exception | None = None
+        self._tracked = False
+        self._seconds = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # What callers see
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the call was given; None before."""
+        return None if self._running is None else self._running.grant
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; final when the call is over, however it ended."""
+        raise NotImplementedError
+
+    @property
+    def cost(self) -> Decimal | None:
+        """Dollars so far; None without a price."""
+        return None if self.price is None else to_usd(self.price.charge(self.usage))
+
+    @property
+    def reachable(self) -> bool:
+        """The call's event loop runs: it can be stopped, and will settle. On an idle loop nothing happens."""
+        return self._loop is not None and self._loop.is_running()
+
+    def feedback(self, *, correct: bool) -> None:
+        """Say whether the answer was correct: curves that are learnt (`LearntCurves`) learn from it.
+
+        Any time after the call; it changes nothing where curves are given, or where there was no answer.
+        """
+        if self._running is not None and self._loop is not None:
+            self.task.dispatcher.told(self._running, correct, self._loop.time())
+
+    def stop(self) -> None:
+        """End the call at once, from any thread."""
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        """End the call, and settle it; what it may have used is charged."""
+        raise NotImplementedError
+
+    def report(self) -> CallReport:
+        """Its line in the task's report."""
+        found: dict[str, Any] = {
+            "task": self.task.name,
+            "number": self._request.number if self._request else 0,
+            "kind": self.terms.kind,
+            "label": self.terms.label,
+            "model": self.model.model,
+        }
+        running = self._running
+        if self._refused is not None:
+            return CallReport(**found, outcome="refused", reason=str(self._refused))
+        if running is None or not self._sent():
+            return CallReport(**found, outcome="withdrawn" if self.settled.done() else "waiting")
+        reason, lowered = running.grant.reason, running.lowered
+        return CallReport(
+            **found,
+            **self._ends(),
+            outcome="answered" if self._answered() else "stopped" if running.done else "running",
+            grant=running.grant,
+            usage=self.usage,
+            refund=running.refund.tokens,
+            cost=self.cost,
+            seconds=self._seconds,
+            reason=reason if lowered is None else f"{reason}; later lowered to {lowered}",
+        )
+
+    # The life of its hold
+
+    async def _acquire(self) -> Running:
+        """Wait for the grant; if the caps are used up, ask for the final answer instead where that is wanted.
+
+        Raises:
+            CapExceededError, DeadlineError, TaskClosedError, UnknownPriceError: refused, nothing held.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            try:
+                self._running = await self._granted()
+            except CapExceededError:
+                terms = self.terms
+                if terms.on_exhausted != "answer" or terms.final or self.task.state.answered:
+                    raise
+                self.terms = replace(terms, final=True, on_exhausted="shrink")
+                self.became_final = True
+                self._become_final()
+                self._running = await self._granted()
+        except BaseException as error:
+            self._refused = error if isinstance(error, Exception) else None
+            self._finish()
+            raise
+        return self._running
+
+    async def _granted(self) -> Running:
+        """Wait for the dispatcher's word, and for a durable ledger's."""
+        dispatcher, durable = self.task.dispatcher, self.task.scheduler.durable
+        if durable is None:
+            return await acquire(dispatcher, self._build_request(), self._track)
+        self._track()
+        return await acquire_durably(dispatcher, durable, self._build_request(), self._build_request)
+
+    def _build_request(self) -> Request:
+        """What the call asks for; a later time, the same call asks once more."""
+        size, ours = self._size(), self._steerable
+        self._request = build_request(
+            self.task.state,
+            size,
+            self.task.scheduler.facts_of(self.model, self.price, queued=ours),
+            self.terms,
+            around=enclosing_calls.get() if ours else frozenset(),
+            lower=self._on_reduced if ours else None,
+            before=self._request,
+        )
+        return self._request
+
+    def _track(self) -> None:
+        if not self._tracked:
+            self._tracked = True
+            self.task.track(self)
+
+    async def _before_send(self) -> None:
+        """Return if all that the call rests on is still held; see `Task.may_send`."""
+        assert self._running is not None
+        await self.task.may_send(self._running)
+
+    async def _extend(self, used: int) -> int | None:
+        """Ask for more thinking than was granted.
+
+        Args:
+            used: thinking tokens so far.
+
+        Returns:
+            the new limit, which is held; None: there is no more.
+        """
+        running, dispatcher, durable = self._running, self.task.dispatcher, self.task.scheduler.durable
+        assert running is not None
+        assert self._loop is not None
+        extension = dispatcher.more(running, used, self._loop.time())
+        if extension is None:
+            return None
+        if durable is not None:
+            try:
+                held = await durable.take(extension.hold) is None
+            except (StoreUnavailableError, TaskClosedError):
+                held = False
+            if not held:
+                dispatcher.drop(running, extension, self._loop.time())
+                return None
+        return running.grant.budget.thinking
+
+    def _settle(
+        self, actual: Amount | None, *, answered: bool, used: Mapping[str, Any], learn: Usage | None
+    ) -> None:
+        """End the hold; later calls change nothing. See `Dispatcher.settle`."""
+        running = self._running
+        assert running is not None
+        assert self._loop is not None
+        now = self._loop.time()
+        self._seconds = max(0.0, now - running.started)
+        self.task.dispatcher.settle(running, actual, now, answered=answered, used=used, learn=learn)
+        self._finish()
+
+    def _charge(self, usage: Usage) -> Amount:
+        """What this usage costs."""
+        return Amount(usage.generated, 0 if self.price is None else self.price.charge(usage))
+
+    def _finish(self) -> None:
+        if not self.settled.done():
+            self.settled.set_result(None)
+
+    # What its kind of call says
+
+    _steerable = True
+    """The call takes its turn at its model's endpoint, and its limit can be reduced while it runs."""
+
+    def _size(self) -> CallSize:
+        """What the call asks for, in tokens."""
+        raise NotImplementedError
+
+    def _sent(self) -> bool:
+        """It was handed over to its model."""
+        raise NotImplementedError
+
+    def _answered(self) -> bool:
+        """It brought an answer, be it a cut one."""
+        raise NotImplementedError
+
+    def _become_final(self) -> None:
+        """Ask for the final answer from here on."""
+
+    def _on_reduced(self) -> None:
+        """The call's thinking limit was reduced (`Running.lowered`); from any thread, under the lock."""
+
+    def _ends(self) -> dict[str, Any]:
+        """How thinking and solution ended, where that is known."""
+        return {}
