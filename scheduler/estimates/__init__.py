@@ -1,8 +1,10 @@
-"""How much work is still to come, and what thinking is worth for it.
+"""How much work is still to come, and what thinking is worth for it. May import ledger and latency.
 
-success_curve   probability of success by thinking tokens, per kind of call; curves from files
+success_curve   probability of success by thinking tokens, per kind of call
+curve_files     measured success curves from files
 online_curves   success curves learnt from the calls themselves
-workload        how many calls of which kind are still to come, and what each uses besides thinking
-call_stats      how long an endpoint's answers take
+lengths         distributions of tokens
+workload        how many calls of which kind are still to come
+call_stats      tokens of the latest calls by kind, and how long an endpoint's answers take
 agent_history   what earlier tasks of the same agent were like
 """

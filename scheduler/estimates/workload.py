@@ -4,7 +4,7 @@ A task that knows its plan says so (`expect={"steps-3": 4, "final": 1}`); every 
 expected takes one off. Nested tasks declare for themselves: a level counts what it declared or what the
 levels below it did, whichever is more, per kind.
 
-A task that says nothing, but whose agent is known (`scheduler.history`), is expected to go on like those of
+A task that says nothing, but whose agent is known (`agent_history`), is expected to go on like those of
 that agent before it. Any other is assumed to make at least three calls after its first, and later as many
 more as it has finished, 32 at most. So a long run is never starved (what is left shrinks like 1/n, not like
 2^-n), and a short one leaves a part unspent. Calls that wait already are counted among the assumed ones.

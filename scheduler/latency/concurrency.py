@@ -1,23 +1,24 @@
 """How an endpoint's speed depends on how many calls run on it at once. Plain arithmetic; no clock.
 
-Samples of TTFT and TPOT are kept for each level of load: every number of calls up to 8, and steps of a
-fifth above. `at(load)` answers with quantiles that never fall as the load grows: where a busier level looks
-faster, the two are pooled (isotonic regression). A load between two known ones takes the lower one's time
-in proportion, at most the upper one's. Beyond the busiest known one it is in proportion, too: the most that
-a backend slows down by which serves its calls alike. One level alone says nothing of others: it counts as
-it is.
+Samples of TTFT and TPOT are kept for each level of load: every number of calls up to 8, and steps of a fifth
+above. `at(load)` answers with quantiles that never fall as the load grows: where a busier level looks faster,
+the two are pooled (isotonic regression). A load between two known levels takes the lower one's time in
+proportion, at most the upper one's. A load beyond the busiest known level takes that level's time in
+proportion, too: a backend that serves its calls alike slows down by no more. Where one level alone is known,
+every load counts as that level.
 
-Load is one cause of slowness, and the weather another: an upstream that others use, or that is ill, is slower
-at every load. `weather` is what the latest tokens took as a multiple of what is usual at their load.
+A slowdown is the other cause of slowness: an upstream that others use, or that is ill, is slower at every
+load. `slowdown` is what the latest tokens took, as a multiple of the median at their load.
 
-Time is counted as busy time: a block of tokens that took s seconds beside n calls stands for s / n of them. A
-level takes one sample in `GAP` such seconds and forgets what is older than its window. In bad weather a level
-that is known learns nothing, and one that is hardly known what it would be in calm weather: a spike is over
-when it is over, does not slow plans down for minutes after, and does not count twice.
-Weather that lasts becomes what is usual. Slowdowns that have passed are remembered (`scheduler.slowdowns`).
+Time is counted as busy time: a block of tokens that took s seconds beside n calls stands for s / n seconds. A
+level takes one sample in `GAP` busy seconds and forgets samples that are older than its window. During a
+slowdown a level with at least `FEW` samples records nothing; a newer level records each sample divided by the
+slowdown (its baseline). So short spikes leave no trace. A slowdown that lasts longer than `LASTS` is no
+longer taken for transient: its samples are recorded as they are. Slowdowns that have passed are remembered
+(`slowdowns`).
 
-More calls at once are not always more answers: where the backend is used to capacity each one only becomes
-slower. `enough` says from which load on that is so.
+More calls at once do not always bring more answers: a backend that is used to capacity only becomes slower
+with each one. `enough` says from which load on that is so.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ ENOUGH = 0.8
 """Share of the most answers a second that so many calls at once have to bring to be enough."""
 
 GAIN = 0.25
-"""Nor may the busiest load that was seen, n times as many calls, bring more than n ** GAIN times the tokens a
-second: where each call brings its own, as far as is known, all may run."""
+"""The busiest load that was seen, with n times as many calls, may bring at most n ** GAIN times the tokens a
+second: where each call brings tokens of its own, all may run."""
 
 KEEP, FIRST_PASS = 0.99, 64.0
 """What the mean length of a pass keeps of itself at each pass; tokens that it is taken to have at first."""
 
-STORM, LASTS = 1.5, 60.0
-"""Weather from which on a level that is known learns nothing, unless it has lasted so many busy seconds."""
+SLOW, LASTS = 1.5, 60.0
+"""Slowdown from which on a known level records nothing, unless it has lasted `LASTS` busy seconds."""
 
 
 Fit = list[tuple[int, float]]
@@ -74,18 +75,18 @@ class Levels:
         """Those that were seen, ascending."""
         return sorted(self._samples)
 
-    def add(self, load: int, seconds: float, clock: float, *, storm: float = 1.0) -> None:
+    def add(self, load: int, seconds: float, clock: float, *, transient: float = 1.0) -> None:
         """One more sample, at so many busy seconds; too soon after the last of its level it is dropped.
 
         Args:
-            storm: so many times as slow as usual it is for now; a level that is hardly known learns what that
-                would be in calm weather.
+            transient: the present slowdown, if it will probably pass; 1: none. A level with fewer than `FEW`
+                samples records the sample divided by it.
         """
         level = level_of(load)
         kept = self._samples.setdefault(level, deque(maxlen=self._window))
-        if len(kept) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
+        if len(kept) >= FEW and (transient > 1.0 or clock - self._taken[level] < GAP):
             return
-        kept.append(seconds / storm)
+        kept.append(seconds / transient)
         self.samples += 1
         self._taken[level] = clock
         self._fits.clear()
@@ -113,22 +114,22 @@ class FirstsByLoad:
         self._taken: dict[int, float] = {}
         self._fits: dict[float, tuple[Fit, Fit, float, float]] = {}
 
-    def add(self, load: int, first: First, clock: float, *, storm: float = 1.0) -> None:
-        """One more, as `Levels.add`; what is dropped there may still tell something of its length."""
+    def add(self, load: int, first: First, clock: float, *, transient: float = 1.0) -> None:
+        """One more sample, as `Levels.add`; a dropped one still counts among the prompts of its length."""
         level = level_of(load)
         firsts = self._levels.setdefault(level, FirstTokens())
-        if storm > 1.0:
-            calm = replace(first, seconds=first.seconds / storm)
-            first.calm, first = calm, calm
-        firsts.length(first, storm=storm > 1.0)
+        if transient > 1.0:
+            baseline = replace(first, seconds=first.seconds / transient)
+            first.baseline, first = baseline, baseline
+        firsts.length(first, transient=transient > 1.0)
         self._fits.clear()
-        if len(firsts) >= FEW and (storm > 1.0 or clock - self._taken[level] < GAP):
+        if len(firsts) >= FEW and (transient > 1.0 or clock - self._taken[level] < GAP):
             return
         firsts.latest.append(first)
         self._taken[level] = clock
 
     def changed(self) -> None:
-        """It was told how much of a prompt was cached."""
+        """The upstream has said how much of a prompt it had cached."""
         self._fits.clear()
 
     def at(self, load: int, quantile: float) -> Line | None:
@@ -155,13 +156,13 @@ class FirstsByLoad:
 
 
 class SpeedByLoad:
-    """TTFT and TPOT of one endpoint by load, and its present weather."""
+    """TTFT and TPOT of one endpoint by load, and its present slowdown."""
 
     LATEST = 9
 
     def __init__(self) -> None:
         self.ttft, self.tpot = FirstsByLoad(), Levels()
-        self._clock = self._calm = 0.0
+        self._clock = self._baseline_until = 0.0
         self._passes, self._tokens = 1.0, FIRST_PASS
         self._enough: dict[int, tuple[int, int]] = {}  # by limit: the samples at that time, and the answer
         self._latest: deque[float] = deque(maxlen=self.LATEST)
@@ -170,7 +171,7 @@ class SpeedByLoad:
     def first(self, load: int, first: First) -> None:
         """A pass brought its first token."""
         self._passes, self._tokens = KEEP * self._passes + 1, KEEP * self._tokens
-        self.ttft.add(load, first, self._clock, storm=self._storm)
+        self.ttft.add(load, first, self._clock, transient=self._transient)
 
     def block(self, load: int, tokens: int, seconds: float) -> None:
         """So many tokens of one pass took this long."""
@@ -179,11 +180,11 @@ class SpeedByLoad:
         self._latest.append(1.0 if not usual else each / usual)
         busy = seconds / max(1, load)
         self._clock += busy
-        weather = self.weather
-        if weather < STORM:
-            self._calm = self._clock
-        self.slowdowns.note(weather, self._clock, busy, slow=weather >= STORM)
-        self.tpot.add(load, each, self._clock, storm=self._storm)
+        slowdown = self.slowdown
+        if slowdown < SLOW:
+            self._baseline_until = self._clock
+        self.slowdowns.note(slowdown, self._clock, busy, slow=slowdown >= SLOW)
+        self.tpot.add(load, each, self._clock, transient=self._transient)
 
     def enough(self, most: int) -> int:
         """The fewest calls at once that bring `ENOUGH` of the most answers a second; `most` if more may help.
@@ -210,13 +211,13 @@ class SpeedByLoad:
         return most
 
     @property
-    def _storm(self) -> float:
-        """How slow it is in a way that will hopefully pass; 1 where it isn't, or where it has lasted."""
-        return self.weather if 0 < self._clock - self._calm < LASTS else 1.0
+    def _transient(self) -> float:
+        """The present slowdown; 1 where there is none, or where it has lasted longer than `LASTS`."""
+        return self.slowdown if 0 < self._clock - self._baseline_until < LASTS else 1.0
 
     @property
-    def weather(self) -> float:
-        """What tokens take now, as a multiple of what is usual at their load; at least 1."""
+    def slowdown(self) -> float:
+        """What the latest tokens took, as a multiple of the median at their load; at least 1."""
         return max(1.0, quantile_of(self._latest, 0.5)) if self._latest else 1.0
 
 
@@ -243,7 +244,7 @@ def rising(points: Iterable[tuple[int, float, int]]) -> Fit:
 
 
 def read_off(fit: Fit, load: int) -> float | None:
-    """The value at a load that nobody may have seen; None where nothing is known."""
+    """The value at any load, also between and beyond those that were seen; None before the first sample."""
     if not fit:
         return None
     if len(fit) == 1:

@@ -1,17 +1,17 @@
-"""How fast an upstream is: time to first token (TTFT) and time per output token (TPOT), learnt as it answers.
+"""How fast an endpoint is: time to first token (TTFT) and time per output token (TPOT), learnt as it answers.
 
 One `Latency` per endpoint. It keeps a recent window of each, answers with an upper quantile, and forgets what
-is older. TTFT has two parts, a fixed one and one in proportion to the prompt (`scheduler.prefill`). Two
+is older. TTFT has two parts, a fixed one and one in proportion to the prompt (`prefill`). Two
 horizons are kept for TPOT: the window, in blocks of tokens of one pass, so that the jitter of a single token
 does not count for a whole answer; and the present pace, the median of a call's latest tokens, which follows a
 slow-down within three tokens and ignores a single stall, however many calls stalled together. The larger of
 the two is the answer: planning must not wait for statistics while a deadline nears.
 
-`speed` is how it is now. `at(load)` is how it would be with so many calls at once (`scheduler.load`): a task
+`speed` is how it is now. `at(load)` is how it would be with so many calls at once (`concurrency`): a task
 that is to be admitted makes the others slower.
 
-Nothing is assumed before the first tokens: `known` is False, and whoever plans has to do so without numbers
-(`elastic_agent.scheduler.latency.slack` then spends at most half of the time on thinking). Passes that were
+Nothing is assumed before the first tokens: `known` is False, and `slack` then spends at most half of the time
+on thinking. Passes that were
 sent before anything was answered may have waited for the upstream's own start; they count until one that was
 sent later is there.
 """
@@ -39,7 +39,7 @@ class Speed(NamedTuple):
             lengths were seen: `ttft` is then that of prompts like those.
         again: share of its prompt that a further pass of the same call reads.
         later: share of its prompt that a later call of the same task reads.
-        slower, lasts, every: the next slowdown (`scheduler.slowdowns.Slowdown`).
+        slower, lasts, every: the next slowdown (`slowdowns.Slowdown`).
         now: what tokens take at present, as a multiple of what is usual.
         left: seconds until that is probably over; 0: that isn't known, or nothing is slow.
         enough: calls at once beyond which more bring hardly more answers; 0: that isn't known.
@@ -208,8 +208,8 @@ class Latency:
         """The upstream had so many of this pass's input tokens."""
         with self._lock:
             first.cached = cached
-            if first.calm is not None:
-                first.calm.cached = cached
+            if first.baseline is not None:
+                first.baseline.cached = cached
             self._by_load.ttft.changed()
             self._window = self._speed = None
 
@@ -270,12 +270,12 @@ class Latency:
         return firsts.at(load, 0.5) or usual, tokens.at(load, 0.5) or each
 
     def at(self, load: int) -> Speed | None:
-        """What it would be with so many calls at once, in the present weather; None while unknown."""
+        """What it would be with so many calls at once, with the present slowdown; None while unknown."""
         with self._lock:
             ttft, tpot, q = self._by_load.ttft, self._by_load.tpot, self._quantile
             first, each = ttft.at(load, q), tpot.at(load, q)
             usual_first, usual_each = ttft.at(load, 0.5), tpot.at(load, 0.5)
-            weather = self._by_load.weather
+            slowdown = self._by_load.slowdown
         if first is None or each is None or usual_first is None or usual_each is None:
             return self.speed()
         found = Speed(
@@ -288,11 +288,11 @@ class Latency:
             first.again,
             first.later,
             *self._by_load.slowdowns.next,
-            weather,
+            slowdown,
             self._by_load.slowdowns.left,
             self._enough(),
         )
-        return found.slowed(weather)
+        return found.slowed(slowdown)
 
 
 class Pace:

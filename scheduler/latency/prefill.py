@@ -50,7 +50,7 @@ class First:
         further: it is not the first pass of its call.
         later: its call is not the first of its task.
         cached: how many of them the upstream says it had; None: it has not said.
-        calm: the same as it would have been in calm weather, where the weather was bad.
+        baseline: the same, divided by the slowdown; set during one.
     """
 
     seconds: float
@@ -58,7 +58,7 @@ class First:
     further: bool = False
     later: bool = False
     cached: int | None = None
-    calm: First | None = None
+    baseline: First | None = None
 
     @property
     def read(self) -> int | None:
@@ -99,11 +99,11 @@ class FirstTokens:
     def __len__(self) -> int:
         return len(self.latest)
 
-    def length(self, first: First, *, storm: bool = False) -> None:
-        """Remember it among those of its length; in bad weather only where few of these are known."""
+    def length(self, first: First, *, transient: bool = False) -> None:
+        """Remember it among those of its length; during a slowdown only where few of these are known."""
         self._number += 1
         alike = self._by_length.setdefault((first.prompt.bit_length(), first.further), deque(maxlen=KEPT))
-        if not storm or len(alike) < FEW:
+        if not transient or len(alike) < FEW:
             alike.append((self._number, first))
 
     def slope(self) -> float:

@@ -1,11 +1,11 @@
 """Slowdowns that an endpoint has had: how often, how slow, how long. Plans keep time for the next one.
 
-A slowdown is a stretch of time in which tokens take `scheduler.load.STORM` times as long as is usual at their
+A slowdown is a stretch of time in which tokens take `concurrency.SLOW` times as long as is usual at their
 load, or more. The latest `KEPT` are remembered. An answer that is on its way when the next one begins will
 take `factor` times as long while the slowdown lasts: thinking has to end early enough for that, or the answer
 pays for it. An endpoint that has stayed even for long is trusted more and more: `every` grows.
 
-All seconds are busy seconds, as in `scheduler.load`: while calls run they pass like those of a clock.
+All seconds are busy seconds, as in `concurrency`: while calls run they pass like those of a clock.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ ends once:
 A hold is a lease: its maker renews it while the call runs. `dispatch` is the last word before the call
 leaves, and fails on a hold that has ended. `hold(..., dispatched=True)` says both in one round trip. Between
 that and the sending a maker may be stopped: right before each request leaves it looks whether its lease has
-run out meanwhile (`scheduler.leases`). So a maker that slept through its lease sends nothing.
+run out meanwhile (`durable.leases`). So a maker that slept through its lease sends nothing.
 
 A hold whose lease has run out has ended, whether or not anybody has written that down: `dispatch` and `renew`
 say so, and the steps that answer with a hold (`hold`, `settle`, `refund`) end it first. What nobody asks for
@@ -40,7 +40,7 @@ seen (`ledger_time`): then every step is a StoreClockError.
 A ledger has a number of its own, drawn when it is made. A handle that has met one ledger takes no other:
 where the store was emptied or replaced, every step is a StoreForgotError. One that was put back to an older
 state has the same number: who used it notices that it knows less than it has acknowledged
-(`scheduler.acknowledged`).
+(`durable.acknowledged`).
 
 Amounts and caps are whole numbers from 0 to `MOST`; leases and seconds are finite and not negative; names and
 keys are 1 to 500 characters, none of them NUL. Anything else is a StoreError and changes nothing.

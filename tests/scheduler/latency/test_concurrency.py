@@ -1,4 +1,4 @@
-"""Speed by load: more calls never look faster, unknown loads are scaled, spikes are weather and pass."""
+"""Speed by load: more calls never look faster, unknown loads are scaled, spikes are slowdowns and pass."""
 
 from __future__ import annotations
 
@@ -86,16 +86,16 @@ def test_what_has_become_usual_is_learnt() -> None:
         for _ in range(int(seconds / (8 * each))):
             by_load.block(1, 8, 8 * each)
     assert by_load.tpot.at(1, 0.5) == pytest.approx(0.04)
-    assert by_load.weather == pytest.approx(1.0)
+    assert by_load.slowdown == pytest.approx(1.0)
 
 
 def test_nothing_is_known_at_first() -> None:
     """No number before there is one."""
     assert Latency().at(3) is None
-    assert SpeedByLoad().weather == 1.0
+    assert SpeedByLoad().slowdown == 1.0
 
 
-def test_a_storm_counts_once_at_a_load_that_was_never_seen() -> None:
+def test_a_slowdown_counts_once_at_a_load_that_was_never_seen() -> None:
     """Ten times as slow in mid-run, and more calls than ever: ten times what it will be, not a hundred."""
     speeds = SpeedByLoad()
     for _ in range(40):
@@ -104,12 +104,12 @@ def test_a_storm_counts_once_at_a_load_that_was_never_seen() -> None:
         speeds.block(load, 8, 0.8)
     usual = speeds.tpot.at(12, 0.5)
     assert usual is not None
-    assert speeds.weather > 5
-    assert usual * speeds.weather < 0.25  # ten times the 10 ms is 0.1
+    assert speeds.slowdown > 5
+    assert usual * speeds.slowdown < 0.25  # ten times the 10 ms is 0.1
 
 
-def test_a_storm_counts_once_for_first_tokens_too() -> None:
-    """What the upstream says of its cache later holds for the calm sample as well."""
+def test_a_slowdown_counts_once_for_first_tokens_too() -> None:
+    """What the upstream says of its cache later holds for the baseline sample as well."""
     latency = Latency()
     for _ in range(40):
         latency.load = 4
@@ -120,9 +120,9 @@ def test_a_storm_counts_once_for_first_tokens_too() -> None:
         latency.block(8, 0.8)
         first = latency.first(1.0, 100)
     latency.pace(0.1)
-    assert first.calm is not None
+    assert first.baseline is not None
     latency.record_cached(first, 60)
-    assert (first.read, first.calm.read) == (40, 40)
+    assert (first.read, first.baseline.read) == (40, 40)
     there = latency.at(12)
     assert there is not None
     assert 0.5 < there.ttft < 2.5  # ten times the 0.1 s

@@ -113,7 +113,7 @@ def test_an_answer_survives_the_second_slowdown(learnt: bool) -> None:
         clock = asyncio.get_running_loop().time
         timing = Timing(risk=0.005 if learnt else 1.0)
 
-        async def weather(*starts: float) -> None:
+        async def slow_spells(*starts: float) -> None:
             for start in starts:
                 await asyncio.sleep(start - clock())
                 backend.ttft, backend.tpot = 0.3, 0.03
@@ -122,7 +122,7 @@ def test_an_answer_survives_the_second_slowdown(learnt: bool) -> None:
 
         policy = FixedCap(5000)
         async with BudgetScheduler(backend, timing=timing, policy=policy) as scheduler:
-            turning = asyncio.create_task(weather(60, 196.1))
+            turning = asyncio.create_task(slow_spells(60, 196.1))
             while clock() < 190:
                 async with scheduler.task(Caps(tokens=9000)) as task:
                     await task.generate("a", solution=256)
