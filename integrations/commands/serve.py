@@ -12,6 +12,7 @@ import gc
 import json
 import signal
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from elastic_agent.cli_arguments import COUNT, PAUSE, PORT, SECONDS, SOLUTION
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..gateway.app import Gateway
     from .options import Commands
 
+BYTES = argument(integer, least=1024, of="bytes")
 COLLECT_EVERY = 20_000
 """New objects between two rounds of the garbage collector. What concurrent requests have made is alive and is
 scanned in vain: with 64 requests, the default of 700 took 1.1 ms of processor time a request, this 0.1 ms."""
@@ -34,6 +36,21 @@ OPEN_TO_ALL = (
     "NO KEYS: EVERY PROGRAM AND USER OF THIS MACHINE CAN SPEND HERE. "
     "To ask for keys: elastic-agent keys create NAME, and start again without --no-keys."
 )
+
+
+NUMBERS: tuple[tuple[str, Callable[[str], Any], float | None, str, str], ...] = (
+    ("--lease", SECONDS, 60.0, "SECONDS", "charge what a dead gateway held after so long (default: 60)"),
+    ("--max-running", COUNT, None, "N", "most calls at once on each model"),
+    ("--max-waiting", COUNT, None, "N", "most calls that wait for each model"),
+    ("--solution", SOLUTION, None, "TOKENS", "solution budget where a request names none"),
+    ("--timeout", SECONDS, 600.0, "SECONDS", "longest call (default: 600)"),
+    ("--grace", PAUSE, 30.0, "SECONDS", "for running calls to end when the gateway stops (default: 30)"),
+    ("--task-idle", SECONDS, 900.0, "SECONDS", "close a task that was unused for so long (default: 900)"),
+    ("--keep-answers", SECONDS, 3600.0, "SECONDS", "for retries with an Idempotency-Key (default: 3600)"),
+    ("--max-body", BYTES, 4 * 1024 * 1024, "BYTES", "largest request (default: 4 MiB)"),
+    ("--max-connections", COUNT, 8000, "N", "most open connections of clients (default: 8000)"),
+)
+"""Options that take a number: name, type, default, what the help calls the value, help."""
 
 
 def add_command(commands: Commands) -> None:
@@ -58,20 +75,9 @@ def add_command(commands: Commands) -> None:
     serve.add_argument("--port", type=PORT, default=8100, help="0 takes a free one (default: 8100)")
     add_ledger_option(serve)
     add_no_keys_option(serve)
-    serve.add_argument(
-        "--lease",
-        type=SECONDS,
-        default=60.0,
-        metavar="SECONDS",
-        help="after a gateway has died, what it holds is charged this much later (default: 60)",
-    )
-    serve.add_argument("--max-running", type=COUNT, metavar="N", help="most calls at once on each model")
-    serve.add_argument("--max-waiting", type=COUNT, metavar="N", help="most calls that wait for each model")
-    serve.add_argument(
-        "--solution", type=SOLUTION, metavar="TOKENS", help="solution budget where a request names none"
-    )
     add_wrap_up_option(serve)
-    _add_limits(serve)
+    for name, type, default, metavar, help in NUMBERS:
+        serve.add_argument(name, type=type, default=default, metavar=metavar, help=help)
     serve.add_argument("--log", metavar="FILE", help="record every decision, for `elastic-agent report`")
     serve.add_argument(
         "--watchdog",
@@ -80,47 +86,6 @@ def add_command(commands: Commands) -> None:
     )
     serve.add_argument("--quiet", action="store_true", help="no access log on standard output")
     serve.set_defaults(run=run)
-
-
-def _add_limits(serve: argparse.ArgumentParser) -> None:
-    serve.add_argument(
-        "--timeout", type=SECONDS, default=600.0, metavar="SECONDS", help="longest call (default: 600)"
-    )
-    serve.add_argument(
-        "--grace",
-        type=PAUSE,
-        default=30.0,
-        metavar="SECONDS",
-        help="time that running calls have to end when the gateway stops (default: 30)",
-    )
-    serve.add_argument(
-        "--task-idle",
-        type=SECONDS,
-        default=900.0,
-        metavar="SECONDS",
-        help="close a task that was unused for so long (default: 900)",
-    )
-    serve.add_argument(
-        "--keep-answers",
-        type=float,
-        default=3600.0,
-        metavar="SECONDS",
-        help="keep answers for requests that repeat their Idempotency-Key (default: 3600)",
-    )
-    serve.add_argument(
-        "--max-body",
-        type=argument(integer, least=1024, of="bytes"),
-        default=4 * 1024 * 1024,
-        metavar="BYTES",
-        help="largest request (default: 4 MiB)",
-    )
-    serve.add_argument(
-        "--max-connections",
-        type=COUNT,
-        default=8_000,
-        metavar="N",
-        help="most open connections of clients (default: 8000)",
-    )
 
 
 def run(options: argparse.Namespace) -> int:

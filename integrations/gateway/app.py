@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
+from elastic_agent.scheduler.ledger.prices import NOTIONAL, listed
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.runlog import events
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
@@ -88,6 +89,7 @@ class Gateway:
             OSError: the port is taken.
         """
         await self._check_keys()
+        await asyncio.to_thread(self._load_prices)
         self._make_services()
         self.app = self._make_app()
         self._listener = Listener(self.app, self.connections, self.config.limits)
@@ -140,6 +142,12 @@ class Gateway:
             raise ValueError(
                 f"--no-keys, but the ledger {place} has keys: leave --no-keys out, or name another --ledger"
             )
+
+    def _load_prices(self) -> None:
+        """Read the price list, which takes up to a second, before a request would wait for it."""
+        for one in self.config.upstreams:
+            if one.price is None and one.backend.model not in NOTIONAL:
+                listed(one.backend.model)
 
     def _make_services(self) -> None:
         """The scheduler, the accounts, the tasks, and what answers requests."""

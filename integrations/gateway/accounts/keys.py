@@ -14,18 +14,14 @@ import hmac
 import json
 import re
 import secrets
-import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Window
 
 from ..storage.key_table import open_key_table
-
-T = TypeVar("T")
 
 PREFIX = "ea-"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -89,7 +85,6 @@ class Keys:
         self._table = open_key_table(where)
         self._remember = remember
         self._seen: dict[str, tuple[float, Key | None]] = {}  # by digest: when it was looked up, and the key
-        self._lock = threading.Lock()  # one step at a time
 
     def create(self, name: str, caps: Caps | None = None, *, window: Window | None = None) -> tuple[str, Key]:
         """A new key, and what is stored of it.
@@ -118,9 +113,9 @@ class Keys:
 
     def list(self) -> list[Key]:
         """All keys, also revoked ones, the oldest first."""
-        with self._lock:
-            texts = self._table.all()
-        return sorted((Key(**json.loads(text)) for text in texts), key=lambda key: (key.created, key.name))
+        return sorted(
+            (Key(**json.loads(text)) for text in self._table.all()), key=lambda key: (key.created, key.name)
+        )
 
     def revoke(self, name: str) -> Key:
         """Revoke a key; what was spent on it stays on the ledger.
@@ -140,7 +135,7 @@ class Keys:
         wanted, now = digest(secret), asyncio.get_running_loop().time()
         at, key = self._seen.get(wanted, (float("-inf"), None))
         if now - at > self._remember:
-            text = await self._in_thread(lambda: self._table.get(wanted))
+            text = await asyncio.to_thread(self._table.get, wanted)
             key = Key(**json.loads(text)) if text is not None else None
             if len(self._seen) > 10_000:  # somebody guesses keys
                 self._seen.clear()
@@ -151,21 +146,12 @@ class Keys:
 
     async def any(self) -> bool:
         """Whether there is any key, revoked or not."""
-        return bool(await self._in_thread(self._table.all))
+        return bool(await asyncio.to_thread(self._table.all))
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
-            self._table.close()
+        self._table.close()
 
     def _put(self, key: Key) -> None:
-        with self._lock:
-            self._table.put(key.digest, json.dumps(asdict(key)))
+        self._table.put(key.digest, json.dumps(asdict(key)))
         self._seen.clear()
-
-    async def _in_thread(self, step: Callable[[], T]) -> T:
-        def locked() -> T:
-            with self._lock:
-                return step()
-
-        return await asyncio.to_thread(locked)

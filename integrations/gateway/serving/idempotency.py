@@ -10,13 +10,6 @@ the key is free again, so that a retry can succeed.
 
 A call without readers runs on for `leave_seconds`, since a client that retries closes its connection first.
 Then the call is stopped and charged for what it has used, and its key answers with an error.
-
-    409 idempotency_key_in_use     it runs in another process: try again soon
-    409 idempotency_key_left       all clients left before the answer, which was stopped
-    409 idempotency_key_unknown    the gateway that ran it has died
-    409 idempotency_answer_gone    it was answered, and the answer is too large to be kept
-    422 idempotency_key_reused     the key was sent with another request
-    429 idempotency_keys_full      the owner has too many keys
 """
 
 from __future__ import annotations
@@ -27,7 +20,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
@@ -112,7 +105,7 @@ class Idempotency:
                 self._run(shared, claim, facts, run), context=Context()
             )
         elif shared.fingerprint != fingerprint:
-            raise _reused()
+            raise _error("idempotency_key_reused")
         shared.readers += 1
         try:
             response = await shared.send_to(request, facts["id"], self._send, again)
@@ -179,11 +172,11 @@ class Idempotency:
         if found is None:
             return False
         if found.fingerprint != claim.fingerprint:
-            raise _reused()
+            raise _error("idempotency_key_reused")
         if found.state == "gone":
             raise answer_gone()
         if found.state == "running":
-            raise _in_use() if found.until > now else _unknown()
+            raise _error("idempotency_key_in_use" if found.until > now else "idempotency_key_unknown")
         body = await asyncio.to_thread(lambda: found.text)
         shared.replayed = True
         shared.set_whole(found.status, json.loads(found.headers), body, streamed=found.stream)
@@ -211,7 +204,7 @@ class Idempotency:
             if not facts.get("passes"):
                 await self._release(claim)
                 raise
-            shared.copy(_left().response())
+            shared.copy(_error("idempotency_key_left").response())
         except BaseException:
             await self._release(claim)
             raise
@@ -253,42 +246,28 @@ def _fingerprint(request: web.Request, raw: bytes) -> str:
     return hashlib.sha256(json.dumps([request.path, ours]).encode() + b"\0" + raw).hexdigest()
 
 
-def _reused() -> GatewayError:
-    return GatewayError(
-        422,
-        f"this {IDEMPOTENCY_KEY} was sent with another request: give each request its own",
-        "idempotency_key_reused",
-        param=IDEMPOTENCY_KEY,
-    )
-
-
-def _in_use() -> GatewayError:
-    return GatewayError(
+_ERRORS: Mapping[str, tuple[int, str, bool | None, float | None]] = {
+    "idempotency_key_reused": (422, "is another one: give each request a key of its own", None, None),
+    "idempotency_key_in_use": (409, "runs in another process of this gateway: try again soon", None, 2.0),
+    "idempotency_key_unknown": (
         409,
-        f"the request with this {IDEMPOTENCY_KEY} runs in another process of this gateway: try again soon",
-        "idempotency_key_in_use",
-        param=IDEMPOTENCY_KEY,
-        retry_after=2.0,
-    )
-
-
-def _unknown() -> GatewayError:
-    return GatewayError(
+        "ran in a gateway that has ended, and its answer is unknown; what it may have used is charged. Send "
+        "it with another key to have it run again",
+        False,
+        None,
+    ),
+    "idempotency_key_left": (
         409,
-        f"the gateway that ran the request with this {IDEMPOTENCY_KEY} has ended, and its answer is unknown; "
-        f"what it may have used is charged. Send it with another key to have it run again",
-        "idempotency_key_unknown",
-        param=IDEMPOTENCY_KEY,
-        retry=False,
-    )
+        "was stopped, because its client left; what it had used is charged. Send it with another key to have "
+        "it run again",
+        False,
+        None,
+    ),
+}
+"""By code: the status, what became of the request with the key, whether to retry, after how many seconds."""
 
 
-def _left() -> GatewayError:
-    return GatewayError(
-        409,
-        f"the client of the request with this {IDEMPOTENCY_KEY} left, and it was stopped; what it had used "
-        f"is charged. Send it with another key to have it run again",
-        "idempotency_key_left",
-        param=IDEMPOTENCY_KEY,
-        retry=False,
-    )
+def _error(code: str) -> GatewayError:
+    status, message, retry, after = _ERRORS[code]
+    sentence = f"the request with this {IDEMPOTENCY_KEY} {message}"
+    return GatewayError(status, sentence, code, param=IDEMPOTENCY_KEY, retry_after=after, retry=retry)

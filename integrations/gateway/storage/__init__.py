@@ -1,6 +1,6 @@
 """What the gateway keeps beside the ledger: API keys, and answers that may be asked for again.
 
-tables        a table in the ledger's SQLite file, PostgreSQL database or Redis: connection, steps, errors
+tables        a table in memory, SQLite, PostgreSQL or Redis: its connection, steps and errors
 key_table     API keys by their digest
 answer_table  answers by their Idempotency-Key
 

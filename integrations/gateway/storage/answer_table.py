@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
-from .tables import RedisTable, Run, SqlTable, table_kind
+from .tables import RedisTable, Run, SqlTable, in_redis
 
 State = Literal["running", "answered", "gone"]
 
@@ -50,10 +49,6 @@ class Entry:
     def text(self) -> bytes:
         """The body as it was sent."""
         return zlib.decompress(self.body) if self.body else b""
-
-    def expired(self, now: float, limits: KeepLimits) -> bool:
-        """Whether the entry may be deleted."""
-        return self.until + (limits.lost_seconds if self.state == "running" else 0.0) <= now
 
     def fitted(self, kept: int, limits: KeepLimits) -> Entry:
         """The entry as it is kept beside `kept` bytes of its owner: without a body that is too large."""
@@ -111,75 +106,14 @@ class AnswerTable(Protocol):
 
 def open_answer_table(where: str) -> AnswerTable:
     """The answers of a ledger; `where` as for `open_store`."""
-    kind, place = table_kind(where, "answers")
-    if kind == "memory":
-        return MemoryAnswerTable()
-    return SqlAnswerTable(place) if kind == "sql" else RedisAnswerTable(str(place))
-
-
-class MemoryAnswerTable:
-    """In this process."""
-
-    def __init__(self) -> None:
-        self._by_owner: dict[str, dict[str, Entry]] = {}
-        self._bytes: dict[str, int] = {}
-        self._owner: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def claim(self, entry: Entry, now: float, limits: KeepLimits) -> Entry | None:
-        with self._lock:
-            owned = self._by_owner.setdefault(entry.owner, {})
-            found = owned.get(entry.digest)
-            if found is not None and not found.expired(now, limits):
-                return found
-            if len(owned) >= limits.keys:
-                self._delete_expired(entry.owner, now, limits)
-                if len(self._by_owner.get(entry.owner, ())) >= limits.keys:
-                    raise FullError
-            self._put(entry)
-            return None
-
-    def finish(self, entry: Entry, limits: KeepLimits) -> None:
-        with self._lock:
-            self._put(entry.fitted(self._bytes.get(entry.owner, 0), limits))
-
-    def release(self, digest: str) -> None:
-        with self._lock:
-            self._delete(digest)
-
-    def sweep(self, now: float, limits: KeepLimits) -> None:
-        with self._lock:
-            for owner in list(self._by_owner):
-                self._delete_expired(owner, now, limits)
-
-    def close(self) -> None:
-        pass
-
-    def _put(self, entry: Entry) -> None:
-        self._delete(entry.digest)
-        self._by_owner.setdefault(entry.owner, {})[entry.digest] = entry
-        self._bytes[entry.owner] = self._bytes.get(entry.owner, 0) + len(entry.body)
-        self._owner[entry.digest] = entry.owner
-
-    def _delete(self, digest: str) -> None:
-        owner = self._owner.pop(digest, None)
-        if owner is not None:
-            self._bytes[owner] -= len(self._by_owner[owner].pop(digest).body)
-
-    def _delete_expired(self, owner: str, now: float, limits: KeepLimits) -> None:
-        for entry in list(self._by_owner[owner].values()):
-            if entry.expired(now, limits):
-                self._delete(entry.digest)
-        if not self._by_owner[owner]:
-            del self._by_owner[owner]
-            self._bytes.pop(owner, None)
+    return RedisAnswerTable(where) if in_redis(where) else SqlAnswerTable(where)
 
 
 _COLUMNS = "digest, owner, fingerprint, until, state, status, headers, stream, body"
 
 
 class SqlAnswerTable(SqlTable):
-    """A table in the ledger's SQLite file or PostgreSQL database."""
+    """A table in SQLite or PostgreSQL."""
 
     what = "answers"
 

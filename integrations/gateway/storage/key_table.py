@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from .tables import RedisTable, SqlTable, table_kind
+from .tables import RedisTable, SqlTable, in_redis
 
 
 class KeyTable(Protocol):
@@ -28,33 +28,11 @@ class KeyTable(Protocol):
 
 def open_key_table(where: str) -> KeyTable:
     """The keys of a ledger; `where` as for `open_store`."""
-    kind, place = table_kind(where, "keys")
-    if kind == "memory":
-        return MemoryKeyTable()
-    return SqlKeyTable(place) if kind == "sql" else RedisKeyTable(str(place))
-
-
-class MemoryKeyTable:
-    """In this process."""
-
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-
-    def put(self, digest: str, text: str) -> None:
-        self._texts[digest] = text
-
-    def get(self, digest: str) -> str | None:
-        return self._texts.get(digest)
-
-    def all(self) -> list[str]:
-        return list(self._texts.values())
-
-    def close(self) -> None:
-        pass
+    return RedisKeyTable(where) if in_redis(where) else SqlKeyTable(where)
 
 
 class SqlKeyTable(SqlTable):
-    """A table in the ledger's SQLite file or PostgreSQL database."""
+    """A table in SQLite or PostgreSQL."""
 
     what = "keys"
 

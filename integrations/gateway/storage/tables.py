@@ -1,4 +1,4 @@
-"""Tables beside the ledger: in this process, or in the ledger's SQLite file, PostgreSQL database or Redis.
+"""Tables beside the ledger: in its SQLite file, PostgreSQL database or Redis, or in this process' memory.
 
 Here are the connection, the steps and their errors; what a table holds is for its own module to say. All
 methods block, and may be called from any thread.
@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from threading import Lock
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
@@ -23,48 +24,49 @@ Run = Callable[[str, dict[str, Any]], Any]
 """Runs one SQL statement, with `:names` for its values, and returns the driver's cursor."""
 
 
-def table_kind(where: str, what: str) -> tuple[Literal["memory", "sql", "redis"], Path | str]:
-    """How a table is kept in a ledger's place: its kind, and its SQLite file or its URL.
-
-    Args:
-        where: the ledger's place, as for `open_store`.
-        what: what the table holds, for the message where the place is unknown.
-
-    Raises:
-        StoreError: no table can be kept in such a place.
-    """
-    scheme, separator, rest = where.partition("://")
-    if scheme == "memory":
-        return "memory", where
-    if scheme == "sqlite" or not separator:
-        return "sql", Path(rest.removeprefix("/") if separator else where)
-    if scheme in ("postgresql", "postgres"):
-        return "sql", f"postgresql://{rest}"
-    if scheme in ("redis", "rediss", "valkey"):
-        return "redis", where.replace("valkey://", "redis://", 1)
-    raise StoreError(f"{what} can't be kept in a {scheme}:// ledger")
+def in_redis(where: str) -> bool:
+    """Whether a ledger's place is a Redis."""
+    return where.partition("://")[0] in ("redis", "rediss", "valkey")
 
 
 class SqlTable(ABC):
-    """A table in SQLite or PostgreSQL, made when it is first used. Each step has a connection of its own.
+    """A table in SQLite or PostgreSQL, made when it is first used.
+
+    Each step has a connection of its own; in memory all steps share one, since it is the database. An SQLite
+    file can be read by its owner alone.
 
     Args:
-        place: the SQLite file, which its owner alone may read, or the URL of a PostgreSQL database.
+        where: the ledger's place, as for `open_store`.
+
+    Raises:
+        StoreError: no table can be kept in such a place.
     """
 
     what: ClassVar[str]
     """What the table holds, for the message when it can't be reached."""
 
-    def __init__(self, place: Path | str) -> None:
-        self._place, self._made = place, False
+    def __init__(self, where: str) -> None:
+        self._place: Path | str | None = None
+        self._made = False
+        scheme, separator, rest = where.partition("://")
+        if scheme == "memory":
+            self._memory, self._lock = sqlite3.connect(":memory:", check_same_thread=False), Lock()
+        elif scheme == "sqlite" or not separator:
+            self._place = Path(rest.removeprefix("/") if separator else where)
+        elif scheme in ("postgresql", "postgres"):
+            self._place = f"postgresql://{rest}"
+        else:
+            raise StoreError(f"{self.what} can't be kept in a {scheme}:// ledger")
 
     @abstractmethod
     def _definition(self, *, postgres: bool) -> Sequence[str]:
         """The statements that make the table; they do nothing where the table exists."""
 
     def close(self) -> None:
-        """Make sure of the table anew at the next step; there is no connection to close."""
+        """End a table in memory; the others have no open connection between two steps."""
         self._made = False
+        if self._place is None:
+            self._memory.close()
 
     @contextmanager
     def _step(self) -> Iterator[Run]:
@@ -79,7 +81,7 @@ class SqlTable(ABC):
 
             errors = psycopg.Error
         try:
-            with closing(self._connect()) as connection, connection:
+            with self._connection() as connection, connection:
                 run = _runner(connection, self._place)
                 if not self._made:
                     for statement in self._definition(postgres=isinstance(self._place, str)):
@@ -90,19 +92,27 @@ class SqlTable(ABC):
             self._made = False
             raise _unavailable(self.what, error, "the ledger's database") from error
 
-    def _connect(self) -> Any:
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        if self._place is None:
+            with self._lock:
+                yield self._memory
+            return
         if isinstance(self._place, str):
             import psycopg
 
-            return psycopg.connect(self._place)
-        if not self._made:
-            with suppress(OSError):  # SQLite says what is wrong with the file
-                make_private(self._place)
-        return sqlite3.connect(self._place.absolute())
+            connection: Any = psycopg.connect(self._place)
+        else:
+            if not self._made:
+                with suppress(OSError):  # SQLite says what is wrong with the file
+                    make_private(self._place)
+            connection = sqlite3.connect(self._place.absolute())
+        with closing(connection):
+            yield connection
 
 
-def _runner(connection: Any, place: Path | str) -> Run:
-    if isinstance(place, Path):
+def _runner(connection: Any, place: Path | str | None) -> Run:
+    if not isinstance(place, str):
         return lambda sql, values: connection.execute(sql, values)
     from elastic_agent.scheduler.ledger.stores.postgres_connections import pyformat
 
@@ -113,17 +123,17 @@ class RedisTable:
     """Keys of the gateway's own in a Redis.
 
     Args:
-        url: as redis-py reads it.
+        where: the ledger's place, as for `open_store`.
     """
 
     what: ClassVar[str]
     """What the table holds, for the message when it can't be reached."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, where: str) -> None:
         import redis
 
         self._error: type[Exception] = redis.RedisError
-        self._redis = redis.Redis.from_url(url, decode_responses=True)
+        self._redis = redis.Redis.from_url(where.replace("valkey://", "redis://", 1), decode_responses=True)
 
     def close(self) -> None:
         """Close the connections."""
