@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from ..estimates.workload import FINAL
 from ..latency.model import Speed
-from ..latency.slack import SAFETY, Timing, Window
+from ..latency.slack import SAFETY, CallWindow, Timing
 from ..ledger.amounts import INFINITY, NOTHING, Amount, Room
 from ..ledger.ledger import Ledger
 from ..policies.pacing import Pacing
@@ -153,7 +153,7 @@ class Allocator:
         request, speed, solution = snapshot.request, snapshot.speed, snapshot.in_time
         most, short_of_time = request.thinking, False
         if snapshot.end < INFINITY and speed is not None:
-            window = Window(snapshot.now, snapshot.end, request.task.account.span)
+            window = CallWindow(snapshot.now, snapshot.end, request.task.account.span)
             until = self._timing.think_until(window, snapshot.rest, speed)
             in_time = int(snapshot.fits_in(until - snapshot.now))
             if in_time < most:

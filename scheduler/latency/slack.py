@@ -4,9 +4,9 @@
                      think_until          answer_until (a call that is not the final one)
 
 All that follows thinking is planned at the upper quantiles of the endpoint's speed. Speed changes: a call
-that was granted when tokens took 10 ms may have to answer when they take 100. So beyond the plain plan a
-cushion is kept for an upstream that becomes `slowdown` times slower than usual, as far as `share` of the
-task's time allows; what has slowed down already is in the plan and no longer in the cushion. Both moments are
+that was granted when tokens took 10 ms may have to answer when they take 100. So beyond the plain plan slack
+is kept for an endpoint that becomes `slowdown` times slower than usual, as far as `share` of the task's time
+allows; a slowdown that is there already is in the plan, and no longer in the slack. Both moments are
 computed again at every chunk (`runtime.deadline_controller`), so thinking pays for a slow-down, not the
 solution.
 
@@ -91,7 +91,7 @@ class Timing:
         return speed.ttft + speed.later * prompt * speed.prefill + final * speed.tpot + SAFETY
 
     def think_until(
-        self, window: Window, after: RemainingWork, speed: Speed | None, thought: int = 0
+        self, window: CallWindow, after: RemainingWork, speed: Speed | None, thought: int = 0
     ) -> float:
         """When a call has to stop thinking; `thought` tokens of it are there already, and are sent again."""
         if speed is None:
@@ -111,7 +111,7 @@ class Timing:
         known = usual + max(0.0, next_one.delay(usual) - next_one.accepted(self.risk))
         return window.end - max(plan, min(slow, self.share * window.span), known)
 
-    def answer_until(self, window: Window, after: RemainingWork, speed: Speed | None) -> float:
+    def answer_until(self, window: CallWindow, after: RemainingWork, speed: Speed | None) -> float:
         """When a call's solution has to be over: the task's end, or the last moment for the final answer.
 
         However slow the upstream looks, the final answer takes no more than a share of the call's window: an
@@ -121,7 +121,7 @@ class Timing:
         return window.end - min(tail, max(SAFETY, self.share * (window.end - window.started)))
 
 
-class Window(NamedTuple):
+class CallWindow(NamedTuple):
     """The time of a call.
 
     Attributes:

@@ -34,7 +34,7 @@ from ..allocation.demand import Floors
 from ..allocation.request import Request, Running, TaskState
 from ..estimates.call_stats import ServiceTimeStats, UsageStats
 from ..latency.model import Speed, Speeds
-from ..latency.slack import RemainingWork, Timing, Window
+from ..latency.slack import CallWindow, RemainingWork, Timing
 from ..ledger.amounts import INFINITY
 from .deadline_admission import DeadlineAdmission, seconds_left
 from .feasibility import needs
@@ -76,7 +76,7 @@ class Endpoint:
         self.promises = DeadlineAdmission(latency, self.service_times, timing, self.running, max_running)
         self._timing = timing
         self._waiting: dict[
-            Request, tuple[Window, RemainingWork]
+            Request, tuple[CallWindow, RemainingWork]
         ] = {}  # its time, and what has to happen in it
         self._keys: Counter[str] = Counter()  # of those that wait
         self._ready = Ready()
@@ -126,7 +126,7 @@ class Endpoint:
         rest = after(request, outlook, request.solution)
         # If it must, it answers in one pass, the one that reads its prompt.
         rest = rest._replace(prompt=0, fresh=request.fresh)
-        self._waiting[request] = (Window(request.arrived, end, span), rest)
+        self._waiting[request] = (CallWindow(request.arrived, end, span), rest)
         self._keys[request.task.key] += 1
         self._changed += 1
 

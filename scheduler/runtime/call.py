@@ -34,7 +34,7 @@ from elastic_agent.prompts.markers import Opening
 from elastic_agent.usage import Usage
 
 from ..allocation.request import CallSize, CallTerms, Running
-from ..latency.slack import Window
+from ..latency.slack import CallWindow
 from ..ledger.amounts import INFINITY
 from ..ledger.prices import Price
 from .deadline_controller import DeadlineController
@@ -221,7 +221,7 @@ class TaskCall(HeldCall):
         assert self._loop is not None
         task, request, moment = self.task, running.request, INFINITY
         if (end := task.end()) is not None:
-            window = Window(self._loop.time(), end(), task.dispatcher.ledger.span(task.state.account))
+            window = CallWindow(self._loop.time(), end(), task.dispatcher.ledger.span(task.state.account))
             speed = task.scheduler.latency_for(self.backend).speed()
             moment = task.dispatcher.timing.think_until(window, running.rest, speed)
         wall = time.time() - self._loop.time()

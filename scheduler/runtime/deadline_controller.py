@@ -9,7 +9,7 @@ from elastic_agent.generation.phases.deltas import Segment
 
 from ..latency.model import Latency, Pace
 from ..latency.prefill import First
-from ..latency.slack import SAFETY, RemainingWork, Slot, Timing, Window
+from ..latency.slack import SAFETY, CallWindow, RemainingWork, Slot, Timing
 from ..ledger.amounts import INFINITY
 
 
@@ -102,7 +102,7 @@ class DeadlineController:
             return
         speed, think, answer = self._latency.speed(), INFINITY, INFINITY
         if self._end is not None:
-            window = Window(self._started, self._end(), self._span)
+            window = CallWindow(self._started, self._end(), self._span)
             answer = self._timing.answer_until(window, self._after, speed)
             think = min(self._timing.think_until(window, self._after, speed, self._thought), answer)
         if speed is not None and self._slot.until < INFINITY:

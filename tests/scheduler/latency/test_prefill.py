@@ -14,7 +14,7 @@ from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.scheduler.latency.model import Latency, Speed
 from elastic_agent.scheduler.latency.prefill import First, FirstTokens, quantile_of
-from elastic_agent.scheduler.latency.slack import SAFETY, RemainingWork, Timing, Window
+from elastic_agent.scheduler.latency.slack import SAFETY, CallWindow, RemainingWork, Timing
 from tests.clock import run
 from tests.scheduler.latency.speeds import Reading
 
@@ -196,9 +196,9 @@ def test_moments_count_the_prompts() -> None:
     speed = Speed(0.1, 0.01, 0.1, 0.01, 1e-3, 1e-3, 0.5, 0.25)
     bare = RemainingWork(10, 1, 10, 10)
     rest = replace_after(bare, prompt=1000, fresh=100, others_prompt=200, final_prompt=300)
-    plain, long = (Timing(slowdown=1).think_until(Window(0, 99, 99), one, speed) for one in (bare, rest))
+    plain, long = (Timing(slowdown=1).think_until(CallWindow(0, 99, 99), one, speed) for one in (bare, rest))
     assert plain - long == pytest.approx(0.5 + 0.1 + 0.25 * (0.2 + 0.3))
-    thought = Timing(slowdown=1).think_until(Window(0, 99, 99), rest, speed, 400)
+    thought = Timing(slowdown=1).think_until(CallWindow(0, 99, 99), rest, speed, 400)
     assert long - thought == pytest.approx(0.2)
     assert Timing().final_answer_seconds(speed, 10, 300) == pytest.approx(0.1 + 0.25 * 0.3 + 0.1 + SAFETY)
 

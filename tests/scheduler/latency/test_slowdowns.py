@@ -12,7 +12,7 @@ from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Timing
 from elastic_agent.scheduler.latency.model import Latency, Speed
-from elastic_agent.scheduler.latency.slack import SAFETY, RemainingWork, Window
+from elastic_agent.scheduler.latency.slack import SAFETY, CallWindow, RemainingWork
 from elastic_agent.scheduler.latency.slowdowns import KEPT, Slowdown, Slowdowns
 from tests.clock import run
 
@@ -73,7 +73,7 @@ def test_work_fits_what_it_takes(now: float, left: float, seconds: float) -> Non
 
 def test_thinking_ends_early_enough_for_a_slowdown_like_the_last() -> None:
     """However large a part of the window that takes; `risk` says what need not be provided for."""
-    after, window = RemainingWork(solution=1000), Window(0, 40, 40)
+    after, window = RemainingWork(solution=1000), CallWindow(0, 40, 40)
     speed = Speed(0.1, 0.01, 0.1, 0.01, slower=3.0, lasts=60.0, every=100.0)
     plan = 0.1 + 10 + SAFETY
     timing = Timing(slowdown=1, risk=0)
