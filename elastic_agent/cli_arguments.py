@@ -1,6 +1,6 @@
-"""What commands share: a parser whose refusals are one sentence, and what their options take.
+"""Shared by all command lines: a parser that refuses in one sentence, and the types of options.
 
-The options' types are argparse types, one for each meaning, all checked by `values`.
+The types are argparse types, one for each meaning; `validation` checks them all.
 """
 
 from __future__ import annotations

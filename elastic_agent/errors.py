@@ -7,7 +7,7 @@
     ├── UsageError (ValueError)           a command line that can't be read
     ├── UnknownModelError                 no such model: names what there is
     ├── UncountablePromptError            a part of a prompt has no bound in tokens (an image, say)
-    ├── UncountedModelError               a model inside a task that the task can't count
+    ├── UncountedModelError               a model called inside a task that can't count its tokens
     ├── NoMarkersError                    the model has no end-of-thinking marker
     ├── InvalidMarkersError (ValueError)  what was given as markers is none
     ├── UnknownPriceError                 a money cap, but no price for the model
@@ -24,7 +24,7 @@
     │   ├── StoreUnavailableError         it could not be reached, is full, or did not answer in time
     │   ├── LeaseLostError                a hold ended while its process slept: nothing more was sent
     │   ├── StoreClockError               its clock is far behind the time that it has seen
-    │   ├── StoreForgotError              it knows less than it has acknowledged: replaced, emptied, put back
+    │   ├── StoreForgotError              it lost what it had acknowledged: replaced, emptied, restored
     │   ├── UnknownAccountError           nobody opened an account of this name there
     │   ├── UnknownHoldError              nobody took a hold under this key there, or it is long over
     │   └── StoreVersionError             its schema is newer than this library

@@ -16,7 +16,7 @@ from urllib.request import getproxies
 from .errors import UnknownModelError
 
 PATIENCE = 3.0
-"""Seconds in which the hub has to take a connection."""
+"""Seconds in which the hub has to accept a connection."""
 _REMEMBERED = 30.0
 """Seconds for which the answer holds."""
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -35,10 +35,10 @@ def model_path(model: str) -> str:
 
 
 def hub_or_disk(model: str) -> str:
-    """What to load a model from: its folder in the hub's cache when the hub can't be reached, else its id.
+    """What to load a hub model from: its id, or its folder in the hub's cache when the hub can't be reached.
 
     Raises:
-        UnknownModelError: neither.
+        UnknownModelError: the hub can't be reached and the model is not in its cache.
     """
     if reachable():
         return model

@@ -1,7 +1,7 @@
-"""The only token arithmetic of the project: what a call used, in buckets.
+"""The tokens that a call used, in buckets; all of the project's token arithmetic.
 
-A call is one or two passes over the upstream. The buckets say what the tokens were; the two `metered_*`
-properties say what the upstream's own meter counts for them, which is what it bills:
+A call is one or two passes over the upstream. The buckets say what the tokens were. The two `metered_*`
+properties say what the upstream's own meter counts and bills:
 
     pass 1   input  prompt                           output  thinking + natural close + discarded
     pass 2   input  prompt + thinking + close        output  solution
@@ -27,17 +27,17 @@ class Usage:
         close: tokens of the close, sampled or forced.
         forced: the part of `close` that was forced.
         solution: sampled solution tokens, an end-of-text token included.
-        discarded: tokens that the upstream served and that are in no segment, such as the end-of-text
+        discarded: tokens that the upstream served and that belong to no segment, such as the end-of-text
             token stripped from thinking.
-        unknown: tokens that the upstream may have served when a pass was cut off; charged, since nobody
-            can know.
+        unknown: tokens that the upstream may have served when a pass was cut off. They are charged, since
+            nobody can know.
         input: input tokens of all passes, as sent.
-        cached: the part of `input` that the upstream said it had in its prefix cache; what a second pass
-            reads again is mostly in it.
-        prompt_cached: the part of `prompt` that it had there before this call: the first pass's hits.
+        cached: the part of `input` that the upstream had in its prefix cache; usually most of what a second
+            pass reads again.
+        prompt_cached: the part of `prompt` that was in the cache before this call: the first pass's hits.
         passes: how often the upstream was asked.
-        written: the part of `forced` that the upstream wrote in itself, and counts as output.
-        reopened: the part of `solution` that the model spent on thinking that it opened again.
+        written: the part of `forced` that the upstream wrote itself, and counts as output.
+        reopened: the part of `solution` that is reopened thinking (`elastic_agent.generation.phases.answer`).
         wrap_up: the part of `forced` that is a wrap-up sentence (`elastic_agent.generation.wrap_up`).
         cache_written: the part of `input` that a provider wrote to its cache, and may bill dearer for it.
     """
@@ -65,7 +65,7 @@ class Usage:
 
     @property
     def generated(self) -> int:
-        """Tokens that count against `Caps.tokens`: all that was generated, forced, or may have been."""
+        """Tokens that count against `Caps.tokens`: generated or forced, or possibly so."""
         return self.thinking + self.close + self.solution + self.discarded + self.unknown
 
     @property
@@ -84,12 +84,12 @@ class Usage:
         return self.generated - self.forced + self.written
 
     def billed(self) -> dict[str, int]:
-        """What the upstream bills, for people: by how much it is more than prompt and answer, and why.
+        """What the upstream bills, by names for people.
 
         Returns:
-            input_tokens: of all passes; cached_input_tokens: the part that was in its prefix cache;
-            output_tokens: the most that it counts; unknown_tokens: the part that it may have served when a
-            pass was cut off; passes.
+            input_tokens: of all passes; cached_input_tokens: the part that was in the prefix cache;
+            output_tokens: the most that the upstream counts; unknown_tokens: the part that it may have served
+            when a pass was cut off; passes.
         """
         return {
             "input_tokens": self.metered_input,
@@ -112,9 +112,9 @@ class Probes(NamedTuple):
     cost.
 
     Attributes:
-        every: thinking tokens between two.
-        tokens: that one generates, at most.
-        lead: tokens that it reads beside prompt, thinking and close.
+        every: thinking tokens between two probes.
+        tokens: the most tokens that one probe generates.
+        lead: tokens that a probe reads beside prompt, thinking and close.
     """
 
     every: int
@@ -122,15 +122,15 @@ class Probes(NamedTuple):
     lead: int = 0
 
     def most(self, thinking: int) -> int:
-        """How many there are below this limit."""
+        """How many probes there are below this thinking limit."""
         return max(0, thinking - 1) // self.every
 
     def generated(self, thinking: int) -> int:
-        """The most that they generate."""
+        """The most tokens that these probes generate."""
         return self.tokens * self.most(thinking)
 
     def read(self, prompt: int, thinking: int, close: int) -> int:
-        """The most that they read, and the passes in which thinking goes on after them."""
+        """The most input tokens of these probes, and of the passes in which thinking goes on afterwards."""
         probes = self.most(thinking)
         return probes * (2 * prompt + close + self.lead) + self.every * probes * (probes + 1)
 

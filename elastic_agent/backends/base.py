@@ -1,9 +1,9 @@
-"""The one seam to a model: token ids in, a stream of token ids out.
+"""The protocol of every backend: token ids in, a stream of token ids out.
 
-A backend knows nothing of budgets or money. It is asked for one pass at a time (`TokenRequest`) and streams
-`TokenChunk`s; the two-phase machine (`elastic_agent.generation.phases`) decides what the passes are. An
-engine that can hold both limits of a call itself (`Limits`) may be asked for both segments in one pass.
-Whoever writes a backend runs `tests/core/backends/contract.py` over it.
+A backend knows nothing of budgets or money. It serves one pass at a time: a `TokenRequest` in, `TokenChunk`s
+out. The two-phase machine (`elastic_agent.generation.phases`) decides what the passes are. An engine that
+holds both limits of a call itself (`Limits`) may be asked for both segments in one pass. A new backend must
+pass `tests/core/backends/contract.py`.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ class Limits:
     """Both limits of a call, held by the engine in one pass.
 
     Attributes:
-        close: the end-of-thinking marker, which the engine writes in when thinking has had its tokens.
-        thinking: at most this many tokens before it.
-        end: the token that the engine writes in when the solution has had its tokens; it is one too many,
-            ends the pass, and is in the stream.
+        close: the end-of-thinking marker, which the engine writes when thinking has reached its limit.
+        thinking: at most this many tokens before the close.
+        end: the token that the engine writes when the solution has reached its limit. The token is in the
+            stream, beyond the limit, and ends the pass.
         solution: at most this many tokens after the close.
     """
 
@@ -116,7 +116,7 @@ class Limits:
     solution: int
 
     def kept(self, ids: Sequence[int]) -> bool:
-        """Whether a pass that brought these ids has been held to them."""
+        """Whether a pass that brought these ids kept the limits."""
         closed = ids.index(self.close) if self.close in ids else len(ids)
         beyond = list(ids[closed + 1 + self.solution :])
         return closed <= self.thinking and beyond in ([], [self.end])
@@ -129,7 +129,7 @@ class TokenRequest:
     Attributes:
         prompt_ids: what the model has read, spliced by id; at least one token.
         max_tokens: at most this many tokens are sampled; at least 1.
-        stop_ids: sampling ends with the first of these; that token is part of the stream.
+        stop_ids: sampling ends with the first of these tokens, which is part of the stream.
         sampling: how tokens are drawn.
         priority: lower goes first where the engine can choose.
         extra: fields passed to the engine unchanged (guided decoding and the like).
@@ -166,7 +166,7 @@ async def confirm_send(request: TokenRequest) -> None:
 
 
 def check_request(request: TokenRequest, context_length: int) -> None:
-    """What every backend refuses before a token is sampled; the receipt says so.
+    """Refuse what no backend can serve, before a token is sampled; the receipt says so.
 
     Raises:
         BackendError: an empty prompt, no tokens asked for, or more than the context holds.
@@ -187,10 +187,10 @@ class TokenChunk(NamedTuple):
 
     Attributes:
         ids: the sampled tokens, in order; may be empty on the last chunk.
-        logprobs: one a token when asked for (None where the engine tells none), else None.
+        logprobs: one for each token when asked for (None where the engine gives none), else None.
         finish: None while more follows; "stop" (a stop id or end of text, included in `ids`) or
             "length" on the last chunk.
-        cached: input tokens that the engine's prefix cache held, told at most once a pass.
+        cached: input tokens that the engine's prefix cache held; not 0 in at most one chunk of a pass.
     """
 
     ids: tuple[int, ...]
@@ -223,8 +223,8 @@ class Codec(Protocol):
 
     @property
     def bytes_per_token(self) -> int:
-        """No token stands for more bytes of text: what is longer than a context of these needs no encoding to
-        be refused."""
+        """The most bytes of text that one token stands for. A text longer than a context of such tokens can
+        be refused without being encoded."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -278,13 +278,13 @@ class Backend(Protocol):
 
     @property
     def guided(self) -> bool:
-        """Whether its engine takes `TokenRequest.extra`: guided decoding, by vLLM's fields."""
+        """Whether the engine takes `TokenRequest.extra`: guided decoding, by vLLM's fields."""
         ...
 
     @property
     def two_passes(self) -> str:
-        """Why a call takes two passes here; "" where a probe has seen the engine hold both limits itself
-        (`TokenRequest.limits`). Known after `ready`."""
+        """Why a call takes two passes here; "" where a probe has seen that the engine holds both limits
+        itself (`TokenRequest.limits`). Known after `ready`."""
         ...
 
     async def ready(self) -> None:
@@ -292,15 +292,15 @@ class Backend(Protocol):
         ...
 
     async def refusal(self, fields: Mapping[str, Any]) -> str:
-        """Why its engine refuses these fields of guided decoding; "" where it takes them, or can't be asked.
-        Costs no token of a call."""
+        """Why the engine refuses these fields of guided decoding; "" where the engine accepts them, or can't
+        be asked. Costs no token of a call."""
         ...
 
     async def probe(self) -> None:
-        """Whether it can answer now, asked anew.
+        """Ask anew whether the model can answer now.
 
         Raises:
-            BackendError: it can't.
+            BackendError: the model can't.
         """
         ...
 

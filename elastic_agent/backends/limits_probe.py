@@ -1,7 +1,7 @@
-"""Whether an engine holds both limits of a call itself: it is driven into each, and its ids are read.
+"""Whether an engine holds both limits of a call itself: a probe runs into each limit and reads the ids.
 
-What a server says that it can do is not taken for granted: unknown fields are accepted in silence. Both
-passes of the probe go on for some tokens more than their limits where nobody holds them.
+A server's own word is not enough, since servers accept unknown fields silently. Each of the probe's two
+passes asks for some tokens beyond its limits, which come where the engine does not hold the limits.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _THINKING, _SOLUTION, _MORE = 5, 3, 4
 
 
 class Probed(Backend, Protocol):
-    """A backend whose engine may be asked."""
+    """A backend whose engine may hold limits, and can be probed for it."""
 
     two_passes: str
 
 
 async def probe_once(backend: Probed) -> None:
-    """Have an engine that has not been probed probed; calls that come meanwhile take two passes.
+    """Probe an engine, unless it has been probed. Calls that come meanwhile take two passes.
 
     Raises:
-        BackendUnavailableError: it can't be reached; it is probed the next time.
+        BackendUnavailableError: the engine can't be reached; the next call of this function probes again.
     """
     if backend.two_passes != UNPROBED:
         return
@@ -44,14 +44,14 @@ async def probe_once(backend: Probed) -> None:
 
 
 async def why_two_passes(backend: Backend) -> str:
-    """Why its calls take two passes; "" if it was seen to hold both limits.
+    """Why the backend's calls take two passes; "" if the engine was seen to hold both limits.
 
-    Costs two short passes, which are on the meter. The close and the end of text can't come by themselves in
-    the first, so that a close is the engine's. In the second the close comes at once: after a late one
-    `max_tokens` would end the solution, too.
+    Costs two short passes, which are on the meter. In the first pass the model can't sample the close or an
+    end of text, so a close is the engine's. In the second pass the close comes at once: after a late close
+    `max_tokens` alone would end the solution.
 
     Raises:
-        BackendUnavailableError: it can't be reached.
+        BackendUnavailableError: the engine can't be reached.
     """
     try:
         return await _probe(backend)

@@ -1,15 +1,15 @@
-"""Several servers of one model as one backend: who answers a pass, and what happens when one of them fails.
+"""Several servers of one model as one backend: which replica answers a pass, and what follows a failure.
 
     Replicas([VllmServerBackend("m", "http://a:8000/v1"), VllmServerBackend("m", "http://b:8000/v1")])
 
-A pass goes to the replica that has read most of its prompt before, unless that has far more to do than the
-others, and else to the one that has least to do: so a call's second pass finds the first one's blocks in the
-prefix cache. What each has read is remembered as a chain of hashes over blocks of the prompt.
+A pass goes to the replica that has read most of the pass's prompt before, so a call's second pass finds the
+first pass's blocks in the prefix cache. If that replica is far busier than the others, the pass goes to the
+least busy replica. What each replica has read is remembered as a chain of hashes over blocks of the prompt.
 
-A replica that can't be reached is left alone for a while, twice as long each time. One that has not answered
-yet is asked in the background: no call waits for it. A pass that provably never reached its engine
-(`Receipt.refused`) is sent to another. One that had begun ends with its error, and is charged: to run it
-again could cost more than was held for it.
+A replica that can't be reached gets no passes for a while, twice as long each time. A replica that has not
+answered yet is asked in the background, and no call waits for its answer. A pass that provably never reached
+its engine (`Receipt.refused`) is sent to another replica. A pass that had begun ends with its error and is
+charged: running the pass again could cost more than was held.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ log = logging.getLogger(__name__)
 
 BLOCK = 32
 REMEMBERED = 100_000
-"""Blocks, of all replicas; the oldest are forgotten."""
+"""Blocks of all replicas that are remembered; the oldest are forgotten first."""
 FIRST_REST, LONGEST_REST = 1.0, 30.0
-"""Seconds for which a replica that failed is left alone."""
+"""Seconds for which a replica gets no passes after its first failure, and at most."""
 MUCH = 4
-"""A replica is not asked for what it has read while it runs twice as much as the idlest, and so many more."""
+"""A replica that has read a prompt is passed over while it runs more than twice as many passes as the least
+busy replica, and this many more."""
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One of them, and how it stands.
+    """One replica and its state.
 
     Attributes:
-        running: passes, now.
-        known: it has said that it serves the model.
-        draining: it gets nothing new.
-        rest, rests_until: seconds for which it is left alone since it failed, and the moment when that ends.
-        asked: the question whether it serves the model, on its way.
+        running: passes that run now.
+        known: the replica has said that it serves the model.
+        draining: the replica gets no new passes.
+        rest, rests_until: seconds without passes after the latest failure, and the moment when they end.
+        asked: the task that asks whether the replica serves the model.
     """
 
     backend: Backend
@@ -59,7 +60,7 @@ class Replica:
 
     @property
     def fit(self) -> bool:
-        """It can be asked for something now."""
+        """Whether the replica can get a pass now."""
         return not self.draining and self.rests_until <= time.monotonic()
 
     def failed(self) -> None:
@@ -70,7 +71,7 @@ class Replica:
         self.rest = self.rests_until = 0.0
 
     async def ask(self) -> None:
-        """Whether it serves the model.
+        """Ask whether the replica serves the model.
 
         Raises:
             BackendError: it doesn't; `BackendUnavailableError`: it can't be reached.
@@ -83,7 +84,7 @@ class Replica:
         self.known = True
 
     async def ask_aside(self) -> None:
-        """The same in the background."""
+        """Ask in the background: errors are logged, not raised."""
         try:
             await self.ask()
         except BackendUnavailableError:
@@ -116,33 +117,34 @@ class Replicas:
 
     @property
     def context_length(self) -> int:
-        """The shortest of them."""
+        """The shortest context of all replicas."""
         return min(replica.backend.context_length for replica in self.replicas)
 
     @property
     def guided(self) -> bool:
-        """All of them take the fields of guided decoding."""
+        """Whether all replicas take the fields of guided decoding."""
         return all(replica.backend.guided for replica in self.replicas)
 
     @property
     def two_passes(self) -> str:
-        """The first one's reason that there is: a call may be sent to any of them."""
+        """The first replica's reason for two passes, if any has one: a call may go to any replica."""
         return next((why for r in self.replicas if (why := r.backend.two_passes)), "")
 
     @property
     def meter(self) -> Meter:
-        """The sum."""
+        """The sum of all replicas' meters."""
         meters = [replica.backend.meter for replica in self.replicas]
         return Meter(
             sum(m.requests for m in meters), sum(m.input for m in meters), sum(m.output for m in meters)
         )
 
     async def ready(self) -> None:
-        """Ask all of them, side by side; one that answers is enough. Once one has, nothing waits here.
+        """Ask all replicas concurrently; one answer is enough. Once a replica has answered, this returns at
+        once.
 
         Raises:
-            BackendUnavailableError: none does.
-            BackendError: one of them serves something else.
+            BackendUnavailableError: no replica answers.
+            BackendError: a replica serves something else.
         """
         asked = [replica for replica in self.replicas if replica.fit and not replica.known]
         if any(replica.known for replica in self.replicas):
@@ -159,15 +161,15 @@ class Replicas:
             raise next((error for error in errors if error is not None), None) or self._nobody()
 
     async def refusal(self, fields: Mapping[str, Any]) -> str:
-        """What the first of those that are there says that refuses: a call may be sent to any of them."""
+        """The first refusal among the available replicas: a call may go to any of them."""
         asked = [r.backend.refusal(fields) for r in self.replicas if r.known and r.fit]
         return next((why for why in await asyncio.gather(*asked) if why), "")
 
     async def probe(self) -> None:
-        """Ask all of them anew, side by side; the first that answers is enough.
+        """Ask all replicas anew, concurrently; the first answer is enough.
 
         Raises:
-            BackendError: what the first of them says, when none can answer.
+            BackendError: the first replica's error, when none can answer.
         """
         asked = [asyncio.ensure_future(r.backend.probe()) for r in self.replicas if not r.draining]
         try:
@@ -212,18 +214,18 @@ class Replicas:
                 replica.running -= 1
 
     async def drain(self, number: int) -> None:
-        """Give a replica nothing new, and return when what it runs is over. `resume` takes it back."""
+        """Give a replica no new passes, and return when its running passes are over; `resume` undoes this."""
         replica = self.replicas[number]
         replica.draining = True
         while replica.running:  # noqa: ASYNC110 (streams may run in other event loops)
             await asyncio.sleep(0.05)
 
     def resume(self, number: int) -> None:
-        """After `drain`."""
+        """Give a drained replica passes again."""
         self.replicas[number].draining = False
 
     async def aclose(self) -> None:
-        """Close all of them."""
+        """Close all replicas."""
         self.closed = True
         for replica in self.replicas:
             if replica.asked is not None and replica.asked.get_loop() is asyncio.get_running_loop():
@@ -233,7 +235,7 @@ class Replicas:
     def _choose(self, blocks: Sequence[int], tried: set[Replica]) -> Replica | None:
         left = [replica for replica in self.replicas if not replica.draining and replica not in tried]
         left = [replica for replica in left if replica.known] or left
-        # All of them rest: better the one that has rested longest than none
+        # If all of them rest, the one that has rested longest is better than none
         fit = [replica for replica in left if replica.fit] or sorted(left, key=lambda r: r.rests_until)[:1]
         if not fit:
             return None

@@ -3,8 +3,9 @@
     backend = ScriptedBackend(Reply(thinking="two and two", solution="4"))
     backend = ScriptedBackend(lambda prompt: Reply("hm " * 40, "4", needs=20, otherwise="5"))
 
-It speaks the backend contract like any other: it can be cut anywhere, meters what it serves, takes time
-when told to (`ttft`, `tpot`, on the event loop's clock), and fails when told to. Every word, with the space
+It keeps the backend contract like any other: it can be cut anywhere and meters what it serves. On request it
+    takes
+time (`ttft`, `tpot`, on the event loop's clock) and fails (`Reply.fail_after`). Every word, with the space
 before it, is one token.
 """
 
@@ -143,14 +144,14 @@ class ScriptedBackend:
         self._closed = False
 
     async def ready(self) -> None:
-        """Always."""
+        """Return at once."""
 
     async def refusal(self, fields: Mapping[str, Any]) -> str:
-        """Never."""
+        """Return "": every field is accepted."""
         return ""
 
     async def probe(self) -> None:
-        """It can answer until it is closed."""
+        """Raise if the backend was closed."""
         if self._closed:
             raise BackendUnavailableError(f"{self.model} has been closed")
 
@@ -185,7 +186,7 @@ class ScriptedBackend:
             self.running -= 1
 
     async def aclose(self) -> None:
-        """Running streams break off."""
+        """Close; running streams break off."""
         self._closed = True
 
     def reply(self, prompt: str, extra: Mapping[str, Any]) -> Reply:

@@ -1,4 +1,4 @@
-"""What became of a request that did not end well: the one place that decides it, for every way to a model.
+"""What became of a request that did not end well, for every way to a model.
 
     Delivery.NOT_SENT   nothing left this machine: nothing is charged
     Delivery.REFUSED    the server says that it did not run the request: nothing is charged
@@ -6,14 +6,15 @@
     Delivery.SERVED     served: what was counted is charged
 
 Money is given back only where it is certain that no model ran: a hold that is charged for nothing is a loss,
-a refund of what was served breaks a cap. So whatever is not in the tables below is UNKNOWN.
+but a refund of what was served breaks a cap. So whatever is not in the tables of `known_outcomes` is UNKNOWN.
 
-- A status says who refused. `REFUSING` are statuses by whose meaning the request was not run, whoever sent
-  them, a router in between included. 503 is sent by servers and by routers that had passed the request on: it
-  counts only in the form that vLLM gives it, which refuses so at its door.
-- An answer of any status after the client or a router has tried more than once tells of the last try alone.
-- An error of a client library counts as not sent where its class says that no connection came about. Other
-  errors of those libraries, and errors of code that reads answers, tell nothing.
+- Statuses in `REFUSING` mean that the request was not run, whoever sent them, a router in between included.
+503
+  is sent by servers, and also by routers that had passed the request on. So 503 counts only in the form in
+  which vLLM refuses a request before running it.
+- After more than one try by the client or a router, an answer of any status tells of the last try alone.
+- An error of a client library counts as not sent where its class says that no connection was made. Other
+  errors of these libraries, and errors of code that reads answers, prove nothing.
 - Content that arrived was served, whatever came after it.
 
 `delivery_of_error` follows causes and contexts, since libraries wrap each other's errors. Classes are
@@ -57,14 +58,14 @@ def delivery_of_status(
     headers: Mapping[str, str] | None = None,
     hops: Iterable[int] = (),
 ) -> Delivery:
-    """What an answer of this status says of its request.
+    """What became of a request that was answered with this status.
 
     Args:
         status: of HTTP.
         body: its text, or what was parsed of it.
         headers: of the answer.
-        hops: statuses of the answers that led to it, where a client follows redirections. 302 and 303 may
-            come when the request has been run, and what follows is then the answer to another one.
+        hops: statuses of the redirections that the client followed before. 302 and 303 may come after the
+            request has been run; the answer that follows is then the answer to another request.
     """
     if _tried_again(headers) or not {302, 303}.isdisjoint(hops):
         return Delivery.UNKNOWN
@@ -80,12 +81,12 @@ def delivery_of_error(
     arrived: bool = False,
     before: BaseException | None = None,
 ) -> Delivery:
-    """What an error says of the request in which it was raised.
+    """What became of the request in which this error was raised.
 
     Args:
-        sent: whether a request left, where that was watched; None: nobody knows.
-        arrived: something of the answer had come.
-        before: the error that was being handled when the request was made: it is of another request.
+        sent: whether the request was sent; None: nobody watched.
+        arrived: a part of the answer had arrived.
+        before: the error that was being handled when the request was made; it belongs to another request.
     """
     if arrived:
         return Delivery.UNKNOWN
@@ -93,8 +94,8 @@ def delivery_of_error(
         return Delivery.NOT_SENT
     for one in _chain(error, before):
         if isinstance(one, BaseExceptionGroup):
-            told = {delivery_of_error(inner, before=before) for inner in one.exceptions}
-            return told.pop() if len(told) == 1 else Delivery.UNKNOWN
+            found_inside = {delivery_of_error(inner, before=before) for inner in one.exceptions}
+            return found_inside.pop() if len(found_inside) == 1 else Delivery.UNKNOWN
         try:
             found = _of_one(one)
         except Exception:  # attributes of another library's error may be anything
@@ -107,7 +108,7 @@ def delivery_of_error(
 
 
 def _of_one(error: BaseException) -> Delivery | None:
-    """What one error of a chain says; None: to be looked for behind it."""
+    """What one error of a chain proves; None: the errors that it was raised from have to be looked at."""
     names = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
     if _tried_again(_headers(_get(error, "request"))) or _attempts(error) > 1:
         return Delivery.UNKNOWN
@@ -131,7 +132,7 @@ _UNCONNECTED = frozenset(
 
 
 def _unwritten(error: BaseException, names: list[tuple[str, str]]) -> bool:
-    """A header that can't be written (a key with a line break): found before anything is."""
+    """Whether a header could not be written (a key with a line break), so that nothing was sent."""
     return ("httpx", "LocalProtocolError") in [(p.rstrip("2"), n) for p, n in names] and (
         "Illegal header" in str(error)
     )
@@ -166,7 +167,7 @@ def _status_of(there: Any) -> int | None:
 
 
 def _attempts(error: BaseException) -> int:
-    """How often a client tried, where its error says so."""
+    """How often a client tried, by its error; 1 where the error doesn't say."""
     response = _get(error, "response")
     if isinstance(response, Mapping):  # botocore
         return 1 + int((response.get("ResponseMetadata") or {}).get("RetryAttempts") or 0)
@@ -174,7 +175,7 @@ def _attempts(error: BaseException) -> int:
 
 
 def _get(there: object, name: str) -> Any:
-    """An attribute; None where there is none, or none to be had (httpx raises for what nobody has read)."""
+    """An attribute; None where there is none, or where reading the attribute raises (as httpx does)."""
     try:
         return getattr(there, name, None)
     except Exception:
@@ -188,9 +189,9 @@ def _headers(message: object) -> Mapping[str, str] | None:
 
 def _tried_again(headers: Mapping[str, str] | None) -> bool:
     """Whether a router, or a client of OpenAI's kind, says that it tried more than once."""
-    told = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
+    values = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
     once = {**ONCE, "x-stainless-retry-count": 0}
-    return any(told.get(name, "").isdigit() and int(told[name]) > tries for name, tries in once.items())
+    return any(values.get(name, "").isdigit() and int(values[name]) > tries for name, tries in once.items())
 
 
 def _body(error: BaseException, response: object) -> object:
@@ -199,15 +200,15 @@ def _body(error: BaseException, response: object) -> object:
 
 
 def _vllm_refuses(body: object) -> bool:
-    """Whether vLLM itself answers 503, as it does at its door alone: a queue that is full, a model that is
-    being scaled (0.31: `GracefulHTTPError`, `ScalingMiddleware`). When its engine fails it answers 500."""
+    """Whether a 503 is vLLM's own, which it sends only before running a request: its queue is full, or the
+    model is being scaled (0.31: `GracefulHTTPError`, `ScalingMiddleware`). A failed engine answers 500."""
     if isinstance(body, str):
         try:
             body = json.loads(body)
         except ValueError:
             return False
-    told: object = body.get("error", body) if isinstance(body, Mapping) else None
-    if isinstance(told, str):
-        return told.startswith("The model is currently scaling")
+    error: object = body.get("error", body) if isinstance(body, Mapping) else None
+    if isinstance(error, str):
+        return error.startswith("The model is currently scaling")
     # The status is a number there; LiteLLM, say, writes a string, and OpenAI a word
-    return isinstance(told, Mapping) and {"message", "type"} <= told.keys() and told.get("code") == 503
+    return isinstance(error, Mapping) and {"message", "type"} <= error.keys() and error.get("code") == 503

@@ -13,7 +13,7 @@ REFUSING: Mapping[int, str] = {
     405: "not for this method",
     407: "the proxy wants a login",
     410: "no longer there",
-    411: "no length told",
+    411: "no length given",
     413: "request too large",
     414: "address too long",
     415: "not this type of content",
@@ -27,7 +27,7 @@ REFUSING: Mapping[int, str] = {
     505: "not this version of HTTP",
     511: "the network wants a login",
 }
-"""Statuses by whose meaning the request was not run, and what they say."""
+"""Statuses that mean that the request was not run, and what they say."""
 
 
 TELLING_NOTHING: Mapping[int, str] = {
@@ -48,7 +48,7 @@ TELLING_NOTHING: Mapping[int, str] = {
     524: "Cloudflare waited too long",
     529: "overloaded (Anthropic), before or while it ran",
 }
-"""Statuses that come for requests that may have been run; those that are not listed count like them."""
+"""Statuses of requests that may have been run. Statuses that are in neither table count like these."""
 
 
 UNCONNECTED: Mapping[str, tuple[str, ...]] = {
@@ -77,13 +77,13 @@ UNCONNECTED: Mapping[str, tuple[str, ...]] = {
         *("ConnectionRefusedError", "gaierror", "SSLCertVerificationError", "InvalidURL"),
     ),
 }
-"""Errors by whose class no connection came about, or no request was made; by the packages that raise them."""
+"""Errors whose class says that no connection or no request was made; by the packages that raise them."""
 
 
 CLIENTS = frozenset(
     {"httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "urllib3", "botocore", "grpc", "h11", "h2"}
 )
-"""Packages whose other errors tell nothing: what stands behind those is not looked at."""
+"""Packages whose other errors prove nothing; the errors that these were raised from are not looked at."""
 
 
 WRAPPERS = frozenset({("urllib3", "MaxRetryError")})

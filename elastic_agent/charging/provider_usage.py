@@ -1,9 +1,10 @@
-"""What providers say that a call used, as one kind of numbers: the only place that reads their usage.
+"""Providers' usage reports as one kind of numbers. No other module reads them.
 
-Their reports differ: thinking is in the output or beside it, cached input in the input or beside it, a stream
-tells parts that add up or what came so far, a field may be missing, null, negative, a fraction or text. What
-can't be believed is None, and None is charged as what was held for it (`charged`). A prompt and an answer
-have a token each at least, so 0 says nothing either.
+The reports differ: thinking is counted in the output or beside it, cached input in the input or beside it,
+    and a
+stream reports parts that add up or totals so far. A field may be missing, null, negative, a fraction or text.
+A number that can't be believed becomes None, and None is charged as what was held (`charged`). A prompt and
+an answer have at least one token each, so 0 is not believed either.
 
     reports = UsageReports()
     reports.add({"input_tokens": 12, "output_tokens": 1})       # one for each report of a stream, in order
@@ -41,11 +42,11 @@ WORDS_A_TOKEN = 2
 
 @dataclass(frozen=True, slots=True)
 class ReportedUsage:
-    """Tokens of one call by its provider's word; None where it said nothing that can be believed.
+    """Tokens of one call, as its provider reports them; None where no report can be believed.
 
     Attributes:
-        input: all that was read, cached input included.
-        output: all that was sampled, thinking included.
+        input: every token that was read, cached input included.
+        output: every token that was sampled, thinking included.
         thinking: the part of `output` that was thinking.
         cached: the part of `input` that was in the provider's cache.
         written: the part of `input` that it wrote to its cache.
@@ -59,37 +60,39 @@ class ReportedUsage:
 
 
 def token_count(value: object) -> int | None:
-    """A number of tokens as a provider wrote it, fractions rounded up; None for what is none."""
+    """A provider's number of tokens, fractions rounded up; None for a value that is no such number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return math.ceil(value) if 0 <= value <= MOST_TOKENS else None  # NaN is not
 
 
 def read_usage(usage: object) -> ReportedUsage:
-    """One report, in the words of LangChain, OpenAI, Anthropic, Bedrock or Gemini."""
+    """One report by the field names of LangChain, OpenAI, Anthropic, Bedrock or Gemini."""
     if not isinstance(usage, Mapping):
         return ReportedUsage()
-    told_in, told_out, total = (_first(usage, names) for names in (_INPUT, _OUTPUT, _TOTAL))
+    tokens_in, tokens_out, total = (_first(usage, names) for names in (_INPUT, _OUTPUT, _TOTAL))
     inside, outside = dict(_details(usage, _INPUT_DETAILS)), dict(_details(usage, _OUTPUT_DETAILS))
     cached, thinking = _ending(inside, _CACHED), _ending(outside, _THINKING)
     written = max(_ending(inside, _WRITTEN), _ending(inside, _WRITTEN_PARTS))
-    if cached + written > told_in or (cached + written and total == told_in + cached + written + told_out):
-        told_in += cached + written
+    if cached + written > tokens_in or (
+        cached + written and total == tokens_in + cached + written + tokens_out
+    ):
+        tokens_in += cached + written
     beside, more = _first(usage, _CACHED_BESIDE), _first(usage, _WRITTEN_BESIDE)
-    told_in, cached, written = told_in + beside + more, cached + beside, written + more
+    tokens_in, cached, written = tokens_in + beside + more, cached + beside, written + more
     beside = _first(usage, _THINKING_BESIDE)
-    told_out, thinking = told_out + beside, thinking + beside
-    if not beside and (thinking > told_out or (thinking and total == told_in + told_out + thinking)):
-        told_out += thinking
-    if told_in and told_out:
-        told_out = max(told_out, total - told_in)  # more was used than either says: by the dearer price
-    elif total > max(told_in, told_out):
-        told_in, told_out = told_in or total - told_out, told_out or total - told_in
-        if told_in == told_out == total:  # the sum alone tells neither part
-            told_in = told_out = 0
-    cached = min(cached, told_in)
-    written = min(written, told_in - cached)
-    return ReportedUsage(told_in or None, told_out or None, min(thinking, told_out), cached, written)
+    tokens_out, thinking = tokens_out + beside, thinking + beside
+    if not beside and (thinking > tokens_out or (thinking and total == tokens_in + tokens_out + thinking)):
+        tokens_out += thinking
+    if tokens_in and tokens_out:
+        tokens_out = max(tokens_out, total - tokens_in)  # more was used than either says: by the dearer price
+    elif total > max(tokens_in, tokens_out):
+        tokens_in, tokens_out = tokens_in or total - tokens_out, tokens_out or total - tokens_in
+        if tokens_in == tokens_out == total:  # the sum alone tells neither part
+            tokens_in = tokens_out = 0
+    cached = min(cached, tokens_in)
+    written = min(written, tokens_in - cached)
+    return ReportedUsage(tokens_in or None, tokens_out or None, min(thinking, tokens_out), cached, written)
 
 
 class UsageReports:
@@ -101,36 +104,36 @@ class UsageReports:
 
     def __init__(self) -> None:
         self.words, self._within = 0, False
-        self._told: list[ReportedUsage] = []
+        self._reports: list[ReportedUsage] = []
 
     def add(self, usage: object) -> None:
-        """Take a report in; None is none."""
-        told = read_usage(usage)
-        if told.input or told.output:
-            self._told.append(told)
+        """Add a report; None adds nothing."""
+        report = read_usage(usage)
+        if report.input or report.output:
+            self._reports.append(report)
 
     def add_text(self, text: str) -> None:
-        """Take a piece of the answer in; a word may come in several."""
+        """Count the words of a piece of the answer; a word may be cut across pieces."""
         if text:
             self.words += len(text.split()) - (self._within and not text[0].isspace())
             self._within = not text[-1].isspace()
 
     def total(self) -> ReportedUsage:
-        """What the call used, by all of them."""
-        found = self._sum() if self._told else ReportedUsage()
+        """What the call used, by all of its reports."""
+        found = self._sum() if self._reports else ReportedUsage()
         if found.output is not None and self.words > WORDS_A_TOKEN * found.output:
             return replace(found, output=None, thinking=0)
         return found
 
     def _sum(self) -> ReportedUsage:
-        """Parts that add up, or what came so far.
+        """The reports as one: the largest where each is a total so far, else their sum.
 
-        A prompt is read once: reports that repeat the input tell what came so far. So does a last one that
-        brings the input with all the output before it. Where none tells the input, a count that never falls
-        does. All else adds up, as LangChain's chunks are meant to.
+        A prompt is read once, so reports that repeat the input are totals so far. A last report that brings
+        the input together with all output before it is a total, too. Where no report has an input, counts
+        that never fall are totals. Everything else adds up, as LangChain's chunks are meant to.
         """
-        told = self._told
-        ins, outs = [one.input or 0 for one in told], [one.output or 0 for one in told]
+        reports = self._reports
+        ins, outs = [one.input or 0 for one in reports], [one.output or 0 for one in reports]
         grows = len(outs) > 1 and outs == sorted(outs)
         repeated = sum(1 for one in ins if one) > 1
         account = bool(ins[-1]) and not any(ins[:-1]) and outs[-1] >= sum(outs[:-1]) > 0
@@ -139,33 +142,35 @@ class UsageReports:
         return ReportedUsage(
             input=(max(ins) if repeated else sum(ins)) or None,
             output=add(outs) or None,
-            thinking=min(add([one.thinking for one in told]), add(outs)),
-            cached=max(one.cached for one in told),
-            written=max(one.written for one in told),
+            thinking=min(add([one.thinking for one in reports]), add(outs)),
+            cached=max(one.cached for one in reports),
+            written=max(one.written for one in reports),
         )
 
 
-def charged(told: ReportedUsage, worst: Usage) -> Usage:
-    """What a call of another library's client is charged: its provider's word, and for each part that this
-    doesn't tell, what was held.
+def charged(reported: ReportedUsage, worst: Usage) -> Usage:
+    """What a call of another library's client is charged: what its provider reports, and what was held for
+    each part that the provider doesn't report.
 
     Args:
         worst: what was held.
     """
-    prompt = worst.input if told.input is None else told.input
-    if told.output is None:
+    prompt = worst.input if reported.input is None else reported.input
+    if reported.output is None:
         thinking, solution, unknown = 0, 0, worst.generated
     else:
-        thinking, solution, unknown = told.thinking, told.output - told.thinking, 0
+        thinking, solution, unknown = reported.thinking, reported.output - reported.thinking, 0
     return Usage(
         prompt=prompt,
         thinking=thinking,
         solution=solution,
         unknown=unknown,
         input=prompt,
-        cached=told.cached,
-        prompt_cached=told.cached,
-        cache_written=prompt if told.input is None else told.written,  # a hold is for the dearest input
+        cached=reported.cached,
+        prompt_cached=reported.cached,
+        cache_written=prompt
+        if reported.input is None
+        else reported.written,  # a hold is for the dearest input
         passes=1,
     )
 

@@ -166,7 +166,7 @@ class Steering:
         deltas += self._machine.end_solution(SolutionEnd.DEADLINE)
         return deltas
 
-    # What the control's callbacks are told
+    # Calls of the control's callbacks
 
     def pass_sent(self, prompt_tokens: int) -> None:
         if self._control.on_pass is not None:

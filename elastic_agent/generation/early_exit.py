@@ -3,12 +3,13 @@
     stable = EarlyExit(every=256, lead="The final answer is")
     await generate(backend, prompt, Budget(thinking=4096, solution=512), early_exit=stable)
 
-At every so many thinking tokens the model is probed for its answer as if its thinking were cut there: the
-close and the lead are spliced in, and a few tokens are sampled greedily. These are thrown away, and counted.
-When `patience` answers in a row are the same, thinking ends (`ThinkingEnd.STABLE`) and the solution follows,
-under its whole budget; else thinking goes on in a further pass. What is left of a task's hold comes back.
+Every `every` thinking tokens the model is probed for its answer as if its thinking were cut there: the close
+and the lead are spliced in, and a few tokens are sampled greedily. The probe's tokens are discarded, and
+counted. When `patience` answers in a row are the same, thinking ends (`ThinkingEnd.STABLE`) and the solution
+follows, under its whole budget. Otherwise thinking goes on in a further pass. The unused part of the hold is
+refunded.
 
-It pays where thinking is long beside these answers, and the server keeps prefixes in its cache.
+Early exit pays where thinking is long beside these answers and the server caches prefixes.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ if TYPE_CHECKING:
 
 
 def plain(text: str) -> str | None:
-    """An answer without case, blanks and what stands at its end: two that differ only there are the same."""
+    """An answer without case, blanks and final punctuation, so that answers which differ only there are
+    equal; None for an empty answer."""
     return re.sub(r"\s+", " ", text).strip().rstrip(".!").casefold() or None
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyExit:
-    """See the module.
+    """When thinking ends because its answer is stable; see the module.
 
     Attributes:
         every: thinking tokens between two probes.
-        patience: so many equal answers in a row end thinking.
-        tokens: sampled for an answer, at most.
-        lead: what begins the answer, after the close, so that it comes at once.
-        read: the answer in a probe's text, or None where there is none.
+        patience: how many equal answers in a row end thinking.
+        tokens: the most tokens that are sampled for a probe's answer.
+        lead: text after the close that begins the answer, so that the answer comes at once.
+        read: returns the answer in a probe's text, or None where there is none.
 
     Raises:
         InvalidBudgetError: fewer than 16 tokens between two probes, patience below 2, or no token for them.
@@ -69,10 +71,10 @@ class EarlyExit:
         }
 
     def probes(self, codec: Codec) -> Probes:
-        """What its probes cost on a model."""
+        """What the probes cost on a model."""
         return Probes(self.every, self.tokens, len(codec.encode(self.lead)) if self.lead else 0)
 
     def stable(self, texts: Sequence[str]) -> bool:
-        """Whether the latest probes have the same answer."""
+        """Whether the latest `patience` probes have the same answer."""
         answers = {self.read(text) for text in texts[-self.patience :]}
         return len(texts) >= self.patience and len(answers) == 1 and None not in answers

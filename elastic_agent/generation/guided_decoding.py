@@ -1,7 +1,7 @@
 """Whether an engine can keep to the fields of a guided call, found out before a token is spent.
 
-An engine says so of itself where it can be asked for nothing (`Backend.refusal`). What it finds out only
-while it writes is looked at here: a grammar that the model's vocabulary can't write.
+`Backend.refusal` asks the engine, where this costs nothing. This module checks what an engine finds out only
+while it samples: that the model's vocabulary can write the grammar.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _WRITTEN_IN = {"object": "{}", "array": "[]", "string": '"'}
 
 
 async def check_guided_fields(backend: Backend, fields: Mapping[str, Any] | None) -> None:
-    """Make sure, as far as can be known, that a call may be guided by `fields`. Costs no token.
+    """Refuse fields that the call can't be guided by, as far as this can be known. Costs no token.
 
     Args:
-        fields: those for the solution's pass (`Call`'s `solution_extra`); others than vLLM's
-            `structured_outputs` are not looked at.
+        fields: the fields for the solution's pass (`Call`'s `solution_extra`). Only vLLM's
+            `structured_outputs` is looked at.
 
     Raises:
-        UnsupportedError: the vocabulary can't write what they demand, or the engine refuses them.
+        UnsupportedError: the vocabulary can't write what the fields demand, or the engine refuses them.
     """
     guide = {name: value for name, value in (fields or {}).items() if name == FIELD}
-    if not guide or not backend.guided:  # the latter is refused by the call
+    if not guide or not backend.guided:  # a call refuses guided fields on such a backend itself
         return
     if missing := unwritable(backend.codec, guide):
         raise UnsupportedError(
@@ -42,13 +42,13 @@ async def check_guided_fields(backend: Backend, fields: Mapping[str, Any] | None
 
 
 def unwritable(codec: Codec, fields: Mapping[str, Any]) -> list[str]:
-    """The characters that every answer under these fields has, and that no token of the vocabulary writes."""
+    """Characters that every answer under these fields needs and that no token of the vocabulary writes."""
     needed = _needed(fields.get(FIELD))
     return [one for one in dict.fromkeys(needed) if one not in codec.decode(codec.encode(one))]
 
 
 def _needed(guide: Any) -> str:
-    """Characters without which there is no answer; "" where nobody knows of any."""
+    """Characters that every answer needs; "" where none are known."""
     match guide:
         case {"json_object": True}:
             return _WRITTEN_IN["object"]
@@ -60,7 +60,7 @@ def _needed(guide: Any) -> str:
 
 
 def _read(given: Any) -> Any:
-    """A schema that may be text; None where the text is no JSON, which is the engine's to say."""
+    """A schema, parsed where it is text; None where the text is no JSON, which the engine itself refuses."""
     try:
         return json.loads(given) if isinstance(given, str) else given
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Two-phase machines driven to their end, without text: many over a `BatchDecoder`, one over a `Backend`.
+"""Drives two-phase machines to their end, without text: a batch over a `BatchDecoder`, one over a `Backend`.
 
-What training rollouts and evaluation use: the same machine as a live call, so that what is trained and
-measured is what is served.
+Training rollouts and evaluation use these drivers. The machine is the same as a live call's, so what is
+trained and measured is what is served.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a call brings: its events while it runs, and the whole answer."""
+"""What a call returns: events while it runs, and a `Generation` at its end."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ class IncrementalText:
 
     Args:
         decode: ids to text (`Codec.decode`).
-        stops: strings that end the text; nothing from the first of them on is given out. Text that may
-            turn out to be the beginning of one is kept back.
+        stops: strings that end the text; the first of them and everything after are not given out. Text that
+            may be the beginning of a stop string is kept back.
         buffered: nobody reads along: without stop strings the whole text comes at the end, decoded once.
     """
 
@@ -36,11 +36,11 @@ class IncrementalText:
 
     @property
     def text(self) -> str:
-        """All that was given out, or could be by now."""
+        """The text so far, kept-back text excluded."""
         return "".join(self._given) + (self._decoded(len(self._ids)) if self._buffered else "")
 
     def feed(self, ids: Sequence[int]) -> str:
-        """Take ids; returns the new certain text, "" when there is none."""
+        """Take ids; returns the text that has become certain, or ""."""
         if self.stopped is not None:
             return ""
         self._ids += ids
@@ -54,7 +54,7 @@ class IncrementalText:
         return self._give(after[len(before) :], last=False)
 
     def flush(self) -> str:
-        """No more ids: what was kept back."""
+        """No more ids: returns the text that was kept back."""
         if self.stopped is not None:
             return ""
         new = ""
@@ -64,7 +64,7 @@ class IncrementalText:
         return self._give(new, last=True)
 
     def _decoded(self, end: int) -> str:
-        """The window, up to there."""
+        """The window's text, up to the id number `end`."""
         return self._decode(self._ids[self._window : end]) if self._window < end else ""
 
     def _give(self, new: str, *, last: bool) -> str:

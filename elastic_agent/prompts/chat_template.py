@@ -85,7 +85,7 @@ class ChatTemplate:
         return cast("str", text)
 
     def turn(self) -> tuple[str, str]:
-        """What the template writes to begin an answer, and behind one; "" where it can't be seen."""
+        """(begin, end): what the template writes before and after an answer; "" where this can't be seen."""
         if self.text is None:
             return "", ""
         asked: list[dict[str, str]] = [{"role": "user", "content": _PLACEHOLDER}]
@@ -101,7 +101,7 @@ class ChatTemplate:
 
 
 def _thinking_switches(template: str | None) -> dict[str, bool]:
-    """A template's variables that switch thinking on."""
+    """The template's variables that switch thinking on, each set to True."""
     names = ("enable_thinking", "thinking")
     if template is None or not any(name in template for name in names):
         return {}

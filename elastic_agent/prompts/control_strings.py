@@ -1,10 +1,15 @@
-"""Law 7, user text is data: where a text could become a control token, and how it is kept from becoming one.
+"""Law 7, user text is data: where a text could become a control token, and how this is prevented.
 
-A model's control strings (`</think>`, `<|im_end|>`, every added token) come out of a prompt in three ways: a
-text holds one whole; a text ends or begins with a part of one, and what stands beside it is the rest; a text
-is the middle of one (`|im_start|`, `think`), and the template writes the tags around it. The first is broken
-up always, and so is the beginning of one at a text's end. For all of them `risky` says so; then the codec
-(`elastic_agent.prompts.tokenizer`) compares its prompt with that of a `neutral` conversation.
+A user's text can become one of the model's control strings (`</think>`, `<|im_end|>`, every added token) in
+three ways:
+
+1. The text holds a control string. It is always broken up.
+2. The text begins or ends with a part of one, and its neighbour in the prompt is the rest. A beginning at the
+   text's end is always broken up.
+3. The text is the middle of one (`|im_start|`, `think`), and the template writes the tags around it.
+
+`risky` finds all three. The codec (`tokenizer`) then compares the prompt with that of a `neutral`
+conversation.
 """
 
 from __future__ import annotations
@@ -23,9 +28,9 @@ class ControlStrings:
     """The control strings of one model.
 
     Args:
-        control: all of them.
-        in_text: those that are no tokens of their own: markers in plain text.
-        normalize: what the tokenizer does to a text first, if anything.
+        control: the model's control strings.
+        in_text: control strings that are no tokens of their own: markers in plain text.
+        normalize: the tokenizer's normalisation of a text, if it has one.
     """
 
     def __init__(
@@ -43,15 +48,19 @@ class ControlStrings:
 
     @cached_property
     def _lengths(self) -> dict[str, list[int]]:
-        """How long they are, longest first, by their first two letters."""
+        """The lengths of control strings, longest first, by their first two letters."""
         found: dict[str, set[int]] = {}
         for text in self.all:
             found.setdefault(text[:2], set()).add(len(text))
         return {begin: sorted(lengths, reverse=True) for begin, lengths in found.items()}
 
     def _found(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where control strings stand, the longest at each place. Vocabularies have up to thousands of them,
-        and a text may be all brackets: each place is looked up, once a length."""
+        """(begin, end) of control strings in a text, the longest at each place.
+
+        A vocabulary may have thousands of them, and a text may be all brackets: so each place is looked up
+            once
+        for each length.
+        """
         for match in _matches(self._first, text, 1):
             at = match.start()
             for length in self._lengths.get(text[at : at + 2], ()):
@@ -80,7 +89,7 @@ class ControlStrings:
         return max(map(len, self.all), default=0)
 
     def cuts(self, text: str) -> list[int]:
-        """Where a text must be cut so that it holds no control string and ends in no beginning of one."""
+        """Where to cut a text so that no piece holds a control string or ends in the beginning of one."""
         at = {begin + 1 for begin, _ in self._found(text)}
         first = max(0, len(text) - self._longest)
         at |= {i + 1 for i in range(first, len(text)) if text[i:] in self._heads}
@@ -94,7 +103,7 @@ class ControlStrings:
         return sorted(at)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """The parts of a text that are a control string, or could be completed to one."""
+        """(begin, end) of the parts of a text that are a control string or could be completed to one."""
         seen = text if self._normalize is None else self._normalize(text)
         bare = seen.strip()
         middle = bare != "" and len(bare) < self._longest and self._is_middle(bare)
@@ -105,7 +114,8 @@ class ControlStrings:
         return self._parts(text)
 
     def _is_middle(self, text: str) -> bool:
-        """Whether it stands inside of a control string, as whole words: templates write tags, not letters."""
+        """Whether the text stands inside a control string as whole words: templates write tags, not
+        letters."""
         at = self._joined.find(text)
         while at >= 0:
             begins = not (text[0].isalnum() and self._joined[at - 1 : at].isalnum())
@@ -122,18 +132,18 @@ class ControlStrings:
         return found
 
     def risky(self, text: str) -> bool:
-        """Whether a template could make a control token out of it."""
+        """Whether a template could make a control token out of a text."""
         return bool(self.spans(text))
 
     def neutral(self, text: str) -> str:
-        """A text of the same length that is none and becomes none."""
+        """A text of the same length that is no control string and can't become one."""
         letters = list(text)
         for begin, end in self.spans(text):
             letters[begin:end] = ["x" if not c.isspace() else c for c in text[begin:end]]
         return "".join(letters)
 
     def broken(self, text: str, separator: str) -> str:
-        """A risky text with all of its risky parts letter by letter."""
+        """A risky text with a separator between the letters of its risky parts."""
         at = {i for begin, end in self.spans(text) for i in range(begin, end + 1)}
         cuts = [0, *sorted(at | set(self.cuts(text))), len(text)]
         return separator.join(text[a:b] for a, b in itertools.pairwise(cuts))

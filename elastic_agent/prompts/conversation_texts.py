@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-"""Roles that every template knows; others are a caller's text."""
+"""Roles that every template knows; other roles are a sender's text."""
 
 
 TYPES = frozenset(
@@ -92,15 +92,15 @@ WORDS = frozenset(
         "custom",
     ]
 )
-"""The wire's own keys. All others are a caller's text."""
+"""The wire's own keys. All other keys are a sender's text."""
 
 
 NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions"})
-"""Keys right below these are names that a caller chose."""
+"""Keys directly below these are names that the sender chose."""
 
 
 DATA = frozenset({"arguments", "input", "default", "const"})
-"""All keys below these are."""
+"""All keys below these, at any depth, are names that the sender chose."""
 
 
 def mapped(
@@ -109,11 +109,11 @@ def mapped(
     roles: frozenset[str] = ROLES,
     words: frozenset[str] | None = WORDS,
 ) -> Any:
-    """A message, a tool or an option of a template, with every text changed that its sender chose.
+    """A message, a tool or a template's option, with `change` applied to every text that its sender chose.
 
     Args:
-        roles: these stay.
-        words: keys that stay; None: none, here and below.
+        roles: roles that stay.
+        words: keys that stay; None: no keys stay, here and below.
     """
     if isinstance(value, str):
         return change(value)

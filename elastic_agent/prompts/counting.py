@@ -2,8 +2,8 @@
 
     count_prompt("gpt-4o", [{"role": "user", "content": "Hello"}])   # Count(tokens=..., how="bound", why=...)
 
-A hold must never be below what the upstream bills, so a count is exact or an upper bound, and says which and
-why; there is no estimate. Text is counted with tiktoken where the model's encoding is public and already on
+A hold must never be below what the upstream bills. So a count is exact or an upper bound, never an estimate,
+and says which and why. Text is counted with tiktoken where the model's encoding is public and already on
 this machine. Else its bytes are the bound: each token of a byte-level BPE, or of a tokenizer that falls
 back to bytes, is at least one byte of the text (as it is or after NFKC, whichever is longer). What the
 provider puts around the text is known from its documentation at best, so `Framing` takes more than was ever
@@ -66,9 +66,9 @@ class Count:
     """The tokens of a prompt.
 
     Attributes:
-        tokens: how many, or a number that they don't exceed.
-        how: "exact", or "bound": at most so many.
-        why: what it rests on, for people.
+        tokens: the number of tokens, or an upper bound of it.
+        how: "exact" or "bound".
+        why: what the count rests on, for people.
     """
 
     tokens: int
@@ -148,7 +148,7 @@ def count_prompt(
 
 
 class _Tally:
-    """The parts of a request, each at most so many tokens."""
+    """Counts the parts of a request, each as an upper bound."""
 
     def __init__(self, text: Callable[[str], int], framing: Framing, allow: Mapping[str, int]) -> None:
         self._text, self._framing, self._allow = text, framing, allow
@@ -243,7 +243,7 @@ def _by_bytes(text: str) -> int:
 
 
 def _encoding(model: str) -> tuple[tiktoken.Encoding | None, str]:
-    """The model's encoding, if it can be had without a network; and what a count rests on then."""
+    """The model's encoding, if it is available without a network; and what a count then rests on."""
     name = _encoding_name(model)
     if name is None:
         return None, f"one token a byte, since tiktoken has no encoding for {model}"

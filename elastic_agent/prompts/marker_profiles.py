@@ -18,9 +18,9 @@ class MarkerText:
         used_by: the models, for people.
         name: what to call the pair (`marker_text`).
         answer: what a model that answers without thinking writes in place of `open`.
-        closes_before: (close, what follows): a text that ends thinking where the other one follows, which
-            belongs to the solution.
-        tokens: the vocabulary of such a model has all of these as tokens (default: the close).
+        closes_before: (close, what follows): the first text ends thinking where the second one follows; the
+            second one belongs to the solution.
+        tokens: a model uses this pair if its vocabulary has all of these as tokens (default: the close).
     """
 
     open: str
@@ -86,5 +86,5 @@ def marker_text(value: object) -> MarkerText | None:
 
 
 def known_markers() -> str:
-    """The pairs that are found by themselves, for people."""
+    """The known pairs as a sentence, for error messages."""
     return "; ".join(f"{m.open.strip()} {m.close} ({m.used_by})" for m in KNOWN_MARKERS)

@@ -21,9 +21,12 @@ def resolve_markers(
     piece: Callable[[int], bytes] | None = None,
     controls: Collection[int] | None = None,
 ) -> Markers:
-    """Find a model's markers.
+    """The markers of a model: those that its chat template writes, else those that its vocabulary has as
+    tokens.
 
-    Markers that the chat template writes are the model's; else those that its vocabulary has as one token.
+    No id is hard-coded (151649 is `</think>` in the R1-distill vocabulary and another token in Qwen2.5's). A
+    plain
+    text model could spell any marker, but has none: resolving fails, unless the caller names the markers.
 
     Args:
         vocabulary: token text to id, added tokens included.

@@ -1,4 +1,4 @@
-"""Where thinking ends: markers as token-id sequences, resolved from the model's own tokenizer.
+"""The markers of one model as token ids: what opens thinking and what ends it.
 
 No id is hard-coded (151649 is `</think>` in the R1-distill vocabulary and another token in Qwen2.5's). A
 model has markers when its vocabulary holds them as one token, when its chat template writes them, or when
@@ -95,7 +95,7 @@ class Markers:
             raise NoMarkersError("the end-of-thinking marker contains an end-of-text token")
 
     def cut_close(self, *, thought: bool = True) -> tuple[int, ...]:
-        """What ends thinking that is cut: the close, with the wrap-up around it.
+        """The ids that end thinking which is cut: the close, with the wrap-up around it.
 
         Args:
             thought: thinking was granted.
@@ -112,7 +112,7 @@ class Markers:
         return longest + (len(self.open_ids) if opening is Opening.SELF else 0)
 
     def to_open(self, prompt_ids: Sequence[int]) -> tuple[int, ...]:
-        """What opens thinking at the end of this prompt; empty where it is open or switched off."""
+        """The ids that open thinking after this prompt; empty where thinking is open or switched off."""
         return self.open_ids if self.opening(prompt_ids) is Opening.SELF else ()
 
     def opening(self, prompt_ids: Sequence[int]) -> Opening:
@@ -148,8 +148,12 @@ class Markers:
         return None
 
     def close_at(self, ids: Sequence[int], end: int) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
-        """The close that ends in token `end - 1`: its first token, and ids that spell what its tokens say of
-        the thinking before it and of the solution behind it. None if there is none."""
+        """The close that ends in token `end - 1`; None if there is none.
+
+        Returns:
+            The close's first token, and the ids of the text that its tokens hold of the thinking before it
+            and of the solution behind it.
+        """
         if not self.close_in_text:
             begin = max(0, end - len(self.close_ids))
             return (begin, (), ()) if tuple(ids[begin:end]) == self.close_ids else None
@@ -170,8 +174,12 @@ class Markers:
         return None
 
     def _covered(self, ids: Sequence[int], end: int, marker: bytes) -> tuple[int, bytes, bytes] | None:
-        """A text whose last letter is in token `end - 1`: its first token, what stands before it in that one
-        and behind it in the last one."""
+        """A marker whose last letter is in token `end - 1`; None if there is none.
+
+        Returns:
+            The marker's first token, the bytes before the marker in that token, and the bytes behind the
+            marker in the last token.
+        """
         last, at = self.token_bytes(ids[end - 1]), end - 1
         if marker[-1] not in last:
             return None

@@ -1,8 +1,8 @@
-"""What a model's files say beside its weights: its tokenizer, and the tokens that end and start a turn.
+"""A model's tokenizer, and the tokens that end and start a turn, by the model's files.
 
-The one owner of ends of text: serving, training and evaluation take them from a codec, which has them from
-here. A tokenizer names one end, of which base models' differ from what chats end in (`<|endoftext|>` and
-`<|im_end|>`); so generation_config.json, config.json, the chat template and well-known names are asked, too.
+Serving, training and evaluation take the ends of text from a codec, and codecs take them from this module. A
+tokenizer names one end only, and a base model's differs from the end of a chat's turn (`<|endoftext|>` and
+`<|im_end|>`). So generation_config.json, config.json, the chat template and well-known names are read, too.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _SAMPLES = (
 
 
 def load_tokenizer(model: str | Path, *, name: str | None = None) -> Any:
-    """The tokenizer of a folder or hub id, which reads text as its tokenizer.json says.
+    """The tokenizer of a folder or hub id, which encodes text as its tokenizer.json says.
 
-    transformers builds the tokenizer of a class that it knows from parts of the files. Where config.json is
-    missing or another class is named, these are not what the model was trained with: blanks vanish, say, and
-    nothing is said. So some texts are compared; where they differ, tokenizer.json is taken as it is.
+    transformers builds the tokenizer of a known class from parts of the files. Where config.json is missing
+    or names another class, the result may silently differ from what the model was trained with (blanks
+    vanish, say). So some sample texts are compared. Where they differ, tokenizer.json is taken as it is.
 
     Raises:
         UnknownModelError: there is no tokenizer there, or none that reads as its file says.

@@ -1,14 +1,18 @@
 """Text to ids for Hugging Face models: chat template, markers, and user text that stays text.
 
-The adapter for `transformers`' tokenizers (no torch needed). Law 7, user text is data: the control strings of
-the model (`</think>`, `<|im_end|>`, every added token) are broken up inside message contents before the
-template is rendered: a separator goes in after their first character, and the rendered prompt is encoded in
-pieces split at the separators. The text that the model reads is the same; no control token comes out of it.
-Half a control string at the end of a content is broken up as well, since a template may write another content
-behind it. Where a text could be completed to a control string in any other way
-(`elastic_agent.prompts.control_strings`), the control tokens of the prompt are counted against those of a
-conversation whose texts are neutral. Where they differ such texts are spelled letter by letter; where they
-still differ the prompt is refused.
+The adapter for `transformers`' tokenizers (no torch needed). Law 7, user text is data:
+
+1. The model's control strings (`</think>`, `<|im_end|>`, every added token) are broken up inside message
+contents
+   before the template is rendered: a separator is inserted after their first character, and the rendered
+       prompt
+   is encoded in pieces split at the separators. The model reads the same text, without control tokens.
+2. The beginning of a control string at the end of a content is broken up as well, since a template may write
+   another content behind it.
+3. Where a text could be completed to a control string in another way (`control_strings`), the prompt's
+control
+   tokens are counted and compared with those of the same conversation with neutral texts. If the counts
+   differ, such texts are spelled letter by letter. If they still differ, the prompt is refused.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ class HFCodec:
     """A Hugging Face fast tokenizer as a `Codec`.
 
     Args:
-        tokenizer: a `PreTrainedTokenizerBase`; what its folder says of ends of text counts, too.
+        tokenizer: a `PreTrainedTokenizerBase`; the ends of text that its folder names count, too.
         model: the model's name, for messages.
         markers: the thinking markers, when they can't be found in the tokenizer.
         template_options: further variables for the chat template. A template that asks for `enable_thinking`
@@ -179,7 +183,7 @@ class HFCodec:
 
     @cached_property
     def _dropped_by_tools(self) -> set[int]:
-        """What decoding drops of an answer that may hold tool calls."""
+        """The tokens that decoding drops from an answer that may hold tool calls."""
         added = self.tokenizer.get_added_vocab()
         tags = {added[tag] for tag in self.tool_format.tags if tag in added}
         return self._dropped - (tags - self.markers.eos_ids)
@@ -203,10 +207,10 @@ class HFCodec:
         return set()
 
     def check_opening(self) -> None:
-        """Look whether the template begins an answer with a start marker that isn't the model's.
+        """Refuse a template that begins an answer with a start marker that isn't the model's.
 
         Raises:
-            NoMarkersError: it does. Its thinking would pass for a solution, and budgets for it be ignored.
+            NoMarkersError: the template does. Thinking would pass for a solution, without a budget.
         """
         begin = self._begin
         tag = _TAG.search(begin)
@@ -232,7 +236,7 @@ class HFCodec:
         )
 
     def _controls(self, ids: Sequence[int]) -> Counter[object]:
-        """How often each control token is in a prompt, and each marker that is text."""
+        """How often each control token, and each marker that is text, occurs in a prompt."""
         found: Counter[object] = Counter(i for i in ids if i in self._added)
         if self._told_apart:
             found.update(filter(None, (self.markers.in_text(ids, end) for end in range(1, len(ids) + 1))))
@@ -240,7 +244,8 @@ class HFCodec:
 
     @cached_property
     def _told_apart(self) -> bool:
-        """There are markers in text, and the tokenizer spells none letter by letter, as user text is."""
+        """Whether markers that are text can be told from user text: the tokenizer itself spells none of them
+        letter by letter, as user text is spelled."""
         spelled = [self._encode_piece(text) != self._spelled(text) for text in self._control.in_text]
         return bool(spelled) and all(spelled)
 
@@ -261,7 +266,8 @@ class HFCodec:
         return self._control.broken(text, separator)
 
     def _checked(self, piece: str, separator: str) -> str:
-        """A tokenizer that normalises may read a control string out of look-alikes: those are spelled."""
+        """The piece, or its letters apart: a tokenizer that normalises may read look-alikes as a control
+        string."""
         if self._normalizes and not self._added.isdisjoint(self._encode_piece(piece)):
             return separator.join(piece)
         return piece
@@ -293,7 +299,7 @@ class HFCodec:
 
     @cached_property
     def _fast(self) -> Any:
-        """What encodes and decodes inside of the tokenizer; None where that is Python."""
+        """The Rust tokenizer inside, which encodes and decodes; None for a tokenizer in Python."""
         return getattr(self.tokenizer, "backend_tokenizer", None)
 
 

@@ -1,4 +1,4 @@
-"""A tool call as the model wrote it, and what is no call."""
+"""A tool call as the model wrote it, and the error for text that is no call."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _SMALL = 100_000_000  # parameters under which one thread is faster than several
 
 @dataclass(slots=True)
 class _Stream:
-    """A running pass, between the worker (`give`) and its reader."""
+    """A running pass, between the worker (`_give`) and its reader."""
 
     request: TokenRequest
     loop: asyncio.AbstractEventLoop
@@ -115,14 +115,14 @@ class TransformersBackend:
         return self._decoder.model
 
     async def ready(self) -> None:
-        """It is, once it is loaded."""
+        """Return at once: a loaded model is ready."""
 
     async def refusal(self, fields: Mapping[str, Any]) -> str:
-        """It takes none at all (`guided`)."""
+        """Return "": calls never pass fields to this backend (`guided` is False)."""
         return ""
 
     async def probe(self) -> None:
-        """It can answer until it is closed."""
+        """Raise if the backend was closed."""
         if self._closed:
             raise BackendUnavailableError(f"{self.model} has been closed")
 

@@ -28,7 +28,7 @@ _PREFILL_TOKENS = 8192  # most tokens of one prefill forward, padding included
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """One token of one row. `cached`, told with its first token: prompt ids that it had read already."""
+    """One token of one row. `cached`, with the row's first token: prompt ids that it had read already."""
 
     key: int
     token: int

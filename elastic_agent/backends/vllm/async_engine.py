@@ -1,12 +1,12 @@
 """vLLM's `AsyncLLM` in a thread with an event loop of its own, which serves passes to any other event loop.
 
-It belongs to one loop, and callers come from many: `asyncio.run` again and again. What a pass brings is put
-into a queue of the caller's loop.
+The engine belongs to one loop, and callers come from many (`asyncio.run` again and again). So the chunks of a
+pass are put into a queue of the caller's loop.
 
-What is metered is vLLM's own count: a token counts when vLLM's output processor has taken it in, which is
-where its `generation_tokens` are counted. `AsyncLLM.abort` ends a request there, at once, and what had
-come in from it until then still comes, so the receipt is exact. What the step that was running brings is
-thrown away by vLLM, and counted nowhere. Only when the engine dies can nobody know.
+The meter is vLLM's own count: a token counts when vLLM's output processor has taken it in, which is where
+vLLM counts `generation_tokens`. `AsyncLLM.abort` ends a request there at once, and tokens that were taken in
+before still arrive, so the receipt is exact. Tokens of the step that was running are dropped by vLLM and
+counted nowhere. Only when the engine dies the count is unknown.
 """
 
 from __future__ import annotations
@@ -120,11 +120,11 @@ class Engine:
         one.meter.input += len(request.prompt_ids)
         if one.left.is_set():
             await self.llm.abort(one.id)
-        told = False
+        first = True
         while True:
             output = outputs.get_nowait() or await outputs.get()
-            chunk = _chunk(output, request, told)
-            told = True
+            chunk = _chunk(output, request, first=first)
+            first = False
             one.served += len(chunk.ids)
             one.meter.output += len(chunk.ids)
             if not output.finished:
@@ -154,7 +154,7 @@ class Engine:
             raise BackendError(str(error)) from error
 
     async def leave(self, one: Pass) -> None:
-        """Abort a pass. What had come in from it is still handed on, and is its receipt."""
+        """Abort a pass. Tokens that had come in are still handed on and counted in the receipt."""
         one.left.set()
         if one.sent:
             await self.llm.abort(one.id)
@@ -202,12 +202,12 @@ async def _cancel_the_rest() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _chunk(output: Any, request: TokenRequest, told: bool) -> TokenChunk:
-    """An output of vLLM's; `told`: how much was cached has been said."""
+def _chunk(output: Any, request: TokenRequest, *, first: bool) -> TokenChunk:
+    """An output of vLLM's as a chunk; the first one of a pass has its cache hits."""
     brought = output.outputs[0]
     ids = tuple(brought.token_ids)
     logprobs: tuple[float | None, ...] | None = None
     if request.sampling.logprobs:
         logprobs = tuple(float(at[i].logprob) for i, at in zip(ids, brought.logprobs or (), strict=True))
-    cached = 0 if told else output.num_cached_tokens or 0
+    cached = output.num_cached_tokens or 0 if first else 0
     return TokenChunk(ids, logprobs, cast("Finish | None", brought.finish_reason), cached)

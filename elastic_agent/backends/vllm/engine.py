@@ -125,7 +125,7 @@ class VllmEngineBackend:
         return self._closed or self.engine.closed
 
     async def ready(self) -> None:
-        """It is, once it is loaded and, if `native`, probed.
+        """Probe the engine if `native`; a loaded engine is ready.
 
         Raises:
             BackendUnavailableError: it was closed, or its engine died.
@@ -134,7 +134,7 @@ class VllmEngineBackend:
         await probe_once(self)
 
     async def refusal(self, fields: Mapping[str, Any]) -> str:
-        """What vLLM's check of a request says, before a request is made."""
+        """Why vLLM's own check of a request refuses the fields; "" where it accepts them."""
         self._check_open()
         request = TokenRequest((0,), 1, extra=fields)
         try:
@@ -145,7 +145,7 @@ class VllmEngineBackend:
         return ""
 
     async def probe(self) -> None:
-        """Whether it can answer now.
+        """Raise if the backend can't answer now.
 
         Raises:
             BackendUnavailableError: it was closed, or its engine died.

@@ -1,11 +1,12 @@
 """What a vLLM server says to the fields of a guided call, at no token.
 
-vLLM checks the fields of a request before the engine that the request is for (header `X-data-parallel-rank`).
-So a request for an engine that can't be there is refused for its fields, if they are bad, and for its engine,
-if they are good. A request without fields comes first, once: a server that does not refuse it knows no such
-header, and is not asked again; it has served one token (one each, where several calls came at once).
+vLLM checks a request's fields first and then its target engine (header `X-data-parallel-rank`). So a request
+for an engine that doesn't exist is refused because of its fields, if they are bad, and else because of its
+engine. A request without fields is sent first, once. A server that does not refuse that request doesn't know
+the header and is not asked again; it has served one token (one for each of several calls that came at once).
 
-What only the compiler in the engine finds is not found: it runs when the request has been accepted.
+Errors that only the grammar compiler in the engine finds stay unknown: it runs after the request was
+    accepted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..base import Meter
 
 NO_ENGINE = 2**31 - 1
 REMEMBERED = 1024
-"""Fields that were taken; those that were refused are asked for again."""
+"""How many accepted fields are remembered. Refused fields are asked for again."""
 _SAYS_RANK = "data_parallel_rank"
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
@@ -42,7 +43,7 @@ class GuidedFieldsCheck:
         self._taken: OrderedDict[bytes, None] = OrderedDict()
 
     async def refusal(self, session: aiohttp.ClientSession, fields: Mapping[str, Any]) -> str:
-        """Why the server refuses the fields; "" where it takes them, or nobody knows."""
+        """Why the server refuses the fields; "" where it accepts them, or its answer doesn't say."""
         try:
             key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
         except (TypeError, ValueError):
@@ -64,7 +65,7 @@ class GuidedFieldsCheck:
         return ""
 
     async def _ask(self, session: aiohttp.ClientSession, fields: Mapping[str, Any]) -> str | None:
-        """What the server has against the fields; "" for nothing, None where its answer says neither."""
+        """Why the server refuses the fields; "" where it accepts them, None where its answer says neither."""
         body = {**fields, "model": self._model, "prompt": [0], "max_tokens": 1, "stream": False}
         headers = {"X-data-parallel-rank": str(NO_ENGINE)}
         async with session.post(self._url, json=body, headers=headers, timeout=_TIMEOUT) as response:
@@ -87,8 +88,8 @@ class GuidedFieldsCheck:
 def _message(text: str) -> str:
     """The sentence of an error in vLLM's form, on one line; never empty."""
     try:
-        told = json.loads(text)
-        said = str(told["error"]["message"])
+        answer = json.loads(text)
+        said = str(answer["error"]["message"])
     except (ValueError, RecursionError, LookupError, TypeError):
         said = text
     return " ".join(said.split())[:300] or "it says nothing"

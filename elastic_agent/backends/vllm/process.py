@@ -1,4 +1,4 @@
-"""A vLLM server as a process of ours: started with the flags that budgets want, watched, stopped.
+"""A vLLM server as a child process, started with the flags that budgets want.
 
     with VllmProcess("e1-tiny") as server:
         VllmServerBackend("e1-tiny", server.base_url)

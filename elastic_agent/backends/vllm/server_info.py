@@ -1,7 +1,8 @@
-"""What a server says of itself before the first call: whether it is one, its models, their tokenizers.
+"""Before the first call: a server's address, the models that it serves, and their tokenizers.
 
-An address is taken as people paste it: with or without `/v1`, with a slash too many, with an endpoint at its
-end. What goes wrong names the URL that was asked, and what to change.
+An address is accepted as people paste it: with or without `/v1`, with a slash too many, with an endpoint at
+    its
+end. Errors name the URL that was asked, and what to change.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ _SECONDS = 10.0
 
 
 def address(base_url: str) -> str:
-    """A base URL as it is used, up to and with `/v1`.
+    """The base URL up to and with `/v1`, from an address as people paste it.
 
     Raises:
-        UnknownModelError: it is none.
+        UnknownModelError: `base_url` is no URL.
     """
     given = base_url.strip()
     try:
@@ -101,13 +102,13 @@ def models_in(text: str, url: str) -> dict[str, Listed]:
 
 
 def not_served(base_url: str, model: str, served: Mapping[str, Listed]) -> UnknownModelError:
-    """A server does not have the model."""
+    """The error for a server that does not have the model."""
     names = ", ".join(sorted(served)) or "nothing"
     return UnknownModelError(f"{base_url} does not serve {model!r}; it serves {names}{_not_vllm(served)}")
 
 
 def error_answer(status: int, text: str, url: str, model: str) -> BackendError:
-    """An answer that is an error, with what to do about it."""
+    """The error for an answer with an error status, with what to do about it."""
     said = "a web page" if _is_page(text) else text.strip()[:500]
     hint = ""
     if "HTTPS port" in text or "HTTP request was sent to" in text:
@@ -123,7 +124,7 @@ def error_answer(status: int, text: str, url: str, model: str) -> BackendError:
 
 
 def unreachable(error: BaseException, base_url: str) -> BackendUnavailableError:
-    """A server could not be reached; why, and what to do."""
+    """The error for a server that could not be reached: why, and what to do."""
     said = str(error) or type(error).__name__
     if re.search(r"WRONG_VERSION_NUMBER|RECORD_LAYER|UNKNOWN_PROTOCOL|wrong version number", said):
         hint = "the port speaks http, so base_url begins with http://"
@@ -215,7 +216,7 @@ GUARD = (
 
 
 def _not_vllm(served: Mapping[str, Listed]) -> str:
-    """A hint where the list is none of vLLM's."""
+    """A hint where the list of models is not vLLM's; else ""."""
     like_vllm = any(one.owner == "vllm" or one.context_length is not None for one in served.values())
     return f". {GUARD}" if served and not like_vllm else ""
 

@@ -1,8 +1,9 @@
-"""A server as a process of ours: started, watched, stopped, with all that it starts itself.
+"""A server as a child process: started, watched, stopped, together with its workers.
 
-It runs in a session of its own, which is what signals go to: neither it nor its workers outlive the other,
-and a Ctrl-C in our terminal is ours to pass on. Nor do they outlive us: a shell beside them waits for the end
-of a pipe that we hold, which comes however we end. What the server says goes to a log file.
+The server runs in a session of its own, and signals go to the session. So no worker outlives the server, and
+a Ctrl-C in our terminal reaches the server only if we pass it on. Neither do they outlive us: a shell beside
+the server waits for the end of a pipe that we hold, which comes however we end. The server's output goes to a
+log file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ...errors import BackendUnavailableError
 
 STOP_SECONDS = 20.0
 GONE_SECONDS = 5.0
-"""For killed workers to be gone; where nobody reaps orphans they never are."""
+"""Seconds to wait for killed workers to be gone; where nobody reaps orphans they never are."""
 ORPHANED = """
 exec 3<&0
 (
@@ -73,11 +74,11 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Started, and not ended since."""
+        """Whether the server was started and has not ended since."""
         return self._process is not None and self._process.poll() is None
 
     def launch(self) -> None:
-        """Begin to start; `wait` waits until it is ready."""
+        """Start the process; `wait` waits until the server is ready."""
         make_private(self.log)  # an engine may quote prompts
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -90,7 +91,7 @@ class ServerProcess:
             )
 
     def answers(self) -> bool:
-        """It is ready; asked now."""
+        """Ask the server now whether it is ready."""
         if not self.running:
             return False
         try:
@@ -100,10 +101,10 @@ class ServerProcess:
             return False
 
     def wait(self, seconds: float = 500.0) -> None:
-        """Until it is ready.
+        """Wait until the server is ready.
 
         Raises:
-            BackendUnavailableError: it was not in this time, or ended; with the end of its log.
+            BackendUnavailableError: it was not ready in time, or ended; with the end of its log.
         """
         until = time.monotonic() + seconds
         while not self.answers():
@@ -114,20 +115,20 @@ class ServerProcess:
             time.sleep(0.2)
 
     def ensure(self) -> None:
-        """Start it if it does not run, and wait."""
+        """Start the server if it does not run, and wait until it is ready."""
         if not self.running:
             self.launch()
         self.wait()
 
     def failed(self, what: str) -> BackendUnavailableError:
-        """An error that says so, with how it ended and the end of its log."""
+        """An error that says `what`, how the server ended, and the end of its log."""
         status = None if self._process is None else self._process.poll()
         how = "" if status is None else f" (signal {-status})" if status < 0 else f" (exit status {status})"
         said = self.log.read_text(errors="replace")[-TOLD:] if self.log.exists() else ""
         return BackendUnavailableError(f"{self._called} {what}{how}:\n{said}")
 
     def stop(self) -> None:
-        """Ask it to end, and see to it that it does."""
+        """Ask the server to end; kill it if it does not."""
         if self._process is not None:
             self.send(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -135,7 +136,7 @@ class ServerProcess:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL, to all of it, and wait until nothing of it is left."""
+        """Kill the server and its workers, and wait until they are gone."""
         if self._process is None:
             return
         self.send(signal.SIGKILL)
@@ -148,7 +149,7 @@ class ServerProcess:
         self._process = None
 
     def send(self, number: int) -> bool:
-        """Send a signal to all of it (0: none); whether anything of it is there."""
+        """Send a signal to the server and its workers (0: none); returns whether any of them exists."""
         if self._process is None:
             return False
         try:

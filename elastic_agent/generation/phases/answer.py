@@ -1,11 +1,13 @@
 """A solution's tokens as the answer and as thinking that the model opened again.
 
-Behind the close a model may write its start marker once more: `<think> secret doubts </think> it is 4`. What
-stands between is thinking, however late: it is told apart, and counts against the solution's limit. A close
-that nothing opened says nothing, and is left out.
+After the close a model may write its start marker once more: `<think> secret doubts </think> it is 4`. The
+    text
+between these markers is reopened thinking. It is not shown as the answer, and counts against the solution's
+limit. A close that nothing opened is left out.
 
-A marker that the answer is about stays text: inside of code, of quotes, and of a tool call's arguments. So
-does a marker that is spelled in plain tokens where the model's vocabulary has a token of its own for it.
+A marker stays text where the answer quotes it: in code, in quotes, and in a tool call's arguments. A marker
+    that
+is spelled in plain tokens also stays text, if the model's vocabulary has a token of its own for the marker.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ class Span(NamedTuple):
     """Some tokens of a solution.
 
     Attributes:
-        reopened: they are thinking that was opened again, or its markers.
+        reopened: the tokens are reopened thinking, or its markers.
         ids: the tokens, as sampled.
         text_ids: ids whose text people are shown; None: `ids`.
     """
@@ -37,7 +39,7 @@ class AnswerReader:
     """Reads a solution token by token.
 
     Args:
-        markers: the model's; with `tools` the arguments of their calls are data.
+        markers: the model's markers; with `tools`, markers in the arguments of tool calls are data.
 
     Attributes:
         inside: the model is thinking again.
@@ -49,12 +51,12 @@ class AnswerReader:
         self._held: list[int] = []  # not given out: it may be the beginning of a marker
         self._context = _Context(markers.tools)
         self._unread: list[int] = []  # tokens of the answer that the context has not seen
-        # Most tokens begin no marker: those by id are told apart at once
+        # Most tokens begin no marker; markers that are ids are seen at once
         self._plain = not (markers.open_in_text or markers.close_in_text)
         self._firsts = {marker[0] for marker in (markers.open_ids, markers.close_ids) if marker}
 
     def take(self, token: int) -> list[Span]:
-        """Take a sampled token; returns what has become certain, in order."""
+        """Take a sampled token; returns the spans that have become certain, in order."""
         if self._plain and not self._held and token not in self._firsts:
             return [self._span((token,))]
         self._held.append(token)
@@ -68,7 +70,7 @@ class AnswerReader:
         return self._release(len(self._held) - keep)
 
     def end(self) -> list[Span]:
-        """No more tokens: what was held back."""
+        """No more tokens: the spans that were held back."""
         return self._release(len(self._held))
 
     def _span(self, ids: tuple[int, ...], shown: tuple[int, ...] | None = None) -> Span:
@@ -81,7 +83,8 @@ class AnswerReader:
         return [self._span(ids)] if ids else []
 
     def _marker(self, opens: bool, at: int, before: bytes, after: bytes) -> list[Span]:
-        """A marker begins in held token `at` and ends in the last; they say more before and behind it."""
+        """A marker begins in held token `at` and ends in the last one; `before` and `after` are the other
+        bytes of these two tokens."""
         spans = self._release(at)
         marker, self._held = tuple(self._held), []
         literal = not self.inside and self._is_data(before)
@@ -109,7 +112,7 @@ class AnswerReader:
         return (*self._markers.encode_text(before), *self._markers.encode_text(after))
 
     def _spelled(self, opens: bool, before: bytes, after: bytes) -> tuple[int, ...]:
-        """The held tokens as plain ones: a marker's own token has no text."""
+        """Plain tokens with the text of the held ones: a marker's own token has no text."""
         if self._in_text(opens):
             return self._both(before + self._text(opens).encode(), after)
         text = self._text(opens).encode()
@@ -127,7 +130,8 @@ class AnswerReader:
         return self._markers.open_in_text if opens else self._markers.close_in_text
 
     def _found(self, opens: bool) -> tuple[int, bytes, bytes] | None:
-        """A marker that ends with the held tokens: in which of them it begins, and what else they say."""
+        """A marker that ends with the held tokens: the number of the token in which it begins, and the bytes
+        before and after the marker in its tokens."""
         ids, held = self._ids(opens), self._held
         if not self._in_text(opens):
             matches = bool(ids) and tuple(held[-len(ids) :]) == ids
@@ -160,7 +164,7 @@ class AnswerReader:
 
 
 _HEAD = 200
-"""Characters of a line that say whether it begins or ends a block of code."""
+"""Characters at the beginning of a line that decide whether the line begins or ends a block of code."""
 _BEFORE = frozenset("'\u2018\u201c\u00ab")
 """What opens a quotation right before a marker."""
 
@@ -201,7 +205,7 @@ class _Context:
 
     @property
     def quotes(self) -> bool:
-        """It does."""
+        """Whether what comes next is quoted."""
         if self._block is not None:
             return True
         if self._fence:
@@ -237,7 +241,7 @@ class Answer(NamedTuple):
 
     Attributes:
         text_ids: ids whose text is the answer, without reopened thinking.
-        inside: the solution ends in such thinking.
+        inside: the solution ends in reopened thinking.
     """
 
     text_ids: tuple[int, ...]

@@ -8,19 +8,11 @@ CombinedPass   asks for thinking, close and solution of an engine that holds bot
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from ...backends.base import Finish, Limits
 from .phase import Phase
+from .record import CallRecord
 from .stop_reasons import SolutionEnd, ThinkingEnd
-
-
-class Standing(Protocol):
-    """What a pass looks at: where the machine stands."""
-
-    phase: Phase
-    thinking_end: ThinkingEnd | None
-    solution_end: SolutionEnd | None
 
 
 @dataclass(slots=True)
@@ -39,7 +31,7 @@ class Pass:
     limits: Limits | None = None
     surplus: int = 0
 
-    def over(self, machine: Standing) -> bool:
+    def over(self, machine: CallRecord) -> bool:
         """Whether the rest of the pass is of no use."""
         raise NotImplementedError
 
@@ -55,7 +47,7 @@ class Pass:
 class ThinkingPass(Pass):
     """A pass for thinking."""
 
-    def over(self, machine: Standing) -> bool:
+    def over(self, machine: CallRecord) -> bool:
         return machine.phase is not Phase.THINKING
 
     def ends_solution(self, finish: Finish, *, at_marker: bool) -> bool:
@@ -67,7 +59,7 @@ class OpeningPass(ThinkingPass):
     """A pass for thinking that the model has to open itself; without a start marker it brings the
     solution."""
 
-    def over(self, machine: Standing) -> bool:
+    def over(self, machine: CallRecord) -> bool:
         paused = machine.phase in (Phase.AT_LIMIT, Phase.AT_CHECKPOINT)
         ended = machine.phase in (Phase.CLOSING, Phase.DONE)
         return paused or ended or machine.thinking_end is ThinkingEnd.NATURAL
@@ -76,16 +68,44 @@ class OpeningPass(ThinkingPass):
 class SolutionPass(Pass):
     """A pass for the solution."""
 
-    def over(self, machine: Standing) -> bool:
+    def over(self, machine: CallRecord) -> bool:
         return machine.phase is not Phase.SOLUTION
 
 
 class CombinedPass(Pass):
     """A pass for both segments, whose limits the engine holds (`Limits`)."""
 
-    def over(self, machine: Standing) -> bool:
+    def over(self, machine: CallRecord) -> bool:
         if machine.phase is Phase.DONE:
             # At its limit the engine ends the pass itself, with one token more. To break off before that
             # token would leave unknown how much was served.
             return machine.solution_end is not SolutionEnd.LENGTH or self.surplus > 1
         return machine.phase is Phase.CLOSING
+
+
+def next_pass(call: CallRecord, checkpoint: int, *, one_pass: bool) -> Pass:
+    """The pass that a call needs next.
+
+    Args:
+        checkpoint: thinking pauses when it has this many tokens.
+        one_pass: the engine holds both limits.
+
+    Raises:
+        RuntimeError: the call's phase needs no pass.
+    """
+    markers, solution, used = call.markers, call.budget.solution, call.usage
+    ends = markers.eos_ids
+    if call.phase is Phase.SOLUTION:
+        return SolutionPass(solution - used.solution, ends)
+    if one_pass and call.phase is Phase.THINKING:
+        limits = Limits(markers.close_ids[0], call.limit, min(ends), solution)
+        return CombinedPass(call.limit + 1 + solution, ends, limits)
+    stops = ends | markers.tool_ids
+    if len(markers.close_ids) == 1:
+        stops |= {markers.close_ids[0]}
+    room = min(call.limit, checkpoint) - used.thinking
+    if call.phase is Phase.THINKING:
+        return ThinkingPass(room, stops)
+    if call.phase is Phase.OPENING:
+        return OpeningPass(room, stops)
+    raise RuntimeError(f"no pass to run while {call.phase}")

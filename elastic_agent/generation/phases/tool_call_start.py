@@ -1,4 +1,4 @@
-"""The start of a tool call in thinking, where no call can be made: found as its tokens come."""
+"""Finds the start of a tool call in thinking, where no call can be made, as the tokens come."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from ...prompts.markers import Markers
 
 LEAST = 3
-"""Bytes of a start tag that thinking may have been cut in; a lone `<` may begin anything."""
+"""Bytes of a start tag from which on thinking that ends there counts as a begun call; a lone `<` may begin
+anything."""
 
 
 class ToolStart:
@@ -18,8 +19,8 @@ class ToolStart:
         markers: with `tools`, their format; and the tokenizer's spelling, without which nothing is found.
 
     Attributes:
-        tokens: so many of the latest tokens carry the tag, or what may become one.
-        begun: thinking that ended here would end in a tag, or in a part of one.
+        tokens: how many of the latest tokens carry the tag, or what may become a tag.
+        begun: thinking that ended here would end in a tag, or in at least `LEAST` bytes of one.
     """
 
     def __init__(self, markers: Markers) -> None:
@@ -35,7 +36,7 @@ class ToolStart:
         self.begun = False
 
     def take(self, token: int) -> bool:
-        """Take a token of the thinking; whether a call begins with it."""
+        """Take a token of the thinking; returns whether a call begins with this token."""
         piece = self._markers.token_bytes(token)
         if not self._tags or not piece:
             return False

@@ -38,12 +38,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...backends.base import DEFAULT_SAMPLING, GREEDY, Finish, Limits, Sampling, TokenRequest
+from ...backends.base import DEFAULT_SAMPLING, GREEDY, Finish, Sampling, TokenRequest
 from ...budget import Budget
 from ...prompts.markers import Markers, Opening
 from .deltas import Delta, Segment
 from .marker_scan import FoundClose, Start
-from .passes import CombinedPass, OpeningPass, Pass, SolutionPass, ThinkingPass
+from .passes import CombinedPass, Pass, next_pass
 from .phase import Phase
 from .record import CallRecord
 from .stop_reasons import CUT, SolutionEnd, ThinkingEnd
@@ -101,7 +101,8 @@ class TwoPhase(CallRecord):
 
     def next_pass(self, sampling: Sampling = DEFAULT_SAMPLING) -> TokenRequest:
         """The next request: the spliced ids, and how many tokens may follow."""
-        running = self._pass = self._new_pass()
+        checkpoint = self._checkpoint if self._checkpoint_every else self.limit
+        running = self._pass = next_pass(self, checkpoint, one_pass=self._one_pass)
         self._pass_start = len(self._output.ids) + self._counts.discarded
         prompt = (*self.prompt_ids, *self._output.ids)
         self._counts.start(len(prompt))
@@ -112,25 +113,6 @@ class TwoPhase(CallRecord):
             sampling=sampling,
             limits=running.limits,
         )
-
-    def _new_pass(self) -> Pass:
-        """The pass that the phase asks for."""
-        ends, solution = self.markers.eos_ids, self.budget.solution
-        if self.phase is Phase.SOLUTION:
-            return SolutionPass(solution - self._output.solution, ends)
-        if self._one_pass and self.phase is Phase.THINKING:
-            limits = Limits(self.markers.close_ids[0], self.limit, min(ends), solution)
-            return CombinedPass(self.limit + 1 + solution, ends, limits)
-        stops = ends | self.markers.tool_ids
-        if len(self.markers.close_ids) == 1:
-            stops |= {self.markers.close_ids[0]}
-        room = min(self.limit, self._checkpoint) if self._checkpoint_every else self.limit
-        room -= self._output.thinking
-        if self.phase is Phase.THINKING:
-            return ThinkingPass(room, stops)
-        if self.phase is Phase.OPENING:
-            return OpeningPass(room, stops)
-        raise RuntimeError(f"no pass to run while {self.phase}")
 
     def start_probe(self, lead: Sequence[int], tokens: int) -> TokenRequest:
         """A request for the answer that there would be if thinking were cut here; `end_probe` follows."""

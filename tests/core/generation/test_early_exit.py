@@ -121,7 +121,7 @@ def test_a_task_holds_what_probes_may_cost(
                     assert price.charge(call.usage) <= call.grant.held.nano
                 ended = ThinkingEnd.BUDGET if changing else ThinkingEnd.STABLE
                 assert call.result().thinking_end is ended
-                assert task.book.account.held == task.book.account.reserve
+                assert task.state.account.held == task.state.account.reserve
                 scheduler.check()
             assert backend.meter.output == call.usage.metered_output
 
@@ -162,7 +162,7 @@ def test_a_caller_that_goes_away_pays_for_what_was_served(after: float) -> None:
                 await asyncio.wait_for(call.run(), after)
             assert backend.running == 0
             assert backend.meter.output == call.usage.metered_output
-            assert task.book.account.held == task.book.account.reserve
+            assert task.state.account.held == task.state.account.reserve
             scheduler.check()
 
     run(main())
