@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from elastic_agent.training.plots.ink import COLOURS, document, mark, text, wide
+from elastic_agent.training.plots.svg import COLOURS, document, mark, text, wide
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 18, 44, 340, 760
 BOUNDS = ("clairvoyant", "informed")

@@ -24,7 +24,7 @@ Tool = Callable[..., Any]
 
 
 class MalformedCallError(ValueError):
-    """A solution tries to call a tool and does not manage to; the model is told what is wrong."""
+    """A solution tries to call a tool and does not manage to; the model then reads what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class AgentConfig(Section):
     scheduler_options: dict[str, Any] = Field(default_factory=dict)
     """Handed to it by name: policy, curves, kind, expect, final_solution for the scheduler's own."""
     tool_seconds: Seconds = 10.0
-    """Most seconds of one tool call; then the model is told so."""
+    """Most seconds of one tool call; after that the model reads that there is no result."""
     tool_characters: Count = 4000
     """Most characters of one tool result."""
 

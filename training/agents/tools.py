@@ -1,9 +1,8 @@
 """Runs the tool calls of many episodes side by side. Nothing that a tool does ends a run.
 
-Each call has a thread of its own (and, where the tool is async, an event loop in it), which is left alone
-when its time is up: a thread can't be killed, so a tool that hangs keeps its thread until it returns, yet
-nobody waits for it. What goes wrong is told to the model as text, as a careful agent runtime would.
-"""
+Each call has a thread of its own (and an event loop in it, if the tool is async). A thread can't be killed:
+when its time is up, the run goes on without it, and a tool that hangs keeps its thread until it returns. The
+model reads what went wrong as text, as from a careful agent runtime."""
 
 from __future__ import annotations
 

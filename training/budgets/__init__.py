@@ -1,6 +1,5 @@
-"""Which Budget each group of samples gets.
+"""Which Budget each group of samples gets. Imports the core alone.
 
-distributions  Which budget each group of samples gets: distributions over (t*, s*), as plain values
-               without IO.
+distributions  Distributions over (t*, s*), as plain values without IO; how a batch is dealt from them.
 run_logs       The budgets that a scheduler really handed out, read from its run logs.
 """

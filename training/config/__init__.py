@@ -1,10 +1,9 @@
-"""A training run's config: its schema, and how a file, a preset and flags become one.
+"""A training run's config: its schema, and how a preset, a file and flags become one `TrainConfig`.
 
-budgets        The `budgets` section of a training config.
-data           The `data` section of a training config.
-fields         What the sections of a training config are made of.
-loading        From a preset, a file and the command line to one checked `TrainConfig`.
-schema         What decides a training run, as documented fields: the schema of `elastic-agent train
-               --config FILE`.
-trl_arguments  A checked config in the terms of TRL and peft.
+budgets        The `budgets` section: a class for each kind of distribution.
+data           The `data` section.
+fields         Types of fields, `Section`, `ConfigError`.
+loading        From a preset, a file and the command line to a checked config, and back to YAML.
+schema         `TrainConfig` and its other sections. `agent` is in agents/, `reward` in rewards/.
+trl_arguments  A config as the arguments of TRL and peft.
 """

@@ -27,11 +27,11 @@ class DataConfig(Section):
     times: dict[str, Count] = Field(default_factory=dict)
     """How often a set's problems come in one pass over the data, by name: {own: 3}; 1 where it isn't said."""
     deduplicate: bool = False
-    """Keep the first of problems that ask the same, in all sets together; what was taken out is told. Without
-    it a set of which more than half repeats itself is an error."""
+    """Keep the first of problems that ask the same, in all sets together; what is removed is logged. If
+    false, a set of which more than half repeats itself is an error."""
     decontaminate: Annotated[tuple[str, ...], OneOrSeveral] = ()
     """Evaluation sets by name: problems that stand in them, or share 60% of their runs of 8 words with one
-    that does, are taken out and told."""
+    that does, are removed, and the log says which."""
     instruction: str | None = None
     """Text behind each question; null is the usual one of math or code, "" none."""
     longest_prompt: Count | None = None

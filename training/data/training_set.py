@@ -1,9 +1,7 @@
 """The problems of a training run: word problems without end, or sets by name, joined into one.
 
-Sets come from `elastic_agent.training.data`, which says what a file of one's own must hold. Repeats and what
-gives an evaluation set away are taken out of all sets together, before anything else is loaded, and every
-count is told.
-"""
+`elastic_agent.training.data.load` says what a file of one's own must hold. Repeated problems, and problems
+that stand in an evaluation set, are removed from all sets together, and every count is logged."""
 
 from __future__ import annotations
 
@@ -16,14 +14,16 @@ from elastic_agent.errors import DataError
 from ..agents.lookup_environment import make_lookup_rows
 from ..config.data import DataConfig
 from . import Deduplicated, Problem, decontaminate, deduplicate, to_rows
-from .load import OWN_FILE, load_logged
+from .load import load_logged
+from .rows import OWN_FILE
 from .word_problems import make_problems
 
 Row = dict[str, Any]
 """One problem: "prompt" (a conversation) and whatever columns the reward reads."""
 Log = Callable[[str], None]
 Source = Callable[[DataConfig, int, int, Log], Sequence[Row]]
-"""(config, needed, seed, log) -> problems. A source without end gives `needed` of them, a set all it has."""
+"""(config, needed, seed, log) -> problems: `needed` of them from an endless source, all of them from a
+set."""
 
 
 def fresh_word_problems(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:

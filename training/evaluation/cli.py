@@ -20,7 +20,7 @@ from elastic_agent.generation.wrap_up import wrap_up_of
 from elastic_agent.model_location import model_path
 
 from ..data.files import READERS
-from ..data.load import OWN_FILE
+from ..data.rows import OWN_FILE
 from ..plots.accuracy import plot
 from ..rewards.codeforces import read_ratings
 from .grid import Grid, GridError, check, run, weights_of

@@ -1,8 +1,8 @@
 """LoRA adapters as folders that a server loads while they are in training.
 
-A folder is named after what it holds, and appears in one step: whoever finds it finds it whole, and two
-adapters never share a name. That matters beyond tidiness: vLLM keys its prefix cache by an adapter's name and
-path, so weights under the path of others would read keys and values that those had computed.
+A folder's name is the hash of its content, and the folder appears in one step. So a folder that exists is
+complete, and two adapters never share a name. vLLM needs the second: it keys its prefix cache by an adapter's
+name and path, so new weights under an old path would read keys and values that the old weights computed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Each sample thinks once, up to the largest of its m cuts. At every cut the thinking so far is closed, just as
 a live call with that budget would close it, and k solutions are sampled. TRL sees a row for every solution:
-m x k rows a sample, shortest cut first. The row's mask holds the thinking behind the cut before it and the
-row's own solution, so that every sampled token is in the loss once:
+m x k rows a sample, shortest cut first. A row's mask covers the thinking since the previous cut and the row's
+own solution, so every sampled token is in the loss once:
 
     thinking   z z z z z z z z z        cuts at 3, 6 and 9
     row 1      T T T c S S              T, S: in the loss; c: the forced close
@@ -12,11 +12,11 @@ row's own solution, so that every sampled token is in the loss once:
 
 Which rewards a token is credited with is in `elastic_agent.training.grpo.advantages`.
 
-Cuts come from the `budgets` of the config: a group gets one from each of m equal slices of the distribution,
-and its samples share them. So the distribution is the prior over budgets, and a mixture of m is m fixed cuts.
-A thinking that closed by itself before a cut is answered anew there. One that never opened is answered there
-as with t=0. An engine sees two batches of ordinary calls; the second has the closed thinking in its prompts,
-which an engine that remembers prefixes need not read again (ours in process reads it again).
+Cuts come from the `budgets` of the config: a group gets one cut from each of m equal slices of the
+distribution, and its samples share the cuts. So the distribution is the prior over budgets, and a mixture of
+m is m fixed cuts. A thinking that closed by itself before a cut gets a new answer at the cut. A thinking that
+never opened is answered as with t=0. An engine gets two batches of ordinary calls. The second batch has the
+closed thinking in its prompts: an engine with a prefix cache need not read it again (ours in process does).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def deal_cuts(budgets: Budgets, groups: int, cuts: int, *, seed: int, batch: int
 
 
 def closed_at(thought: Rollout, budget: Budget, markers: Markers, context: int) -> TwoPhase:
-    """The machine of a live call with this budget that sampled what `thought` did: before its solution.
+    """The machine of a live call with this budget, after the thinking of `thought`, before its solution.
 
     Args:
         thought: a sample whose budget had at least as much thinking.

@@ -1,9 +1,8 @@
-"""How far the log-probs of whoever sampled are from the trainer's own, for the same tokens.
+"""How far the log-probs of the engine that sampled are from the trainer's own, for the same tokens.
 
-GRPO takes the trainer's log-probs as those of the sampling policy. Where another engine samples, with kernels
-and rounding of its own, that is nearly so; this says how nearly. With float32 on both sides the gap is about
-1e-6; one far above what the precision explains means that the engine samples with other weights.
-"""
+GRPO takes the trainer's log-probs as those of the sampling policy. If another engine samples, its kernels and
+its rounding make a small difference, which is measured here. With float32 on both sides the gap is about
+1e-6. A gap far above what the precision explains means that the engine samples with other weights."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""What a batch of rollouts looked like, segment by segment: the metrics of a training step, without IO.
+"""The metrics of a batch of rollouts, segment by segment, without IO.
 
-`groups/decided_by_truncation` is the share of groups in which truncation alone decides the advantage: the
-rewards of the group differ, yet they do not differ among samples of one fate, where the fate of a sample is
-(was its thinking cut, did its solution end within s). Such a group teaches only to stay within the limits.
-`groups/mixed` is the share of groups whose rewards differ at all; the others teach nothing.
-"""
+`groups/mixed` is the share of groups whose rewards differ at all; the other groups teach nothing.
+`groups/decided_by_truncation` is the share of groups in which truncation alone decides the advantage. The
+fate of a sample is (was its thinking cut, did its solution end within s). In such a group the rewards differ,
+but not among samples of one fate: the group teaches only to stay within the limits."""
 
 from __future__ import annotations
 

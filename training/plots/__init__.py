@@ -1,6 +1,6 @@
-"""Pictures as SVG, without dependencies: strings to write to a file.
+"""Pictures as SVG text, without dependencies.
 
-ink        colours, marks, axes' numbers and the frame, for both
-panels     the course of a run: small panels of lines (metrics.svg)
-accuracy   accuracy against tokens, with intervals (plot.svg)
+accuracy   Accuracy against tokens, with intervals (plot.svg).
+panels     The course of a run: small panels of lines (metrics.svg).
+svg        What both share: colours, marks, round numbers for axes, the document.
 """

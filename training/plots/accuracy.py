@@ -12,7 +12,7 @@ from html import escape
 from typing import Protocol
 
 from ..grpo.metrics import budget_name
-from .ink import COLOURS, document, mark, text, wide
+from .svg import COLOURS, document, mark, text, wide
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 18, 44, 330, 720
 Scale = Callable[[float], float]

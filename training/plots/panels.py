@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .ink import COLOURS, document, mark, text, ticks, wide
+from .svg import COLOURS, document, mark, text, ticks, wide
 
 Points = Sequence[tuple[float, float | None]]
 WIDTH, HEIGHT = 520, 230

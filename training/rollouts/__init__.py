@@ -1,9 +1,9 @@
-"""Samples under budgets: drawn in process, or by vLLM servers that get the weights in training.
+"""Draws samples under budgets: in process, or on vLLM servers that get the weights in training.
+
+May import budgets, config, data, agents and grpo's adapters.
 
 adapter_server  One vLLM server that samples with adapters in training.
-registry        Problem sources, rollout engines and agents' environments by name.
-two_phase       Budget-constrained rollouts: what E1 is trained on (Elastic Reasoning, arXiv
-                2505.05315, section 3.2).
-vllm_servers    The engine "vllm-server": vLLM servers sample, and get the adapters in training before
-                each batch.
+registry        Problem sources, rollout engines and agents' environments by name: the tables to extend.
+two_phase       Rollouts of single calls, which E1 is trained on; the engine "transformers".
+vllm_servers    The engine "vllm-server": several servers, retries, the adapter of each batch.
 """

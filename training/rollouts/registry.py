@@ -15,7 +15,7 @@ from ..agents.environment import Episode
 from ..agents.lookup_environment import lookup_environment
 from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
-from ..data.load import OWN_FILE
+from ..data.rows import OWN_FILE
 from ..data.sources import SOURCES as SETS
 from ..data.training_set import Source, fresh_lookups, fresh_word_problems, named_sets
 from .two_phase import Engine, decode_in_process

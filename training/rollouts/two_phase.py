@@ -1,11 +1,9 @@
-"""Budget-constrained rollouts: what E1 is trained on (Elastic Reasoning, arXiv 2505.05315, section 3.2).
+"""Budget-constrained rollouts, which E1 is trained on (Elastic Reasoning, arXiv 2505.05315, section 3.2).
 
 Each sample runs through the same two-phase machine as a live call: at most t thinking tokens, the close, at
-most s solution tokens. A forced close stands in the completion, masked out of the loss and without a log-prob
-(``env_mask`` 0). Which budget a group gets is decided in `elastic_agent.training.budgets.distributions`; who
-decodes is an `Engine`: `decode_in_process` needs nothing else, `elastic_agent.training.rollouts.vllm_servers`
-has one that drives vLLM servers.
-"""
+most s solution tokens. A forced close is part of the completion, but not of the loss, and has no log-prob
+(``env_mask`` 0). `elastic_agent.training.budgets.distributions` decides which budget a group gets. An
+`Engine` decodes: `decode_in_process`, or the one in `elastic_agent.training.rollouts.vllm_servers`."""
 
 from __future__ import annotations
 
@@ -56,7 +54,8 @@ class Rollout:
 
 @lru_cache(maxsize=8)
 def codec_of(tokenizer: Any, markers: MarkerText | None = None) -> HFCodec:
-    """What serves live calls, too: the same prompts, markers and ends of text are trained as are served."""
+    """The codec of live calls: a model is trained on the prompts, markers and ends of text that it is served
+    with."""
     return HFCodec(tokenizer, model=tokenizer.name_or_path or "this model", markers=markers)
 
 
@@ -87,7 +86,7 @@ def machine_for(prompt_ids: Sequence[int], budget: Budget, markers: Markers, con
 
 
 def rollout_of(machine: TwoPhase) -> Rollout:
-    """What a finished machine has to say to the trainer."""
+    """The rollout of a finished machine."""
     return Rollout(
         prompt_ids=machine.prompt_ids,
         completion_ids=tuple(machine.output_ids),

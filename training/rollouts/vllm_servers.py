@@ -2,8 +2,8 @@
 
 A batch is: write the adapter, let every server load it, run each call's two-phase machine over one of them,
 and measure on some of the samples how far the servers' log-probs are from the trainer's. A sample that is
-lost (the server died, or was restarted and does not know the adapter) is drawn again from its beginning with
-the same seeds. So long samples, which are lost more often, do not become rarer.
+lost (the server died, or was restarted and does not know the adapter) is drawn again from its beginning, with
+the same seeds: otherwise long samples, which are lost more often, would become rarer.
 
 Seeds follow from the run's seed and the number of the batch: a resumed run asks for the same draws. They are
 not bit for bit the same draws, since vLLM's rounding depends on which requests share a step of its engine:
@@ -87,7 +87,7 @@ Attempt = Callable[[Backend, int], Awaitable[Rollout]]
 
 @dataclass(slots=True)
 class _Batch:
-    """A batch on its way: which calls are still to do, what came of the others."""
+    """A batch while it is sampled: the calls that are still to do, and the rollouts of the others."""
 
     adapter: Path
     attempt: Attempt
@@ -100,7 +100,7 @@ class _Batch:
 
 
 class ServedRollouts:
-    """The engine. Called like every `Engine`; `log` hears of samples that are lost.
+    """The engine. Called like every `Engine`; `log` gets a line about lost samples.
 
     Raises, when called:
         BackendUnavailableError: after `retries` tries in a row that brought no sample.
@@ -171,8 +171,8 @@ class ServedRollouts:
             before = len(batch.done)
             faults = await asyncio.gather(*(_load(server, batch.adapter) for server in self._servers))
             batch.synced = batch.synced or time.perf_counter()
-            lanes = [server for server, fault in zip(self._servers, faults, strict=True) if fault is None]
-            await asyncio.gather(*(self._lane(server, batch) for server in lanes))
+            alive = [server for server, fault in zip(self._servers, faults, strict=True) if fault is None]
+            await asyncio.gather(*(self._sample_on(server, batch) for server in alive))
             if not batch.todo:
                 return
             tries = 1 if len(batch.done) > before else tries + 1
@@ -188,15 +188,16 @@ class ServedRollouts:
             )
             await asyncio.sleep(pause)
 
-    async def _lane(self, server: AdapterServer, batch: _Batch) -> None:
-        """Run calls on one server until none are left or one is lost: that one goes back, to be done by
-        another server or the next try, and those in flight still may end."""
+    async def _sample_on(self, server: AdapterServer, batch: _Batch) -> None:
+        """Run calls on one server until none is left or one is lost.
+
+        The lost call goes back to the batch, for another server or the next try; calls in flight may end."""
         backend = server.backend(batch.adapter)
-        well = True
+        healthy = True
 
         async def work() -> None:
-            nonlocal well
-            while batch.todo and well:
+            nonlocal healthy
+            while batch.todo and healthy:
                 i = batch.todo.popleft()
                 try:
                     batch.done[i] = await batch.attempt(backend, i)
@@ -204,7 +205,7 @@ class ServedRollouts:
                     lost = isinstance(error, BackendUnavailableError) or await _forgot(server, batch.adapter)
                     if not lost:
                         raise
-                    well = False
+                    healthy = False
                     batch.todo.append(i)
                     batch.lost.append(error)
 

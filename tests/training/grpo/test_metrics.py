@@ -8,8 +8,8 @@ import pytest
 
 from elastic_agent.training.grpo.logger import RunLogger, as_csv, line, picture, read_csv
 from elastic_agent.training.grpo.metrics import SampleStats, decided_by_truncation, histogram, segment_metrics
-from elastic_agent.training.plots.ink import ticks
 from elastic_agent.training.plots.panels import Panel, figure
+from elastic_agent.training.plots.svg import ticks
 
 
 def sample(reward: float, *, cut: bool = False, finished: bool = True, limit: int | None = 8) -> SampleStats:
