@@ -99,5 +99,5 @@ def add_ledger_option(parser: argparse.ArgumentParser) -> None:
 def add_no_keys_option(parser: argparse.ArgumentParser) -> None:
     """A gateway without keys."""
     parser.add_argument(
-        "--no-keys", action="store_true", help="ask for no key: whoever uses this machine can spend"
+        "--no-keys", action="store_true", help="ask for no key: every user of this machine can spend"
     )

@@ -1,4 +1,4 @@
-"""`elastic-agent serve`: the gateway, until it is told to stop.
+"""`elastic-agent serve`: the gateway, until a signal stops it.
 
 elastic-agent serve --model e1-tiny --no-keys
 elastic-agent serve --upstream NAME=http://host:8000/v1,tokenizer=HUB/ID,price=0.1:0.4 --ledger spend.db

@@ -11,6 +11,6 @@ serving   one request for an answer, from its body to its end
 routes    around every request; tasks and status
 
 app       the gateway: makes the rooms' parts, starts and stops them
-settings  what a gateway is told when it starts
+settings  its models, limits, ledger and address
 errors    errors in OpenAI's shape
 """

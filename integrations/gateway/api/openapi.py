@@ -32,27 +32,6 @@ def description() -> dict[str, Any]:
     _, defined = models_json_schema(
         [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"
     )
-    schemas = defined["$defs"] | {
-        "Error": {
-            "type": "object",
-            "required": ["error"],
-            "properties": {
-                "error": {
-                    "type": "object",
-                    "required": ["message", "type", "param", "code"],
-                    "properties": {
-                        "message": {"type": "string"},
-                        "type": {"type": "string"},
-                        "param": {"type": ["string", "null"]},
-                        "code": {"type": "string"},
-                        "needed": {"type": "object"},
-                        "available": {"type": "object"},
-                        "charged": {"type": "object"},
-                    },
-                }
-            },
-        }
-    }
     task_id = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
     once, budgets = (
@@ -82,11 +61,22 @@ def description() -> dict[str, Any]:
             "/openapi.json": {"get": _operation("This document")},
         },
         "components": {
-            "schemas": schemas,
+            "schemas": defined["$defs"] | {"Error": _error_schema()},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}, {}],
     }
+
+
+def _error_schema() -> dict[str, Any]:
+    text, numbers = {"type": "string"}, {"type": "object"}
+    always = {"message": text, "type": text, "param": {"type": ["string", "null"]}, "code": text}
+    error = {
+        "type": "object",
+        "required": list(always),
+        "properties": always | {"needed": numbers, "available": numbers, "charged": numbers},
+    }
+    return {"type": "object", "required": ["error"], "properties": {"error": error}}
 
 
 def _operation(

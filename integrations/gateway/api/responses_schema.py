@@ -37,7 +37,7 @@ RENAMED = {
 
 
 class Content(Body):
-    """A piece of text."""
+    """A part of a text."""
 
     type: Literal["input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"]
     text: str | None = None

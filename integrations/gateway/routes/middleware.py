@@ -49,7 +49,7 @@ class RequestMiddleware:
         if self.watched and (task := asyncio.current_task()) is not None:
             task.set_name(f"{REQUEST}{request.method[:16]} {route} {id}")
         request[CONTEXT] = RequestContext(facts)
-        # Requests that arrived in one piece would be answered without a pause, since nothing in them waits
+        # Requests whose bytes are all there would be answered without a pause, since nothing in them waits
         await asyncio.sleep(0)
         self.metrics.running.inc()
         status = CLIENT_LEFT
@@ -105,7 +105,7 @@ class RequestMiddleware:
             raise GatewayError(401, "send a key: Authorization: Bearer KEY", "no_key")
         key = await keys.find(secret)
         if key is None:
-            raise GatewayError(401, "nobody has this key", "invalid_api_key")
+            raise GatewayError(401, "this key is unknown", "invalid_api_key")
         request[CONTEXT].facts["key"] = key.name
         if key.revoked:
             raise GatewayError(401, "this key was revoked", "revoked_api_key")

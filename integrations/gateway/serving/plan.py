@@ -83,13 +83,7 @@ def plan(
     return Plan(
         prompt,
         requested_budget(body, headers, upstream, default_solution, wrap_up),
-        Sampling(
-            temperature=DEFAULT_SAMPLING.temperature if body.temperature is None else body.temperature,
-            top_p=DEFAULT_SAMPLING.top_p if body.top_p is None else body.top_p,
-            top_k=max(0, body.top_k or 0),
-            seed=body.seed,
-            logprobs=logprobs,
-        ),
+        _sampling(body, logprobs),
         () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop),
         choices,
         tools,
@@ -97,4 +91,14 @@ def plan(
         guide,
         bool(body.stream),
         bool(body.stream_options and body.stream_options.include_usage),
+    )
+
+
+def _sampling(body: ChatRequest | CompletionRequest, logprobs: bool) -> Sampling:
+    return Sampling(
+        temperature=DEFAULT_SAMPLING.temperature if body.temperature is None else body.temperature,
+        top_p=DEFAULT_SAMPLING.top_p if body.top_p is None else body.top_p,
+        top_k=max(0, body.top_k or 0),
+        seed=body.seed,
+        logprobs=logprobs,
     )

@@ -3,7 +3,7 @@
 A ledger in memory has them in this process. Otherwise they are in the ledger's SQLite file, PostgreSQL
 database or Redis: an answer outlives the process that gave it, and other processes see that an answer is on
 its way. An entry is found by a digest of its owner and key. Of the request only a fingerprint is kept. The
-answer itself is kept, compressed, until it expires: whoever can read the ledger's place can read it.
+answer itself is kept, compressed, until it expires: all who can read the ledger's place can read it.
 """
 
 from __future__ import annotations
