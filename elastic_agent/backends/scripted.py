@@ -4,9 +4,8 @@
     backend = ScriptedBackend(lambda prompt: Reply("hm " * 40, "4", needs=20, otherwise="5"))
 
 It keeps the backend contract like any other: it can be cut anywhere and meters what it serves. On request it
-    takes
-time (`ttft`, `tpot`, on the event loop's clock) and fails (`Reply.fail_after`). Every word, with the space
-before it, is one token.
+takes time (`ttft`, `tpot`, on the event loop's clock) and fails (`Reply.fail_after`). Every word, with the
+space before it, is one token.
 """
 
 from __future__ import annotations

@@ -9,9 +9,8 @@ Money is given back only where it is certain that no model ran: a hold that is c
 but a refund of what was served breaks a cap. So whatever is not in the tables of `known_outcomes` is UNKNOWN.
 
 - Statuses in `REFUSING` mean that the request was not run, whoever sent them, a router in between included.
-503
-  is sent by servers, and also by routers that had passed the request on. So 503 counts only in the form in
-  which vLLM refuses a request before running it.
+  503 is sent by servers, and also by routers that had passed the request on. So 503 counts only in the form
+  in which vLLM refuses a request before running it.
 - After more than one try by the client or a router, an answer of any status tells of the last try alone.
 - An error of a client library counts as not sent where its class says that no connection was made. Other
   errors of these libraries, and errors of code that reads answers, prove nothing.

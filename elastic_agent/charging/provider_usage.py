@@ -1,10 +1,9 @@
 """Providers' usage reports as one kind of numbers. No other module reads them.
 
 The reports differ: thinking is counted in the output or beside it, cached input in the input or beside it,
-    and a
-stream reports parts that add up or totals so far. A field may be missing, null, negative, a fraction or text.
-A number that can't be believed becomes None, and None is charged as what was held (`charged`). A prompt and
-an answer have at least one token each, so 0 is not believed either.
+and a stream reports parts that add up or totals so far. A field may be missing, null, negative, a fraction or
+text. A number that can't be believed becomes None, and None is charged as what was held (`charged`). A prompt
+and an answer have at least one token each, so 0 is not believed either.
 
     reports = UsageReports()
     reports.add({"input_tokens": 12, "output_tokens": 1})       # one for each report of a stream, in order

@@ -58,8 +58,7 @@ class ControlStrings:
         """(begin, end) of control strings in a text, the longest at each place.
 
         A vocabulary may have thousands of them, and a text may be all brackets: so each place is looked up
-            once
-        for each length.
+        once for each length.
         """
         for match in _matches(self._first, text, 1):
             at = match.start()

@@ -25,8 +25,8 @@ def resolve_markers(
     tokens.
 
     No id is hard-coded (151649 is `</think>` in the R1-distill vocabulary and another token in Qwen2.5's). A
-    plain
-    text model could spell any marker, but has none: resolving fails, unless the caller names the markers.
+    plain text model could spell any marker, but has none: resolving fails, unless the caller names the
+    markers.
 
     Args:
         vocabulary: token text to id, added tokens included.

@@ -3,16 +3,14 @@
 The adapter for `transformers`' tokenizers (no torch needed). Law 7, user text is data:
 
 1. The model's control strings (`</think>`, `<|im_end|>`, every added token) are broken up inside message
-contents
-   before the template is rendered: a separator is inserted after their first character, and the rendered
-       prompt
-   is encoded in pieces split at the separators. The model reads the same text, without control tokens.
+   contents before the template is rendered: a separator is inserted after their first character, and the
+   rendered prompt is encoded in pieces split at the separators. The model reads the same text, without
+   control tokens.
 2. The beginning of a control string at the end of a content is broken up as well, since a template may write
    another content behind it.
 3. Where a text could be completed to a control string in another way (`control_strings`), the prompt's
-control
-   tokens are counted and compared with those of the same conversation with neutral texts. If the counts
-   differ, such texts are spelled letter by letter. If they still differ, the prompt is refused.
+   control tokens are counted and compared with those of the same conversation with neutral texts. If the
+   counts differ, such texts are spelled letter by letter. If they still differ, the prompt is refused.
 """
 
 from __future__ import annotations

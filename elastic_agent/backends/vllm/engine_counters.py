@@ -2,8 +2,7 @@
 
 vLLM stops a request when its connection closes, and tells nobody how far the request had come. `/metrics`
 bounds this, per engine and whoever else uses the server: a request gets at most one token a step. So a pass
-    was
-served at most as many tokens as there were steps (`iteration_tokens_total_count`), or tokens
+was served at most as many tokens as there were steps (`iteration_tokens_total_count`), or tokens
 (`generation_tokens_total`), from a scrape before the pass was sent to a scrape after the pass was over.
 
 The end of the pass has to be seen, since a router between us may go on reading what nobody wants:

@@ -1,8 +1,7 @@
 """Before the first call: a server's address, the models that it serves, and their tokenizers.
 
 An address is accepted as people paste it: with or without `/v1`, with a slash too many, with an endpoint at
-    its
-end. Errors name the URL that was asked, and what to change.
+its end. Errors name the URL that was asked, and what to change.
 """
 
 from __future__ import annotations

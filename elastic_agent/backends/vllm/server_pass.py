@@ -168,8 +168,7 @@ class ServerPass:
         """Send the request and wait for its answer to begin.
 
         Cancelled meanwhile, the pass is abandoned as soon as its answer begins: a request that was sent and
-            not
-        answered may be served, and nobody could know how far.
+        not answered may be served, and nobody could know how far.
         """
         posting = asyncio.ensure_future(self._post(session))
         try:

@@ -1,13 +1,12 @@
 """A solution's tokens as the answer and as thinking that the model opened again.
 
 After the close a model may write its start marker once more: `<think> secret doubts </think> it is 4`. The
-    text
-between these markers is reopened thinking. It is not shown as the answer, and counts against the solution's
-limit. A close that nothing opened is left out.
+text between these markers is reopened thinking. It is not shown as the answer, and counts against the
+solution's limit. A close that nothing opened is left out.
 
 A marker stays text where the answer quotes it: in code, in quotes, and in a tool call's arguments. A marker
-    that
-is spelled in plain tokens also stays text, if the model's vocabulary has a token of its own for the marker.
+that is spelled in plain tokens also stays text, if the model's vocabulary has a token of its own for the
+marker.
 """
 
 from __future__ import annotations
