@@ -2,7 +2,8 @@
 
 Each call has a thread of its own (and an event loop in it, if the tool is async). A thread can't be killed:
 when its time is up, the run goes on without it, and a tool that hangs keeps its thread until it returns. The
-model reads what went wrong as text, as from a careful agent runtime."""
+model reads what went wrong as text, as from a careful agent runtime.
+"""
 
 from __future__ import annotations
 

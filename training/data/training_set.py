@@ -1,7 +1,8 @@
 """The problems of a training run: word problems without end, or sets by name, joined into one.
 
 `elastic_agent.training.data.load` says what a file of one's own must hold. Repeated problems, and problems
-that stand in an evaluation set, are removed from all sets together, and every count is logged."""
+that stand in an evaluation set, are removed from all sets together, and every count is logged.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 GRPO takes the trainer's log-probs as those of the sampling policy. If another engine samples, its kernels and
 its rounding make a small difference, which is measured here. With float32 on both sides the gap is about
-1e-6. A gap far above what the precision explains means that the engine samples with other weights."""
+1e-6. A gap far above what the precision explains means that the engine samples with other weights.
+"""
 
 from __future__ import annotations
 

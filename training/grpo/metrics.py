@@ -3,7 +3,8 @@
 `groups/mixed` is the share of groups whose rewards differ at all; the other groups teach nothing.
 `groups/decided_by_truncation` is the share of groups in which truncation alone decides the advantage. The
 fate of a sample is (was its thinking cut, did its solution end within s). In such a group the rewards differ,
-but not among samples of one fate: the group teaches only to stay within the limits."""
+but not among samples of one fate: the group teaches only to stay within the limits.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Each sample runs through the same two-phase machine as a live call: at most t thinking tokens, the close, at
 most s solution tokens. A forced close is part of the completion, but not of the loss, and has no log-prob
 (``env_mask`` 0). `elastic_agent.training.budgets.distributions` decides which budget a group gets. An
-`Engine` decodes: `decode_in_process`, or the one in `elastic_agent.training.rollouts.vllm_servers`."""
+`Engine` decodes: `decode_in_process`, or the one in `elastic_agent.training.rollouts.vllm_servers`.
+"""
 
 from __future__ import annotations
 

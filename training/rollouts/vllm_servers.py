@@ -191,7 +191,8 @@ class ServedRollouts:
     async def _sample_on(self, server: AdapterServer, batch: _Batch) -> None:
         """Run calls on one server until none is left or one is lost.
 
-        The lost call goes back to the batch, for another server or the next try; calls in flight may end."""
+        The lost call goes back to the batch, for another server or the next try; calls in flight may end.
+        """
         backend = server.backend(batch.adapter)
         healthy = True
 
