@@ -25,11 +25,19 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from elastic_agent.errors import CapExceededError
-from elastic_agent.scheduler.allocation.request import Request, Running, TaskState
+from elastic_agent.scheduler.allocation.request import (
+    CallSize,
+    CallTerms,
+    ModelFacts,
+    Request,
+    Running,
+    TaskState,
+    build_request,
+    build_task_state,
+)
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.agent_history import Histories
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
-from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency
 from elastic_agent.scheduler.ledger.accounts import Account
 from elastic_agent.scheduler.ledger.amounts import Amount
@@ -192,7 +200,7 @@ def play(
     account = dispatcher.ledger.open("task", parent=place.account, tokens=cap, now=now)
     agent = "branches" if len(work.after[-1]) > 1 else "chain"
     past = memory.agents[agent] if agents else None
-    state = TaskState("task", account, Forecast(past=past), policy, key=account.id, value=place.value)
+    state = build_task_state("task", account, policy, past=past, now=now, value=place.value)
     if declare:
         state.forecast.expect(Counter(call.kind for call in calls))
     try:
@@ -267,22 +275,11 @@ def _served(call: Outcome, running: Running) -> tuple[Usage, bool]:
 
 
 def _request(state: TaskState, call: Outcome, last: bool, memory: Memory, wake: Any) -> Request:
-    return Request(
-        task=state,
-        kind=call.kind,
-        prompt=call.prompt,
-        fresh=call.prompt,
-        close=CLOSE,
-        solution=SOLUTION,
-        thinking=LIMIT,
-        curves=memory.curves,
-        curve=memory.curves.curve(call.kind),
-        price=None,
-        latency=Latency(),
-        usage_stats=memory.usage_stats,
-        wake=wake,
-        final=last,
-    )
+    size = CallSize(call.prompt, LIMIT, SOLUTION, CLOSE)
+    model = ModelFacts("", memory.curves, Latency(), memory.usage_stats)
+    request = build_request(state, size, model, CallTerms(call.kind, final=last))
+    request.wake = wake
+    return request
 
 
 def table_of(outcomes: Sequence[Outcome]) -> Mapping[str, list[tuple[int, list[tuple[int, int | None]]]]]:

@@ -62,11 +62,18 @@ from elastic_agent import Caps
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.allocation import demand as expect
 from elastic_agent.scheduler.allocation import grant
-from elastic_agent.scheduler.allocation.request import Request, Running, TaskState
+from elastic_agent.scheduler.allocation.request import (
+    CallSize,
+    CallTerms,
+    ModelFacts,
+    Running,
+    TaskState,
+    build_request,
+    build_task_state,
+)
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.curve_files import load
-from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency, Pace
 from elastic_agent.scheduler.latency.slack import Timing
 from elastic_agent.scheduler.ledger.amounts import Amount
@@ -86,6 +93,9 @@ CAPS = Caps(tokens=1600, usd="0.0046", seconds=60)
 EXPECT = {"steps-3": 3, "steps-4": 3, "steps-5": 3, "steps-7": 3, "final": 1}
 TURNS = ("steps-3", "steps-5", "steps-4", "steps-7") * 2
 """The calls of a task that are timed; the rest of what it expects is still to come when it is replaced."""
+
+
+SIZE = CallSize(prompt=52, thinking=1024, solution=96, close=1)
 
 
 class Office:
@@ -114,7 +124,8 @@ class Office:
         self._log = log
         self._curves, self._price, self._policy = load("e1-tiny"), Price("0.50", "2.00"), Marginal()
         latency, self._usage_stats = Latency(), UsageStats()
-        self._latency = self.dispatcher.record.watched(latency, "e1-tiny")
+        watched = self.dispatcher.record.watched(latency, "e1-tiny")
+        self._model = ModelFacts("e1-tiny", self._curves, watched, self._usage_stats, self._price)
         pace = Pace(latency)
         for _ in range(64):
             pace.first(1, 0.04)
@@ -140,21 +151,7 @@ class Office:
 
     def grant(self, state: TaskState, kind: str) -> Running:
         """A call asks and is granted."""
-        request = Request(
-            task=state,
-            kind=kind,
-            prompt=52,
-            fresh=52,
-            close=1,
-            solution=96,
-            thinking=1024,
-            curves=self._curves,
-            price=self._price,
-            latency=self._latency,
-            usage_stats=self._usage_stats,
-            wake=lambda: None,
-            model="e1-tiny",
-        )
+        request = build_request(state, SIZE, self._model, CallTerms(kind))
         self.dispatcher.submit(request, self._now)
         self.dispatcher.pump(state.account, self._now)
         assert isinstance(request.outcome, Running), request.outcome
@@ -183,9 +180,7 @@ class Office:
             seconds=CAPS.seconds,
             now=self._now,
         )
-        state = TaskState(name, account, Forecast(), self._policy, zero=self._now)
-        if self._log is not None:
-            state.emit = self._log
+        state = build_task_state(name, account, self._policy, now=self._now, emit=self._log)
         self.dispatcher.open(state, self._now, expect=EXPECT, started="")
         self.standing.append(self.grant(state, "steps-3"))
         return state, iter(TURNS)
@@ -332,8 +327,7 @@ def refusals(promised: int, count: int) -> dict[str, float]:
 
     def ask(number: int, seconds: float) -> None:
         account = dispatcher.ledger.open(f"task-{number}", seconds=seconds, now=0.0)
-        state = TaskState(account.id, account, Forecast(), Marginal(), final_solution=64, key=account.id)
-        state.parallel = frozenset(["part"])
+        state = build_task_state(account.id, account, Marginal(), final_solution=64, parallel=["part"])
         state.forecast.expect(rng.choice(({"final": 1}, {"step": 2}, {"part": 3}, {"step": 1, "part": 2})))
         start = time.perf_counter_ns()
         try:

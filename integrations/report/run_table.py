@@ -67,7 +67,7 @@ def render_run(path: str | Path, *, why: bool = False) -> RenderableType:
     roots: dict[int, int] = {}
     for event in events:
         if "id" in event:
-            within = event.get("within")
+            within = event.get("parent_id")
             roots.setdefault(event["id"], roots.get(within, within) if within is not None else event["id"])
             runs.setdefault(roots[event["id"]], []).append(event)
     parts: list[RenderableType] = [Text(str(path), style="bold")]

@@ -4,7 +4,7 @@
         task.chance, task.best_chance, task.lost
 
 Hindsight knows which calls came, and what their solutions and closes really used. It splits what then is left
-of the cap into thinking limits, by the same success curves that the scheduler had (`oracle.best_split`); a
+of the cap into thinking limits, by the same success curves that the scheduler had (`hindsight.best_split`); a
 limit costs what a call with it uses on average. What was granted is valued by the same curves. So regret is
 the price of not knowing what is still to come, and of holding worst cases while calls run. It says nothing
 about whether the curves are right, and hindsight does not know which answers would be. It is below zero where
@@ -143,8 +143,8 @@ def _tasks(found: Replayed) -> list[_Task]:
         name = event["event"]
         if name == "task_opened":
             task = tasks[event["id"]] = _Task(event)
-            if event["within"] in tasks:
-                tasks[event["within"]].children.append(task)
+            if event["parent_id"] in tasks:
+                tasks[event["parent_id"]].children.append(task)
         elif name == "asked":
             at = event["id"], event["call"]
             if at not in calls:
@@ -198,7 +198,7 @@ def _regret(task: _Task) -> Regret:
         return Regret(**base, why_not="solutions, closes and stopped calls alone took more than the cap")
     chain, each = (_split(calls, unit, room, objective) for objective in ("chain", "each"))
     scale = 1.0 if unit == "tokens" else 1e9
-    objective = task.opened["policy_is"].get("objective", "chain")
+    objective = task.opened["policy_fields"].get("objective", "chain")
     return Regret(
         **base,
         unit="tokens" if unit == "tokens" else "usd",

@@ -38,7 +38,7 @@ from ..policies.pacing import Pacing
 from ..queueing.endpoint import Endpoint
 from ..queueing.wait_queue import Queue
 from ..runlog.events import Sink
-from ..runlog.recorder import Record
+from ..runlog.recorder import Recorder
 from .revision import Extension, Revision, grant_of, take
 
 LOOKED_AT = 8
@@ -65,7 +65,7 @@ class Dispatcher:
     ) -> None:
         self.ledger = ledger or Ledger()
         self.timing = timing or Timing()
-        self.record = Record(self.ledger, self.timing, files, pacing)
+        self.record = Recorder(self.ledger, self.timing, files, pacing)
         self.ended: Callable[[Hold], None] = lambda hold: None
         self._stuck: Counter[str] = Counter()
         self.pacing = pacing

@@ -1,11 +1,11 @@
-"""What a dispatcher writes down: everything that it is told, and everything that it decides.
+"""Writes down everything that a dispatcher is told, and everything that it decides.
 
-a dispatcher knows no clock and does no IO, so what it is told decides what it does. `Record` makes an event
+A dispatcher knows no clock and does no IO, so what it is told decides what it does. `Recorder` makes an event
 of each, in the order in which they happen, under the ledger's lock: whoever feeds what the dispatcher was
 told to a fresh one gets the same decisions, line for line (`elastic_agent.scheduler.analysis.replay`). Events
 of a task go to all that listen to it; what only a replay needs goes to the scheduler's files.
 
-a dispatcher also reads two things that change by themselves, while calls run: how fast an endpoint is, and
+A dispatcher also reads two things that change by themselves, while calls run: how fast an endpoint is, and
 how far its running calls are. Both are read once a step (all that follows from one thing the dispatcher was
 told), and a reading that differs from the last one is written where it was read.
 """
@@ -25,8 +25,7 @@ from elastic_agent.budget import to_usd
 from ..allocation.grant import left, units
 from ..allocation.request import Request, Running, TaskState
 from ..estimates.agent_history import History
-from ..estimates.online_curves import Curves, LearntCurves
-from ..estimates.success_curve import Curve
+from ..estimates.online_curves import Curves
 from ..latency.model import Speed, Speeds
 from ..latency.slack import Timing
 from ..ledger.accounts import Account
@@ -35,13 +34,15 @@ from ..ledger.ledger import Ledger
 from ..policies.pacing import Pacing
 from ..policies.protocol import AllocationPolicy
 from ..queueing.endpoint import Endpoint
+from .curve_format import curves_to_json
 from .events import SCHEMA, Sink
+from .readings import Readings
 
 FOREIGN = "of another scheduler"
 """Instead of the name of an endpoint, or of what is known of an agent, that this log holds nothing of."""
 
 
-class Record:
+class Recorder:
     """The events of one desk.
 
     Args:
@@ -66,7 +67,7 @@ class Record:
         head = {"schema": SCHEMA, "version": __version__, "timing": asdict(timing), "pool": pool}
         self._write(event="scheduler_opened", **head)
 
-    # What a replay needs
+    # For files, which a replay needs
 
     def watched(
         self, latency: Speeds, model: str, max_running: int | None = None, max_waiting: int | None = None
@@ -91,7 +92,9 @@ class Record:
         if self.files:
             same = next((name for name, known in self._curves.items() if known is curves), None)
             self._curves[model] = curves
-            self._write(event="curves", model=model, **(_curves(curves) if same is None else {"as": same}))
+            self._write(
+                event="curves", model=model, **(curves_to_json(curves) if same is None else {"same_as": same})
+            )
 
     def history(self, agent: str, history: History) -> None:
         """What was known of an agent when its first task here opens; the rest it learns from this log."""
@@ -116,7 +119,7 @@ class Record:
             if done != running.slot.seen:
                 running.slot.seen = moved[hold] = done
         if moved:
-            self._write(event="progress", done=moved)
+            self._write(event="progress", solution=moved)
 
     def accounts(self, accounts: Sequence[Account], now: float) -> None:
         """The caps of a durable ledger's accounts, from the root down, as they were looked up just now."""
@@ -128,7 +131,7 @@ class Record:
             self._accounts = found
             self._write(event="accounts", now=now, accounts=found)
 
-    # What everybody hears
+    # For every listener
 
     def opened(self, task: TaskState, now: float, close: int, endpoint: Endpoint | None, **more: Any) -> None:
         """A task has opened, or (with an error) was refused."""
@@ -148,20 +151,20 @@ class Record:
             policy=task.policy.name,
             **more,
             now=now,
-            within=None if parent is None else parent.id,
+            parent_id=None if parent is None else parent.id,
             account=None if account.parent is None else account.parent.id,
             nano=account.nano,
             value=task.value,
             key=task.key,
             parallel=sorted(task.parallel),
-            policy_is=_policy(task.policy),
+            policy_fields=_policy(task.policy),
             endpoint=None if endpoint is None else self._named(endpoint.latency),
             close=close,
             history=self._known(task.forecast.past),
         )
 
     def expected(self, task: TaskState, kinds: Mapping[str, int], now: float) -> None:
-        """A task has declared more calls."""
+        """Write that a task has declared more calls."""
         self._task(task, "expected", now, kinds=dict(kinds), now=now)
 
     def closing(self, task: TaskState, now: float) -> None:
@@ -191,7 +194,7 @@ class Record:
             priority=request.priority,
             on_exhausted=request.on_exhausted,
             price=None if price is None else [str(price.input), str(price.output), _text(price.cached_input)],
-            around=sorted(request.around),
+            enclosing_holds=sorted(request.around),
             probes=request.probes,
             steerable=request.lower is not None,
             again=request.declared if again else None,
@@ -246,7 +249,7 @@ class Record:
             answered=answered,
             left=self.left(running.request.task, now),
             actual=None if actual is None else [actual.tokens, actual.nano],
-            done=running.slot.seen,
+            progress=running.slot.seen,
             now=now,
         )
 
@@ -286,50 +289,6 @@ class Record:
             write(event)
 
 
-class Readings:
-    """The speed of an endpoint as a dispatcher reads it: the same throughout a step, and written down."""
-
-    def __init__(self, record: Record, name: str, latency: Speeds) -> None:
-        self._record, self.name, self._latency = record, name, latency
-        self._read: dict[int | None, tuple[int, Speed | None]] = {}
-
-    @property
-    def load(self) -> int:
-        """See `Speeds`."""
-        return self._latency.load
-
-    @load.setter
-    def load(self, calls: int) -> None:
-        self._latency.load = calls
-
-    @property
-    def most(self) -> int | None:
-        """See `Speeds`."""
-        return self._latency.most
-
-    @most.setter
-    def most(self, calls: int | None) -> None:
-        self._latency.most = calls
-
-    def speed(self) -> Speed | None:
-        """See `Speeds`."""
-        return self._now(None)
-
-    def at(self, load: int) -> Speed | None:
-        """See `Speeds`."""
-        return self._now(load)
-
-    def _now(self, load: int | None) -> Speed | None:
-        step, last = self._read.get(load, (0, None))
-        if step == self._record.step:
-            return last
-        speed = self._latency.speed() if load is None else self._latency.at(load)
-        if speed != last:
-            self._record.speed(self.name, load, speed)
-        self._read[load] = (self._record.step, speed)
-        return speed
-
-
 def started() -> str:
     """The wall clock, for people."""
     return datetime.now(UTC).isoformat()
@@ -352,26 +311,3 @@ def _policy(policy: AllocationPolicy) -> dict[str, Any]:
     its: Any = policy
     parameters = {f.name: getattr(its, f.name) for f in fields(its)} if is_dataclass(its) else {}
     return {"class": type(policy).__name__, **parameters}
-
-
-def _curves(curves: Curves) -> dict[str, Any]:
-    """Curves for a log: measured ones whole, learnt ones as what they start from."""
-    if isinstance(curves, LearntCurves):
-        return {"learnt": {**_about(curves), "calls": curves.calls}}
-    return {"measured": {**_about(curves), "kinds": {kind: _curve(c) for kind, c in curves.kinds.items()}}}
-
-
-def _about(curves: Curves) -> dict[str, Any]:
-    return {"model": curves.model, "solution": curves.solution, "scale": curves.scale}
-
-
-def _curve(curve: Curve) -> dict[str, Any]:
-    return {
-        "kind": curve.kind,
-        "points": curve.points,
-        "lengths": None if curve.lengths is None else curve.lengths.knots,
-        "solution": curve.solution,
-        "measured": curve.measured,
-        "solutions": curve.solutions,
-        "answers": [(t, lengths.knots) for t, lengths in curve.answers],
-    }

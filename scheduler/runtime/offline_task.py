@@ -1,13 +1,12 @@
 """One capped task whose calls come one after the other, granted as the scheduler would; no clock, no model.
 
-A `OfflineTask` is a dispatcher with a single task: the same books, forecast, reserve and policy that decide
-for a live task (`elastic_agent.scheduler.dispatch.dispatcher`), asked synchronously. Whoever makes the calls
-says what each used. Training walks its episodes with it, so that an agent learns under the grants that it
-will get; it is handy wherever a cap is to be turned into grants without running anything.
+An `OfflineTask` is a dispatcher with one task: the same account, forecast, reserve and policy that decide for
+a live task, asked synchronously. Its caller makes the calls, and says what each has used. Training runs its
+episodes in it, so that an agent learns under the grants that it will get.
 
-    walk = OfflineTask(400)
-    budget = walk.grant(prompt=60, asked=Budget(None, 64), last=False)
-    walk.settle(usage)
+    task = OfflineTask(400)
+    budget = task.grant(prompt=60, asked=Budget(None, 64), last=False)
+    task.settle(usage)
 
 There is one cap, in tokens, and no deadline: time and money of an offline rollout mean nothing.
 """

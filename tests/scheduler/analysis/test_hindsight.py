@@ -1,4 +1,4 @@
-"""The oracle against brute force, the bound above it, and the informed optimum against a policy tree."""
+"""Hindsight against brute force, the bound above it, and the informed optimum against a policy tree."""
 
 from __future__ import annotations
 
