@@ -95,26 +95,19 @@ class CallTimeoutError(ElasticError, ModelTimeoutError, TimeoutError):
     """The call took longer than the model's `timeout`; what it used was charged."""
 
 
-_ADAPTED: tuple[tuple[type[ElasticError], type[ElasticError]], ...] = (
-    (DeadlineError, BudgetDeadlineError),
-    (CapExceededError, BudgetExceededError),
-    (TaskClosedError, ClosedTaskError),
-    (BackendUnavailableError, UpstreamUnavailableError),
-    (BackendError, UpstreamError),
-    (ContextLengthError, PromptTooLongError),
-    (UnknownModelError, NoSuchModelError),
-    (InvalidBudgetError, BadBudgetError),
-    (NoMarkersError, UnbudgetableModelError),
-    (UnknownPriceError, UnpricedModelError),
-    (ElasticError, RefusedRequestError),
+_ADAPTERS: tuple[type[ElasticError], ...] = (
+    *(BudgetDeadlineError, BudgetExceededError, ClosedTaskError, UpstreamUnavailableError, UpstreamError),
+    *(PromptTooLongError, NoSuchModelError, BadBudgetError, UnbudgetableModelError, UnpricedModelError),
+    RefusedRequestError,
 )
+"""Each adapts its first base; the first that fits an error is taken."""
 
 
 def adapted(error: ElasticError) -> ElasticError:
     """The same error as LangChain understands it; unchanged when it is one already."""
     if isinstance(error, ModelError):
         return error
-    kind = next(adapter for core, adapter in _ADAPTED if isinstance(error, core))
+    kind = next(adapter for adapter in _ADAPTERS if isinstance(error, adapter.__bases__[0]))
     message = str(error)
     if isinstance(error, CapExceededError) and issubclass(kind, CapExceededError):
         return kind(message, needed=error.needed, available=error.available, binding=error.binding)
