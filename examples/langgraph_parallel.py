@@ -62,7 +62,7 @@ def build_graph(llm):
 
 
 async def main(model: str = "e1-tiny", base_url: str | None = None) -> None:
-    graph = build_graph(ChatElasticReasoning(model=model, base_url=base_url, solution_budget=96))
+    graph = build_graph(ChatElasticReasoning(model=model, base_url=base_url, solution_budget=96).load())
     async with task_budget(tokens=600, seconds=120, final_solution=96) as task:
         out = await graph.ainvoke({})
     print("counts:", out["counts"])

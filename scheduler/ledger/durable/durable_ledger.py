@@ -227,9 +227,12 @@ class DurableLedger:
         return None
 
     def _task(self, hold: Hold) -> Account:
-        """The outermost task of a hold's call: the account right below those of the store."""
-        above = self.mirror.accounts.get(self.name)
-        return next(account for account in hold.account.path if account.parent is above)
+        """The outermost task of a hold's call: the account right below those of the store.
+
+        Inside a task of another scheduler there is no such account: then the outermost account of all.
+        """
+        above, path = self.mirror.accounts.get(self.name), hold.account.path
+        return next((account for account in path if account.parent is above), path[-1])
 
     async def _ask(self, hold: Hold, reserve: Reserve | None = None) -> StoredHold | Shortage:
         """Ask the store for a hold, perhaps instead of a reserve. From any loop."""
