@@ -239,7 +239,8 @@ class Dispatcher:
                 level.back_tokens -= held.tokens - running.expected.tokens
                 level.back_nano -= held.nano - running.expected.nano
             charged = self._end_holds(running, actual)
-            self._pace(running, charged, now)
+            if self.pacing is not None:
+                self._pace(running, charged, now)
             if running.grant.last:
                 task.answered |= answered
                 task.reserving = not (answered and request.final)  # else what comes back is kept again
@@ -478,7 +479,8 @@ class Dispatcher:
         rest = RemainingWork(solution, prompt=request.prompt) if allocation.last else allocation.rest
         running = Running(request, grant, hold, likely, rest, now)
         task.running[hold.id] = self._running[hold.id] = running
-        self._pace(running, likely, now)
+        if self.pacing is not None:
+            self._pace(running, likely, now)
         if request.endpoint is not None:
             request.endpoint.started(running)
         if task.emit is not None:

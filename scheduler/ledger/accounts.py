@@ -77,12 +77,14 @@ class Account:
 
     def shortage_of(self, extra: Amount) -> Shortage | None:
         """The first unit in which this account has no room for `extra`."""
-        left = self.tokens_left
-        if left is not None and extra.tokens > max(0, left):
-            return Shortage(self.id, "tokens", extra.tokens, left)
-        left = self.nano_left
-        if left is not None and extra.nano > max(0, left):
-            return Shortage(self.id, "nano", extra.nano, left)
+        if self.tokens is not None and extra.tokens > 0:
+            left = self.tokens - self.spent.tokens - self.held.tokens
+            if extra.tokens > left:
+                return Shortage(self.id, "tokens", extra.tokens, left)
+        if self.nano is not None and extra.nano > 0:
+            left = self.nano - self.spent.nano - self.held.nano
+            if extra.nano > left:
+                return Shortage(self.id, "nano", extra.nano, left)
         return None
 
 
@@ -100,12 +102,9 @@ class Hold:
     account: Account
     amount: Amount
     until: float
+    call: str
     state: HoldState = HoldState.LIVE
     charged: Amount = NOTHING
-    call: str = ""
-
-    def __post_init__(self) -> None:
-        self.call = self.call or self.id
 
     @property
     def refund(self) -> Amount:

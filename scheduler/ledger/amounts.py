@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 INFINITY = float("inf")
+_new = tuple.__new__
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """Tokens (`Usage.generated`) and nano-dollars."""
+class Amount(NamedTuple):
+    """Tokens (`Usage.generated`) and nano-dollars. (A tuple, since a decision makes dozens of them.)"""
 
     tokens: int = 0
     nano: int = 0
 
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(self.tokens + other.tokens, self.nano + other.nano)
+    def __add__(self, other: Amount) -> Amount:  # type: ignore[override]
+        return _new(Amount, (self.tokens + other.tokens, self.nano + other.nano))
 
     def __sub__(self, other: Amount) -> Amount:
-        return Amount(self.tokens - other.tokens, self.nano - other.nano)
+        return _new(Amount, (self.tokens - other.tokens, self.nano - other.nano))
 
     def max(self, other: Amount) -> Amount:
         """The larger of each unit."""

@@ -70,15 +70,15 @@ class Ledger:
         """What a hold on this account can be at most; a final one has the account's own reserve too."""
         tokens: int | None = None
         nano: int | None = None
+        extra = account.reserve if final else NOTHING
         for a in account.path:
-            left = a.tokens_left
-            if left is not None:
+            if a.tokens is not None:
+                left = a.tokens - a.spent.tokens - a.held.tokens + extra.tokens
                 tokens = left if tokens is None or left < tokens else tokens
-            left = a.nano_left
-            if left is not None:
+            if a.nano is not None:
+                left = a.nano - a.spent.nano - a.held.nano + extra.nano
                 nano = left if nano is None or left < nano else nano
-        room = Room(tokens, nano, self.deadline(account, final=final))
-        return room.with_freed(account.reserve) if final else room
+        return Room(tokens, nano, self.deadline(account, final=final))
 
     def deadline(self, account: Account, *, final: bool = False) -> float:
         """When a call on this account has to be over: each account's own end, less what is kept above it."""
@@ -122,7 +122,8 @@ class Ledger:
             end = self.deadline(account, final=final)
             if until > end:
                 return Shortage(account.id, "seconds", until - now, end - now)
-            held = Hold(f"h{next(self._ids)}", account, amount, until, call=first.id if first else "")
+            name = f"h{next(self._ids)}"
+            held = Hold(name, account, amount, until, name if first is None else first.id)
             for a in account.path:
                 a.held += extra
                 a.live[held.id] = held

@@ -146,22 +146,6 @@ def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list
     return sorted(theirs + ours, key=attrgetter("slope", "mine"), reverse=True)
 
 
-class _Fill(NamedTuple):
-    """How far the room reaches along a schedule.
-
-    Attributes:
-        at: where this call stands.
-        slope: what a further token gains, in the call that is given it next; 0: there is room for all.
-        given: expected tokens that are given.
-        left: tokens that nobody needs; at most 0 where the room ends first.
-    """
-
-    at: Vertex
-    slope: float
-    given: float
-    left: float
-
-
 class _Reason(NamedTuple):
     """Why `Marginal` chose so.
 
@@ -210,11 +194,18 @@ class Marginal:
         if left > 0:  # nobody needs it: what is left over is shared, as far as it does no harm
             thinking = curve.extend_limit(thinking, left / (1 + schedule.calls))
         chosen = thinking if left > 0 and thinking <= state.most else curve.best(min(thinking, state.most))
-        numbers = {"token_price": slope, "ideal": thinking, **_success(curve, chosen)}
+        numbers = {"token_price": slope, "ideal": thinking}
+        if curve.measured:
+            numbers["success"] = curve.p(chosen)
         return Choice(chosen, _Reason(schedule.calls, slope), numbers)
 
-    def _fill(self, schedule: GainSchedule, curve: Curve, room: float) -> _Fill:
-        """Give the steps their tokens, in order, up to the first that finds no room."""
+    def _fill(self, schedule: GainSchedule, curve: Curve, room: float) -> tuple[Vertex, float, float, float]:
+        """Give the steps their tokens, in order, up to the first that finds no room.
+
+        Returns:
+            where this call stands then; what a further token gains, 0 where there is room for all; the
+            expected tokens that were given; those that are left, at most 0 where the room ends first.
+        """
         at, given, left = schedule.top, 0.0, room
         # The steps before the first have room for sure. A hair early: sums in another order round otherwise.
         first = bisect_left(schedule.rooms, room - 1e-9 * (1e3 + abs(room)))
@@ -229,8 +220,8 @@ class Marginal:
             else:
                 at = start
             if left <= 0:
-                return _Fill(at, segment.slope, given, left)
-        return _Fill(at, 0.0, given, left)
+                return at, segment.slope, given, left
+        return at, 0.0, given, left
 
     def _at_pool_price(self, state: State, schedule: GainSchedule, thinking: int, slope: float) -> Choice:
         """At most so much thinking, and of the steps no more than are worth their tokens in the pool.
@@ -251,7 +242,9 @@ class Marginal:
         if dear:
             thinking = schedule.steps[best].start.thinking
         chosen = curve.best(min(thinking, state.most))
-        numbers = {"token_price": slope, "ideal": thinking, "pool_price": cost, **_success(curve, chosen)}
+        numbers = {"token_price": slope, "ideal": thinking, "pool_price": cost}
+        if curve.measured:
+            numbers["success"] = curve.p(chosen)
         return Choice(chosen, _Reason(schedule.calls, slope, dear), numbers)
 
     def _reachable(self, schedule: GainSchedule, room: float, slope: float) -> list[tuple[float, float]]:
@@ -289,8 +282,3 @@ class Marginal:
                 high = middle - 1
         p = curve.p(low)
         return Vertex(low, curve.net(low), math.log(p) if self.objective == "chain" else p)
-
-
-def _success(curve: Curve, thinking: int) -> dict[str, float]:
-    """The chance that the call succeeds, by a curve that was measured."""
-    return {"success": curve.p(thinking)} if curve.measured else {}
