@@ -221,7 +221,7 @@ def play(
             if i not in asked and over.issuperset(work.after[i]):
                 asked[i] = _request(state, call, i == len(calls) - 1, memory, lambda i=i: decided.append(i))
                 dispatcher.submit(asked[i], now)
-        dispatcher.pump(account, now)
+        dispatcher.run_pass(account, now)
 
     submit()
     while len(over) < len(calls):
@@ -243,7 +243,7 @@ def play(
         now, i, running = heapq.heappop(ends)
         usage, _ = _served(calls[i], running)
         if i not in answering:
-            if usage.forced and dispatcher.more(running, usage.thinking, now) is not None:
+            if usage.forced and dispatcher.extend(running, usage.thinking, now) is not None:
                 more, right[i] = _served(calls[i], running)
                 heapq.heappush(ends, (now + (more.thinking - usage.thinking) * place.tick, i, running))
             else:
@@ -252,9 +252,9 @@ def play(
             continue
         metered += usage.generated
         thought += usage.thinking
-        running.learn(usage)
+        running.record_usage(usage)
         if memory.feedback:
-            running.told(right[i])
+            running.record_feedback(right[i])
         over.add(i)
         dispatcher.settle(running, Amount(usage.generated), now)
         submit()
@@ -278,7 +278,7 @@ def _request(state: TaskState, call: Outcome, last: bool, memory: Memory, wake: 
     size = CallSize(call.prompt, LIMIT, SOLUTION, CLOSE)
     model = ModelFacts("", memory.curves, Latency(), memory.usage_stats)
     request = build_request(state, size, model, CallTerms(call.kind, final=last))
-    request.wake = wake
+    request.on_outcome = wake
     return request
 
 

@@ -153,7 +153,7 @@ class Office:
         """A call asks and is granted."""
         request = build_request(state, SIZE, self._model, CallTerms(kind))
         self.dispatcher.submit(request, self._now)
-        self.dispatcher.pump(state.account, self._now)
+        self.dispatcher.run_pass(state.account, self._now)
         assert isinstance(request.outcome, Running), request.outcome
         return request.outcome
 
@@ -161,7 +161,7 @@ class Office:
         """It has answered, with half of its thinking and of its solution; the next plans learn from it."""
         request, budget = running.request, running.grant.budget
         usage = worst_case(request.prompt, (budget.thinking or 0) // 2, request.close, budget.solution // 2)
-        running.learn(usage)
+        running.record_usage(usage)
         return Amount(usage.generated, self._price.charge(usage))
 
     def settle(self, running: Running, used: Amount) -> None:

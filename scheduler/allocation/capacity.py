@@ -1,6 +1,4 @@
-"""From a request and the books to numbers: what fits now, and how much thinking the policy would give.
-
-Everything here is arithmetic on the present state; `dispatcher` decides with it. Two views are kept apart:
+"""What fits now, and how much thinking the policy would give. Two views are kept apart:
 
 - *held*: what can be taken this instant. The worst case of exactly what will be sent must fit above the final
   answer's reserve.
@@ -19,19 +17,17 @@ from typing import Any
 from elastic_agent.usage import worst_input
 
 from ..latency.model import Speed
-from ..latency.slack import RemainingWork
 from ..ledger.amounts import INFINITY, NOTHING, Room
-from ..policies.pacing import Pacing
 from ..policies.protocol import Choice, Need, State
-from .demand import Outlook
-from .request import Request, TaskState
-from .snapshot import Snapshot
+from .demand import RemainingDemand
+from .headroom import Headroom
+from .request import Request
 
 UNBOUNDED = 1e12
 """Thinking tokens of a level without a cap: more than any calls can use."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What the policy would give, on the level where it gives least.
 
@@ -97,66 +93,51 @@ def _fits(request: Request, thinking: int, solution: int, room: Room) -> bool:
     return tokens and (room.nano is None or request.price is None or need.nano <= room.nano)
 
 
-def after(request: Request, outlook: Outlook, solution: int) -> RemainingWork:
-    """What has to happen in time once this call has thought, on its own task's level.
-
-    Args:
-        outlook: the calls still to come there.
-        solution: tokens of this call's solution.
-    """
-    task, forecast, calls = request.task, request.task.forecast, outlook.steps
-    lanes = max(1, forecast.running + forecast.waiting)
-    waves = math.ceil((forecast.running + 1 + calls) / lanes) - 1
-    each = math.ceil(outlook.solutions / calls) if calls else 0
-    theirs = math.ceil(waves * outlook.prompts / calls) if calls else 0
-    if not task.reserving or request.final:
-        return RemainingWork(solution, waves, each, 0, request.prompt, 0, theirs)
-    final = task.final_size
-    prompt = max(task.largest_prompt, request.prompt) + final
-    return RemainingWork(solution, waves, each, final, request.prompt, 0, theirs, prompt)
-
-
-def plan(snapshot: Snapshot, most: int, pacing: Pacing | None = None) -> Plan | None:
+def plan(headroom: Headroom, most: int) -> Plan | None:
     """Ask the policy on every level that has a cap, or a price; the level that gives least counts."""
     found: Plan | None = None
-    request = snapshot.request
-    this = Need(request.curve, 1, request.weight)
-    for level in request.task.lineage:
-        outlook = snapshot.outlook
-        if level is not request.task:
-            outlook = snapshot.floors.outlook(level.forecast.to_come(request.kind))
-        room, unit = _room(snapshot, level, outlook)
-        price = (
-            0.0 if pacing is None else pacing.price_for(request.price, request.task.lineage[-1], level.value)
-        )
+    request, tasks = headroom.request, headroom.snapshot.tasks
+    policy, this = request.task.policy, Need(request.curve, 1, request.weight)
+    for at, task in enumerate(tasks):
+        remaining = headroom.remaining
+        if at:
+            remaining = headroom.demand.remaining(task.calls.to_come(request.kind))
+        room, unit = _room(headroom, at, remaining)
         if unit is None:
-            if not price:
+            if not task.thinking_price:
                 continue
             room, unit = UNBOUNDED, "pool"
-        made = level.forecast.running + level.forecast.finished
-        choice = request.task.policy.choose(State(this, outlook.needs, room, most, made, price, level.chance))
+        made = task.calls.running + task.calls.finished
+        choice = policy.choose(
+            State(this, remaining.needs, room, most, made, task.thinking_price, task.chance)
+        )
         if found is None or choice.thinking < found.choice.thinking:
-            found = Plan(choice, level.name, unit, room, outlook.calls)
+            found = Plan(choice, task.name, unit, room, remaining.calls)
     return found
 
 
-def _room(snapshot: Snapshot, level: TaskState, outlook: Outlook) -> tuple[float, str | None]:
+def _room(headroom: Headroom, at: int, remaining: RemainingDemand) -> tuple[float, str | None]:
     """Thinking tokens for this call and the others, by the tightest cap of one level, and which that is.
 
     Planning leaves untouched what all of them are expected to use if none thinks. A sum of averages is too
     small half of the time. How much is kept for that is the policy's to say: it depends on what a token would
     gain.
+
+    Args:
+        at: the level: place of the task in the lineage.
     """
-    request, account, speed = snapshot.request, level.account, snapshot.speed
-    own = level is request.task
-    tokens = account.spent.tokens + account.held.tokens - level.back_tokens + outlook.tokens
-    nano = account.spent.nano + account.held.nano - level.back_nano + outlook.nano
-    if snapshot.own is not NOTHING:  # it is decided on once more
-        tokens -= snapshot.own.tokens
-        nano -= snapshot.own.nano - (0 if request.price is None else request.price.bound(request.read, 0))
-    if (own and request.final) or (level.forecast.declared and outlook.needs):
-        tokens -= account.reserve.tokens  # a worst case: the final answer is planned with what it will come
-        nano -= account.reserve.nano  # to
+    request, task, account = headroom.request, headroom.snapshot.tasks[at], headroom.moves.accounts[at]
+    spent, held, refund = account.spent, account.held, task.expected_refund
+    tokens = spent.tokens + held.tokens - refund.tokens + remaining.tokens
+    nano = spent.nano + held.nano - refund.nano + remaining.nano
+    holds = headroom.snapshot.holds
+    if holds is not NOTHING:  # a running call, which gives up what it holds
+        tokens -= holds.tokens
+        nano -= holds.nano - (0 if request.price is None else request.price.bound(request.read, 0))
+    if (at == 0 and request.final) or (task.calls.declared and remaining.needs):
+        # The reserve is a worst case; the demand already contains what the final answer is expected to use.
+        tokens -= account.reserve.tokens
+        nano -= account.reserve.nano
     room, unit = INFINITY, None
     if account.tokens is not None:
         room, unit = account.tokens - tokens, "tokens"
@@ -164,24 +145,21 @@ def _room(snapshot: Snapshot, level: TaskState, outlook: Outlook) -> tuple[float
         by_usd = (account.nano - nano) / max(request.price.per_thinking_token, 1e-9)
         if by_usd < room:
             room, unit = by_usd, "usd"
-    if account.seconds is not None and speed is not None:
-        by_time = _room_in_time(snapshot, level, outlook, speed)
+    if account.seconds is not None and headroom.speed is not None:
+        by_time = _room_in_time(headroom, at, remaining, headroom.speed)
         if by_time < room:
             room, unit = by_time, "seconds"
     return room, unit
 
 
-def _room_in_time(snapshot: Snapshot, level: TaskState, outlook: Outlook, speed: Speed) -> float:
+def _room_in_time(headroom: Headroom, at: int, remaining: RemainingDemand, speed: Speed) -> float:
     """The same by time: what answers leave of it, in each of the lanes in which calls run side by side."""
-    rest, forecast = snapshot.rest, level.forecast
-    lanes = max(1, forecast.running + forecast.waiting)
-    if level is snapshot.request.task:
-        waves, end = rest.others, snapshot.end_of(snapshot.request.final)
+    rest, request, calls = headroom.rest, headroom.request, headroom.snapshot.tasks[at].calls
+    lanes = max(1, calls.running + calls.waiting)
+    if at == 0:
+        waves, end = rest.others, headroom.end_of(request.final)
     else:
-        waves = math.ceil((lanes + outlook.calls) / lanes) - 1
-        end = snapshot.ledger.deadline(level.account)
-    floor = speed.answer(rest.solution, snapshot.request.fresh, 2) + waves * speed.answer(
-        rest.other_solution, 0, 2
-    )
-    floor += rest.others_prompt * (speed.later + speed.again) * speed.prefill
-    return (end - snapshot.now - floor) / max(speed.tpot, 1e-9) * lanes
+        waves, end = math.ceil((lanes + remaining.calls) / lanes) - 1, headroom.ends[at]
+    minimum = speed.answer(rest.solution, request.fresh, 2) + waves * speed.answer(rest.other_solution, 0, 2)
+    minimum += rest.others_prompt * (speed.later + speed.again) * speed.prefill
+    return (end - headroom.now - minimum) / max(speed.tpot, 1e-9) * lanes

@@ -1,106 +1,82 @@
-"""Where there is no room: a call waits, shrinks, is the last one, or is refused with the numbers."""
+"""What happens on shortage: a call waits, shrinks, is the last one, or is refused."""
 
 from __future__ import annotations
 
-from elastic_agent.budget import to_usd
 from elastic_agent.errors import CapExceededError, DeadlineError
 
 from ..estimates.workload import FINAL
 from ..latency.model import Speed
 from ..latency.slack import SAFETY, RemainingWork
-from ..ledger.amounts import INFINITY, NOTHING, Room
+from ..ledger.amounts import NOTHING
 from ..ledger.binding import binding
 from .capacity import largest_solution
-from .grant import amounts, left, left_text
+from .decision import Allocation, Refusal, Wait
+from .grant import amounts, left_text
+from .headroom import Headroom
 from .request import TaskState
-from .snapshot import Allocation, Snapshot, Wait
 
 
-def exhausted(snapshot: Snapshot) -> Allocation:
-    """What becomes of the call, in this order:
+def degrade(headroom: Headroom) -> Allocation | Wait | Refusal:
+    """What becomes of a call that can't be held whole, in this order:
 
     1. It waits, as long as running calls may give back enough.
     2. Its solution shrinks into what is left, first beside the smallest answers of the calls behind it, then
        without regard to them (first come, first served).
     3. It takes the final answer's reserve: the last call that fits is the answer. Not where the task has
        declared a final call that is still to come.
-
-    Raises:
-        Wait: not now.
-        CapExceededError, DeadlineError: refused. `raise` doesn't wait; only `shrink` takes less than asked.
+    4. It is refused. `on_exhausted="raise"` doesn't wait; only `shrink` takes less than asked.
     """
-    request = snapshot.request
-    task, least = request.task, request.least_solution()
-    in_time = snapshot.in_time >= least
+    request, least, in_time = headroom.request, headroom.least, headroom.in_time
     shrinks = request.on_exhausted == "shrink"
-    if in_time and request.on_exhausted != "raise":
-        need = request.worst(0, snapshot.in_time)
-        where = snapshot.may_come_back(need, snapshot.kept)
-        if where is not None:
-            room = snapshot.room(snapshot.kept)
-            raise Wait(
-                f"{amounts(need, nano=room.nano is not None)} needed without any thinking, "
-                f"{left_text(room, snapshot.now)} free above what is reserved; running calls may give that "
-                f"back",
-                where,
-                snapshot.ask_again(),
-            )
-    if in_time:
-        enough = least if shrinks else snapshot.in_time
-        for keep in (snapshot.kept, NOTHING):
-            fits = min(snapshot.in_time, largest_solution(request, snapshot.room(keep)))
-            if fits >= enough:
+    if in_time >= least:
+        if request.on_exhausted != "raise" and (wait := _wait(headroom)) is not None:
+            return wait
+        for keep in (headroom.queued_minimum, NOTHING):
+            fits = min(in_time, largest_solution(request, headroom.room(keep)))
+            if fits >= (least if shrinks else in_time):
                 why = "there is no room for thinking"
                 if fits < request.solution:
                     why += f", and the solution is cut from {request.solution} to {fits}"
-                return Allocation(0, fits, request.final, RemainingWork(fits, prompt=request.prompt), why)
-    room = snapshot.room()
-    if shrinks and (request.final or FINAL not in task.forecast.own):
-        room = snapshot.room(last=True)
-        fits = int(
-            min(largest_solution(request, room), snapshot.fits_in(snapshot.end - snapshot.now - SAFETY))
-        )
+                return without_thinking(headroom, fits, request.final, why)
+    room = headroom.room()
+    if shrinks and (request.final or FINAL not in headroom.task.calls.own):
+        room = headroom.room(last=True)
+        seconds = headroom.end - headroom.now - SAFETY
+        fits = int(min(largest_solution(request, room), headroom.fits_in(seconds)))
         if fits >= least:
             why = "the last call that fits: it takes the final answer's reserve"
-            return Allocation(0, fits, True, RemainingWork(fits, prompt=request.prompt), why)
-    raise _refusal(snapshot, room, least if shrinks else request.solution)
+            return without_thinking(headroom, fits, True, why)
+    return Refusal(headroom, room, least if shrinks else request.solution)
 
 
-def _refusal(snapshot: Snapshot, room: Room, solution: int) -> CapExceededError:
-    """The error, with what the smallest acceptable answer needs and what there is, by unit."""
-    request, money = snapshot.request, room.nano is not None
-    smallest = request.worst(0, solution)
-    there = left(room, snapshot.now)
-    needed: dict[str, float] = {}
-    if room.tokens is not None:
-        needed["tokens"] = smallest.tokens
-    if money:
-        needed["usd"] = float(to_usd(smallest.nano))
-    if room.deadline < INFINITY and snapshot.speed is not None:
-        needed["seconds"] = snapshot.seconds_for(solution)
-    short = {unit for unit in needed if needed[unit] > there[unit]}
-    if snapshot.in_time < request.least_solution() and (
-        short <= {"seconds"} or snapshot.may_come_back(smallest) is not None
-    ):
-        return snapshot.late(room.deadline - snapshot.now, needed.get("seconds", 0.0))
-    unspent = "" if request.task.admitted else " (no token of this task has been spent)"
-    unit = next((unit for unit in needed if unit in short), next(iter(needed), "tokens"))
-    bound = binding(
-        request.task.account.path, {b.account.id for b in request.task.lineage}, unit, snapshot.now
+def without_thinking(headroom: Headroom, solution: int, last: bool, why: str) -> Allocation:
+    """An allocation of a solution alone."""
+    request = headroom.request
+    return Allocation(
+        headroom,
+        0,
+        solution,
+        last,
+        RemainingWork(solution, prompt=request.prompt),
+        why,
+        {},
+        request.worst(0, solution),
+        headroom.hold_until(0, solution, last),
     )
-    raised = "the cap" if bound is None else f"{bound.argument}= of {bound.account!r}"
-    hint = ""
-    if request.final and request.task.answered:
-        hint = "; or declare it at the opening (expect={'final': 1}), and no other call takes what is kept"
-    return CapExceededError(
-        f"task {request.task.name!r}, call {request.number} ({request.kind}): the smallest answer needs "
-        f"{amounts(smallest, nano=money)}; left: {left_text(room, snapshot.now)}{unspent}. "
-        f"{'' if bound is None else f'{bound}. '}Raise {raised}, "
-        f"shorten the prompt ({request.prompt} tokens) or lower the solution budget{hint}",
-        needed=needed,
-        available=there,
-        binding=bound,
+
+
+def _wait(headroom: Headroom) -> Wait | None:
+    request, keep = headroom.request, headroom.queued_minimum
+    need = request.worst(0, headroom.in_time)
+    where = headroom.short_account(need, keep)
+    if where is None:
+        return None
+    room = headroom.room(keep)
+    why = (
+        f"{amounts(need, nano=room.nano is not None)} needed without any thinking, "
+        f"{left_text(room, headroom.now)} free above what is reserved; running calls may give that back"
     )
+    return Wait(why, where.id, headroom.retry_at())
 
 
 def too_small(

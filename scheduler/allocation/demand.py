@@ -1,9 +1,9 @@
-"""What calls are expected to use, besides the thinking that is being decided: floors and averages.
+"""What calls are expected to use besides the thinking that is being decided.
 
-A floor is what a call of a kind uses when it doesn't think: its close and its solution, as the curves say, as
-seen lately, or as a share of its limit. Solutions of calls that don't think are long, where the curves know
-it; `expected` takes a running call's solution from the same curve at its own thinking. Long ones here beside
-average ones there would turn each grant into room that is not there.
+The minimum of a kind is what one of its calls uses when it doesn't think: its close and its solution, as the
+curves say, as seen lately, or as a share of its limit. Solutions are longer where a call doesn't think, if
+the curves know it. `expected` reads a running call's solution from the same curve, at that call's thinking:
+with lengths from two sources each grant would seem to free tokens that are not free.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from elastic_agent.usage import worst_input
 
 from ..estimates.call_stats import AverageUsage
 from ..estimates.success_curve import Curve
-from ..estimates.workload import FINAL, MIN_SOLUTION
-from ..ledger.amounts import INFINITY, NOTHING, Amount
+from ..estimates.workload import FINAL
+from ..latency.slack import RemainingWork
+from ..ledger.amounts import NOTHING, Amount
 from ..policies.protocol import Need, needs
-from .request import Request, TaskState
+from .request import Request
+from .snapshot import TaskView
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
 
 
-Floor = tuple[Curve, int, int]
-"""What is known of calls of a kind that is still to come: their success curve, the solution tokens that one
-that doesn't think is expected to use, and prompt tokens."""
+Minimum = tuple[Curve, int, int]
+"""Of a kind: the success curve of its calls, solution tokens of one that doesn't think, prompt tokens."""
 
 
-class Outlook(NamedTuple):
-    """A call and those that are still to come on one level.
+class RemainingDemand(NamedTuple):
+    """What a call and the calls that are still to come in one task are expected to use.
 
     Attributes:
         needs: of those to come, in the order of their kinds.
@@ -51,17 +52,17 @@ class Outlook(NamedTuple):
     prompts: int
 
 
-class Floors(dict[str, Floor]):
-    """The floors of calls by kind, in one decision; each is worked out once, when it is first asked for."""
+class Demand(dict[str, Minimum]):
+    """The minimum of each kind, in one decision; it is worked out once, when it is first asked for."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
 
-    def __missing__(self, kind: str) -> Floor:
-        self.look((kind,))
+    def __missing__(self, kind: str) -> Minimum:
+        self._work_out((kind,))
         return self[kind]
 
-    def look(self, kinds: Iterable[str]) -> None:
+    def _work_out(self, kinds: Iterable[str]) -> None:
         """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
         limit, curve_of = request.solution, request.curves.curve
@@ -72,16 +73,16 @@ class Floors(dict[str, Floor]):
                 prompt = round(usage.prompt) if usage and kind != request.kind else request.prompt
                 self[kind] = (curve, _solution(curve.unthought, usage, bias, limit), prompt)
 
-    def used(self, calls: int, prompts: int, solutions: int) -> tuple[int, int]:
+    def minimum(self, calls: int, prompts: int, solutions: int) -> tuple[int, int]:
         """Tokens and nano-dollars of so many calls that don't think, of all their prompts and solutions."""
         close, price = self._request.close, self._request.price
         read = prompts + calls * worst_input(0, 0, close)
         return calls * close + solutions, 0 if price is None else price.bound(read, solutions)
 
-    def outlook(self, others: Mapping[str, int]) -> Outlook:
-        """This call and so many others of these kinds."""
+    def remaining(self, others: Mapping[str, int]) -> RemainingDemand:
+        """What this call and so many others of these kinds are expected to use."""
         mine = self._request.kind
-        self.look((mine, *others))
+        self._work_out((mine, *others))
         curves, counts = [], []
         solutions = prompts = 0
         for kind in sorted(others):
@@ -93,13 +94,15 @@ class Floors(dict[str, Floor]):
             prompts += prompt * count
         _, solution, prompt = self[mine]
         calls = sum(counts)
-        tokens, nano = self.used(1 + calls, prompt + prompts, solution + solutions)
+        tokens, nano = self.minimum(1 + calls, prompt + prompts, solution + solutions)
         if last := others.get(FINAL, 0):
             _, solution, prompt = self[FINAL]
             solutions -= last * solution
             prompts -= last * prompt
         steps = calls - last
-        return Outlook(needs(tuple(curves), tuple(counts)), calls, tokens, nano, steps, solutions, prompts)
+        return RemainingDemand(
+            needs(tuple(curves), tuple(counts)), calls, tokens, nano, steps, solutions, prompts
+        )
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:
@@ -110,59 +113,45 @@ def expected(request: Request, thinking: int, solution: int) -> Amount:
     return request.worst(used, min(writes, solution))
 
 
+def work_after(request: Request, task: TaskView, remaining: RemainingDemand, solution: int) -> RemainingWork:
+    """What has to happen in time once this call has thought, in its own task.
+
+    Args:
+        task: its own.
+        remaining: what is still to come there.
+        solution: tokens of this call's solution.
+    """
+    running, calls = task.calls.running, remaining.steps
+    lanes = max(1, running + task.calls.waiting)
+    waves = math.ceil((running + 1 + calls) / lanes) - 1
+    each = math.ceil(remaining.solutions / calls) if calls else 0
+    theirs = math.ceil(waves * remaining.prompts / calls) if calls else 0
+    if not task.reserving or request.final:
+        return RemainingWork(solution, waves, each, 0, request.prompt, 0, theirs)
+    final = task.final_size
+    prompt = max(task.largest_prompt, request.prompt) + final
+    return RemainingWork(solution, waves, each, final, request.prompt, 0, theirs, prompt)
+
+
 @lru_cache(maxsize=4096)
 def _by_curve(curve: Curve, thinking: int) -> tuple[int, float | None]:
     """Thinking and solution tokens of a call with this limit. Kept, since a curve never changes."""
     return min(math.ceil(curve.used(thinking)), thinking), curve.solution_at(thinking)
 
 
-def reserve_for(level: TaskState, request: Request) -> Amount:
-    """What the final answer of this call's task, or of one around it, needs: it doesn't think.
+def queued(request: Request, task: TaskView, least: int, demand: Demand) -> tuple[Amount, Amount]:
+    """The calls of this task that wait behind this one: their smallest answers, and what they may come to.
 
-    Where nobody said how long it may get it is as long as the first call's solution, at most a quarter of the
-    token cap. Where it is known how long right solutions are, no longer than nine of ten of those kinds that
-    the final call may be of; where the task's agent is known, than nine of ten of its final answers. Its
-    prompt is the largest seen and as much again.
+    A call that the task has not declared comes behind all that it has.
+
+    Args:
+        least: the smallest solution of this call.
     """
-    if level.final_solution is None:
-        if level.first_solution is None:
-            cap = level.account.tokens
-            quarter = request.solution if cap is None else max(MIN_SOLUTION, cap // 4)
-            level.first_solution = min(max(request.solution, MIN_SOLUTION), quarter)
-        kinds, usual = level.forecast.coming or level.forecast.pending, 0.0
-        if request.final and level is request.task:
-            usual = request.curve.p90_solution
-        elif FINAL in kinds or not kinds:
-            usual = request.curves.curve(FINAL).p90_solution
-        else:  # it is one of those that the task has declared and not made
-            usual = max([request.curves.curve(kind).p90_solution for kind in kinds])
-        guess = level.first_solution
-        if usual < INFINITY:
-            guess = max(MIN_SOLUTION, min(guess, math.ceil(usual * request.usage_stats.bias)))
-        past = level.forecast.past
-        if past is not None and past.final is not None:
-            guess = max(MIN_SOLUTION, min(guess, past.final))
-        level.final_guess = size = guess
-    else:
-        size = level.final_solution
-    prompt = max(level.largest_prompt, request.prompt) + size
-    for_what = (size, prompt, request.close, request.price)
-    if level.wish_for != for_what:  # mostly it is what it was for the last call
-        level.wish_for, level.wish = for_what, request.worst(0, size, prompt)
-    return level.wish
-
-
-def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
-    """The calls of this task that wait behind this one: the smallest answers, and what they may come to.
-
-    One that the task has not declared comes behind all that it has.
-    """
-    forecast = request.task.forecast
-    last = request.declared or request.final
-    coming = {} if last or not forecast.declared else forecast.coming
-    if forecast.waiting == 1 and not coming:  # itself
+    calls = task.calls
+    coming = {} if request.declared or request.final or not calls.declared else calls.coming
+    if calls.waiting == 1 and not coming:  # itself
         return NOTHING, NOTHING
-    kinds = dict(forecast.pending)
+    kinds = dict(calls.pending)
     kinds[request.kind] -= 1
     for kind, more in coming.items():
         kinds[kind] = kinds.get(kind, 0) + more
@@ -170,14 +159,14 @@ def behind(request: Request, floors: Floors) -> tuple[Amount, Amount]:
     waiting = sum(kinds.values())
     if not waiting:
         return NOTHING, NOTHING
-    least = request.worst(0, request.least_solution())
-    smallest = Amount(least.tokens * waiting, least.nano * waiting)
+    one = request.worst(0, least)
+    smallest = Amount(one.tokens * waiting, one.nano * waiting)
     prompts = solutions = 0
     for kind, count in kinds.items():
-        _, solution, prompt = floors[kind]
+        _, solution, prompt = demand[kind]
         solutions += solution * count
         prompts += prompt * count
-    return smallest, Amount(*floors.used(waiting, prompts, solutions)).max(smallest)
+    return smallest, Amount(*demand.minimum(waiting, prompts, solutions)).max(smallest)
 
 
 def _solution(says: float | None, usage: AverageUsage | None, bias: float, limit: int) -> int:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from elastic_agent.budget import NANO, Budget, to_usd
 
 from ..latency.model import Speed
 from ..ledger.amounts import INFINITY, Amount, Room
 
-if TYPE_CHECKING:
-    from .snapshot import Allocation
+
+class Explained(Protocol):
+    """A policy's part of a decision."""
+
+    def numbers(self) -> dict[str, Any]:
+        """What it was made from, for the log."""
+        ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Basis:
     """What a grant was decided from: the material of its reason, in words and for programs.
 
     Attributes:
-        decided: what the call gets, and why.
+        why: it is this much thinking, in words (`str` of it); `numbers`, `plan`: the same for programs.
         prompt: tokens.
         before: what was left, the reserve included.
         reserve: what is kept for the final answer beside the call.
@@ -28,7 +34,9 @@ class Basis:
         speed: the endpoint's at that moment.
     """
 
-    allocation: Allocation
+    why: object
+    numbers: Mapping[str, Any]
+    plan: Explained | None
     prompt: int
     before: Room
     reserve: Amount
@@ -65,20 +73,20 @@ class Grant(NamedTuple):
     @property
     def reason(self) -> str:
         """Why it is this much thinking: one clause."""
-        return str(self.basis.allocation.why)
+        return str(self.basis.why)
 
     @property
     def why(self) -> dict[str, Any]:
         """The numbers that the decision was made from."""
-        basis, allocation = self.basis, self.basis.allocation
+        basis = self.basis
         return {
             "prompt": basis.prompt,
             "left": left(basis.before, basis.now),
             "reserve": units(basis.reserve),
             "waited": round(basis.waited, 6),
             "speed": None if basis.speed is None else basis.speed._asdict(),
-            **allocation.numbers,
-            **({} if allocation.plan is None else allocation.plan.numbers()),
+            **basis.numbers,
+            **({} if basis.plan is None else basis.plan.numbers()),
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from elastic_agent.usage import Probes, Usage, worst_input
 from elastic_agent.validation import integer, one_of, real
@@ -50,14 +50,33 @@ def check_terms(weight: object, priority: object, on_exhausted: object) -> tuple
     )
 
 
+class FinalAnswer(NamedTuple):
+    """What is known of a task's final answer; a new value takes its place when more is known.
+
+    Attributes:
+        size: solution tokens that it will probably need.
+        first_solution: the limit that the first call here or below asked for; it needs no more than that.
+        need: what has to be held for it.
+        basis: size, prompt, close and price from which that was worked out.
+    """
+
+    size: int = MIN_SOLUTION
+    first_solution: int | None = None
+    need: Amount = NOTHING
+    basis: tuple[int, int, int, Price | None] | None = None
+
+
+UNKNOWN_ANSWER = FinalAnswer()
+"""Before the first call."""
+
+
 @dataclass(slots=True, eq=False)
 class TaskState:
     """What the dispatcher knows of one task.
 
     Attributes:
         final_solution: solution tokens to keep for the final answer; None: what it will probably need.
-        final_guess: what that is by now, in tokens.
-        first_solution: the limit that the first call here or below asked for; it needs no more than that.
+        final_answer: what is known of it by now.
         largest_prompt: the largest prompt seen, in tokens: the measure of the final one.
         reserving: tokens are kept for the final answer. Not while a call runs that took them, nor once the
             final answer is given.
@@ -69,7 +88,7 @@ class TaskState:
         closing: it takes no more calls.
         id: its number on its dispatcher, from 1: names need not differ.
         zero: when the outermost task of the tree was opened; events count from there.
-        back_tokens, back_nano: what the running calls of this subtree are expected to give back.
+        expected_refund: what the running calls of this subtree are expected to give back.
         emit: hears of every decision; None: nobody listens.
         running: its granted calls that are not settled, by hold.
         key: whose it is: endpoints are shared fairly among keys.
@@ -79,7 +98,6 @@ class TaskState:
         value: what its success is worth, beside that of other tasks.
         chance: how likely all calls that it has made are right, by their curves; kept where there is a pool.
         unpriced: it thinks as if there were no pool (`pool`).
-        wish, wish_for: what its final answer needs (`expect.reserve_for`), and what that was worked out from.
     """
 
     name: str
@@ -87,8 +105,7 @@ class TaskState:
     forecast: Forecast
     policy: AllocationPolicy
     final_solution: int | None = None
-    final_guess: int = MIN_SOLUTION
-    first_solution: int | None = None
+    final_answer: FinalAnswer = UNKNOWN_ANSWER
     parent: TaskState | None = None
     largest_prompt: int = 0
     reserving: bool = True
@@ -96,8 +113,7 @@ class TaskState:
     said: tuple[int, bool] | None = None
     cut_short: bool = False
     admitted: bool = False
-    back_tokens: int = 0
-    back_nano: int = 0
+    expected_refund: Amount = NOTHING
     calls: int = 0
     closing: bool = False
     id: int = 0
@@ -111,8 +127,6 @@ class TaskState:
     chance: float = 1.0
     unpriced: bool = False
     lineage: tuple[TaskState, ...] = field(init=False)
-    wish: Amount = NOTHING
-    wish_for: tuple[int, int, int, Price | None] | None = None
 
     def __post_init__(self) -> None:
         self.lineage = (self, *(self.parent.lineage if self.parent is not None else ()))
@@ -120,7 +134,7 @@ class TaskState:
     @property
     def final_size(self) -> int:
         """Solution tokens of the final answer, as far as known."""
-        return self.final_guess if self.final_solution is None else self.final_solution
+        return self.final_answer.size if self.final_solution is None else self.final_solution
 
     def teach(self) -> None:
         """It is finished: later tasks of its agent are expected to be like it."""
@@ -174,11 +188,12 @@ class Request:
         fresh: tokens of its prompt that the upstream will probably have to read: all, unless it says that it
             mostly has the prompts of a task's later calls.
         thinking: most thinking tokens it may have: its own limit and the context's.
-        around: hold ids of calls that can't end before this one does (their consumer waits for it).
-        wake: called when `outcome` is there, under the ledger's lock: it must only pass it on.
-        lower: told once, while it runs, that its thinking limit is lower now (`Running.lowered`); as `wake`.
+        enclosing_holds: hold ids of calls that can't end before this one does (their consumer waits for it).
+        on_outcome: called when `outcome` is there, under the ledger's lock: it must only pass it on.
+        on_reduced: called once, while it runs, when its thinking limit is lower (`Running.reduced_to`); as
+            `on_outcome`.
             None: nobody can steer it.
-        ask_again: while it waits: when to pump again if nothing else happens.
+        retry_at: while it waits: when to decide again if nothing else happens.
         made_room: those that run have been looked at for it.
         declared: its task had announced it.
         endpoint: where it will run; None: nobody counts the calls there.
@@ -198,19 +213,19 @@ class Request:
     price: Price | None
     latency: Speeds
     usage_stats: UsageStats
-    wake: Callable[[], None]
-    lower: Callable[[], None] | None = None
+    on_outcome: Callable[[], None]
+    on_reduced: Callable[[], None] | None = None
     final: bool = False
     weight: float = 1.0
     priority: int = 0
     on_exhausted: OnExhausted = "shrink"
-    around: frozenset[str] = frozenset()
+    enclosing_holds: frozenset[str] = frozenset()
     model: str = ""
     label: str | None = None
     number: int = 0
     order: int = 0
     arrived: float = 0.0
-    ask_again: float | None = None
+    retry_at: float | None = None
     made_room: bool = False
     declared: bool = False
     endpoint: Endpoint | None = None
@@ -231,10 +246,16 @@ class Request:
             read += self.probes.read(prompt, thinking, self.close)
         return Amount(sampled + self.close, self.price.bound(read, sampled))
 
-    def least_solution(self) -> int:
-        """The smallest solution that is worth a call; a final answer takes what was reserved for it."""
+    def least_solution(self, final_size: int | None = None) -> int:
+        """The smallest solution that is worth a call; a final answer takes what was reserved for it.
+
+        Args:
+            final_size: solution tokens of the final answer, as far as known; None: what its task says.
+        """
         least = min(self.solution, MIN_SOLUTION)
-        return min(least, self.task.final_size) if self.final else least
+        if not self.final:
+            return least
+        return min(least, self.task.final_size if final_size is None else final_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +309,8 @@ def build_request(
     model: ModelFacts,
     terms: CallTerms,
     *,
-    around: frozenset[str] = frozenset(),
-    lower: Callable[[], None] | None = None,
+    enclosing_holds: frozenset[str] = frozenset(),
+    on_reduced: Callable[[], None] | None = None,
     before: Request | None = None,
 ) -> Request:
     """A call's request to its dispatcher.
@@ -310,13 +331,13 @@ def build_request(
         price=model.price,
         latency=model.latency,
         usage_stats=model.usage_stats,
-        wake=lambda: None,
-        lower=lower,
+        on_outcome=lambda: None,
+        on_reduced=on_reduced,
         final=terms.final,
         weight=terms.weight,
         priority=terms.priority,
         on_exhausted=terms.on_exhausted,
-        around=around,
+        enclosing_holds=enclosing_holds,
         model=model.name,
         label=terms.label,
         endpoint=model.endpoint,
@@ -333,15 +354,15 @@ class Running:
 
     Attributes:
         grant: what it may use by now.
-        lowered: a lower thinking limit, for one that came after it; what it had thought by then stays.
+        reduced_to: a lower thinking limit, for one that came after it; what it had thought by then stays.
         hold: its first hold.
-        raises: those that it was given while it thought.
+        extensions: those that it was given while it thought.
         expected: what it will probably use of its holds.
         read: input tokens of its thinking passes but the last.
         rest: what happens in time after its thinking.
         slot: its place on the endpoint.
         paced: what the pool was told that it spends.
-        sure: its part of the chance of its tasks (`Book.chance`).
+        success_chance: its part of the chance of its tasks (`TaskState.chance`).
     """
 
     request: Request
@@ -351,35 +372,35 @@ class Running:
     rest: RemainingWork
     started: float
     done: bool = False
-    lowered: int | None = None
+    reduced_to: int | None = None
     taught: Seen | None = None
     slot: Slot = field(default_factory=Slot)
-    raises: list[Hold] = field(default_factory=list)
+    extensions: list[Hold] = field(default_factory=list)
     read: int = 0
     paced: float = 0.0
-    sure: float = 1.0
+    success_chance: float = 1.0
 
     @property
     def limit(self) -> int:
         """Thinking tokens that it may use by now."""
-        return (self.grant.budget.thinking or 0) if self.lowered is None else self.lowered
+        return (self.grant.budget.thinking or 0) if self.reduced_to is None else self.reduced_to
 
     @property
     def holds(self) -> tuple[Hold, ...]:
         """All of them."""
-        return (self.hold, *self.raises)
+        return (self.hold, *self.extensions)
 
     @property
     def held(self) -> Amount:
         """What they hold together."""
-        return sum([hold.amount for hold in self.raises], self.hold.amount)
+        return sum([hold.amount for hold in self.extensions], self.hold.amount)
 
     @property
     def refund(self) -> Amount:
         """What came back once it was over; below zero where more was served than asked for."""
-        return sum([hold.refund for hold in self.raises], self.hold.refund)
+        return sum([hold.refund for hold in self.extensions], self.hold.refund)
 
-    def learn(self, usage: Usage) -> None:
+    def record_usage(self, usage: Usage) -> None:
         """What this call was like, for the plans of the next ones; once it has brought an answer."""
         request, budget = self.request, self.grant.budget
         said = request.curve.solution_at(self.limit)
@@ -393,7 +414,7 @@ class Running:
             limit = min(usage.thinking, self.limit) if cut else self.limit
             self.taught = request.curves.record_call(request.kind, limit, usage.thinking, cut, usage.solution)
 
-    def told(self, right: bool) -> None:
+    def record_feedback(self, right: bool) -> None:
         """Whether its answer was right: what nobody but its user can know."""
         curves = self.request.curves
         if isinstance(curves, LearntCurves) and self.taught is not None:

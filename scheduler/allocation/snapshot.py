@@ -1,177 +1,189 @@
-"""One decision's facts: the call, the moment, what is left for it, and what running calls may give back."""
+"""What one decision rests on, copied from the ledger and the tasks: frozen values, read in one place.
+
+A decision never looks at the ledger or at a task's state: it looks at a `Snapshot`. What would be decided if
+something were different is asked with a changed copy (`Snapshot.as_if_waiting`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from elastic_agent.errors import DeadlineError
-
+from ..estimates.workload import CallsToCome
 from ..latency.model import Speed
-from ..latency.slack import SAFETY, RemainingWork
 from ..ledger.accounts import Account
-from ..ledger.amounts import INFINITY, NOTHING, Amount, Room
-from ..ledger.binding import binding
-from ..ledger.ledger import Ledger
-from .demand import Floors, Outlook
-from .request import Request
-
-if TYPE_CHECKING:
-    from .capacity import Plan
+from ..ledger.amounts import NOTHING, Amount
+from ..policies.pacing import Pacing
+from .request import FinalAnswer, Request, Running, TaskState
 
 
-class Wait(Exception):
-    """Not now: running calls may give back what `account` lacks. Ask again at `until` at the latest."""
+class Blocked(NamedTuple):
+    """Live holds whose consumer waits for a call in the queue: what they hold, and how many they are."""
 
-    def __init__(self, why: str, account: Account, until: float) -> None:
-        super().__init__(why)
-        self.account = account
-        self.until = until
+    held: Amount
+    holds: int
 
 
-@dataclass(slots=True)
-class Allocation:
-    """What a call gets.
+class AccountView(NamedTuple):
+    """One account of the path; fields have the names of `Account`'s.
 
     Attributes:
-        thinking, solution: its budget.
-        last: it takes the final answer's reserve.
-        short: more thinking was planned, and can't be held now.
-        rest: what happens in time after its thinking.
-        why, numbers: the reason, in words (`str` of it) and for programs.
-        plan: the policy's part of it; None where no policy was asked.
+        live: how many live holds its subtree has.
+        blocked: those of them that can't give anything back; None: all can.
     """
 
-    thinking: int
-    solution: int
-    last: bool
-    rest: RemainingWork
-    why: object
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    plan: Plan | None = None
-    short: bool = False
+    id: str
+    tokens: int | None
+    nano: int | None
+    seconds: float | None
+    deadline: float
+    spent: Amount
+    held: Amount
+    reserved: Amount
+    reserve: Amount
+    reserved_seconds: float
+    live: int
+    blocked: Blocked | None = None
+
+    @property
+    def free(self) -> Amount:
+        """What is neither spent nor held, by unit; a unit without a cap counts from 0."""
+        return Amount(
+            (self.tokens or 0) - self.spent.tokens - self.held.tokens,
+            (self.nano or 0) - self.spent.nano - self.held.nano,
+        )
+
+    def covers(self, amount: Amount, need: Amount) -> bool:
+        """Whether an amount covers the need, in the units that this account caps."""
+        return (self.tokens is None or amount.tokens >= need.tokens) and (
+            self.nano is None or amount.nano >= need.nano
+        )
 
 
-@dataclass(slots=True, eq=False)
+class TaskView(NamedTuple):
+    """One task of the lineage; fields have the names of `TaskState`'s.
+
+    Attributes:
+        calls: that wait, run and are still to come.
+        thinking_price: what a thinking token costs, as a share of its success; 0 without a pool.
+    """
+
+    name: str
+    calls: CallsToCome
+    reserving: bool
+    final_solution: int | None
+    final_answer: FinalAnswer
+    largest_prompt: int
+    expected_refund: Amount
+    chance: float
+    thinking_price: float
+
+    @property
+    def final_size(self) -> int:
+        """Solution tokens of the final answer, as far as known."""
+        return self.final_answer.size if self.final_solution is None else self.final_solution
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What is known when a call is decided.
 
     Attributes:
-        left: what a last call could hold: the reserve is in it.
-        end: when the task has to be over; infinity without a deadline.
+        request: the call. Its own terms are read from it, nothing of its task.
+        now: the moment.
         speed: the endpoint's, at this moment.
-        outlook: the calls still to come in this task.
-        floors: what calls use when they don't think.
-        rest: what has to happen in time after the call's thinking.
-        in_time: solution tokens that the time holds.
-        lacking: what the final answer's reserve still lacks.
-        above: what tasks around this one lack for the final answers that they have declared.
-        kept: the smallest answers of the calls that wait behind this one.
-        answers: what these are expected to need for their answers.
-        stuck: holds whose consumer waits for a call in the queue: they can't give anything back.
-        own: what the call holds already, where it is decided on once more.
+        span: how long its task may take in all, in seconds.
+        accounts: the path: the task's account and those above it.
+        tasks: the lineage: the task and those around it; `accounts` begins with theirs.
+        holds: what the call holds already, where a running one is decided on once more.
     """
 
     request: Request
-    ledger: Ledger
     now: float
-    left: Room
-    end: float
     speed: Speed | None
-    outlook: Outlook
-    floors: Floors
-    rest: RemainingWork
-    in_time: int
-    lacking: Amount
-    above: Amount
-    kept: Amount
-    answers: Amount
-    stuck: Mapping[str, int]
-    own: Amount = NOTHING
+    span: float
+    accounts: tuple[AccountView, ...]
+    tasks: tuple[TaskView, ...]
+    holds: Amount = NOTHING
 
-    def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
-        """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
-        above, lacking, reserve = self.above, self.lacking, self.request.task.account.reserve
-        if last:
-            lacking = reserve = NOTHING
-        elif self.request.final:
-            reserve = NOTHING
-        tokens, nano, _ = self.left
-        if tokens is not None:
-            tokens -= above.tokens + keep.tokens + lacking.tokens + reserve.tokens
-        if nano is not None:
-            nano -= above.nano + keep.nano + lacking.nano + reserve.nano
-        return Room(tokens, nano, self.end_of(last or self.request.final))
+    def as_if_waiting(self, asks: Request, running: Running, more: Amount) -> Snapshot:
+        """What would be known if a running call had not been granted yet, and gave up what it holds.
 
-    def end_of(self, final: bool) -> float:
-        """When the call has to be over: a final one at the end of its task, others before the final one."""
-        return self.end if final else self.end - self.request.task.account.reserved_seconds
-
-    def seconds_for(self, tokens: int) -> float:
-        """An upper estimate for an answer of so many tokens; the least there is while nothing is known."""
-        return SAFETY + (0.0 if self.speed is None else self.speed.answer(tokens, self.request.fresh))
-
-    def fits_in(self, seconds: float) -> float:
-        """Tokens of one pass in so much time."""
-        if self.speed is None or seconds == INFINITY:
-            return INFINITY
-        start = self.speed.ttft + self.request.fresh * self.speed.prefill
-        return max(0.0, (seconds - start) / max(self.speed.tpot, 1e-9))
-
-    def ask_again(self) -> float:
-        """A waiting call is decided again half-way to its deadline, and again."""
-        return INFINITY if self.end == INFINITY else self.now + max(0.5 * (self.end - self.now), SAFETY)
-
-    def may_come_back(self, need: Amount, keep: Amount = NOTHING) -> Account | None:
-        """Where this call lacks `need`, if running calls, giving back all, would make room on the whole path.
-
-        An account that could hold it, but not what is to be kept for others as well, lacks it too.
+        Args:
+            asks: the call as it would ask now.
+            more: what it has used beyond what such a call is expected to use.
         """
-        where: Account | None = None
-        request = self.request
-        for account in request.task.account.path:
-            own = account is request.task.account
-            less = self.above + (self.lacking if own else NOTHING)
-            free = Amount(
-                need.tokens
-                if account.tokens is None
-                else account.tokens - account.spent.tokens - account.held.tokens - less.tokens,
-                need.nano
-                if account.nano is None
-                else account.nano - account.spent.nano - account.held.nano - less.nano,
+        back = running.held - running.expected + more
+        tasks = [
+            task._replace(
+                calls=task.calls.with_one_waiting_again(asks.kind),
+                expected_refund=task.expected_refund - back,
+                chance=task.chance / running.success_chance,
             )
-            if own and request.final:
-                free += account.reserve
-            wish = need + keep if own else need
-            if _covers(free, account, wish):
-                continue
-            stuck = [hold for hold in account.live.values() if hold.call in self.stuck] if self.stuck else []
-            back = account.held - account.reserved  # all live holds
-            for hold in stuck:
-                back -= hold.amount
-            if len(stuck) == len(account.live) or not _covers(free + back, account, need):
-                return None
-            where = account
-        return where
-
-    def late(self, available: float, needed: float) -> DeadlineError:
-        """The error for a call that can't make it."""
-        request, there = self.request, max(0.0, available)
-        lineage = request.task.lineage
-        bound = binding(request.task.account.path, {b.account.id for b in lineage}, "seconds", self.now)
-        return DeadlineError(
-            f"task {request.task.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
-            f"the smallest answer needs {needed:.3f} s at the present speed. "
-            f"{'' if bound is None else f'{bound}; '}raise seconds= or make fewer calls",
-            needed={"seconds": needed},
-            available={"seconds": there},
-            binding=bound,
-        )
+            for task in self.tasks
+        ]
+        return replace(self, request=asks, tasks=tuple(tasks), holds=running.held)
 
 
-def _covers(free: Amount, account: Account, need: Amount) -> bool:
-    """Whether what is free covers the need, in the units that this account caps."""
-    return (account.tokens is None or free.tokens >= need.tokens) and (
-        account.nano is None or free.nano >= need.nano
+def take_snapshot(
+    request: Request, now: float, pacing: Pacing | None = None, blocked: Iterable[Running] = ()
+) -> Snapshot:
+    """A snapshot for the decision on a call.
+
+    Args:
+        pacing: the price of a pool that all tasks share; None: there is none.
+        blocked: running calls whose consumer waits for a call in the queue.
+    """
+    state, speed = request.task, request.latency.speed()
+    accounts = tuple(map(_account, state.account.path))
+    if held := _held_by(blocked):
+        accounts = tuple([one._replace(blocked=held[one.id]) if one.id in held else one for one in accounts])
+    if pacing is None:
+        tasks = tuple(map(view_of, state.lineage))
+    else:
+        top = state.lineage[-1]
+        prices = [pacing.price_for(request.price, top, one.value) for one in state.lineage]
+        tasks = tuple([view_of(one, price) for one, price in zip(state.lineage, prices, strict=True)])
+    return Snapshot(request, now, speed, state.account.span, accounts, tasks)
+
+
+def _account(account: Account) -> AccountView:
+    return AccountView(
+        account.id,
+        account.tokens,
+        account.nano,
+        account.seconds,
+        account.deadline,
+        account.spent,
+        account.held,
+        account.reserved,
+        account.reserve,
+        account.reserved_seconds,
+        len(account.live),
     )
+
+
+def view_of(task: TaskState, thinking_price: float = 0.0) -> TaskView:
+    """A task's present state as a value."""
+    return TaskView(
+        task.name,
+        task.forecast.view(),
+        task.reserving,
+        task.final_solution,
+        task.final_answer,
+        task.largest_prompt,
+        task.expected_refund,
+        task.chance,
+        thinking_price,
+    )
+
+
+def _held_by(calls: Iterable[Running]) -> dict[str, Blocked]:
+    """What these calls hold on each account."""
+    found: dict[str, Blocked] = {}
+    for running in calls:
+        for account in running.request.task.account.path:
+            before = found.get(account.id, Blocked(NOTHING, 0))
+            found[account.id] = Blocked(before.held + running.held, before.holds + len(running.holds))
+    return found

@@ -219,7 +219,7 @@ class Replayer:
             account.tokens, account.nano, account.seconds = one["tokens"], one["nano"], one["seconds"]
             account.deadline = float("inf") if one["deadline"] is None else one["deadline"]
             self.accounts[one["id"]] = above = account
-        self.dispatcher.looked(list(self.accounts.values()), event["now"])
+        self.dispatcher.record_accounts(list(self.accounts.values()), event["now"])
 
     def _on_task_opened(self, event: Event) -> None:
         parent = None if event["parent_id"] is None else self.tasks[event["parent_id"]]
@@ -265,7 +265,7 @@ class Replayer:
         self.dispatcher.expect(self.tasks[event["id"]], event["kinds"], event["now"])
 
     def _on_pump(self, event: Event) -> None:
-        self.dispatcher.pump_at(event["root"], event["account"], event["now"])
+        self.dispatcher.run_pass_at(event["root"], event["account"], event["now"])
 
     def _on_asked(self, event: Event) -> None:
         endpoint, price, at = self._endpoint(event), event["price"], (event["id"], event["call"])
@@ -288,8 +288,8 @@ class Replayer:
                 endpoint if event["queued"] else None,
             ),
             CallTerms(**{name: event[name] for name in TERMS}),
-            around=frozenset(event["enclosing_holds"]),
-            lower=(lambda: None) if event["steerable"] else None,
+            enclosing_holds=frozenset(event["enclosing_holds"]),
+            on_reduced=(lambda: None) if event["steerable"] else None,
             before=None if event["again"] is None else self.calls[at].request,
         )
         self.calls[at] = _Call(request)
@@ -300,17 +300,17 @@ class Replayer:
 
     def _on_limit_reached(self, event: Event) -> None:
         call = self._call(event)
-        call.extension = self.dispatcher.more(call.running, event["used"], event["now"])
+        call.extension = self.dispatcher.extend(call.running, event["used"], event["now"])
 
     def _on_extension_dropped(self, event: Event) -> None:
         call = self._call(event)
         if call.extension is None:
             raise ValueError("it was not extended")
-        self.dispatcher.drop(call.running, call.extension, event["now"])
+        self.dispatcher.drop_extension(call.running, call.extension, event["now"])
 
     def _on_settled(self, event: Event) -> None:
         running, now = self._call(event).running, event["now"]
-        running.slot.done = event["progress"]
+        running.slot.progress = event["progress"]
         if event["outcome"] == "expired":
             self.dispatcher.expire(running, now)
             return
@@ -326,7 +326,7 @@ class Replayer:
         )
 
     def _on_feedback(self, event: Event) -> None:
-        self.dispatcher.told(self._call(event).running, event["correct"], event["now"])
+        self.dispatcher.record_feedback(self._call(event).running, event["correct"], event["now"])
 
     # Inside
 
@@ -334,7 +334,7 @@ class Replayer:
         """Running calls, by their holds, have come so far."""
         for endpoint in self.endpoints.values():
             for hold in progress.keys() & endpoint.running.keys():
-                endpoint.running[hold].slot.done = progress[hold]
+                endpoint.running[hold].slot.progress = progress[hold]
 
     def _endpoint(self, event: Event) -> Endpoint:
         if event["endpoint"] == FOREIGN:

@@ -1,6 +1,6 @@
 """The dispatcher: calls ask here for tokens, and are granted, made to wait, or refused. No clock, no asyncio.
 
-A call that arrives is queued (`submit`); `pump` looks at the head of each task's queue, in the order of
+A call that arrives is queued (`submit`); `run_pass` looks at the head of each task's queue, in the order of
 arrival, and decides (`elastic_agent.scheduler.allocation.allocator`). It runs when a call arrives and
 whenever something comes back. Calls that arrive in the same moment are all queued before the first decision,
 so a fan-out is weighed as a whole.
@@ -26,20 +26,22 @@ from elastic_agent.errors import CapExceededError, DeadlineError, TaskClosedErro
 from elastic_agent.usage import Usage
 
 from ..allocation.allocator import Allocator
+from ..allocation.decision import Allocation, Refusal, Wait
 from ..allocation.degrade import too_small
 from ..allocation.demand import expected
 from ..allocation.request import Outcome, Request, Running, TaskState
-from ..allocation.snapshot import Allocation, Snapshot, Wait
+from ..allocation.snapshot import Snapshot, take_snapshot
 from ..latency.slack import SAFETY, RemainingWork, Timing
 from ..ledger.accounts import Account, Hold
-from ..ledger.amounts import INFINITY, NOTHING, Amount, Shortage
+from ..ledger.amounts import INFINITY, Amount, Shortage
 from ..ledger.ledger import Ledger
 from ..policies.pacing import Pacing
 from ..queueing.endpoint import Endpoint
 from ..queueing.wait_queue import Queue
 from ..runlog.events import Sink
 from ..runlog.recorder import Recorder
-from .revision import Extension, Revision, grant_of, take
+from .apply import expect_refund, grant_of, move_reserves, release_reserve, take_hold
+from .revision import Extension, Revision
 
 LOOKED_AT = 8
 """Running calls that are decided on again for one that lacks what they hold; the latest ones."""
@@ -67,10 +69,10 @@ class Dispatcher:
         self.timing = timing or Timing()
         self.record = Recorder(self.ledger, self.timing, files, pacing)
         self.ended: Callable[[Hold], None] = lambda hold: None
-        self._stuck: Counter[str] = Counter()
+        self._blocked_holds: Counter[str] = Counter()
         self.pacing = pacing
-        self._decider = Allocator(self.ledger, self.timing, self._stuck, pacing)
-        self._raiser = Revision(self.ledger, self._decider)
+        self._allocator = Allocator(self.timing)
+        self._revision = Revision(self.ledger, self._allocator, self._snapshot)
         self._running: dict[str, Running] = {}  # by their first hold
         self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
@@ -79,7 +81,7 @@ class Dispatcher:
     # Calls
 
     def submit(self, request: Request, now: float) -> None:
-        """Queue a call; decide with `pump`.
+        """Queue a call; decide with `run_pass`.
 
         Raises:
             TaskClosedError: its task has ended.
@@ -102,61 +104,61 @@ class Dispatcher:
             request.declared = task.forecast.arrived(request.kind)
             if request.endpoint is not None and self._full(request, now):
                 return
-            if request.around:
-                self._stuck.update(request.around)
+            if request.enclosing_holds:
+                self._blocked_holds.update(request.enclosing_holds)
                 self._wake_around(request)
             # Both go first: the final call has its tokens, and what is open around a call waits for it.
-            rank = request.priority if not (request.final or request.around) else -1_000_000
+            rank = request.priority if not (request.final or request.enclosing_holds) else -1_000_000
             head = self._queues.setdefault(task.account.path[-1].id, Queue()).push(rank, request)
             endpoint = request.endpoint
-            if head and endpoint is not None and endpoint.takes_turns(request):
-                endpoint.offer(request)  # whoever is pumped first in this moment sees all of them
+            if head and endpoint is not None and endpoint.is_limited(request):
+                endpoint.mark_ready(request)  # whoever is decided on first in this moment sees all of them
 
-    def pump(self, account: Account, now: float) -> None:
+    def run_pass(self, account: Account, now: float) -> None:
         """Decide what can be decided: on calls that have come, on those that lack something on this account
         or above it, and on endpoints where calls take turns.
         """
-        self.pump_at(account.path[-1].id, account.id, now)
+        self.run_pass_at(account.path[-1].id, account.id, now)
 
-    def pump_at(self, root: str, account: str, now: float) -> None:
+    def run_pass_at(self, root: str, account: str, now: float) -> None:
         """The same by the ids of the account and of the one at its root."""
         with self.ledger.lock:
             if root in self._queues or any(endpoint.queue for endpoint in self._limited):
                 self.record.step += 1
                 if self.record.files:
                     self.record.pump(root, account, now)
-                self._pump(self.ledger.accounts.get(account), root, now)
+                self._decide_after(self.ledger.accounts.get(account), root, now)
             else:  # nobody waits: there is nothing to decide, and nothing to write down
                 for endpoint in self._limited:
-                    endpoint.press()
+                    endpoint.update_preemption()
 
-    def _pump(self, account: Account | None, root: str, now: float) -> None:
+    def _decide_after(self, account: Account | None, root: str, now: float) -> None:
         """Something has happened on an account (None: it has ended), in the tree of this root."""
         queue = self._queues.get(root)
         if queue is not None and account is not None:
             queue.wake(account.path)
             queue.look(account.id)
-        self._pump_tree(root, now)
+        self._decide_tree(root, now)
         for endpoint in list(self._limited):
-            while (turn := endpoint.turn(now)) is not None:
+            while (turn := endpoint.next_ready(now)) is not None:
                 self._take_turn(turn, now)
-            endpoint.press()
+            endpoint.update_preemption()
             if endpoint.idle:
                 del self._limited[endpoint]
 
-    def _pump_tree(self, root: str, now: float) -> None:
+    def _decide_tree(self, root: str, now: float) -> None:
         """Decide on those that are to be looked at in one tree; offer those that take turns."""
         queue = self._queues.get(root)
         if queue is None:
             return
         while (request := queue.pop()) is not None:
             endpoint = request.endpoint
-            if endpoint is None or not endpoint.takes_turns(request):
+            if endpoint is None or not endpoint.is_limited(request):
                 self._decide(queue, request, now)
             elif (late := self._out_of_time(request, now)) is not None:
-                self._leave(request, late)
+                self._resolve(request, late)
             else:
-                endpoint.offer(request)
+                endpoint.mark_ready(request)
         if not queue:
             self._queues.pop(root, None)
 
@@ -166,27 +168,27 @@ class Dispatcher:
         queue = self._queues.get(root)
         if queue is not None and queue.first(request):  # else another one of its task goes before it by now
             self._decide(queue, request, now)
-            self._pump_tree(root, now)
+            self._decide_tree(root, now)
 
     def _decide(self, queue: Queue, request: Request, now: float) -> None:
         """Grant or refuse it, or keep it with the account on which it lacks something."""
         endpoint, account = request.endpoint, request.task.account
-        first = request.final or bool(request.around)
+        first = request.final or bool(request.enclosing_holds)
         where = None if first else queue.ahead(request)
         if where is None:
             outcome = self._try(request, now)
             if not isinstance(outcome, Wait):
-                self._leave(request, outcome)
+                self._resolve(request, outcome)
                 queue.wake(account.path)
                 return
-            where = outcome.account.id
+            where = outcome.account
         if endpoint is not None:
-            endpoint.park(request)
+            endpoint.mark_blocked(request)
         queue.keep(request, where, *((account.id,) if first and account.id != where else ()))
 
     def _wake_around(self, request: Request) -> None:
         """Calls around this one can give nothing back any more: who waits for that is looked at again."""
-        for hold in request.around:
+        for hold in request.enclosing_holds:
             if (running := self._running.get(hold)) is not None:
                 path = running.request.task.account.path
                 if (queue := self._queues.get(path[-1].id)) is not None:
@@ -199,9 +201,9 @@ class Dispatcher:
                 self.settle(request.outcome, None, now, answered=False)
             elif request.outcome is None:
                 self.record.step += 1
-                self._leave(request, _ended(request.task), tell=False)
+                self._resolve(request, _ended(request.task), tell=False)
                 self.record.call(request, "withdrawn", now, now=now)
-                self._pump(request.task.account, request.task.account.path[-1].id, now)
+                self._decide_after(request.task.account, request.task.account.path[-1].id, now)
 
     def settle(
         self,
@@ -226,18 +228,16 @@ class Dispatcher:
                 return
             self.record.step += 1
             running.done, answered = True, answered and actual is not None
-            running.slot.seen = running.slot.done
+            running.slot.decided_at_progress = running.slot.progress
             if learn is not None:
-                running.learn(learn)
+                running.record_usage(learn)
             request, held = running.request, running.held
             task = request.task
             del task.running[running.hold.id], self._running[running.hold.id]
             if request.endpoint is not None:
                 request.endpoint.ended(running, now)
             task.forecast.ended()
-            for level in task.lineage:
-                level.back_tokens -= held.tokens - running.expected.tokens
-                level.back_nano -= held.nano - running.expected.nano
+            expect_refund(task, running.expected - held)
             charged = self._end_holds(running, actual)
             if self.pacing is not None:
                 self._pace(running, charged, now)
@@ -251,16 +251,16 @@ class Dispatcher:
                     running, now, used=used or {}, actual=actual, charged=charged, answered=answered
                 )
             if self._queues or self._limited:
-                self._pump(task.account, task.account.path[-1].id, now)
+                self._decide_after(task.account, task.account.path[-1].id, now)
 
-    def told(self, running: Running, right: bool, now: float) -> None:
+    def record_feedback(self, running: Running, right: bool, now: float) -> None:
         """Whether the answer of a call was right: what nobody but its user can know."""
         with self.ledger.lock:
             self.record.step += 1
             self.record.call(running.request, "feedback", now, correct=right, now=now)
-            running.told(right)
+            running.record_feedback(right)
 
-    def more(self, running: Running, used: int, now: float) -> Extension | None:
+    def extend(self, running: Running, used: int, now: float) -> Extension | None:
         """A running call has reached its thinking limit: raise it, if that is worth it by now.
 
         Args:
@@ -274,20 +274,20 @@ class Dispatcher:
                 return None
             self.record.step += 1
             self.record.call(running.request, "limit_reached", now, used=used, now=now)
-            raised = self._raiser.more(running, used, now)
+            raised = self._revision.extend(running, used, now)
             if raised is not None:
                 self._pace(running, running.expected, now)
                 self.record.granted("extended", running, now, used=used)
             return raised
 
-    def drop(self, running: Running, raised: Extension, now: float) -> None:
+    def drop_extension(self, running: Running, raised: Extension, now: float) -> None:
         """A durable ledger has no room for a raise: the call keeps what it had."""
         with self.ledger.lock:
             self.record.step += 1
-            self._raiser.drop(running, raised)
+            self._revision.drop(running, raised)
             self._pace(running, running.expected, now)
             self.record.granted("extension_dropped", running, now, now=now)
-            self._pump(running.request.task.account, running.request.task.account.path[-1].id, now)
+            self._decide_after(running.request.task.account, running.request.task.account.path[-1].id, now)
 
     # Tasks
 
@@ -345,7 +345,7 @@ class Dispatcher:
         # A parent that has no room for it now may have later.
         self.ledger.reserve(account, Amount(close + size), self.timing.final_answer_seconds(speed, size, 0))
 
-    def looked(self, accounts: Sequence[Account], now: float) -> None:
+    def record_accounts(self, accounts: Sequence[Account], now: float) -> None:
         """The accounts of a durable ledger, from the root down, were looked up just now."""
         with self.ledger.lock:
             self.record.accounts(accounts, now)
@@ -362,7 +362,7 @@ class Dispatcher:
             self.record.step += 1
             task.forecast.expect(kinds)
             self.record.expected(task, kinds, now)
-            self._pump(task.account, task.account.path[-1].id, now)
+            self._decide_after(task.account, task.account.path[-1].id, now)
 
     def close(self, task: TaskState, now: float, error: str | None = None) -> None:
         """A task ends: waiting calls are refused, running ones expire, nothing stays held.
@@ -384,7 +384,7 @@ class Dispatcher:
             if error is None:
                 task.teach()
             self.record.closed(task, now, error)
-            self._pump(task.account, task.account.path[-1].id, now)
+            self._decide_after(task.account, task.account.path[-1].id, now)
 
     def expire(self, running: Running, now: float) -> None:
         """Nobody waits for a call any more, and what became of it is not known: all it holds is charged."""
@@ -405,34 +405,44 @@ class Dispatcher:
             for request in list(queue.waiting(task.account.id)) if queue else ():
                 error = _ended(task)
                 self.record.call(request, "refused", now, **_numbers(error))
-                self._leave(request, error)
+                self._resolve(request, error)
 
     # Inside
 
     def _try(self, request: Request, now: float) -> Outcome | Wait:
+        """Decide on a call, and write what was decided."""
         try:
-            return self._grant(*self._decided(request, now))
-        except Wait as wait:
-            if request.ask_again is None:
-                left = self.record.left(request.task, now)
-                self.record.call(request, "waiting", now, reason=str(wait), left=left)
-            request.ask_again = wait.until
-            return wait
+            found = self._outcome(request, now)
+            outcome = self._grant(found) if isinstance(found, Allocation) else found
+            if isinstance(outcome, Refusal):
+                raise outcome.error()
         except Exception as error:  # a policy's mistake belongs to the call it was made for, too
             self.record.call(request, "refused", now, **_numbers(error))
             return error
+        if isinstance(outcome, Wait):
+            if request.retry_at is None:
+                left = self.record.left(request.task, now)
+                self.record.call(request, "waiting", now, reason=outcome.why, left=left)
+            request.retry_at = outcome.until
+        return outcome
 
-    def _decided(self, request: Request, now: float) -> tuple[Snapshot, Allocation]:
-        """The decision; where it lacks what earlier ones hold, these are lowered, and it is made anew."""
-        try:
-            found = self._decider.decide(request, now)
-        except Wait:
-            if not self._make_room(request, now):
-                raise
-        else:
-            if not found[1].short or not self._make_room(request, now):
-                return found
-        return self._decider.decide(request, now)
+    def _outcome(self, request: Request, now: float) -> Allocation | Wait | Refusal:
+        """The decision; where it lacks what earlier calls hold, these are reduced, and it is made anew."""
+        outcome = self._allocate(request, now)
+        lacks = outcome.short if isinstance(outcome, Allocation) else isinstance(outcome, Wait)
+        return self._allocate(request, now) if lacks and self._make_room(request, now) else outcome
+
+    def _allocate(self, request: Request, now: float) -> Allocation | Wait | Refusal:
+        decision = self._allocator.decide(self._snapshot(request, now))
+        move_reserves(self.ledger, request, decision.moves)
+        return decision.outcome
+
+    def _snapshot(self, request: Request, now: float) -> Snapshot:
+        blocked: list[Running] = []
+        for hold in self._blocked_holds:
+            if (running := self._running.get(hold)) is not None:
+                blocked.append(running)
+        return take_snapshot(request, now, self.pacing, blocked)
 
     def _make_room(self, request: Request, now: float) -> bool:
         """Look, once, at calls of its task and of those around it: which would get less if they came now?"""
@@ -441,42 +451,39 @@ class Dispatcher:
         request.made_room, lowered = True, False
         for hold in list(islice(reversed(request.task.lineage[-1].account.live), LOOKED_AT)):
             running = self._running.get(hold)
-            if running is None or running.started >= request.arrived or hold in self._stuck:
+            if running is None or running.started >= request.arrived or hold in self._blocked_holds:
                 continue
             before = running.limit
-            if self._raiser.less(running, now):
+            if self._revision.reduce(running, now):
                 lowered = True
                 self._pace(running, running.expected, now)
                 why = f"call {request.number} ({request.kind}) of {request.task.name!r} came and lacks tokens"
                 self.record.granted("reduced", running, now, why, before=before)
-                assert running.request.lower is not None
-                running.request.lower()
+                assert running.request.on_reduced is not None
+                running.request.on_reduced()
         return lowered
 
-    def _grant(self, snapshot: Snapshot, allocation: Allocation) -> Running:
+    def _grant(self, allocation: Allocation) -> Running:
         """Take the hold, for exactly what goes on the wire."""
-        request, now = snapshot.request, snapshot.now
-        task = request.task
-        thinking, solution = allocation.thinking, allocation.solution
-        amount = request.worst(thinking, solution)
-        hold = take(self.ledger, snapshot, allocation, amount)
+        request, now = allocation.headroom.request, allocation.headroom.now
+        task, amount = request.task, allocation.hold
+        hold = take_hold(self.ledger, allocation, amount)
         if isinstance(hold, Shortage):
             raise CapExceededError(
                 f"task {task.name!r}: no room for {hold.needed} {hold.unit} on {hold.account}",
                 needed={hold.unit: hold.needed},
                 available={hold.unit: hold.available},
             )
-        if allocation.last:  # what it did not need of the reserve is free now
-            self.ledger.reserve(task.account, NOTHING, 0.0)
-            task.reserving = False
-        likely = expected(request, thinking, solution)
+        if allocation.last:
+            release_reserve(self.ledger, task)
+        likely = expected(request, allocation.thinking, allocation.solution)
         for level in task.lineage:
             level.admitted = True
-            level.back_tokens += amount.tokens - likely.tokens
-            level.back_nano += amount.nano - likely.nano
+        expect_refund(task, amount - likely)
         task.forecast.started(request.kind)
-        grant = grant_of(snapshot, allocation, hold, amount, now - request.arrived)
-        rest = RemainingWork(solution, prompt=request.prompt) if allocation.last else allocation.rest
+        grant, rest = grant_of(allocation, hold, amount, now - request.arrived), allocation.rest
+        if allocation.last:
+            rest = RemainingWork(allocation.solution, prompt=request.prompt)
         running = Running(request, grant, hold, likely, rest, now)
         task.running[hold.id] = self._running[hold.id] = running
         if self.pacing is not None:
@@ -496,8 +503,8 @@ class Dispatcher:
         unused = running.done and not use
         sure = 1.0 if unused else request.curve.p(running.limit) ** request.weight
         for level in request.task.lineage:
-            level.chance *= sure / running.sure
-        running.paced, running.sure = use, sure
+            level.chance *= sure / running.success_chance
+        running.paced, running.success_chance = use, sure
 
     def _end_holds(self, running: Running, actual: Amount | None) -> Amount:
         """End what a call holds; what was used is charged to the first hold, and beyond it to the raises."""
@@ -506,19 +513,19 @@ class Dispatcher:
             for hold in running.holds:
                 self.ledger.refund(hold)
         else:
-            for hold in running.raises:
+            for hold in running.extensions:
                 part = actual.excess_over(first.amount).min(hold.amount)
                 self.ledger.settle(hold, part)
                 actual -= part
             self.ledger.settle(first, actual)
         for hold in running.holds:
             self.ended(hold)
-        return sum([hold.charged for hold in running.raises], first.charged)
+        return sum([hold.charged for hold in running.extensions], first.charged)
 
     def _full(self, request: Request, now: float) -> bool:
         """Where calls take turns: give it a place in the queue, or refuse it."""
         endpoint, task = request.endpoint, request.task
-        if endpoint is None or not endpoint.takes_turns(request):
+        if endpoint is None or not endpoint.is_limited(request):
             return False
         busy = None if request.final else endpoint.full(task.key)
         if busy is None:
@@ -527,14 +534,14 @@ class Dispatcher:
             self._limited[endpoint] = None
             return False
         self.record.call(request, "refused", now, **_numbers(busy))
-        self._leave(request, busy, tell=False)
+        self._resolve(request, busy, tell=False)
         return True
 
     def _out_of_time(self, request: Request, now: float) -> DeadlineError | None:
         """The error for a call whose time is up before its turn has come, or None."""
         end = self.ledger.deadline(request.task.account, final=request.final)
         assert request.endpoint is not None
-        request.ask_again = min(end - SAFETY, request.endpoint.look_again(request, now))
+        request.retry_at = min(end - SAFETY, request.endpoint.look_again(request, now))
         if now < end - SAFETY - 1e-6:
             return None
         speed, least = request.latency.speed(), request.least_solution()
@@ -554,7 +561,7 @@ class Dispatcher:
         if request.final and request.declared:
             request.task.forecast.expect({request.kind: 1})
 
-    def _leave(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
+    def _resolve(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
         request.outcome = outcome
         root = request.task.account.path[-1].id
         if (queue := self._queues.get(root)) is not None:
@@ -566,13 +573,13 @@ class Dispatcher:
             self._comes_again(request)
             for level in request.task.lineage:
                 level.cut_short = True
-        if request.around:
-            self._stuck.subtract(request.around)
-        for hold in request.around:
-            if self._stuck[hold] <= 0:
-                del self._stuck[hold]
+        if request.enclosing_holds:
+            self._blocked_holds.subtract(request.enclosing_holds)
+        for hold in request.enclosing_holds:
+            if self._blocked_holds[hold] <= 0:
+                del self._blocked_holds[hold]
         if tell:
-            request.wake()
+            request.on_outcome()
 
 
 def _numbers(error: BaseException) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from elastic_agent.validation import integer, shown
 
@@ -28,6 +29,50 @@ MIN_SOLUTION = 16
 MOST_CALLS = 100_000
 """The most calls of a kind that a task can declare."""
 FIRST_GUESS, LAST_GUESS = 3, 32
+
+
+class CallsToCome(NamedTuple):
+    """The counts of a `Forecast` at one moment; its fields have the same names."""
+
+    pending: Mapping[str, int]
+    coming: Mapping[str, int]
+    own: Mapping[str, int]
+    waiting: int
+    running: int
+    finished: int
+    declared: bool
+    past: History | None
+
+    def with_one_waiting_again(self, kind: str) -> CallsToCome:
+        """The same as if one of the running calls, of this kind, still waited."""
+        pending = {**self.pending, kind: self.pending.get(kind, 0) + 1}
+        return self._replace(pending=pending, waiting=self.waiting + 1, running=self.running - 1)
+
+    def to_come(self, kind: str, final: bool = False) -> dict[str, int]:
+        """Calls still to come besides one waiting call of this kind, the other waiting ones included.
+
+        After the final answer nothing is assumed to come that was not declared.
+        """
+        found = dict(self.pending)
+        found[kind] = found.get(kind, 0) - 1
+        if self.declared:
+            for name, more in self.coming.items():
+                found[name] = found.get(name, 0) + more
+        elif final:
+            pass
+        elif self.past is not None and (rest := self._by_history(self.past)) is not None:
+            for name, more in rest.items():
+                found[name] = found.get(name, 0) + more
+        else:
+            assumed = max(FIRST_GUESS - self.finished, min(self.finished, LAST_GUESS))
+            found[kind] += max(0, assumed - sum(found.values()))
+        if found[kind] <= 0:
+            del found[kind]
+        return found
+
+    def _by_history(self, past: History) -> Mapping[str, int] | None:
+        """What its agent's tasks still did from here on; None: nobody knows."""
+        return past.after(self.finished + self.running + self.waiting)
 
 
 @dataclass(slots=True, eq=False)
@@ -97,23 +142,6 @@ class Forecast:
                 level.on_change()
             level = level.parent
 
-    def again(self, kind: str) -> None:
-        """A running call is taken for a waiting one; `resumed` undoes it."""
-        level: Forecast | None = self
-        while level is not None:
-            level.running -= 1
-            _add(level.pending, kind, 1)
-            level.waiting += 1
-            level = level.parent
-
-    def resumed(self, kind: str) -> None:
-        """It runs, as before."""
-        self.left(kind)
-        level: Forecast | None = self
-        while level is not None:
-            level.running += 1
-            level = level.parent
-
     def started(self, kind: str) -> None:
         """A call runs."""
         level: Forecast | None = self
@@ -138,30 +166,21 @@ class Forecast:
             self._change(kind, own=-self.own[kind])
 
     def to_come(self, kind: str, final: bool = False) -> dict[str, int]:
-        """Calls still to come besides one waiting call of this kind, the other waiting ones included.
+        """See `CallsToCome.to_come`."""
+        return self.view().to_come(kind, final)
 
-        After the final answer nothing is assumed to come that was not declared.
-        """
-        found = dict(self.pending)
-        found[kind] = found.get(kind, 0) - 1
-        if self.declared:
-            for name, more in self.coming.items():
-                found[name] = found.get(name, 0) + more
-        elif final:
-            pass
-        elif (rest := self._by_history()) is not None:
-            for name, more in rest.items():
-                found[name] = found.get(name, 0) + more
-        else:
-            assumed = max(FIRST_GUESS - self.finished, min(self.finished, LAST_GUESS))
-            found[kind] += max(0, assumed - sum(found.values()))
-        if found[kind] <= 0:
-            del found[kind]
-        return found
-
-    def _by_history(self) -> Mapping[str, int] | None:
-        """What its agent's tasks still did from here on; None: nobody knows."""
-        return None if self.past is None else self.past.after(self.finished + self.running + self.waiting)
+    def view(self) -> CallsToCome:
+        """These counts as a value."""
+        return CallsToCome(
+            dict(self.pending),
+            dict(self.coming),
+            dict(self.own),
+            self.waiting,
+            self.running,
+            self.finished,
+            self.declared,
+            self.past,
+        )
 
     def _change(self, kind: str, *, own: int = 0, below: int = 0) -> None:
         mine = _add(self.own, kind, own) if own else self.own.get(kind, 0)

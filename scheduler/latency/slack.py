@@ -140,11 +140,12 @@ class Slot:
     """A running call's place on its endpoint.
 
     Attributes:
-        until: when somebody else needs it: thinking ends early enough for that. Others write it at any time.
-        done: solution tokens so far; its pilot writes them at any time.
-        seen: the same, as of when somebody last decided by it.
+        preempt_at: when another call needs it: thinking ends early enough for that. Others write it at any
+            time.
+        progress: solution tokens so far; its pilot writes them at any time.
+        decided_at_progress: the same, as of when somebody last decided by it.
     """
 
-    until: float = INFINITY
-    done: int = 0
-    seen: int = 0
+    preempt_at: float = INFINITY
+    progress: int = 0
+    decided_at_progress: int = 0

@@ -181,7 +181,10 @@ class DeadlineAdmission:
         if slots is None:
             return None if now + job.alone <= due else self._late(promise, now, job.alone, job, present, None)
         scale, times = self._timing.headroom, self._service_times
-        takes = {r: scale * seconds_left(times, r, r.slot.seen, speed) for r in self._running.values()}
+        takes = {
+            r: scale * seconds_left(times, r, r.slot.decided_at_progress, speed)
+            for r in self._running.values()
+        }
         first = {r: takes[r] for r in self._overtaken(slots)}
         over = {r: now + seconds for r, seconds in takes.items() if r not in first}
         busy = sorted(over.values())

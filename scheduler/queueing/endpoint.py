@@ -1,9 +1,10 @@
 """One model's door: which waiting call goes next, and who may come in. No clock, no IO.
 
 **Slots.** With `max_running` set, so many calls run at once at most, and the others wait without holding
-anything: the dispatcher asks whose `turn` it is whenever a slot is free, and only then decides on tokens. A
-call that the dispatcher makes wait for tokens leaves its turn to the next one until something comes back in
-its task. Where fewer calls at once bring nearly as many answers (`Speed.enough`), so many run, each the
+anything: the dispatcher asks whose `next_ready` it is whenever a slot is free, and only then decides on
+tokens. A call that the dispatcher makes wait for tokens leaves its turn to the next one until something
+comes back in its task. Where fewer calls at once bring nearly as many answers (`Speed.enough`), so many run,
+each the
 faster: a slowdown then finds fewer answers under way. Only a call that has to start now, and has less time
 than most of those that run, gets a slot beyond that.
 
@@ -15,8 +16,8 @@ arrival. A call that is made inside an open one runs beside the limit: the open 
 slot back, before it.
 
 **Making room.** A waiting call's moment is also the moment at which somebody who thinks has to be done:
-`press` says so to the running calls, those first that could be over first, and as late as the promises
-allow.
+`update_preemption` says so to the running calls, those first that could be over first, and as late as the
+promises allow.
 
 **Promises.** A task with a deadline comes in if it can be promised its answers in time
 (`scheduler.promises`).
@@ -29,9 +30,9 @@ from collections import Counter
 from elastic_agent.errors import EndpointBusyError
 from elastic_agent.validation import integer
 
-from ..allocation.capacity import after
-from ..allocation.demand import Floors
+from ..allocation.demand import Demand, work_after
 from ..allocation.request import Request, Running, TaskState
+from ..allocation.snapshot import view_of
 from ..estimates.call_stats import ServiceTimeStats, UsageStats
 from ..latency.model import Speed, Speeds
 from ..latency.slack import CallWindow, RemainingWork, Timing
@@ -106,9 +107,9 @@ class Endpoint:
             seconds,
         )
 
-    def takes_turns(self, request: Request) -> bool:
+    def is_limited(self, request: Request) -> bool:
         """It has to wait for its turn here."""
-        return self.max_running is not None and not request.around
+        return self.max_running is not None and not request.enclosing_holds
 
     @property
     def queue(self) -> int:
@@ -122,8 +123,9 @@ class Endpoint:
 
     def enter(self, request: Request, end: float, span: float) -> None:
         """A call waits from now on; its task has to be over at `end`, and may take `span` seconds in all."""
-        outlook = Floors(request).outlook(request.task.forecast.to_come(request.kind, request.final))
-        rest = after(request, outlook, request.solution)
+        task = view_of(request.task)
+        remaining = Demand(request).remaining(task.calls.to_come(request.kind, request.final))
+        rest = work_after(request, task, remaining, request.solution)
         # If it must, it answers in one pass, the one that reads its prompt.
         rest = rest._replace(prompt=0, fresh=request.fresh)
         self._waiting[request] = (CallWindow(request.arrived, end, span), rest)
@@ -141,21 +143,21 @@ class Endpoint:
         self._ready.discard(request)
         self._parked.discard(request)
 
-    def offer(self, request: Request) -> None:
+    def mark_ready(self, request: Request) -> None:
         """The head of a task's queue can have its turn: it is new, or something has happened in its task."""
         if request in self._parked:
             self._parked.remove(request)
             self._changed += 1
         self._ready.add(request, self._start_by(request, self._enough()[1]))
 
-    def park(self, request: Request) -> None:
+    def mark_blocked(self, request: Request) -> None:
         """It lacks something: it has no turn before something happens in its task, or on what it lacks."""
         self._ready.discard(request)
         if request in self._waiting and request not in self._parked:
             self._parked.add(request)
             self._changed += 1
 
-    def turn(self, now: float) -> Request | None:
+    def next_ready(self, now: float) -> Request | None:
         """Whose turn it is, once; None when no slot is free or nobody is ready."""
         if self.max_running is None or len(self.running) >= self.max_running or not self._ready:
             return None
@@ -186,12 +188,12 @@ class Endpoint:
         self.latency.load = max(1, len(self.running))
         request, budget = running.request, running.grant.budget
         self.service_times.record(
-            request.kind, running.slot.seen, budget.solution, request.task.final_solution
+            request.kind, running.slot.decided_at_progress, budget.solution, request.task.final_solution
         )
         took = now - running.started
         self._usual = took if self._usual is None else self._usual + (took - self._usual) / 16
 
-    def press(self) -> None:
+    def update_preemption(self) -> None:
         """Tell running calls until when somebody can wait for their slots.
 
         Where many wait, what they need is worked out again only when a part of them has changed.
@@ -203,7 +205,7 @@ class Endpoint:
         if speed is None:
             if self._pressed:
                 for running in self.running.values():
-                    running.slot.until = INFINITY
+                    running.slot.preempt_at = INFINITY
             self._pressed, self._needs = False, []
             return
         if many <= FEW or PART * self._changed >= many or not self._pressed:
@@ -217,10 +219,10 @@ class Endpoint:
         moments = sorted(_soonest(slot) for slot in self._needs)
         soonest = sorted(
             self.running.values(),
-            key=lambda r: (seconds_left(self.service_times, r, r.slot.done, speed), r.started),
+            key=lambda r: (seconds_left(self.service_times, r, r.slot.progress, speed), r.started),
         )
         for running, moment in zip(soonest, [*moments, *[INFINITY] * len(soonest)], strict=False):
-            running.slot.until = moment
+            running.slot.preempt_at = moment
 
     def _enough(self) -> tuple[int, Speed | None]:
         """How many calls run at once while none is urgent, and the speed of so many."""

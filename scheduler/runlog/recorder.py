@@ -115,9 +115,9 @@ class Recorder:
         """Look how far the running calls of an endpoint are."""
         moved = {}
         for hold, running in endpoint.running.items():
-            done = running.slot.done  # once: its pilot may move it at any time
-            if done != running.slot.seen:
-                running.slot.seen = moved[hold] = done
+            done = running.slot.progress  # once: its pilot may move it at any time
+            if done != running.slot.decided_at_progress:
+                running.slot.decided_at_progress = moved[hold] = done
         if moved:
             self._write(event="progress", solution=moved)
 
@@ -194,9 +194,9 @@ class Recorder:
             priority=request.priority,
             on_exhausted=request.on_exhausted,
             price=None if price is None else [str(price.input), str(price.output), _text(price.cached_input)],
-            enclosing_holds=sorted(request.around),
+            enclosing_holds=sorted(request.enclosing_holds),
             probes=request.probes,
-            steerable=request.lower is not None,
+            steerable=request.on_reduced is not None,
             again=request.declared if again else None,
             endpoint=self._named(request.latency),
             queued=request.endpoint is not None,
@@ -249,7 +249,7 @@ class Recorder:
             answered=answered,
             left=self.left(running.request.task, now),
             actual=None if actual is None else [actual.tokens, actual.nano],
-            progress=running.slot.seen,
+            progress=running.slot.decided_at_progress,
             now=now,
         )
 

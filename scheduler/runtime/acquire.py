@@ -32,7 +32,7 @@ async def acquire(dispatcher: Dispatcher, request: Request, queued: Callable[[],
     """
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
-    request.wake = lambda: _tell(told)
+    request.on_outcome = lambda: _tell(told)
     dispatcher.submit(request, loop.time())
     account = request.task.account
     queued()
@@ -40,9 +40,9 @@ async def acquire(dispatcher: Dispatcher, request: Request, queued: Callable[[],
         # Whoever arrives in this same moment is queued, too, before anything is decided.
         await asyncio.sleep(0)
         pumped = loop.time()
-        dispatcher.pump(account, pumped)
+        dispatcher.run_pass(account, pumped)
         while request.outcome is None:
-            when = request.ask_again
+            when = request.retry_at
             if when is not None and when <= pumped:  # its time has come, but another one goes first
                 when = pumped + SOON
             with suppress(TimeoutError):
@@ -50,7 +50,7 @@ async def acquire(dispatcher: Dispatcher, request: Request, queued: Callable[[],
                     await asyncio.shield(told)
             if request.outcome is None:
                 pumped = loop.time()
-                dispatcher.pump(account, pumped)
+                dispatcher.run_pass(account, pumped)
     except BaseException:
         dispatcher.withdraw(request, loop.time())
         raise

@@ -190,8 +190,8 @@ class TaskCall(HeldCall):
         )
         controller.control.extend_limit = self._extend
         controller.control.before_send = self._before_send
-        if running.lowered is not None:
-            controller.control.set_limit(running.lowered)
+        if running.reduced_to is not None:
+            controller.control.set_limit(running.reduced_to)
         return controller
 
     def _make_call(self, running: Running, controller: DeadlineController) -> Call:
@@ -282,8 +282,9 @@ class TaskCall(HeldCall):
             self._loop.call_soon_threadsafe(self._reduce_here)
 
     def _reduce_here(self) -> None:
-        if self._controller is not None and self._running is not None and self._running.lowered is not None:
-            self._controller.control.set_limit(self._running.lowered)
+        running, controller = self._running, self._controller
+        if controller is not None and running is not None and running.reduced_to is not None:
+            controller.control.set_limit(running.reduced_to)
 
     def _ends(self) -> dict[str, Any]:
         if self._call is None:

@@ -70,7 +70,7 @@ class DeadlineController:
         """A chunk came: learn from it, steer by it."""
         gap, self._last = now - self._last, now
         if segment is Segment.SOLUTION:
-            self._slot.done += count
+            self._slot.progress += count
         else:
             self._thought += count
         if segment is not self._segment:
@@ -98,16 +98,16 @@ class DeadlineController:
         self.control.set_deadlines(self._started, self._started)
 
     def _steer(self) -> None:
-        if self._stopped or (self._end is None and self._slot.until == INFINITY):
+        if self._stopped or (self._end is None and self._slot.preempt_at == INFINITY):
             return
         speed, think, answer = self._latency.speed(), INFINITY, INFINITY
         if self._end is not None:
             window = CallWindow(self._started, self._end(), self._span)
             answer = self._timing.answer_until(window, self._after, speed)
             think = min(self._timing.think_until(window, self._after, speed, self._thought), answer)
-        if speed is not None and self._slot.until < INFINITY:
+        if speed is not None and self._slot.preempt_at < INFINITY:
             prompt = speed.again * (self._after.prompt + self._thought)
-            think = min(think, self._slot.until - speed.answer(self._after.solution, prompt) - SAFETY)
+            think = min(think, self._slot.preempt_at - speed.answer(self._after.solution, prompt) - SAFETY)
         moved = _moved(self.control.think_until, think) or _moved(self.control.answer_until, answer)
         if moved:
             self.control.set_deadlines(_moment(think), _moment(answer))

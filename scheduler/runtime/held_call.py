@@ -99,7 +99,7 @@ class HeldCall:
         Any time after the call; it changes nothing where curves are given, or where there was no answer.
         """
         if self._running is not None and self._loop is not None:
-            self.task.dispatcher.told(self._running, correct, self._loop.time())
+            self.task.dispatcher.record_feedback(self._running, correct, self._loop.time())
 
     def stop(self) -> None:
         """End the call at once, from any thread."""
@@ -123,7 +123,7 @@ class HeldCall:
             return CallReport(**found, outcome="refused", reason=str(self._refused))
         if running is None or not self._sent():
             return CallReport(**found, outcome="withdrawn" if self.settled.done() else "waiting")
-        reason, lowered = running.grant.reason, running.lowered
+        reason, lowered = running.grant.reason, running.reduced_to
         return CallReport(
             **found,
             **self._ends(),
@@ -178,8 +178,8 @@ class HeldCall:
             size,
             self.task.scheduler.facts_of(self.model, self.price, queued=ours),
             self.terms,
-            around=enclosing_calls.get() if ours else frozenset(),
-            lower=self._on_reduced if ours else None,
+            enclosing_holds=enclosing_calls.get() if ours else frozenset(),
+            on_reduced=self._on_reduced if ours else None,
             before=self._request,
         )
         return self._request
@@ -206,7 +206,7 @@ class HeldCall:
         running, dispatcher, durable = self._running, self.task.dispatcher, self.task.scheduler.durable
         assert running is not None
         assert self._loop is not None
-        extension = dispatcher.more(running, used, self._loop.time())
+        extension = dispatcher.extend(running, used, self._loop.time())
         if extension is None:
             return None
         if durable is not None:
@@ -215,7 +215,7 @@ class HeldCall:
             except (StoreUnavailableError, TaskClosedError):
                 held = False
             if not held:
-                dispatcher.drop(running, extension, self._loop.time())
+                dispatcher.drop_extension(running, extension, self._loop.time())
                 return None
         return running.grant.budget.thinking
 

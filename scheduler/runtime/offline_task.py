@@ -118,7 +118,7 @@ class OfflineTask:
         size = CallSize(prompt, asked.thinking, asked.solution, self.close)
         request = build_request(self._task, size, self._model, CallTerms(self.kind, final=last))
         self.dispatcher.submit(request, 0.0)
-        self.dispatcher.pump(self._task.account, 0.0)
+        self.dispatcher.run_pass(self._task.account, 0.0)
         if isinstance(request.outcome, Exception):
             raise request.outcome
         assert request.outcome is not None  # a call waits for running ones only, and none runs
@@ -134,5 +134,5 @@ class OfflineTask:
         if self._running is None:
             raise RuntimeError("no call is running")
         running, self._running = self._running, None
-        running.learn(usage)
+        running.record_usage(usage)
         self.dispatcher.settle(running, Amount(usage.generated), 0.0)

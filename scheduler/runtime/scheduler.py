@@ -152,7 +152,7 @@ class BudgetScheduler:
                 self.dispatcher.ledger, opened, accounts, lease=lease, failure=on_store_failure
             )
             self.dispatcher.ended = self.durable.end
-            self.durable.mirror.looked = self.dispatcher.looked
+            self.durable.mirror.looked = self.dispatcher.record_accounts
         elif accounts:
             raise ValueError("accounts= are kept in a store: pass store=, such as store='spend.db'")
 

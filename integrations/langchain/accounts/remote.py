@@ -73,7 +73,7 @@ async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[
             finally:
                 await books.aclose()
                 task.dispatcher.ledger.settle(hold, actual)
-                task.dispatcher.pump(task.state.account, asyncio.get_running_loop().time())
+                task.dispatcher.run_pass(task.state.account, asyncio.get_running_loop().time())
 
 
 @asynccontextmanager

@@ -73,7 +73,7 @@ class Naive:
         present = self.latency.at(load)
         speed = present.expected()
         takes = [
-            (r, TIMING.headroom * seconds_left(self.service_times, r, r.slot.seen, speed))
+            (r, TIMING.headroom * seconds_left(self.service_times, r, r.slot.decided_at_progress, speed))
             for r in self.running.values()
         ]
         ends = {
@@ -202,7 +202,7 @@ def change(
     """Something happens in a task, as the dispatcher would have it."""
     if what == "run" and (slots is None or len(running) < slots):
         limit, done = more[1:]
-        slot = Slot(done=int(done * limit), seen=int(done * limit))
+        slot = Slot(progress=int(done * limit), decided_at_progress=int(done * limit))
         grant = SimpleNamespace(budget=Budget(8, limit))
         request = SimpleNamespace(task=state, kind=FINAL, prompt=40)
         running[f"{len(running)}"] = Call(request=request, grant=grant, slot=slot)

@@ -94,13 +94,13 @@ class Crowd:
             price=None,
             latency=self.endpoint.latency if self.endpoint else self.latency,
             usage_stats=self.endpoint.usage_stats if self.endpoint else self.usage_stats,
-            wake=lambda: None,
+            on_outcome=lambda: None,
             on_exhausted="wait",
             endpoint=self.endpoint,
         )
         self.requests.append(request)
         self.dispatcher.submit(request, self.now)
-        self.dispatcher.pump(state.account, self.now)
+        self.dispatcher.run_pass(state.account, self.now)
 
     def arrive(self) -> None:
         """All come, one after the other."""
@@ -119,7 +119,7 @@ class Crowd:
         """Each is asked again by its own timer."""
         for request in list(self.requests):
             if request.outcome is None:
-                self.dispatcher.pump(request.task.account, self.now)
+                self.dispatcher.run_pass(request.task.account, self.now)
 
     def close(self) -> None:
         """All tasks end."""

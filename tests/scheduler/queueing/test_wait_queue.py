@@ -30,10 +30,10 @@ TIME = st.tuples(st.just("time"), st.integers(0, 40))
 class Watched(Endpoint):
     """Looks over its own shoulder whenever it gives somebody a turn."""
 
-    def turn(self, now: float) -> Request | None:
+    def next_ready(self, now: float) -> Request | None:
         ready, usual = set(self._ready.calls), self._usual or 0.0
         moments = {request: self._start_by(request, None) for request in ready}
-        chosen = super().turn(now)
+        chosen = super().next_ready(now)
         if chosen is None:
             return None
         for other in ready - {chosen}:
@@ -46,7 +46,7 @@ class Watched(Endpoint):
 
     def started(self, running: Running) -> None:
         first = running.request
-        behind = [other for other in self._waiting if other.state is first.task and other is not first]
+        behind = [other for other in self._waiting if other.task is first.task and other is not first]
         assert all((first.priority, first.order) < (other.priority, other.order) for other in behind)
         super().started(running)
 
@@ -68,8 +68,8 @@ class Counted(Watched):
         pairs = [(a, b) for a in keys for b in keys if a < b]
         self.got = {pair: self.got.get(pair, Counter()) for pair in pairs}
         for pair, tokens in self.got.items():
-            if chosen.state.key in pair:
-                tokens[chosen.state.key] += running.expected.tokens
+            if chosen.task.key in pair:
+                tokens[chosen.task.key] += running.expected.tokens
                 self.most = max(self.most, abs(tokens[pair[0]] - tokens[pair[1]]))
 
 
@@ -110,14 +110,14 @@ class Door:
             price=None,
             latency=self.endpoint.latency,
             usage_stats=self.endpoint.usage_stats,
-            wake=lambda: None,
+            on_outcome=lambda: None,
             priority=priority,
             on_exhausted="wait",
             endpoint=self.endpoint,
         )
         self.requests.append(request)
         self.dispatcher.submit(request, self.now)
-        self.dispatcher.pump(request.task.account, self.now)
+        self.dispatcher.run_pass(request.task.account, self.now)
 
     @property
     def waiting(self) -> list[Request]:
@@ -143,7 +143,7 @@ class Door:
         """Passes; whoever wants to be asked again is."""
         self.now += seconds
         for state in self.books:
-            self.dispatcher.pump(state.account, self.now)
+            self.dispatcher.run_pass(state.account, self.now)
 
     def check(self, slots: int) -> None:
         """What holds after every step."""

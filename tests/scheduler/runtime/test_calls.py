@@ -17,6 +17,7 @@ from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedCodec
 from elastic_agent.errors import BackendUnavailableError, CapExceededError, ContextLengthError, ElasticError
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Price, TaskCall
+from elastic_agent.scheduler.ledger.amounts import NOTHING
 from elastic_agent.usage import worst_case
 from tests.clock import run
 
@@ -135,7 +136,7 @@ def test_cancelled_at_random_points_everything_settles(seed: int) -> None:
             assert account.spent.nano <= 20_000_000
             assert task.state.forecast.pending == {}
             assert task.state.forecast.running == 0
-            assert task.state.back_tokens == task.state.back_nano == 0
+            assert task.state.expected_refund == NOTHING
 
     run(main())
 

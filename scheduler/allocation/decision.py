@@ -1,0 +1,133 @@
+"""The answer to one request: tokens, wait, or a refusal. All of them are values; `dispatch.apply` writes
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from elastic_agent.budget import to_usd
+from elastic_agent.errors import CapExceededError, DeadlineError
+
+from ..latency.slack import RemainingWork
+from ..ledger.amounts import INFINITY, Amount, Room
+from ..ledger.binding import binding
+from .capacity import Plan
+from .grant import amounts, left, left_text
+from .headroom import Headroom
+from .reserves import ReserveMoves
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a call gets.
+
+    Attributes:
+        headroom: what it was decided from.
+        thinking, solution: its budget.
+        last: it takes the final answer's reserve.
+        rest: what happens in time after its thinking.
+        why, numbers: the reason, in words (`str` of it) and for programs.
+        hold: what to hold: the worst case of exactly this budget. `until`: when the call has to be over.
+        plan: the policy's part of it; None where no policy was asked.
+        short: more thinking was planned, and can't be held now.
+    """
+
+    headroom: Headroom
+    thinking: int
+    solution: int
+    last: bool
+    rest: RemainingWork
+    why: object
+    numbers: Mapping[str, Any]
+    hold: Amount
+    until: float
+    plan: Plan | None = None
+    short: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not now: running calls may give back what an account lacks. Ask again at `until` at the latest."""
+
+    why: str
+    account: str
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """There is no room for the smallest acceptable answer.
+
+    Attributes:
+        room: what there is.
+        solution: tokens of the smallest acceptable one.
+        seconds: that are left, and that the smallest answer needs, where only time lacks.
+    """
+
+    headroom: Headroom
+    room: Room
+    solution: int
+    seconds: tuple[float, float] | None = None
+
+    def error(self) -> CapExceededError:
+        """The error, with what is needed and what there is, and the account that binds."""
+        return self._late(*self.seconds) if self.seconds is not None else self._too_little()
+
+    def _too_little(self) -> CapExceededError:
+        headroom, request, room = self.headroom, self.headroom.request, self.room
+        task, money, now = request.task, room.nano is not None, headroom.now
+        smallest = request.worst(0, self.solution)
+        there = left(room, now)
+        needed: dict[str, float] = {}
+        if room.tokens is not None:
+            needed["tokens"] = smallest.tokens
+        if money:
+            needed["usd"] = float(to_usd(smallest.nano))
+        if room.deadline < INFINITY and headroom.speed is not None:
+            needed["seconds"] = headroom.seconds_for(self.solution)
+        short = {unit for unit in needed if needed[unit] > there[unit]}
+        if headroom.in_time < headroom.least and (
+            short <= {"seconds"} or headroom.short_account(smallest) is not None
+        ):
+            return self._late(room.deadline - now, needed.get("seconds", 0.0))
+        unspent = "" if task.admitted else " (no token of this task has been spent)"
+        unit = next((unit for unit in needed if unit in short), next(iter(needed), "tokens"))
+        bound = binding(task.account.path, {level.account.id for level in task.lineage}, unit, now)
+        raised = "the cap" if bound is None else f"{bound.argument}= of {bound.account!r}"
+        hint = ""
+        if request.final and task.answered:
+            hint = (
+                "; or declare it at the opening (expect={'final': 1}), and no other call takes what is kept"
+            )
+        return CapExceededError(
+            f"task {task.name!r}, call {request.number} ({request.kind}): the smallest answer needs "
+            f"{amounts(smallest, nano=money)}; left: {left_text(room, now)}{unspent}. "
+            f"{'' if bound is None else f'{bound}. '}Raise {raised}, "
+            f"shorten the prompt ({request.prompt} tokens) or lower the solution budget{hint}",
+            needed=needed,
+            available=there,
+            binding=bound,
+        )
+
+    def _late(self, available: float, needed: float) -> DeadlineError:
+        request, there, now = self.headroom.request, max(0.0, available), self.headroom.now
+        task = request.task
+        bound = binding(task.account.path, {level.account.id for level in task.lineage}, "seconds", now)
+        return DeadlineError(
+            f"task {task.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
+            f"the smallest answer needs {needed:.3f} s at the present speed. "
+            f"{'' if bound is None else f'{bound}; '}raise seconds= or make fewer calls",
+            needed={"seconds": needed},
+            available={"seconds": there},
+            binding=bound,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An answer, and the reserves that move with it, whatever it is."""
+
+    moves: ReserveMoves
+    outcome: Allocation | Wait | Refusal

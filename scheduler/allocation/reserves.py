@@ -1,0 +1,142 @@
+"""What is kept for final answers: how much each needs, and which reserves a decision moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..estimates.workload import FINAL, MIN_SOLUTION
+from ..latency.slack import Timing
+from ..ledger.amounts import INFINITY, NOTHING, Amount
+from .request import FinalAnswer, Request
+from .snapshot import AccountView, Snapshot, TaskView
+
+
+class ReserveMoves(NamedTuple):
+    """The reserves that a decision brings up to date, whatever becomes of its call. `dispatch.apply` writes
+    it.
+
+    Attributes:
+        final_answers: of each task of the lineage, what is known of its final answer by now.
+        reserves: the new reserves that differ, as (place in the lineage, amount).
+        seconds: of each task of the lineage, the seconds at its end that only the final answer may use.
+        accounts: the path as it is once the reserves have moved.
+        shortfall: what the reserve of the call's own task still lacks.
+        ancestor_shortfall: what tasks around it lack for the final answers that they have declared.
+    """
+
+    final_answers: tuple[FinalAnswer, ...]
+    reserves: tuple[tuple[int, Amount], ...]
+    seconds: tuple[float, ...]
+    accounts: tuple[AccountView, ...]
+    shortfall: Amount
+    ancestor_shortfall: Amount
+
+
+def plan_reserves(snapshot: Snapshot, timing: Timing) -> ReserveMoves:
+    """The reserves that go with a decision.
+
+    The own task's shrinks at once where the final answer is known by now to need less; what it lacks is taken
+    together with the call's hold. Tasks around it keep their final answers before the call gets its tokens.
+    """
+    request, tasks = snapshot.request, snapshot.tasks
+    accounts, reserves = list(snapshot.accounts), list[tuple[int, Amount]]()
+    own, answers = tasks[0], [task.final_answer for task in tasks]
+    shortfall = above = NOTHING
+    if own.reserving:  # for a final call, too: it says how long the answer may be
+        answers[0] = final_answer(own, accounts[0].tokens, request, final=request.final)
+        target, reserve = answers[0].need, accounts[0].reserve
+        if not request.final and target != reserve:
+            if target.fits_in(reserve):
+                _move(accounts, 0, target - reserve)
+                reserves.append((0, target))
+            else:
+                shortfall = target.excess_over(reserve)
+    seconds = [0.0] * len(tasks)
+    for i, task in enumerate(tasks):
+        if task.reserving:
+            seconds[i] = _final_seconds(snapshot, timing, task, answers[i])
+    for i in range(1, len(tasks)):
+        if tasks[i].reserving:
+            answers[i] = final_answer(tasks[i], accounts[i].tokens, request)
+            wish = answers[i].need.max(accounts[i].reserve)
+            more = wish - accounts[i].reserve
+            if not more.tokens and not more.nano:
+                continue
+            if _fits(accounts[i:], more):
+                _move(accounts, i, more)
+                reserves.append((i, wish))
+            elif FINAL in tasks[i].calls.own:
+                above += more
+    return ReserveMoves(tuple(answers), tuple(reserves), tuple(seconds), tuple(accounts), shortfall, above)
+
+
+def final_answer(task: TaskView, cap: int | None, request: Request, *, final: bool = False) -> FinalAnswer:
+    """What is known of the final answer of this call's task, or of one around it: it doesn't think.
+
+    Where nobody said how long it may get it is as long as the first call's solution, at most a quarter of the
+    token cap. Where it is known how long right solutions are, no longer than nine of ten of those kinds that
+    the final call may be of; where the task's agent is known, than nine of ten of its final answers. Its
+    prompt is the largest seen and as much again.
+
+    Args:
+        cap: the task's own, in tokens.
+        final: this call is the task's final answer.
+    """
+    known, first = task.final_answer, task.final_answer.first_solution
+    if task.final_solution is not None:
+        size = task.final_solution
+    else:
+        if first is None:
+            quarter = request.solution if cap is None else max(MIN_SOLUTION, cap // 4)
+            first = min(max(request.solution, MIN_SOLUTION), quarter)
+        size = _likely_size(task, request, first, final)
+    prompt = max(task.largest_prompt, request.prompt) + size
+    basis = (size, prompt, request.close, request.price)
+    if known.basis == basis:  # mostly it is what it was for the last call
+        return known if known.first_solution == first else known._replace(first_solution=first)
+    guess = known.size if task.final_solution is not None else size
+    return FinalAnswer(guess, first, request.worst(0, size, prompt), basis)
+
+
+def _likely_size(task: TaskView, request: Request, first: int, final: bool) -> int:
+    """Solution tokens of the final answer, at most `first`."""
+    kinds = task.calls.coming or task.calls.pending
+    if final:
+        usual = request.curve.p90_solution
+    elif FINAL in kinds or not kinds:
+        usual = request.curves.curve(FINAL).p90_solution
+    else:  # it is one of those that the task has declared and not made
+        usual = max([request.curves.curve(kind).p90_solution for kind in kinds])
+    size, past = first, task.calls.past
+    if usual < INFINITY:
+        size = max(MIN_SOLUTION, min(size, math.ceil(usual * request.usage_stats.bias)))
+    if past is not None and past.final is not None:
+        size = max(MIN_SOLUTION, min(size, past.final))
+    return size
+
+
+def _final_seconds(snapshot: Snapshot, timing: Timing, task: TaskView, answer: FinalAnswer) -> float:
+    size = answer.size if task.final_solution is None else task.final_solution
+    prompt = max(task.largest_prompt, snapshot.request.prompt) + size
+    return timing.final_answer_seconds(snapshot.speed, size, prompt)
+
+
+def _fits(path: Sequence[AccountView], more: Amount) -> bool:
+    """Whether each account of a path has room for so much more; one that is overdrawn has none."""
+    return all(
+        (account.tokens is None or more.tokens <= max(0, account.free.tokens))
+        and (account.nano is None or more.nano <= max(0, account.free.nano))
+        for account in path
+    )
+
+
+def _move(accounts: list[AccountView], at: int, more: Amount) -> None:
+    """The account at this place of the path reserves so much more."""
+    for i in range(at, len(accounts)):
+        one = accounts[i]
+        held = Amount(one.held.tokens + more.tokens, one.held.nano + more.nano)
+        reserved = Amount(one.reserved.tokens + more.tokens, one.reserved.nano + more.nano)
+        reserve = one.reserve + more if i == at else one.reserve
+        accounts[i] = one._replace(held=held, reserved=reserved, reserve=reserve)

@@ -1,0 +1,81 @@
+"""Writes what was decided: reserves, holds, and what tasks expect back. Nothing else writes for a
+decision."""
+
+from __future__ import annotations
+
+from ..allocation.decision import Allocation
+from ..allocation.grant import Basis, Grant, budget
+from ..allocation.request import Request, TaskState
+from ..allocation.reserves import ReserveMoves
+from ..ledger.accounts import Hold
+from ..ledger.amounts import INFINITY, NOTHING, Amount, Shortage
+from ..ledger.ledger import Ledger
+
+
+def move_reserves(ledger: Ledger, request: Request, moves: ReserveMoves) -> None:
+    """The reserves that a decision on this call brings up to date, whatever it was."""
+    task = request.task
+    task.largest_prompt = max(task.largest_prompt, request.prompt)
+    for level, answer, seconds in zip(task.lineage, moves.final_answers, moves.seconds, strict=True):
+        level.final_answer = answer
+        level.account.reserved_seconds = seconds
+    for at, amount in moves.reserves:
+        ledger.reserve(task.lineage[at].account, amount)
+
+
+def take_hold(
+    ledger: Ledger, allocation: Allocation, amount: Amount, first: Hold | None = None
+) -> Hold | Shortage:
+    """The hold of an allocation; before it, the final answer's reserve gets what it lacks.
+
+    Args:
+        amount: what to hold.
+        first: the call's first hold, if this is a further one.
+    """
+    headroom = allocation.headroom
+    account, shortfall = headroom.request.task.account, headroom.moves.shortfall
+    if shortfall is not NOTHING and not allocation.last:
+        ledger.reserve(account, account.reserve + shortfall)
+    return ledger.hold(
+        account, amount, until=allocation.until, now=headroom.now, final=allocation.last, first=first
+    )
+
+
+def release_reserve(ledger: Ledger, task: TaskState) -> None:
+    """A call has taken the final answer's reserve: what it did not need of it is free now."""
+    ledger.reserve(task.account, NOTHING, 0.0)
+    task.reserving = False
+
+
+def expect_refund(task: TaskState, more: Amount) -> None:
+    """The running calls of a task are expected to give back so much more."""
+    for level in task.lineage:
+        before = level.expected_refund
+        level.expected_refund = Amount(before.tokens + more.tokens, before.nano + more.nano)
+
+
+def grant_of(allocation: Allocation, hold: Hold, held: Amount, waited: float) -> Grant:
+    """The allocation as its call sees it."""
+    headroom, request = allocation.headroom, allocation.headroom.request
+    basis = Basis(
+        allocation.why,
+        allocation.numbers,
+        allocation.plan,
+        request.prompt,
+        headroom.left,
+        request.task.account.reserve,
+        headroom.now,
+        waited,
+        headroom.speed,
+    )
+    return Grant(
+        budget(allocation.thinking, allocation.solution),
+        headroom.end if headroom.end < INFINITY else None,
+        hold.id,
+        request.kind,
+        request.task.policy.name,
+        request.number,
+        held,
+        allocation.last,
+        basis,
+    )
