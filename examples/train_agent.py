@@ -31,12 +31,7 @@ from elastic_agent.model_location import model_path
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.scheduler.runtime.offline_task import OfflineTask
 from elastic_agent.training.agents.episode_runner import EpisodeLimits, EpisodeRunner, run_episodes
-from elastic_agent.training.agents.lookup_environment import (
-    STEPS,
-    demonstrate,
-    lookup_environment,
-    make_lookup_rows,
-)
+from elastic_agent.training.agents.lookup_environment import STEPS, lookup_environment, make_lookup_rows
 from elastic_agent.training.agents.turn_renderer import TurnRenderer
 from elastic_agent.training.config.loading import build
 from elastic_agent.training.data.word_problems import make_problem
@@ -45,6 +40,7 @@ from elastic_agent.training.rewards import solution_reward
 from elastic_agent.training.rollouts.two_phase import roll_out
 from elastic_agent.training.run import train
 from tools.e1_tiny import sft
+from tools.e1_tiny.agent_traces import demonstrate
 from tools.e1_tiny.tokenizer import build_tokenizer
 
 CAPS = (50, 80, 120, 180)
