@@ -35,6 +35,7 @@ from elastic_agent.scheduler.allocation.request import (
     build_request,
     build_task_state,
 )
+from elastic_agent.scheduler.dispatch.apply import record_answer
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.agent_history import Histories
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
@@ -252,7 +253,7 @@ def play(
             continue
         metered += usage.generated
         thought += usage.thinking
-        running.record_usage(usage)
+        record_answer(running, usage)
         if memory.feedback:
             running.record_feedback(right[i])
         over.add(i)

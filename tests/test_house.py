@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from elastic_agent.scheduler.allocation.decision import Allocation, Decision, Refusal, Wait
+from elastic_agent.scheduler.allocation.headroom import Headroom
+from elastic_agent.scheduler.allocation.request import FinalAnswer, TaskState
+from elastic_agent.scheduler.allocation.reserves import ReserveMoves
+from elastic_agent.scheduler.allocation.snapshot import AccountView, Snapshot, TaskView
+from elastic_agent.scheduler.estimates.workload import CallsToCome
+from elastic_agent.scheduler.ledger.accounts import Account
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("scheduler", "training", "integrations")
@@ -23,6 +32,57 @@ MAY_IMPORT = {
     "training": {"core", "training"},
     "integrations": {"core", "scheduler", "training", "integrations"},
 }
+
+# Inside a part: package -> packages of the same part that it may import, type-checking imports included.
+# The scheduler's stand in an order: each may import those before it.
+SCHEDULER = (
+    "ledger",
+    "latency",
+    "estimates",
+    "policies",
+    "allocation",
+    "queueing",
+    "runlog",
+    "dispatch",
+    "runtime",
+    "analysis",
+)
+PACKAGES: dict[str, dict[str, set[str]]] = {
+    "core": {
+        "charging": set(),
+        "tool_calls": set(),
+        "prompts": {"tool_calls"},
+        "backends": {"charging", "prompts", "tool_calls"},
+        "generation": {"backends", "prompts", "tool_calls"},
+    },
+    "scheduler": {name: set(SCHEDULER[:at]) for at, name in enumerate(SCHEDULER)},
+    "training": {
+        "config": {"agents", "budgets", "rewards"},  # whose options it checks
+        "budgets": set(),
+        "sandbox": set(),
+        "data": {"agents", "config"},
+        "rewards": {"config", "data", "sandbox"},
+        "agents": {"budgets", "config", "data", "rollouts"},
+        "rollouts": {"agents", "budgets", "config", "data", "grpo"},
+        "plots": {"grpo"},
+        "grpo": {"agents", "budgets", "config", "data", "plots", "rewards", "rollouts"},
+        "evaluation": {"budgets", "data", "grpo", "plots", "rewards"},
+    },
+    "integrations": {
+        "openai_format": set(),
+        "telemetry": set(),
+        "report": set(),
+        "langchain": {"openai_format"},
+        "gateway": {"openai_format", "telemetry"},
+        "demo": {"langchain"},
+        "commands": {"demo", "gateway", "report"},
+    },
+}
+
+# Who writes accounts and the states of tasks, and calls what moves money on the ledger.
+WRITERS = ("scheduler/dispatch/", "scheduler/ledger/")
+MOVES = {"hold", "settle", "refund", "expire", "reserve", "close"}
+SHARED_NAMES = {"running", "seconds"}  # fields of other classes, too: not to be told apart in the source
 
 HEAVY = ("torch", "vllm", "trl", "transformers", "accelerate", "datasets", "peft", "langchain*", "langgraph*")
 
@@ -129,6 +189,70 @@ def test_a_part_imports_only_what_it_may(part: str) -> None:
         and target not in MAY_IMPORT[part]
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def package_of(file: str) -> str | None:
+    """The package of its part that a file is in; None for a file right in the part."""
+    names = file.split("/")
+    return names[1] if len(names) > 2 else None
+
+
+def package_of_module(module: str) -> str | None:
+    names = module.removeprefix("elastic_agent.").split(".")
+    return names[0] if names[0] not in PARTS else names[1] if len(names) > 1 else None
+
+
+@pytest.mark.parametrize("part", PACKAGES)
+def test_a_package_imports_only_what_it_may(part: str) -> None:
+    """The table is whole, and nothing goes around it."""
+    table = PACKAGES[part]
+    inside = [found for found in IMPORTS if part_of(found.file) == part]
+    assert {name for found in inside if (name := package_of(found.file)) is not None} == set(table)
+    wrong = [
+        str(found)
+        for found in inside
+        if (name := package_of(found.file)) is not None
+        and part_of_module(found.module) == part
+        and (target := package_of_module(found.module)) in table
+        and target not in table[name] | {name}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def writes_in(source: str) -> list[tuple[int, str]]:
+    """What a module writes of an account or a task's state, or moves on a ledger: line and text."""
+    names = {field.name for kind in (Account, TaskState) for field in fields(kind)} - SHARED_NAMES
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            writes = node.attr in names and ast.unparse(node.value) != "self"
+            found += [(node.lineno, ast.unparse(node))] if writes else []
+        if isinstance(node, ast.Call) and isinstance(called := node.func, ast.Attribute):
+            moves = called.attr in MOVES and ast.unparse(called.value).endswith("ledger")
+            found += [(node.lineno, ast.unparse(node))] if moves else []
+    return found
+
+
+def test_only_dispatch_and_the_ledger_write_accounts_and_task_states() -> None:
+    """Whatever decides reads a snapshot; what was decided is written in one place."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} {what}"
+        for path in (ROOT / "scheduler").rglob("*.py")
+        if not path.relative_to(ROOT).as_posix().startswith(WRITERS)
+        for line, what in writes_in(path.read_text(encoding="utf-8"))
+    ]
+    assert not wrong, "\n".join(wrong)
+    breach = "task.account.reserve = 1\nstate.chance *= 2\nself._ledger.reserve(account, 3)\n"
+    assert [line for line, _ in writes_in(breach)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [Snapshot, Headroom, Decision, Allocation, Wait, Refusal])
+def test_what_a_decision_reads_and_answers_is_frozen(kind: type[Any]) -> None:
+    """Nothing can be written on the way; the views inside are named tuples."""
+    assert kind.__dataclass_params__.frozen
+    assert "__slots__" in vars(kind)
+    for view in (AccountView, TaskView, CallsToCome, ReserveMoves, FinalAnswer):
+        assert issubclass(view, tuple)
 
 
 def test_imports_are_relative_inside_a_part_and_absolute_across_parts() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
+from elastic_agent.errors import EndpointBusyError
 from elastic_agent.usage import Probes, Usage, worst_input
 from elastic_agent.validation import integer, one_of, real
 
@@ -21,9 +22,6 @@ from ..ledger.amounts import NOTHING, Amount
 from ..ledger.prices import Price
 from ..policies.protocol import AllocationPolicy
 from .grant import Grant
-
-if TYPE_CHECKING:
-    from ..queueing.endpoint import Endpoint
 
 OnExhausted = Literal["shrink", "wait", "raise", "answer"]
 """What a call does that the caps can't hold whole: `shrink` waits for refunds while any may come, then takes
@@ -48,6 +46,26 @@ def check_terms(weight: object, priority: object, on_exhausted: object) -> tuple
         real("weight", weight, above=True, most=MOST_WORTH),
         integer("priority", priority, least=-MOST_PRIORITY, most=MOST_PRIORITY, of=""),
     )
+
+
+class CallQueue(Protocol):
+    """Where calls of one model wait for their turn: `queueing.endpoint.Endpoint`, seen from a request."""
+
+    def is_limited(self, request: Request) -> bool: ...
+    def full(self, key: str) -> EndpointBusyError | None: ...
+    def enter(self, request: Request, end: float, span: float) -> None: ...
+    def leave(self, request: Request) -> None: ...
+    def mark_ready(self, request: Request) -> None: ...
+    def mark_blocked(self, request: Request) -> None: ...
+    def next_ready(self, now: float) -> Request | None: ...
+    def look_again(self, request: Request, now: float) -> float: ...
+    def started(self, running: Running) -> None: ...
+    def ended(self, running: Running, now: float) -> None: ...
+    def update_preemption(self) -> None: ...
+    @property
+    def queue(self) -> int: ...
+    @property
+    def idle(self) -> bool: ...
 
 
 class FinalAnswer(NamedTuple):
@@ -93,11 +111,9 @@ class TaskState:
         running: its granted calls that are not settled, by hold.
         key: whose it is: endpoints are shared fairly among keys.
         parallel: kinds of declared calls that will run side by side.
-        endpoint: which has promised it an answer in time.
         levels: this task and those around it.
         value: what its success is worth, beside that of other tasks.
         chance: how likely all calls that it has made are right, by their curves; kept where there is a pool.
-        unpriced: it thinks as if there were no pool (`pool`).
     """
 
     name: str
@@ -122,10 +138,8 @@ class TaskState:
     running: dict[str, Running] = field(default_factory=dict)
     key: str = ""
     parallel: frozenset[str] = frozenset()
-    endpoint: Endpoint | None = None
     value: float = 1.0
     chance: float = 1.0
-    unpriced: bool = False
     lineage: tuple[TaskState, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -228,7 +242,7 @@ class Request:
     retry_at: float | None = None
     made_room: bool = False
     declared: bool = False
-    endpoint: Endpoint | None = None
+    endpoint: CallQueue | None = None
     read: int = 0
     probes: Probes | None = None
     curve: Curve = field(default_factory=prior)
@@ -300,7 +314,7 @@ class ModelFacts:
     latency: Speeds
     usage_stats: UsageStats
     price: Price | None = None
-    endpoint: Endpoint | None = None
+    endpoint: CallQueue | None = None
 
 
 def build_request(
@@ -406,9 +420,6 @@ class Running:
         said = request.curve.solution_at(self.limit)
         said = None if said is None else min(said, budget.solution)
         request.usage_stats.record(request.kind, request.prompt, usage.solution, said)
-        if request.final or not (request.task.said and request.task.said[1]):
-            whole = usage.solution < budget.solution
-            request.task.said = (usage.solution if whole else request.solution, request.final)
         if isinstance(request.curves, LearntCurves):
             cut = usage.forced > 0
             limit = min(usage.thinking, self.limit) if cut else self.limit

@@ -32,7 +32,6 @@ from ..estimates.call_stats import UsageStats
 from ..estimates.online_curves import Curves
 from ..latency.model import Speed
 from ..latency.slack import Timing
-from ..ledger.accounts import Account
 from ..ledger.amounts import Amount
 from ..ledger.prices import Price
 from ..policies.pacing import Pacing, Pool
@@ -123,7 +122,6 @@ class Replayer:
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     tasks: dict[int, TaskState] = field(default_factory=dict)
     calls: dict[tuple[int, int], _Call] = field(default_factory=dict)
-    accounts: dict[str, Account] = field(default_factory=dict)
     histories: Histories = field(default_factory=Histories)
 
     @property
@@ -211,22 +209,16 @@ class Replayer:
         self.dispatcher.record.history(event["agent"], history)
 
     def _on_accounts(self, event: Event) -> None:
-        above: Account | None = None
-        for one in event["accounts"]:
-            account = self.accounts.get(one["id"])
-            if account is None:
-                account = self.dispatcher.ledger.open(one["id"], parent=above, now=event["now"])
-            account.tokens, account.nano, account.seconds = one["tokens"], one["nano"], one["seconds"]
-            account.deadline = float("inf") if one["deadline"] is None else one["deadline"]
-            self.accounts[one["id"]] = above = account
-        self.dispatcher.record_accounts(list(self.accounts.values()), event["now"])
+        self.dispatcher.restore_accounts(event["accounts"], event["now"])
 
     def _on_task_opened(self, event: Event) -> None:
         parent = None if event["parent_id"] is None else self.tasks[event["parent_id"]]
-        above = event["account"]
+        above = None if parent is None else parent.account
+        if parent is None and event["account"] is not None:
+            above = self.dispatcher.ledger.accounts[event["account"]]
         account = self.dispatcher.ledger.open(
             event["task"],
-            parent=parent.account if parent else None if above is None else self.accounts[above],
+            parent=above,
             tokens=event["caps"].get("tokens"),
             nano=event["nano"],
             seconds=event["caps"].get("seconds"),

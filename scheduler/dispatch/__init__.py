@@ -1,5 +1,8 @@
-"""The decision loop: the only place that writes what was decided.
+"""The decision loop: the only place, beside the ledger, that writes accounts and the states of tasks.
 
-dispatcher  calls ask here, and are granted, made to wait, or refused
+May import all packages of the scheduler but runtime and analysis.
+
+dispatcher  calls ask here, and are granted, made to wait, or refused; tasks open and close
+apply       writes what was decided
 revision    a running call's limit is extended or reduced
 """

@@ -3,9 +3,11 @@ decision."""
 
 from __future__ import annotations
 
+from elastic_agent.usage import Usage
+
 from ..allocation.decision import Allocation
 from ..allocation.grant import Basis, Grant, budget
-from ..allocation.request import Request, TaskState
+from ..allocation.request import Request, Running, TaskState
 from ..allocation.reserves import ReserveMoves
 from ..ledger.accounts import Hold
 from ..ledger.amounts import INFINITY, NOTHING, Amount, Shortage
@@ -52,6 +54,15 @@ def expect_refund(task: TaskState, more: Amount) -> None:
     for level in task.lineage:
         before = level.expected_refund
         level.expected_refund = Amount(before.tokens + more.tokens, before.nano + more.nano)
+
+
+def record_answer(running: Running, usage: Usage) -> None:
+    """A call has brought an answer: its task remembers how long it was, and the next plans learn from it."""
+    request, task = running.request, running.request.task
+    if request.final or not (task.said and task.said[1]):
+        whole = usage.solution < running.grant.budget.solution
+        task.said = (usage.solution if whole else request.solution, request.final)
+    running.record_usage(usage)
 
 
 def grant_of(allocation: Allocation, hold: Hold, held: Amount, waited: float) -> Grant:

@@ -29,7 +29,7 @@ from ..allocation.allocator import Allocator
 from ..allocation.decision import Allocation, Refusal, Wait
 from ..allocation.degrade import too_small
 from ..allocation.demand import expected
-from ..allocation.request import Outcome, Request, Running, TaskState
+from ..allocation.request import CallQueue, Outcome, Request, Running, TaskState
 from ..allocation.snapshot import Snapshot, take_snapshot
 from ..latency.slack import SAFETY, RemainingWork, Timing
 from ..ledger.accounts import Account, Hold
@@ -40,7 +40,7 @@ from ..queueing.endpoint import Endpoint
 from ..queueing.wait_queue import Queue
 from ..runlog.events import Sink
 from ..runlog.recorder import Recorder
-from .apply import expect_refund, grant_of, move_reserves, release_reserve, take_hold
+from .apply import expect_refund, grant_of, move_reserves, record_answer, release_reserve, take_hold
 from .revision import Extension, Revision
 
 LOOKED_AT = 8
@@ -76,7 +76,9 @@ class Dispatcher:
         self._running: dict[str, Running] = {}  # by their first hold
         self._queues: dict[str, Queue] = {}  # by root account
         self._orders = count(1)
-        self._limited: dict[Endpoint, None] = {}  # endpoints whose calls take turns
+        self._task_ids = count(1)
+        self._admitted: dict[TaskState, Endpoint] = {}  # by task: the endpoint that has promised it answers
+        self._limited: dict[CallQueue, None] = {}  # endpoints whose calls take turns
 
     # Calls
 
@@ -230,7 +232,7 @@ class Dispatcher:
             running.done, answered = True, answered and actual is not None
             running.slot.decided_at_progress = running.slot.progress
             if learn is not None:
-                running.record_usage(learn)
+                record_answer(running, learn)
             request, held = running.request, running.held
             task = request.task
             del task.running[running.hold.id], self._running[running.hold.id]
@@ -316,6 +318,7 @@ class Dispatcher:
         """
         with self.ledger.lock:
             self.record.step += 1
+            task.id = next(self._task_ids)
             about |= {"expect": dict(expect or {})}
             try:
                 task.forecast.expect(expect or {})
@@ -339,11 +342,23 @@ class Dispatcher:
             if end < INFINITY:
                 self.record.progress(endpoint)
             endpoint.admit(task, end, now)
-            task.endpoint = endpoint
+            self._admitted[task] = endpoint
         if self.pacing is not None and task.parent is None:
             self.pacing.opened(task, now)
         # A parent that has no room for it now may have later.
         self.ledger.reserve(account, Amount(close + size), self.timing.final_answer_seconds(speed, size, 0))
+
+    def restore_accounts(self, rows: Sequence[Mapping[str, Any]], now: float) -> None:
+        """The accounts of a durable ledger, from the root down, as a run log has them (event `accounts`)."""
+        above: Account | None = None
+        for row in rows:
+            account = self.ledger.accounts.get(row["id"])
+            if account is None:
+                account = self.ledger.open(row["id"], parent=above, now=now)
+            account.tokens, account.nano, account.seconds = row["tokens"], row["nano"], row["seconds"]
+            account.deadline = INFINITY if row["deadline"] is None else row["deadline"]
+            above = account
+        self.record_accounts([] if above is None else above.path[::-1], now)
 
     def record_accounts(self, accounts: Sequence[Account], now: float) -> None:
         """The accounts of a durable ledger, from the root down, were looked up just now."""
@@ -377,8 +392,8 @@ class Dispatcher:
             self.record.step += 1
             task.forecast.close()
             self.ledger.close(task.account)
-            if task.endpoint is not None:
-                task.endpoint.forget(task)
+            if (endpoint := self._admitted.pop(task, None)) is not None:
+                endpoint.forget(task)
             if self.pacing is not None:
                 self.pacing.closed(task)
             if error is None:

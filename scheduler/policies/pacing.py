@@ -130,10 +130,7 @@ class PacedTask(Protocol):
         account: of the task; a task without a key of its own has the account's id as its key.
         key: whose task it is.
         value: what its success is worth, beside that of other tasks.
-        unpriced: it thinks as if there were no pool; `Pacing` says so.
     """
-
-    unpriced: bool
 
     @property
     def account(self) -> Account: ...
@@ -200,14 +197,12 @@ class Pacing:
             tenant = self._tenants[name] = _Tenant(self._credit, now)
         self._tenants.move_to_end(name)
         tenant.asked = self._now
-        while (oldest := next(iter(self._tenants.values()))).asked < self._now - self._length:
+        while next(iter(self._tenants.values())).asked < self._now - self._length:
             self._tenants.popitem(last=False)
-            if oldest.free is not None:
-                oldest.free.unpriced = False
         most = self.pool.fair * self._size / len(self._tenants)
         tenant.start = max(tenant.start, self._credit - most)
         if tenant.free is None and tenant.start < self._credit:
-            tenant.free, task.unpriced = task, True
+            tenant.free = task
 
     def closed(self, task: PacedTask) -> None:
         """That task has ended."""
@@ -229,7 +224,8 @@ class Pacing:
         """
         self.passed(now)
         self.running += (0.0 if done else use) - before
-        if task.unpriced and (tenant := self._tenants.get(_tenant_of(task))) is not None:
+        tenant = self._tenants.get(_tenant_of(task))
+        if tenant is not None and tenant.free is task:
             tenant.start += use - before
         self.spent(use - before)
 
@@ -272,13 +268,18 @@ class Pacing:
             outermost: the call's outermost task.
         """
         found = self.price * self.scarcity
-        if not found or outermost.unpriced:
+        if not found or self.is_unpriced(outermost):
             return 0.0
         if self.pool.usd is not None:
             if price is None:
                 return 0.0
             found *= price.per_thinking_token
         return found / value
+
+    def is_unpriced(self, task: PacedTask) -> bool:
+        """Whether an outermost task thinks as if there were no pool."""
+        tenant = self._tenants.get(_tenant_of(task))
+        return tenant is not None and tenant.free is task
 
     @property
     def price(self) -> float:

@@ -58,7 +58,6 @@ class Recorder:
     ) -> None:
         self._ledger, self.files, self._pacing = ledger, files, pacing
         self.step = 0
-        self._ids = count(1)
         self._endpoints: dict[str, Readings] = {}
         self._curves: dict[str, Curves] = {}
         self._histories: dict[str, History] = {}
@@ -135,7 +134,6 @@ class Recorder:
 
     def opened(self, task: TaskState, now: float, close: int, endpoint: Endpoint | None, **more: Any) -> None:
         """A task has opened, or (with an error) was refused."""
-        task.id = next(self._ids)
         if task.emit is None:
             return
         account, parent = task.account, task.parent

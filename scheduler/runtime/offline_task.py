@@ -134,5 +134,4 @@ class OfflineTask:
         if self._running is None:
             raise RuntimeError("no call is running")
         running, self._running = self._running, None
-        running.record_usage(usage)
-        self.dispatcher.settle(running, Amount(usage.generated), 0.0)
+        self.dispatcher.settle(running, Amount(usage.generated), 0.0, learn=usage)
