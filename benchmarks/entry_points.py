@@ -235,7 +235,7 @@ def task(name: str, inside: str) -> Callable[[Any], Any]:
 
 def expect(value: Any) -> Any:
     with BudgetScheduler(backend()).task(Caps(tokens=10**9), expect={"step": value}) as opened:
-        return opened.book.forecast.coming.get("step", 0)
+        return opened.state.forecast.coming.get("step", 0)
 
 
 def served(name: str) -> Callable[[Any], Any]:

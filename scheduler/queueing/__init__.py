@@ -1,7 +1,7 @@
 """Who is next at an endpoint, and which deadlines are accepted.
 
 wait_queue          the calls that wait in one tree of tasks
-ready_queue         the calls of one endpoint that can have their turn, in order
+call_order          the calls of one endpoint that can have their turn, in order
 endpoint            one model's limits and its waiting calls
 deadline_admission  whether one more deadline can be kept beside all others
 feasibility         list scheduling: answers laid onto an endpoint's slots

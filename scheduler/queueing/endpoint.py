@@ -37,9 +37,9 @@ from ..estimates.call_stats import ServiceTimeStats, UsageStats
 from ..latency.model import Speed, Speeds
 from ..latency.slack import CallWindow, RemainingWork, Timing
 from ..ledger.amounts import INFINITY
+from .call_order import FEW, PART, CallOrder
 from .deadline_admission import DeadlineAdmission, seconds_left
 from .feasibility import needs
-from .ready_queue import FEW, PART, Ready
 
 PATIENCE = 60.0
 """Seconds after which a call without a deadline goes before those that still have time."""
@@ -80,7 +80,7 @@ class Endpoint:
             Request, tuple[CallWindow, RemainingWork]
         ] = {}  # its time, and what has to happen in it
         self._keys: Counter[str] = Counter()  # of those that wait
-        self._ready = Ready()
+        self._ready = CallOrder()
         self._parked: set[Request] = set()
         self._needs: list[list[float]] = []  # by slot: when it is needed, the soonest last
         self._changed = 0  # calls that have come, gone or been parked since that was worked out

@@ -1,13 +1,11 @@
 """The learning: what is ours around TRL's GRPO trainer. May import every room but evaluation.
 
-adapters     LoRA adapters as folders that a server loads while they are in training.
 advantages   Advantages under anytime rewards: which answers a token is responsible for.
 anytime      Anytime rewards: one thinking, answered at several cuts (AnytimeReasoner, arXiv 2505.13438).
 buckets      Log-probs in buckets of like length, without the rows that can't change the update.
 checkpoints  Which checkpoint can be used after a crash.
 export       Loading the weights that a run starts from, and writing those that it ends with.
 logger       A line a batch with the time left, `metrics.csv` and `metrics.svg`.
-logprobs     How far the log-probs of the engine that sampled are from the trainer's own.
 metrics      The metrics of a batch, segment by segment.
 trainer      TRL's GRPOTrainer with six additions.
 validate     Checks everything about a run that can be wrong before a weight is loaded.

@@ -31,9 +31,9 @@ from elastic_agent.prompts.markers import Markers
 from ..budgets.distributions import seeded
 from ..config.fields import ConfigError
 from ..config.schema import ServerConfig, TrainConfig
-from ..grpo.adapters import adapters_folder, write_adapter, write_blank_adapter
-from ..grpo.logprobs import logprob_gap
 from .adapter_server import AdapterServer, name_of
+from .adapters import adapters_folder, write_adapter, write_blank_adapter
+from .logprobs import logprob_gap
 from .two_phase import Rollout, codec_of, machine_for, rollout_of, whole_model
 
 _LONGEST_PAUSE = 60.0  # seconds

@@ -1,7 +1,7 @@
 """One pass on a vLLM server: posted, read event by event, and abandoned or read to its end.
 
 From the moment a request is written until its finish arrives, nobody here knows how far the engine has come.
-When a stream is abandoned in between, the server's counters bound what it was served (`engine_counters`).
+When a stream is abandoned in between, the server's counters bound what it was served (`abandoned_passes`).
 Where they don't, the receipt says so, and the call is charged in full. A request that never found a
 connection is charged nothing; of an answer that is an error `elastic_agent.charging.delivery` says whether
 the engine ran it.
@@ -21,8 +21,8 @@ import aiohttp
 from ...charging.delivery import delivery_of_status
 from ...errors import BackendError, BackendProtocolError, BackendUnavailableError
 from ..base import Meter, TokenChunk, TokenRequest, confirm_send
+from .abandoned_passes import SETTLE_SECONDS, SETTLE_SECONDS_IN_CALL, EngineCounters, TrackedPass
 from .completions_wire import chunk_of, events_in, request_body, tokens_in, usage_of
-from .engine_counters import SETTLE_SECONDS, SETTLE_SECONDS_IN_CALL, EngineCounters, TrackedPass
 from .server_info import error_answer, unreachable
 from .sessions import Sessions
 

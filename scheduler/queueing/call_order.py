@@ -26,7 +26,7 @@ Place = tuple[int, float, int, Request]
 """(priority, moment, order of arrival, call)"""
 
 
-class Ready:
+class CallOrder:
     """See the module."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..rollouts.two_phase import Rollout
+from .two_phase import Rollout
 
 
 def logprob_gap(model: Any, rollouts: Sequence[Rollout]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import pytest
 
 from elastic_agent.backends.base import TokenRequest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
-from elastic_agent.backends.vllm.engine_counters import EngineCounters
+from elastic_agent.backends.vllm.abandoned_passes import EngineCounters
 from elastic_agent.backends.vllm.engine_metrics import Scrape, parse_metrics
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget
