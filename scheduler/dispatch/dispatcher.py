@@ -56,6 +56,9 @@ class Dispatcher:
     Attributes:
         pacing: the price of the pool that all tasks share; None: there is none.
         ended: told of every hold that has ended, under the lock: it must only pass it on.
+        request_pass: called with an account to which something came back, and the time, when calls wait: it
+            has `run_pass` run for them. At once, unless somebody sets it to do so soon (an event loop), or
+            not at all (a replay, whose log says when).
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Dispatcher:
         self.timing = timing or Timing()
         self.record = Recorder(self.ledger, self.timing, files, pacing)
         self.ended: Callable[[Hold], None] = lambda hold: None
+        self.request_pass: Callable[[Account, float], None] = self.run_pass
         self._blocked_holds: Counter[str] = Counter()
         self.pacing = pacing
         self._allocator = Allocator(self.timing)
@@ -133,6 +137,11 @@ class Dispatcher:
             else:  # nobody waits: there is nothing to decide, and nothing to write down
                 for endpoint in self._limited:
                     endpoint.update_preemption()
+
+    def _came_back(self, account: Account, now: float) -> None:
+        """A call has left: other calls are decided on in a pass of their own, not while this one ends."""
+        if self._queues or self._limited:
+            self.request_pass(account, now)
 
     def _decide_after(self, account: Account | None, root: str, now: float) -> None:
         """Something has happened on an account (None: it has ended), in the tree of this root."""
@@ -205,7 +214,7 @@ class Dispatcher:
                 self.record.step += 1
                 self._resolve(request, _ended(request.task), tell=False)
                 self.record.call(request, "withdrawn", now, now=now)
-                self._decide_after(request.task.account, request.task.account.path[-1].id, now)
+                self._came_back(request.task.account, now)
 
     def settle(
         self,
@@ -252,8 +261,7 @@ class Dispatcher:
                 self.record.settled(
                     running, now, used=used or {}, actual=actual, charged=charged, answered=answered
                 )
-            if self._queues or self._limited:
-                self._decide_after(task.account, task.account.path[-1].id, now)
+            self._came_back(task.account, now)
 
     def record_feedback(self, running: Running, right: bool, now: float) -> None:
         """Whether the answer of a call was right: what nobody but its user can know."""

@@ -44,6 +44,7 @@ from ..runlog import events
 from ..runlog.events import Log, RunLog
 from .context import Uncounted, check_uncounted
 from .held_call import CalledModel
+from .passes import run_passes_soon
 from .task import Task
 from .task_terms import TaskTerms
 
@@ -133,6 +134,7 @@ class BudgetScheduler:
             files=[one for one in self.sinks if isinstance(one, RunLog)],
             pacing=None if pool is None else Pacing(pool, time.time() - time.monotonic()),
         )
+        run_passes_soon(self.dispatcher)
         self.solution = None if solution is None else integer("solution", solution, least=1)
         self.wrap_up = wrap_up
         self.max_running, self.max_waiting = max_running, max_waiting
