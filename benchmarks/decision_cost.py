@@ -96,6 +96,8 @@ TURNS = ("steps-3", "steps-5", "steps-4", "steps-7") * 2
 
 
 SIZE = CallSize(prompt=52, thinking=1024, solution=96, close=1)
+TERMS = {kind: CallTerms(kind) for kind in TURNS}
+"""What a user says of each call, checked once: that is no part of a decision."""
 
 
 class Office:
@@ -151,7 +153,7 @@ class Office:
 
     def grant(self, state: TaskState, kind: str) -> Running:
         """A call asks and is granted."""
-        request = build_request(state, SIZE, self._model, CallTerms(kind))
+        request = build_request(state, SIZE, self._model, TERMS[kind])
         self.dispatcher.submit(request, self._now)
         self.dispatcher.run_pass(state.account, self._now)
         assert isinstance(request.outcome, Running), request.outcome
