@@ -213,11 +213,10 @@ def chat(name: str) -> Callable[[Any], Any]:
 def per_call(name: str) -> Callable[[Any], Any]:
     """A keyword of `invoke`."""
     model = ChatElasticReasoning(backend=backend())
-    inside = {"thinking_budget": "thinking", "solution_budget": "solution"}.get(name, name)
 
     def use(value: Any) -> Any:
         options = model._options(None, {name: value})
-        return getattr(options.sampling if hasattr(options.sampling, inside) else options, inside)
+        return getattr(options.sampling if hasattr(options.sampling, name) else options, name)
 
     return use
 
@@ -227,9 +226,9 @@ def scheduler(name: str) -> Callable[[Any], Any]:
     return lambda value: getattr(BudgetScheduler(backend(), **{name: value, **extra}), name)
 
 
-def task(name: str, inside: str) -> Callable[[Any], Any]:
+def task(name: str) -> Callable[[Any], Any]:
     return lambda value: getattr(
-        BudgetScheduler(backend()).task(Caps(tokens=10_000), **{name: value}), inside
+        BudgetScheduler(backend()).task(Caps(tokens=10_000), **{name: value}).terms, name
     )
 
 
@@ -241,7 +240,8 @@ def expect(value: Any) -> Any:
 def served(name: str) -> Callable[[Any], Any]:
     def use(value: Any) -> Any:
         made = VllmServerBackend("m", "http://127.0.0.1:9/v1", codec=backend().codec, **{name: value})
-        timeouts = {"connect_timeout": made._timeout.sock_connect, "idle_timeout": made._timeout.sock_read}
+        timeout = made._sessions._timeout
+        timeouts = {"connect_timeout": timeout.sock_connect, "idle_timeout": timeout.sock_read}
         return timeouts.get(name, made.context_length)
 
     return use
@@ -335,8 +335,8 @@ def entries() -> Iterator[Entry]:
             seconds if timed else most,
             least=not timed or one.name == "grace_seconds",
         )
-    yield Entry("task(final_solution=)", task("final_solution", "_final_solution"), "integer", 1, most)
-    yield Entry("task(value=)", task("value", "_value"), "real", 0, 1e9, least=False)
+    yield Entry("task(final_solution=)", task("final_solution"), "integer", 1, most)
+    yield Entry("task(value=)", task("value"), "real", 0, 1e9, least=False)
     yield Entry("task(expect=)", expect, "integer", 0, 100_000)
     yield Entry(
         "header X-Elastic-Thinking",
