@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,6 +191,21 @@ class OpenAIServer:
         }
 
 
+_used: set[int] = set()
+
+
+def unused_address() -> socket.socket:
+    """A listening socket on a port that no server here has had. langchain-openai keeps one client for each
+    address, whose connections belong to the event loop of an earlier test."""
+    while True:
+        found = socket.create_server(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+        if port not in _used:
+            _used.add(port)
+            return found
+        found.close()
+
+
 @contextmanager
 def openai_server(**options: Any) -> Iterator[OpenAIServer]:
     """The server, in a thread with an event loop of its own."""
@@ -203,7 +219,7 @@ def openai_server(**options: Any) -> Iterator[OpenAIServer]:
         app.router.add_post("/v1/responses", server.respond)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.SockSite(runner, unused_address()).start()
         server.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
         stop.append((asyncio.get_running_loop(), asyncio.Event()))
         started.set()
