@@ -1,7 +1,7 @@
 """Draws docs/house.svg: the four parts, their rooms, and who imports whom, as the code has it.
 
-    python tools/draw_house.py            write docs/house.svg
-    python tools/draw_house.py --check    exit 1 when docs/house.svg is not current
+    python -m tools.draw_house            write docs/house.svg
+    python -m tools.draw_house --check    exit 1 when docs/house.svg is not current
 
 A room is a package directly inside a part; modules beside the rooms are drawn as one room, "(root)". A
 part's rooms stand in rows: a room imports only rooms in its own row, or in rows below. Imports for type
@@ -14,20 +14,19 @@ import ast
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 
-HOUSE = Path(__file__).resolve().parent.parent
-PICTURE = HOUSE / "docs" / "house.svg"
-PARTS = {
+from tools.imports import ROOT, imports_in, package_of, package_of_module, part_of, part_of_module, sources
+
+PICTURE = ROOT / "docs" / "house.svg"
+FOLDERS = {
     "integrations": "integrations/",
     "scheduler": "scheduler/",
     "training": "training/",
     "core": "elastic_agent/",
 }
-ROOT = "(root)"
+BESIDE = "(root)"
 WIDTH, MARGIN, GAP = 1180, 14, 8
 CHARACTER, LINE = 5.9, 14
 """Pixels of a character and of a line of the small text."""
@@ -52,67 +51,39 @@ class Room:
     parts: set[str] = field(default_factory=set)
 
 
-def sources(part: str) -> Iterator[Path]:
-    """The Python files of a part; the links in elastic_agent/ lead to other parts."""
-    folder = HOUSE / ("elastic_agent" if part == "core" else part)
-    for path in sorted(folder.rglob("*.py")):
-        inside = path.relative_to(folder).parts
-        if part == "core" and inside[0] in PARTS:
-            continue
-        yield path
-
-
-def names_in(path: Path, part: str) -> Iterator[tuple[str, ...]]:
-    """Every module of ours that a file imports, as (part, names below the part)."""
-    folder = HOUSE / ("elastic_agent" if part == "core" else part)
-    package = path.relative_to(folder).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            above = package[: len(package) - node.level + 1]
-            yield part, *above, *((node.module or "").split(".") if node.module else ())
-        elif (
-            isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "elastic_agent"
-        ):
-            names = node.module.split(".")[1:]
-            if names and names[0] in PARTS:
-                yield names[0], *names[1:]
-            else:
-                yield "core", *names
-
-
 def rooms_of(part: str) -> dict[str, Room]:
     """The rooms of a part by name."""
-    folder = HOUSE / ("elastic_agent" if part == "core" else part)
+    folder = ROOT / FOLDERS[part]
     rooms: dict[str, Room] = {}
 
     def room(name: str) -> Room:
         if name not in rooms:
-            file = folder / "__init__.py" if name == ROOT else folder / name / "__init__.py"
+            file = folder / "__init__.py" if name == BESIDE else folder / name / "__init__.py"
             text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
             says = text.split("\n\n")[0].replace("\n", " ")
             rooms[name] = Room(name, re.split(r" (?:May import|Imports) ", says)[0])
         return rooms[name]
 
-    def where(names: tuple[str, ...]) -> str:
-        return names[0] if names and (folder / names[0]).is_dir() else ROOT
+    def where(package: str | None) -> str:
+        return package if package is not None and (folder / package).is_dir() else BESIDE
 
-    for path in sources(part):
-        if path == folder / "__init__.py":
+    for path in sources():
+        file = path.relative_to(ROOT).as_posix()
+        if part_of(file) != part or path == folder / "__init__.py":
             continue
-        mine = room(where(path.relative_to(folder).parts[:-1]))
+        mine = room(package_of(file) or BESIDE)
         mine.files += path.name != "__init__.py"
-        for target, *names in names_in(path, part):
-            if target != part:
-                mine.parts.add(target)
-            elif (other := where(tuple(names))) != mine.name:
+        for found in imports_in(path):
+            target = part_of_module(found.module)
+            if target == part and (other := where(package_of_module(found.module))) != mine.name:
                 mine.imports.add(other)
-    if ROOT in rooms:
-        modules = [path.stem for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
-        rooms[ROOT].says = ", ".join(modules)
-        if not modules:
-            del rooms[ROOT]
-            for one in rooms.values():
-                one.imports.discard(ROOT)
+            elif target not in (None, part):
+                mine.parts.add(target)
+    modules = [path.stem for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
+    if modules:
+        room(BESIDE).says = ", ".join(modules)
+    for one in rooms.values():
+        one.imports &= rooms.keys()
     return rooms
 
 
@@ -176,7 +147,7 @@ def block(part: str, x: int, y: int, width: int) -> tuple[list[str], int]:
     """One part at a place: its SVG, and where it ends."""
     rooms = rooms_of(part)
     others = sorted({other for room in rooms.values() for other in room.parts})
-    title = PARTS[part] + (f" imports {', '.join(PARTS[other] for other in others)}" if others else "")
+    title = FOLDERS[part] + (f" imports {', '.join(FOLDERS[other] for other in others)}" if others else "")
     out, at = [], y + 28
     for row in rows(rooms):
         across = (width - 2 * GAP - (len(row) - 1) * GAP) // len(row)
@@ -214,7 +185,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         if PICTURE.read_text(encoding="utf-8") == now:
             return 0
-        print(f"{PICTURE} is not current: python tools/draw_house.py draws it", file=sys.stderr)
+        print(f"{PICTURE} is not current: python -m tools.draw_house draws it", file=sys.stderr)
         return 1
     PICTURE.write_text(now, encoding="utf-8")
     return 0

@@ -5,53 +5,33 @@ Read from the sources (AST); imports for type checking and inside functions coun
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
-
 import pytest
 
-CORE = Path(__file__).resolve().parents[2] / "elastic_agent"
-LINKS = {"scheduler", "training", "integrations"}
+from tests.test_house import PACKAGES
+from tools.imports import ROOT, imports_in, part_of, sources
 
 ROOT_MODULES = {"budget", "credentials", "errors", "model_location", "usage", "validation"}
 """Modules at the root that every room may import; `cli_arguments` stands above all rooms."""
 
 # A room, and the rooms that it may import besides itself, its own rooms and the root's modules.
-MAY_IMPORT: dict[str, set[str]] = {
-    "charging": set(),
-    "tool_calls": set(),
-    "prompts": {"tool_calls"},
-    "backends": {"charging", "prompts", "tool_calls"},
-    "generation": {"backends", "prompts", "tool_calls"},
-    "cli_arguments": {"backends", "prompts"},
-}
+MAY_IMPORT = PACKAGES["core"] | {"cli_arguments": {"backends", "prompts"}}
 
 
-def modules() -> dict[str, Path]:
-    """The core's modules by dotted name without the package's own; "" is the package itself."""
-    found = {}
-    for path in CORE.rglob("*.py"):
-        parts = path.relative_to(CORE).with_suffix("").parts
-        if parts[0] not in LINKS:
-            found[".".join(part for part in parts if part != "__init__")] = path
-    return found
+def modules() -> dict[str, set[str]]:
+    """The core's modules by dotted name without the package's own, and what each imports; not `__init__`."""
+    names = {}
+    for path in sources():
+        if part_of(path.relative_to(ROOT).as_posix()) == "core":
+            parts = path.relative_to(ROOT / "elastic_agent").with_suffix("").parts
+            names[".".join(part for part in parts if part != "__init__")] = path
+    found: dict[str, set[str]] = {}
+    for name, path in names.items():
+        inside = [one.module.removeprefix("elastic_agent.") for one in imports_in(path) if one.relative]
+        found[name] = {one if one in names else one.rpartition(".")[0] for one in inside} & names.keys()
+    return {name: targets for name, targets in found.items() if name}
 
 
-def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
-    """The core's modules that a module imports."""
-    package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom) or not node.level:
-            continue
-        base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
-        for alias in node.names:
-            inner = ".".join([*base, alias.name])
-            found.add(inner if inner in known else ".".join(base))
-    return found & known.keys()
-
-
-GRAPH = {name: imports(name, path, modules()) for name, path in modules().items() if name}
+GRAPH = modules()
 
 
 def test_there_are_no_circles() -> None:
