@@ -12,7 +12,6 @@ from elastic_agent.errors import CapExceededError, DeadlineError
 
 from ..latency.slack import RemainingWork
 from ..ledger.amounts import INFINITY, Amount, Room
-from ..ledger.binding import binding
 from .capacity import Plan
 from .grant import amounts, left, left_text
 from .headroom import Headroom
@@ -94,7 +93,7 @@ class Refusal:
             return self._late(room.deadline - now, needed.get("seconds", 0.0))
         unspent = "" if task.admitted else " (no token of this task has been spent)"
         unit = next((unit for unit in needed if unit in short), next(iter(needed), "tokens"))
-        bound = binding(task.account.path, {level.account.id for level in task.lineage}, unit, now)
+        bound = task.binding(unit, now)
         raised = "the cap" if bound is None else f"{bound.argument}= of {bound.account!r}"
         hint = ""
         if request.final and task.answered:
@@ -112,9 +111,9 @@ class Refusal:
         )
 
     def _late(self, available: float, needed: float) -> DeadlineError:
-        request, there, now = self.headroom.request, max(0.0, available), self.headroom.now
+        request, there = self.headroom.request, max(0.0, available)
         task = request.task
-        bound = binding(task.account.path, {level.account.id for level in task.lineage}, "seconds", now)
+        bound = task.binding("seconds", self.headroom.now)
         return DeadlineError(
             f"task {task.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
             f"the smallest answer needs {needed:.3f} s at the present speed. "

@@ -8,7 +8,6 @@ from ..estimates.workload import FINAL
 from ..latency.model import Speed
 from ..latency.slack import SAFETY, RemainingWork
 from ..ledger.amounts import NOTHING
-from ..ledger.binding import binding
 from .capacity import largest_solution
 from .decision import Allocation, Refusal, Wait
 from .grant import amounts, left_text
@@ -99,7 +98,7 @@ def too_small(
             available={"tokens": tokens},
         )
     if speed is not None and seconds < (takes := speed.answer(size, 0) + SAFETY):
-        bound = binding(task.account.path, {level.account.id for level in task.lineage}, "seconds", now)
+        bound = task.binding("seconds", now)
         return DeadlineError(
             f"task {task.name!r}: {seconds:.3f} s can't hold one answer of {size} tokens: at the present "
             f"speed it takes {takes:.3f} s. {'' if bound is None else f'{bound}; '}raise seconds= or lower "

@@ -1,4 +1,4 @@
-"""A task's page at the dispatcher, and a call that asks there for tokens."""
+"""A task's scheduling state, and a call that asks the dispatcher for tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from elastic_agent.errors import EndpointBusyError
+from elastic_agent.errors import Binding, EndpointBusyError
 from elastic_agent.usage import Probes, Usage, worst_input
 from elastic_agent.validation import integer, one_of, real
 
@@ -19,6 +19,7 @@ from ..latency.model import Speeds
 from ..latency.slack import RemainingWork, Slot
 from ..ledger.accounts import Account, Hold
 from ..ledger.amounts import NOTHING, Amount
+from ..ledger.binding import binding
 from ..ledger.prices import Price
 from ..policies.protocol import AllocationPolicy
 from .grant import Grant
@@ -111,7 +112,7 @@ class TaskState:
         running: its granted calls that are not settled, by hold.
         key: whose it is: endpoints are shared fairly among keys.
         parallel: kinds of declared calls that will run side by side.
-        levels: this task and those around it.
+        lineage: this task and those around it.
         value: what its success is worth, beside that of other tasks.
         chance: how likely all calls that it has made are right, by their curves; kept where there is a pool.
     """
@@ -149,6 +150,10 @@ class TaskState:
     def final_size(self) -> int:
         """Solution tokens of the final answer, as far as known."""
         return self.final_answer.size if self.final_solution is None else self.final_solution
+
+    def binding(self, unit: str, now: float) -> Binding | None:
+        """The account that binds a call of this task; see `ledger.binding`."""
+        return binding(self.account.path, {task.account.id for task in self.lineage}, unit, now)
 
     def teach(self) -> None:
         """It is finished: later tasks of its agent are expected to be like it."""

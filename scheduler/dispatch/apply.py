@@ -52,8 +52,7 @@ def release_reserve(ledger: Ledger, task: TaskState) -> None:
 def expect_refund(task: TaskState, more: Amount) -> None:
     """The running calls of a task are expected to give back so much more."""
     for level in task.lineage:
-        before = level.expected_refund
-        level.expected_refund = Amount(before.tokens + more.tokens, before.nano + more.nano)
+        level.expected_refund += more
 
 
 def record_answer(running: Running, usage: Usage) -> None:

@@ -108,12 +108,13 @@ class Dispatcher:
                 task.forecast.expect({request.kind: 1})
             request.order, request.arrived = next(self._orders), now
             request.declared = task.forecast.arrived(request.kind)
-            if request.endpoint is not None and self._full(request, now):
+            if self._full(request, now):
                 return
             if request.enclosing_holds:
                 self._blocked_holds.update(request.enclosing_holds)
                 self._wake_around(request)
-            # Both go first: the final call has its tokens, and what is open around a call waits for it.
+            # Final calls go first, because their tokens are reserved; so do nested calls, because the call
+            # around them can't finish before them.
             rank = request.priority if not (request.final or request.enclosing_holds) else -1_000_000
             head = self._queues.setdefault(task.account.path[-1].id, Queue()).push(rank, request)
             endpoint = request.endpoint
@@ -232,7 +233,7 @@ class Dispatcher:
             actual: what it used; None: it was never sent.
             answered: it brought an answer. A final call that did not puts the reserve back.
             used: for the log.
-            learn: the plans of the next calls learn from it (`Running.learn`).
+            learn: the plans of the next calls learn from it (`apply.record_answer`).
         """
         with self.ledger.lock:
             if running.done:
@@ -250,8 +251,7 @@ class Dispatcher:
             task.forecast.ended()
             expect_refund(task, running.expected - held)
             charged = self._end_holds(running, actual)
-            if self.pacing is not None:
-                self._pace(running, charged, now)
+            self._pace(running, charged, now)
             if running.grant.last:
                 task.answered |= answered
                 task.reserving = not (answered and request.final)  # else what comes back is kept again
@@ -271,30 +271,30 @@ class Dispatcher:
             running.record_feedback(right)
 
     def extend(self, running: Running, used: int, now: float) -> Extension | None:
-        """A running call has reached its thinking limit: raise it, if that is worth it by now.
+        """A running call has reached its thinking limit: extend the limit, if that is worth it by now.
 
         Args:
             used: its thinking tokens so far.
 
         Returns:
-            the raise, which is in `running.grant` already; None: it gets no more.
+            the extension, which is in `running.grant` already; None: the call gets no more.
         """
         with self.ledger.lock:
             if running.done:
                 return None
             self.record.step += 1
             self.record.call(running.request, "limit_reached", now, used=used, now=now)
-            raised = self._revision.extend(running, used, now)
-            if raised is not None:
+            extension = self._revision.extend(running, used, now)
+            if extension is not None:
                 self._pace(running, running.expected, now)
                 self.record.granted("extended", running, now, used=used)
-            return raised
+            return extension
 
-    def drop_extension(self, running: Running, raised: Extension, now: float) -> None:
-        """A durable ledger has no room for a raise: the call keeps what it had."""
+    def drop_extension(self, running: Running, extension: Extension, now: float) -> None:
+        """A durable ledger has no room for an extension: the call keeps what it had."""
         with self.ledger.lock:
             self.record.step += 1
-            self._revision.drop(running, raised)
+            self._revision.drop(running, extension)
             self._pace(running, running.expected, now)
             self.record.granted("extension_dropped", running, now, now=now)
             self._decide_after(running.request.task.account, running.request.task.account.path[-1].id, now)
@@ -509,8 +509,7 @@ class Dispatcher:
             rest = RemainingWork(allocation.solution, prompt=request.prompt)
         running = Running(request, grant, hold, likely, rest, now)
         task.running[hold.id] = self._running[hold.id] = running
-        if self.pacing is not None:
-            self._pace(running, likely, now)
+        self._pace(running, likely, now)
         if request.endpoint is not None:
             request.endpoint.started(running)
         if task.emit is not None:
@@ -530,7 +529,7 @@ class Dispatcher:
         running.paced, running.success_chance = use, sure
 
     def _end_holds(self, running: Running, actual: Amount | None) -> Amount:
-        """End what a call holds; what was used is charged to the first hold, and beyond it to the raises."""
+        """End what a call holds; what was used is charged to the first hold, and beyond it to extensions."""
         first = running.hold
         if actual is None:
             for hold in running.holds:

@@ -61,7 +61,7 @@ class HeldCall:
 
     def __init__(self, task: Task, model: CalledModel, terms: CallTerms, price: Price | None) -> None:
         self.task, self.model, self.price = task, model, price
-        self.terms = replace(terms, final=terms.final or terms.kind == FINAL)
+        self.terms = terms if terms.final or terms.kind != FINAL else replace(terms, final=True)
         self.became_final = self.stopped = False
         self.settled: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._request: Request | None = None
@@ -260,7 +260,7 @@ class HeldCall:
         """Ask for the final answer from here on."""
 
     def _on_reduced(self) -> None:
-        """The call's thinking limit was reduced (`Running.lowered`); from any thread, under the lock."""
+        """The call's thinking limit was reduced (`Running.reduced_to`); from any thread, under the lock."""
 
     def _ends(self) -> dict[str, Any]:
         """How thinking and solution ended, where that is known."""
