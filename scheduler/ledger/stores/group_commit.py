@@ -65,9 +65,9 @@ class GroupCommit(Generic[J]):
         self._name, self._together, self._done = name, together, done
         self._timeout, self._cut = timeout, cut
         self._queue: queue.SimpleQueue[Waiting[J] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._since: float | None = None
+        self._thread: threading.Thread | None = self._start()  # now: a step's event loop would stand still
 
     async def run(self, job: J) -> Any:
         """A step's answer.
@@ -96,13 +96,20 @@ class GroupCommit(Generic[J]):
             self._thread = None
 
     def _put(self, waiting: Waiting[J]) -> Waiting[J]:
-        if self._thread is None:
+        if not self._works():  # closed, or forked: a child has none of its parent's threads
             with self._starting:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                    self._thread.start()
+                if not self._works():
+                    self._thread = self._start()
         self._queue.put(waiting)
         return waiting
+
+    def _works(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        thread.start()
+        return thread
 
     def _cut_when_late(self) -> None:
         """Nobody may wait for the batch that is under way any more: cut it as soon as it has had its time."""
