@@ -24,7 +24,7 @@ def to_nanodollars(usd: Decimal | float | int | str) -> int:
     """Dollars as whole nano-dollars, rounded down (a cap is never loosened by rounding).
 
     Raises:
-        InvalidCapsError: `usd` is not a number, not finite, negative or above `values.MOST_USD`.
+        InvalidCapsError: `usd` is not a number, not finite, negative or above `validation.MOST_USD`.
     """
     exact = money("usd", usd, error=InvalidCapsError)
     return int(exact.scaleb(9, _FLOOR).to_integral_value(ROUND_FLOOR, _FLOOR))

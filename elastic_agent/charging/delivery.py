@@ -189,8 +189,7 @@ def _headers(message: object) -> Mapping[str, str] | None:
 def _tried_again(headers: Mapping[str, str] | None) -> bool:
     """Whether a router, or a client of OpenAI's kind, says that it tried more than once."""
     values = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
-    once = {**ONCE, "x-stainless-retry-count": 0}
-    return any(values.get(name, "").isdigit() and int(values[name]) > tries for name, tries in once.items())
+    return any(values.get(name, "").isdigit() and int(values[name]) > tries for name, tries in ONCE.items())
 
 
 def _body(error: BaseException, response: object) -> object:

@@ -94,5 +94,6 @@ ONCE = {
     "x-litellm-attempted-retries": 0,
     "x-litellm-attempted-fallbacks": 0,
     "x-portkey-retry-attempt-count": 0,
+    "x-stainless-retry-count": 0,
 }
-"""Headers of routers that say how often they tried, and the number that says: once."""
+"""Headers of routers and clients that say how often they tried, and the number that says: once."""

@@ -187,7 +187,7 @@ class Steering:
         control, machine = self._control, self._machine
         moments = [control.answer_until]
         if machine.thinking_end is None:
-            used = machine.usage.thinking
-            lowered = control.wanted_limit is not None and used >= control.wanted_limit
+            limit = control.wanted_limit
+            lowered = limit is not None and machine.usage.thinking >= limit
             moments += [control.think_until, 0.0 if lowered or control.wanted_cut is not None else None]
         return min((m for m in moments if m is not None), default=None)

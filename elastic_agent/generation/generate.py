@@ -1,14 +1,8 @@
-"""One call, driven: the machine says what to ask, the backend answers, text comes out.
+"""One call in one line: `generate` and `stream`.
 
     result = await generate(backend, [{"role": "user", "content": "..."}], Budget(thinking=256, solution=128))
 
-    call = Call(backend, prompt, Budget(thinking=256, solution=128))
-    async for event in call:          # thinking deltas, the close, solution deltas
-        print(event.segment, event.text)
-    call.result()                     # the Generation; after a cancel too: what is known so far
-
-A `Control` lets somebody else steer the call while it runs: the moments at which thinking and solution must
-end, and the thinking limit. Time is the event loop's clock.
+`call.Call` is what both run.
 """
 
 from __future__ import annotations
@@ -17,9 +11,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from ..backends.base import (
-    Backend,
-)
+from ..backends.base import Backend
 from ..budget import Budget
 from .call import Call
 from .prepare import Prompt

@@ -25,7 +25,7 @@ def run_batch(
 
     A `sampling.seed` gives machine number i the seeds `seed + 2i` and `seed + 2i + 1`, one a pass.
     """
-    running: dict[int, tuple[int, int]] = {}  # key -> machine, tokens read
+    running: dict[int, int] = {}  # key -> machine
 
     def next_pass(i: int) -> None:
         machine = machines[i]
@@ -34,13 +34,13 @@ def run_batch(
         if not machine.done:
             second = machine.phase is Phase.SOLUTION
             seed = None if sampling.seed is None else sampling.seed + 2 * i + second
-            running[decoder.add(machine.next_pass(replace(sampling, seed=seed)))] = (i, 0)
+            running[decoder.add(machine.next_pass(replace(sampling, seed=seed)))] = i
 
     for i in range(len(machines)):
         next_pass(i)
     while running:
         for sampled in decoder.step():
-            i, read = running[sampled.key]
+            i = running[sampled.key]
             machine = machines[i]
             logprobs = None if sampled.logprob is None else [sampled.logprob]
             machine.feed([sampled.token], logprobs, sampled.cached)
@@ -49,7 +49,6 @@ def run_batch(
             elif sampled.finish is not None:
                 machine.pass_ended(sampled.finish)
             else:
-                running[sampled.key] = (i, read + 1)
                 continue
             del running[sampled.key]
             next_pass(i)

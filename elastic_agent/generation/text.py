@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..tool_calls.splitter import overlap
+
 
 class IncrementalText:
     """Ids in, the text that has become certain out.
@@ -77,12 +79,7 @@ class IncrementalText:
             at, self.stopped = min(hits, key=lambda hit: (hit[0] + len(hit[1]), hit[0]))
             out, self._held = held[:at], ""
         else:
-            keep = 0 if last else max((_overlap(held, stop) for stop in self._stops), default=0)
+            keep = 0 if last else max((overlap(held, stop) for stop in self._stops), default=0)
             out, self._held = held[: len(held) - keep], held[len(held) - keep :]
         self._given.append(out)
         return out
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

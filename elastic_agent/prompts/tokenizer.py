@@ -149,7 +149,7 @@ class HFCodec:
         wanted = self._controls(self._rendered(sent, self._control.neutral, separator))
         if self._controls(ids) == wanted:
             return ids
-        ids = self._rendered(sent, partial(self._spell_out, separator), separator)
+        ids = self._rendered(sent, partial(self._control.broken, separator=separator), separator)
         if self._controls(ids) == wanted:
             return ids
         shown = ", ".join(repr(text[:40]) for text in risky[:3])
@@ -259,9 +259,6 @@ class HFCodec:
         cuts = [0, *self._control.cuts(text), len(text)]
         pieces = [text[a:b] for a, b in itertools.pairwise(cuts)]
         return separator.join(self._checked(piece, separator) for piece in pieces)
-
-    def _spell_out(self, separator: str, text: str) -> str:
-        return self._control.broken(text, separator)
 
     def _checked(self, piece: str, separator: str) -> str:
         """The piece, or its letters apart: a tokenizer that normalises may read look-alikes as a control

@@ -23,7 +23,7 @@ def strict_json(text: str) -> Any:
     Raises:
         ValueError, RecursionError: the text is none.
     """
-    return json.loads(text, strict=False, parse_constant=_no_constant)
+    return _DECODER.decode(text)
 
 
 def json_value(text: str, start: int = 0) -> tuple[Any, int]:
@@ -96,14 +96,19 @@ def read_sections(body: str) -> list[Call]:
     return calls
 
 
+def _last_value(body: str, start: int) -> Any:
+    """The JSON value that begins there; nothing may stand behind it."""
+    value, end = json_value(body, start)
+    if body[end:].strip():
+        raise MalformedError("text behind the arguments")
+    return value
+
+
 def read_named(body: str) -> Call:
     """`f[ARGS]{...}`, `f[CALL_ID]id[ARGS]{...}` or `f{...}`."""
     match = re.match(r"([\w.-]+)\s*(?:\[CALL_ID\](\w+))?(?:\[ARGS\])?\s*", body)
     assert match is not None
-    arguments, end = json_value(body, match.end())
-    if body[end:].strip():
-        raise MalformedError("text behind the arguments")
-    return checked_call(match[1], arguments, match[2])
+    return checked_call(match[1], _last_value(body, match.end()), match[2])
 
 
 RECIPIENT = "to="
@@ -117,10 +122,7 @@ def read_addressed(body: str) -> Call:
     header = _HEADER.match(body)
     if header is None:
         raise MalformedError("a message without a recipient")
-    arguments, end = json_value(body, header.end())
-    if body[end:].strip():
-        raise MalformedError("text behind the arguments")
-    return checked_call(header[1], arguments)
+    return checked_call(header[1], _last_value(body, header.end()))
 
 
 _GEMMA_KEY = re.compile(r"([{,]\s*)([^\s{},:\[\]]+)\s*:")

@@ -53,7 +53,10 @@ class TransformersBackend:
     def __init__(
         self, model: Any, codec: Codec, *, name: str, max_rows: int = 64, threads: int | None = None
     ) -> None:
-        if threads is None and sum(p.numel() for p in model.parameters()) < _SMALL:
+        max_rows = integer("max_rows", max_rows, least=1, of="rows")
+        if threads is not None:
+            threads = integer("threads", threads, least=1, of="threads")
+        elif sum(p.numel() for p in model.parameters()) < _SMALL:
             threads = 1
         self.model = name
         self.codec = codec
@@ -65,9 +68,6 @@ class TransformersBackend:
         self._threads = threads
         self._vocabulary = int(model.config.vocab_size)
         self._lock = threading.Condition()  # guards everything below, `meter`, and every _Stream
-        max_rows = integer("max_rows", max_rows, least=1, of="rows")
-        if threads is not None:
-            threads = integer("threads", threads, least=1, of="threads")
         self._new: deque[_Stream] = deque()
         self._cancelled: deque[_Stream] = deque()
         self._worker: threading.Thread | None = None

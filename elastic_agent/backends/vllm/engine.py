@@ -1,4 +1,4 @@
-"""vLLM in this process: its `AsyncLLM` (`vllm_async`), token ids in and out, no server between.
+"""vLLM in this process: its `AsyncLLM` (`async_engine`), token ids in and out, no server between.
 
     backend = VllmEngineBackend.load("Salesforce/E1-Math-1.5B", tensor_parallel_size=2)
 

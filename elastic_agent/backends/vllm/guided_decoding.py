@@ -6,7 +6,7 @@ engine. A request without fields is sent first, once. A server that does not ref
 the header and is not asked again; it has served one token (one for each of several calls that came at once).
 
 Errors that only the grammar compiler in the engine finds stay unknown: it runs after the request was
-    accepted.
+accepted.
 """
 
 from __future__ import annotations

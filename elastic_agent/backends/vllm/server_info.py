@@ -22,7 +22,7 @@ from ...errors import (
     BackendUnavailableError,
     UnknownModelError,
 )
-from ...model_location import hub_or_disk
+from ...model_location import hub_or_disk, model_path
 from ..base import Codec
 
 EXAMPLE = "http://localhost:8000/v1"
@@ -178,12 +178,10 @@ def find_codec(
         UnknownModelError: there is no tokenizer, or the server does not serve the model.
         BackendError: the server had to be asked, and failed.
     """
-    from ...model_location import model_path
-
-    for named in [tokenizer] if tokenizer else [model]:
-        path = Path(model_path(named)).expanduser()
-        if path.is_dir():
-            return load(str(path), named)
+    named = tokenizer or model
+    path = Path(model_path(named)).expanduser()
+    if path.is_dir():
+        return load(str(path), named)
     if tokenizer:
         return load(hub_or_disk(tokenizer), tokenizer)
     if _HOSTED.search(urlsplit(base_url).hostname or ""):
