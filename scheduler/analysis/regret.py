@@ -103,7 +103,8 @@ class _Call:
 
     def cost(self, unit: str) -> float:
         """Of a thinking token: 1, or nano-dollars."""
-        return 1.0 if unit == "tokens" or self.price is None else self.price.per_thinking_token
+        price = None if unit == "tokens" else self.price
+        return 1.0 if price is None else price.per_thinking_token
 
     def limits(self) -> list[int]:
         """Thinking limits to choose from: the corners of the curve, and what was granted."""
@@ -223,13 +224,13 @@ class _Splits:
 
 def _split(calls: Sequence[_Call], unit: str, room: int, objective: Objective) -> _Splits:
     """What was granted and the best split, by one objective."""
-    limits = [call.limits() for call in calls]
+    limits, costs = [call.limits() for call in calls], [call.cost(unit) for call in calls]
     size = max(1, math.ceil(room * sum(map(len, limits)) / CELLS))
 
     def options(cell: int) -> list[list[Option]]:
         return [
-            [Option(math.ceil(c.curve.used(t) * c.cost(unit) / cell), c.worth(t, objective)) for t in ts]
-            for c, ts in zip(calls, limits, strict=True)
+            [Option(math.ceil(c.curve.used(t) * cost / cell), c.worth(t, objective)) for t in ts]
+            for c, ts, cost in zip(calls, limits, costs, strict=True)
         ]
 
     found = best_split(options(size), room // size)

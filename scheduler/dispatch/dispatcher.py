@@ -551,7 +551,7 @@ class Dispatcher:
             return False
         busy = None if request.final else endpoint.full(task.key)
         if busy is None:
-            end, span = self.ledger.deadline(task.account, final=True), self.ledger.span(task.account)
+            end, span = self.ledger.deadline(task.account, final=True), task.account.span
             endpoint.enter(request, end, span)
             self._limited[endpoint] = None
             return False

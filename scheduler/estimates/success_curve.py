@@ -84,8 +84,8 @@ class Curve:
         envelopes, pieces: vertices and sides of the upper concave envelope.
         unthought: average solution tokens of a call that doesn't think; None when nobody measured.
         variance: of the tokens that such a call uses, thinking and solution, at its best limit.
-        usual: solution tokens that `USUAL` of the right answers need that were not thought about; infinity if
-            nobody measured.
+        p90_solution: solution tokens that `USUAL` of the right answers need that were not thought about;
+            infinity if nobody measured.
     """
 
     kind: str

@@ -82,7 +82,7 @@ class Forecast:
     Attributes:
         past: the tasks of the same agent before it.
         made: the kinds of its calls and those of its sub-tasks, in the order in which they started.
-        told: called when any of that has changed, or a call is over.
+        on_change: called when any of that has changed, or a call is over.
     """
 
     parent: Forecast | None = None
@@ -164,10 +164,6 @@ class Forecast:
         """The task has ended: what it still expected will not come."""
         for kind in list(self.own):
             self._change(kind, own=-self.own[kind])
-
-    def to_come(self, kind: str, final: bool = False) -> dict[str, int]:
-        """See `CallsToCome.to_come`."""
-        return self.view().to_come(kind, final)
 
     def view(self) -> CallsToCome:
         """These counts as a value."""

@@ -11,9 +11,8 @@ the two is the answer: planning must not wait for statistics while a deadline ne
 that is to be admitted makes the others slower.
 
 Nothing is assumed before the first tokens: `known` is False, and `slack` then spends at most half of the time
-on thinking. Passes that were
-sent before anything was answered may have waited for the upstream's own start; they count until one that was
-sent later is there.
+on thinking. Passes that were sent before anything was answered may have waited for the upstream's own start;
+they count until one that was sent later is there.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Slot:
     Attributes:
         preempt_at: when another call needs it: thinking ends early enough for that. Others write it at any
             time.
-        progress: solution tokens so far; its pilot writes them at any time.
+        progress: solution tokens so far; its deadline controller writes them at any time.
         decided_at_progress: the same, as of when somebody last decided by it.
     """
 

@@ -67,6 +67,16 @@ class Balance:
     available: float
 
 
+def balances(tokens: int | None, nano: int | None, spent: Amount, held: Amount) -> dict[str, Balance]:
+    """Balances by unit ("tokens", "nano"), for the units that are capped; None: not capped."""
+    found: dict[str, Balance] = {}
+    for unit, cap in (("tokens", tokens), ("nano", nano)):
+        if cap is not None:
+            used, promised = getattr(spent, unit), getattr(held, unit)
+            found[unit] = Balance(cap, used, promised, cap - used - promised)
+    return found
+
+
 class Room(NamedTuple):
     """What a hold can be at most on an account and all accounts above it.
 

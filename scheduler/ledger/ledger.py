@@ -29,7 +29,7 @@ from itertools import count
 from elastic_agent.errors import TaskClosedError
 
 from .accounts import Account, Hold, HoldState
-from .amounts import INFINITY, NOTHING, Amount, Balance, Room, Shortage
+from .amounts import INFINITY, NOTHING, Amount, Balance, Room, Shortage, balances
 
 
 class Ledger:
@@ -86,10 +86,6 @@ class Ledger:
         if account.parent is not None:
             end = min(self.deadline(account.parent), end)
         return end if final else end - account.reserved_seconds
-
-    def span(self, account: Account) -> float:
-        """How long this task may take in all: the shortest cap of the path, in seconds."""
-        return account.span
 
     def hold(
         self,
@@ -186,11 +182,7 @@ class Ledger:
     def balances(self, account: Account, now: float) -> dict[str, Balance]:
         """The account's balance by unit ("tokens", "nano", "seconds"), for those that are capped."""
         with self.lock:
-            found: dict[str, Balance] = {}
-            for unit, cap in (("tokens", account.tokens), ("nano", account.nano)):
-                if cap is not None:
-                    spent, held = getattr(account.spent, unit), getattr(account.held, unit)
-                    found[unit] = Balance(cap, spent, held, cap - spent - held)
+            found = balances(account.tokens, account.nano, account.spent, account.held)
             if account.seconds is not None:
                 elapsed = max(0.0, now - account.opened)
                 ends = (h.until for h in account.live.values() if h.until < INFINITY)

@@ -4,13 +4,13 @@ A task with a deadline is admitted if its answers, and those of all tasks that w
 in time at the speed that so many calls have. Nothing is promised about thinking. Before the speed is known
 everything is admitted.
 
-The least that each task has to do is laid onto the endpoint's slots, by deadline (`scheduler.slots`): as many
+The least that each task has to do is laid onto the endpoint's slots, by deadline (`feasibility`): as many
 slots as are enough. Where the endpoint has more, a running call with a later deadline keeps nobody waiting. A
-slowdown like those seen before is taken to end when those ended. Only
-tasks of later deadlines can be kept waiting by a new one, so what comes before it is laid once, what comes
-after twice: without it and with it. With thousands of promises that has to be quick: what a task still has to
-do is looked up again only when its forecast says that something changed, and its seconds are worked out once
-for all tasks that have the same to do.
+slowdown like those seen before is taken to end when those ended. Only tasks of later deadlines can be kept
+waiting by a new one, so what comes before it is laid once, what comes after twice: without it and with it.
+With thousands of promises that has to be quick: what a task still has to do is looked up again only when its
+forecast says that something changed, and its seconds are worked out once for all tasks that have the same to
+do.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class DeadlineAdmission:
         work = remaining(task)
         shape = promise.shape = self._shapes.setdefault(work, WorkProfile(work))
         shape.users += 1
-        pending, coming = sum(task.forecast.pending.values()), task.forecast.coming
+        pending, coming = task.forecast.waiting, task.forecast.coming
         promise.width = max(1, pending, *(coming.get(kind, 0) for kind in task.parallel))
         self._width += promise.width
         if task.final_solution is None:

@@ -2,11 +2,10 @@
 
 **Slots.** With `max_running` set, so many calls run at once at most, and the others wait without holding
 anything: the dispatcher asks whose `next_ready` it is whenever a slot is free, and only then decides on
-tokens. A call that the dispatcher makes wait for tokens leaves its turn to the next one until something
-comes back in its task. Where fewer calls at once bring nearly as many answers (`Speed.enough`), so many run,
-each the
-faster: a slowdown then finds fewer answers under way. Only a call that has to start now, and has less time
-than most of those that run, gets a slot beyond that.
+tokens. A call that the dispatcher makes wait for tokens leaves its turn to the next one until something comes
+back in its task. Where fewer calls at once bring nearly as many answers (`Speed.enough`), so many run, each
+the faster: a slowdown then finds fewer answers under way. Only a call that has to start now, and has less
+time than most of those that run, gets a slot beyond that.
 
 **Order.** Calls that would be late otherwise go first, by the moment at which they have to start. The
 others go in turns by key (a task's `key=`, else each outermost task is one), the least served first
@@ -20,7 +19,7 @@ slot back, before it.
 promises allow.
 
 **Promises.** A task with a deadline comes in if it can be promised its answers in time
-(`scheduler.promises`).
+(`deadline_admission`).
 """
 
 from __future__ import annotations
@@ -171,13 +170,13 @@ class Endpoint:
     def started(self, running: Running) -> None:
         """A call was granted: it has a slot now."""
         self.running[running.hold.id] = running
-        if running.request in self._waiting:
-            self._ends[running.hold.id] = self._waiting[running.request][0].end
+        waiting = self._waiting.get(running.request)
+        if waiting is not None:
+            self._ends[running.hold.id] = waiting[0].end
         self.latency.load = len(self.running)
         if self.max_running is not None:
             self._ready.served(running.request.task.key, running.expected.tokens)
-            waited = running.request in self._waiting
-            if waited and self._needs and (soonest := min(self._needs, key=_soonest)):
+            if waiting is not None and self._needs and (soonest := min(self._needs, key=_soonest)):
                 soonest.pop()  # it has the slot that was needed first
 
     def ended(self, running: Running, now: float) -> None:

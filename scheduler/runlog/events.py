@@ -24,13 +24,13 @@ and a file of a `BudgetScheduler` also has what else its decisions rest on, so t
 (`elastic_agent.scheduler.analysis.replay`). Events by which the dispatcher is told something have the exact
 time, `now`.
 
-    scheduler_opened   schema, version, timing                     the first line
+    scheduler_opened   schema, version, timing, pool               the first line
     endpoint_opened    endpoint, model, max_running, max_waiting   a model is used for the first time
     curves             model, and the curves
     history            agent, runs, finals                         what was known when its first task opens
-    pump               root, now                                   the dispatcher looks at the calls that wait
+    pump               root, account, now                          the dispatcher looks at the calls that wait
     speed              endpoint, load, speed                       differs from the last reading
-    progress           done {hold: solution tokens}                of running calls, where that decides
+    progress           solution {hold: tokens}                     of running calls, where that decides
     accounts           the caps in memory of a durable ledger's accounts
 
 Training reads `granted` and `kind` of the last of `GRANTS` of each call: the budgets really handed out.

@@ -43,7 +43,7 @@ FOREIGN = "of another scheduler"
 
 
 class Recorder:
-    """The events of one desk.
+    """The events of one dispatcher.
 
     Args:
         files: what gets all that a replay needs; with none, only tasks' own listeners hear of anything.
@@ -114,7 +114,7 @@ class Recorder:
         """Look how far the running calls of an endpoint are."""
         moved = {}
         for hold, running in endpoint.running.items():
-            done = running.slot.progress  # once: its pilot may move it at any time
+            done = running.slot.progress  # once: its deadline controller may move it at any time
             if done != running.slot.decided_at_progress:
                 running.slot.decided_at_progress = moved[hold] = done
         if moved:

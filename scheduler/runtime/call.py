@@ -184,7 +184,7 @@ class TaskCall(HeldCall):
             running.rest,
             self._loop.time(),
             task.end(),
-            task.dispatcher.ledger.span(task.state.account),
+            task.state.account.span,
             running.slot,
             later=running.request.number > 1,
         )
@@ -221,7 +221,7 @@ class TaskCall(HeldCall):
         assert self._loop is not None
         task, request, moment = self.task, running.request, INFINITY
         if (end := task.end()) is not None:
-            window = CallWindow(self._loop.time(), end(), task.dispatcher.ledger.span(task.state.account))
+            window = CallWindow(self._loop.time(), end(), task.state.account.span)
             speed = task.scheduler.latency_for(self.backend).speed()
             moment = task.dispatcher.timing.think_until(window, running.rest, speed)
         wall = time.time() - self._loop.time()

@@ -74,10 +74,8 @@ class DurableLedger:
         self.holds = OwnHolds()
         self._leases = Leases(store, lease)
         self.mirror = Mirror(self.link, ledger, self.holds, self._leases)
-        self._reserves = Reserves(self.link, self.holds, self.name, lease)
-        self._ends = WriteBehind(
-            self.link, self.holds, self._leases, self.mirror.acknowledged, self.name, lease
-        )
+        self._reserves = Reserves(self.link, self.holds)
+        self._ends = WriteBehind(self.link, self.holds, self._leases, self.mirror.acknowledged)
         self._warned: set[str] = set()
         self._opening: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None

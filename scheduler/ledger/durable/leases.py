@@ -22,7 +22,7 @@ from ..stores.protocol import Store
 
 MARGIN = 0.05
 """Part of a lease that is not relied on: for the way to the upstream, and since the store's time may run so
-much faster than ours while it follows a clock that was set (`stores.timing`)."""
+much faster than ours while it follows a clock that was set (`stores.ledger_time`)."""
 TRIES = 3
 """Times that the store is asked whether holds live, where each answer takes longer than the lease."""
 

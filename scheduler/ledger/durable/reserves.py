@@ -28,15 +28,10 @@ class Reserve:
 
 
 class Reserves:
-    """The reserves of one process, by the account of the outermost task.
+    """The reserves of one process, by the account of the outermost task."""
 
-    Args:
-        account: name of the account in the store that tasks are charged to.
-        lease: seconds.
-    """
-
-    def __init__(self, link: StoreLink, holds: OwnHolds, account: str, lease: float) -> None:
-        self._link, self._holds, self._account, self._lease = link, holds, account, lease
+    def __init__(self, link: StoreLink, holds: OwnHolds) -> None:
+        self._link, self._holds = link, holds
         self._reserves: dict[Account, Reserve] = {}
         self._changing: dict[Account, asyncio.Lock] = {}
 
@@ -79,7 +74,8 @@ class Reserves:
     async def _change(self, task: Account) -> Shortage | None:
         have, wish = self._reserves.get(task), task.reserve
         key, old = self._holds.reserve_key(task.id), have.key if have else None
-        got = await self._link.store.hold(key, self._account, wish, lease=self._lease, instead_of=old)
+        link = self._link
+        got = await link.store.hold(key, link.name, wish, lease=link.lease, instead_of=old)
         if isinstance(got, Shortage):
             return got
         self._holds.taken(key, wish, instead_of=old)

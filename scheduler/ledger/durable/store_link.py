@@ -41,7 +41,7 @@ class StoreLink:
     """
 
     def __init__(self, store: Store, name: str, *, patience: float, lease: float) -> None:
-        self.store, self.name, self.patience, self._lease = store, name, patience, lease
+        self.store, self.name, self.patience, self.lease = store, name, patience, lease
         self.forgot: StoreForgotError | None = None
         self.shut = False
         self._loop = THREAD.enter()
@@ -113,7 +113,7 @@ class StoreLink:
     async def write(self, step: Callable[[], Awaitable[object]]) -> None:
         """Run a step that has to happen, as often as it takes; after two leases it is left to their end."""
         try:
-            await self._retry(step, 2 * self._lease)
+            await self._retry(step, 2 * self.lease)
         except StoreUnavailableError as error:
             log.error("the ledger's store was away for too long; leases end what is held: %s", error)
 

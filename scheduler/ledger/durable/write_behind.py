@@ -23,24 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class WriteBehind:
-    """Writes the ends of one process's holds. See the module.
+    """Writes the ends of one process's holds. See the module."""
 
-    Args:
-        account: name of the account in the store that tasks are charged to.
-        lease: seconds.
-    """
-
-    def __init__(
-        self,
-        link: StoreLink,
-        holds: OwnHolds,
-        leases: Leases,
-        acknowledged: Acknowledged,
-        account: str,
-        lease: float,
-    ) -> None:
+    def __init__(self, link: StoreLink, holds: OwnHolds, leases: Leases, acknowledged: Acknowledged) -> None:
         self._link, self._holds, self._leases, self._acknowledged = link, holds, leases, acknowledged
-        self._account, self._lease = account, lease
 
     def end(self, hold: Hold) -> None:
         """Tell the store how a hold has ended in memory. From any thread."""
@@ -73,13 +59,12 @@ class WriteBehind:
 
     async def _finish(self, hold: Hold) -> None:
         """Write an end that the store was not told of at once."""
-        key, store, write = self._holds.key(hold), self._link.store, self._link.write
+        key, link = self._holds.key(hold), self._link
+        store, write = link.store, link.write
         if self._holds.is_unheld(key):  # an empty hold carries the charge
             self._holds.held_after_all(key)
             with suppress(StoreError):  # it was taken after all, unseen
-                await write(
-                    lambda: store.hold(key, self._account, NOTHING, lease=self._lease, dispatched=True)
-                )
+                await write(lambda: store.hold(key, link.name, NOTHING, lease=link.lease, dispatched=True))
         try:
             if hold.state is HoldState.REFUNDED:
                 await write(lambda: store.refund(key))

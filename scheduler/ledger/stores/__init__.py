@@ -1,4 +1,4 @@
-"""The durable ledger (base.py says what it is) and where it can live.
+"""The durable ledger (protocol.py says what it is) and where it can live.
 
     store = open_store("ledger.db")                           # an SQLite file: one machine, no server
     store = open_store("postgresql://user@host/database")     # many processes and hosts

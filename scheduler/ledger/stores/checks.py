@@ -1,4 +1,4 @@
-"""What no store takes, whatever it is made of: the limits that base.py names. Each raises StoreError."""
+"""What no store takes, whatever it is made of: the limits that protocol.py names. Each raises StoreError."""
 
 from __future__ import annotations
 

@@ -1,13 +1,9 @@
 """The ledger on a PostgreSQL server: many processes and hosts. Its clock is the server's.
 
-`hold`, `dispatch`, `settle` and `refund` are each one call of a function on the server (schema.py). They go
-through a `GroupCommit`: those that wait leave in one pipeline, which is one round trip and one durable
+`hold`, `dispatch`, `settle` and `refund` are each one call of a function on the server (migrations.py). They
+go through a `GroupCommit`: those that wait leave in one pipeline, which is one round trip and one durable
 commit, in any number; where one of them fails, each goes again by itself. The rest are the shared steps, in a
 transaction each, on a few threads with a connection each.
-
-A connection that broke is made anew and the step asked again, which is safe, since every step may be
-repeated: if the server has it already, it says so. A step that the server does not answer in time is given
-up and its connection cut, so that its thread is free for others.
 
 What survives: as much as the server's own settings let survive (`synchronous_commit`, replication). As it
 comes, a crash or a power cut loses nothing that was acknowledged; a failover to an asynchronous replica may.

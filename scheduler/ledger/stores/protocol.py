@@ -53,7 +53,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..accounts import HoldState
-from ..amounts import NOTHING, Amount, Balance, Shortage
+from ..amounts import NOTHING, Amount, Balance, Shortage, balances
 
 Window = Literal["day", "month"]
 
@@ -97,12 +97,7 @@ class Level:
 
     def balances(self) -> dict[str, Balance]:
         """By unit ("tokens", "nano"), for those that are capped."""
-        found: dict[str, Balance] = {}
-        for unit, cap in (("tokens", self.spec.tokens), ("nano", self.spec.nano)):
-            if cap is not None:
-                spent, held = getattr(self.spent, unit), getattr(self.held, unit)
-                found[unit] = Balance(cap, spent, held, cap - spent - held)
-        return found
+        return balances(self.spec.tokens, self.spec.nano, self.spent, self.held)
 
 
 @dataclass(frozen=True, slots=True)

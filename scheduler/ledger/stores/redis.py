@@ -270,7 +270,7 @@ class RedisStore(BaseStore):
         advice = _ADVICE.get(word, "is it up, and can it be reached from here?")
         return StoreUnavailableError(f"{self._where}: {error}; {advice}")
 
-    # ----------------------------------------------------------------------------------- on the lane's thread
+    # --------------------------------------------------------------------- on the thread of the group commits
 
     def _together(self, steps: list[tuple[str, ...]]) -> list[Any]:
         try:

@@ -2,8 +2,8 @@
 
 A step reads and writes rows on a `Repository` (dictionaries, or tables in a transaction) and decides before
 it writes: one that raises has changed nothing but what had come to pass anyway, such as the end of a lease.
-PostgreSQL runs `hold`, `dispatch`, `settle`, `refund` and `expire` as functions of its own (schema.py), which
-say the same; the stores' tests hold them to it.
+PostgreSQL runs `hold`, `dispatch`, `settle`, `refund` and `expire` as functions of its own (migrations.py),
+which say the same; the stores' tests hold them to it.
 """
 
 from __future__ import annotations
