@@ -148,7 +148,7 @@ def results(
     for name in ("day", "truth", "elastic agent", "fixed max_tokens"):
         table.add_column(name, no_wrap=True)
     for day, mine, fixed in zip(days, ours, theirs, strict=True):
-        truth = [*(chain.answers[-1] for chain in day.chains), day.answer]
+        truth = day.truth
         table.add_row(day.name, _numbers(truth, truth), _numbers(mine, truth), _numbers(fixed, truth))
     return table
 

@@ -53,6 +53,11 @@ class Day:
     combine: str
     answer: int
 
+    @property
+    def truth(self) -> list[int]:
+        """The chains' last answers, then the total."""
+        return [*(chain.answers[-1] for chain in self.chains), self.answer]
+
 
 def kind_of(text: str) -> str:
     """The kind of a call: how many numbered lines its problem has (the key of the success curves)."""

@@ -226,7 +226,7 @@ def _report(
 ) -> dict[str, Any]:
     """Print the results; returns the summary for JSON."""
     rows = [[row_of(way.state, d, day) for d, day in enumerate(days)] for way in (ours, theirs)]
-    truth = [[*(c.answers[-1] for c in day.chains), day.answer] for day in days]
+    truth = [day.truth for day in days]
     problems = sum(map(len, truth))
     right = [_count_right(row, truth) for row in rows]
     answered = [sum(a is not None for day in row for a in day) for row in rows]

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from elastic_agent.backends.base import Codec
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.tool_calls import HERMES, ToolFormat
 
@@ -75,6 +76,14 @@ def enforced_format(format: ToolFormat, fields: Mapping[str, Any]) -> ToolFormat
             f"are written as {format.name} here. Leave them out, or demand a call (tool_choice)"
         )
     return replace(format, opens=(*format.opens, *HERMES.opens))
+
+
+def opened_prompt(prompt: Sequence[int], codec: Codec, fields: Mapping[str, Any]) -> Sequence[int]:
+    """The prompt of a call under these fields, with its thinking opened.
+
+    A model that opens its thinking itself could skip it, and with it the solution's own pass.
+    """
+    return [*prompt, *codec.markers.to_open(prompt)] if fields else prompt
 
 
 def _tag(tool: Schema, *, strict: bool) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from elastic_agent.scheduler.ledger.stores.protocol import Store
 
 from ..api.openapi import description
 from ..api.request_context import NO_KEY
-from ..errors import not_found
 from ..ops.metrics import Metrics
+from ..serving.generation import find_upstream
 from ..settings import Upstream
 
 PROBE_SECONDS = 3.0
@@ -48,10 +48,7 @@ class StatusRoutes:
 
     async def model(self, request: web.Request) -> web.Response:
         """`/v1/models/{name}`."""
-        name = request.match_info["name"]
-        if name not in self.upstreams:
-            raise not_found("model", name, list(self.upstreams))
-        return web.json_response(_model(self.upstreams[name]))
+        return web.json_response(_model(find_upstream(self.upstreams, request.match_info["name"])))
 
     async def health(self, request: web.Request) -> web.Response:
         """`/health`: the process is alive."""

@@ -118,18 +118,6 @@ class GenerationHandler:
         except GatewayError as error:
             raise with_our_names(error) from None
 
-    def upstream(self, name: str | None) -> Upstream:
-        """The model of this name; the first model without a name.
-
-        Raises:
-            GatewayError: 404.
-        """
-        if name is None:
-            return next(iter(self.upstreams.values()))
-        if name not in self.upstreams:
-            raise not_found("model", name, list(self.upstreams))
-        return self.upstreams[name]
-
     async def drain(self, grace: float) -> None:
         """Refuse new requests, wait up to `grace` seconds for running ones, then end these."""
         self._draining = True
@@ -158,7 +146,7 @@ class GenerationHandler:
         options = call_options(request.headers)
         raw = await read_body(request, self.limits.request_seconds)
         body, make_formatter = reader(raw)
-        upstream = self.upstream(body.model)
+        upstream = find_upstream(self.upstreams, body.model)
         context = request[CONTEXT]
         context.facts |= {"model": upstream.name, "stream": bool(body.stream)}
         one = Generation(request, context, upstream, body, make_formatter, options, event_names)
@@ -301,3 +289,16 @@ def _shutting_down() -> GatewayError:
 
 def _too_long(seconds: float) -> GatewayError:
     return GatewayError(504, f"the call took longer than {seconds:g} s; what it used is charged", "timeout")
+
+
+def find_upstream(upstreams: Mapping[str, Upstream], name: str | None) -> Upstream:
+    """The model of this name; the first model without a name.
+
+    Raises:
+        GatewayError: 404.
+    """
+    if name is None:
+        return next(iter(upstreams.values()))
+    if name not in upstreams:
+        raise not_found("model", name, list(upstreams))
+    return upstreams[name]

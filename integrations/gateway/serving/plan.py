@@ -11,7 +11,7 @@ from elastic_agent.budget import Budget
 from elastic_agent.errors import UnsupportedError
 from elastic_agent.tool_calls import ToolFormat
 
-from ...openai_format.guided_decoding import enforced_format
+from ...openai_format.guided_decoding import enforced_format, opened_prompt
 from ..api.request_schema import ChatRequest, CompletionRequest
 from ..errors import bad_request
 from ..settings import Limits, Upstream
@@ -77,11 +77,8 @@ def plan(
         prompt, logprobs = chat_prompt(body, tools, upstream), bool(body.logprobs)
     else:
         prompt, logprobs = completion_prompt(body, upstream), body.logprobs is not None
-    if guide:
-        # A model that opens its thinking itself could skip it, and with it the solution's own pass
-        prompt = [*prompt, *codec.markers.to_open(prompt)]
     return Plan(
-        prompt,
+        opened_prompt(prompt, codec, guide),
         requested_budget(body, headers, upstream, default_solution, wrap_up),
         _sampling(body, logprobs),
         () if body.stop is None else (body.stop,) if isinstance(body.stop, str) else tuple(body.stop),

@@ -17,18 +17,18 @@ from elastic_agent.backends.load import load_backend
 from elastic_agent.model_location import model_path
 
 from ...openai_format.deltas import Delta, DeltaBuilder
-from ...openai_format.guided_decoding import enforced_format, guided_fields
+from ...openai_format.guided_decoding import enforced_format, guided_fields, opened_prompt
 from ..call import BecameFinal, CompletedCall, ModelCall, Terms, may_become_final
 from ..errors import langchain_errors
 from .fields import ElasticFields
 from .options import (
     ANSWER_NOW,
-    NULLABLE,
     PER_CALL,
     SAMPLING,
     CallOptions,
     check_names,
     chosen_tools,
+    given_per_call,
     tracing_params,
 )
 
@@ -64,12 +64,8 @@ class ElasticModel(ElasticFields):
             InvalidBudgetError: a Budget that can't be obeyed.
         """
         check_names({name: value for name, value in options.items() if name != "stop"}, chat=False)
-        options = {
-            name: value
-            for name, value in options.items()
-            if name in PER_CALL | {"stop"} and (value is not None or name in NULLABLE)
-        }
-        copy = self.model_copy(update=options)
+        stop = {} if options.get("stop") is None else {"stop": options["stop"]}
+        copy = self.model_copy(update=given_per_call(options) | stop)
         copy.__dict__.pop("_serialized", None)  # LangChain's cached property describes the original
         with langchain_errors():
             copy._options(None, {})
@@ -87,9 +83,7 @@ class ElasticModel(ElasticFields):
         """
         check_names(given, chat=chat)
         own = {name: getattr(self, name) for name in PER_CALL}
-        own |= {
-            name: v for name, v in given.items() if name in PER_CALL and (v is not None or name in NULLABLE)
-        }
+        own |= given_per_call(given)
         sampling = Sampling(*(own.pop(name) for name in SAMPLING))
         choice = given.get("tool_choice")
         tools = chosen_tools(given.get("tools") or (), choice)
@@ -177,10 +171,9 @@ class ElasticModel(ElasticFields):
         with langchain_errors():
             backend = await self._ready_backend(options.model)
             codec = backend.codec
-            prompt = codec.encode_chat(messages, tools=options.tools or None)
-            if options.guide:
-                # A model that opens its thinking itself could skip it, and with it the solution's own pass
-                prompt += codec.markers.to_open(prompt)
+            prompt = opened_prompt(
+                codec.encode_chat(messages, tools=options.tools or None), codec, options.guide
+            )
             answer_prompt = None
             if options.tools and may_become_final(options):
                 answer_prompt = codec.encode_chat([*messages, {"role": "user", "content": ANSWER_NOW}])

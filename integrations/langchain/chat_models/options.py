@@ -125,6 +125,13 @@ NULLABLE = frozenset(
     {"thinking_budget", "max_tokens", "seed", "on_exhausted", "label", "early_exit", "wrap_up"}
 )
 """Those in PER_CALL for which None is a value; for the others None means the model's own value."""
+
+
+def given_per_call(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of PER_CALL that were given; None only where it is a value."""
+    return {n: v for n, v in given.items() if n in PER_CALL and (v is not None or n in NULLABLE)}
+
+
 CHAT = frozenset({"tools", "tool_choice", "strict", "parallel_tool_calls", "response_format"})
 """A chat model's further keyword arguments; `strict` has been obeyed when the tools were bound."""
 IGNORED = frozenset({"stream", "ls_structured_output_format"})

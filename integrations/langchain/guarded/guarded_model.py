@@ -22,6 +22,7 @@ from elastic_agent.scheduler.runtime.context import counted_call
 from ..blocking_portal import portal
 from ..errors import langchain_errors
 from .guarded_call import GuardedCall, GuardTerms
+from .providers import unguarded_class
 
 M = TypeVar("M", bound=BaseChatModel)
 
@@ -32,11 +33,6 @@ def guarded_copy(model: M, terms: GuardTerms) -> M:
     BaseModel.__setstate__(guarded, BaseModel.__getstate__(model.model_copy()))
     guarded.__dict__["guard_terms"] = terms
     return cast("M", guarded)
-
-
-def unguarded_class(model: BaseChatModel) -> type[BaseChatModel]:
-    """The model's class, without guard's."""
-    return getattr(type(model), "guard_of", type(model))
 
 
 def _empty(kind: type[BaseChatModel]) -> BaseChatModel:

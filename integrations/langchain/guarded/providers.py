@@ -27,10 +27,15 @@ _MERGED = ("output_config", "reasoning", "extra_body", "additional_model_request
 """Options that hold more than thinking: the model's and the call's own values in them are kept."""
 
 
+def unguarded_class(model: BaseChatModel) -> type[BaseChatModel]:
+    """The model's class, without guard's."""
+    return getattr(type(model), "guard_of", type(model))
+
+
 def model_name(model: BaseChatModel) -> str:
     """The provider's name for the model."""
     found = _text(model, _NAMES)
-    return found.removeprefix("models/") if found else getattr(type(model), "guard_of", type(model)).__name__
+    return found.removeprefix("models/") if found else unguarded_class(model).__name__
 
 
 def thinks(model: BaseChatModel, call: Mapping[str, Any] | None = None) -> bool:
