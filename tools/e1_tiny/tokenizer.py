@@ -11,6 +11,8 @@ from typing import Any
 
 from elastic_agent.training.data import word_problems
 
+from .traces import TOKEN
+
 PAD, START, END, THINK, CLOSE, UNKNOWN = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -62,9 +64,7 @@ def build_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.WordLevel(vocabulary(), unk_token=UNKNOWN))
-    core.pre_tokenizer = pre_tokenizers.Split(
-        Regex(r"#\d+|\d|[A-Za-z]+|[^\sA-Za-z\d]"), behavior="removed", invert=True
-    )
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(TOKEN), behavior="removed", invert=True)
     core.decoder = decoders.Sequence(
         [
             decoders.WordPiece(prefix="##", cleanup=False),  # puts a space before every word but the first

@@ -28,7 +28,9 @@ EARLY_AT_ZERO_SHARE = 0.15
 GUESS_SHARE, RESTART_SHARE = 0.50, 0.15
 RESTATE_SHARE = 0.60
 
-_TOKEN = re.compile(r"#\d+|\d|[A-Za-z]+|[^\sA-Za-z\d]")
+TOKEN = r"#\d+|\d|[A-Za-z]+|[^\sA-Za-z\d]"
+"""A token of e1-tiny, as a pattern: a line's name, a digit, a word, or one other character."""
+_TOKEN = re.compile(TOKEN)
 
 
 def words(text: str) -> list[str]:

@@ -253,7 +253,7 @@ def _run_tools(runners: Sequence[EpisodeRunner]) -> None:
         for call in calls
         if isinstance(call, ToolCall)
     ]
-    if not jobs and not any(wanted):
+    if not any(wanted):
         return
     limits = runners[0].limits
     done = iter(run_tools(jobs, seconds=limits.tool_seconds, characters=limits.tool_characters))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -102,6 +102,11 @@ def check(grid: Grid, engine: Engine) -> None:
         GridError: a native budget on an engine that has none, or one pass for two models.
         ContextLengthError: a prompt, t and s that don't fit together.
     """
+
+    @cache
+    def length(text: str) -> int:
+        return len(_prompt_ids(engine, text))
+
     for strategy in grid.strategies:
         if strategy.native and not engine.native:
             raise GridError(
@@ -113,9 +118,7 @@ def check(grid: Grid, engine: Engine) -> None:
                 f"{strategy.label} is one pass: its thinking and solution can't come from two models"
             )
         for t in grid.thinking:
-            prompts = [
-                (len(_prompt_ids(engine, strategy.prompt(i.prompt, t))), i.id) for i in grid.suite.items
-            ]
+            prompts = [(length(strategy.prompt(i.prompt, t)), i.id) for i in grid.suite.items]
             longest, problem = max(prompts)
             _thinking(grid, engine, strategy, t, max(grid.solution), longest, problem)
 
@@ -198,7 +201,7 @@ def _sample(grid: Grid, engine: Engine, key: Key, strategy: Strategy, item: Item
         inputs = StrategyInputs(ids, thinking, key.s, key.t is None, engine.codec, sampling, grid.suite.cues)
         return strategy.run(inputs)
 
-    return SampleJob(key, len(ids), partial(start))
+    return SampleJob(key, len(ids), start)
 
 
 def seed_of(seed: int, key: Key) -> int:

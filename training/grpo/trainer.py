@@ -3,8 +3,7 @@
 - Log-probs are computed in buckets of like length (`buckets`).
 - Rows without an advantage are left out of the update where nothing else in the loss reads them (`buckets`).
 - Every batch is measured segment by segment (`metrics`), at the one place where rewards and rollouts are
-known
-  together. The numbers go TRL's own way to every `report_to`.
+  known together. The numbers go TRL's own way to every `report_to`.
 - Under anytime rewards one advantage a token (`advantages`) replaces TRL's one a row; its loss takes either.
 - The rows of a batch are kept for the rollouts: TRL hands on their prompts alone.
 - A checkpoint is committed when it is complete (`checkpoints`); a full disk costs a checkpoint, not the run.

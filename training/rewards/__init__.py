@@ -1,8 +1,11 @@
 """Rewards. They read the solution alone: nothing that stands in the thinking can earn anything.
 
-    stock   word problems, e1-tiny's task          math    math-verify, for AIME, MATH500, GSM8K and the like
-    code    unit tests in a sandbox                 shape   format and length terms, added or multiplied
-    functions   any grader as a TRL reward function codeforces   rating and percentile from pass results
+codeforces     Rating and percentile from pass results.
+code           Unit tests in a sandbox.
+functions      Any grader as a TRL reward function.
+math           math-verify, for AIME, MATH500, GSM8K and the like.
+shape          Format and length terms, added or multiplied.
+word_problems  Word problems, e1-tiny's task.
 
 `RewardConfig` says which and how they combine; `make_reward_function` builds what TRL calls.
 """

@@ -36,7 +36,7 @@ class RewardConfig(Section):
     """Which reward, and what is added to it. The defaults are the paper's: the right answer, nothing else."""
 
     kind: str = "word-problems"
-    """Who grades: "word-problems" problems, "math" by math-verify, "code" by unit tests; "episode" is the
+    """Who grades: "word-problems", "math" by math-verify, "code" by unit tests; "episode" is the
     score that an agent's environment gives; or MODULE:FUNCTION, a TRL reward function of your own, which gets
     `solution_ids`, `finished` and the columns of the data."""
     column: str | None = None

@@ -21,13 +21,10 @@ def one_pass(inputs: StrategyInputs, most: int) -> Passes:
 
 def split(inputs: StrategyInputs, ids: list[int]) -> Transcript:
     """One pass's tokens as thinking, close and solution."""
-    markers, transcript = inputs.codec.markers, Transcript()
-    if inputs.opening is Opening.CLOSED:
-        thinks = False
-    else:
-        thinks = (
-            inputs.opening is Opening.PREFILLED or not markers.open_ids or markers.start_of(ids) is not None
-        )
+    markers, opening, transcript = inputs.codec.markers, inputs.opening, Transcript()
+    thinks = opening is not Opening.CLOSED and (
+        opening is Opening.PREFILLED or not markers.open_ids or markers.start_of(ids) is not None
+    )
     if not thinks:
         transcript.add(Segment.SOLUTION, ids)
         return transcript
@@ -55,7 +52,8 @@ def trimmed(inputs: StrategyInputs, transcript: Transcript, solution: int | None
         kept = kept[:solution] if segment is Segment.SOLUTION else kept
         done.discarded += len(ids) - len(kept)
         done.add(segment, kept, sampled=sampled)
-    done.finished = done.of(Segment.SOLUTION)[-1:] != () and done.of(Segment.SOLUTION)[-1] in ends
+    last = done.of(Segment.SOLUTION)[-1:]
+    done.finished = bool(last) and last[0] in ends
     return done
 
 

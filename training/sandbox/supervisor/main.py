@@ -258,7 +258,6 @@ def probe(job: dict[str, Any]) -> dict[str, str]:
         )
         child.kill()
         found[layer] = child.unconfined
-    found["landlock abi"] = str(confinement.landlock_abi())
     return found
 
 
