@@ -112,7 +112,7 @@ def share_out(headroom: Headroom, wanted: int, room: Room) -> tuple[int, int, fl
     """
     request, curve, asked = headroom.request, headroom.request.curve, headroom.in_time
     bias = request.usage_stats.bias
-    sized = bool(curve.answers) and request.on_exhausted == "shrink"
+    sized = bool(curve.right_solutions) and request.on_exhausted == "shrink"
     best = 0, asked, 0.0
     for part in range(SHARES, 0 if sized else SHARES - 1, -1):
         solution = max(headroom.least, asked * part // SHARES)

@@ -3,7 +3,7 @@
     found = replay("run.jsonl")
     found.difference        # None, or the first line that came out differently, and how
 
-Every event that tells the dispatcher something (a task opens, a call asks, a timer pumps, a call is over) is
+Every event that tells the dispatcher something (a task opens, a call asks, a pass runs, a call is over) is
 told again, at the same exact time; what the dispatcher then writes is compared, as text, with the lines that
 follow. The speed of an endpoint is not worked out again but read from the log, at the place where it was
 read. So a replay needs no model, no clock and no store, and takes about as long as the decisions took.

@@ -257,7 +257,7 @@ class Replayer:
     def _on_expected(self, event: Event) -> None:
         self.dispatcher.expect(self.tasks[event["id"]], event["kinds"], event["now"])
 
-    def _on_pump(self, event: Event) -> None:
+    def _on_pass(self, event: Event) -> None:
         self.dispatcher.run_pass_at(event["root"], event["account"], event["now"])
 
     def _on_asked(self, event: Event) -> None:

@@ -133,7 +133,7 @@ class Dispatcher:
             if root in self._queues or any(endpoint.queue for endpoint in self._limited):
                 self.record.step += 1
                 if self.record.files:
-                    self.record.pump(root, account, now)
+                    self.record.run_pass(root, account, now)
                 self._decide_after(self.ledger.accounts.get(account), root, now)
             else:  # nobody waits: there is nothing to decide, and nothing to write down
                 for endpoint in self._limited:
@@ -352,7 +352,7 @@ class Dispatcher:
             endpoint.admit(task, end, now)
             self._admitted[task] = endpoint
         if self.pacing is not None and task.parent is None:
-            self.pacing.opened(task, now)
+            self.pacing.task_opened(task, now)
         # A parent that has no room for it now may have later.
         self.ledger.reserve(account, Amount(close + size), self.timing.final_answer_seconds(speed, size, 0))
 
@@ -373,7 +373,7 @@ class Dispatcher:
         with self.ledger.lock:
             self.record.accounts(accounts, now)
             if self.pacing is not None:
-                self.pacing.heard(accounts)
+                self.pacing.record_accounts(accounts)
 
     def expect(self, task: TaskState, kinds: Mapping[str, int], now: float) -> None:
         """A task declares more calls to come, by kind.
@@ -401,9 +401,9 @@ class Dispatcher:
             task.forecast.close()
             self.ledger.close(task.account)
             if (endpoint := self._admitted.pop(task, None)) is not None:
-                endpoint.forget(task)
+                endpoint.release(task)
             if self.pacing is not None:
-                self.pacing.closed(task)
+                self.pacing.task_closed(task)
             if error is None:
                 task.teach()
             self.record.closed(task, now, error)
@@ -521,7 +521,7 @@ class Dispatcher:
         if self.pacing is None:
             return
         request, use = running.request, self.pacing.use(amount)
-        self.pacing.spends(request.task.lineage[-1], running.paced, use, now, done=running.done)
+        self.pacing.record_call(request.task.lineage[-1], running.paced, use, now, done=running.done)
         unused = running.done and not use
         sure = 1.0 if unused else request.curve.p(running.limit) ** request.weight
         for level in request.task.lineage:

@@ -75,7 +75,7 @@ def parse(data: Any, *, where: str = "curves") -> CurveSet:
             _lengths_at(table.get(kind), points, f"{where}: solution_by_thinking[{kind!r}]") if table else ()
         )
         right = _answers(data.get("right_solutions"), kind, points, f"{where}: right_solutions[{kind!r}]")
-        curves[kind] = Curve(kind, points, lengths, mean, solutions=says, answers=right)
+        curves[kind] = Curve(kind, points, lengths, mean, solutions=says, right_solutions=right)
     return CurveSet(model, curves, solution)
 
 

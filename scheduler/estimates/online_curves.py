@@ -164,7 +164,9 @@ def _estimate(kind: str, calls: Sequence[Seen], scale: float) -> Curve:
         if len(written) >= ENOUGH:
             p50, p90, p99 = (float(written[len(written) * q // 100]) for q in (50, 90, 99))
             answers.append((t, Lengths.of(p50, p90, p99)))
-    return Curve(kind, tuple(points), lengths, wrote, solutions=tuple(solutions), answers=tuple(answers))
+    return Curve(
+        kind, tuple(points), lengths, wrote, solutions=tuple(solutions), right_solutions=tuple(answers)
+    )
 
 
 def _shows(call: Seen, t: int) -> bool:

@@ -79,7 +79,7 @@ class Curve:
         solution: average solution tokens, if known.
         solutions: the same by thinking limit, (thinking tokens, solution tokens), by rising tokens: a call
             whose thinking is cut does its work in the solution.
-        answers: how long right solutions are, by thinking limit, by rising tokens, if known.
+        right_solutions: how long right solutions are, by thinking limit, by rising tokens, if known.
         measured: False for the prior.
         envelopes, pieces: vertices and sides of the upper concave envelope.
         unthought: average solution tokens of a call that doesn't think; None when nobody measured.
@@ -94,7 +94,7 @@ class Curve:
     solution: float | None = None
     measured: bool = True
     solutions: tuple[tuple[int, float], ...] = ()
-    answers: tuple[tuple[int, Lengths], ...] = ()
+    right_solutions: tuple[tuple[int, Lengths], ...] = ()
     envelopes: Mapping[Objective, tuple[Vertex, ...]] = field(init=False, repr=False)
     pieces: Mapping[Objective, tuple[Piece, ...]] = field(init=False, repr=False)
     unthought: float | None = field(init=False, repr=False)
@@ -121,7 +121,9 @@ class Curve:
         thought = 0.0 if self.lengths is None else self.lengths.variance(best)
         object.__setattr__(self, "variance", thought + wrote**2)
         object.__setattr__(
-            self, "p90_solution", self.answer_lengths(0).size(USUAL) if self.answers else math.inf
+            self,
+            "p90_solution",
+            self.right_solution_lengths(0).size(USUAL) if self.right_solutions else math.inf,
         )
 
     def p(self, thinking: float) -> float:
@@ -134,19 +136,19 @@ class Curve:
 
     def fit_probability(self, thinking: float, solution: float) -> float:
         """The share of right solutions with this thinking limit that so many tokens hold; 1 if unknown."""
-        if not self.answers:
+        if not self.right_solutions:
             return 1.0
-        at = bisect_right(self.answers, thinking, key=_first) - 1
-        t0, below = self.answers[max(0, at)]
+        at = bisect_right(self.right_solutions, thinking, key=_first) - 1
+        t0, below = self.right_solutions[max(0, at)]
         fits = 1 - below.longer(solution)
-        if at + 1 == len(self.answers) or thinking <= t0:
+        if at + 1 == len(self.right_solutions) or thinking <= t0:
             return fits
-        t1, above = self.answers[at + 1]
+        t1, above = self.right_solutions[at + 1]
         return fits + (1 - above.longer(solution) - fits) * (thinking - t0) / (t1 - t0)
 
-    def answer_lengths(self, thinking: int) -> Lengths:
+    def right_solution_lengths(self, thinking: int) -> Lengths:
         """How long right solutions are with the measured limit that is next below (or above)."""
-        return self.answers[max(0, bisect_right(self.answers, thinking, key=_first) - 1)][1]
+        return self.right_solutions[max(0, bisect_right(self.right_solutions, thinking, key=_first) - 1)][1]
 
     def net(self, thinking: float) -> float:
         """What a thinking limit costs on average beyond none: the thinking, less the solution it spares."""
@@ -261,13 +263,14 @@ def _average(curves: Sequence[Curve]) -> Curve:
         by_limit = tuple(
             (t, math.fsum(curve.solution_at(t) or 0.0 for curve in curves) / len(curves)) for t in at
         )
-    answers: tuple[tuple[int, Lengths], ...] = ()
-    if any(curve.answers for curve in curves):
-        at = sorted({t for curve in curves for t, _ in curve.answers})
-        answers = tuple(
-            (t, Lengths.mixture([one.answer_lengths(t) for one in curves if one.answers])) for t in at
+    right_solutions: tuple[tuple[int, Lengths], ...] = ()
+    if any(curve.right_solutions for curve in curves):
+        at = sorted({t for curve in curves for t, _ in curve.right_solutions})
+        right_solutions = tuple(
+            (t, Lengths.mixture([one.right_solution_lengths(t) for one in curves if one.right_solutions]))
+            for t in at
         )
-    return Curve("", points, middle, _mean(solutions), solutions=by_limit, answers=answers)
+    return Curve("", points, middle, _mean(solutions), solutions=by_limit, right_solutions=right_solutions)
 
 
 def _mean(values: Sequence[float]) -> float | None:

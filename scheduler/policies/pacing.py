@@ -182,9 +182,9 @@ class Pacing:
 
     # What it is told
 
-    def opened(self, task: PacedTask, now: float) -> None:
+    def task_opened(self, task: PacedTask, now: float) -> None:
         """A task opens that is not part of another."""
-        self.passed(now)
+        self.advance(now)
         keep = 1 - 1 / MEMORY
         self._seen += 1
         self._tasks = self._tasks * keep + 1
@@ -204,7 +204,7 @@ class Pacing:
         if tenant.free is None and tenant.start < self._credit:
             tenant.free = task
 
-    def closed(self, task: PacedTask) -> None:
+    def task_closed(self, task: PacedTask) -> None:
         """That task has ended."""
         tenant = self._tenants.get(_tenant_of(task))
         if tenant is not None and tenant.free is task:
@@ -214,7 +214,7 @@ class Pacing:
         """An amount in the unit of the pool."""
         return float(amount.tokens if self.pool.usd is None else amount.nano)
 
-    def spends(self, task: PacedTask, before: float, use: float, now: float, *, done: bool) -> None:
+    def record_call(self, task: PacedTask, before: float, use: float, now: float, *, done: bool) -> None:
         """A call of this outermost task will probably use, or has used, so much of the pool.
 
         Args:
@@ -222,21 +222,21 @@ class Pacing:
             use: in the unit of the pool.
             done: the call is over.
         """
-        self.passed(now)
+        self.advance(now)
         self.running += (0.0 if done else use) - before
         tenant = self._tenants.get(_tenant_of(task))
         if tenant is not None and tenant.free is task:
             tenant.start += use - before
-        self.spent(use - before)
+        self.record_spent(use - before)
 
-    def spent(self, more: float) -> None:
+    def record_spent(self, more: float) -> None:
         """So much more, or less, is spent than was known."""
         self._used += more
         self.left -= more
         self._own -= more
         self._move(more)
 
-    def heard(self, accounts: Iterable[Account]) -> None:
+    def record_accounts(self, accounts: Iterable[Account]) -> None:
         """The accounts that tasks are charged to were looked up: other processes spend from them, too.
 
         What these hold counts as spent.
@@ -249,7 +249,7 @@ class Pacing:
         others, self.left = self.left - left, left
         self._move(others)
 
-    def passed(self, now: float) -> None:
+    def advance(self, now: float) -> None:
         """Time has come to `now`; time that goes back counts as none."""
         if now >= self._end:
             self._begin(now)

@@ -110,7 +110,7 @@ class DeadlineAdmission:
     def __len__(self) -> int:
         return len(self._made)
 
-    def make(self, task: TaskState, end: float, now: float) -> None:
+    def accept(self, task: TaskState, end: float, now: float) -> None:
         """Promise a task its answer by `end`.
 
         Raises:
@@ -136,7 +136,7 @@ class DeadlineAdmission:
         self._of[task] = promise
         task.forecast.on_change = partial(self._changed.__setitem__, promise, None)
 
-    def forget(self, task: TaskState) -> None:
+    def release(self, task: TaskState) -> None:
         """A task has ended."""
         promise = self._of.pop(task, None)
         if promise is not None:

@@ -73,7 +73,7 @@ class Endpoint:
         self.max_running, self.max_waiting = max_running, max_waiting
         self.running: dict[str, Running] = {}
         self.service_times = ServiceTimeStats(usage_stats)
-        self.promises = DeadlineAdmission(latency, self.service_times, timing, self.running, max_running)
+        self.deadlines = DeadlineAdmission(latency, self.service_times, timing, self.running, max_running)
         self._timing = timing
         self._waiting: dict[
             Request, tuple[CallWindow, RemainingWork]
@@ -271,11 +271,11 @@ class Endpoint:
         if busy is not None:
             raise busy
         if end < INFINITY:
-            self.promises.make(task, end, now)
+            self.deadlines.accept(task, end, now)
 
-    def forget(self, task: TaskState) -> None:
+    def release(self, task: TaskState) -> None:
         """A task has ended."""
-        self.promises.forget(task)
+        self.deadlines.release(task)
 
 
 def check_limits(max_running: int | None, max_waiting: int | None) -> None:

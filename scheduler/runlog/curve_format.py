@@ -31,7 +31,7 @@ def _curve_to_json(curve: Curve) -> dict[str, Any]:
         "solution": curve.solution,
         "measured": curve.measured,
         "solutions": curve.solutions,
-        "answers": [(t, lengths.knots) for t, lengths in curve.answers],
+        "right_solutions": [(t, lengths.knots) for t, lengths in curve.right_solutions],
     }
 
 
@@ -54,7 +54,7 @@ def _curve_from_json(data: Mapping[str, Any]) -> Curve:
         data["solution"],
         data["measured"],
         _pairs(data["solutions"]),
-        tuple((t, Lengths(_pairs(knots))) for t, knots in data["answers"]),
+        tuple((t, Lengths(_pairs(knots))) for t, knots in data["right_solutions"]),
     )
 
 

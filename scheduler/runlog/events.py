@@ -28,7 +28,7 @@ time, `now`.
     endpoint_opened    endpoint, model, max_running, max_waiting   a model is used for the first time
     curves             model, and the curves
     history            agent, runs, finals                         what was known when its first task opens
-    pump               root, account, now                          the dispatcher looks at the calls that wait
+    pass               root, account, now                          the dispatcher decides on waiting calls
     speed              endpoint, load, speed                       differs from the last reading
     progress           solution {hold: tokens}                     of running calls, where that decides
     accounts           the caps in memory of a durable ledger's accounts

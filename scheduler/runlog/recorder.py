@@ -102,9 +102,9 @@ class Recorder:
             if history.runs or history.finals:
                 self._write(event="history", agent=agent, **history.to_dict())
 
-    def pump(self, root: str, account: str, now: float) -> None:
+    def run_pass(self, root: str, account: str, now: float) -> None:
         """The dispatcher looks at the calls that lack something on this account or those above it."""
-        self._write(event="pump", root=root, account=account, now=now)
+        self._write(event="pass", root=root, account=account, now=now)
 
     def speed(self, endpoint: str, load: int | None, speed: Speed | None) -> None:
         """A reading: as it is (load None), or as it would be with so many calls."""

@@ -39,18 +39,18 @@ async def acquire(dispatcher: Dispatcher, request: Request, queued: Callable[[],
     try:
         # Whoever arrives in this same moment is queued, too, before anything is decided.
         await asyncio.sleep(0)
-        pumped = loop.time()
-        dispatcher.run_pass(account, pumped)
+        passed_at = loop.time()
+        dispatcher.run_pass(account, passed_at)
         while request.outcome is None:
             when = request.retry_at
-            if when is not None and when <= pumped:  # its time has come, but another one goes first
-                when = pumped + SOON
+            if when is not None and when <= passed_at:  # its time has come, but another one goes first
+                when = passed_at + SOON
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(None if when is None or math.isinf(when) else when):
                     await asyncio.shield(told)
             if request.outcome is None:
-                pumped = loop.time()
-                dispatcher.run_pass(account, pumped)
+                passed_at = loop.time()
+                dispatcher.run_pass(account, passed_at)
     except BaseException:
         dispatcher.withdraw(request, loop.time())
         raise

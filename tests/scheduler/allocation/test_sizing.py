@@ -12,7 +12,7 @@ from tests.clock import run
 
 POINTS = ((0, 0.05), (40, 0.5), (80, 0.95))
 SHORT = ((0, Lengths.of(30, 36, 40)), (80, Lengths.of(10, 14, 16)))
-KNOWN = CurveSet("m", {"hard": Curve("hard", POINTS, answers=SHORT)}, 64)
+KNOWN = CurveSet("m", {"hard": Curve("hard", POINTS, right_solutions=SHORT)}, 64)
 UNKNOWN = CurveSet("m", {"hard": Curve("hard", POINTS)}, 64)
 
 
@@ -74,10 +74,10 @@ def test_lengths_are_learnt() -> None:
     curves = LearntCurves("m")
     for i in range(19):
         curves.record_call("hard", 100, 20 + i, False, 10 + i)
-    assert not curves.curve("hard").answers
+    assert not curves.curve("hard").right_solutions
     for i in range(30):
         curves.record_call("hard", 100, 30, False, 20 + i % 3)
     curve = curves.curve("hard")
-    assert curve.answers
+    assert curve.right_solutions
     assert curve.fit_probability(90, 9) < 0.5 < curve.fit_probability(90, 40)
-    assert curve.answer_lengths(64).size(0.9) < 40
+    assert curve.right_solution_lengths(64).size(0.9) < 40

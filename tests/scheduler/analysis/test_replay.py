@@ -336,7 +336,7 @@ def test_the_log_has_all_that_decides(busy: Path) -> None:
     """The scenario that other tests tamper with has decisions of all sorts, and replays."""
     found = replays(busy)
     names = {event["event"] for event in found.events}
-    assert names >= {"grant", "settled", "speed", "feedback", "expected", "task_closing", "pump", "curves"}
+    assert names >= {"grant", "settled", "speed", "feedback", "expected", "task_closing", "pass", "curves"}
     assert found.decisions >= 20
     assert found.curves["scripted"].calls >= 8  # type: ignore[union-attr]
 

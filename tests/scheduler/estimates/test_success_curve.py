@@ -183,11 +183,11 @@ def test_how_long_right_solutions_are() -> None:
     assert [curve.fit_probability(40, s) for s in (20, 40, 60, 200)] == sorted(
         curve.fit_probability(40, s) for s in (20, 40, 60, 200)
     )
-    assert curve.answer_lengths(0).size(0.9) == pytest.approx(81)
-    assert curve.answer_lengths(10).size(0.5) == pytest.approx(70)
+    assert curve.right_solution_lengths(0).size(0.9) == pytest.approx(81)
+    assert curve.right_solution_lengths(10).size(0.5) == pytest.approx(70)
     assert parse(data).curve("call").fit_probability(0, 1) == 1.0
     other = parse({**data, "right_solutions": RIGHT}).curve("nobody measured it")
-    assert other.answer_lengths(0).size(0.9) == pytest.approx(81)
+    assert other.right_solution_lengths(0).size(0.9) == pytest.approx(81)
 
 
 @given(st.floats(0.01, 0.999), st.floats(1, 300), st.floats(1, 3), st.floats(1, 3))

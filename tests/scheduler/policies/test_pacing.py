@@ -50,9 +50,9 @@ def play(pacing: Pacing, rng: random.Random, start: float, seconds: float, gap: 
     now, seen = start, []
     while (now := now + rng.expovariate(1 / gap)) < start + seconds:
         value = rng.choice((0.5, 1.0, 4.0))
-        pacing.opened(state(value), now)
+        pacing.task_opened(state(value), now)
         seen.append(pacing.price)
-        pacing.spent(min(520.0, wants(value, pacing.price)))
+        pacing.record_spent(min(520.0, wants(value, pacing.price)))
     return seen
 
 
@@ -73,8 +73,8 @@ def test_it_converges_to_the_multiplier(tokens: int, rolling: bool) -> None:
     pool = Pool(tokens=tokens * 1000, per=1000.0, rolling=rolling, fair=0.0)
     for off in (0.1, 10.0):
         pacing, rng = Pacing(pool), random.Random(5)
-        pacing.opened(state(), 0.0)
-        pacing.spent(100.0)
+        pacing.task_opened(state(), 0.0)
+        pacing.record_spent(100.0)
         pacing._log = math.log(multiplier(tokens) * off * 100.0)
         play(pacing, rng, 0.0, 20_000.0, 1.0)
         found = statistics.fmean(play(pacing, rng, 20_000.0, 5_000.0, 1.0))
@@ -95,13 +95,13 @@ def test_a_window_begins_with_a_whole_pool_and_the_price_of_the_last() -> None:
     """At UTC midnight; what still runs is charged to the new one, as the store does."""
     evening = 1_700_000_000.0 // 86_400 * 86_400 + 86_000
     pacing = Pacing(Pool(tokens=1000, per="day", fair=0.0), epoch=evening)
-    pacing.opened(state(), 0.0)
+    pacing.task_opened(state(), 0.0)
     pacing.running = 50.0
-    pacing.spent(900.0)
+    pacing.record_spent(900.0)
     before = pacing.price
-    pacing.passed(399.0)
+    pacing.advance(399.0)
     assert pacing.left == 100
-    pacing.passed(401.0)
+    pacing.advance(401.0)
     assert pacing.left == 950
     assert before / 2 < pacing.price <= before
 
@@ -115,12 +115,12 @@ def test_a_month_is_as_long_as_it_is() -> None:
 def test_a_clock_that_jumps() -> None:
     """Back: no time has passed. Far on: the window that it is then, and a price within its range."""
     pacing = Pacing(Pool(tokens=1000, per=100.0, fair=0.0))
-    pacing.opened(state(), 50.0)
-    pacing.spent(300.0)
+    pacing.task_opened(state(), 50.0)
+    pacing.record_spent(300.0)
     before = pacing.price, pacing.left
-    pacing.passed(-1e6)
+    pacing.advance(-1e6)
     assert (pacing.price, pacing.left) == before
-    pacing.passed(50.0 + 1e9 + 30)
+    pacing.advance(50.0 + 1e9 + 30)
     assert pacing.left == 1000
     assert 0 < pacing.price < before[0]
     assert pacing._end - 50 - 1e9 == pytest.approx(100)
@@ -141,12 +141,12 @@ def test_it_is_never_negative_and_bounded(told: list[tuple[str, float]], rolling
         now = 0.0
         for what, amount in told:
             if what == "open":
-                pacing.opened(state(amount), now)
+                pacing.task_opened(state(amount), now)
             elif what == "spend":
-                pacing.spent(amount)
+                pacing.record_spent(amount)
             else:
                 now += amount
-                pacing.passed(now)
+                pacing.advance(now)
             assert pacing.price >= 0
             assert LEAST * (1 - 1e-9) <= math.exp(pacing._log) <= MOST * (1 + 1e-9)
             assert 1 <= pacing.scarcity <= 1 / LEAST
@@ -259,15 +259,15 @@ def test_keys_share_evenly() -> None:
     served = {"few": 0, "many": 0}
     for i in range(10_000):
         one = state(key="few" if i % 10 == 0 else "many")
-        pacing.opened(one, float(i))
+        pacing.task_opened(one, float(i))
         other = state(key=one.key)
-        pacing.opened(other, float(i))
+        pacing.task_opened(other, float(i))
         assert not (pacing.is_unpriced(one) and pacing.is_unpriced(other))
         if pacing.is_unpriced(one):
             served[one.key] += 1
             pacing._tenants[(one.key, 0)].start += 60.0
-        pacing.closed(one)
-        pacing.closed(other)
+        pacing.task_closed(one)
+        pacing.task_closed(other)
     assert served["few"] == pytest.approx(served["many"], rel=0.1)
     assert served["few"] * 60 == pytest.approx(0.1 / 2 * 1_000_000, rel=0.1)
 
@@ -276,7 +276,7 @@ def test_askers_that_have_gone_are_forgotten() -> None:
     """A thousand keys that each ask once leave nothing behind, and their parts go to those who ask."""
     pacing = Pacing(Pool(tokens=1000, per=100.0))
     for i in range(1000):
-        pacing.opened(state(key=f"key-{i}"), 10.0 * i)
+        pacing.task_opened(state(key=f"key-{i}"), 10.0 * i)
     assert len(pacing._tenants) <= 11
 
 
@@ -338,16 +338,16 @@ def test_the_pool_counts_what_was_served() -> None:
 def test_what_others_spend_is_heard() -> None:
     """What another process has spent on the account makes the price rise; what comes back makes it fall."""
     pacing = Pacing(Pool(tokens=1000, per=100.0, fair=0.0))
-    pacing.opened(state(), 0.0)
-    pacing.spent(100.0)
+    pacing.task_opened(state(), 0.0)
+    pacing.record_spent(100.0)
     account = Account("day", None, 1000, None, None, 0.0, spent=Amount(100))
     before = pacing.price
-    pacing.heard([account])
+    pacing.record_accounts([account])
     assert pacing.price == before
     account.tokens = 600  # less than this process has spent: others have spent 400
-    pacing.heard([account])
+    pacing.record_accounts([account])
     assert pacing.left == 500
     assert pacing.price > before
     account.tokens = 900
-    pacing.heard([account])
+    pacing.record_accounts([account])
     assert pacing.left == 800

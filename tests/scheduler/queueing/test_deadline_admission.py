@@ -176,18 +176,18 @@ def test_promises_are_what_a_naive_plan_makes_them(
             state.forecast.expect(expect)
             load, needed = naive.needed(state, now + seconds, now)
             if needed is None:
-                promises.make(state, now + seconds, now)
+                promises.accept(state, now + seconds, now)
                 naive.made.append((state, now + seconds))
             else:
                 with pytest.raises(DeadlineError) as error:
-                    promises.make(state, now + seconds, now)
+                    promises.accept(state, now + seconds, now)
                 assert error.value.needed["seconds"] == pytest.approx(needed)
             assert latency.asked == max(1, load)
         elif naive.made:
             state, end = naive.made[more[0] % len(naive.made)]
             change(what, more, state, running, usage_stats, slots)
             if what == "end":
-                promises.forget(state)
+                promises.release(state)
                 naive.made.remove((state, end))
 
 
