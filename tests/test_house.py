@@ -156,11 +156,12 @@ def writes_in(source: str) -> list[tuple[int, str]]:
     return found
 
 
-def test_only_dispatch_and_the_ledger_write_accounts_and_task_states() -> None:
+@pytest.mark.parametrize("part", ["scheduler", "integrations"])
+def test_only_dispatch_and_the_ledger_write_accounts_and_task_states(part: str) -> None:
     """Whatever decides reads a snapshot; what was decided is written in one place."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line} {what}"
-        for path in (ROOT / "scheduler").rglob("*.py")
+        for path in (ROOT / part).rglob("*.py")
         if not path.relative_to(ROOT).as_posix().startswith(WRITERS)
         for line, what in writes_in(path.read_text(encoding="utf-8"))
     ]

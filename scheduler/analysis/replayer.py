@@ -27,11 +27,13 @@ from ..allocation.request import (
 )
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.revision import Extension
+from ..dispatch.set_aside import set_aside, settle_part
 from ..estimates.agent_history import Histories, History
 from ..estimates.call_stats import UsageStats
 from ..estimates.online_curves import Curves
 from ..latency.model import Speed
 from ..latency.slack import Timing
+from ..ledger.accounts import Hold
 from ..ledger.amounts import Amount
 from ..ledger.prices import Price
 from ..policies.pacing import Pacing, Pool
@@ -122,6 +124,7 @@ class Replayer:
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
     tasks: dict[int, TaskState] = field(default_factory=dict)
     calls: dict[tuple[int, int], _Call] = field(default_factory=dict)
+    parts: dict[str, Hold] = field(default_factory=dict)
     histories: Histories = field(default_factory=Histories)
 
     @property
@@ -256,6 +259,16 @@ class Replayer:
 
     def _on_expected(self, event: Event) -> None:
         self.dispatcher.expect(self.tasks[event["id"]], event["kinds"], event["now"])
+
+    def _on_set_aside(self, event: Event) -> None:
+        task, amount = self.tasks[event["id"]], Amount(*event["amount"])
+        hold = set_aside(self.dispatcher, task, amount, event["now"])
+        assert isinstance(hold, Hold)  # a run writes this event where there was room
+        self.parts[hold.id] = hold
+
+    def _on_part_settled(self, event: Event) -> None:
+        task, hold = self.tasks[event["id"]], self.parts[event["hold"]]
+        settle_part(self.dispatcher, task, hold, Amount(*event["actual"]), event["now"])
 
     def _on_pass(self, event: Event) -> None:
         self.dispatcher.run_pass_at(event["root"], event["account"], event["now"])

@@ -66,6 +66,11 @@ class Account:
         self.span = min([INFINITY if a.seconds is None else a.seconds for a in self.path])
 
     @property
+    def root(self) -> Account:
+        """The outermost account above this one; itself where there is none."""
+        return self.path[-1]
+
+    @property
     def tokens_left(self) -> int | None:
         """Tokens that are neither spent nor held; below 0 after an upstream served too much; None: no cap."""
         return None if self.tokens is None else self.tokens - self.spent.tokens - self.held.tokens

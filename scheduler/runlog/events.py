@@ -17,6 +17,8 @@ One object a line, flushed as it happens: a run that is killed leaves a log that
     settled       call, kind, used {...}, charged, refund, outcome, answered, seconds, left
     feedback      call, kind, correct                                   its user has said so
     expected      task, kinds                                           declared after the opening
+    set_aside     task, amount [tokens, nano]                           held for something other than a call
+    part_settled  task, hold, actual [tokens, nano]                     what of such a part was spent
     task_closing  task                                                  it takes no more calls
     task_closed   task, spent, calls, error
 

@@ -28,7 +28,7 @@ from ..estimates.agent_history import History
 from ..estimates.online_curves import Curves
 from ..latency.model import Speed, Speeds
 from ..latency.slack import Timing
-from ..ledger.accounts import Account
+from ..ledger.accounts import Account, Hold
 from ..ledger.amounts import Amount
 from ..ledger.ledger import Ledger
 from ..policies.pacing import Pacing
@@ -164,6 +164,14 @@ class Recorder:
     def expected(self, task: TaskState, kinds: Mapping[str, int], now: float) -> None:
         """Write that a task has declared more calls."""
         self._task(task, "expected", now, kinds=dict(kinds), now=now)
+
+    def set_aside(self, task: TaskState, amount: Amount, now: float) -> None:
+        """Write that a part of a task's caps is held for something other than a call."""
+        self._task(task, "set_aside", now, amount=list(amount), now=now)
+
+    def part_settled(self, task: TaskState, hold: Hold, actual: Amount, now: float) -> None:
+        """Write that such a hold has ended with what was spent."""
+        self._task(task, "part_settled", now, hold=hold.id, actual=list(actual), now=now)
 
     def closing(self, task: TaskState, now: float) -> None:
         """A task takes no more calls."""

@@ -34,7 +34,7 @@ from elastic_agent.generation.result import Generation
 from ..allocation.request import CallTerms, OnExhausted, Running, TaskState, build_task_state
 from ..dispatch.dispatcher import Dispatcher
 from ..ledger.accounts import Account
-from ..ledger.amounts import INFINITY
+from ..ledger.amounts import INFINITY, Amount
 from ..ledger.prices import Price, check_price, find_price, require_price
 from ..runlog.events import TaskLog
 from ..runlog.recorder import started
@@ -42,6 +42,7 @@ from ..runlog.report import CallReport, CapAmounts, TaskReport
 from .call import GenerationOptions, TaskCall
 from .context import TaskScope, Uncounted, current_task
 from .held_call import HeldCall
+from .set_aside import SetAside, hold_part
 from .task_terms import TaskTerms
 
 if TYPE_CHECKING:
@@ -308,6 +309,16 @@ class Task:
     async def generate(self, prompt: Prompt, **options: Any) -> Generation:
         """Make a call and run it to its end; options are those of `call`."""
         return await self.call(prompt, **options).run()
+
+    async def set_aside(self, amount: Amount) -> SetAside:
+        """Hold a part of what is left for something other than a call, such as a graph in another process.
+
+        Raises:
+            CapExceededError: what is left beside the final answer's reserve can't hold the part.
+            TaskClosedError: the task has ended.
+            StoreUnavailableError: the scheduler's store can't be reached.
+        """
+        return await hold_part(self, amount)
 
     async def may_send(self, running: Running) -> None:
         """Right before a request of a call leaves: return if all that the call rests on is still held,

@@ -69,13 +69,6 @@ class AccountScheduler(BudgetScheduler):
         here = any(a.held != a.reserved for a in path)
         return here or await self.durable.others_hold()
 
-    async def aclose(self) -> None:
-        """End the tasks and close the account's lease."""
-        mirror = self.durable.mirror.accounts.get(self.name)
-        await super().aclose()
-        if mirror is not None:
-            self.dispatcher.ledger.close(mirror.path[-1])
-
 
 class AccountSchedulers:
     """The account schedulers of a process, made when they are first needed.
@@ -122,12 +115,12 @@ class AccountSchedulers:
         except BaseException:
             await scheduler.aclose()
             raise
-        self._by_root[scheduler.durable.account().path[-1].id] = scheduler
+        self._by_root[scheduler.durable.account().root.id] = scheduler
         return scheduler
 
     async def close(self, scheduler: AccountScheduler) -> None:
         """End a scheduler's tasks and close its lease."""
-        root = scheduler.durable.account().path[-1].id
+        root = scheduler.durable.account().root.id
         await scheduler.aclose()
         self._by_root.pop(root, None)
 
@@ -149,6 +142,6 @@ class AccountSchedulers:
         await self.store.aclose()
 
     def _hold_ended(self, hold: Hold) -> None:
-        scheduler = self._by_root.get(hold.account.path[-1].id)
+        scheduler = self._by_root.get(hold.account.root.id)
         if scheduler is not None:
             scheduler.durable.end(hold)

@@ -13,7 +13,6 @@ the account and holds no secret; each side knows for itself where the store is.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,13 +21,11 @@ from typing import Any
 from uuid import uuid4
 
 from elastic_agent.budget import Caps, to_usd
-from elastic_agent.errors import CapExceededError, TaskClosedError
+from elastic_agent.errors import TaskClosedError
 from elastic_agent.scheduler import BudgetScheduler, Task, current_task
-from elastic_agent.scheduler.ledger.accounts import Hold
-from elastic_agent.scheduler.ledger.amounts import Amount, Shortage
+from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.protocol import Spec
-from elastic_agent.scheduler.runlog.report import CapAmounts
 
 from ..errors import langchain_errors
 
@@ -56,24 +53,23 @@ async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[
         task = current_task()
         if task is None:
             raise TaskClosedError("remote_budget sets a part of a task aside: open task_budget around it")
-        hold = _held(task, caps)
+        part = await task.set_aside(Amount(caps.tokens or 0, caps.nanodollars or 0))
         account = f"remote-{uuid4().hex}"
-        books = open_store(store)
-        actual = hold.amount  # the whole part, unless the store says what was spent
+        spent, shared = NOTHING, open_store(store)
         try:
-            await books.open([Spec(account, caps.tokens, caps.nanodollars)])
+            await shared.open([Spec(account, caps.tokens, caps.nanodollars)])
             scope = {"account": account, "caps": {"tokens": caps.tokens, "usd": _text(caps)}}
             if caps.seconds is not None:
                 scope["caps"]["seconds"] = caps.seconds  # type: ignore[index]
+            spent = part.amount  # from here on, unless the store says less
             yield {KEY: json.dumps(scope)}
         finally:
             try:
-                await books.close(account)
-                actual = (await books.books(account))[0].spent
+                await shared.close(account)
+                spent = (await shared.books(account))[0].spent
             finally:
-                await books.aclose()
-                task.dispatcher.ledger.settle(hold, actual)
-                task.dispatcher.run_pass(task.state.account, asyncio.get_running_loop().time())
+                await shared.aclose()
+                part.settle(spent)
 
 
 @asynccontextmanager
@@ -101,28 +97,6 @@ async def joined_budget(config: Mapping[str, Any], *, store: str | Path) -> Asyn
     with langchain_errors():
         async with scheduler, scheduler.task(caps, name=account) as task:
             yield task
-
-
-def _held(task: Task, caps: Caps) -> Hold:
-    now = asyncio.get_running_loop().time()
-    amount = Amount(caps.tokens or 0, caps.nanodollars or 0)
-    ledger, account = task.dispatcher.ledger, task.state.account
-    held = ledger.hold(account, amount, until=now, now=now)
-    if isinstance(held, Shortage):
-        needed, available = _units(held.unit, held.needed), _units(held.unit, held.available)
-        (unit, left), (wanted,) = *available.items(), needed.values()
-        raise CapExceededError(
-            f"task {task.name!r} has {left:g} {unit} left beside its answer's reserve, and {wanted:g} are to "
-            f"be set aside",
-            needed=needed,
-            available=available,
-        )
-    return held
-
-
-def _units(unit: str, amount: float) -> dict[str, float]:
-    found = CapAmounts(usd=to_usd(int(amount))) if unit == "nano" else CapAmounts(tokens=int(amount))
-    return found.to_dict()
 
 
 def _text(caps: Caps) -> str | None:

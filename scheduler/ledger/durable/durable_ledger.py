@@ -97,13 +97,14 @@ class DurableLedger:
         return self.mirror.accounts[self.name]
 
     async def aclose(self) -> None:
-        """Write what is still to be written, give reserves back, let go of the store."""
+        """Write what is still to be written, give reserves back, let go of the store, end the mirror."""
         if not self._closed:
             self._closed = True
             try:
                 await self.link.there(self._close())
             finally:
                 await self.link.leave()
+                self.mirror.close()
 
     # For calls
 

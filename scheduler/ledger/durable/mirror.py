@@ -54,6 +54,11 @@ class Mirror:
         """Whether the store was connected to since the last look: it may be in an older state."""
         return self._connections != self._link.store.connections
 
+    def close(self) -> None:
+        """End the accounts in memory; those of the store stay as they are."""
+        if self.accounts:
+            self._ledger.close(self.accounts[self._link.name].root)
+
     async def look(self) -> list[Level]:
         """Look up what is left. All who ask while another look is under way share the next one.
 

@@ -153,7 +153,9 @@ def test_the_final_answers_reserve_is_held_in_the_store() -> None:
                 assert final.solution == "so it is 42"
             await store.settle("elsewhere", NOTHING)
         # The scheduler closed its store, as it owns it: what is left is read from the rows.
-        assert scheduler.dispatcher.ledger.accounts["acme"].held == NOTHING
+        root = scheduler.account()
+        assert root is not None
+        assert root.held == NOTHING
 
     asyncio.run(main())
 
@@ -325,7 +327,9 @@ def test_a_plain_with_on_a_thread_of_its_own_works() -> None:
         assert asyncio.run(task.generate("a", solution=16)).solution == "so it is 42"
         assert asyncio.run(task.generate("b", solution=16)).solution == "so it is 42"
     asyncio.run(scheduler.aclose())
-    assert scheduler.dispatcher.ledger.accounts["acme"].held == NOTHING
+    root = scheduler.account()
+    assert root is not None
+    assert root.held == NOTHING
 
 
 def test_an_account_whose_time_is_up_in_the_store_sets_a_deadline_here() -> None:
