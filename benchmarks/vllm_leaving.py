@@ -38,7 +38,7 @@ from elastic_agent.budget import Budget
 from elastic_agent.generation.call import Call
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd
 from elastic_agent.integrations.gateway.app import Gateway
-from elastic_agent.integrations.gateway.settings import Config, Upstream
+from elastic_agent.integrations.gateway.settings import GatewaySettings, Upstream
 
 THINKING, SOLUTION = 800, 100
 LONGEST = 1.2
@@ -91,8 +91,8 @@ async def measure(args: argparse.Namespace, base_url: str, calls: int) -> dict[s
 
         result["alone"] = await one_by_one(calls, meter, lambda: left(client, rng))
         events, requests = list[dict[str, Any]](), list[dict[str, Any]]()
-        config = Config([Upstream("model", client)], port=0, no_keys=True, log=events.append)
-        async with Gateway(config, requests.append) as running:
+        settings = GatewaySettings([Upstream("model", client)], port=0, no_keys=True, log=events.append)
+        async with Gateway(settings, requests.append) as running:
             result["gateway"] = await one_by_one(
                 calls, meter, lambda: left_at_gateway(running, events, requests, session, rng)
             )

@@ -12,7 +12,7 @@ from openai import APIStatusError, AsyncOpenAI
 
 from elastic_agent import load_backend
 from elastic_agent.integrations.gateway.app import Gateway
-from elastic_agent.integrations.gateway.settings import Config, Upstream
+from elastic_agent.integrations.gateway.settings import GatewaySettings, Upstream
 
 QUESTION = "A shop has 37 apples . #1 It sells 12 . #2 It gets 3 boxes of 8 . How many apples are left ?"
 
@@ -45,7 +45,9 @@ async def ask(client: AsyncOpenAI) -> None:
 async def main(base_url: str | None) -> None:
     async with AsyncExitStack() as stack:
         if base_url is None:
-            gateway = Gateway(Config([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0, no_keys=True))
+            gateway = Gateway(
+                GatewaySettings([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0, no_keys=True)
+            )
             base_url = (await stack.enter_async_context(gateway)).url
         client = AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0)
         await ask(await stack.enter_async_context(client))

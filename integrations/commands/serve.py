@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         from ..gateway.app import Gateway
     except ImportError as error:
         raise ValueError("the gateway needs: pip install 'elastic-agent[gateway]'") from error
-    from ..gateway.settings import Config, Limits
+    from ..gateway.settings import GatewaySettings, Limits
     from .upstreams import upstreams_of
 
     limits = Limits(
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         task_idle_seconds=options.task_idle,
         answer_seconds=options.keep_answers,
     )
-    config = Config(
+    settings = GatewaySettings(
         upstreams=upstreams_of(options),
         ledger=ledger_place(options.ledger),
         host=options.host,
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
         no_keys=options.no_keys,
         watchdog=options.watchdog,
     )
-    asyncio.run(run_gateway(Gateway(config, None if options.quiet else print_access)))
+    asyncio.run(run_gateway(Gateway(settings, None if options.quiet else print_access)))
     return 0
 
 
@@ -137,15 +137,15 @@ async def run_gateway(gateway: Gateway) -> None:
     gc.freeze()  # what is loaded by now stays: the collector need not scan it again
     gc.set_threshold(COLLECT_EVERY)
     sys.setswitchinterval(SWITCH_SECONDS)
-    config = gateway.config
-    names, ledger = ", ".join(gateway.upstreams), without_password(config.ledger)
+    settings = gateway.settings
+    names, ledger = ", ".join(gateway.upstreams), without_password(settings.ledger)
     _print_status(f"serving {names} at {gateway.url}; ledger: {ledger}")
-    if config.no_keys:
+    if settings.no_keys:
         _print_status(OPEN_TO_ALL)
     await stop.wait()
-    _print_status(f"stopping: what runs has {config.limits.grace_seconds:g} s to end")
+    _print_status(f"stopping: what runs has {settings.limits.grace_seconds:g} s to end")
     await gateway.stop()
-    for one in config.upstreams:
+    for one in settings.upstreams:
         await one.backend.aclose()
 
 

@@ -1,7 +1,7 @@
 """The gateway: an OpenAI-compatible server in front of models, with a budget for every call.
 
-    config = Config([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0, no_keys=True)
-    async with Gateway(config) as gateway:
+    settings = GatewaySettings([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0, no_keys=True)
+    async with Gateway(settings) as gateway:
         gateway.url      # http://127.0.0.1:PORT/v1
 
 The way of a request: `routes.middleware` finds its key; `serving.generation` has its body checked
@@ -37,7 +37,7 @@ from .routes.status import StatusRoutes
 from .routes.tasks import TaskRoutes
 from .serving.generation import GenerationHandler
 from .serving.idempotency import Idempotency
-from .settings import Config, without_password
+from .settings import GatewaySettings, without_password
 from .storage.answer_table import open_answer_table
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Gateway:
     """A running gateway, between `start` and `stop`.
 
     Args:
-        config: what it serves, and how.
+        settings: what it serves, and how.
         access: is called with the facts of every request, as JSON-ready values without prompts or keys.
 
     Attributes:
@@ -65,13 +65,17 @@ class Gateway:
     status: StatusRoutes
     app: web.Application
 
-    def __init__(self, config: Config, access: Callable[[dict[str, Any]], None] | None = None) -> None:
-        self.config = config.checked()
+    def __init__(
+        self, settings: GatewaySettings, access: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.settings = settings
         self.access = access or (lambda facts: None)
-        self.upstreams = {upstream.name: upstream for upstream in config.upstreams}
+        self.upstreams = {upstream.name: upstream for upstream in settings.upstreams}
         self.metrics = Metrics()
-        self.connections = ConnectionLimiter(config.limits, fitting_connections(config.limits.connections))
-        self.keys = Keys(config.ledger)
+        self.connections = ConnectionLimiter(
+            settings.limits, fitting_connections(settings.limits.connections)
+        )
+        self.keys = Keys(settings.ledger)
         self.url = ""
         self.stalls: list[Stall] = []
         self._listener: Listener | None = None
@@ -92,10 +96,10 @@ class Gateway:
         await asyncio.to_thread(self._load_prices)
         self._make_services()
         self.app = self._make_app()
-        self._listener = Listener(self.app, self.connections, self.config.limits)
-        self.url = f"{await self._listener.start(self.config.host, self.config.port)}/v1"
+        self._listener = Listener(self.app, self.connections, self.settings.limits)
+        self.url = f"{await self._listener.start(self.settings.host, self.settings.port)}/v1"
         self._sweeper = asyncio.ensure_future(self._sweep())
-        if self.config.watchdog:
+        if self.settings.watchdog:
             self._watchdog = Watchdog(self._on_stall)
             self._watchdog.start()
 
@@ -107,7 +111,7 @@ class Gateway:
         if self._watchdog is not None:
             self._watchdog.stop()
         await self._listener.stop_accepting()
-        await self.generations.drain(self.config.limits.grace_seconds)
+        await self.generations.drain(self.settings.limits.grace_seconds)
         await self._listener.close()
         await self.idempotency.aclose()
         if self._sweeper is not None:
@@ -131,40 +135,40 @@ class Gateway:
 
     async def _check_keys(self) -> None:
         """Refuse to open to everybody by mistake, because the ledger lost its keys or is the wrong one."""
-        place, there = without_password(self.config.ledger), await self.keys.any()
-        if not there and not self.config.no_keys:
+        place, there = without_password(self.settings.ledger), await self.keys.any()
+        if not there and not self.settings.no_keys:
             raise ValueError(
                 f"no key exists in the ledger {place}: make one (elastic-agent keys create NAME --ledger "
                 f"{place}), or, to try it on this machine alone, start it with --no-keys "
                 f"(in Python: no_keys=True)"
             )
-        if there and self.config.no_keys:
+        if there and self.settings.no_keys:
             raise ValueError(
                 f"--no-keys, but the ledger {place} has keys: leave --no-keys out, or name another --ledger"
             )
 
     def _load_prices(self) -> None:
         """Read the price list, which takes up to a second, before a request would wait for it."""
-        for one in self.config.upstreams:
+        for one in self.settings.upstreams:
             if one.price is None and one.backend.model not in NOTIONAL:
                 listed(one.backend.model)
 
     def _make_services(self) -> None:
         """The scheduler, the accounts, the tasks, and what answers requests."""
-        config, limits = self.config, self.config.limits
+        settings, limits = self.settings, self.settings.limits
         self.main = BudgetScheduler(
-            prices={one.backend.model: one.price for one in config.upstreams if one.price is not None},
-            max_running=config.max_running,
-            max_waiting=config.max_waiting,
-            solution=config.solution,
-            wrap_up=config.wrap_up,
-            log=[*events.sinks(config.log), self.metrics.event],
+            prices={one.backend.model: one.price for one in settings.upstreams if one.price is not None},
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            solution=settings.solution,
+            wrap_up=settings.wrap_up,
+            log=[*events.sinks(settings.log), self.metrics.event],
         )
-        self.schedulers = AccountSchedulers(self.main, open_store(config.ledger), config.lease)
-        default = config.upstreams[0].backend
+        self.schedulers = AccountSchedulers(self.main, open_store(settings.ledger), settings.lease)
+        default = settings.upstreams[0].backend
         self.tasks = NamedTasks(self.schedulers, limits.tasks, limits.task_idle_seconds, default)
         self.idempotency = Idempotency(
-            open_answer_table(config.ledger),
+            open_answer_table(settings.ledger),
             seconds=limits.answer_seconds,
             leave_seconds=limits.leave_seconds,
             call_seconds=limits.call_seconds,
@@ -176,14 +180,14 @@ class Gateway:
 
     def _make_app(self) -> web.Application:
         """The routes, under the middleware."""
-        config, limits = self.config, self.config.limits
+        settings, limits = self.settings, self.settings.limits
         generations = self.generations
         tasks = TaskRoutes(self.tasks, self.idempotency, limits.request_seconds)
         status = self.status = StatusRoutes(
             self.upstreams, self.schedulers.store, self.metrics, self._measure
         )
-        keys = None if config.no_keys else self.keys
-        middleware = RequestMiddleware(keys, self.metrics, self.access, watched=config.watchdog)
+        keys = None if settings.no_keys else self.keys
+        middleware = RequestMiddleware(keys, self.metrics, self.access, watched=settings.watchdog)
         app = web.Application(middlewares=[middleware.handle], client_max_size=limits.body)
         app.add_routes(
             [
@@ -217,7 +221,7 @@ class Gateway:
 
     async def _sweep(self) -> None:
         """Close what is idle and delete what has expired, every few seconds."""
-        limits = self.config.limits
+        limits = self.settings.limits
         pause = min(5.0, limits.idle_seconds / 4, limits.task_idle_seconds / 4)
         while True:
             await asyncio.sleep(pause)

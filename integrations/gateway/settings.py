@@ -7,7 +7,6 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
-from typing import Self
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.scheduler.ledger.durable.options import LEASE
@@ -89,8 +88,8 @@ class Upstream:
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """A gateway.
+class GatewaySettings:
+    """What a gateway serves, and how.
 
     Attributes:
         upstreams: the models; the first is the default of requests that name none.
@@ -104,6 +103,10 @@ class Config:
         no_keys: ask for no key, and listen on this machine's own addresses alone. Every program and user of
             this machine can spend.
         watchdog: report which request makes the event loop stand still (`ops.watchdog`).
+
+    Raises:
+        ValueError: there is no model, two models have one name, other machines could reach the gateway
+            without a key, or a number is out of range.
     """
 
     upstreams: Sequence[Upstream]
@@ -120,13 +123,7 @@ class Config:
     no_keys: bool = False
     watchdog: bool = False
 
-    def checked(self) -> Self:
-        """These settings, checked.
-
-        Raises:
-            ValueError: there is no model, two models have one name, other machines could reach the gateway
-                without a key, or a number is out of range.
-        """
+    def __post_init__(self) -> None:
         integer("port", self.port, most=MOST_PORT, of="")
         real("lease", self.lease, above=True, most=MOST_SECONDS, of="seconds")
         check_limits(self.max_running, self.max_waiting)
@@ -135,15 +132,13 @@ class Config:
         names = [upstream.name for upstream in self.upstreams]
         if not names:
             raise ValueError("a gateway needs a model: --model NAME, or --upstream NAME=URL")
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
+        if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two upstreams are called {', '.join(sorted(twice))}: give each its own name")
         if self.no_keys and not is_loopback(self.host):
             raise ValueError(
                 f"without keys (--no-keys) a gateway listens on this machine alone, and {self.host or 'all'} "
                 f"can be reached by others: leave --host out, or make a key and leave --no-keys out"
             )
-        return self
 
 
 def is_loopback(host: str) -> bool:

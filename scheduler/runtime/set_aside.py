@@ -63,8 +63,8 @@ def _no_room(task: Task, short: Shortage) -> CapExceededError:
         float(to_usd(int(one))) if unit == "usd" else one for one in (short.needed, short.available)
     )
     return CapExceededError(
-        f"task {task.name!r} has {left:g} {unit} left beside its final answer's reserve, and {needed:g} are to "
-        f"be set aside",
+        f"task {task.name!r} has {left:g} {unit} left beside its final answer's reserve, and {needed:g} are "
+        f"to be set aside",
         needed={unit: needed},
         available={unit: left},
     )

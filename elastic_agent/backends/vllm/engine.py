@@ -34,6 +34,7 @@ from ..base import (
 )
 from ..limits_probe import FIELD, PASSED, UNPROBED, probe_once
 from .async_engine import Engine, Pass
+from .guided_decoding import AcceptedFields
 
 PROCESSOR = "elastic_agent.backends.vllm.plugin.elastic_vllm:Limits"
 
@@ -75,6 +76,7 @@ class VllmEngineBackend:
         self._owner = owner
         self._closed = False
         self._passes: set[Pass] = set()
+        self._accepted = AcceptedFields()
 
     @classmethod
     def load(
@@ -136,12 +138,15 @@ class VllmEngineBackend:
     async def refusal(self, fields: Mapping[str, Any]) -> str:
         """Why vLLM's own check of a request refuses the fields; "" where it accepts them."""
         self._check_open()
+        if fields in self._accepted:
+            return ""
         request = TokenRequest((0,), 1, extra=fields)
         try:
             checked = self.engine.submit(self.engine.check(_params(request), self._adapter))
             await asyncio.wrap_future(checked)
         except BackendError as error:
             return " ".join(str(error).split())[:300]
+        self._accepted.add(fields)
         return ""
 
     async def probe(self) -> None:

@@ -28,6 +28,26 @@ _SAYS_RANK = "data_parallel_rank"
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
+class AcceptedFields:
+    """The fields that an engine has accepted: it is asked once, however many calls have the same fields."""
+
+    def __init__(self) -> None:
+        self._digests: OrderedDict[bytes, None] = OrderedDict()
+
+    def __contains__(self, fields: Mapping[str, Any]) -> bool:
+        return _digest(fields) in self._digests
+
+    def add(self, fields: Mapping[str, Any]) -> None:
+        """Remember the fields, and forget the oldest of more than REMEMBERED."""
+        self._digests[_digest(fields)] = None
+        if len(self._digests) > REMEMBERED:
+            self._digests.popitem(last=False)
+
+
+def _digest(fields: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=repr).encode()).digest()
+
+
 class GuidedFieldsCheck:
     """Asks one server about one model.
 
@@ -40,29 +60,23 @@ class GuidedFieldsCheck:
     def __init__(self, url: str, model: str, meter: Meter) -> None:
         self._url, self._model, self._meter = url, model, meter
         self._tells: bool | None = None
-        self._taken: OrderedDict[bytes, None] = OrderedDict()
+        self._accepted = AcceptedFields()
 
     async def refusal(self, session: aiohttp.ClientSession, fields: Mapping[str, Any]) -> str:
         """Why the server refuses the fields; "" where it accepts them, or its answer doesn't say."""
         try:
-            key = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
-        except (TypeError, ValueError):
-            return ""  # the call itself says what is wrong
-        if self._tells is False or key in self._taken:
-            return ""
-        try:
+            if self._tells is False or fields in self._accepted:
+                return ""
             if self._tells is None:
                 await self._ask(session, {})
             said = await self._ask(session, fields) if self._tells else None
+        except (TypeError, ValueError):
+            return ""  # they are no JSON: the call itself says so
         except (aiohttp.ClientError, TimeoutError, OSError):
             return ""
-        if said:
-            return said
-        if said is not None:
-            self._taken[key] = None
-            if len(self._taken) > REMEMBERED:
-                self._taken.popitem(last=False)
-        return ""
+        if said == "":
+            self._accepted.add(fields)
+        return said or ""
 
     async def _ask(self, session: aiohttp.ClientSession, fields: Mapping[str, Any]) -> str | None:
         """Why the server refuses the fields; "" where it accepts them, None where its answer says neither."""

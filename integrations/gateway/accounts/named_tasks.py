@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -57,10 +57,6 @@ class NamedTask:
     used: float = 0.0
     seen: tuple[Amount, Amount] | None = None
 
-    def busy(self) -> bool:
-        """Whether a request uses it now."""
-        return self.running > 0
-
 
 class NamedTasks:
     """The tasks that a process has open.
@@ -92,7 +88,11 @@ class NamedTasks:
         if fresh and (account in self._open or await self._on_ledger(account) is not None):
             raise GatewayError(400, f"there is a task called {id!r} already", "task_exists", param="id")
         spec = Spec(account, caps.tokens, caps.nanodollars, caps.seconds)
-        return await self._get(id, account, [owner, spec], caps, options)
+        self._begin(id, account, [owner, spec], caps, options)
+        task = await self._opened(id, account)
+        if _limits(task.task.caps) != _limits(caps):
+            raise bad_request("X-Elastic-Caps", f"task {id!r} was opened with other caps", "caps_differ")
+        return task
 
     async def find(self, owner: Spec, id: str) -> NamedTask | None:
         """A task that was opened before, here or by another process; None: the owner has no such task.
@@ -114,8 +114,8 @@ class NamedTasks:
             caps = Caps(
                 usd=None if spec.nano is None else to_usd(spec.nano), seconds=level.left, tokens=spec.tokens
             )
-            return await self._get(id, account, account, caps, {})
-        return await self._get(id, account, account, None, {})
+            self._begin(id, account, account, caps, {})
+        return await self._opened(id, account)
 
     async def check_open(self, task: NamedTask) -> None:
         """Make sure that a task still takes calls: another process may have ended it.
@@ -169,14 +169,14 @@ class NamedTasks:
             if not opening.done() or opening.exception() is not None:
                 continue
             task = opening.result()
-            if not task.busy() and (task.seen is None or now - task.used >= self.idle):
+            if not task.running and (task.seen is None or now - task.used >= self.idle):
                 with suppress(StoreUnavailableError):
                     await self._close_if_idle(task, now)
 
     async def _close_if_idle(self, task: NamedTask, now: float) -> None:
         level = await self._on_ledger(task.account)
         seen = None if level is None else (level.spent, level.held)
-        if task.busy():  # since then
+        if task.running:  # since then
             return
         ended = level is None or level.closed or level.left == 0.0
         if not ended and task.seen != seen:  # used since the last look, here or by another process
@@ -205,40 +205,40 @@ class NamedTasks:
         except UnknownAccountError:
             return None
 
-    async def _get(
-        self, id: str, account: str, accounts: Any, caps: Caps | None, options: Mapping[str, Any]
-    ) -> NamedTask:
-        found = self._open.get(account)
-        if found is None:
-            assert caps is not None
-            if len(self._open) >= self.most:
-                raise GatewayError(
-                    429,
-                    f"{self.most} tasks are open here: close some (DELETE /v1/tasks/ID)",
-                    "too_many_tasks",
-                    retry_after=30.0,
-                )
-            found = self._open[account] = asyncio.ensure_future(
-                self._make(id, account, accounts, caps, options)
+    def _begin(
+        self, id: str, account: str, accounts: str | Sequence[Spec], caps: Caps, options: Mapping[str, Any]
+    ) -> None:
+        """Begin to open a task in this process, unless another request has begun or done that."""
+        if account in self._open:
+            return
+        if len(self._open) >= self.most:
+            raise GatewayError(
+                429,
+                f"{self.most} tasks are open here: close some (DELETE /v1/tasks/ID)",
+                "too_many_tasks",
+                retry_after=30.0,
             )
-            found.add_done_callback(lambda done: self._opened(account, done))
+        opening = asyncio.ensure_future(self._make(id, account, accounts, caps, options))
+        opening.add_done_callback(lambda done: self._drop_failed(account, done))
+        self._open[account] = opening
+
+    async def _opened(self, id: str, account: str) -> NamedTask:
+        """A task that this process has begun to open, once it is open."""
         try:
-            task = await asyncio.shield(found)
+            task = await asyncio.shield(self._open[account])
         except (StoreUnavailableError, StoreClockError, StoreForgotError):
             raise
         except StoreError as error:
             raise bad_request("X-Elastic-Caps", f"task {id!r}: {error}", "caps_differ") from error
-        if caps is not None and accounts is not account and _spec(task.task.caps) != _spec(caps):
-            raise bad_request("X-Elastic-Caps", f"task {id!r} was opened with other caps", "caps_differ")
         task.used = asyncio.get_running_loop().time()
         return task
 
-    def _opened(self, account: str, done: asyncio.Task[NamedTask]) -> None:
+    def _drop_failed(self, account: str, done: asyncio.Task[NamedTask]) -> None:
         if done.cancelled() or done.exception() is not None:
             self._open.pop(account, None)
 
     async def _make(
-        self, id: str, account: str, accounts: Any, caps: Caps, options: Mapping[str, Any]
+        self, id: str, account: str, accounts: str | Sequence[Spec], caps: Caps, options: Mapping[str, Any]
     ) -> NamedTask:
         scheduler = await self.schedulers.open(accounts)
         scheduler.backend = self.backend
@@ -257,7 +257,7 @@ class NamedTasks:
                 await self.schedulers.close(task.scheduler)  # ends the task, which gives its reserve back
 
 
-def _spec(caps: Caps) -> tuple[int | None, int | None, float | None]:
+def _limits(caps: Caps) -> tuple[int | None, int | None, float | None]:
     return caps.tokens, caps.nanodollars, caps.seconds
 
 

@@ -18,6 +18,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -127,7 +128,7 @@ class ConnectionLimiter:
 
     def close_idlest(self, many: int) -> None:
         """Close the connections that were idle for the longest."""
-        for connection in list(self._idle)[:many] if many > 1 else [next(iter(self._idle))]:
+        for connection in list(islice(self._idle, many)):
             self._abort(connection)
 
     def sweep(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.integrations.gateway.app import Gateway
-from elastic_agent.integrations.gateway.settings import Config, Limits, Upstream
+from elastic_agent.integrations.gateway.settings import GatewaySettings, Limits, Upstream
 from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.prices import Price
 from tests.wire import Engine, Faults, Wire
@@ -119,7 +119,7 @@ async def serving(
     upstream_key: str | None = None,
     backend: ScriptedBackend | None = None,
     engine: Engine | None = None,
-    **config: Any,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
     """A gateway for the length of a block."""
     async with AsyncExitStack() as stack:
@@ -133,9 +133,16 @@ async def serving(
         session = await stack.enter_async_context(aiohttp.ClientSession())
         events: list[dict[str, Any]] = []
         access: list[dict[str, Any]] = []
-        config = {"port": 0, "limits": limits or Limits(grace_seconds=2.0), "log": events.append, **config}
-        gateway = Gateway(Config([upstream], **{"no_keys": True, "watchdog": True, **config}), access.append)
-        if not gateway.config.no_keys and not gateway.keys.list():
+        settings = {
+            "port": 0,
+            "limits": limits or Limits(grace_seconds=2.0),
+            "log": events.append,
+            **settings,
+        }
+        gateway = Gateway(
+            GatewaySettings([upstream], **{"no_keys": True, "watchdog": True, **settings}), access.append
+        )
+        if not gateway.settings.no_keys and not gateway.keys.list():
             gateway.keys.create("somebody")  # a gateway that asks for keys starts with one at least
         await stack.enter_async_context(gateway)
         yield Served(gateway, backend, wire, session, access, events)

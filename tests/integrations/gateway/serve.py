@@ -11,13 +11,13 @@ import sys
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.integrations.commands.serve import print_access, run_gateway
 from elastic_agent.integrations.gateway.app import Gateway
-from elastic_agent.integrations.gateway.settings import Config, Limits, Upstream
+from elastic_agent.integrations.gateway.settings import GatewaySettings, Limits, Upstream
 from tests.integrations.gateway.conftest import PRICE, shared_codec
 
 if __name__ == "__main__":
     base_url, ledger, lease, grace = sys.argv[1:]
     backend = VllmServerBackend("scripted", base_url, codec=shared_codec())
-    config = Config(
+    settings = GatewaySettings(
         [Upstream("scripted", backend, price=PRICE)],
         ledger=ledger,
         port=0,
@@ -25,4 +25,4 @@ if __name__ == "__main__":
         lease=float(lease),
         limits=Limits(grace_seconds=float(grace)),
     )
-    asyncio.run(run_gateway(Gateway(config, print_access)))
+    asyncio.run(run_gateway(Gateway(settings, print_access)))

@@ -21,7 +21,7 @@ from elastic_agent.integrations.gateway.api import json_body, request_schema
 from elastic_agent.integrations.gateway.api.responses_schema import ResponseRequest
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.errors import GatewayError
-from elastic_agent.integrations.gateway.settings import Config, Upstream
+from elastic_agent.integrations.gateway.settings import GatewaySettings, Upstream
 from elastic_agent.prompts.tokenizer import HFCodec
 from tests.integrations.gateway.conftest import HELLO, Start
 from tests.integrations.gateway.ops.test_limits import connect
@@ -139,8 +139,8 @@ def test_text_is_encoded_alike_in_any_length() -> None:
 
 @asynccontextmanager
 async def embedded() -> AsyncIterator[Gateway]:
-    config = Config([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0, no_keys=True)
-    async with Gateway(config) as gateway:
+    settings = GatewaySettings([Upstream("e1-tiny", load_backend("e1-tiny"))], port=0, no_keys=True)
+    async with Gateway(settings) as gateway:
         yield gateway
 
 

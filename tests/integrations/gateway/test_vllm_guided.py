@@ -21,7 +21,7 @@ from benchmarks._vllm import counters, idle
 from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.integrations.gateway.app import Gateway
-from elastic_agent.integrations.gateway.settings import Config, Upstream
+from elastic_agent.integrations.gateway.settings import GatewaySettings, Upstream
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from tests.integrations.byte_model import save_byte_model
 from tests.vllm_server import ENVIRONMENT
@@ -73,7 +73,7 @@ async def client(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
     backend = VllmServerBackend(NAME, served.url, tokenizer=served.folder)
     try:
         async with (
-            Gateway(Config([Upstream(NAME, backend)], port=0, no_keys=True)) as gateway,
+            Gateway(GatewaySettings([Upstream(NAME, backend)], port=0, no_keys=True)) as gateway,
             openai.AsyncOpenAI(base_url=gateway.url, api_key="none", max_retries=0) as client,
         ):
             yield client
@@ -134,7 +134,7 @@ async def test_what_the_engine_refuses(served: Served) -> None:
     backend = VllmServerBackend(NAME, served.url, tokenizer=served.folder)
     async with (
         aiohttp.ClientSession() as session,
-        Gateway(Config([Upstream(NAME, backend)], port=0, no_keys=True)) as gateway,
+        Gateway(GatewaySettings([Upstream(NAME, backend)], port=0, no_keys=True)) as gateway,
         openai.AsyncOpenAI(base_url=gateway.url, api_key="none", max_retries=0) as client,
     ):
         before = await idle(served.url, session)

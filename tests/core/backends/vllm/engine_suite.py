@@ -210,6 +210,20 @@ async def test_a_grammar_is_refused_before_a_token(backend: VllmEngineBackend) -
     assert result.solution.lstrip("-").isdecimal()
 
 
+async def test_a_grammar_is_checked_once(backend: VllmEngineBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The n answers of a request have the same fields: vLLM is asked about them once."""
+    checks, check = [], backend.engine.check
+
+    async def counted(*given: Any) -> None:
+        checks.append(given)
+        await check(*given)
+
+    monkeypatch.setattr(backend.engine, "check", counted)
+    for pattern, many in (("a", 1), ("a", 1), ("b", 2), ("a", 2)):
+        assert await backend.refusal({"structured_outputs": {"regex": pattern}}) == ""
+        assert len(checks) == many
+
+
 async def test_ids_outside_the_vocabulary(backend: VllmEngineBackend) -> None:
     """A prompt id that the model lacks is a BackendError before anything is metered."""
     for bad in (10**6, -1):

@@ -67,7 +67,7 @@ async def test_what_was_taken_is_asked_once() -> None:
         assert len(wire.checks) == 3
         for number in range(REMEMBERED):
             assert await client.refusal({"x": [number]}) == ""
-        assert len(client._guides._taken) == REMEMBERED
+        assert len(client._guides._accepted._digests) == REMEMBERED
 
 
 async def test_a_server_that_does_not_tell() -> None:

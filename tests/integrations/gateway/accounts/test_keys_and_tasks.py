@@ -12,7 +12,7 @@ from elastic_agent import Caps
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.integrations.gateway.accounts.keys import PREFIX, Keys, digest
 from elastic_agent.integrations.gateway.app import Gateway
-from elastic_agent.integrations.gateway.settings import Config, Limits
+from elastic_agent.integrations.gateway.settings import GatewaySettings, Limits
 from tests.integrations.gateway.conftest import HELLO, Start, until
 
 SLOW = Reply(thinking="hm " * 400, solution="so it is 42")
@@ -226,9 +226,9 @@ async def test_an_idle_task_is_closed(start: Start) -> None:
 async def test_not_open_to_the_network_without_a_key(start: Start) -> None:
     """It refuses to start, and says how to make a key."""
     async with start() as served:
-        config = Config(served.gateway.config.upstreams, host="0.0.0.0", port=0)
+        settings = GatewaySettings(served.gateway.settings.upstreams, host="0.0.0.0", port=0)
         with pytest.raises(ValueError, match="keys create"):
-            await Gateway(config).start()
+            await Gateway(settings).start()
 
 
 def test_what_is_stored_is_no_key(tmp_path: Path) -> None:

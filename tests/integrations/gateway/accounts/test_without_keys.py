@@ -14,7 +14,7 @@ import pytest
 from elastic_agent.integrations.commands.main import main
 from elastic_agent.integrations.gateway.accounts.keys import Keys
 from elastic_agent.integrations.gateway.app import Gateway
-from elastic_agent.integrations.gateway.settings import Config, is_loopback
+from elastic_agent.integrations.gateway.settings import GatewaySettings, is_loopback
 from tests.integrations.gateway.conftest import Start
 from tests.integrations.gateway.ops.test_limits import connect
 from tests.integrations.gateway.test_processes import process
@@ -24,14 +24,16 @@ async def test_a_ledger_without_keys_opens_to_nobody(start: Start, tmp_path: Pat
     """An empty ledger, one in another directory, or one that lost its keys: no start without the flag, on
     loopback neither, and the error says what to type."""
     async with start() as served:
-        upstreams = served.gateway.config.upstreams
+        upstreams = served.gateway.settings.upstreams
         for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", ""):
-            gateway = Gateway(Config(upstreams, ledger=str(tmp_path / "empty.db"), host=host, port=0))
+            gateway = Gateway(
+                GatewaySettings(upstreams, ledger=str(tmp_path / "empty.db"), host=host, port=0)
+            )
             with pytest.raises(ValueError, match=r"keys create NAME.*--no-keys"):
                 await gateway.start()
         for host in ("0.0.0.0", "::", "", "192.168.1.5", "example.com", "localhost.example.com"):
             with pytest.raises(ValueError, match="this machine alone"):
-                Gateway(Config(upstreams, host=host, no_keys=True))
+                Gateway(GatewaySettings(upstreams, host=host, no_keys=True))
 
 
 async def test_keys_and_no_keys_is_a_contradiction(start: Start, ledger: str) -> None:
@@ -39,7 +41,9 @@ async def test_keys_and_no_keys_is_a_contradiction(start: Start, ledger: str) ->
     keys = Keys(ledger)
     keys.create("alice")
     async with start() as served:
-        gateway = Gateway(Config(served.gateway.config.upstreams, ledger=ledger, port=0, no_keys=True))
+        gateway = Gateway(
+            GatewaySettings(served.gateway.settings.upstreams, ledger=ledger, port=0, no_keys=True)
+        )
         with pytest.raises(ValueError, match="has keys"):
             await gateway.start()
     keys.close()

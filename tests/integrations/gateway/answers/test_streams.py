@@ -14,7 +14,7 @@ from elastic_agent.backends.replicas import Replicas
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.integrations.gateway.app import Gateway
-from elastic_agent.integrations.gateway.settings import Config, Limits, Upstream
+from elastic_agent.integrations.gateway.settings import GatewaySettings, Limits, Upstream
 from tests.integrations.gateway.answers.test_answers import CALL, TOOL
 from tests.integrations.gateway.conftest import HELLO, TALK, Served, Start, shared_codec, until
 from tests.wire import Engine, Faults, Wire
@@ -221,7 +221,7 @@ async def test_replicas_that_are_all_gone() -> None:
         both = Replicas([VllmServerBackend("scripted", wire.base_url, codec=codec) for wire in wires])
         stack.push_async_callback(both.aclose)
         gateway = await stack.enter_async_context(
-            Gateway(Config([Upstream("scripted", both)], port=0, no_keys=True))
+            Gateway(GatewaySettings([Upstream("scripted", both)], port=0, no_keys=True))
         )
         session = await stack.enter_async_context(aiohttp.ClientSession())
 

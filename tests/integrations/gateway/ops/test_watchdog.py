@@ -13,7 +13,7 @@ from aiohttp import web
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.ops.watchdog import BEAT, Stall, Watchdog
 from elastic_agent.integrations.gateway.routes.status import StatusRoutes
-from elastic_agent.integrations.gateway.settings import Config
+from elastic_agent.integrations.gateway.settings import GatewaySettings
 from tests.integrations.gateway.conftest import Start
 
 
@@ -80,8 +80,8 @@ async def test_the_request_is_named(
     monkeypatch.setattr(StatusRoutes, "models", models)
     caplog.set_level(logging.WARNING)
     async with start(watchdog=False) as served:
-        config = Config(served.gateway.config.upstreams, port=0, no_keys=True, watchdog=True)
-        async with Gateway(config) as gateway:
+        settings = GatewaySettings(served.gateway.settings.upstreams, port=0, no_keys=True, watchdog=True)
+        async with Gateway(settings) as gateway:
             root = gateway.url.removesuffix("/v1")
             async with served.session.get(f"{root}/v1/models") as response:
                 id = response.headers["X-Request-Id"]
