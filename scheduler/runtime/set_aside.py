@@ -13,7 +13,7 @@ from ..ledger.accounts import Hold
 from ..ledger.amounts import NOTHING, Amount, Shortage
 
 if TYPE_CHECKING:
-    from .task import Task
+    from .task_account import TaskAccount
 
 
 class SetAside:
@@ -23,7 +23,7 @@ class SetAside:
         amount: the tokens and nano-dollars that are held.
     """
 
-    def __init__(self, task: Task, hold: Hold) -> None:
+    def __init__(self, task: TaskAccount, hold: Hold) -> None:
         self._task, self._hold, self.amount = task, hold, hold.amount
 
     def settle(self, spent: Amount) -> None:
@@ -32,14 +32,8 @@ class SetAside:
         settle_part(self._task.dispatcher, self._task.state, self._hold, spent, now)
 
 
-async def hold_part(task: Task, amount: Amount) -> SetAside:
-    """Hold the part in the task, and in the scheduler's store where it has one.
-
-    Raises:
-        CapExceededError: what is left beside the final answer's reserve can't hold the part.
-        TaskClosedError: the task has ended.
-        StoreUnavailableError: the store can't be reached.
-    """
+async def hold_part(task: TaskAccount, amount: Amount) -> SetAside:
+    """Hold the part in the task, and in the scheduler's store where it has one; see `Task.set_aside`."""
     task.check_process()
     held = set_aside(task.dispatcher, task.state, amount, asyncio.get_running_loop().time())
     if isinstance(held, Shortage):
@@ -57,7 +51,7 @@ async def hold_part(task: Task, amount: Amount) -> SetAside:
     return part
 
 
-def _no_room(task: Task, short: Shortage) -> CapExceededError:
+def _no_room(task: TaskAccount, short: Shortage) -> CapExceededError:
     unit = "usd" if short.unit == "nano" else short.unit
     needed, left = (
         float(to_usd(int(one))) if unit == "usd" else one for one in (short.needed, short.available)
