@@ -1,4 +1,4 @@
-"""The way to the dispatcher and back, on an event loop: queue up, wait, and never leave a hold behind."""
+"""Waits for the grant of a call, on an event loop; a call that is cancelled meanwhile leaves no hold."""
 
 from __future__ import annotations
 
@@ -18,39 +18,38 @@ from ..ledger.durable.durable_ledger import DurableLedger
 from ..ledger.durable.options import RETRY_AFTER
 
 SOON = 0.05
-"""Seconds after which a call is asked again whose time has come while it stands behind another one."""
+"""Seconds until the next pass for a call whose time to be looked at has come while another goes first."""
 
 
 async def acquire(dispatcher: Dispatcher, request: Request, queued: Callable[[], None]) -> Running:
-    """Wait for the grant of a call; cancelled on the way, it leaves the queue or gives its hold back.
+    """The granted call. When the waiting is cancelled, the call leaves the queue or gives its hold back.
 
     Args:
-        queued: called when it stands in the queue.
+        queued: called when the call stands in the queue.
 
     Raises:
-        CapExceededError, DeadlineError, TaskClosedError: refused.
+        CapExceededError, DeadlineError, TaskClosedError: the call was refused.
     """
     loop = asyncio.get_running_loop()
-    told: asyncio.Future[None] = loop.create_future()
-    request.on_outcome = lambda: _tell(told)
+    decided: asyncio.Future[None] = loop.create_future()
+    request.on_outcome = lambda: _wake(decided)
     dispatcher.submit(request, loop.time())
     account = request.task.account
     queued()
     try:
-        # Whoever arrives in this same moment is queued, too, before anything is decided.
-        await asyncio.sleep(0)
-        passed_at = loop.time()
-        dispatcher.run_pass(account, passed_at)
+        await asyncio.sleep(0)  # calls that arrive in this moment are all queued before the first decision
+        last_pass = loop.time()
+        dispatcher.run_pass(account, last_pass)
         while request.outcome is None:
             when = request.retry_at
-            if when is not None and when <= passed_at:  # its time has come, but another one goes first
-                when = passed_at + SOON
+            if when is not None and when <= last_pass:  # another call goes first
+                when = last_pass + SOON
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(None if when is None or math.isinf(when) else when):
-                    await asyncio.shield(told)
+                    await asyncio.shield(decided)
             if request.outcome is None:
-                passed_at = loop.time()
-                dispatcher.run_pass(account, passed_at)
+                last_pass = loop.time()
+                dispatcher.run_pass(account, last_pass)
     except BaseException:
         dispatcher.withdraw(request, loop.time())
         raise
@@ -62,51 +61,52 @@ async def acquire(dispatcher: Dispatcher, request: Request, queued: Callable[[],
 async def acquire_durably(
     dispatcher: Dispatcher, durable: DurableLedger, request: Request, again: Callable[[], Request]
 ) -> Running:
-    """The same where a durable ledger has the last word.
+    """The granted call, held in the store of a durable ledger, too.
 
-    What it has no room for is decided again with what is really left. Where calls elsewhere hold what this
-    call lacks, it waits for them, at most for a lease: by then each of their holds was renewed or has ended.
-    What is reserved for final answers of idle tasks comes back when these end, and nobody knows when: only a
-    call that is told to wait waits for that.
+    Where the store has no room for the hold, the call is decided again with what the store says is left.
+    Where calls of other processes hold what this call lacks, the call waits for them, at most for the length
+    of a lease: by then each of their holds was renewed or has ended. What is reserved for the final answers
+    of idle tasks comes back when these tasks end, which may be at any time, so only a call with
+    on_exhausted="wait" waits for such reserves.
 
     Args:
-        again: the call as a new request.
+        again: makes a new request of the same call.
 
     Raises:
-        CapExceededError: naming the account that binds, with the store's own numbers.
-        StoreUnavailableError: no durable hold can be had.
+        CapExceededError: names the account that binds, with the store's numbers.
+        StoreUnavailableError: the store can't be reached.
     """
     loop = asyncio.get_running_loop()
     until = min(
         loop.time() + durable.lease, dispatcher.ledger.deadline(request.task.account, final=True) - SAFETY
     )
-    told: Shortage | None = None
+    refused_before = False
     while True:
         try:
             running = await acquire(dispatcher, request, lambda: None)
             try:
-                lack = await durable.take(running.hold, final=running.grant.last)
+                short = await durable.take(running.hold, final=running.grant.last)
             except BaseException:
                 dispatcher.settle(running, None, loop.time(), answered=False)
                 raise
-            if lack is None:
+            if short is None:
                 return running
             dispatcher.settle(running, None, loop.time(), answered=False)
-            if told is not None:  # decided with what is left, and still no room
-                raise _lacking(lack, request)
-            told = lack
+            if refused_before:  # this decision already knew what the store has left
+                raise _no_room(short, request)
+            refused_before = True
         except DeadlineError:
             raise
         except CapExceededError as error:
-            may_wait = request.on_exhausted != "raise" and _own_room(request)
-            if not may_wait or not await _room_comes(durable, request, until):
+            may_wait = request.on_exhausted != "raise" and _own_tasks_have_room(request)
+            if not may_wait or not await _wait_for_room(durable, request, until):
                 raise await durable.bind(error) from None
-            told = None
+            refused_before = False
         request = again()
 
 
-async def _room_comes(durable: DurableLedger, request: Request, until: float) -> bool:
-    """Wait until all caps hold the smallest answer; False where nothing gives back what is lacking."""
+async def _wait_for_room(durable: DurableLedger, request: Request, until: float) -> bool:
+    """Wait until all caps can hold the smallest answer. False: nothing may come back from other processes."""
     loop, pause = asyncio.get_running_loop(), RETRY_AFTER
     while loop.time() < until:
         coming = await durable.others_hold(reserves=request.on_exhausted == "wait")
@@ -119,13 +119,13 @@ async def _room_comes(durable: DurableLedger, request: Request, until: float) ->
     return False
 
 
-def _lacking(lack: Shortage, request: Request) -> CapExceededError:
-    unit, scale = ("usd", 1e9) if lack.unit == "nano" else (lack.unit, 1)
-    needed, available = lack.needed / scale, lack.available / scale
-    bound = Binding(lack.account, lack.unit, lack.available, 0, 0, shared=True)
+def _no_room(short: Shortage, request: Request) -> CapExceededError:
+    unit, scale = ("usd", 1e9) if short.unit == "nano" else (short.unit, 1)
+    needed, available = short.needed / scale, short.available / scale
+    bound = Binding(short.account, short.unit, short.available, 0, 0, shared=True)
     return CapExceededError(
         f"task {request.task.name!r}, call {request.number} ({request.kind}): {needed:g} {unit} are needed; "
-        f"left: {available:g} {unit}. {bound}. Raise {bound.argument}= of {lack.account!r} or wait for its "
+        f"left: {available:g} {unit}. {bound}. Raise {bound.argument}= of {short.account!r} or wait for its "
         f"next window",
         needed={unit: needed},
         available={unit: available},
@@ -134,25 +134,24 @@ def _lacking(lack: Shortage, request: Request) -> CapExceededError:
 
 
 def _smallest(request: Request) -> Amount:
-    """The least that the call would take: only one that shrinks takes less than it asked for."""
+    """The least that the call would take: only a call that shrinks takes less than it asked for."""
     shrinks = request.on_exhausted == "shrink"
     return request.worst(0, request.least_solution() if shrinks else request.solution)
 
 
-def _own_room(request: Request) -> bool:
-    """Whether the caps of its own tasks would hold the smallest answer."""
-    return _holds([level.account for level in request.task.lineage], request)
+def _own_tasks_have_room(request: Request) -> bool:
+    return _have_room([level.account for level in request.task.lineage], request)
 
 
 def _fits(request: Request) -> bool:
-    """Whether all caps hold it by now."""
-    return _holds(request.task.account.path, request)
+    """Whether all caps, those of the store included, can hold the smallest answer."""
+    return _have_room(request.task.account.path, request)
 
 
-def _holds(accounts: Sequence[Account], request: Request) -> bool:
+def _have_room(accounts: Sequence[Account], request: Request) -> bool:
     """Whether each account has room for the smallest answer, the reserve of the call's own task included.
 
-    An account of a store may lack room for that reserve itself: others have taken what was left.
+    An account of a store may lack room for the reserve itself, because other processes took what was left.
     """
     room = request.task.account.reserve - _smallest(request)
     return all(
@@ -162,16 +161,16 @@ def _holds(accounts: Sequence[Account], request: Request) -> bool:
     )
 
 
-def _tell(told: asyncio.Future[None]) -> None:
-    """Wake a waiting call, from any thread, on its own loop; it may have gone, and its loop too."""
+def _wake(decided: asyncio.Future[None]) -> None:
+    """Wake a waiting call on its own loop, from any thread; the call and its loop may have ended."""
 
-    def done() -> None:
-        if not told.done():
-            told.set_result(None)
+    def wake() -> None:
+        if not decided.done():
+            decided.set_result(None)
 
-    loop = told.get_loop()
-    if asyncio._get_running_loop() is loop:  # a wake-up from the outside takes a system call
-        done()
+    loop = decided.get_loop()
+    if asyncio._get_running_loop() is loop:  # call_soon_threadsafe would take a system call
+        wake()
         return
     with suppress(RuntimeError):
-        loop.call_soon_threadsafe(done)
+        loop.call_soon_threadsafe(wake)

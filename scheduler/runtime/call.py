@@ -5,9 +5,9 @@
         ...
     call.grant, call.usage, call.cost, call.result()
 
-The order of things is the promise: a hold is taken before the first token is asked for, the budget on the
-wire is the hold's, and the hold ends in a `finally` that no cancellation, exception or closed generator
-gets around. What the upstream may have served and nobody saw is charged.
+A hold is taken before the first token is asked for, the budget on the wire is the budget that is held, and
+the hold ends in a `finally`, so also after a cancellation, an error, or when the generator is closed. Tokens
+that the upstream may have served unseen are charged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """How a call's tokens are made: the arguments of `Task.call` that the scheduler hands on."""
+    """The arguments of `Task.call` that are handed on to the call of the backend unchanged."""
 
     sampling: Sampling = DEFAULT_SAMPLING
     stop: Sequence[str] = ()
@@ -87,7 +87,7 @@ class TaskCall(HeldCall):
         return Usage() if self._call is None else self._call.usage
 
     def result(self) -> Generation:
-        """What is known so far; the whole answer after the iteration.
+        """The answer so far; the whole answer after the iteration.
 
         Raises:
             RuntimeError: the call was never granted.
@@ -111,7 +111,7 @@ class TaskCall(HeldCall):
         if self._stream is not None:
             raise RuntimeError("a call can be iterated over once")
         stream = self._run()
-        # Weakly: a stream that its consumer drops has to be collected, for its `finally` to settle.
+        # Weakly, so that a stream whose consumer drops it is collected, and its `finally` settles
         self._stream = weakref.ref(stream)
         return stream
 
@@ -154,7 +154,7 @@ class TaskCall(HeldCall):
         self._ids = prompt_ids(self.backend, self._prompt, self._options.tools)
         running = await self._acquire()
         try:
-            self._check_open()  # its task may have ended in the very moment in which it was granted
+            self._check_open()  # the task may have ended in the moment of the grant
             enclosing_calls.set(enclosing_calls.get() | {running.hold.id})
             self._controller = self._steer(running)
             self._call = self._make_call(running, self._controller)
@@ -175,7 +175,7 @@ class TaskCall(HeldCall):
             raise TaskClosedError(f"task {name!r} has ended: its call {number} was stopped")
 
     def _steer(self, running: Running) -> DeadlineController:
-        """What moves the call's limits while it runs."""
+        """The controller that moves the call's limits while it runs."""
         assert self._loop is not None
         task = self.task
         controller = DeadlineController(
@@ -238,7 +238,7 @@ class TaskCall(HeldCall):
             learn=usage if sent and answered else None,
         )
 
-    # What a held call asks for
+    # What `HeldCall` asks of its subclasses
 
     def _size(self) -> CallSize:
         backend, options, ids = self.backend, self._options, self._ids
@@ -247,7 +247,7 @@ class TaskCall(HeldCall):
         budget = bounded(backend, len(ids), self._wish, markers)
         assert budget.thinking is not None
         self.price = self.task.price_for(backend.model, self.price)
-        # A prompt that switches thinking off has nothing to think, and nothing to force.
+        # Under a prompt that switches thinking off there is no thinking and no forced close
         closed = opening is Opening.CLOSED
         return CallSize(
             len(ids),
@@ -259,7 +259,7 @@ class TaskCall(HeldCall):
         )
 
     def _unread(self, prompt: int) -> int:
-        """How much of a prompt the upstream will probably read: it may have the start of a later call's."""
+        """How many tokens of a prompt the upstream will probably read: it may have cached the others."""
         speed = self.task.scheduler.latency_for(self.backend).speed()
         return prompt if speed is None or not self.task.state.calls else math.ceil(prompt * speed.later)
 

@@ -5,20 +5,21 @@ spawns, or runs in a copied context. A context variable carries it. That is enou
 coroutines, whose body runs in one context from start to end. It is not enough for generators: each step of a
 generator runs in the context of whoever asks for the next item. Two things would go wrong there:
 
-- A step in another context (`asyncio.wait_for(g.__anext__(), 5)` makes a task for each on Python 3.11, a web
-  server runs each `next` on a thread) would not see the variable, and its calls would be in no task.
-- The variable, set in the first step, would stay set for the code that reads the generator, between the steps
-  and after it has given the generator up.
+- A step in another context would not see the variable, and its calls would be in no task
+  (`asyncio.wait_for(g.__anext__(), 5)` makes a task for each step on Python 3.11; a web server runs each
+  `next` on a thread).
+- The variable, set in the first step, would stay set for the code that reads the generator: between the
+  steps, and after that code has given the generator up.
 
-So a scope that is entered beneath a generator belongs to the innermost generator that was running then, known
-by its frame. Code with this frame on its call stack is inside, whatever the variable says. Code of the same
-asyncio task (or thread) without it is the generator's reader, and is outside. Elsewhere the variable decides;
-tasks that are spawned on an event loop get it as the stack of their creation says. A generator that
-`contextlib` or a test's fixture resumes is a context manager in disguise, not one that is read.
+So a scope that is entered beneath a generator belongs to the innermost generator that runs at that moment,
+known by its frame. Code with this frame on its call stack is inside, whatever the variable says. Code of the
+same asyncio task (or thread) without this frame reads the generator, and is outside. Elsewhere the variable
+decides, and tasks that are spawned on an event loop get the scope of the call stack that creates them. A
+generator that `contextlib` or a test's fixture resumes is a context manager, and has no reader.
 
-What can't be seen that way raises `ScopeError` when the scope is left, or a warning where the calls may
-belong to other code: calls on threads that were started without a context (a bare `ThreadPoolExecutor`), and
-a scope that is entered on one thread while its calls are made on another.
+Two cases can't be seen in this way: calls on threads that were started without a context (a plain
+`ThreadPoolExecutor`), and a scope that is entered on one thread while its calls are made on another. They
+raise `ScopeError` when the scope is left, or warn where the calls may belong to other code.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ _scopes_by_generator: dict[FrameType, list[TaskScope]] = {}
 """Open scopes that were entered beneath a generator, by its frame, innermost last."""
 _lock = threading.RLock()  # re-entrant: a generator may be collected, and leave its scope, at any moment
 Uncounted = Literal["warn", "refuse", "ignore"]
-"""What becomes of a LangChain model that is called inside of a task and can't be counted: a warning (one for
-each task and class of model), an error before the call is sent, or nothing."""
+"""What happens when a LangChain model that can't be counted is called inside a task: a warning (one for each
+task and class of model), an error before the call is sent, or nothing."""
 counted_call: ContextVar[bool] = ContextVar("elastic_agent_counted_call", default=False)
-"""Whether a counted model is being called: what its library calls meanwhile is part of that call."""
+"""Whether a counted model is being called; calls that its library makes meanwhile are parts of that call."""
 _has_context: ContextVar[bool] = ContextVar("elastic_agent_known", default=False)
 """False in the empty context of a thread that was started without one."""
 _has_context.set(True)
@@ -185,11 +186,7 @@ def task_context() -> Context:
 
 
 def check_uncounted(way: Uncounted | None) -> None:
-    """Refuse a value that is none of `Uncounted`.
-
-    Raises:
-        ValueError: it is none of them, and not None.
-    """
+    """Raise ValueError unless the value is one of `Uncounted`, or None."""
     if way is not None and way not in get_args(Uncounted):
         raise ValueError(f"uncounted must be one of {', '.join(get_args(Uncounted))}, not {way!r}")
 
@@ -209,18 +206,18 @@ def _asyncio_task() -> asyncio.Task[Any] | None:
 
 
 def _runner() -> object:
-    """What runs this code: an asyncio task, else a thread."""
+    """The asyncio task that runs this code; outside of any, the thread."""
     task = _asyncio_task()
     return threading.get_ident() if task is None else ref(task)
 
 
 _GENERATOR = CO_GENERATOR | CO_ASYNC_GENERATOR
 _MAKE_MANAGERS = ("contextlib", "_pytest.fixtures", "pytest_asyncio.plugin")
-"""Modules that make context managers of generators: a generator that they resume isn't there to be read."""
+"""Modules that make context managers of generators."""
 
 
 def _generator_of(frame: FrameType | None) -> FrameType | None:
-    """The innermost generator on a call stack that is there to be read."""
+    """The innermost generator on a call stack that is read, and no context manager."""
     while frame is not None:
         flags, resumed_by = frame.f_code.co_flags, frame.f_back
         if flags & _GENERATOR and not flags & CO_ITERABLE_COROUTINE:
@@ -232,11 +229,8 @@ def _generator_of(frame: FrameType | None) -> FrameType | None:
 
 
 class _TaskFactory:
-    """A loop's task factory: a task is spawned with the scope that its creator's call stack says.
-
-    The context of a generator's step knows nothing of the generator's scope, and that of its reader may have
-    it by mistake: see the module.
-    """
+    """A loop's task factory: spawns each task with the scope of the call stack that creates it. The context
+    of that code may have another scope: see the module."""
 
     def __init__(self, under: Callable[..., Any] | None) -> None:
         self._under = under or _plain_task

@@ -1,4 +1,4 @@
-"""Steers one running call by its deadline: learns the speed from its tokens, and moves its moments."""
+"""Moves a running call's limits as its deadline nears, and learns the model's speed from its tokens."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..ledger.amounts import INFINITY
 
 
 class DeadlineController:
-    """Steers one running call: learns the speed from its tokens and moves its moments.
+    """Sets until when a running call may think and answer.
 
     Args:
-        latency: the endpoint's; updated here.
+        latency: the latency model of the endpoint, which learns from the call.
         timing: how careful to be.
-        after: what follows this call's thinking.
+        after: the work that follows the call's thinking.
         started: when the call was sent.
-        end: the moment at which the task has to be over, now (it is asked again at every move); None = no
-            deadline, the pilot only learns.
+        end: when the task has to be over; asked again with every chunk, because the moment moves. None: there
+            is no deadline, and the controller only learns.
         span: how long the task may take in all.
         slot: the call's place on its endpoint.
-        later: it is not its task's first call.
+        later: the call is not the first of its task.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class DeadlineController:
         self.control = Control(on_tokens=self.on_tokens)
         self.control.on_pass, self.control.on_cached = self.on_pass, self.on_cached
         self.control.on_resume = self.on_resume
-        self._steer()
+        self._move()
 
     def on_pass(self, prompt: int) -> None:
-        """A pass was sent, with so many input tokens."""
+        """Note that a pass was sent, with so many input tokens."""
         self._passes, self._sent, self._cached, self._first = self._passes + 1, prompt, None, None
         self._cold = self._latency.cold
 
     def on_cached(self, cached: int) -> None:
-        """The upstream had so many of them; it may say so at the first token or at the pass's end."""
+        """Note how many input tokens the upstream had cached, as it says at the first token or at the end."""
         self._cached = cached
         if self._first is not None:
             self._latency.record_cached(self._first, cached)
 
     def on_tokens(self, segment: Segment, count: int, now: float) -> None:
-        """A chunk came: learn from it, steer by it."""
+        """Learn from a chunk that came, and move the limits."""
         gap, self._last = now - self._last, now
         if segment is Segment.SOLUTION:
             self._slot.progress += count
@@ -86,18 +86,18 @@ class DeadlineController:
             )
         else:
             self._pace.more(count, gap)
-        self._steer()
+        self._move()
 
     def on_resume(self, now: float) -> None:
-        """It goes on thinking, in another pass."""
+        """Note that the call goes on thinking, in another pass."""
         self._segment, self._last = None, now
 
     def stop(self) -> None:
-        """End the call now: thinking and solution."""
+        """End thinking and solution now."""
         self._stopped = True
         self.control.set_deadlines(self._started, self._started)
 
-    def _steer(self) -> None:
+    def _move(self) -> None:
         if self._stopped or (self._end is None and self._slot.preempt_at == INFINITY):
             return
         speed, think, answer = self._latency.speed(), INFINITY, INFINITY
@@ -118,7 +118,7 @@ def _moment(moment: float) -> float | None:
 
 
 def _moved(before: float | None, now: float) -> bool:
-    """By more than a millisecond."""
+    """Whether a moment moved by more than a millisecond."""
     if before is None or now == INFINITY:
         return _moment(now) != before
     return abs(now - before) > 1e-3

@@ -1,4 +1,4 @@
-"""A call of a model that somebody else drives: another library's client, behind whatever API.
+"""A call of a model that another library's client drives.
 
     call = ExternalCall(task, model, prompt=120, thinking=0, solution=400, price=price)
     budget = await call.acquire()             # held, like any call; CapExceededError when there is no room
@@ -6,9 +6,9 @@
     ...                                       # send at most budget.thinking + budget.solution output tokens
     call.settle(usage)                        # or refund(), if the request provably never left
 
-The call is held, granted, refused and settled like calls of our own backends, but how it obeys its Budget is
-its driver's business. Nothing but its usage is seen of it: a usage that nobody knows (None) charges the whole
-hold. The driver asks `stopped` between its steps, and sets `on_stop` to be told at once.
+The call is held, granted, refused and settled like calls of our own backends, but its driver has to obey the
+Budget. Only its usage is seen: an unknown usage (None) charges the whole hold. The driver asks `stopped`
+between its steps; `on_stop` is called when the task ends the call.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class ExternalModel:
-    """What is known of such a model; its usage and speed are kept per object.
+    """What is known of such a model. Usage and speed are kept for each object.
 
     Args:
         model: its name, for prices, curves and logs.
@@ -45,9 +45,9 @@ class ExternalCall(HeldCall):
     """See the module.
 
     Args:
-        task: pays.
-        model: what is asked.
-        prompt: input tokens, or a bound.
+        task: is charged.
+        model: answers.
+        prompt: input tokens, or an upper bound.
         thinking, solution: at most so many output tokens of each kind; the grant may be less.
         kind, final, weight, priority, label: as of `Task.call`.
         price: what the model costs; None: what the scheduler knows.
@@ -87,19 +87,19 @@ class ExternalCall(HeldCall):
         self.on_stop: Callable[[], None] = lambda: None
 
     async def acquire(self) -> Budget:
-        """Wait for the grant; what it says is held.
+        """The Budget that is granted, and held.
 
         Raises:
-            CapExceededError, DeadlineError, TaskClosedError: refused, nothing held.
+            CapExceededError, DeadlineError, TaskClosedError: refused; nothing is held.
         """
         return (await self._acquire()).grant.budget
 
     async def may_send(self) -> None:
-        """Return, right before the request is sent, if what was held for it still is. Else the call is over,
-        and nothing is charged here.
+        """Return, right before the request is sent, if its holds still live. Otherwise the call is over, and
+        nothing is charged here.
 
         Raises:
-            LeaseLostError, StoreUnavailableError: see `Task.may_send`.
+            LeaseLostError, StoreUnavailableError: see `TaskAccount.may_send`.
             TaskClosedError: its task has ended.
         """
         try:
@@ -111,18 +111,18 @@ class ExternalCall(HeldCall):
 
     @property
     def worst(self) -> Usage:
-        """The most that the call can use, by its grant: what is held for it."""
+        """The most that the call can use by its grant, which is what is held."""
         assert self._running is not None
         budget = self._running.grant.budget
         return worst_case(self._asked.prompt, budget.thinking or 0, 0, budget.solution)
 
     def settle(self, usage: Usage | None, *, answered: bool = True, known: bool = True) -> None:
-        """The call is over.
+        """End the call and charge what it used.
 
         Args:
-            usage: what it used; None: nobody knows, so the whole hold is charged.
-            answered: it brought an answer.
-            known: the usage is its provider's word in all parts, so that estimates may learn from it.
+            usage: what it used; None: unknown, so the whole hold is charged.
+            answered: the call brought an answer.
+            known: the provider stated all parts of the usage, so estimates may learn from it.
         """
         running = self._running
         if running is None or running.done:
@@ -137,7 +137,7 @@ class ExternalCall(HeldCall):
             self._settle(self._charge(usage), answered=answered, used=usage.to_dict(), learn=learn)
 
     def refund(self) -> None:
-        """The request provably never reached the model: nothing is charged."""
+        """End a call whose request provably never reached the model; nothing is charged."""
         if self._running is not None and not self._running.done:
             self._settle(None, answered=False, used={}, learn=None)
 
@@ -163,7 +163,7 @@ class ExternalCall(HeldCall):
         self.settle(None, answered=False)
 
     def check(self) -> None:
-        """Between two steps of the driver.
+        """Return if the driver may go on with its next step.
 
         Raises:
             TaskClosedError: its task has ended.

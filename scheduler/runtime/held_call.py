@@ -1,8 +1,7 @@
-"""A call that is held while it runs: what calls of every model have in common, however they are driven.
+"""What the calls of all models have in common: each waits for its grant, and its hold is settled once.
 
-A call waits for its grant (`acquire`), may ask for more thinking (`extend`), and settles its hold once,
-whatever happens. `TaskCall` drives one of our backends, token by token; `ExternalCall` is driven by another
-library.
+A running call may ask for more thinking (`_extend`). `TaskCall` drives one of our backends, token by token;
+another library drives an `ExternalCall`.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
     from .task import Task
 
 enclosing_calls: ContextVar[frozenset[str]] = ContextVar("elastic_agent_open_calls", default=frozenset())
-"""Holds of the calls whose stream is open around this code: a call that is awaited here ends before them."""
+"""Holds of the calls whose streams are open around this code; a call awaited here ends before them."""
 
 
 class CalledModel(Protocol):
-    """What the scheduler has to know of a model: estimates and speeds are kept for each such object."""
+    """What the scheduler needs to know of a model. Estimates and speeds are kept for each such object."""
 
     @property
     def model(self) -> str:
-        """Its name."""
+        """The model's name."""
         ...
 
     @property
@@ -52,11 +51,11 @@ class HeldCall:
     """One call inside a task; see the module.
 
     Attributes:
-        terms: what its user said of it.
+        terms: what its user said of the call.
         price: what the model costs; None: unknown.
-        became_final: the caps were used up, and the call was asked for the final answer instead.
-        stopped: its task has told it to end.
-        settled: done when the call is over, or was refused.
+        became_final: the caps were used up, so the call was asked for the final answer instead.
+        stopped: its task has ended the call.
+        settled: done when the call is over or was refused.
     """
 
     def __init__(self, task: Task, model: CalledModel, terms: CallTerms, price: Price | None) -> None:
@@ -90,13 +89,13 @@ class HeldCall:
 
     @property
     def reachable(self) -> bool:
-        """The call's event loop runs: it can be stopped, and will settle. On an idle loop nothing happens."""
+        """Whether the call's event loop runs, so that the call can be stopped, and settles."""
         return self._loop is not None and self._loop.is_running()
 
     def feedback(self, *, correct: bool) -> None:
-        """Say whether the answer was correct: curves that are learnt (`LearntCurves`) learn from it.
+        """Say, any time after the call, whether its answer was correct: `LearntCurves` learn from it.
 
-        Any time after the call; it changes nothing where curves are given, or where there was no answer.
+        Nothing happens where curves are given, or where there was no answer.
         """
         if self._running is not None and self._loop is not None:
             self.task.dispatcher.record_feedback(self._running, correct, self._loop.time())
@@ -106,11 +105,11 @@ class HeldCall:
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """End the call, and settle it; what it may have used is charged."""
+        """End the call and settle it; what it may have used is charged."""
         raise NotImplementedError
 
     def report(self) -> CallReport:
-        """Its line in the task's report."""
+        """The call's line in the report of its task."""
         found: dict[str, Any] = {
             "task": self.task.name,
             "number": self._request.number if self._request else 0,
@@ -139,10 +138,11 @@ class HeldCall:
     # The life of its hold
 
     async def _acquire(self) -> Running:
-        """Wait for the grant; if the caps are used up, ask for the final answer instead where that is wanted.
+        """The granted call. Under on_exhausted="answer", a call for which the caps have no room asks for the
+        final answer instead.
 
         Raises:
-            CapExceededError, DeadlineError, TaskClosedError, UnknownPriceError: refused, nothing held.
+            CapExceededError, DeadlineError, TaskClosedError, UnknownPriceError: refused; nothing is held.
         """
         self._loop = asyncio.get_running_loop()
         try:
@@ -163,7 +163,7 @@ class HeldCall:
         return self._running
 
     async def _granted(self) -> Running:
-        """Wait for the dispatcher's word, and for a durable ledger's."""
+        """The call as the dispatcher grants it, and the durable ledger where there is one."""
         dispatcher, durable = self.task.dispatcher, self.task.scheduler.durable
         if durable is None:
             return await acquire(dispatcher, self._build_request(), self._track)
@@ -171,7 +171,7 @@ class HeldCall:
         return await acquire_durably(dispatcher, durable, self._build_request(), self._build_request)
 
     def _build_request(self) -> Request:
-        """What the call asks for; a later time, the same call asks once more."""
+        """The call as a request; a second request has the number of the first."""
         size, ours = self._size(), self._steerable
         self._request = build_request(
             self.task.state,
@@ -190,7 +190,7 @@ class HeldCall:
             self.task.track(self)
 
     async def _before_send(self) -> None:
-        """Return if all that the call rests on is still held; see `Task.may_send`."""
+        """Return if the call's holds still live; see `TaskAccount.may_send`."""
         assert self._running is not None
         await self.task.may_send(self._running)
 
@@ -201,7 +201,7 @@ class HeldCall:
             used: thinking tokens so far.
 
         Returns:
-            the new limit, which is held; None: there is no more.
+            the new limit, which is held; None: the call gets no more.
         """
         running, dispatcher, durable = self._running, self.task.dispatcher, self.task.scheduler.durable
         assert running is not None
@@ -222,7 +222,7 @@ class HeldCall:
     def _settle(
         self, actual: Amount | None, *, answered: bool, used: Mapping[str, Any], learn: Usage | None
     ) -> None:
-        """End the hold; later calls change nothing. See `Dispatcher.settle`."""
+        """End the hold; a second time nothing happens. See `Dispatcher.settle`."""
         running = self._running
         assert running is not None
         assert self._loop is not None
@@ -239,28 +239,29 @@ class HeldCall:
         if not self.settled.done():
             self.settled.set_result(None)
 
-    # What its kind of call says
+    # What subclasses say of their calls
 
     _steerable = True
-    """The call takes its turn at its model's endpoint, and its limit can be reduced while it runs."""
+    """Whether the call takes turns at its model's endpoint, and its limit can be reduced while it runs."""
 
     def _size(self) -> CallSize:
         """What the call asks for, in tokens."""
         raise NotImplementedError
 
     def _sent(self) -> bool:
-        """It was handed over to its model."""
+        """Whether the call was handed to its model."""
         raise NotImplementedError
 
     def _answered(self) -> bool:
-        """It brought an answer, be it a cut one."""
+        """Whether the call brought an answer, perhaps one that was cut."""
         raise NotImplementedError
 
     def _become_final(self) -> None:
         """Ask for the final answer from here on."""
 
     def _on_reduced(self) -> None:
-        """The call's thinking limit was reduced (`Running.reduced_to`); from any thread, under the lock."""
+        """Pass on that the thinking limit was reduced (`Running.reduced_to`); from any thread, under the
+        ledger's lock."""
 
     def _ends(self) -> dict[str, Any]:
         """How thinking and solution ended, where that is known."""

@@ -1,8 +1,8 @@
-"""One capped task whose calls come one after the other, granted as the scheduler would; no clock, no model.
+"""One capped task whose calls come one after the other, granted as by the scheduler, without clock or model.
 
-An `OfflineTask` is a dispatcher with one task: the same account, forecast, reserve and policy that decide for
-a live task, asked synchronously. Its caller makes the calls, and says what each has used. Training runs its
-episodes in it, so that an agent learns under the grants that it will get.
+An `OfflineTask` is a dispatcher with one task, asked synchronously: account, forecast, reserve and policy are
+those of a live task. Its caller makes the calls, and says what each has used. Training runs its episodes in
+such a task, so that an agent learns under the grants that it will get later.
 
     task = OfflineTask(400)
     budget = task.grant(prompt=60, asked=Budget(None, 64), last=False)
@@ -100,12 +100,12 @@ class OfflineTask:
         return None if self._running is None else self._running.grant
 
     def grant(self, prompt: int, asked: Budget, last: bool = False) -> Budget:
-        """What the next call gets, at most what it asks for; its worst case is held until `settle`.
+        """The Budget of the next call, at most what it asks for; its worst case is held until `settle`.
 
         Args:
             prompt: its prompt, in tokens.
             asked: its own limits; `thinking` must be a number.
-            last: no call can follow: it is the final answer and may use what is reserved for it.
+            last: no call can follow, so this one is the final answer and may use what is reserved for that.
 
         Raises:
             CapExceededError: what is left can't hold its answer.
@@ -121,12 +121,12 @@ class OfflineTask:
         self.dispatcher.run_pass(self._task.account, 0.0)
         if isinstance(request.outcome, Exception):
             raise request.outcome
-        assert request.outcome is not None  # a call waits for running ones only, and none runs
+        assert request.outcome is not None  # a call waits for running calls alone, and none runs
         self._running = request.outcome
         return request.outcome.grant.budget
 
     def settle(self, usage: Usage) -> None:
-        """The call has brought an answer: what it used is spent, the rest of its hold comes back.
+        """Charge what the call used; the rest of its hold comes back.
 
         Raises:
             RuntimeError: no call is running.

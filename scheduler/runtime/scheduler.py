@@ -4,8 +4,8 @@
         async with scheduler.task(Caps(usd=0.05, seconds=20)) as task:
             answer = await task.generate("...")
 
-It decides nothing itself: the dispatcher does (`elastic_agent.scheduler.dispatch.dispatcher`). Speeds and
-usage are kept per model (per backend object), so a task profits from those before it.
+The dispatcher decides (`elastic_agent.scheduler.dispatch.dispatcher`). Speeds and usage are kept for each
+backend object, so a task profits from the tasks before it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from elastic_agent.backends.base import Backend
 
 DEFAULT_SOLUTION = 512
-"""Solution tokens of a call that doesn't say, on a model without measured curves."""
+"""Solution tokens of a call that asks for no number, on a model without measured curves."""
 
 
 class BudgetScheduler:
@@ -61,17 +61,16 @@ class BudgetScheduler:
     Args:
         backend: the model of calls that don't name one.
         price: what every model here costs.
-        prices: what models cost, by name. See `elastic_agent.scheduler.ledger.prices` for the order of
-        look-up.
+        prices: what models cost, by name; `elastic_agent.scheduler.ledger.prices` says which price counts.
         policy: how thinking is shared out; `Marginal()` by default.
         curves: success curves: a CurveSet, a file, `LearntCurves`, or any of them by model name; else those
             that ship with the model.
         latency: the speed of `backend`, if something is known before the first call.
         log: where events go: a path (`run.jsonl`), a function, or several of these. A file can be replayed
             (`elastic_agent.scheduler.analysis.replay`); functions hear of tasks and calls alone.
-        solution: solution tokens of calls that don't say.
+        solution: solution tokens of calls that ask for no number.
         timing: how careful to be with deadlines.
-        max_running: most calls at once on each model; the others wait, without tokens, in an order that
+        max_running: most calls at once on each model; the others wait and hold no tokens, in an order that
             `elastic_agent.scheduler.queueing.endpoint` explains. None: no limit.
         max_waiting: most calls that wait for each model; tasks and calls beyond are refused with
             `EndpointBusyError`, except final answers of tasks that were admitted. None: no limit.
@@ -80,19 +79,20 @@ class BudgetScheduler:
             process's memory.
         accounts: what tasks are charged to in the store: accounts (`account(name, caps)`) from the root down,
             opened when they don't exist yet, or the name of one that exists.
-        lease: seconds after which what a process that went silent holds in the store is charged.
-        pool: what all tasks together should spend in a window: where they want more, thinking goes where it
-            is worth most (`elastic_agent.scheduler.policies.pacing`). A pace, not a cap. None: first come,
-            first served.
-        on_store_failure: while the store can't be reached, calls are refused ("closed"), or sent and written
-            down when it is back ("open": caps may then be overspent by what other processes do meanwhile).
-        history: a file in which what is known of agents (`task(agent=)`) is kept: read now, written at the
-            end; one that can't be read is begun anew, with a warning. None: this process's memory.
-        uncounted: what becomes of LangChain models that are called inside of a task and can't be counted,
+        lease: seconds after which the holds of a silent process in the store are charged.
+        pool: what all tasks together should spend in a window: where they want more, thinking goes to the
+            calls that gain most by it (`elastic_agent.scheduler.policies.pacing`). A pace, not a cap. None:
+            first come, first served.
+        on_store_failure: what happens to calls while the store can't be reached: "closed" refuses them,
+            "open" sends them and writes their charges when the store is back, so that processes together may
+            overspend the caps.
+        history: a file that keeps what is known of agents (`task(agent=)`): read now, written at the end. A
+            file that can't be read is begun anew, with a warning. None: this process's memory.
+        uncounted: what happens to LangChain models that are called inside a task and can't be counted,
             because they are neither ours nor under `guard`: "warn" once for each task and class of model,
             "refuse" before the call is sent, or "ignore".
-        wrap_up: of calls that don't say: a sentence before the forced close, or a profile's name
-            (`elastic_agent.generation.wrap_up`).
+        wrap_up: a sentence before the forced close, or a profile's name (`elastic_agent.generation.wrap_up`),
+            of calls that have none of their own.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class BudgetScheduler:
     def task(self, caps: Caps, **options: Any) -> Task:
         """A task with these caps; enter it with `async with` or `with`.
 
-        Inside another task it is that one's child: the tighter cap wins.
+        Inside another task it becomes a child of that task: the tighter cap wins.
 
         Args:
             caps: what it may spend.
@@ -180,7 +180,7 @@ class BudgetScheduler:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End every task that is still open, then the store and the log. The backend is its owner's."""
+        """End every open task, then close the store and the log. Whoever made the backend closes it."""
         for task in list(self._tasks):
             await task.aclose()
         if self.durable is not None:
@@ -189,13 +189,13 @@ class BudgetScheduler:
         self.histories.save()
 
     def check(self) -> None:
-        """Hold the conservation law against every open account; AssertionError says what is wrong."""
+        """Check the law of conservation on every open account; AssertionError says what is wrong."""
         self.dispatcher.ledger.check()
 
     # What tasks and calls ask
 
     def facts_of(self, model: CalledModel, price: Price | None, *, queued: bool) -> ModelFacts:
-        """What a call's request says of its model.
+        """What the request of a call says about the call's model.
 
         Args:
             queued: the call takes its turn at the model's endpoint.
@@ -230,7 +230,7 @@ class BudgetScheduler:
             return found
 
     def endpoint_for(self, backend: CalledModel) -> Endpoint:
-        """The queue of a model, and what its tasks have been promised."""
+        """The queue of a model, and the promises that tasks have there."""
         with self.dispatcher.ledger.lock:
             found = self._endpoints.get(backend)
             if found is None:
@@ -242,7 +242,7 @@ class BudgetScheduler:
             return found
 
     def curves_for(self, backend: CalledModel) -> Curves:
-        """The curves of a model; the scale of a prior is a sixteenth of its context."""
+        """The curves of a model: given, shipped, or a prior whose scale is a sixteenth of the context."""
         with self.dispatcher.ledger.lock:
             found = self._curves.get(backend.model)
             if found is None:
@@ -257,23 +257,23 @@ class BudgetScheduler:
             return found
 
     def solution_for(self, backend: CalledModel) -> int:
-        """Solution tokens of a call that doesn't say."""
+        """Solution tokens of a call that asks for no number."""
         return self.solution or self.curves_for(backend).solution or DEFAULT_SOLUTION
 
     def close_for(self, backend: Backend) -> int:
-        """Tokens of a forced close of a call that doesn't say."""
+        """Tokens of the forced close, with the scheduler's wrap-up sentence."""
         return markers_for(backend.codec, wrap_up=self.wrap_up or None).close_length(Opening.PREFILLED)
 
     def account(self) -> Account | None:
-        """The account that tasks are opened in: the store's. None without a store."""
+        """The store's account, in which tasks are opened; None without a store."""
         return None if self.durable is None else self.durable.account()
 
     def opened(self, task: Task) -> None:
-        """A task tells that it has opened."""
+        """Remember a task that has opened."""
         self._tasks.add(task)
 
     def closed(self, task: Task) -> None:
-        """A task tells that it has ended."""
+        """Forget a task that has ended; the store gets back what was reserved for its final answer."""
         self._tasks.discard(task)
         if self.durable is not None and task.parent is None:
             self.durable.close(task.state.account)

@@ -4,9 +4,9 @@
         out = await graph.ainvoke(inputs)        # every model call in here is granted by the task
     print(task.report())
 
-The scope reaches whatever is awaited inside, parallel branches, tools and sub-graphs; in a generator, all of
-its steps, whoever asks for them (`elastic_agent.scheduler.runtime.context`). A raw `ThreadPoolExecutor` loses
-it: submit `contextvars.copy_context().run`.
+The scope holds for all code that is awaited inside, parallel branches, tools and sub-graphs included, and for
+all steps of a generator that enters it (`elastic_agent.scheduler.runtime.context`). A plain
+`ThreadPoolExecutor` loses it: submit `contextvars.copy_context().run`.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def task_budget(
 ) -> Task:
     """A task for the code inside `async with` or `with`; see `TaskTerms` for the arguments.
 
-    Inside another task it is that one's child: the tighter cap wins.
+    Inside another task it becomes a child of that task: the tighter cap wins.
 
     Args:
         usd, seconds, tokens: the caps, any subset; see `Caps`.
-        scheduler: None is the outer task's, or one that the process shares.
+        scheduler: None: that of the task around it, or one that the process shares.
 
     Raises:
         InvalidCapsError: no cap, or an impossible one.

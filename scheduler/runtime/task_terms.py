@@ -1,4 +1,4 @@
-"""What a user says of a task: the arguments of `BudgetScheduler.task`, `Task.task` and `task_budget`."""
+"""The arguments of `BudgetScheduler.task`, `Task.task` and `task_budget`."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class TaskTerms:
         caps: what the task may spend.
         name: for logs and reports.
         expect: calls to come, by kind, such as {"steps-3": 4, "final": 1}.
-        parallel: those of these kinds whose calls will run side by side; the others are planned one after the
-            other when the task is admitted.
-        key: whose task it is: models are shared fairly among keys. None: that of the task around it, or its
-            own.
-        value: what its success is worth, beside that of other tasks; where a `pool` is scarce it decides who
-            thinks. None: that of the task around it, or 1.
-        agent: whose task it is, such as "researcher": a task that declares nothing is expected to go on like
-            those of this name before it (`elastic_agent.scheduler.estimates.agent_history`).
+        parallel: kinds whose calls will run side by side; the others are planned one after the other when the
+            task is admitted.
+        key: the owner among whom models are shared fairly. None: the owner of the task around it, or the task
+            itself.
+        value: what the task's success is worth beside that of other tasks; where a `pool` is scarce, thinking
+            goes by it. None: the value of the task around it, or 1.
+        agent: the name of the agent, such as "researcher". A task that declares no calls is expected to go on
+            like earlier tasks of this agent (`elastic_agent.scheduler.estimates.agent_history`).
         final_solution: solution tokens to keep for the final answer, from the opening on; None: those of the
             first call, up to a quarter of the token cap.
-        on_exhausted: what calls do that don't fit any more, see `OnExhausted`.
-        uncounted: as of the scheduler; None: that of the task around it, or the scheduler's.
-        policy: instead of that of the task around it, or the scheduler's.
+        on_exhausted: what calls do for which the caps have no room, see `OnExhausted`.
+        uncounted: see `BudgetScheduler`; None: as the task around it, or the scheduler.
+        policy: None: the policy of the task around it, or the scheduler's.
         log: where the task's events go, besides the scheduler's log.
 
     Raises:

@@ -1,11 +1,12 @@
 """LangChain models inside a task that the task can't count: a warning, or a refusal before the call is sent.
 
-A model counts when it is one of this package's, or under `guard`. LangChain's callbacks see the calls of all
-others. Each task has a handler, which LangChain asks for (`register_configure_hook`) and hands on to what a
-run starts. So the callbacks are also a second carrier of the scope: where a counted model is called in a run
-that began in the task, on a thread that lost the context, the handler makes the task current for the call.
+Counted are the models of this package and those under `guard`; LangChain's callbacks see the calls of all
+others. Each task has a callback handler, which LangChain asks for (`register_configure_hook`) and hands on to
+everything that a run starts. So callbacks carry the scope, too: when a counted model is called in a run that
+began in the task, on a thread that lost the context, the handler makes the task current for the call.
 
-This module is the scheduler's adapter to LangChain: it is loaded when a scope is entered and LangChain is.
+This module is the scheduler's adapter to LangChain: it is loaded when a scope is entered and LangChain is
+loaded already.
 """
 
 from __future__ import annotations
