@@ -85,16 +85,16 @@ def test_a_run_with_a_part_set_aside_replays(settled: bool, tmp_path: Path) -> N
 
     async def main() -> None:
         backend = ScriptedBackend(Reply("hm " * 30, "so " * 5))
-        async with BudgetScheduler(backend, solution=16, log=tmp_path / "run.jsonl") as scheduler:
-            async with scheduler.task(Caps(tokens=400)) as task:
-                await task.generate("a")
-                part = await task.set_aside(Amount(200))
-                beside = asyncio.gather(*(task.generate("b") for _ in range(3)))
-                await asyncio.sleep(0.01)
-                if settled:
-                    part.settle(Amount(20))
-                await beside
-                await task.generate("c")
+        scheduler = BudgetScheduler(backend, solution=16, log=tmp_path / "run.jsonl")
+        async with scheduler, scheduler.task(Caps(tokens=400)) as task:
+            await task.generate("a")
+            part = await task.set_aside(Amount(200))
+            beside = asyncio.gather(*(task.generate("b") for _ in range(3)))
+            await asyncio.sleep(0.01)
+            if settled:
+                part.settle(Amount(20))
+            await beside
+            await task.generate("c")
 
     run(main())
     found = replay(tmp_path / "run.jsonl")
