@@ -25,16 +25,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from elastic_agent.errors import CapExceededError
-from elastic_agent.scheduler.allocation.request import (
-    CallSize,
-    CallTerms,
-    ModelFacts,
-    Request,
-    Running,
-    TaskState,
-    build_request,
-    build_task_state,
-)
+from elastic_agent.scheduler.allocation.call_terms import CallSize, CallTerms, ModelFacts
+from elastic_agent.scheduler.allocation.request import Request, Running, build_request
+from elastic_agent.scheduler.allocation.task_state import TaskState, build_task_state
 from elastic_agent.scheduler.dispatch.apply import record_answer
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.agent_history import Histories
@@ -263,7 +256,7 @@ def play(
     assert account.spent.tokens == metered, (account.spent, metered)
     dispatcher.close(state, now)
     assert account.held.tokens == 0
-    return Played(tuple(right), metered, refused, thought, state.answered)
+    return Played(tuple(right), metered, refused, thought, state.status.answered)
 
 
 def _served(call: Outcome, running: Running) -> tuple[Usage, bool]:
@@ -276,7 +269,7 @@ def _served(call: Outcome, running: Running) -> tuple[Usage, bool]:
 
 
 def _request(state: TaskState, call: Outcome, last: bool, memory: Memory, wake: Any) -> Request:
-    size = CallSize(call.prompt, LIMIT, SOLUTION, CLOSE)
+    size = CallSize(prompt=call.prompt, fresh=call.prompt, thinking=LIMIT, solution=SOLUTION, close=CLOSE)
     model = ModelFacts("", memory.curves, Latency(), memory.usage_stats)
     request = build_request(state, size, model, CallTerms(call.kind, final=last))
     request.on_outcome = wake

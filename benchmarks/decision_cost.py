@@ -62,15 +62,9 @@ from elastic_agent import Caps
 from elastic_agent.errors import DeadlineError
 from elastic_agent.scheduler.allocation import demand as expect
 from elastic_agent.scheduler.allocation import grant
-from elastic_agent.scheduler.allocation.request import (
-    CallSize,
-    CallTerms,
-    ModelFacts,
-    Running,
-    TaskState,
-    build_request,
-    build_task_state,
-)
+from elastic_agent.scheduler.allocation.call_terms import CallSize, CallTerms, ModelFacts
+from elastic_agent.scheduler.allocation.request import Running, build_request
+from elastic_agent.scheduler.allocation.task_state import TaskState, build_task_state
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.curve_files import load
@@ -95,7 +89,7 @@ TURNS = ("steps-3", "steps-5", "steps-4", "steps-7") * 2
 """The calls of a task that are timed; the rest of what it expects is still to come when it is replaced."""
 
 
-SIZE = CallSize(prompt=52, thinking=1024, solution=96, close=1)
+SIZE = CallSize(prompt=52, fresh=52, thinking=1024, solution=96, close=1)
 TERMS = {kind: CallTerms(kind) for kind in TURNS}
 """What a user says of each call, checked once: that is no part of a decision."""
 
@@ -162,7 +156,8 @@ class Office:
     def used(self, running: Running) -> Amount:
         """It has answered, with half of its thinking and of its solution; the next plans learn from it."""
         request, budget = running.request, running.grant.budget
-        usage = worst_case(request.prompt, (budget.thinking or 0) // 2, request.close, budget.solution // 2)
+        size, thinking = request.size, (budget.thinking or 0) // 2
+        usage = worst_case(size.prompt, thinking, size.close, budget.solution // 2)
         running.record_usage(usage)
         return Amount(usage.generated, self._price.charge(usage))
 

@@ -64,7 +64,7 @@ class Allocator:
         """
         request, solution = headroom.request, headroom.in_time
         most = self._most_in_time(headroom)
-        short_of_time = most < request.thinking
+        short_of_time = most < request.size.thinking
         chosen = plan(headroom, most)
         wanted = most if chosen is None else min(most, chosen.choice.thinking)
         thinking = wanted if wanted <= holdable else request.curve.best(holdable)
@@ -84,19 +84,19 @@ class Allocator:
             headroom,
             thinking,
             solution,
-            request.final,
+            request.terms.final,
             headroom.rest,
             why,
             {"wanted": wanted, "most": most, "holdable": holdable, "behind": headroom.queued_demand.tokens},
             request.worst(thinking, solution),
-            headroom.hold_until(thinking, solution, request.final),
+            headroom.hold_until(thinking, solution, request.terms.final),
             chosen,
             thinking < wanted,
         )
 
     def _most_in_time(self, headroom: Headroom) -> int:
         """The most thinking tokens that the call may have, by its own limit and by time."""
-        most, speed = headroom.request.thinking, headroom.speed
+        most, speed = headroom.request.size.thinking, headroom.speed
         if headroom.end == INFINITY or speed is None:
             return most
         window = CallWindow(headroom.now, headroom.end, headroom.snapshot.span)
@@ -111,8 +111,8 @@ def share_out(headroom: Headroom, wanted: int, room: Room) -> tuple[int, int, fl
     tokens of a solution's limit are hardly ever used, and come back too late for the call itself.
     """
     request, curve, asked = headroom.request, headroom.request.curve, headroom.in_time
-    bias = request.usage_stats.bias
-    sized = bool(curve.right_solutions) and request.on_exhausted == "shrink"
+    bias = request.model.usage_stats.bias
+    sized = bool(curve.right_solutions) and request.terms.on_exhausted == "shrink"
     best = 0, asked, 0.0
     for part in range(SHARES, 0 if sized else SHARES - 1, -1):
         solution = max(headroom.least, asked * part // SHARES)
@@ -142,7 +142,7 @@ def _wait_for_refunds(headroom: Headroom, room: Room, chance: float, wanted: int
     """
     request, accounts, tasks = headroom.request, headroom.moves.accounts, headroom.snapshot.tasks
     top = accounts[-1]
-    if request.on_exhausted == "raise" or not top.live:
+    if request.terms.on_exhausted == "raise" or not top.live:
         return None
     due = tasks[0].expected_refund
     if len(accounts) > len(tasks):  # with other tasks: maybe all of it
@@ -152,7 +152,7 @@ def _wait_for_refunds(headroom: Headroom, room: Room, chance: float, wanted: int
         return None
     if headroom.end < INFINITY:
         left, speed = headroom.end - headroom.now, headroom.speed
-        if speed is None or left < 4 * speed.answer(thinking + headroom.in_time, request.fresh, 2):
+        if speed is None or left < 4 * speed.answer(thinking + headroom.in_time, request.size.fresh, 2):
             return None
     where = headroom.short_account(request.worst(thinking, solution), headroom.queued_demand)
     if where is None:

@@ -58,30 +58,31 @@ class Plan:
 
 def largest_solution(request: Request, room: Room) -> int:
     """The largest solution, at most what was asked for, that fits without thinking; 0 or less: none."""
-    most = request.solution
+    size, price = request.size, request.model.price
+    most = size.solution
     if room.tokens is not None:
-        most = min(most, room.tokens - request.close)
-    if most > 0 and room.nano is not None and request.price is not None:
-        read = request.read + worst_input(request.prompt, 0, request.close)
-        most = max(0, min(most, request.price.more(room.nano, read, 0, read_again=False)))
+        most = min(most, room.tokens - size.close)
+    if most > 0 and room.nano is not None and price is not None:
+        read = size.read + worst_input(size.prompt, 0, size.close)
+        most = max(0, min(most, price.more(room.nano, read, 0, read_again=False)))
     return most
 
 
 def largest_thinking(request: Request, solution: int, room: Room) -> int:
     """The most thinking that can be held beside this solution; -1 when not even none can."""
-    most, close = request.thinking, request.close
+    size, price = request.size, request.model.price
+    most, prompt, close = size.thinking, size.prompt, size.close
     if room.tokens is not None:
         most = min(most, room.tokens - close - solution)
     if most < 0:
         return -1
-    if room.nano is not None and request.price is not None:
-        price, prompt = request.price, request.prompt
-        read = request.read + worst_input(prompt, 1, close) - 1  # the thinking not counted
+    if room.nano is not None and price is not None:
+        read = size.read + worst_input(prompt, 1, close) - 1  # the thinking not counted
         more = price.more(room.nano, read, solution, read_again=True)
-        if more < 0 and price.bound(request.read + worst_input(prompt, 0, close), solution) > room.nano:
+        if more < 0 and price.bound(size.read + worst_input(prompt, 0, close), solution) > room.nano:
             return -1
         most = max(0, min(most, more))
-    if request.probes is not None and request.probes.most(most):
+    if size.probes is not None and size.probes.most(most):
         most = bisect_right(range(most), False, key=lambda less: not _fits(request, less + 1, solution, room))
     return most
 
@@ -90,18 +91,18 @@ def _fits(request: Request, thinking: int, solution: int, room: Room) -> bool:
     """Whether it can be held, with all its probes."""
     need = request.worst(thinking, solution)
     tokens = room.tokens is None or need.tokens <= room.tokens
-    return tokens and (room.nano is None or request.price is None or need.nano <= room.nano)
+    return tokens and (room.nano is None or request.model.price is None or need.nano <= room.nano)
 
 
 def plan(headroom: Headroom, most: int) -> Plan | None:
     """Ask the policy on every level that has a cap, or a price; the level that gives least counts."""
     found: Plan | None = None
     request, tasks = headroom.request, headroom.snapshot.tasks
-    policy, this = request.task.policy, Need(request.curve, 1, request.weight)
+    policy, this = request.task.policy, Need(request.curve, 1, request.terms.weight)
     for at, task in enumerate(tasks):
         remaining = headroom.remaining
         if at:
-            remaining = headroom.demand.remaining(task.calls.to_come(request.kind))
+            remaining = headroom.demand.remaining(task.calls.to_come(request.terms.kind))
         room, unit = _room(headroom, at, remaining)
         if unit is None:
             if not task.thinking_price:
@@ -127,22 +128,23 @@ def _room(headroom: Headroom, at: int, remaining: RemainingDemand) -> tuple[floa
         at: the level: place of the task in the lineage.
     """
     request, task, account = headroom.request, headroom.snapshot.tasks[at], headroom.moves.accounts[at]
+    price = request.model.price
     spent, held, refund = account.spent, account.held, task.expected_refund
     tokens = spent.tokens + held.tokens - refund.tokens + remaining.tokens
     nano = spent.nano + held.nano - refund.nano + remaining.nano
     holds = headroom.snapshot.holds
     if holds is not NOTHING:  # a running call, which gives up what it holds
         tokens -= holds.tokens
-        nano -= holds.nano - (0 if request.price is None else request.price.bound(request.read, 0))
-    if (at == 0 and request.final) or (task.calls.declared and remaining.needs):
+        nano -= holds.nano - (0 if price is None else price.bound(request.size.read, 0))
+    if (at == 0 and request.terms.final) or (task.calls.declared and remaining.needs):
         # The reserve is a worst case; the demand already contains what the final answer is expected to use.
         tokens -= account.reserve.tokens
         nano -= account.reserve.nano
     room, unit = INFINITY, None
     if account.tokens is not None:
         room, unit = account.tokens - tokens, "tokens"
-    if account.nano is not None and request.price is not None:
-        by_usd = (account.nano - nano) / max(request.price.per_thinking_token, 1e-9)
+    if account.nano is not None and price is not None:
+        by_usd = (account.nano - nano) / max(price.per_thinking_token, 1e-9)
         if by_usd < room:
             room, unit = by_usd, "usd"
     if account.seconds is not None and headroom.speed is not None:
@@ -157,9 +159,10 @@ def _room_in_time(headroom: Headroom, at: int, remaining: RemainingDemand, speed
     rest, request, calls = headroom.rest, headroom.request, headroom.snapshot.tasks[at].calls
     lanes = max(1, calls.running + calls.waiting)
     if at == 0:
-        waves, end = rest.others, headroom.end_of(request.final)
+        waves, end = rest.others, headroom.end_of(request.terms.final)
     else:
         waves, end = math.ceil((lanes + remaining.calls) / lanes) - 1, headroom.ends[at]
-    minimum = speed.answer(rest.solution, request.fresh, 2) + waves * speed.answer(rest.other_solution, 0, 2)
+    minimum = speed.answer(rest.solution, request.size.fresh, 2)
+    minimum += waves * speed.answer(rest.other_solution, 0, 2)
     minimum += rest.others_prompt * (speed.later + speed.again) * speed.prefill
     return (end - headroom.now - minimum) / max(speed.tpot, 1e-9) * lanes

@@ -91,20 +91,20 @@ class Refusal:
             short <= {"seconds"} or headroom.short_account(smallest) is not None
         ):
             return self._late(room.deadline - now, needed.get("seconds", 0.0))
-        unspent = "" if task.admitted else " (no token of this task has been spent)"
+        unspent = "" if task.status.admitted else " (no token of this task has been spent)"
         unit = next((unit for unit in needed if unit in short), next(iter(needed), "tokens"))
         bound = task.binding(unit, now)
         raised = "the cap" if bound is None else f"{bound.argument}= of {bound.account!r}"
         hint = ""
-        if request.final and task.answered:
+        if request.terms.final and task.status.answered:
             hint = (
                 "; or declare it at the opening (expect={'final': 1}), and no other call takes what is kept"
             )
         return CapExceededError(
-            f"task {task.name!r}, call {request.number} ({request.kind}): the smallest answer needs "
+            f"task {task.name!r}, call {request.number} ({request.terms.kind}): the smallest answer needs "
             f"{amounts(smallest, nano=money)}; left: {left_text(room, now)}{unspent}. "
             f"{'' if bound is None else f'{bound}. '}Raise {raised}, "
-            f"shorten the prompt ({request.prompt} tokens) or lower the solution budget{hint}",
+            f"shorten the prompt ({request.size.prompt} tokens) or lower the solution budget{hint}",
             needed=needed,
             available=there,
             binding=bound,
@@ -115,7 +115,7 @@ class Refusal:
         task = request.task
         bound = task.binding("seconds", self.headroom.now)
         return DeadlineError(
-            f"task {task.name!r}, call {request.number} ({request.kind}): {there:.3f} s are left and "
+            f"task {task.name!r}, call {request.number} ({request.terms.kind}): {there:.3f} s are left and "
             f"the smallest answer needs {needed:.3f} s at the present speed. "
             f"{'' if bound is None else f'{bound}; '}raise seconds= or make fewer calls",
             needed={"seconds": needed},

@@ -12,7 +12,7 @@ from .capacity import largest_solution
 from .decision import Allocation, Refusal, Wait
 from .grant import amounts, left_text
 from .headroom import Headroom
-from .request import TaskState
+from .task_state import TaskState
 
 
 def degrade(headroom: Headroom) -> Allocation | Wait | Refusal:
@@ -26,26 +26,26 @@ def degrade(headroom: Headroom) -> Allocation | Wait | Refusal:
     4. It is refused. `on_exhausted="raise"` doesn't wait; only `shrink` takes less than asked.
     """
     request, least, in_time = headroom.request, headroom.least, headroom.in_time
-    shrinks = request.on_exhausted == "shrink"
+    shrinks = request.terms.on_exhausted == "shrink"
     if in_time >= least:
-        if request.on_exhausted != "raise" and (wait := _wait(headroom)) is not None:
+        if request.terms.on_exhausted != "raise" and (wait := _wait(headroom)) is not None:
             return wait
         for keep in (headroom.queued_minimum, NOTHING):
             fits = min(in_time, largest_solution(request, headroom.room(keep)))
             if fits >= (least if shrinks else in_time):
                 why = "there is no room for thinking"
-                if fits < request.solution:
-                    why += f", and the solution is cut from {request.solution} to {fits}"
-                return without_thinking(headroom, fits, request.final, why)
+                if fits < request.size.solution:
+                    why += f", and the solution is cut from {request.size.solution} to {fits}"
+                return without_thinking(headroom, fits, request.terms.final, why)
     room = headroom.room()
-    if shrinks and (request.final or FINAL not in headroom.task.calls.own):
+    if shrinks and (request.terms.final or FINAL not in headroom.task.calls.own):
         room = headroom.room(last=True)
         seconds = headroom.end - headroom.now - SAFETY
         fits = int(min(largest_solution(request, room), headroom.fits_in(seconds)))
         if fits >= least:
             why = "the last call that fits: it takes the final answer's reserve"
             return without_thinking(headroom, fits, True, why)
-    return Refusal(headroom, room, least if shrinks else request.solution)
+    return Refusal(headroom, room, least if shrinks else request.size.solution)
 
 
 def without_thinking(headroom: Headroom, solution: int, last: bool, why: str) -> Allocation:
@@ -56,7 +56,7 @@ def without_thinking(headroom: Headroom, solution: int, last: bool, why: str) ->
         0,
         solution,
         last,
-        RemainingWork(solution, prompt=request.prompt),
+        RemainingWork(solution, prompt=request.size.prompt),
         why,
         {},
         request.worst(0, solution),
@@ -89,7 +89,7 @@ def too_small(
         speed: of the model that it will probably use, if known.
         close: tokens of that model's close.
     """
-    tokens, size = task.account.tokens, task.final_size
+    tokens, size = task.account.tokens, task.final_answer.size
     if tokens is not None and tokens < close + size:
         return CapExceededError(
             f"task {task.name!r}: {tokens} tokens can't hold one answer: the close ({close}) and a solution "

@@ -65,23 +65,24 @@ class Demand(dict[str, Minimum]):
     def _work_out(self, kinds: Iterable[str]) -> None:
         """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
-        limit, curve_of = request.solution, request.curves.curve
-        known, bias = request.usage_stats.known, request.usage_stats.bias
+        size, mine, model = request.size, request.terms.kind, request.model
+        limit, curve_of = size.solution, model.curves.curve
+        known, bias = model.usage_stats.known, model.usage_stats.bias
         for kind in kinds:
             if kind not in self:
                 curve, usage = curve_of(kind), known.get(kind)
-                prompt = round(usage.prompt) if usage and kind != request.kind else request.prompt
+                prompt = round(usage.prompt) if usage and kind != mine else size.prompt
                 self[kind] = (curve, _solution(curve.unthought, usage, bias, limit), prompt)
 
     def minimum(self, calls: int, prompts: int, solutions: int) -> tuple[int, int]:
         """Tokens and nano-dollars of so many calls that don't think, of all their prompts and solutions."""
-        close, price = self._request.close, self._request.price
+        close, price = self._request.size.close, self._request.model.price
         read = prompts + calls * worst_input(0, 0, close)
         return calls * close + solutions, 0 if price is None else price.bound(read, solutions)
 
     def remaining(self, others: Mapping[str, int]) -> RemainingDemand:
         """What this call and so many others of these kinds are expected to use."""
-        mine = self._request.kind
+        mine = self._request.terms.kind
         self._work_out((mine, *others))
         curves, counts = [], []
         solutions = prompts = 0
@@ -108,8 +109,8 @@ class Demand(dict[str, Minimum]):
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
     used, says = _by_curve(request.curve, thinking)
-    usage_stats = request.usage_stats
-    writes = _solution(says, usage_stats.get(request.kind), usage_stats.bias, request.solution)
+    stats, limit = request.model.usage_stats, request.size.solution
+    writes = _solution(says, stats.get(request.terms.kind), stats.bias, limit)
     return request.worst(used, min(writes, solution))
 
 
@@ -126,11 +127,12 @@ def work_after(request: Request, task: TaskView, remaining: RemainingDemand, sol
     waves = math.ceil((running + 1 + calls) / lanes) - 1
     each = math.ceil(remaining.solutions / calls) if calls else 0
     theirs = math.ceil(waves * remaining.prompts / calls) if calls else 0
-    if not task.reserving or request.final:
-        return RemainingWork(solution, waves, each, 0, request.prompt, 0, theirs)
-    final = task.final_size
-    prompt = max(task.largest_prompt, request.prompt) + final
-    return RemainingWork(solution, waves, each, final, request.prompt, 0, theirs, prompt)
+    prompt = request.size.prompt
+    if not task.reserving or request.terms.final:
+        return RemainingWork(solution, waves, each, 0, prompt, 0, theirs)
+    final = task.final_answer.size
+    final_prompt = max(task.largest_prompt, prompt) + final
+    return RemainingWork(solution, waves, each, final, prompt, 0, theirs, final_prompt)
 
 
 @lru_cache(maxsize=4096)
@@ -148,11 +150,12 @@ def queued(request: Request, task: TaskView, least: int, demand: Demand) -> tupl
         least: the smallest solution of this call.
     """
     calls = task.calls
-    coming = {} if request.declared or request.final or not calls.declared else calls.coming
+    terms = request.terms
+    coming = {} if request.declared or terms.final or not calls.declared else calls.coming
     if calls.waiting == 1 and not coming:  # itself
         return NOTHING, NOTHING
     kinds = dict(calls.pending)
-    kinds[request.kind] -= 1
+    kinds[terms.kind] -= 1
     for kind, more in coming.items():
         kinds[kind] = kinds.get(kind, 0) + more
     kinds.pop(FINAL, None)

@@ -51,7 +51,7 @@ class Headroom:
 
     def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
         """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
-        moves, final = self.moves, self.request.final
+        moves, final = self.moves, self.request.terms.final
         shortfall = NOTHING if last else moves.shortfall
         reserve = NOTHING if last or final else moves.accounts[0].reserve
         above, (tokens, nano, _) = moves.ancestor_shortfall, self.left
@@ -67,14 +67,14 @@ class Headroom:
 
     def seconds_for(self, tokens: int) -> float:
         """An upper estimate for an answer of so many tokens; the least there is while nothing is known."""
-        return SAFETY + (0.0 if self.speed is None else self.speed.answer(tokens, self.request.fresh))
+        return SAFETY + (0.0 if self.speed is None else self.speed.answer(tokens, self.request.size.fresh))
 
     def fits_in(self, seconds: float) -> float:
         """Tokens of one pass in so much time."""
         speed = self.speed
         if speed is None or seconds == INFINITY:
             return INFINITY
-        start = speed.ttft + self.request.fresh * speed.prefill
+        start = speed.ttft + self.request.size.fresh * speed.prefill
         return max(0.0, (seconds - start) / max(speed.tpot, 1e-9))
 
     def hold_until(self, thinking: int, solution: int, last: bool) -> float:
@@ -83,7 +83,7 @@ class Headroom:
         if end == INFINITY or speed is None:
             return end
         passes = 2 if thinking else 1
-        return min(end, self.now + speed.answer(thinking + solution, self.request.fresh, passes))
+        return min(end, self.now + speed.answer(thinking + solution, self.request.size.fresh, passes))
 
     def retry_at(self) -> float:
         """A waiting call is decided again half-way to its deadline, and again."""
@@ -95,7 +95,7 @@ class Headroom:
         An account that could hold it, but not what is to be kept for others as well, lacks it too.
         """
         where: AccountView | None = None
-        moves, final = self.moves, self.request.final
+        moves, final = self.moves, self.request.terms.final
         for i, account in enumerate(moves.accounts):
             free = account.free - moves.ancestor_shortfall
             if i == 0:
@@ -117,12 +117,13 @@ def work_out(snapshot: Snapshot, timing: Timing) -> Headroom:
     task = snapshot.tasks[0]
     if moves.final_answers[0] is not task.final_answer:
         task = task._replace(final_answer=moves.final_answers[0])
-    least, demand = request.least_solution(task.final_size), Demand(request)
-    remaining = demand.remaining(task.calls.to_come(request.kind, request.final))
-    rest = work_after(request, task, remaining, request.solution)
+    terms, solution = request.terms, request.size.solution
+    least, demand = request.least_solution(task.final_answer.size), Demand(request)
+    remaining = demand.remaining(task.calls.to_come(terms.kind, terms.final))
+    rest = work_after(request, task, remaining, solution)
     ends, end = _ends(moves)
     in_time = _solution_in_time(snapshot, rest, end, moves.seconds[0], least)
-    if in_time < request.solution:
+    if in_time < solution:
         rest = rest._replace(solution=in_time)
     left = _left(moves, end).with_freed(snapshot.holds)
     minimum, queue = queued(request, task, least, demand)
@@ -175,12 +176,12 @@ def _ends(moves: ReserveMoves) -> tuple[tuple[float, ...], float]:
 
 def _solution_in_time(snapshot: Snapshot, rest: RemainingWork, end: float, tail: float, least: int) -> int:
     """Solution tokens that the time holds, at most those asked for."""
-    request, speed = snapshot.request, snapshot.speed
+    size, speed = snapshot.request.size, snapshot.speed
     if end == INFINITY or speed is None:
-        return request.solution
+        return size.solution
     tail = tail if rest.final else SAFETY
     best = speed.best  # a slowdown may be over before the answer is: it must not be cut for it
-    start = snapshot.now + best.ttft + request.fresh * best.prefill
-    in_time = int(min(request.solution, max(0.0, (end - tail - start) / max(best.tpot, 1e-9))))
+    start = snapshot.now + best.ttft + size.fresh * best.prefill
+    in_time = int(min(size.solution, max(0.0, (end - tail - start) / max(best.tpot, 1e-9))))
     # An admitted task gets its answer while there is any time at all.
-    return max(in_time, least) if request.final else in_time
+    return max(in_time, least) if snapshot.request.terms.final else in_time

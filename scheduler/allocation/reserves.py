@@ -9,8 +9,9 @@ from typing import NamedTuple
 from ..estimates.workload import FINAL, MIN_SOLUTION
 from ..latency.slack import Timing
 from ..ledger.amounts import INFINITY, NOTHING, Amount
-from .request import FinalAnswer, Request
+from .request import Request
 from .snapshot import AccountView, Snapshot, TaskView
+from .task_state import FinalAnswer
 
 
 class ReserveMoves(NamedTuple):
@@ -45,9 +46,9 @@ def plan_reserves(snapshot: Snapshot, timing: Timing) -> ReserveMoves:
     own, answers = tasks[0], [task.final_answer for task in tasks]
     shortfall = above = NOTHING
     if own.reserving:  # for a final call, too: it says how long the answer may be
-        answers[0] = final_answer(own, accounts[0].tokens, request, final=request.final)
+        answers[0] = final_answer(own, accounts[0].tokens, request, final=request.terms.final)
         target, reserve = answers[0].need, accounts[0].reserve
-        if not request.final and target != reserve:
+        if not request.terms.final and target != reserve:
             if target.fits_in(reserve):
                 _move(accounts, 0, target - reserve)
                 reserves.append((0, target))
@@ -84,20 +85,19 @@ def final_answer(task: TaskView, cap: int | None, request: Request, *, final: bo
         cap: the task's own, in tokens.
         final: this call is the task's final answer.
     """
-    known, first = task.final_answer, task.final_answer.first_solution
-    if task.final_solution is not None:
-        size = task.final_solution
+    known, first, asked = task.final_answer, task.final_answer.first_solution, request.size
+    if known.given is not None:
+        size = known.given
     else:
         if first is None:
-            quarter = request.solution if cap is None else max(MIN_SOLUTION, cap // 4)
-            first = min(max(request.solution, MIN_SOLUTION), quarter)
+            quarter = asked.solution if cap is None else max(MIN_SOLUTION, cap // 4)
+            first = min(max(asked.solution, MIN_SOLUTION), quarter)
         size = _likely_size(task, request, first, final)
-    prompt = max(task.largest_prompt, request.prompt) + size
-    basis = (size, prompt, request.close, request.price)
+    prompt = max(task.largest_prompt, asked.prompt) + size
+    basis = (size, prompt, asked.close, request.model.price)
     if known.basis == basis:  # mostly it is what it was for the last call
         return known if known.first_solution == first else known._replace(first_solution=first)
-    guess = known.size if task.final_solution is not None else size
-    return FinalAnswer(guess, first, request.worst(0, size, prompt), basis)
+    return FinalAnswer(size, known.given, first, request.worst(0, size, prompt), basis)
 
 
 def _likely_size(task: TaskView, request: Request, first: int, final: bool) -> int:
@@ -106,21 +106,20 @@ def _likely_size(task: TaskView, request: Request, first: int, final: bool) -> i
     if final:
         usual = request.curve.p90_solution
     elif FINAL in kinds or not kinds:
-        usual = request.curves.curve(FINAL).p90_solution
+        usual = request.model.curves.curve(FINAL).p90_solution
     else:  # it is one of those that the task has declared and not made
-        usual = max([request.curves.curve(kind).p90_solution for kind in kinds])
+        usual = max([request.model.curves.curve(kind).p90_solution for kind in kinds])
     size, past = first, task.calls.past
     if usual < INFINITY:
-        size = max(MIN_SOLUTION, min(size, math.ceil(usual * request.usage_stats.bias)))
+        size = max(MIN_SOLUTION, min(size, math.ceil(usual * request.model.usage_stats.bias)))
     if past is not None and past.final is not None:
         size = max(MIN_SOLUTION, min(size, past.final))
     return size
 
 
 def _final_seconds(snapshot: Snapshot, timing: Timing, task: TaskView, answer: FinalAnswer) -> float:
-    size = answer.size if task.final_solution is None else task.final_solution
-    prompt = max(task.largest_prompt, snapshot.request.prompt) + size
-    return timing.final_answer_seconds(snapshot.speed, size, prompt)
+    prompt = max(task.largest_prompt, snapshot.request.size.prompt) + answer.size
+    return timing.final_answer_seconds(snapshot.speed, answer.size, prompt)
 
 
 def _fits(path: Sequence[AccountView], more: Amount) -> bool:

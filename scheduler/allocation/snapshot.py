@@ -15,7 +15,8 @@ from ..latency.model import Speed
 from ..ledger.accounts import Account
 from ..ledger.amounts import NOTHING, Amount
 from ..policies.pacing import Pacing
-from .request import FinalAnswer, Request, Running, TaskState
+from .request import Request, Running
+from .task_state import FinalAnswer, TaskState
 
 
 class Blocked(NamedTuple):
@@ -72,17 +73,11 @@ class TaskView(NamedTuple):
     name: str
     calls: CallsToCome
     reserving: bool
-    final_solution: int | None
     final_answer: FinalAnswer
     largest_prompt: int
     expected_refund: Amount
     chance: float
     thinking_price: float
-
-    @property
-    def final_size(self) -> int:
-        """Solution tokens of the final answer, as far as known."""
-        return self.final_answer.size if self.final_solution is None else self.final_solution
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +112,7 @@ class Snapshot:
         back = running.held - running.expected + more
         tasks = [
             task._replace(
-                calls=task.calls.with_one_waiting_again(asks.kind),
+                calls=task.calls.with_one_waiting_again(asks.terms.kind),
                 expected_refund=task.expected_refund - back,
                 chance=task.chance / running.success_chance,
             )
@@ -135,7 +130,7 @@ def take_snapshot(
         pacing: the price of a pool that all tasks share; None: there is none.
         blocked: running calls whose consumer waits for a call in the queue.
     """
-    state, speed = request.task, request.latency.speed()
+    state, speed = request.task, request.model.latency.speed()
     accounts = tuple(map(_account, state.account.path))
     if held := _held_by(blocked):
         accounts = tuple([one._replace(blocked=held[one.id]) if one.id in held else one for one in accounts])
@@ -143,7 +138,7 @@ def take_snapshot(
         tasks = tuple(map(view_of, state.lineage))
     else:
         top = state.lineage[-1]
-        prices = [pacing.price_for(request.price, top, one.value) for one in state.lineage]
+        prices = [pacing.price_for(request.model.price, top, one.value) for one in state.lineage]
         tasks = tuple([view_of(one, price) for one, price in zip(state.lineage, prices, strict=True)])
     return Snapshot(request, now, speed, state.account.span, accounts, tasks)
 
@@ -170,7 +165,6 @@ def view_of(task: TaskState, thinking_price: float = 0.0) -> TaskView:
         task.name,
         task.forecast.view(),
         task.reserving,
-        task.final_solution,
         task.final_answer,
         task.largest_prompt,
         task.expected_refund,

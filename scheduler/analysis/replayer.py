@@ -15,16 +15,9 @@ from typing import Any
 from elastic_agent.errors import ElasticError
 from elastic_agent.usage import Probes, Usage
 
-from ..allocation.request import (
-    CallSize,
-    CallTerms,
-    ModelFacts,
-    Request,
-    Running,
-    TaskState,
-    build_request,
-    build_task_state,
-)
+from ..allocation.call_terms import CallSize, CallTerms, ModelFacts
+from ..allocation.request import Request, Running, build_request
+from ..allocation.task_state import TaskState, build_task_state
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.revision import Extension
 from ..dispatch.set_aside import set_aside, settle_part
@@ -278,12 +271,12 @@ class Replayer:
         request = build_request(
             self.tasks[event["id"]],
             CallSize(
-                event["prompt"],
-                event["thinking"],
-                event["solution"],
-                event["close"],
-                event["fresh"],
-                None if event["probes"] is None else Probes(*event["probes"]),
+                prompt=event["prompt"],
+                fresh=event["fresh"],
+                thinking=event["thinking"],
+                solution=event["solution"],
+                close=event["close"],
+                probes=None if event["probes"] is None else Probes(*event["probes"]),
             ),
             ModelFacts(
                 event["model"],
@@ -291,9 +284,9 @@ class Replayer:
                 endpoint.latency,
                 endpoint.usage_stats,
                 None if price is None else Price(*price),
-                endpoint if event["queued"] else None,
             ),
             CallTerms(**{name: event[name] for name in TERMS}),
+            endpoint=endpoint if event["queued"] else None,
             enclosing_holds=frozenset(event["enclosing_holds"]),
             on_reduced=(lambda: None) if event["steerable"] else None,
             before=None if event["again"] is None else self.calls[at].request,

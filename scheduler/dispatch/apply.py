@@ -7,8 +7,9 @@ from elastic_agent.usage import Usage
 
 from ..allocation.decision import Allocation
 from ..allocation.grant import Basis, Grant, budget
-from ..allocation.request import Request, Running, TaskState
+from ..allocation.request import Request, Running
 from ..allocation.reserves import ReserveMoves
+from ..allocation.task_state import LatestAnswer, TaskState
 from ..ledger.accounts import Hold
 from ..ledger.amounts import INFINITY, NOTHING, Amount, Shortage
 from ..ledger.ledger import Ledger
@@ -17,7 +18,7 @@ from ..ledger.ledger import Ledger
 def move_reserves(ledger: Ledger, request: Request, moves: ReserveMoves) -> None:
     """The reserves that a decision on this call brings up to date, whatever it was."""
     task = request.task
-    task.largest_prompt = max(task.largest_prompt, request.prompt)
+    task.largest_prompt = max(task.largest_prompt, request.size.prompt)
     for level, answer, seconds in zip(task.lineage, moves.final_answers, moves.seconds, strict=True):
         level.final_answer = answer
         level.account.reserved_seconds = seconds
@@ -57,11 +58,18 @@ def expect_refund(task: TaskState, more: Amount) -> None:
 
 def record_answer(running: Running, usage: Usage) -> None:
     """A call has brought an answer: its task remembers how long it was, and the next plans learn from it."""
-    request, task = running.request, running.request.task
-    if request.final or not (task.said and task.said[1]):
+    request, final = running.request, running.request.terms.final
+    status = request.task.status
+    if final or status.latest_answer is None or not status.latest_answer.final:
         whole = usage.solution < running.grant.budget.solution
-        task.said = (usage.solution if whole else request.solution, request.final)
+        status.latest_answer = LatestAnswer(usage.solution if whole else request.size.solution, final)
     running.record_usage(usage)
+
+
+def expect_again(request: Request) -> None:
+    """A call brought no answer: if its task had declared it as the final one, one is still to come."""
+    if request.terms.final and request.declared:
+        request.task.forecast.expect({request.terms.kind: 1})
 
 
 def grant_of(allocation: Allocation, hold: Hold, held: Amount, waited: float) -> Grant:
@@ -71,7 +79,7 @@ def grant_of(allocation: Allocation, hold: Hold, held: Amount, waited: float) ->
         allocation.why,
         allocation.numbers,
         allocation.plan,
-        request.prompt,
+        request.size.prompt,
         headroom.left,
         request.task.account.reserve,
         headroom.now,
@@ -82,7 +90,7 @@ def grant_of(allocation: Allocation, hold: Hold, held: Amount, waited: float) ->
         budget(allocation.thinking, allocation.solution),
         headroom.end if headroom.end < INFINITY else None,
         hold.id,
-        request.kind,
+        request.terms.kind,
         request.task.policy.name,
         request.number,
         held,

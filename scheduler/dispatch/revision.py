@@ -5,30 +5,35 @@ been called off. `Revision.extend` decides on it once more, on a snapshot in whi
 what it holds. If a right answer becomes clearly likelier it thinks on, under a further hold for the
 difference, which includes another pass over prompt and thinking.
 
-And a call may have to stop sooner: one that nobody had foreseen lacks what it holds. `Revision.reduce`
-decides on it in the same way. What it holds stays held until it ends, since the engine was asked for that
-much; but it ends sooner, and plans count at once with what will come back.
+And a call may have to stop sooner: one that nobody had foreseen lacks what it holds (`Revision.make_room`).
+The running call is decided on in the same way. What it holds stays held until it ends, since the engine was
+asked for that much; but it ends sooner, and plans count at once with what will come back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from ..allocation.allocator import WORTH_WAITING, Allocator
+from ..allocation.call_terms import CallSize
 from ..allocation.decision import Allocation
 from ..allocation.demand import expected
 from ..allocation.grant import Grant
 from ..allocation.request import Request, Running
-from ..allocation.snapshot import Snapshot
 from ..ledger.accounts import Hold
 from ..ledger.amounts import NOTHING, Amount, Shortage
 from ..ledger.ledger import Ledger
+from ..runlog.recorder import Recorder
 from .apply import expect_refund, grant_of, move_reserves, take_hold
+from .running_calls import RunningCalls
 
 WORTH_REDUCING = 0.75
 """A limit is reduced if the call then uses at most this part of what it would have thought."""
+
+LOOKED_AT = 8
+"""Running calls that are decided on again for one that lacks what they hold; the latest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +47,65 @@ class Extension:
 
 
 class Revision:
-    """Moves the limits of one dispatcher's calls; under the ledger's lock.
+    """Moves the limits of one dispatcher's running calls; under the ledger's lock."""
 
-    Args:
-        snapshot: takes a snapshot for a request at a moment.
-    """
-
-    def __init__(
-        self, ledger: Ledger, allocator: Allocator, snapshot: Callable[[Request, float], Snapshot]
-    ) -> None:
-        self._ledger, self._allocator, self._snapshot = ledger, allocator, snapshot
+    def __init__(self, ledger: Ledger, record: Recorder, allocator: Allocator, running: RunningCalls) -> None:
+        self._ledger, self._record, self._allocator, self._running = ledger, record, allocator, running
 
     def extend(self, running: Running, used: int, now: float) -> Extension | None:
         """A call has thought up to its limit, `used` tokens; None: that is all."""
+        self._record.limit_reached(running, used, now)
+        extension = self._extend(running, used, now)
+        if extension is not None:
+            self._running.pace(running, running.expected, now)
+            self._record.granted("extended", running, now, used=used)
+        return extension
+
+    def drop(self, running: Running, extension: Extension, now: float) -> None:
+        """The extension can't be had after all: the call keeps what it had."""
+        if not running.done:
+            holds = [hold for hold in running.extensions if hold is not extension.hold]
+            _set(running, holds, extension.grant, extension.expected, extension.read)
+            self._ledger.refund(extension.hold)
+        self._running.pace(running, running.expected, now)
+        self._record.granted("extension_dropped", running, now, now=now)
+
+    def make_room(self, request: Request, now: float) -> bool:
+        """A waiting call lacks tokens. Look, once, at running calls of its task and of those around it: which
+        would get less if they came now?
+
+        Returns:
+            whether the limit of any of them is lower now.
+        """
+        if request.queue.made_room:
+            return False
+        request.queue.made_room, lowered = True, False
+        for hold in list(islice(reversed(request.task.lineage[-1].account.live), LOOKED_AT)):
+            running = self._running.get(hold)
+            if running is None or running.started >= request.queue.arrived:
+                continue
+            before = running.limit
+            if self._running.is_enclosing(hold) or not self._reduce(running, now):
+                continue
+            lowered = True
+            self._running.pace(running, running.expected, now)
+            why = (
+                f"call {request.number} ({request.terms.kind}) of {request.task.name!r} came and lacks tokens"
+            )
+            self._record.granted("reduced", running, now, why, before=before)
+            assert running.request.on_reduced is not None
+            running.request.on_reduced()
+        return lowered
+
+    def _extend(self, running: Running, used: int, now: float) -> Extension | None:
         request, task = running.request, running.request.task
-        if running.done or running.reduced_to is not None or task.closing or task.account.closed:
+        if running.reduced_to is not None or task.closed:
             return None
         thinking, solution = running.grant.budget.thinking or 0, running.grant.budget.solution
-        if request.thinking <= thinking:
+        if request.size.thinking <= thinking:
             return None
-        read = running.read + request.prompt + used
-        asks = replace(request, solution=solution, read=read, on_exhausted="raise")
+        read = running.read + request.size.prompt + used
+        asks = _asking(request, replace(request.size, solution=solution, read=read))
         over, held = _over(asks, used), running.held
         allocation = self._decide(running, asks, over, now)
         if allocation is None or allocation.last != running.grant.last:
@@ -81,8 +124,8 @@ class Revision:
         _set(running, [*running.extensions, hold], grant, likely, read)
         return extension
 
-    def reduce(self, running: Running, now: float) -> bool:
-        """Another call lacks what it holds. Returns whether its limit is lower now (`Running.reduced_to`).
+    def _reduce(self, running: Running, now: float) -> bool:
+        """Another call lacks what this one holds. Returns whether its limit is lower (`Running.reduced_to`).
 
         A call that was extended has shown that it needs its tokens: it keeps them.
         """
@@ -91,7 +134,7 @@ class Revision:
             return False
         if request.on_reduced is None:
             return False
-        asks = replace(request, thinking=limit, solution=solution, on_exhausted="raise")
+        asks = _asking(request, replace(request.size, thinking=limit, solution=solution))
         allocation = self._decide(running, asks, NOTHING, now)
         if allocation is None or allocation.last or allocation.solution < solution:
             return False
@@ -104,25 +147,22 @@ class Revision:
         expect_refund(request.task, before - running.expected)
         return True
 
-    def drop(self, running: Running, extension: Extension) -> None:
-        """The extension can't be had after all: the call keeps what it had."""
-        if running.done:
-            return
-        holds = [hold for hold in running.extensions if hold is not extension.hold]
-        _set(running, holds, extension.grant, extension.expected, extension.read)
-        self._ledger.refund(extension.hold)
-
     def _decide(self, running: Running, asks: Request, over: Amount, now: float) -> Allocation | None:
         """What it would get if it waited now; None: nothing."""
-        snapshot = self._snapshot(asks, now).as_if_waiting(asks, running, over)
+        snapshot = self._running.snapshot(asks, now).as_if_waiting(asks, running, over)
         outcome = self._allocator.decide(snapshot).outcome
         return outcome if isinstance(outcome, Allocation) else None
 
 
+def _asking(request: Request, size: CallSize) -> Request:
+    """A running call as it would ask for this size now: it takes no less, and doesn't wait."""
+    return replace(request, size=size, terms=replace(request.terms, on_exhausted="raise"))
+
+
 def _over(asks: Request, used: int) -> Amount:
     """What it has used beyond what such a call uses on average: a plan counts with averages."""
-    tokens = max(0, math.ceil(used - asks.curve.used(used)))
-    return Amount(tokens, 0 if asks.price is None else math.ceil(tokens * asks.price.per_thinking_token))
+    tokens, price = max(0, math.ceil(used - asks.curve.used(used))), asks.model.price
+    return Amount(tokens, 0 if price is None else math.ceil(tokens * price.per_thinking_token))
 
 
 def _set(running: Running, extensions: list[Hold], grant: Grant, likely: Amount, read: int) -> None:

@@ -5,7 +5,7 @@ Both functions are written to the run log, so a replay holds and charges the sam
 
 from __future__ import annotations
 
-from ..allocation.request import TaskState
+from ..allocation.task_state import TaskState
 from ..ledger.accounts import Hold
 from ..ledger.amounts import Amount, Shortage
 from .dispatcher import Dispatcher

@@ -48,8 +48,8 @@ class CallOrder:
         if self.calls.get(request) == moment:
             return
         self.calls[request] = moment
-        heapq.heappush(self._urgent, (moment, request.priority, request.order, request))
-        key, place = request.task.key, (request.priority, moment, request.order, request)
+        heapq.heappush(self._urgent, (moment, request.terms.priority, request.queue.order, request))
+        key, place = request.task.key, (request.terms.priority, moment, request.queue.order, request)
         heapq.heappush(self._by_key.setdefault(key, []), place)
         if self._first(key) == place:
             self._list(key)

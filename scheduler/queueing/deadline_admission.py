@@ -25,7 +25,8 @@ from operator import attrgetter, itemgetter
 
 from elastic_agent.errors import DeadlineError
 
-from ..allocation.request import Running, TaskState
+from ..allocation.request import Running
+from ..allocation.task_state import TaskState
 from ..estimates.call_stats import ServiceTimeStats
 from ..estimates.workload import FINAL
 from ..latency.model import Speed, Speeds
@@ -154,7 +155,7 @@ class DeadlineAdmission:
         pending, coming = task.forecast.waiting, task.forecast.coming
         promise.width = max(1, pending, *(coming.get(kind, 0) for kind in task.parallel))
         self._width += promise.width
-        if task.final_solution is None:
+        if task.final_answer.given is None:
             self._unsized[promise] = None
 
     def _drop(self, promise: AcceptedDeadline) -> None:
@@ -289,7 +290,7 @@ def remaining(task: TaskState) -> Work:
     final = task.reserving or forecast.pending.get(FINAL, 0)
     if not final:
         return tuple(calls), 0, 0
-    size = task.final_size
+    size = task.final_answer.size
     return tuple(calls), size, rounded(task.largest_prompt + size) if task.largest_prompt else 0
 
 
@@ -301,4 +302,5 @@ def rounded(prompt: int) -> int:
 
 def seconds_left(times: ServiceTimeStats, running: Running, done: int, speed: Speed) -> float:
     """Seconds that a running call with `done` solution tokens still takes if it stops thinking now."""
-    return times.rest(running.request.kind, running.grant.budget, running.request.prompt, done, speed)
+    request, budget = running.request, running.grant.budget
+    return times.rest(request.terms.kind, budget, request.size.prompt, done, speed)

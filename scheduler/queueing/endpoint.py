@@ -30,8 +30,9 @@ from elastic_agent.errors import EndpointBusyError
 from elastic_agent.validation import integer
 
 from ..allocation.demand import Demand, work_after
-from ..allocation.request import Request, Running, TaskState
+from ..allocation.request import Request, Running
 from ..allocation.snapshot import view_of
+from ..allocation.task_state import TaskState
 from ..estimates.call_stats import ServiceTimeStats, UsageStats
 from ..latency.model import Speed, Speeds
 from ..latency.slack import CallWindow, RemainingWork, Timing
@@ -123,11 +124,11 @@ class Endpoint:
     def enter(self, request: Request, end: float, span: float) -> None:
         """A call waits from now on; its task has to be over at `end`, and may take `span` seconds in all."""
         task = view_of(request.task)
-        remaining = Demand(request).remaining(task.calls.to_come(request.kind, request.final))
-        rest = work_after(request, task, remaining, request.solution)
+        remaining = Demand(request).remaining(task.calls.to_come(request.terms.kind, request.terms.final))
+        rest = work_after(request, task, remaining, request.size.solution)
         # If it must, it answers in one pass, the one that reads its prompt.
-        rest = rest._replace(prompt=0, fresh=request.fresh)
-        self._waiting[request] = (CallWindow(request.arrived, end, span), rest)
+        rest = rest._replace(prompt=0, fresh=request.size.fresh)
+        self._waiting[request] = (CallWindow(request.queue.arrived, end, span), rest)
         self._keys[request.task.key] += 1
         self._changed += 1
 
@@ -187,7 +188,10 @@ class Endpoint:
         self.latency.load = max(1, len(self.running))
         request, budget = running.request, running.grant.budget
         self.service_times.record(
-            request.kind, running.slot.decided_at_progress, budget.solution, request.task.final_solution
+            request.terms.kind,
+            running.slot.decided_at_progress,
+            budget.solution,
+            request.task.final_answer.given,
         )
         took = now - running.started
         self._usual = took if self._usual is None else self._usual + (took - self._usual) / 16
@@ -210,7 +214,7 @@ class Endpoint:
         if many <= FEW or PART * self._changed >= many or not self._pressed:
             self._changed, self._pressed = 0, True
             starts = [
-                (self._start_by(request, speed), speed.answer(rest.solution, request.fresh))
+                (self._start_by(request, speed), speed.answer(rest.solution, request.size.fresh))
                 for request, (_, rest) in self._waiting.items()
                 if request not in self._parked
             ]
@@ -257,7 +261,7 @@ class Endpoint:
         """When a waiting call has to start for its task to be in time."""
         window, rest = self._waiting[request]
         if window.end == INFINITY:
-            return request.arrived + PATIENCE
+            return request.queue.arrived + PATIENCE
         return self._timing.think_until(window, rest, speed)
 
     def admit(self, task: TaskState, end: float, now: float) -> None:

@@ -37,7 +37,7 @@ class Queue:
         """A call arrives. Returns whether it is the first of its task."""
         key = request.task.account.id
         entries = self._tasks.setdefault(key, [])
-        heapq.heappush(entries, (rank, request.order, request))
+        heapq.heappush(entries, (rank, request.queue.order, request))
         first = entries[0][2] is request
         if first:
             self._list(key)

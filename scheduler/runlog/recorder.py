@@ -21,9 +21,11 @@ from typing import Any
 
 from elastic_agent import __version__
 from elastic_agent.budget import to_usd
+from elastic_agent.errors import CapExceededError
 
 from ..allocation.grant import left, units
-from ..allocation.request import Request, Running, TaskState
+from ..allocation.request import Request, Running
+from ..allocation.task_state import TaskState
 from ..estimates.agent_history import History
 from ..estimates.online_curves import Curves
 from ..latency.model import Speed, Speeds
@@ -104,7 +106,8 @@ class Recorder:
 
     def run_pass(self, root: str, account: str, now: float) -> None:
         """The dispatcher looks at the calls that lack something on this account or those above it."""
-        self._write(event="pass", root=root, account=account, now=now)
+        if self.files:
+            self._write(event="pass", root=root, account=account, now=now)
 
     def speed(self, endpoint: str, load: int | None, speed: Speed | None) -> None:
         """A reading: as it is (load None), or as it would be with so many calls."""
@@ -132,10 +135,19 @@ class Recorder:
 
     # For every listener
 
-    def opened(self, task: TaskState, now: float, close: int, endpoint: Endpoint | None, **more: Any) -> None:
+    def opened(
+        self,
+        task: TaskState,
+        now: float,
+        close: int,
+        endpoint: Endpoint | None,
+        error: BaseException | None = None,
+        **more: Any,
+    ) -> None:
         """A task has opened, or (with an error) was refused."""
-        if task.emit is None:
+        if task.listener.emit is None:
             return
+        more |= {} if error is None else error_fields(error)
         account, parent = task.account, task.parent
         caps = {"tokens": account.tokens, "usd": _usd(account.nano), "seconds": account.seconds}
         self._task(
@@ -145,11 +157,11 @@ class Recorder:
             parent=None if parent is None else parent.name,
             caps={unit: cap for unit, cap in caps.items() if cap is not None},
             expect=more.pop("expect"),
-            final_solution=task.final_solution,
+            final_solution=task.final_answer.given,
             policy=task.policy.name,
             **more,
             now=now,
-            parent_id=None if parent is None else parent.id,
+            parent_id=None if parent is None else parent.listener.task_id,
             account=None if account.parent is None else account.parent.id,
             nano=account.nano,
             value=task.value,
@@ -181,40 +193,54 @@ class Recorder:
         """A task has ended, with the name of an error or None."""
         account = task.account
         spent = {**units(account.spent), "seconds": round(now - account.opened, 6)}
-        self._task(task, "task_closed", now, spent=spent, calls=task.calls, error=error, now=now)
+        self._task(task, "task_closed", now, spent=spent, calls=task.status.calls, error=error, now=now)
 
     def asked(self, request: Request, now: float, again: bool) -> None:
         """A call is queued, for the first time or again."""
-        price = request.price
+        if request.task.listener.emit is None:
+            return
+        size, terms, price = request.size, request.terms, request.model.price
         self.call(
             request,
             "asked",
             now,
-            prompt=request.prompt,
-            fresh=request.fresh,
-            thinking=request.thinking,
-            close=request.close,
-            solution=request.solution,
-            final=request.final,
-            weight=request.weight,
-            priority=request.priority,
-            on_exhausted=request.on_exhausted,
+            prompt=size.prompt,
+            fresh=size.fresh,
+            thinking=size.thinking,
+            close=size.close,
+            solution=size.solution,
+            final=terms.final,
+            weight=terms.weight,
+            priority=terms.priority,
+            on_exhausted=terms.on_exhausted,
             price=None if price is None else [str(price.input), str(price.output), _text(price.cached_input)],
             enclosing_holds=sorted(request.enclosing_holds),
-            probes=request.probes,
+            probes=size.probes,
             steerable=request.on_reduced is not None,
             again=request.declared if again else None,
-            endpoint=self._named(request.latency),
+            endpoint=self._named(request.model.latency),
             queued=request.endpoint is not None,
             now=now,
         )
+
+    def waiting(self, request: Request, reason: str, now: float) -> None:
+        """A call waits, for the first time."""
+        self.call(request, "waiting", now, reason=reason, left=self.left(request.task, now))
+
+    def refused(self, request: Request, error: BaseException, now: float) -> None:
+        """A call gets nothing."""
+        self.call(request, "refused", now, **error_fields(error))
+
+    def limit_reached(self, running: Running, used: int, now: float) -> None:
+        """A call has thought up to its limit, so many tokens."""
+        self.call(running.request, "limit_reached", now, used=used, now=now)
 
     def granted(
         self, name: str, running: Running, moment: float, reason: str | None = None, **more: Any
     ) -> None:
         """What a call may use from here on; its grant's reason if there is no other."""
         task, grant = running.request.task, running.grant
-        if task.emit is None:
+        if task.listener.emit is None:
             return
         deadline = grant.deadline
         self.call(
@@ -225,7 +251,7 @@ class Recorder:
             hold=units(grant.held),
             policy=grant.policy,
             last=grant.last,
-            deadline=None if deadline is None else round(deadline - task.zero, 6),
+            deadline=None if deadline is None else round(deadline - task.listener.zero, 6),
             left=self.left(task, moment),
             reason=grant.reason if reason is None else reason,
             why=grant.why,
@@ -243,6 +269,8 @@ class Recorder:
         answered: bool,
     ) -> None:
         """A granted call is over."""
+        if running.request.task.listener.emit is None:
+            return
         self.call(
             running.request,
             "settled",
@@ -261,11 +289,10 @@ class Recorder:
 
     def call(self, request: Request, name: str, moment: float, **fields: Any) -> None:
         """An event of one call."""
-        task = request.task
-        if task.emit is not None:
-            head = {"event": name, "task": task.name, "id": task.id, "at": round(moment - task.zero, 6)}
-            call = {"call": request.number, "kind": request.kind, "label": request.label}
-            task.emit({**head, **call, "model": request.model, **fields})
+        if request.task.listener.emit is not None:
+            terms = request.terms
+            call = {"call": request.number, "kind": terms.kind, "label": terms.label}
+            self._task(request.task, name, moment, **call, model=request.model.name, **fields)
 
     def left(self, task: TaskState, now: float) -> dict[str, float]:
         """What can still be spent on a task, its reserve included, by unit."""
@@ -274,9 +301,10 @@ class Recorder:
     # Inside
 
     def _task(self, task: TaskState, name: str, moment: float, **fields: Any) -> None:
-        if task.emit is not None:
-            at = round(moment - task.zero, 6)
-            task.emit({"event": name, "task": task.name, "id": task.id, "at": at, **fields})
+        listener = task.listener
+        if listener.emit is not None:
+            at = round(moment - listener.zero, 6)
+            listener.emit({"event": name, "task": task.name, "id": listener.task_id, "at": at, **fields})
 
     def _named(self, speeds: Speeds) -> str:
         """The name of an endpoint, by its speed; FOREIGN for one of another scheduler."""
@@ -293,6 +321,14 @@ class Recorder:
     def _write(self, **event: Any) -> None:
         for write in self.files:
             write(event)
+
+
+def error_fields(error: BaseException) -> dict[str, Any]:
+    """Why something was refused."""
+    why: dict[str, Any] = {"error": type(error).__name__, "reason": str(error)}
+    if isinstance(error, CapExceededError):
+        why |= {"needed": error.needed, "available": error.available}
+    return why
 
 
 def started() -> str:

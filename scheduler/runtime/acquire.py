@@ -41,7 +41,7 @@ async def acquire(dispatcher: Dispatcher, request: Request, queued: Callable[[],
         last_pass = loop.time()
         dispatcher.run_pass(account, last_pass)
         while request.outcome is None:
-            when = request.retry_at
+            when = request.queue.retry_at
             if when is not None and when <= last_pass:  # another call goes first
                 when = last_pass + SOON
             with suppress(TimeoutError):
@@ -98,7 +98,7 @@ async def acquire_durably(
         except DeadlineError:
             raise
         except CapExceededError as error:
-            may_wait = request.on_exhausted != "raise" and _own_tasks_have_room(request)
+            may_wait = request.terms.on_exhausted != "raise" and _own_tasks_have_room(request)
             if not may_wait or not await _wait_for_room(durable, request, until):
                 raise await durable.bind(error) from None
             refused_before = False
@@ -109,7 +109,7 @@ async def _wait_for_room(durable: DurableLedger, request: Request, until: float)
     """Wait until all caps can hold the smallest answer. False: nothing may come back from other processes."""
     loop, pause = asyncio.get_running_loop(), RETRY_AFTER
     while loop.time() < until:
-        coming = await durable.others_hold(reserves=request.on_exhausted == "wait")
+        coming = await durable.others_hold(reserves=request.terms.on_exhausted == "wait")
         if not coming and not _fits(request):
             return False
         await asyncio.sleep(pause)
@@ -124,9 +124,9 @@ def _no_room(short: Shortage, request: Request) -> CapExceededError:
     needed, available = short.needed / scale, short.available / scale
     bound = Binding(short.account, short.unit, short.available, 0, 0, shared=True)
     return CapExceededError(
-        f"task {request.task.name!r}, call {request.number} ({request.kind}): {needed:g} {unit} are needed; "
-        f"left: {available:g} {unit}. {bound}. Raise {bound.argument}= of {short.account!r} or wait for its "
-        f"next window",
+        f"task {request.task.name!r}, call {request.number} ({request.terms.kind}): {needed:g} {unit} are "
+        f"needed; left: {available:g} {unit}. {bound}. Raise {bound.argument}= of {short.account!r} or wait "
+        f"for its next window",
         needed={unit: needed},
         available={unit: available},
         binding=bound,
@@ -135,8 +135,8 @@ def _no_room(short: Shortage, request: Request) -> CapExceededError:
 
 def _smallest(request: Request) -> Amount:
     """The least that the call would take: only a call that shrinks takes less than it asked for."""
-    shrinks = request.on_exhausted == "shrink"
-    return request.worst(0, request.least_solution() if shrinks else request.solution)
+    shrinks, final = request.terms.on_exhausted == "shrink", request.task.final_answer
+    return request.worst(0, request.least_solution(final.size) if shrinks else request.size.solution)
 
 
 def _own_tasks_have_room(request: Request) -> bool:

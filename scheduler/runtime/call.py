@@ -33,7 +33,8 @@ from elastic_agent.generation.result import Event, Generation
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.usage import Usage
 
-from ..allocation.request import CallSize, CallTerms, Running
+from ..allocation.call_terms import CallSize, CallTerms
+from ..allocation.request import Running
 from ..latency.slack import CallWindow
 from ..ledger.amounts import INFINITY
 from ..ledger.prices import Price
@@ -225,7 +226,7 @@ class TaskCall(HeldCall):
             speed = task.scheduler.latency_for(self.backend).speed()
             moment = task.dispatcher.timing.think_until(window, running.rest, speed)
         wall = time.time() - self._loop.time()
-        return engine_priority(self.terms.priority, request.weight, request.arrived, moment, wall)
+        return engine_priority(self.terms.priority, request.terms.weight, request.queue.arrived, moment, wall)
 
     def _settle_used(self) -> None:
         """Charge what was used; nothing, if nothing was sent."""
@@ -250,18 +251,19 @@ class TaskCall(HeldCall):
         # Under a prompt that switches thinking off there is no thinking and no forced close
         closed = opening is Opening.CLOSED
         return CallSize(
-            len(ids),
-            0 if closed else budget.thinking,
-            budget.solution,
-            0 if closed else markers.close_length(opening),
+            prompt=len(ids),
             fresh=self._unread(len(ids)),
+            thinking=0 if closed else budget.thinking,
+            solution=budget.solution,
+            close=0 if closed else markers.close_length(opening),
             probes=None if options.early_exit is None else options.early_exit.probes(backend.codec),
         )
 
     def _unread(self, prompt: int) -> int:
         """How many tokens of a prompt the upstream will probably read: it may have cached the others."""
         speed = self.task.scheduler.latency_for(self.backend).speed()
-        return prompt if speed is None or not self.task.state.calls else math.ceil(prompt * speed.later)
+        first = not self.task.state.status.calls
+        return prompt if speed is None or first else math.ceil(prompt * speed.later)
 
     def _sent(self) -> bool:
         return self._call is not None

@@ -21,7 +21,7 @@ from elastic_agent.budget import Budget, to_usd
 from elastic_agent.errors import TaskClosedError
 from elastic_agent.usage import Usage, worst_case
 
-from ..allocation.request import CallSize, CallTerms, OnExhausted
+from ..allocation.call_terms import CallSize, CallTerms, OnExhausted
 from ..ledger.prices import Price
 from .held_call import HeldCall
 
@@ -82,7 +82,9 @@ class ExternalCall(HeldCall):
         way = task.on_exhausted if on_exhausted is None else on_exhausted
         terms = CallTerms(kind, final, weight, priority, way, label)
         super().__init__(task, model, terms, task.price_for(model.model, price))
-        self._asked, self._used = CallSize(prompt, thinking, Budget(thinking, solution).solution), Usage()
+        solution = Budget(thinking, solution).solution
+        self._asked = CallSize(prompt=prompt, fresh=prompt, thinking=thinking, solution=solution)
+        self._used = Usage()
         self._has_answered = False
         self.on_stop: Callable[[], None] = lambda: None
 

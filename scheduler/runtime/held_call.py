@@ -18,8 +18,9 @@ from elastic_agent.budget import to_usd
 from elastic_agent.errors import CapExceededError, StoreUnavailableError, TaskClosedError
 from elastic_agent.usage import Usage
 
+from ..allocation.call_terms import CallSize, CallTerms
 from ..allocation.grant import Grant
-from ..allocation.request import CallSize, CallTerms, Request, Running, build_request
+from ..allocation.request import Request, Running, build_request
 from ..estimates.workload import FINAL
 from ..ledger.amounts import Amount
 from ..ledger.prices import Price
@@ -150,7 +151,7 @@ class HeldCall:
                 self._running = await self._granted()
             except CapExceededError:
                 terms = self.terms
-                if terms.on_exhausted != "answer" or terms.final or self.task.state.answered:
+                if terms.on_exhausted != "answer" or terms.final or self.task.state.status.answered:
                     raise
                 self.terms = replace(terms, final=True, on_exhausted="shrink")
                 self.became_final = True
@@ -172,12 +173,13 @@ class HeldCall:
 
     def _build_request(self) -> Request:
         """The call as a request; a second request has the number of the first."""
-        size, ours = self._size(), self._steerable
+        size, ours, scheduler = self._size(), self._steerable, self.task.scheduler
         self._request = build_request(
             self.task.state,
             size,
-            self.task.scheduler.facts_of(self.model, self.price, queued=ours),
+            scheduler.facts_of(self.model, self.price),
             self.terms,
+            endpoint=scheduler.endpoint_for(self.model) if ours else None,
             enclosing_holds=enclosing_calls.get() if ours else frozenset(),
             on_reduced=self._on_reduced if ours else None,
             before=self._request,

@@ -19,15 +19,10 @@ from pathlib import Path
 from elastic_agent.budget import Budget, Caps
 from elastic_agent.usage import Usage
 
+from ..allocation.call_terms import CallSize, CallTerms, ModelFacts
 from ..allocation.grant import Grant
-from ..allocation.request import (
-    CallSize,
-    CallTerms,
-    ModelFacts,
-    Running,
-    build_request,
-    build_task_state,
-)
+from ..allocation.request import Running, build_request
+from ..allocation.task_state import build_task_state
 from ..dispatch.dispatcher import Dispatcher
 from ..estimates.call_stats import UsageStats
 from ..estimates.curve_files import load, load_file
@@ -115,7 +110,13 @@ class OfflineTask:
             raise RuntimeError("the call before is still running: settle it first")
         if asked.thinking is None:
             raise ValueError("thinking must be a number here: call budget.bounded(room, close) first")
-        size = CallSize(prompt, asked.thinking, asked.solution, self.close)
+        size = CallSize(
+            prompt=prompt,
+            fresh=prompt,
+            thinking=asked.thinking,
+            solution=asked.solution,
+            close=self.close,
+        )
         request = build_request(self._task, size, self._model, CallTerms(self.kind, final=last))
         self.dispatcher.submit(request, 0.0)
         self.dispatcher.run_pass(self._task.account, 0.0)

@@ -22,7 +22,7 @@ from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.validation import integer, shown
 
-from ..allocation.request import ModelFacts
+from ..allocation.call_terms import ModelFacts
 from ..dispatch.dispatcher import Dispatcher
 from ..estimates import curve_files
 from ..estimates.agent_history import Histories, History
@@ -194,21 +194,10 @@ class BudgetScheduler:
 
     # What tasks and calls ask
 
-    def facts_of(self, model: CalledModel, price: Price | None, *, queued: bool) -> ModelFacts:
-        """What the request of a call says about the call's model.
-
-        Args:
-            queued: the call takes its turn at the model's endpoint.
-        """
-        endpoint = self.endpoint_for(model)
-        return ModelFacts(
-            model.model,
-            self.curves_for(model),
-            endpoint.latency,
-            self.usage_stats_for(model),
-            price,
-            endpoint if queued else None,
-        )
+    def facts_of(self, model: CalledModel, price: Price | None) -> ModelFacts:
+        """What the request of a call says about the call's model."""
+        latency = self.endpoint_for(model).latency
+        return ModelFacts(model.model, self.curves_for(model), latency, self.usage_stats_for(model), price)
 
     def latency_for(self, backend: CalledModel) -> Latency:
         """What is known of the speed of a model."""

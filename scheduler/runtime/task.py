@@ -29,7 +29,8 @@ from elastic_agent.generation.early_exit import EarlyExit
 from elastic_agent.generation.prepare import Prompt
 from elastic_agent.generation.result import Generation
 
-from ..allocation.request import CallTerms, OnExhausted, TaskState, build_task_state
+from ..allocation.call_terms import CallTerms, OnExhausted
+from ..allocation.task_state import TaskState, build_task_state
 from ..ledger.accounts import Account
 from ..ledger.prices import Price, check_price
 from ..runlog.events import TaskLog

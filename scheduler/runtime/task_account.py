@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 from elastic_agent.budget import to_usd
 from elastic_agent.errors import ScopeError
 
-from ..allocation.request import OnExhausted, Running, TaskState
+from ..allocation.call_terms import OnExhausted
+from ..allocation.request import Running
+from ..allocation.task_state import TaskState
 from ..dispatch.dispatcher import Dispatcher
 from ..ledger.amounts import INFINITY, Amount
 from ..ledger.prices import Price, find_price, require_price
@@ -65,7 +67,7 @@ class TaskAccount:
     @property
     def closed(self) -> bool:
         """Whether the task takes no more calls."""
-        return self._state is not None and (self._state.closing or self._state.account.closed)
+        return self._state is not None and self._state.closed
 
     @property
     def scheduler(self) -> BudgetScheduler:

@@ -16,7 +16,7 @@ from decimal import Decimal
 
 from elastic_agent.budget import Caps
 
-from ..allocation.request import OnExhausted
+from ..allocation.call_terms import OnExhausted
 from ..policies.protocol import AllocationPolicy
 from ..runlog.events import Log
 from .context import Uncounted, current_task

@@ -11,7 +11,7 @@ from elastic_agent.budget import Caps
 from elastic_agent.errors import InvalidBudgetError, InvalidCapsError
 from elastic_agent.validation import integer, one_of, real, shown
 
-from ..allocation.request import MOST_WORTH, OnExhausted
+from ..allocation.call_terms import MOST_WORTH, OnExhausted
 from ..estimates.workload import Forecast
 from ..policies.protocol import AllocationPolicy
 from ..runlog.events import Log

@@ -11,7 +11,7 @@ from multidict import CIMultiDictProxy
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import InvalidCapsError, InvalidValueError
-from elastic_agent.scheduler.allocation.request import OnExhausted
+from elastic_agent.scheduler.allocation.call_terms import OnExhausted
 from elastic_agent.validation import integer, shown
 
 from ..errors import GatewayError, bad_request

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, SecretStr, 
 from elastic_agent.backends.base import MOST_SEED, Backend, Sampling
 from elastic_agent.generation.early_exit import EarlyExit, plain
 from elastic_agent.prompts.marker_profiles import MarkerText, marker_text
-from elastic_agent.scheduler.allocation.request import MOST_PRIORITY, OnExhausted
+from elastic_agent.scheduler.allocation.call_terms import MOST_PRIORITY, OnExhausted
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.validation import MOST_SECONDS, field, integer, real
 

@@ -17,7 +17,7 @@ from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidBudgetError
 from elastic_agent.generation.early_exit import EarlyExit
 from elastic_agent.generation.wrap_up import wrap_up_of
-from elastic_agent.scheduler.allocation.request import OnExhausted, check_terms
+from elastic_agent.scheduler.allocation.call_terms import OnExhausted, check_terms
 from elastic_agent.validation import integer, put
 
 MOST_ANSWERS = 128

@@ -28,7 +28,7 @@ from typing import TypeVar, get_args
 from langchain_core.language_models.chat_models import BaseChatModel
 
 from elastic_agent.scheduler import Price
-from elastic_agent.scheduler.allocation.request import OnExhausted
+from elastic_agent.scheduler.allocation.call_terms import OnExhausted
 from elastic_agent.scheduler.ledger.prices import check_price
 from elastic_agent.validation import integer, one_of
 

@@ -22,7 +22,7 @@ from elastic_agent.charging.provider_usage import UsageReports, charged
 from elastic_agent.errors import DeadlineError, UncountablePromptError
 from elastic_agent.prompts.counting import count_prompt
 from elastic_agent.scheduler import Price, Task, current_task
-from elastic_agent.scheduler.allocation.request import OnExhausted
+from elastic_agent.scheduler.allocation.call_terms import OnExhausted
 from elastic_agent.scheduler.runtime.context import count_outside_call, counted_call
 from elastic_agent.scheduler.runtime.external_call import ExternalCall, ExternalModel
 from elastic_agent.validation import integer

@@ -44,7 +44,7 @@ from langgraph.types import Command
 from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError
 from elastic_agent.scheduler import Task
-from elastic_agent.scheduler.allocation.request import OnExhausted
+from elastic_agent.scheduler.allocation.call_terms import OnExhausted
 from elastic_agent.scheduler.ledger.stores.protocol import Store
 from elastic_agent.scheduler.runtime.context import Uncounted, check_uncounted
 from elastic_agent.scheduler.runtime.task_terms import TaskTerms

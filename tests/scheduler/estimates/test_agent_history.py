@@ -169,7 +169,7 @@ def test_the_reserve_is_as_long_as_this_agents_answers() -> None:
             for _ in range(5):
                 async with scheduler.task(Caps(tokens=4000), agent="a") as task:
                     await task.generate("a", solution=500)
-                    kept.append(task.state.final_size)
+                    kept.append(task.state.final_answer.size)
                     await task.generate("b", kind="final", solution=500)
             assert kept[0] == 500
             assert kept[-1] == 40
@@ -184,7 +184,7 @@ def test_the_reserve_is_as_long_as_this_agents_answers() -> None:
             assert agent(task).final == 500
             async with scheduler.task(Caps(tokens=4000), agent="cut") as task:
                 await task.generate("b", solution=300)
-                assert task.state.final_size == MIN_SOLUTION
+                assert task.state.final_answer.size == MIN_SOLUTION
 
     run(main())
 

@@ -252,7 +252,7 @@ def test_a_conversation_that_the_cache_holds_is_not_read_anew() -> None:
                 await task.generate([{"role": "user", "content": text}], solution=16, thinking=10)
                 call = task.call([{"role": "user", "content": text + " more"}], solution=16, thinking=10)
                 call._ids = list(range(16, 8016))
-                assert call._build_request().fresh < 800
+                assert call._build_request().size.fresh < 800
             async with scheduler.task(Caps(seconds=2), final_solution=16, on_exhausted="raise") as task:
                 with pytest.raises(DeadlineError):
                     await task.generate("new " * 12_000, solution=16)

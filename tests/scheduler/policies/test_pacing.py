@@ -17,7 +17,7 @@ from benchmarks._replay import play as play_task
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.scheduler import BudgetScheduler, Pool, task_budget
-from elastic_agent.scheduler.allocation.request import TaskState
+from elastic_agent.scheduler.allocation.task_state import TaskState
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.curve_files import load as load_curves
 from elastic_agent.scheduler.estimates.lengths import Lengths

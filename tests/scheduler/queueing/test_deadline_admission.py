@@ -12,7 +12,8 @@ from hypothesis import given, settings
 
 from elastic_agent import Budget
 from elastic_agent.errors import DeadlineError
-from elastic_agent.scheduler.allocation.request import TaskState
+from elastic_agent.scheduler.allocation.call_terms import CallTerms
+from elastic_agent.scheduler.allocation.task_state import FinalAnswer, TaskState
 from elastic_agent.scheduler.estimates.call_stats import ServiceTimeStats, UsageStats
 from elastic_agent.scheduler.estimates.workload import FINAL, Forecast
 from elastic_agent.scheduler.latency.model import Speed
@@ -104,7 +105,8 @@ class Naive:
         return load, present.takes(with_it[-1] - now) + SAFETY if late else None
 
     def stages(self, state: TaskState, speed: Speed) -> tuple[list[tuple[int, float]], float]:
-        found, final = [], state.final_size if state.reserving or state.forecast.pending.get(FINAL) else 0
+        answers = state.reserving or state.forecast.pending.get(FINAL)
+        found, final = [], state.final_answer.size if answers else 0
         for kind, count in state.forecast.pending.items():
             if kind != FINAL:
                 found.append((count, self.answer(kind, final, speed)))
@@ -114,10 +116,10 @@ class Naive:
                 found.append((count // times, times * self.answer(kind, final, speed)))
         spare = 0.0
         if state.reserving or state.forecast.pending.get(FINAL):
-            size = math.ceil(self.service_times.share(FINAL) * state.final_size)
-            prompt = state.largest_prompt and state.largest_prompt + state.final_size
+            size = math.ceil(self.service_times.share(FINAL) * state.final_answer.size)
+            prompt = state.largest_prompt and state.largest_prompt + state.final_answer.size
             found.append((1, speed.answer(size, rounded(prompt) or self.service_times.prompt(FINAL))))
-            spare = TIMING.headroom * (state.final_size - size) * speed.tpot
+            spare = TIMING.headroom * (state.final_answer.size - size) * speed.tpot
         return [(count, TIMING.headroom * seconds) for count, seconds in found], spare
 
     def answer(self, kind: str, final: int, speed: Speed) -> float:
@@ -172,7 +174,7 @@ def test_promises_are_what_a_naive_plan_makes_them(
             seconds, expect, final = more
             account = ledger.open(f"{number}", now=now)
             state = TaskState(f"{number}", account, Forecast(), Uniform(), parallel=frozenset(["part"]))
-            state.final_solution = final or None
+            state.final_answer = FinalAnswer.before_calls(final or None)
             state.forecast.expect(expect)
             load, needed = naive.needed(state, now + seconds, now)
             if needed is None:
@@ -204,7 +206,8 @@ def change(
         limit, done = more[1:]
         slot = Slot(progress=int(done * limit), decided_at_progress=int(done * limit))
         grant = SimpleNamespace(budget=Budget(8, limit))
-        request = SimpleNamespace(task=state, kind=FINAL, prompt=40)
+        terms, size = CallTerms(FINAL), SimpleNamespace(prompt=40)
+        request = SimpleNamespace(task=state, terms=terms, size=size)
         running[f"{len(running)}"] = Call(request=request, grant=grant, slot=slot)
     elif what == "arrive":
         state.forecast.arrived(more[1])
@@ -221,8 +224,8 @@ def change(
         state.forecast.arrived(more[1])
         state.largest_prompt += 100
         state.forecast.left(more[1])
-    elif what == "size" and state.final_solution is None:
-        state.final_solution = 99
+    elif what == "size" and state.final_answer.given is None:
+        state.final_answer = FinalAnswer.before_calls(99)
 
 
 class Call(SimpleNamespace):

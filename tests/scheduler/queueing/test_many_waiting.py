@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from elastic_agent import scheduler
-from elastic_agent.scheduler.allocation.request import Request, Running, TaskState
+from elastic_agent.scheduler.allocation.call_terms import CallSize, CallTerms, ModelFacts
+from elastic_agent.scheduler.allocation.request import Request, Running, build_request
+from elastic_agent.scheduler.allocation.task_state import TaskState, build_task_state
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.curve_files import load
-from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency
 from elastic_agent.scheduler.latency.slack import Timing
 from elastic_agent.scheduler.ledger.amounts import Amount
@@ -64,7 +65,7 @@ class Crowd:
             account = self.dispatcher.ledger.open(
                 f"{number}", parent=self.key, now=0.0, seconds=seconds, **caps
             )
-            state = TaskState(f"{number}", account, Forecast(), Uniform(), final_solution=1, key=account.id)
+            state = build_task_state(f"{number}", account, Uniform(), final_solution=1)
             state.reserving = False
             self.dispatcher.open(state, 0.0, self.endpoint if seconds is None else None)
             self.books.append(state)
@@ -81,21 +82,16 @@ class Crowd:
         self.many = many
 
     def call(self, state: TaskState) -> None:
-        request = Request(
-            task=state,
-            kind="call",
-            prompt=10,
-            fresh=10,
-            close=1,
-            solution=50,
-            thinking=0,
-            curves=CURVES,
-            curve=CURVES.curve("call"),
-            price=None,
-            latency=self.endpoint.latency if self.endpoint else self.latency,
-            usage_stats=self.endpoint.usage_stats if self.endpoint else self.usage_stats,
-            on_outcome=lambda: None,
-            on_exhausted="wait",
+        request = build_request(
+            state,
+            CallSize(prompt=10, fresh=10, thinking=0, solution=50, close=1),
+            ModelFacts(
+                "",
+                CURVES,
+                self.endpoint.latency if self.endpoint else self.latency,
+                self.endpoint.usage_stats if self.endpoint else self.usage_stats,
+            ),
+            CallTerms(on_exhausted="wait"),
             endpoint=self.endpoint,
         )
         self.requests.append(request)
@@ -128,7 +124,7 @@ class Crowd:
 
     def serve(self) -> None:
         """Each call that runs is over, until all have been served."""
-        while running := list(self.dispatcher._running.values()):
+        while running := list(self.dispatcher.running):
             for one in running:
                 self.now += 1e-3
                 self.dispatcher.settle(one, Amount(0), self.now)
@@ -136,7 +132,7 @@ class Crowd:
 
     def refuse(self) -> None:
         """What the running calls hold does not come back: all that wait for it are refused."""
-        for one in list(self.dispatcher._running.values()):
+        for one in list(self.dispatcher.running):
             self.dispatcher.settle(one, one.held, self.now)
         assert not any(request.outcome is None for request in self.requests)
 

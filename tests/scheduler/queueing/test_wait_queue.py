@@ -8,11 +8,12 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis import given, settings
 
-from elastic_agent.scheduler.allocation.request import Request, Running, TaskState
+from elastic_agent.scheduler.allocation.call_terms import CallSize, CallTerms, ModelFacts
+from elastic_agent.scheduler.allocation.request import Request, Running, build_request
+from elastic_agent.scheduler.allocation.task_state import TaskState, build_task_state
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.curve_files import load
-from elastic_agent.scheduler.estimates.workload import Forecast
 from elastic_agent.scheduler.latency.model import Latency
 from elastic_agent.scheduler.latency.slack import Timing
 from elastic_agent.scheduler.ledger.amounts import INFINITY, Amount
@@ -38,7 +39,7 @@ class Watched(Endpoint):
             return None
         for other in ready - {chosen}:
             if self._waiting[other][0].end == INFINITY:
-                assert moments[other] == other.arrived + PATIENCE
+                assert moments[other] == other.queue.arrived + PATIENCE
             if moments[other] <= now + usual:  # else it would be late: who goes first has to start before it
                 assert moments[chosen] <= moments[other]
         self.ready = ready
@@ -47,7 +48,7 @@ class Watched(Endpoint):
     def started(self, running: Running) -> None:
         first = running.request
         behind = [other for other in self._waiting if other.task is first.task and other is not first]
-        assert all((first.priority, first.order) < (other.priority, other.order) for other in behind)
+        assert all(place(first) < place(other) for other in behind)
         super().started(running)
 
 
@@ -90,29 +91,16 @@ class Door:
         caps: dict[str, Any] = {"tokens": 100} if number == self.tight else {}
         caps |= {"seconds": 150.0} if number == self.late else {}
         account = self.dispatcher.ledger.open(f"{number}", now=0.0, **caps)
-        state = TaskState(
-            f"{number}", account, Forecast(), Uniform(), final_solution=16, key="abcabc"[number]
-        )
+        state = build_task_state(f"{number}", account, Uniform(), final_solution=16, key="abcabc"[number])
         self.dispatcher.open(state, 0.0, self.endpoint)
         return state
 
     def call(self, task: int, priority: int, solution: int) -> None:
-        request = Request(
-            task=self.books[task],
-            kind="call",
-            prompt=10,
-            fresh=10,
-            close=1,
-            solution=solution,
-            thinking=0,
-            curves=CURVES,
-            curve=CURVES.curve("call"),
-            price=None,
-            latency=self.endpoint.latency,
-            usage_stats=self.endpoint.usage_stats,
-            on_outcome=lambda: None,
-            priority=priority,
-            on_exhausted="wait",
+        request = build_request(
+            self.books[task],
+            CallSize(prompt=10, fresh=10, thinking=0, solution=solution, close=1),
+            ModelFacts("", CURVES, self.endpoint.latency, self.endpoint.usage_stats),
+            CallTerms(priority=priority, on_exhausted="wait"),
             endpoint=self.endpoint,
         )
         self.requests.append(request)
@@ -199,6 +187,10 @@ def test_no_key_gets_ahead(slots: int, first: list[Any], then: list[Any]) -> Non
     door.check(slots)
     door.drain()
     assert endpoint.most <= 2 * endpoint.largest
+
+
+def place(request: Request) -> tuple[int, int]:
+    return request.terms.priority, request.queue.order
 
 
 def ended(request: Request) -> str:

@@ -202,7 +202,7 @@ def test_a_failed_final_call_can_be_tried_again() -> None:
                 await task.generate("sum up", kind="final", solution=20, thinking=0)
             answer = await task.generate("sum up", kind="final", solution=20, thinking=0)
             assert answer.solution == "the answer"
-            assert task.state.answered
+            assert task.state.status.answered
 
     run(main())
 

@@ -107,7 +107,7 @@ def test_no_task_is_ever_late(seconds: float, ttft: float, tpot: float, calls: i
                         return
 
             await asyncio.gather(*(one(i) for i in range(1 + width)))
-            if not task.state.answered and task.left.seconds:
+            if not task.state.status.answered and task.left.seconds:
                 await task.generate("all", final=True, solution=16)
             assert task.left.seconds is not None
             assert asyncio.get_running_loop().time() <= seconds + 1e-6

@@ -206,7 +206,7 @@ def test_when_the_cap_runs_out(how: str) -> None:
             for error in refused:
                 assert error.needed["tokens"] > error.available["tokens"]
             if how == "shrink":
-                assert task.state.answered
+                assert task.state.status.answered
                 assert task.left.tokens is not None
                 assert task.left.tokens < 17
             else:
@@ -254,7 +254,7 @@ def test_any_mix_of_calls_ends(
             got = await asyncio.gather(*(one(i, *call) for i, call in enumerate(calls)))
             scheduler.check()
             in_time = task.left.seconds is None or task.left.seconds > 0.3  # the caller's own delay aside
-            if any(got) and not task.state.answered and in_time:
+            if any(got) and not task.state.status.answered and in_time:
                 final = await task.generate("all", final=True, solution=20)
                 assert final.solution_end == "eos"
             assert task.state.account.live == {}

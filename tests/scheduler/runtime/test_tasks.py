@@ -93,7 +93,7 @@ def test_sub_tasks_leave_their_parent_its_answer(expect: dict[str, int] | None) 
                 for kind in ("call", "call", "call", "final"):
                     with suppress(CapExceededError):
                         await inner.generate("p", kind=kind, solution=200)
-            assert outer.state.admitted
+            assert outer.state.status.admitted
             assert (await outer.generate("sum up", kind="final", solution=50)).usage.solution == 50
 
     run(main())
