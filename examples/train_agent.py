@@ -31,13 +31,14 @@ from elastic_agent.model_location import model_path
 from elastic_agent.prompts.tokenizer import HFCodec
 from elastic_agent.scheduler.runtime.offline_task import OfflineTask
 from elastic_agent.training.agents.episode_runner import EpisodeLimits, EpisodeRunner, run_episodes
-from elastic_agent.training.agents.lookup_environment import STEPS, lookup_environment, make_lookup_rows
+from elastic_agent.training.agents.lookup_environment import lookup_environment
 from elastic_agent.training.agents.turn_renderer import TurnRenderer
 from elastic_agent.training.config.loading import build
+from elastic_agent.training.data.lookups import STEPS, make_lookup_rows
 from elastic_agent.training.data.word_problems import make_problem
 from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.rewards import solution_reward
-from elastic_agent.training.rollouts.two_phase import roll_out
+from elastic_agent.training.rollouts.engines.in_process import roll_out
 from elastic_agent.training.run import train
 from tools.e1_tiny import sft
 from tools.e1_tiny.agent_traces import demonstrate

@@ -53,7 +53,7 @@ VLLM_FILES = (
     "tests/core/backends/vllm/test_real_server.py",
     "tests/integrations/commands/test_up_real.py",
     "tests/integrations/gateway/test_vllm_guided.py",
-    "tests/training/rollouts/test_vllm_training.py",
+    "tests/training/rollouts/engines/test_vllm_training.py",
 )
 
 

@@ -9,7 +9,7 @@ solution alone is rewarded. --output gets the model, metrics.csv, metrics.svg, c
 checkpoints, from which --resume goes on to the same weights as a run in one go.
 
 TRL's GRPOTrainer does the learning. Ours are the budgets (`elastic_agent.training.budgets.distributions`),
-the rollouts (`elastic_agent.training.rollouts.two_phase`) and the rewards (`elastic_agent.training.rewards`).
+the rollouts (`elastic_agent.training.rollouts`) and the rewards (`elastic_agent.training.rewards`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from .grpo.export import export_model, load_model
 from .grpo.logger import RunLogger, make_callback
 from .grpo.validate import RunContext, validate
 from .rewards import RewardFunction
-from .rollouts.two_phase import Defects, RolloutFunc, make_rollout_func
+from .rollouts.single_calls import Defects, make_rollout_func
+from .rollouts.trl_columns import RolloutFunc
 
 __all__ = ["TrainConfig", "load_config", "main", "parse_mixture", "train"]
 

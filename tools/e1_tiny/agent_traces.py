@@ -1,6 +1,6 @@
 """Episodes that demonstrate an agent's look-ups, for a supervised stage in front of GRPO on episodes.
 
-The task is `elastic_agent.training.agents.lookup_environment`; the styles are those of `traces`. Most
+The task is `elastic_agent.training.data.lookups`; the styles are those of `traces`. Most
 episodes think more than they need to. Some stop thinking in the middle, and then work on in the solution, or
 guess.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from elastic_agent.training.agents.lookup_environment import lines_of, question
+from elastic_agent.training.data.lookups import lines_of, question
 from elastic_agent.training.data.word_problems import WordProblem
 
 from .tokenizer import CLOSE, END, START, THINK

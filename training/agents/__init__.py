@@ -1,8 +1,9 @@
-"""Agent rollouts: episodes of several turns with tools, each turn under a grant of its own.
+"""Agent rollouts: episodes of several turns with tools, each turn under a grant of its own. May import
+budgets, config and rollouts.
 
+agent               What the `agent` section of a config stands for; the environments by name.
 environment         What you write: an `Episode` for each problem, its tools, and how its tool calls are read.
 episode_runner      The loop: a grant, a sample, the tools, the turn renderer, until the final answer.
-fields              The `agent` section of a training config.
 lookup_environment  A small environment that ships: word problems whose lines must be looked up.
 rollouts            Episodes for TRL: which cap and which limits each gets.
 tools               Runs tools, sync or async, that may raise, hang or return anything.

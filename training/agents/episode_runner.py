@@ -27,7 +27,7 @@ from elastic_agent.budget import Budget
 from elastic_agent.errors import CapExceededError, InvalidBudgetError
 from elastic_agent.usage import Usage
 
-from ..rollouts.two_phase import Call, Rollout
+from ..rollouts.rollout import Call, Rollout
 from .environment import (
     Episode,
     MalformedCallError,

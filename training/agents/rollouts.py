@@ -7,50 +7,20 @@ compares ways of spending one cap, and that is what the model is to learn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 
 from ..budgets.distributions import Budgets, deal_samples, deal_shares, seeded
-from ..rollouts.two_phase import Call, Engine, Rollout, RolloutFunc, batch_of, for_trl
-from .environment import Environment
-from .episode_runner import BudgetAllocator, EpisodeLimits, EpisodeRunner, Trajectory, run_episodes
-from .fields import AgentConfig
-from .turn_renderer import TurnRenderer
+from ..rollouts.engines.engine import Engine
+from ..rollouts.rollout import Call, Rollout
+from ..rollouts.trl_columns import RolloutFunc, batch_of, for_trl
+from .agent import Agent
+from .episode_runner import Trajectory, run_episodes
 
 _CAPS, _LIMITS, _SAMPLES = 101, 102, 103  # part of a draw's seed: what is drawn
-
-
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """What the `agent` section of a config names, imported and checked.
-
-    Attributes:
-        make_allocator: a cap in tokens -> the allocator of one episode.
-    """
-
-    config: AgentConfig
-    environment: Environment
-    make_allocator: Callable[[int], BudgetAllocator]
-    renderer: TurnRenderer
-    limits: EpisodeLimits
-
-    def runner(self, row: Mapping[str, Any], cap: int | None) -> EpisodeRunner:
-        """A new episode of a row.
-
-        Raises:
-            CapExceededError: the cap can't hold one answer.
-        """
-        episode, allocator = self.environment(row), None if cap is None else self.make_allocator(cap)
-        ids = self.prompt(row, episode.schemas)
-        return EpisodeRunner(episode, ids, self.renderer, self.limits, allocator)
-
-    def prompt(self, row: Mapping[str, Any], schemas: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The ids before an episode's first turn; control strings in a row's messages stay text."""
-        return self.renderer.codec.encode_chat(row["prompt"], tools=list(schemas) or None)
 
 
 ROW_NUMBER = "row_number"

@@ -232,3 +232,8 @@ def parse_mixture(text: str) -> tuple[int | None, ...]:
 def mixture(thinking: Sequence[int | None], solution: int) -> Mixture:
     """The t* of a list, in equal parts, with one s*."""
     return Mixture(tuple(Budget(t, solution) for t in thinking))
+
+
+def budget_name(t: int | None) -> str:
+    """A thinking budget as people read it."""
+    return "unconstrained" if t is None else f"t={t}"

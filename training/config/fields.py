@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from elastic_agent.errors import ElasticError
+from elastic_agent.errors import ElasticError, did_you_mean
 from elastic_agent.validation import MOST_SECONDS, field, integer, real
 
 
@@ -27,6 +28,21 @@ Positive = Annotated[float, field(real)]
 """0 or more."""
 Seconds = Annotated[float, field(real, above=True, most=MOST_SECONDS, of="seconds")]
 Share = Annotated[float, field(real, most=1.0)]
+
+
+Named = TypeVar("Named")
+
+
+def named(table: Mapping[str, Named], name: str, field: str) -> Named:
+    """What a name in a config stands for, by one of the tables of what there is.
+
+    Raises:
+        ConfigError: there is none of this name; with the nearest, and all there are.
+    """
+    if name in table:
+        return table[name]
+    hint = did_you_mean(name, table)
+    raise ConfigError(f"{field}: there is no {name!r}; {hint}there are {', '.join(sorted(table))}")
 
 
 def imported(name: str, field: str) -> Any:

@@ -16,11 +16,11 @@ from elastic_agent.generation.wrap_up import wrap_up_of
 from elastic_agent.prompts.marker_profiles import MarkerText, marker_text
 from elastic_agent.validation import field, integer, real
 
-from ..agents.fields import AgentConfig
-from ..rewards.shape import RewardConfig
+from .agent import AgentConfig
 from .budgets import BudgetsConfig
 from .data import DataConfig
 from .fields import Count, Natural, OneOrSeveral, Positive, Seconds, Section
+from .reward import RewardConfig
 
 DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
 Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]

@@ -12,11 +12,13 @@ from typing import Any
 
 from elastic_agent.errors import DataError
 
-from ..agents.lookup_environment import make_lookup_rows
 from ..config.data import DataConfig
+from ..config.fields import ConfigError, named
 from . import Deduplicated, Problem, decontaminate, deduplicate, to_rows
 from .load import load_logged
+from .lookups import make_lookup_rows
 from .rows import OWN_FILE
+from .sources import SOURCES as SETS
 from .word_problems import make_problems
 
 Row = dict[str, Any]
@@ -79,3 +81,23 @@ def _load(name: str, config: DataConfig, log: Log) -> list[Problem]:
         limit=config.limit,
         allow_duplicates=config.deduplicate,
     )
+
+
+SOURCES: dict[str, Source] = {
+    "word-problems": fresh_word_problems,
+    "lookups": fresh_lookups,
+    **dict.fromkeys((OWN_FILE, *SETS), named_sets),
+}
+"""What `data.source` in a config stands for; a new source is an entry here, a new set one in `sources`."""
+
+
+def source_of(names: Sequence[str]) -> Source:
+    """What makes the problems of `data.source`.
+
+    Raises:
+        ConfigError: a name that there is not, or sources that can't be joined.
+    """
+    makers = list(dict.fromkeys(named(SOURCES, name, "data.source") for name in names))
+    if len(makers) > 1:
+        raise ConfigError(f"data.source: {', '.join(names)} can't be joined: only sets by name, and own, can")
+    return makers[0]

@@ -37,18 +37,11 @@ from elastic_agent.prompts.markers import Markers, Opening
 
 from ..budgets.distributions import Budgets, by_thinking, deal, seeded
 from ..config.schema import AnytimeConfig
-from ..rollouts.two_phase import (
-    Engine,
-    Rollout,
-    RolloutFunc,
-    batch_of,
-    codec_of,
-    decode_in_process,
-    for_trl,
-    machine_for,
-    prompt_ids_of,
-    rollout_of,
-)
+from ..rollouts.engines.engine import Engine
+from ..rollouts.engines.in_process import decode_in_process
+from ..rollouts.prompts import codec_of, prompt_ids_of
+from ..rollouts.rollout import Rollout, machine_for, rollout_of
+from ..rollouts.trl_columns import RolloutFunc, batch_of, for_trl
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,11 +32,6 @@ class SampleStats:
     reward: float
 
 
-def budget_name(t: int | None) -> str:
-    """A thinking budget as people read it."""
-    return "unconstrained" if t is None else f"t={t}"
-
-
 def segment_metrics(samples: Sequence[SampleStats], group: int, context: int) -> dict[str, float]:
     """Metrics of one batch, whose groups of `group` samples stand together. nan where there is nothing to
     take a mean of, such as the reward of cut samples in a batch without any."""

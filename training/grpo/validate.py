@@ -13,28 +13,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.errors import ElasticError, UnknownModelError
+from elastic_agent.errors import UnknownModelError
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.model_location import embedded_models, model_path
 from elastic_agent.prompts.markers import Markers
 from elastic_agent.prompts.model_files import load_tokenizer
 from elastic_agent.prompts.tokenizer import HFCodec
 
-from ..agents.environment import Episode
-from ..agents.episode_runner import EpisodeLimits
-from ..agents.fields import AgentConfig
-from ..agents.rollouts import Agent
-from ..agents.turn_renderer import TurnRenderer
+from ..agents.agent import Agent, make_agent
 from ..budgets.distributions import Budgets, check_context
 from ..budgets.run_logs import read_grants
 from ..config.budgets import GrantedBudgets, MixtureBudgets
-from ..config.fields import ConfigError, imported
+from ..config.fields import ConfigError, named
 from ..config.schema import TrainConfig
 from ..data.sources import SOURCES as SETS
-from ..data.training_set import Row
+from ..data.training_set import Row, source_of
 from ..rewards import make_reward_function
-from ..rollouts.registry import ENGINES, ENVIRONMENTS, named, source_of
-from ..rollouts.two_phase import Engine, codec_of, prompt_ids_of
+from ..rollouts.engines.engine import Engine
+from ..rollouts.engines.registry import ENGINES
+from ..rollouts.prompts import codec_of, prompt_ids_of
 
 _PROMPT = [{"role": "user", "content": "x"}]
 """A conversation that shows how the chat template begins an answer."""
@@ -83,7 +80,9 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
     check_context(budgets, config.rollout.context, close=close, prompt=1, longest="a prompt of")
     rows = source(config.data, config.rollout.prompts * config.steps, config.seed, log)
     _check_columns(rows, ("prompt", *config.reward.columns), config)
-    agent = None if config.agent is None else _agent(config.agent, config, codec, budgets, rows[0])
+    agent = None
+    if config.agent is not None:
+        agent = make_agent(config.agent, config.rollout, codec, budgets, rows[0])
     _check_episode_reward(config, agent, rows[0])
     lengths = _prompt_lengths(config, tokenizer, agent, rows)
     rows = _check_prompts(rows, lengths, close, budgets, config, log)
@@ -205,30 +204,6 @@ def _prompt_lengths(
         return [len(prompt_ids_of(tokenizer, row["prompt"], config.named_markers)) for row in rows]
     schemas = agent.environment(rows[0]).schemas
     return [len(agent.prompt(row, schemas)) for row in rows]
-
-
-def _agent(section: AgentConfig, config: TrainConfig, codec: HFCodec, budgets: Budgets, row: Row) -> Agent:
-    """The agent of a config, once the episode of this row can start under the lowest cap."""
-    name = section.environment
-    environment: Callable[..., Episode] = (
-        imported(name, "agent.environment") if ":" in name else named(ENVIRONMENTS, name, "agent.environment")
-    )
-    scheduler = imported(section.scheduler, "agent.scheduler")
-    renderer = TurnRenderer(codec, config.rollout.wrap_up)
-    agent = Agent(
-        section,
-        partial(environment, **section.options),
-        partial(scheduler, close=renderer.close, **section.scheduler_options),
-        renderer,
-        EpisodeLimits(section.turns, config.rollout.context, section.tool_seconds, section.tool_characters),
-    )
-    try:
-        first = agent.runner(row, section.cap_at(0.0))
-        renderer.between(first.episode.role, ["x"])
-        first.next_grant(budgets.at(0.0, 0))
-    except (ElasticError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"agent: the first episode can't start: {type(error).__name__}: {error}") from error
-    return agent
 
 
 def _base(name: str) -> str:

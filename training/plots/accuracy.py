@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Protocol
 
-from ..grpo.metrics import budget_name
+from ..budgets.distributions import budget_name
 from .svg import COLOURS, document, mark, text, wide
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 18, 44, 330, 720

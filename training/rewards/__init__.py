@@ -7,7 +7,8 @@ math           math-verify, for AIME, MATH500, GSM8K and the like.
 shape          Format and length terms, added or multiplied.
 word_problems  Word problems, e1-tiny's task.
 
-`RewardConfig` says which and how they combine; `make_reward_function` builds what TRL calls.
+The `reward` section of a config says which and how they combine; `make_reward_function` builds what TRL
+calls.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ _HOME = {
     "CodeGrader": "elastic_agent.training.rewards.code",
     "CodeTests": "elastic_agent.training.rewards.code",
     "MathGrader": "elastic_agent.training.rewards.math",
-    "RewardConfig": "elastic_agent.training.rewards.shape",
     "RewardFunction": "elastic_agent.training.rewards.functions",
     "make_reward_function": "elastic_agent.training.rewards.functions",
 }
@@ -33,7 +33,6 @@ __all__ = [
     "Grade",
     "Grader",
     "MathGrader",
-    "RewardConfig",
     "RewardFailedError",
     "RewardFunction",
     "Sample",
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from .code import CodeGrader, CodeTests
     from .functions import RewardFunction, make_reward_function
     from .math import MathGrader
-    from .shape import RewardConfig
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,9 @@ from statistics import fmean
 from typing import Any
 
 from ..config.fields import ConfigError, imported
+from ..config.reward import RewardConfig
 from .grades import Grade, Grader, RewardFailedError, Sample
-from .shape import RewardConfig, shape_length, well_formed
+from .shape import shape_length, well_formed
 from .word_problems import WordProblemGrader
 
 log = logging.getLogger("elastic_agent.training.rewards")

@@ -14,7 +14,7 @@ from elastic_agent.errors import UnknownModelError
 from elastic_agent.prompts import model_files
 from elastic_agent.prompts.model_files import load_tokenizer
 from elastic_agent.prompts.tokenizer import HFCodec, load_codec
-from elastic_agent.training.rollouts.two_phase import markers_of
+from elastic_agent.training.rollouts.prompts import codec_of
 from tests.core.prompts.vocabularies import merging
 
 
@@ -64,8 +64,8 @@ def test_training_ends_where_serving_does(tmp_path: Path) -> None:
     """The minimal input: rollouts end at `<|im_end|>`, as live calls do; the tokenizer names another end."""
     tokenizer = coder(tmp_path)
     vocabulary = tokenizer.get_vocab()
-    assert markers_of(tokenizer) == load_codec(tmp_path).markers
-    assert {vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]} <= markers_of(tokenizer).eos_ids
+    assert codec_of(tokenizer).markers == load_codec(tmp_path).markers
+    assert {vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]} <= codec_of(tokenizer).markers.eos_ids
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_ends_of_a_models_files(tmp_path: Path, files: dict[str, Any]) -> None:
     tokenizer = coder(tmp_path, **files)
     for codec in (HFCodec(tokenizer), load_codec(tmp_path)):
         assert 258 in codec.markers.eos_ids
-    assert 258 in markers_of(tokenizer).eos_ids
+    assert 258 in codec_of(tokenizer).markers.eos_ids
 
 
 def test_files_that_say_nothing_or_nonsense_are_passed_over(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.training.grpo.export import load_model
-from elastic_agent.training.rollouts.two_phase import prompt_ids_of
+from elastic_agent.training.rollouts.prompts import prompt_ids_of
 from tools.e1_tiny import sft
 from tools.e1_tiny.model import new_model
 from tools.e1_tiny.sft import SftConfig, collate, make_example, rate, train

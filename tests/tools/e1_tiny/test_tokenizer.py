@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.training.rollouts.two_phase import markers_of, prompt_ids_of
+from elastic_agent.training.rollouts.prompts import codec_of, prompt_ids_of
 from tools.e1_tiny.tokenizer import CLOSE, END, PAD, SPECIALS, THINK, build_tokenizer, vocabulary
 
 
@@ -20,7 +20,7 @@ def test_control_tokens_are_single_tokens(tokenizer: Any) -> None:
 
 
 def test_markers_come_from_the_vocabulary(tokenizer: Any) -> None:
-    markers = markers_of(tokenizer)
+    markers = codec_of(tokenizer).markers
     assert markers.close_ids == (vocabulary()[CLOSE],)
     assert markers.open_ids == (vocabulary()[THINK],)
     # Both that a live call knows: training ends a sample where serving would end the answer

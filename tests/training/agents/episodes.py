@@ -18,7 +18,7 @@ from elastic_agent.training.agents.episode_runner import (
 )
 from elastic_agent.training.agents.lookup_environment import parse_questions
 from elastic_agent.training.agents.turn_renderer import TurnRenderer
-from elastic_agent.training.rollouts.two_phase import Call, Rollout, machine_for, rollout_of
+from elastic_agent.training.rollouts.rollout import Call, Rollout, machine_for, rollout_of
 from tools.e1_tiny.tokenizer import CLOSE, END, build_tokenizer, vocabulary
 
 VOCAB = vocabulary()

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.training.agents.lookup_environment import make_lookup_rows
+from elastic_agent.training.agents.agent import ENVIRONMENTS
 from elastic_agent.training.agents.rollouts import ROW_NUMBER, make_agent_rollout_func
 from elastic_agent.training.budgets.distributions import mixture
 from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.training.data.lookups import make_lookup_rows
+from elastic_agent.training.data.training_set import SOURCES
 from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.grpo.validate import validate
-from elastic_agent.training.rollouts.registry import ENVIRONMENTS, SOURCES
-from elastic_agent.training.rollouts.two_phase import decode_in_process
+from elastic_agent.training.rollouts.engines.in_process import decode_in_process
 from elastic_agent.training.run import train
 from tests.training.agents.episodes import VOCAB, always_calls, ids
 from tests.training.runs import easy_reward, make_base, small

@@ -19,8 +19,8 @@ from elastic_agent.training.config.loading import (
     read_layers,
 )
 from elastic_agent.training.config.schema import DEFECTS
+from elastic_agent.training.data.training_set import SOURCES
 from elastic_agent.training.grpo.validate import micro_batch, row_order, validate
-from elastic_agent.training.rollouts.registry import SOURCES
 from tests.training.runs import SMALL, make_base, small
 
 

@@ -28,10 +28,11 @@ from elastic_agent.training.grpo.anytime import (
 )
 from elastic_agent.training.grpo.logger import RunLogger, read_csv
 from elastic_agent.training.grpo.validate import micro_batch, validate
-from elastic_agent.training.rollouts.two_phase import Rollout, machine_for, markers_of, rollout_of
+from elastic_agent.training.rollouts.prompts import codec_of
+from elastic_agent.training.rollouts.rollout import Rollout, machine_for, rollout_of
 from elastic_agent.training.run import make_trainer, train
 from tests.training.grpo.test_defects import gradient
-from tests.training.rollouts.test_two_phase import fake_trainer
+from tests.training.rollouts.test_single_calls import fake_trainer
 from tests.training.runs import EASY, easy_reward, make_base, small
 from tools.e1_tiny.model import new_model
 from tools.e1_tiny.tokenizer import CLOSE, build_tokenizer, vocabulary
@@ -226,7 +227,8 @@ def naive(inputs: dict[str, Any]) -> dict[str, Any]:
     mask = inputs["completion_mask"].bool()
     ids = [row[keep].tolist() for row, keep in zip(inputs["completion_ids"], mask, strict=True)]
     answers = [row[row.index(MARK) + 1 :] for row in ids]
-    markers = markers_of(build_tokenizer())  # a random model opens its thinking again, which earns nothing
+    # A random model opens its thinking again, which earns nothing
+    markers = codec_of(build_tokenizer()).markers
     rewards = easy_reward(solution_ids=[read_answer(markers, answer).text_ids for answer in answers])
     found = []
     for i, reward in enumerate(rewards):

@@ -13,14 +13,9 @@ import pytest
 from elastic_agent.budget import Budget
 from elastic_agent.prompts.markers import Markers
 from elastic_agent.training.grpo.logger import read_csv
-from elastic_agent.training.rollouts.two_phase import (
-    Defects,
-    Rollout,
-    for_loss,
-    machine_for,
-    markers_of,
-    rollout_of,
-)
+from elastic_agent.training.rollouts.prompts import codec_of
+from elastic_agent.training.rollouts.rollout import Rollout, machine_for, rollout_of
+from elastic_agent.training.rollouts.single_calls import Defects, for_loss
 from elastic_agent.training.run import train
 from tests.core.prompts.vocabularies import merging
 from tests.training.runs import EASY, gradient, make_base, small, trainer_of
@@ -118,7 +113,7 @@ def test_clipping_shows_in_a_run(base: Path, tmp_path: Path) -> None:
 
 def rollout(solution: list[int], limit: int, tokenizer: Any) -> Rollout:
     """One sample, cut after two thinking tokens, whose solution is what is given."""
-    markers = markers_of(tokenizer)
+    markers = codec_of(tokenizer).markers
     machine = machine_for([VOCAB[THINK]], Budget(2, limit), markers, 64)
     machine.next_pass()
     machine.feed([VOCAB["start"], VOCAB["4"]])
@@ -192,7 +187,7 @@ def the_close_is_what_the_tokenizer_says(resolve: Callable[[Any], Markers]) -> N
 
 
 def test_marker_ids_come_from_the_tokenizer() -> None:
-    the_close_is_what_the_tokenizer_says(markers_of)
+    the_close_is_what_the_tokenizer_says(lambda tokenizer: codec_of(tokenizer).markers)
     with pytest.raises(AssertionError, match="another token"):
         the_close_is_what_the_tokenizer_says(
             lambda tokenizer: Markers((151648,), (151649,), frozenset({tokenizer.eos_token_id}))

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from elastic_agent.training.config.reward import RewardConfig
 from elastic_agent.training.rewards import (
     Grade,
-    RewardConfig,
     RewardFailedError,
     RewardFunction,
     Sample,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from html import escape
 
-from ...grpo.metrics import budget_name
+from ...budgets.distributions import budget_name
 from ..results import Record
 from .inspector_page import PAGE, SCRIPT, STYLE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...grpo.metrics import budget_name
+from ...budgets.distributions import budget_name
 from .stats import Summary
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from ..config.fields import Count, Seconds, Section, several
+from .fields import Count, Seconds, Section, several
 
 
 class AgentConfig(Section):

@@ -20,8 +20,8 @@ from elastic_agent.generation import machine_runner as batch
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.logger import read_csv
-from elastic_agent.training.rollouts import vllm_servers as served_rollouts
-from elastic_agent.training.rollouts.logprobs import logprob_gap
+from elastic_agent.training.rollouts.engines import vllm_servers as served_rollouts
+from elastic_agent.training.rollouts.engines.logprobs import logprob_gap
 from elastic_agent.training.run import train
 from tests.training.runs import EASY, small
 from tests.vllm_server import MAX_LORA_RANK, MODEL

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..config.schema import TrainConfig
-from ..config.trl_arguments import make_adapters
+from ...config.schema import TrainConfig
+from ...config.trl_arguments import make_adapters
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 

@@ -23,8 +23,10 @@ from elastic_agent.training.config.trl_arguments import make_adapters
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.grpo.validate import validate
-from elastic_agent.training.rollouts.two_phase import Rollout, markers_of, roll_out
-from elastic_agent.training.rollouts.vllm_servers import ServedRollouts, make_served_rollouts
+from elastic_agent.training.rollouts.engines.in_process import roll_out
+from elastic_agent.training.rollouts.engines.vllm_servers import ServedRollouts, make_served_rollouts
+from elastic_agent.training.rollouts.prompts import codec_of
+from elastic_agent.training.rollouts.rollout import Rollout
 from elastic_agent.training.run import train
 from tests.training.runs import EASY, make_base, small
 from tests.wire import Faults, Wire, serve_in_thread
@@ -90,7 +92,7 @@ def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, se
     model = get_peft_model(load_model(base), make_adapters(config))
     numbers: dict[str, float] = {}
     trainer = SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update)
-    done = engine(trainer, CALLS, markers_of(TOKENIZER), CONTEXT, sampling or Sampling(1.0, 1.0), seed)
+    done = engine(trainer, CALLS, codec_of(TOKENIZER).markers, CONTEXT, sampling or Sampling(1.0, 1.0), seed)
     assert numbers["rollout/logprob_gap_max"] < 1e-4
     return done
 
@@ -99,7 +101,7 @@ def test_greedy_samples_are_those_of_the_engine_in_process(base: Path, wire: Wir
     """Law 3 and law 6, and one set of rules: ids, masks and limits are the same, token for token."""
     done = run(make_engine(served(base, tmp_path, wire)), base, Sampling(0.0, 1.0))
     decoder = BatchDecoder(load_model(base))
-    want = roll_out(decoder, CALLS, markers_of(TOKENIZER), context=CONTEXT, sampling=Sampling(0.0, 1.0))
+    want = roll_out(decoder, CALLS, codec_of(TOKENIZER).markers, context=CONTEXT, sampling=Sampling(0.0, 1.0))
     for ours, theirs in zip(done, want, strict=True):
         assert (ours.completion_ids, ours.env_mask) == (theirs.completion_ids, theirs.env_mask)
         assert [p is None for p in ours.logprobs] == [not sampled for sampled in ours.env_mask]

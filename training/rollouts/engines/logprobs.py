@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .two_phase import Rollout
+from ..rollout import Rollout
 
 
 def logprob_gap(model: Any, rollouts: Sequence[Rollout]) -> tuple[float, float]:

@@ -12,21 +12,14 @@ from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.training.budgets.distributions import Spread, mixture
+from elastic_agent.training.config.reward import RewardConfig
 from elastic_agent.training.data.word_problems import make_problems
-from elastic_agent.training.rewards import RewardConfig, make_reward_function, solution_reward
-from elastic_agent.training.rollouts.two_phase import (
-    Defects,
-    codec_of,
-    decode_in_process,
-    for_loss,
-    for_trl,
-    machine_for,
-    make_rollout_func,
-    markers_of,
-    prompt_ids_of,
-    roll_out,
-    rollout_of,
-)
+from elastic_agent.training.rewards import make_reward_function, solution_reward
+from elastic_agent.training.rollouts.engines.in_process import decode_in_process, roll_out
+from elastic_agent.training.rollouts.prompts import codec_of, prompt_ids_of
+from elastic_agent.training.rollouts.rollout import machine_for, rollout_of
+from elastic_agent.training.rollouts.single_calls import Defects, for_loss, make_rollout_func
+from elastic_agent.training.rollouts.trl_columns import for_trl
 from tests.core.prompts.vocabularies import merging
 from tools.e1_tiny.model import new_model
 from tools.e1_tiny.tokenizer import CLOSE, END, build_tokenizer, vocabulary
@@ -58,7 +51,7 @@ def drive(machine: TwoPhase, thinking: list[int], solution: list[int]) -> None:
 
 def make_machine(tokenizer: Any, t: int | None, s: int = 8) -> TwoPhase:
     prompt = prompt_ids_of(tokenizer, [{"role": "user", "content": "Ben has 4 pens ."}])
-    return machine_for(prompt, Budget(t, s), markers_of(tokenizer), 256)
+    return machine_for(prompt, Budget(t, s), codec_of(tokenizer).markers, 256)
 
 
 def test_a_forced_close_is_masked_and_has_no_logprob(tokenizer: Any) -> None:
@@ -126,7 +119,11 @@ def test_random_rows_keep_their_limits(tokenizer: Any) -> None:
     ]
     decoder = BatchDecoder(model, max_rows=8, generator=torch.Generator().manual_seed(0))
     done = roll_out(
-        decoder, calls, markers_of(tokenizer), context=512, sampling=Sampling(temperature=1.0, top_p=1.0)
+        decoder,
+        calls,
+        codec_of(tokenizer).markers,
+        context=512,
+        sampling=Sampling(temperature=1.0, top_p=1.0),
     )
     for (prompt, budget), rollout in zip(calls, done, strict=True):
         assert rollout.prompt_ids == tuple(prompt)
@@ -218,14 +215,14 @@ def test_sharded_weights_are_refused(tokenizer: Any) -> None:
     trainer = fake_trainer(new_model(hidden=64, layers=1, heads=1, mlp=64))
     trainer.is_fsdp_enabled = True
     with pytest.raises(RuntimeError, match="whole weights on each device"):
-        decode_in_process(trainer, [], markers_of(tokenizer), 96, Sampling(), 0)
+        decode_in_process(trainer, [], codec_of(tokenizer).markers, 96, Sampling(), 0)
 
 
 def test_tokens_that_carry_a_part_of_a_marker_are_trained_as_they_were_sampled() -> None:
     """Laws 5 and 6 where the marker is text: `.</` `think` `>{"` were sampled, so they keep their ids and
     log-probs and count in the loss. Rewards read the whole answer."""
     tokenizer = merging()
-    markers = markers_of(tokenizer)
+    markers = codec_of(tokenizer).markers
 
     def ids(text: str) -> list[int]:
         found: list[int] = tokenizer.encode(text, add_special_tokens=False)

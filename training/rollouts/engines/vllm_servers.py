@@ -28,13 +28,15 @@ from elastic_agent.errors import BackendError, BackendUnavailableError
 from elastic_agent.generation.machine_runner import run_machine
 from elastic_agent.prompts.markers import Markers
 
-from ..budgets.distributions import seeded
-from ..config.fields import ConfigError
-from ..config.schema import ServerConfig, TrainConfig
+from ...budgets.distributions import seeded
+from ...config.fields import ConfigError
+from ...config.schema import ServerConfig, TrainConfig
+from ..prompts import codec_of
+from ..rollout import Rollout, machine_for, rollout_of
 from .adapter_server import AdapterServer, name_of
 from .adapters import adapters_folder, write_adapter, write_blank_adapter
+from .engine import whole_model
 from .logprobs import logprob_gap
-from .two_phase import Rollout, codec_of, machine_for, rollout_of, whole_model
 
 _LONGEST_PAUSE = 60.0  # seconds
 _MEASURED = 8  # samples a batch whose log-probs are compared

@@ -20,8 +20,8 @@ from elastic_agent.backends.base import Codec
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.errors import BackendError, BackendProtocolError, BackendUnavailableError
 
-from ..config.fields import ConfigError
-from ..config.schema import ServerConfig
+from ...config.fields import ConfigError
+from ...config.schema import ServerConfig
 
 
 def name_of(adapter: Path) -> str:

@@ -1,0 +1,47 @@
+"""The engine "transformers": the weights in training decode, on the device where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from elastic_agent.backends.base import Sampling
+from elastic_agent.backends.transformers.decode import BatchDecoder
+from elastic_agent.generation.machine_runner import run_batch
+from elastic_agent.prompts.markers import Markers
+
+from ..rollout import Call, Rollout, machine_for, rollout_of
+from .engine import whole_model
+
+_MOST_ROWS = 256  # rows decoded together, on one device
+
+
+def roll_out(
+    decoder: BatchDecoder, calls: Sequence[Call], markers: Markers, *, context: int, sampling: Sampling
+) -> list[Rollout]:
+    """Sample every (prompt ids, budget) to its end, together; results in the order of the calls."""
+    machines = [machine_for(prompt, budget, markers, context) for prompt, budget in calls]
+    run_batch(decoder, machines, sampling)
+    return [rollout_of(machine) for machine in machines]
+
+
+def decode_in_process(
+    trainer: Any,
+    calls: Sequence[Call],
+    markers: Markers,
+    context: int,
+    sampling: Sampling,
+    seed: int,
+) -> list[Rollout]:
+    """The engine "transformers": the weights in training, on the device where they are."""
+    import torch
+
+    model = whole_model(trainer)
+    was_training = model.training
+    model.eval()
+    try:
+        generator = torch.Generator().manual_seed(seed)
+        decoder = BatchDecoder(model, max_rows=min(len(calls), _MOST_ROWS), generator=generator)
+        return roll_out(decoder, calls, markers, context=context, sampling=sampling)
+    finally:
+        model.train(was_training)

@@ -1,0 +1,19 @@
+"""The rollout engines by name: what `rollout.engine` in a config stands for. A new one is an entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...config.schema import TrainConfig
+from .engine import Engine
+from .in_process import decode_in_process
+from .vllm_servers import make_served_rollouts
+
+MakeEngine = Callable[[TrainConfig, str, Any, Callable[[str], None]], Engine]
+"""(config, base, tokenizer, log) -> an engine, what it needs checked; ConfigError where that is missing."""
+
+ENGINES: dict[str, MakeEngine] = {
+    "transformers": lambda config, base, tokenizer, log: decode_in_process,
+    "vllm-server": make_served_rollouts,
+}
