@@ -25,7 +25,6 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import BackendError, UsageError
 
 from .agents.rollouts import ROW_NUMBER, make_agent_rollout_func
-from .budgets.distributions import parse_mixture
 from .cli import configure, parser
 from .config.fields import ConfigError
 from .config.loading import describe, dump, load_config
@@ -33,15 +32,13 @@ from .config.schema import TrainConfig
 from .config.trl_arguments import make_adapters, make_arguments
 from .data import dataset_of
 from .grpo.anytime import make_anytime_rollout_func
-from .grpo.checkpoints import checkpoints, last_good
+from .grpo.checkpoints import checkpoints, last_good, rescue
 from .grpo.export import export_model, load_model
 from .grpo.logger import RunLogger, make_callback
 from .grpo.validate import RunContext, validate
 from .rewards import RewardFunction
 from .rollouts.single_calls import Defects, make_rollout_func
 from .rollouts.trl_columns import RolloutFunc
-
-__all__ = ["TrainConfig", "load_config", "main", "parse_mixture", "train"]
 
 
 def make_rollouts(config: TrainConfig, run: RunContext) -> RolloutFunc:
@@ -82,6 +79,7 @@ def make_trainer(
         rows = rows.add_column(ROW_NUMBER, list(range(len(run.rows))))
     reward: Any = run.reward  # TRL allows None among the rewards, and so asks for a wider type
     trainer = E1Trainer(
+        config,
         model=load_model(run.base),
         args=arguments,
         processing_class=run.tokenizer,
@@ -92,7 +90,6 @@ def make_trainer(
         peft_config=make_adapters(config),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.configure(config)
     return trainer
 
 
@@ -134,7 +131,7 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     except (BackendError, KeyboardInterrupt):
-        log(f"stopped after step {trainer.state.global_step // config.updates}: {trainer.rescue()}")
+        log(f"stopped after step {trainer.state.global_step // config.updates}: {rescue(trainer)}")
         raise
     finally:
         if isinstance(run.reward, RewardFunction):

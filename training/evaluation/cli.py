@@ -113,7 +113,10 @@ def _draw(
                 results.note_model(part, weights_of(model_path(part)))
         if there[name] == len(grid):
             continue
-        both: list[Any] = [loaded.setdefault(part, _engine(options, part)) for part in parts]
+        for part in parts:
+            if part not in loaded:
+                loaded[part] = _engine(options, part)
+        both: list[Any] = [loaded[part] for part in parts]
         engines.append(both[0] if len(both) == 1 else both[0].swapped(both[1]))
     for engine in engines:
         engine.ready()

@@ -15,8 +15,9 @@ Which rewards a token is credited with is in `elastic_agent.training.grpo.advant
 Cuts come from the `budgets` of the config: a group gets one cut from each of m equal slices of the
 distribution, and its samples share the cuts. So the distribution is the prior over budgets, and a mixture of
 m is m fixed cuts. A thinking that closed by itself before a cut gets a new answer at the cut. A thinking that
-never opened is answered as with t=0. An engine gets two batches of ordinary calls. The second batch has the
-closed thinking in its prompts: an engine with a prefix cache need not read it again (ours in process does).
+never opened is answered as with t=0. An engine gets two batches of ordinary calls: first the thinking, then
+the answers, whose prompts hold the closed thinking. An engine with a prefix cache does not compute the
+thinking again; the engine "transformers" does.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Log-probs in buckets of rows of like length, and without the rows that can't change the update.
 
-A batch that mixes t=24 with unlimited thinking would otherwise be padding for the most part. Rows whose
-advantage is 0 (groups all right or all wrong) have no gradient, and are often a half of the batch.
+Without buckets, a batch that mixes t=24 with unlimited thinking would be mostly padding. Rows whose advantage
+is 0 (groups all right or all wrong) have no gradient, and are often half of the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,9 +26,14 @@ class IdleRows:
     logprobs: Any
     """Log-probs that stand in for those of idle rows, [rows, tokens]; None: zeros."""
 
+    @classmethod
+    def of(cls, advantages: Tensor, logprobs: Any) -> Self:
+        """From the advantages of a batch, one a row or one a token."""
+        return cls((advantages.reshape(len(advantages), -1) == 0).all(1).tolist(), logprobs)
+
 
 def buckets_of(order: Sequence[int], lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Rows in rising order of length, cut into buckets of at most `room` padded tokens."""
+    """The rows, given in rising order of length, as buckets of at most `room` padded tokens each."""
     buckets: list[list[int]] = []
     for row in order:
         if buckets and (len(buckets[-1]) + 1) * lengths[row] <= room:
@@ -79,5 +84,5 @@ def bucketed_logprobs(
 
 
 def _widened(values: Tensor, columns: int) -> Tensor:
-    """Zeros on the right, up to so many columns."""
+    """The values with zeros on the right, `columns` wide."""
     return torch.nn.functional.pad(values, (0, columns - values.shape[1]))

@@ -1,8 +1,8 @@
-"""Which checkpoint can be used after a crash.
+"""Checkpoints that survive a crash: how they are written, and which can be used.
 
 A checkpoint is committed when all of its files are on the disk: `complete.json` names them with their sizes.
-It is written last, and appears in one step. A folder without it, or with a file that is missing or has
-another size, was interrupted: it is passed over, and the one before it is used. An older checkpoint is
+`complete.json` is written last, and appears in one step. A folder without it, or with a file that is missing
+or has another size, was interrupted: the checkpoint before is used instead. An older checkpoint is
 removed only when a newer one is committed, so there is always a complete one.
 """
 
@@ -11,10 +11,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 COMMIT_FILE = "complete.json"
+MOST_FAILURES = 3
+"""Checkpoints in a row that may fail before the run is stopped."""
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -86,3 +90,62 @@ def prune(folder: Path, keep: int) -> None:
     every = [path for _, path in checkpoints(folder)]
     for path in every[: every.index(complete[-keep])] if len(complete) >= keep else ():
         shutil.rmtree(path, ignore_errors=True)
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run. A full disk costs a checkpoint, not the run.
+
+    Args:
+        folder: of all checkpoints of the run.
+        keep: complete checkpoints to keep.
+        accelerator: of the trainer, with its processes.
+    """
+
+    def __init__(self, folder: Path, keep: int, accelerator: Any) -> None:
+        self._folder, self._keep, self._accelerator = folder, keep, accelerator
+        self._failures = 0
+
+    def write(self, step: int, save: Callable[[], None]) -> None:
+        """Let `save` write the checkpoint of this step, commit it, and prune the older ones.
+
+        Raises:
+            Exception: of `save`, where several processes run or `MOST_FAILURES` checkpoints failed in a row.
+        """
+        checkpoint, main = self._folder / f"checkpoint-{step}", self._accelerator.is_main_process
+        if main:
+            uncommit(checkpoint)
+        try:
+            save()
+            self._accelerator.wait_for_everyone()
+            if main:
+                commit(checkpoint)
+        except Exception as error:
+            # With several processes the others would wait for ever. Not OSError alone: torch and safetensors
+            # report a full disk as errors of their own.
+            self._failures += 1
+            if self._accelerator.num_processes > 1 or self._failures >= MOST_FAILURES:
+                raise
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            complete = complete_checkpoints(self._folder)
+            print(
+                f"{checkpoint.name} could not be written ({error}); training goes on, and the last good "
+                f"one is {complete[-1].name if complete else 'still to come'}",
+                file=sys.stderr,
+                flush=True,
+            )
+            return
+        self._failures = 0
+        if main:
+            prune(self._folder, self._keep)
+
+
+def rescue(trainer: Any) -> str:
+    """Write a checkpoint of the last finished update, since the run must stop; returns how to go on."""
+    folder, step = Path(trainer.args.output_dir), trainer.state.global_step
+    # Each of several processes has a part of a checkpoint, and the other processes may be doing well
+    if step and trainer.accelerator.num_processes == 1 and fault(folder / f"checkpoint-{step}"):
+        trainer._save_checkpoint(trainer.model, None)
+    complete = complete_checkpoints(folder)
+    if not complete:
+        return "there is no checkpoint yet, so --resume starts from the beginning"
+    return f"--resume goes on from {complete[-1]}"

@@ -1,7 +1,7 @@
-"""Which part of a solution is its answer, and how references are written: text only, no mathematics yet.
+"""Finds the answer in a solution, and reads references: as text, before any mathematics.
 
-One answer a solution: the last ``\\boxed{...}``; without one, what follows the last "answer is" or "Answer:",
-else the last line that says something. Earlier boxes don't count, so a solution can't hedge by boxing every
+A solution has one answer: the last ``\\boxed{...}``; without a box, the text behind the last "answer is" or
+"Answer:"; else the last line with text. Earlier boxes don't count, so a solution can't hedge by boxing every
 number.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 SAID = re.compile(r"answer\s{0,3}(?:is\b\s{0,3}:?|:|=)", re.IGNORECASE)
 LONGEST = 2000
-"""Characters of an answer; a longer one is not an answer, and would only cost time."""
+"""Most characters of an answer; longer text counts as no answer, since it would only cost time."""
 
 
 def boxed(text: str) -> str | None:
-    """What stands in the last ``\\boxed{}`` of a text; None if there is none, or it is never closed."""
+    """The content of the last ``\\boxed{}`` of a text; None without a box, or if the box is never closed."""
     found = list(BOX.finditer(text))
     if not found:
         return None
@@ -33,7 +33,7 @@ def boxed(text: str) -> str | None:
 
 
 def final_answer(solution: str) -> str | None:
-    """The answer as LaTeX or text to be parsed; None if a solution states nothing."""
+    """The answer of a solution, as LaTeX or text to be parsed; None if the solution states nothing."""
     inside = boxed(solution)
     if inside is not None:
         return f"$\\boxed{{{inside}}}$" if inside else None
@@ -48,7 +48,7 @@ def final_answer(solution: str) -> str | None:
 
 
 def references(answer: Any) -> list[str]:
-    """The right answers that a data set gives, any of which will do.
+    """The right answers that a data set gives; a solution needs to match one of them.
 
     A number, a text (with or without dollars), or a list of alternatives; GSM8K's worked solutions end in
     ``#### 72``. Raises ValueError when there is none: a sample without a reference can't be graded.
@@ -71,7 +71,7 @@ def _reference(answer: Any) -> str:
 
 
 def same_text(answer: str, reference: str) -> bool:
-    """Equal but for spaces, dollars and the box: right without any mathematics, and without its bugs."""
+    """Whether two answers are the same text but for spaces, dollars and the box; no mathematics is done."""
     inside = boxed(answer)
     return _bare(inside if inside is not None else answer) == _bare(reference) != ""
 

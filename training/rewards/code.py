@@ -1,7 +1,8 @@
-"""Code: the last fenced block of the solution alone, against every test, in the sandbox.
+"""The code grader: runs the last fenced block of a solution against every test, in the sandbox.
 
-All tests must pass for 1.0; the first that fails ends the run. Programs are compared by what they print,
-functions by what they return, and assertions (HumanEval+, MBPP+) run beside the sample, never in its process.
+A sample scores 1.0 if all tests pass; the first failure ends its run. Programs are compared by what they
+print, functions by what they return. Assertions (HumanEval+, MBPP+) run beside the sample, never in its
+process.
 `CodeTests.read` takes our own form and those of TACO, APPS and LiveCodeBench.
 """
 
@@ -21,7 +22,7 @@ from .grades import Grade, Sample, default_workers
 
 FENCE = re.compile(r"[ \t]*(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
 TOLERANCE = 1e-6
-"""Relative and absolute, for expected values with a fraction: what contests usually allow."""
+"""Relative and absolute tolerance for expected values with a fraction, as contests usually allow."""
 
 
 def last_block(solution: str) -> str | None:
@@ -137,7 +138,7 @@ class CodeGrader:
 
 
 def run_tests(session: Session, tests: CodeTests) -> str:
-    """ "" if all tests pass, else which failed first and how."""
+    """Why the sample is wrong: which test failed first, and how; "" if all tests pass."""
     if tests.program:
         failure = session.check(tests.program, tests.entry_point).failure
         return f"wrong answer: {failure}" if failure else ""
@@ -160,23 +161,23 @@ def run_tests(session: Session, tests: CodeTests) -> str:
 
 
 def same_output(said: str, want: str) -> bool:
-    """Equal line by line, but for spaces at the ends; or token by token, with numbers compared as numbers.
+    """Whether two outputs are equal: line by line without outer spaces, or token by token, numbers by value.
 
-    What can't be compared (a signalling NaN, a number beyond all bounds) is not equal.
+    Values that can't be compared (a signalling NaN, a number beyond all bounds) are not equal.
     """
     return _compared(_same_output, said, want)
 
 
 def same_value(said: Any, want: Any) -> bool:
-    """Equal as data: tuples are lists, as in JSON, and floats are compared with a tolerance.
+    """Whether two values are equal as data: tuples count as lists, as in JSON; floats have a tolerance.
 
-    What can't be compared (an int of 5,000 digits, lists nested without end) is not equal.
+    Values that can't be compared (an int of 5,000 digits, lists nested without end) are not equal.
     """
     return _compared(_same_value, said, want)
 
 
 def _compared(same: Callable[[Any, Any], bool], said: Any, want: Any) -> bool:
-    """Whether it is the same; a sample's output may hold what no comparison survives, and is wrong then."""
+    """Whether both are the same; False where the comparison raises, since a sample may print anything."""
     try:
         return same(said, want)
     except (ArithmeticError, ValueError, TypeError, RecursionError):

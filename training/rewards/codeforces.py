@@ -26,7 +26,7 @@ SCALE = math.log(10) / 400
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """The likeliest rating. With everything solved, or nothing, it is the bound and `error` is infinite."""
+    """The likeliest rating. If all or none is solved, `rating` is the bound and `error` is infinite."""
 
     rating: float
     error: float
@@ -36,11 +36,12 @@ class Rating:
 
 
 def rate(results: Iterable[tuple[float, float]]) -> Rating:
-    """Rating from (problem rating, share of attempts that passed) for each problem. Raises ValueError if
-    empty.
+    """The rating that explains the results best; each result is (problem's rating, share of attempts passed).
 
-    Several attempts at a problem count as one, with their share: more samples must not look like more
-    problems.
+    Several attempts at a problem are one result, so that more samples don't look like more problems.
+
+    Raises:
+        ValueError: there are no results, or a share is not between 0 and 1.
     """
     pairs = [(float(difficulty), float(share)) for difficulty, share in results]
     if not pairs:
@@ -49,9 +50,7 @@ def rate(results: Iterable[tuple[float, float]]) -> Rating:
         raise ValueError("a share of passed attempts lies between 0 and 1")
     solved = sum(share for _, share in pairs)
     low, high = LOWEST, HIGHEST
-    for _ in range(
-        60
-    ):  # the expected number of solved problems rises with the rating: bisect to the observed one
+    for _ in range(60):  # expected solves rise with the rating: bisect to the observed number
         middle = (low + high) / 2
         if sum(_chance(middle, difficulty) for difficulty, _ in pairs) < solved:
             low = middle

@@ -1,4 +1,4 @@
-"""Graders as TRL reward functions: read the rollout's own columns, count failures, shape, log.
+"""Graders as TRL reward functions: they read the rollout's columns, count failures, shape and log.
 
     decode = partial(tokenizer.decode, skip_special_tokens=True)   # else a code fence ends in "<|im_end|>"
     reward = make_reward_function(RewardConfig(kind="math"), decode, close_ids=markers.close_ids)
@@ -11,18 +11,16 @@ the run; a wrong answer is not a failure.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
 
 from ..config.fields import ConfigError, imported
 from ..config.reward import RewardConfig
-from .grades import Grade, Grader, RewardFailedError, Sample
+from .grades import Grade, Grader, RewardFailedError, Sample, grade_finished, log
 from .shape import shape_length, well_formed
 from .word_problems import WordProblemGrader
-
-log = logging.getLogger("elastic_agent.training.rewards")
 
 Decode = Callable[[Sequence[int]], str]
 ROLLOUT_COLUMNS = (
@@ -128,29 +126,12 @@ class RewardFunction:
         return found + (completion is None)
 
     def _grade(self, samples: Sequence[Sample]) -> list[Grade]:
-        """Grades in order; what is not finished is wrong, and is not run."""
-        at = [i for i, sample in enumerate(samples) if sample.finished]
-        grades = [Grade(0.0, "not finished")] * len(samples)
-        for i, grade in zip(at, self._ask([samples[i] for i in at]), strict=True):
-            grades[i] = grade
+        """Grades in order; the grader's failures are counted."""
+        grades = grade_finished(self.grader, samples)
+        for i, grade in enumerate(grades):
             if grade.failure:
                 self._failed(i, grade.failure)
         return grades
-
-    def _ask(self, samples: Sequence[Sample]) -> list[Grade]:
-        """All at once; if that raises, one by one, so that one bad sample costs only itself."""
-        if not samples:
-            return []
-        try:
-            grades = self.grader.grade(samples)
-            if len(grades) != len(samples):
-                raise ValueError(f"{len(grades)} grades for {len(samples)} samples")
-            return grades
-        except Exception as error:
-            if len(samples) == 1:
-                return [Grade.failed(f"{type(error).__name__}: {error}")]
-            log.warning("reward %s raised on a batch (%r): grading one by one", self.grader.name, error)
-            return [grade for sample in samples for grade in self._ask([sample])]
 
     def _failed(self, index: int, why: str) -> None:
         self.failures += 1
@@ -169,16 +150,26 @@ class RewardFunction:
             )
 
 
-def make_grader(config: RewardConfig) -> Grader:
-    """The grader that a config names. Raises SandboxUnavailable for code where it can't be contained."""
-    if config.kind == "math":
+def make_grader(kind: str, workers: int | None = None) -> Grader:
+    """The grader of a kind of problem, for training and evaluation: "word-problems", "math" or "code".
+
+    Args:
+        workers: processes to grade with; None: one a core, 16 at most.
+
+    Raises:
+        ValueError: math without math-verify.
+        SandboxUnavailable: code on a machine that can't contain it.
+    """
+    if kind == "math":
+        if find_spec("math_verify") is None:
+            raise ValueError("grading math needs math-verify: pip install 'elastic-agent[train]'")
         from .math import MathGrader
 
-        return MathGrader(workers=config.workers)
-    if config.kind == "code":
+        return MathGrader(workers=workers)
+    if kind == "code":
         from .code import CodeGrader
 
-        return CodeGrader(workers=config.workers)
+        return CodeGrader(workers=workers)
     return WordProblemGrader()
 
 
@@ -192,7 +183,7 @@ def make_reward_function(
         ConfigError: a function of the user's own can't be imported.
     """
     if config.graded:
-        return RewardFunction(make_grader(config), decode, config, close_ids, close_text)
+        return RewardFunction(make_grader(config.kind, config.workers), decode, config, close_ids, close_text)
     if config.kind == "episode":
         return episode_reward
     found = imported(config.kind, "reward.kind")
@@ -202,5 +193,5 @@ def make_reward_function(
 
 
 def episode_reward(*, episode_score: Sequence[float | None], **_: Any) -> list[float]:
-    """What the episodes' own `score` gave; an episode without a final answer earns nothing."""
+    """The score that each episode gave its final answer; an episode without an answer earns nothing."""
     return [score or 0.0 for score in episode_score]

@@ -1,13 +1,16 @@
-"""What goes into a grader and what comes out: the words that all graders share."""
+"""What a grader reads and returns, and how samples are given to it: shared by training and evaluation."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from elastic_agent.errors import ElasticError
+
+log = logging.getLogger("elastic_agent.training.rewards")
 
 
 class RewardFailedError(ElasticError):
@@ -20,7 +23,7 @@ class WorkerError(ElasticError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a grader may look at. There is no field for the thinking: it can earn nothing."""
+    """What a grader may read of a sample. The thinking is no field, so it can earn nothing."""
 
     solution: str
     """Text after the close, and nothing before it."""
@@ -40,7 +43,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """A score, and why it is not 1. `failure` is for a grader that failed: the sample may have been right."""
+    """A score, and why it is not 1. With a `failure` the grader failed: the sample may have been right."""
 
     score: float
     why: str = ""
@@ -52,9 +55,9 @@ class Grade:
 
 
 class Grader(Protocol):
-    """Scores samples together, so that it may work on them in parallel; one grade a sample, in order.
+    """Scores samples together, so that a grader may work in parallel; one grade a sample, in order.
 
-    `finished` is seen to by the caller: unfinished solutions score 0 and are not handed on.
+    Callers hand on finished solutions only (`grade_finished`); an unfinished one scores 0.
     """
 
     name: str
@@ -62,6 +65,32 @@ class Grader(Protocol):
     def grade(self, samples: Sequence[Sample]) -> list[Grade]: ...
 
     def close(self) -> None: ...
+
+
+def grade_all(grader: Grader, samples: Sequence[Sample]) -> list[Grade]:
+    """One grade a sample, whatever a sample does to its grader.
+
+    The samples are graded together. If the grader raises, they are graded one by one, so that a bad sample
+    costs only itself.
+    """
+    if not samples:
+        return []
+    try:
+        grades = grader.grade(samples)
+        if len(grades) != len(samples):
+            raise ValueError(f"{len(grades)} grades for {len(samples)} samples")
+        return grades
+    except Exception as error:
+        if len(samples) == 1:
+            return [Grade.failed(f"{type(error).__name__}: {error}"[:200])]
+        log.warning("grader %s raised on a batch (%r): grading one by one", grader.name, error)
+        return [grade for sample in samples for grade in grade_all(grader, [sample])]
+
+
+def grade_finished(grader: Grader, samples: Sequence[Sample]) -> list[Grade]:
+    """`grade_all`, but an unfinished solution is wrong, and is not handed on."""
+    grades = iter(grade_all(grader, [sample for sample in samples if sample.finished]))
+    return [next(grades) if sample.finished else Grade(0.0, "not finished") for sample in samples]
 
 
 def default_workers() -> int:

@@ -1,12 +1,12 @@
-"""Mathematics: math-verify on the solution alone, in worker processes that may hang or die.
+"""The math grader: math-verify reads the solution alone, in worker processes that may hang or die.
 
     with MathGrader() as grader:
         grader.grade([Sample(solution="... $\\\\boxed{\\\\frac12}$.", answer="0.5")])   # [Grade(1.0, "")]
 
 math-verify bounds its own time with SIGALRM, which works in the main thread of a process only and can't
-interrupt a long operation inside the interpreter. So it runs in a few child processes (`math_worker`),
-started when first needed and kept; one that does not answer in time is killed and costs that one sample its
-reward.
+interrupt a long operation inside the interpreter. So math-verify runs in a few worker processes
+(`math_worker`), which are started when first needed and kept. A worker that doesn't answer in time is killed,
+and only the sample that it was grading loses its reward.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Worker:
         self.child: int | None = None
 
     def ask(self, answer: str, wanted: list[str], seconds: int, limit: float) -> dict[str, Any] | None:
-        """The worker's reply, or None if it hung or died, in which case the next call finds a new child."""
+        """The worker's reply; None if its child hung or died. The next call finds a new child."""
         if self.child is None:
             try:
                 self.child = read_frame(self.back, deadline=time.monotonic() + START_SECONDS)["ready"]
@@ -73,7 +73,10 @@ class _Worker:
         return reply
 
     def _kill_child(self) -> None:
-        """It may be answering just now: read up to the frame in which its successor reports."""
+        """Kill the child, and read on to the frame in which the next child reports.
+
+        The child may have answered in the meantime; that answer is thrown away.
+        """
         assert self.child is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.child, signal.SIGKILL)

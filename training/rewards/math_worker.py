@@ -1,9 +1,9 @@
 """The process that math-verify runs in: started by `elastic_agent.training.rewards.math`, fed over pipes.
 
-It imports math-verify once (seconds, for sympy) and then forks; the child grades, and when it hangs and is
-killed, or has graded enough for its caches to grow, another is forked in milliseconds. A clock of CPU time,
-kept by the kernel, ends a child even while it is deep in one big-integer operation, where no Python signal
-handler runs.
+The process imports math-verify once, which takes seconds, and then forks a child that grades. A child that
+was killed because it hung, or whose caches have grown over many gradings, is replaced by a new fork within
+milliseconds. The kernel's limit of CPU time ends a child even inside one big-integer operation, where no
+Python signal handler runs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, Never
 
 from ..sandbox.supervisor.messages import Closed, read_frame, write_frame
 
-GRADINGS = 2000  # then a fresh child
+GRADINGS = 2000  # of one child: sympy's caches grow
 MEMORY = 3 << 30
 NOBODY_THERE = 3
 
 
 def make_grade() -> Callable[[str, list[str], int], bool]:
-    """math-verify, set up once: (answer, references, seconds for each of its steps) -> right or wrong."""
+    """math-verify as a function, set up once: (answer, references, seconds a step) -> right or wrong."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     configs = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
@@ -46,7 +46,7 @@ def make_grade() -> Callable[[str, list[str], int], bool]:
 
 
 def serve(grade: Callable[[str, list[str], int], bool]) -> Never:
-    """In a forked child: answer requests until there are no more, or enough of them."""
+    """Answer requests in a forked child, `GRADINGS` of them at most."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     write_frame(1, {"ready": os.getpid()})
     for number in range(GRADINGS):

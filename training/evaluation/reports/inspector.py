@@ -1,11 +1,11 @@
 """The reasoning inspector: the same problems before and after training, cut and uncut, as one HTML page.
 
-Thinking is split into steps (sentences and lines), and the two models' steps are matched: what only the first
-one says has vanished, what only the second one says is new. Numbers replaced by N, steps become patterns, and
-a table at the top counts which patterns vanished over all problems. The problems are the first of the run,
-not picked.
+Thinking is split into steps (sentences and lines), and the steps of both models are matched. A step of the
+first model alone has vanished; a step of the second model alone is new. With N in place of its numbers a step
+becomes a pattern, and the table at the top counts which patterns vanished over all problems. The problems are
+the first of the run, not picked.
 
-Everything that a model or a user wrote is escaped (law 7), and the page forbids every script but its own.
+All text of a model or a user is escaped (law 7), and the page forbids every script but its own.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Pair:
 
     Attributes:
         before, after: the samples.
-        steps: per side, (step, it is on this side alone).
+        steps: for each model, (step, whether the step is this model's alone).
         same: steps that both begin with.
     """
 
@@ -153,7 +153,7 @@ def _summary(
 
 
 def _vanished(problems: Sequence[Mapping[str, Pair]], before: str, after: str) -> str:
-    """Which patterns of steps vanished, over all uncut thinkings."""
+    """The patterns of steps that vanished most often, over all uncut thinkings."""
     counts = [Counter(pattern(s) for p in problems for s, _ in p["uncut"].steps[side]) for side in (0, 1)]
     gone = Counter({step: n - counts[1][step] for step, n in counts[0].items() if n > counts[1][step]})
     rows = [

@@ -31,7 +31,7 @@ class Rated:
     percentile: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Flat; an error without bound is null."""
+        """As one flat mapping; an infinite error is None."""
         plain = asdict(self)
         rating = plain.pop("found")
         rating["error"] = None if math.isinf(rating["error"]) else rating["error"]

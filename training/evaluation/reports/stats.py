@@ -48,7 +48,7 @@ class Summary:
 
 
 def bootstrap(hits: Sequence[float], *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean."""
+    """The 95% percentile interval of the mean, by bootstrap."""
     if not hits:
         raise ValueError("no outcomes to bootstrap")
     rng = random.Random(seed)
@@ -59,8 +59,8 @@ def bootstrap(hits: Sequence[float], *, draws: int = 1000, seed: int = 0) -> tup
 def interval(shares: Sequence[float]) -> tuple[float, float]:
     """95% interval of avg@k over problems, from each problem's share of right samples.
 
-    A bootstrap, except where it would claim certainty: of all right or all wrong (exact binomial bound,
-    Clopper-Pearson), and of a single problem, which says nothing of others.
+    A bootstrap would claim certainty where all problems are right, or all wrong; there the bound is the exact
+    binomial one (Clopper-Pearson). A single problem says nothing of others: its interval is 0 to 1.
     """
     low, high = bootstrap(shares)
     if len(shares) == 1:
@@ -78,7 +78,7 @@ def summarize(
 ) -> list[Summary]:
     """Each cell of the grid: by model, strategy and s, then rising t with unconstrained last.
 
-    Models and strategies come in the order given here; those not named follow as they came.
+    Models and strategies come in the order given here; those that are not named follow in the records' order.
     """
     cells: dict[tuple[str, str, int | None, int], list[Record]] = defaultdict(list)
     for record in records:
@@ -124,7 +124,7 @@ def _summary(found: Sequence[Record]) -> Summary:
 
 
 ENOUGH = 20
-"""Right answers from which on their lengths say something."""
+"""Fewest right answers whose lengths are written down."""
 
 
 def curves_of(
@@ -132,9 +132,9 @@ def curves_of(
 ) -> dict[str, Any]:
     """Success by kind and t: the content of a curves.json, which the scheduler reads.
 
-    Only `elastic` samples count, of one s. What is used when nothing is cut is known if t=None was measured.
-    `right_solutions` has the lengths (p50, p90, p99) of right ones by t, where there are `ENOUGH`: so much
-    solution is needed.
+    Only samples of `elastic` count, all with one s. The samples of t=None, if there are any, give the natural
+    lengths of thinking and solution. `right_solutions` holds, for each t with `ENOUGH` right samples, the
+    lengths (p50, p90, p99) of their solutions: the solution tokens that a right answer needs.
 
     Args:
         records: samples.

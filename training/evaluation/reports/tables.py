@@ -26,7 +26,7 @@ def paper_table(cells: Sequence[Summary]) -> str:
 
 
 def detail_table(cells: Sequence[Summary]) -> str:
-    """A row a cell: accuracy with its interval, tokens a segment, and the shares that explain it."""
+    """A row a cell: accuracy with its interval, tokens by segment, shares of cut and unfinished samples."""
     head = ["model", "strategy", "t", "s", "accuracy %", "95% interval", "tokens", "thinking", "solution"]
     head += ["forced", "discarded", "input", "cut %", "unfinished %", "n", "k"]
     body = [

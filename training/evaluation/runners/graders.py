@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from ...rewards import Grade, Grader, Sample
+from ...rewards.functions import make_grader
+from ...rewards.grades import grade_finished
 
 Judge = Callable[[Any, str, bool], object]
 """(`Item`, the solution's text, whether it ended by itself within its limit) -> right, by its truth."""
 
 
 class FinishedOnly:
-    """A grader of training. What is not finished is wrong, and is not run."""
+    """A grader of training: an unfinished solution is wrong, and is not run."""
 
     def __init__(self, grader: Grader) -> None:
         self.grader, self.name = grader, grader.name
 
     def grade(self, samples: Sequence[Sample]) -> list[Grade]:
-        grades = iter(self.grader.grade([sample for sample in samples if sample.finished]))
-        return [next(grades) if sample.finished else Grade(0.0, "not finished") for sample in samples]
+        return grade_finished(self.grader, samples)
 
     def close(self) -> None:
         self.grader.close()
@@ -48,26 +48,8 @@ class FunctionGrader:
 
 
 def grader_of(kind: str) -> Grader:
-    """The grader of a kind of problem: "word-problems", "math" (math-verify) or "code" (tests in the
-    sandbox).
-
-    Raises:
-        ValueError: math without math-verify.
-        SandboxUnavailable: code on a machine that can't contain it.
-    """
-    if kind == "code":
-        from ...rewards import CodeGrader
-
-        return FinishedOnly(CodeGrader())
-    if kind == "math":
-        if find_spec("math_verify") is None:
-            raise ValueError("grading math needs math-verify: pip install 'elastic-agent[train]'")
-        from ...rewards import MathGrader
-
-        return FinishedOnly(MathGrader())
-    from ...rewards.word_problems import WordProblemGrader
-
-    return FinishedOnly(WordProblemGrader())
+    """The grader that training has for a kind of problem; it raises what `make_grader` raises."""
+    return FinishedOnly(make_grader(kind))
 
 
 def load_grader(name: str) -> FunctionGrader:

@@ -7,13 +7,14 @@ What waits while a batch is graded becomes the next batch; graders work on a bat
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from ...rewards import Grade, Grader, Sample
+from ...rewards import Grader, Sample
+from ...rewards.grades import grade_all
 from ..results import Record
 
 BATCH = 64
@@ -59,7 +60,9 @@ class GradingQueue:
     def _work(self) -> None:
         try:
             while batch := self._batch():
-                for (record, _), grade in zip(batch, self._grades([s for _, s in batch]), strict=True):
+                for (record, _), grade in zip(
+                    batch, grade_all(self._grader, [s for _, s in batch]), strict=True
+                ):
                     right = grade.score >= 1.0
                     self._done(replace(record, right=right, why=grade.why, error=grade.failure))
         except BaseException as failure:
@@ -80,12 +83,3 @@ class GradingQueue:
         if found:
             self._waiting.put(None)  # the end, for the next look
         return found
-
-    def _grades(self, samples: Sequence[Sample]) -> list[Grade]:
-        """All at once; if that raises, one by one, so that one bad sample costs only itself."""
-        try:
-            return self._grader.grade(samples)
-        except Exception as error:
-            if len(samples) == 1:
-                return [Grade.failed(f"{type(error).__name__}: {error}"[:200])]
-            return [grade for sample in samples for grade in self._grades([sample])]

@@ -216,7 +216,7 @@ class ServedRollouts:
 
 
 async def _load(server: AdapterServer, adapter: Path) -> BackendUnavailableError | None:
-    """Why the server is not there, if so."""
+    """Load the adapter on a server; returns why the server can't be reached, or None."""
     try:
         await server.load(adapter)
     except BackendUnavailableError as error:

@@ -1,6 +1,6 @@
 """The program that runs untrusted code; `..sandbox` starts one process of it for each sample.
 
-Nothing here imports more than the standard library, because all of it is loaded again for every sample.
+This package imports the standard library alone, because it is loaded again for every sample.
 
 child        A forked and confined process, as `main` holds it.
 confinement  How a process gives up its powers: landlock, seccomp, resource limits, capabilities.

@@ -15,10 +15,10 @@ from . import confinement, sample
 
 
 class Child:
-    """A forked and confined process. `alive` holds those that have not been waited for.
+    """A forked and confined process. `alive` holds the children that have not been waited for.
 
-    SIGTERM, on which the supervisor cleans up and leaves, waits while one is made: it would be in no list
-    yet.
+    On SIGTERM the supervisor kills the children in `alive` and leaves. The signal is blocked during a fork,
+    because the new child is not in `alive` yet.
     """
 
     alive: ClassVar[set[Child]] = set()
@@ -69,14 +69,13 @@ def _become(
     report: int,
     supervisor: int,
 ) -> Never:
-    """In the child: the fds given, from 0 up and no others, then the confinement, then the body."""
+    """In the child: keep the given fds alone, as 0, 1, ...; confine the process; run the body."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.setsid()
-        high = [
-            fcntl.fcntl(fd, fcntl.F_DUPFD, 256) for fd in [*fds, report]
-        ]  # clear of the places they go to
+        # Copied above 255 first, so that no fd lies where another one goes
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 256) for fd in [*fds, report]]
         for low, fd in enumerate(high):
             os.dup2(fd, low)
         report = len(fds)
@@ -91,7 +90,7 @@ def _become(
             uid=job["uid"],
         )
         if os.getppid() != supervisor:
-            os._exit(1)  # the supervisor died before its death became our signal
+            os._exit(1)  # the supervisor died before PR_SET_PDEATHSIG was set
         faults = {name: why for name, why in missing.items() if why and name in job["required"]}
         os.write(report, (json.dumps(faults) if faults else "confined").encode())
         os.close(report)

@@ -81,7 +81,7 @@ def landlock(readable: Sequence[str], writable: str) -> None:
         try:
             opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
-            continue  # what is not there needs no rule
+            continue  # a path that does not exist needs no rule
         if not os.path.isdir(path):
             rights &= ~(READ_DIR | MAKE_REG | REMOVE_FILE)
         _call(
@@ -93,7 +93,7 @@ def landlock(readable: Sequence[str], writable: str) -> None:
 
 
 def seccomp() -> None:
-    """Install the filter, in every thread of this process and in whatever comes of it."""
+    """Install the filter, for this process and its children."""
     program = _filter(os.uname().machine, os.getpid())
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
@@ -144,7 +144,7 @@ def drop_user(uid: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Root's powers, where the process stays root."""
+    """Give up root's capabilities, where the process stays root."""
     for capability in range(64):
         if libc.prctl(24, ctypes.c_ulong(capability), 0, 0, 0) != 0:  # PR_CAPBSET_DROP
             break
@@ -164,7 +164,7 @@ def set_limits(limits: dict[str, int]) -> None:
 def confine(
     layers: Sequence[str], *, limits: dict[str, int], readable: Sequence[str], writable: str, uid: int | None
 ) -> dict[str, str]:
-    """Apply every layer; for each of `layers`, "" or why it could not be had."""
+    """Apply every layer; returns for each of `layers` "", or why it is missing."""
     prctl(PR_SET_PDEATHSIG, SIGKILL)
     set_limits(limits)
     missing: dict[str, str] = {}

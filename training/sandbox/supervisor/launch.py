@@ -25,7 +25,7 @@ def command() -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Nothing of ours but where to find libraries: no key, token or proxy."""
+    """The supervisor's environment: where libraries are, and no key, token or proxy of the trainer."""
     ours = {"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     if "LD_LIBRARY_PATH" in os.environ:
         ours["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 
 
 def sample_user(pid: int) -> int | None:
-    """As root, a user id that no other process has while `pid` lives; None if it could not read Python."""
+    """As root, a user id that no other process has while `pid` lives; None if it can't read Python."""
     return 1_900_000_000 + pid if os.geteuid() == 0 and _anyone_can_read_python() else None
 
 

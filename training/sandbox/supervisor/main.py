@@ -1,13 +1,12 @@
-"""The supervisor: one small process between the trainer and a sample, which it forks, confines, watches and
-reaps.
+"""The supervisor: the process between the trainer and a sample, which forks, confines, watches and ends it.
 
-The trainer has threads, so it must not fork by itself; the supervisor has one thread, holds no secret and
-never runs a line of the sample. It reads frames from fd 0, the first with the job and then one for each test,
-and answers each on fd 1. For every test it forks a fresh child, so that tests can't see each other, and it
-ends the child at the first limit that is passed: CPU, memory and file size are the kernel's business, while
-wall time, output, threads and disk are looked at twenty times a second. Expected outputs never come here: the
-trainer compares. A program of assertions does come, after the sample has been forked away, and runs in a
-child of its own.
+The trainer has threads, so it must not fork. The supervisor has one thread, holds no secret, and never runs a
+line of the sample. It reads frames from fd 0 (the job, then one frame a test) and answers each test on fd 1.
+
+Every test gets a fresh child, so tests can't see each other. The first limit that is passed ends the child:
+the kernel limits CPU, memory and file size; the supervisor looks at wall time, output, threads and disk
+twenty times a second. Expected outputs never reach the supervisor, because the trainer compares. A program of
+assertions does reach it, after the sample was forked, and runs in a child of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ STDERR_KEPT = 2000
 
 
 def run_test(job: Mapping[str, Any], test: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """One test in a fresh folder: what was printed or returned, and how the process ended."""
+    """Run one test in a fresh folder; returns what the sample printed or returned, and how it ended."""
     folder = os.path.join(job["folder"], str(number))
     os.mkdir(folder, 0o700)
     if job["uid"] is not None:
@@ -95,7 +94,7 @@ def run_test(job: Mapping[str, Any], test: Mapping[str, Any], number: int) -> di
 def watch(
     children: list[Child], pipes: dict[str, int], job: Mapping[str, Any], folder: str
 ) -> dict[str, Any]:
-    """Read what the children write until the last of them (the tester, if there are two) has ended."""
+    """Read the children's output until the last one ends (the tester, if there are two) or passes a limit."""
     limits, texts = job["limits"], {name: bytearray() for name in pipes}
     names = {fd: name for name, fd in pipes.items()}
     last, start, stopped = children[-1], time.monotonic(), ""
@@ -135,7 +134,7 @@ def watch(
     cpu = max(child.waited[1] if child.waited else 0.0 for child in children)
     status = last.waited[0] if last.waited else 0
     if not stopped and (cpu >= limits["cpu"] or (status == signal.SIGKILL and cpu > 0.8 * limits["cpu"])):
-        stopped = "cpu limit"  # what the kernel counted for the limit, it reports a little short
+        stopped = "cpu limit"  # wait4 reports a little less than the kernel counted for the limit
     return {
         "unconfined": unconfined,
         "stopped": stopped,
@@ -149,7 +148,7 @@ def watch(
 
 
 def _drain(fd: int, text: bytearray, name: str, limit: int) -> bool:
-    """Read what is there, at most a little past the limit; False at the end of it."""
+    """Read what a pipe holds, at most a little past the limit; False at the end of the pipe."""
     while len(text) <= limit:
         try:
             part = os.read(fd, 1 << 16)
@@ -165,7 +164,7 @@ def _drain(fd: int, text: bytearray, name: str, limit: int) -> bool:
 
 
 def sweep(job: Mapping[str, Any]) -> None:
-    """Kill whatever a child left behind. With seccomp there is nothing: a sample can't start a process."""
+    """Kill the processes that a child left behind. Under seccomp a sample can't start any."""
     while "seccomp" not in job["layers"]:
         parents = {}
         for entry in os.listdir("/proc"):
@@ -190,22 +189,22 @@ def sweep(job: Mapping[str, Any]) -> None:
 
 
 def _disk_used(folder: str) -> int:
-    """Bytes on disk of a flat folder; a file counts for a block at least, so that many are as bad as big."""
+    """Bytes on disk of a flat folder; a file counts 4 KiB at least, so empty files are limited too."""
     used = 0
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 used += max(4096, entry.stat(follow_symlinks=False).st_blocks * 512)
     except OSError:
-        pass  # it changes while we look
+        pass  # the folder changes while it is read
     return used
 
 
 def _unnamed(processes: list[int]) -> int:
-    """Bytes of files without a name that processes still hold, open or mapped: they are on disk as well."""
+    """Bytes on disk of unlinked files that processes still hold, open or mapped."""
     held: dict[tuple[int, int], int] = {}
     for pid in processes:
-        with contextlib.suppress(OSError):  # it may end while we look
+        with contextlib.suppress(OSError):  # the process may end meanwhile
             for name in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
                     found = os.stat(f"/proc/{pid}/fd/{name}")
@@ -227,7 +226,7 @@ def _unnamed(processes: list[int]) -> int:
 
 
 def _remove_flat(folder: str) -> None:
-    """What landlock allows is plain files; anything more is left to the trainer, which removes the tree."""
+    """Remove a folder of plain files, as landlock allows; the trainer removes any other tree."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -249,7 +248,7 @@ def _terminated(_signal: int, _frame: Any) -> Never:
 
 
 def probe(job: dict[str, Any]) -> dict[str, str]:
-    """Which layers this machine has: each is applied in a child, and one that fails says why."""
+    """Layer -> "" where this machine has it, else why not; each is tried in a child."""
     folder, found = job["folder"], {}
     null = os.open(os.devnull, os.O_RDWR)
     for layer in job["layers"]:
@@ -264,7 +263,7 @@ def probe(job: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     """Answer frames until the trainer hangs up."""
     signal.signal(signal.SIGTERM, _terminated)
-    # A trainer that is killed leaves nothing behind
+    # If the trainer is killed, the supervisor ends too
     confinement.prctl(confinement.PR_SET_PDEATHSIG, signal.SIGTERM)
     confinement.prctl(confinement.PR_SET_CHILD_SUBREAPER, 1)
     job = read_frame(0)

@@ -1,9 +1,9 @@
 """Values and messages between processes that don't trust each other: plain data as JSON, in frames.
 
 `encode` turns what a sample returns into plain data (a subclass becomes the built-in type that it extends, an
-array becomes a list), so nothing with behaviour of its own, such as an ``__eq__`` that is always true,
-crosses. What is not data stays where it is; the other side gets a `Handle`. Never pickle: unpickling runs
-code.
+array becomes a list). So no object with behaviour of its own crosses, such as one whose ``__eq__`` is always
+true. An object that is not data stays in its process, and the other side gets a `Handle`. Pickle is never
+used: unpickling runs code.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def encode(value: Any, keep: Keep | None = None) -> Any:
 
 
 def decode(data: Any, kept: Callable[[int], Any] | None = None) -> Any:
-    """The value again. `kept` gives back what one of our own numbers stands for."""
+    """The value of `encode`'s data. `kept` returns the object behind one of this side's own numbers."""
     if isinstance(data, list):
         return [decode(item, kept) for item in data]
     if not isinstance(data, dict):

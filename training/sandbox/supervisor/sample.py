@@ -1,8 +1,9 @@
 """What a confined process does: run a program, call its function, serve calls, or test another process.
 
-Each is the body of a child that `main` has forked and `confinement` has confined; it ends in ``os._exit`` and
-never returns to the supervisor. Results go out through one pipe, and a sample that gets hold of it can only
-say what its function "returned": the right answers are in no process that runs it.
+Each function is the body of a child that `main` has forked and `confinement` has confined. The child ends in
+``os._exit`` and never returns to the supervisor. Results leave through one pipe. A sample that gets hold of
+the pipe can only lie about what its function returned, because no process that runs the sample knows the
+right answers.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def finish(body: Callable[[], None]) -> Never:
 
 
 def load(code: str, name: str) -> dict[str, Any]:
-    """Execute a sample's code and give its names."""
+    """Execute a sample's code; returns the names that the code defines."""
     module = type(sys)(name)
     sys.modules[name] = module
     exec(compile(code, "solution.py", "exec"), module.__dict__)
@@ -62,7 +63,7 @@ def run_program(code: str) -> None:
 
 
 def call_function(code: str, name: str, arguments: list[Any], out: int) -> None:
-    """Call a function, or a method of ``Solution`` as LeetCode has it; what it returns goes to `out`."""
+    """Call a function, or a method of ``Solution`` (LeetCode), and write what it returns to `out`."""
     result = find(load(code, "solution"), name)(*arguments)
     write_frame(out, {"value": encode(result)})
 
@@ -108,7 +109,7 @@ def serve(code: str, inward: int, out: int) -> None:
 
 
 class Proxy:
-    """A name, or an object, of the sample under test; calls and attributes go over the pipes."""
+    """Stands for a name or an object of the sample under test; calls and attributes go over the pipes."""
 
     def __init__(self, remote: Remote, address: dict[str, Any]) -> None:
         self.__dict__["_remote"], self.__dict__["_address"] = remote, address
@@ -124,7 +125,7 @@ class Proxy:
 
 
 class Remote:
-    """The tester's end of the pipes; counts the calls, because tests that call nothing prove nothing."""
+    """The tester's end of the pipes. It counts calls, because tests that call nothing prove nothing."""
 
     def __init__(self, out: int, inward: int) -> None:
         self.out, self.inward, self.calls = out, inward, 0
@@ -143,7 +144,7 @@ class Remote:
         return Proxy(self, {"of": value.number}) if isinstance(value, Handle) else value
 
     def unwrap(self, value: Any) -> Any:
-        """Proxies inside arguments become handles again."""
+        """The value with handles in place of proxies."""
         if isinstance(value, Proxy) and "of" in value._address:
             return Handle(value._address["of"])
         if isinstance(value, list | tuple):
@@ -154,7 +155,7 @@ class Remote:
 
 
 def test(program: str, entry_point: str, out: int, inward: int, verdict: int) -> None:
-    """Run a test program, its unknown names bound to the sample's; HumanEval's ``check`` is called if there.
+    """Run a test program whose unknown names are the sample's; call ``check`` if it defines one (HumanEval).
 
     A failed assertion, an error of the sample and an error of the test all raise; only the end sends a
     verdict.
@@ -170,7 +171,7 @@ def test(program: str, entry_point: str, out: int, inward: int, verdict: int) ->
 
 
 def _free_names(program: str) -> set[str]:
-    """Names that a program uses and does not make itself."""
+    """The names that a program uses without defining them."""
     import ast  # here, because every supervisor starts anew and only testers need it
 
     used: set[str] = set()

@@ -1,6 +1,6 @@
-"""System calls that a confined process may make, by machine: everything else fails with EPERM.
+"""The system calls that a confined process may make, by machine; all others fail with EPERM.
 
-An allow-list, so that a call which a new kernel adds is refused until someone has thought about it. It holds
+The list allows, so a call that a new kernel adds is refused until somebody adds it here. It holds
 what CPython, its standard library and numpy need for reading, computing and printing: files that are open or
 can be opened (landlock says which), memory, threads, time, waiting. It leaves out processes, exec, sockets,
 IPC, tracing, mounts, and changes to modes, owners and times, which landlock does not govern.
