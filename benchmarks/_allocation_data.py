@@ -32,7 +32,7 @@ from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
 from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.training.data.word_problems import DIFFICULTIES, WordProblem, make_problems
-from elastic_agent.training.rewards import solution_reward
+from elastic_agent.training.rewards.word_problems import solution_reward
 
 GRID = (0, 8, 16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 112, 128, 144, 160, 192, 224, 256, 320, 384)
 UNCUT = 512

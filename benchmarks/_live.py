@@ -15,7 +15,7 @@ from elastic_agent.scheduler import BudgetScheduler, FixedCap, Marginal, Uniform
 from elastic_agent.scheduler.policies.protocol import AllocationPolicy
 from elastic_agent.training.data.word_problems import DIFFICULTIES, WordProblem, make_problems
 from elastic_agent.training.evaluation import bootstrap
-from elastic_agent.training.rewards import solution_reward
+from elastic_agent.training.rewards.word_problems import solution_reward
 
 SEED = 7300  # problems that the replay has not
 POLICIES: dict[str, AllocationPolicy] = {"uniform": Uniform(), "fixed": FixedCap(96), "default": Marginal()}

@@ -27,7 +27,7 @@ from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.generation.early_exit import EarlyExit
 from elastic_agent.generation.generate import generate
 from elastic_agent.training.data.word_problems import WordProblem, make_problems, parse_answer
-from elastic_agent.training.rewards import solution_reward
+from elastic_agent.training.rewards.word_problems import solution_reward
 from elastic_agent.usage import Usage
 
 SEED, SOLUTION, UNCUT = 8100, 96, 1024

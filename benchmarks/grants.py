@@ -44,7 +44,7 @@ from elastic_agent.training.budgets.run_logs import read_grants
 from elastic_agent.training.data.word_problems import DIFFICULTIES, Split, WordProblem, make_problems
 from elastic_agent.training.evaluation import bootstrap
 from elastic_agent.training.grpo.metrics import histogram
-from elastic_agent.training.rewards import solution_reward
+from elastic_agent.training.rewards.word_problems import solution_reward
 
 FIXED, GRANTS = "e1-fixed", "e1-grants"
 T_STAR = 48

@@ -37,7 +37,7 @@ from elastic_agent.training.config.loading import build
 from elastic_agent.training.data.lookups import STEPS, make_lookup_rows
 from elastic_agent.training.data.word_problems import make_problem
 from elastic_agent.training.grpo.export import load_model
-from elastic_agent.training.rewards import solution_reward
+from elastic_agent.training.rewards.word_problems import solution_reward
 from elastic_agent.training.rollouts.engines.in_process import roll_out
 from elastic_agent.training.run import train
 from tools.e1_tiny import sft

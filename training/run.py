@@ -36,7 +36,7 @@ from .grpo.checkpoints import checkpoints, last_good, rescue
 from .grpo.export import export_model, load_model
 from .grpo.logger import RunLogger, make_callback
 from .grpo.validate import RunContext, validate
-from .rewards import RewardFunction
+from .rewards.functions import RewardFunction
 from .rollouts.single_calls import Defects, make_rollout_func
 from .rollouts.trl_columns import RolloutFunc
 

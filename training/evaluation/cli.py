@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -101,27 +102,22 @@ def _draw(
     names: Sequence[str],
     pairs: Sequence[tuple[str, str]],
 ) -> None:
-    """Load and check what is needed, then draw what is missing."""
-    rows: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in names]
-    rows += [(f"{a}>{b}", (a, b)) for a, b in pairs]
-    there = {name: sum(key in results.records for key, _, _ in grid.keys(name)) for name, _ in rows}
-    loaded: dict[str, Engine] = {}
+    """Load and check the models whose samples are missing, then draw these samples."""
+    rows = [*((name,) for name in names), *pairs]
+    there = [sum(key in results.records for key, _, _ in grid.keys(">".join(parts))) for parts in rows]
+    for part in dict.fromkeys(part for parts in rows for part in parts):
+        if not options.base_url and Path(model_path(part)).is_dir():
+            results.note_model(part, weights_of(model_path(part)))
+    load = cache(partial(_engine, options))
     engines: list[Any] = []
-    for name, parts in rows:
-        for part in parts:
-            if not options.base_url and Path(model_path(part)).is_dir():
-                results.note_model(part, weights_of(model_path(part)))
-        if there[name] == len(grid):
-            continue
-        for part in parts:
-            if part not in loaded:
-                loaded[part] = _engine(options, part)
-        both: list[Any] = [loaded[part] for part in parts]
-        engines.append(both[0] if len(both) == 1 else both[0].swapped(both[1]))
+    for parts, drawn in zip(rows, there, strict=True):
+        if drawn < len(grid):
+            first, *others = map(load, parts)
+            engines.append(first.swapped(others[0]) if others else first)
     for engine in engines:
         engine.ready()
         check(grid, engine)
-    progress = Progress(len(rows) * len(grid), sum(there.values()))
+    progress = Progress(len(rows) * len(grid), sum(there))
     failed: list[Record] = []
 
     def done(record: Record) -> None:

@@ -22,7 +22,7 @@ from elastic_agent.generation.phases.answer import read_answer
 from elastic_agent.generation.phases.deltas import Segment
 from elastic_agent.usage import Usage
 
-from .. import rewards
+from ..rewards.grades import Sample
 from .results import Key, Record, Results
 from .runners.engines import Engine, SampleJob
 from .runners.grading import GradingQueue
@@ -174,7 +174,7 @@ def run(
             record = ungraded(item, sample.key, engine, transcript, usage)
             queue.add(
                 record,
-                rewards.Sample(record.solution, item.reference, record.finished, columns={"problem": item}),
+                Sample(record.solution, item.reference, record.finished, columns={"problem": item}),
             )
 
         engine.run(samples(), drawn)

@@ -17,7 +17,9 @@ from elastic_agent.cli_arguments import (
     add_marker_options,
 )
 from elastic_agent.credentials import add_key_options
+from elastic_agent.validation import argument
 
+from ..budgets.distributions import parse_mixture
 from .strategies.strategies import STRATEGIES
 
 DESCRIPTION = """\
@@ -37,9 +39,7 @@ elastic:wrap_up=1.
 
 CURVE_BUDGETS: tuple[int | None, ...] = (0, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, None)
 
-
-def _budgets(text: str) -> tuple[int | None, ...]:
-    return tuple(None if part.strip() == "none" else TOKENS(part) for part in text.split(","))
+_BUDGETS = argument(lambda _, text: parse_mixture(text))
 
 
 def _limits(text: str) -> tuple[int, ...]:
@@ -61,7 +61,7 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     add("--strategy", action=_Strategies, metavar="NAME[:OPTION=N]", help=names)
     shown = ",".join("none" if t is None else str(t) for t in CURVE_BUDGETS)
     thinking = f"values of t; none is unconstrained (default: {shown})"
-    add("--thinking", type=_budgets, default=CURVE_BUDGETS, metavar="T,T,...", help=thinking)
+    add("--thinking", type=_BUDGETS, default=CURVE_BUDGETS, metavar="T,T,...", help=thinking)
     add("--solution", type=_limits, default=(96,), metavar="S,...", help="values of s (default: 96)")
     add("--samples", type=COUNT, default=1, metavar="K", help="samples a problem: avg@K (default: 1)")
     data = "word problems, a set by name (math500, aime24, livecodebench, ...) or a file of your own"

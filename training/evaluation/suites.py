@@ -19,7 +19,7 @@ from ..data import Problem, prompt_of, source_named, tests_json
 from ..data.load import load_logged
 from ..data.rows import OWN_FILE
 from ..data.word_problems import DIFFICULTIES, Split, make_problems, parse_answer
-from ..rewards import Grader
+from ..rewards.grades import Grader
 from .runners.graders import grader_of, load_grader
 from .strategies.cues import Cues
 

@@ -28,7 +28,7 @@ from ..config.fields import ConfigError, named
 from ..config.schema import TrainConfig
 from ..data.sources import SOURCES as SETS
 from ..data.training_set import Row, source_of
-from ..rewards import make_reward_function
+from ..rewards.functions import make_reward_function
 from ..rollouts.engines.engine import Engine
 from ..rollouts.engines.registry import ENGINES
 from ..rollouts.prompts import codec_of, prompt_ids_of

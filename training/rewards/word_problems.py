@@ -9,7 +9,7 @@ from .grades import Grade, Sample
 
 
 def solution_reward(solution: str, finished: bool, answer: int) -> float:
-    """1.0 for the right answer in a finished solution, else 0.0. A solution cut by its limit is unfinished."""
+    """1.0 for the right answer in a finished solution, else 0.0. A cut solution is unfinished."""
     return float(finished and parse_answer(solution) == answer)
 
 

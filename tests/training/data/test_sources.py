@@ -24,7 +24,7 @@ from elastic_agent.training.data import (
     to_rows,
 )
 from elastic_agent.training.data.answers import Unusable, all_of, any_of, as_list, clean_answer
-from elastic_agent.training.rewards import CodeTests
+from elastic_agent.training.rewards.code import CodeTests
 
 ROOT = Path(__file__).resolve().parents[3]
 SHARED = Path(os.environ.get("ELASTIC_SHARED_DATA", ROOT.parent / "shared" / "data"))

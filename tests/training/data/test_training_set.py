@@ -16,7 +16,9 @@ from elastic_agent.training.data import SOURCES as SETS
 from elastic_agent.training.data import dataset_of
 from elastic_agent.training.data.training_set import SOURCES, named_sets
 from elastic_agent.training.grpo.validate import validate
-from elastic_agent.training.rewards import CodeGrader, MathGrader, Sample
+from elastic_agent.training.rewards.code import CodeGrader
+from elastic_agent.training.rewards.grades import Sample
+from elastic_agent.training.rewards.math import MathGrader
 from elastic_agent.training.run import train
 from tests.training.runs import make_base, small
 

@@ -16,6 +16,7 @@ import pytest
 from elastic_agent.integrations.commands.main import main
 from elastic_agent.scheduler.estimates.curve_files import load_file
 from elastic_agent.training.evaluation.progress import Progress, minutes
+from elastic_agent.training.evaluation.runners.in_process import InProcess
 from tests import wire
 from tools.e1_tiny.model import new_model, save_model
 
@@ -96,7 +97,9 @@ def test_killed_and_taken_up_again(folder: Path, here: Path, root: Path) -> None
     assert len(resumed & whole) >= 0.9 * len(whole)
 
 
-def test_a_server_a_swap_curves_and_the_inspector(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_a_swap_curves_and_the_inspector(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Over the wire; then thinking and solution of two models swapped, curves and a page, in process."""
     with wire.serving(model="org/e1") as base_url:
         served = ["eval", "--model", "org/e1", "--base-url", base_url, "--tokenizer", "e1-tiny"]
@@ -105,7 +108,16 @@ def test_a_server_a_swap_curves_and_the_inspector(here: Path, capsys: pytest.Cap
     assert "| org/e1 | truncate |" in capsys.readouterr().out
     both = ["eval", "--model", "e1-tiny-base", "--model", "e1-tiny", "--swap", "e1-tiny-base", "e1-tiny"]
     few = ["--thinking", "0,8,16", "--solution", "12", "--problems", "3"]
+    loaded: list[str] = []
+    load = InProcess.load
+
+    def count(name: str, **options: Any) -> InProcess:
+        loaded.append(name)
+        return load(name, **options)
+
+    monkeypatch.setattr(InProcess, "load", count)
     assert main([*both, *few, "--inspect", "steps.html"]) == 0
+    assert loaded == ["e1-tiny-base", "e1-tiny"], "each model is loaded once"
     assert "| e1-tiny>e1-tiny-base | elastic |" in capsys.readouterr().out
     assert (here / "steps.html").read_text().count("<article") == 3
     small = ["--thinking", "0,8,none", "--solution", "12", "--problems", "1"]

@@ -14,7 +14,7 @@ from elastic_agent.integrations.commands.main import main
 from elastic_agent.training.evaluation.reports.ratings import Rated, rate_cells, rating_report
 from elastic_agent.training.evaluation.reports.stats import summarize
 from elastic_agent.training.evaluation.suites import Suite, set_suite, word_problem_suite
-from elastic_agent.training.rewards import Sample
+from elastic_agent.training.rewards.grades import Sample
 from elastic_agent.training.sandbox.sandbox import SandboxUnavailable
 from tests import wire
 from tests.training.evaluation.grids import record

@@ -12,14 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from elastic_agent.training.config.reward import RewardConfig
-from elastic_agent.training.rewards import (
-    Grade,
-    RewardFailedError,
-    RewardFunction,
-    Sample,
-    make_reward_function,
-)
 from elastic_agent.training.rewards.code import last_block
+from elastic_agent.training.rewards.functions import RewardFunction, make_reward_function
+from elastic_agent.training.rewards.grades import Grade, RewardFailedError, Sample
 from elastic_agent.training.rewards.shape import l1_exact, l1_max, overlong
 from elastic_agent.training.rewards.word_problems import WordProblemGrader
 from tools.e1_tiny.tokenizer import CLOSE, END, build_tokenizer, vocabulary

@@ -14,7 +14,8 @@ from elastic_agent.generation.prepare import markers_for
 from elastic_agent.training.budgets.distributions import Spread, mixture
 from elastic_agent.training.config.reward import RewardConfig
 from elastic_agent.training.data.word_problems import make_problems
-from elastic_agent.training.rewards import make_reward_function, solution_reward
+from elastic_agent.training.rewards.functions import make_reward_function
+from elastic_agent.training.rewards.word_problems import solution_reward
 from elastic_agent.training.rollouts.engines.in_process import decode_in_process, roll_out
 from elastic_agent.training.rollouts.prompts import codec_of, prompt_ids_of
 from elastic_agent.training.rollouts.rollout import machine_for, rollout_of

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from ...rewards import Grade, Grader, Sample
 from ...rewards.functions import make_grader
-from ...rewards.grades import grade_finished
+from ...rewards.grades import Grade, Grader, Sample, grade_finished
 
 Judge = Callable[[Any, str, bool], object]
 """(`Item`, the solution's text, whether it ended by itself within its limit) -> right, by its truth."""

@@ -13,8 +13,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
-from ...rewards import Grader, Sample
-from ...rewards.grades import grade_all
+from ...rewards.grades import Grader, Sample, grade_all
 from ..results import Record
 
 BATCH = 64

@@ -20,7 +20,7 @@ from elastic_agent.training.evaluation.runners.graders import (
 from elastic_agent.training.evaluation.runners.grading import BATCH, GradingQueue
 from elastic_agent.training.evaluation.runners.served import Served
 from elastic_agent.training.evaluation.suites import Suite
-from elastic_agent.training.rewards import Grade, Sample
+from elastic_agent.training.rewards.grades import Grade, Sample
 from tests.training.evaluation.grids import CUES, grid, model, record, suite
 
 
