@@ -156,6 +156,12 @@ class DeviceConfig(Section):
     """Compute activations again in the backward pass instead of keeping them."""
     threads: Count = 1
     """torch threads on a CPU."""
+    shard: Literal["none", "fsdp2", "zero3"] = "none"
+    """How several processes hold weights and optimizer: "none", all of it in each; "fsdp2" (torch's fully
+    sharded data parallel) or "zero3" (DeepSpeed's ZeRO-3), a part in each. Rollouts in process gather the
+    weights while they decode."""
+    timeout: Seconds = 1800.0
+    """Seconds that a process waits for the others before the run stops with an error."""
 
 
 class CheckpointConfig(Section):
