@@ -1,4 +1,4 @@
-"""What a decision costs: allocate + hold + settle, through the real desk, with 1, 100 and 10,000 live tasks.
+"""What a decision costs: allocate + hold + settle, by the real dispatcher, with 1, 100 and 10,000 live tasks.
 
     python benchmarks/decision_cost.py [--quick] [--json]
 
@@ -48,6 +48,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from statistics import quantiles
 from types import FrameType
@@ -95,13 +96,13 @@ TERMS = {kind: CallTerms(kind) for kind in TURNS}
 
 
 class Office:
-    """a dispatcher with so many live tasks, and the calls that they make.
+    """A dispatcher with so many live tasks, and the calls that they make.
 
     Args:
         tasks: how many are live at once.
         log: where events go, all that a replay needs.
-        desk: instead of its own.
-        durable: the ledger that the tasks are charged to, of that desk; no call has a hold there yet.
+        dispatcher: instead of its own.
+        durable: the ledger that the tasks are charged to, of that dispatcher; no call has a hold there yet.
 
     Attributes:
         standing: the calls that run all the while.
@@ -144,6 +145,14 @@ class Office:
             kind = next(kinds)
         self._now += 0.001
         return state, kind
+
+    def spread(self) -> None:
+        """Have each task make some of its calls: tasks that live are at all places between their first call
+        and their last."""
+        for at, (state, kinds) in enumerate(self._tasks):
+            for kind in islice(kinds, at % len(TURNS)):
+                running = self.grant(state, kind)
+                self.settle(running, self.used(running))
 
     def grant(self, state: TaskState, kind: str) -> Running:
         """A call asks and is granted."""
@@ -216,7 +225,7 @@ async def durable_times(url: str, live: int, decisions: int) -> dict[str, float]
     path = [Spec("acme"), Spec(account, tokens=2**50, nano=2**50)]
     durable = DurableLedger(dispatcher.ledger, open_store(url), path, lease=3600)
     await durable.open()
-    dispatcher.ended = durable.end
+    dispatcher.running.hold_ended = durable.end
     office = Office(live, dispatcher=dispatcher, durable=durable)
     for first in range(0, live, 64):
         assert not any(
@@ -347,6 +356,7 @@ def refusals(promised: int, count: int) -> dict[str, float]:
 
 def function_calls(office: Office, decisions: int) -> float:
     """Python functions that a decision enters, on average, once a few like it were made."""
+    office.spread()
     times(office, 2 * len(TURNS))
     entered = 0
 

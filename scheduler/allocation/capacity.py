@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastic_agent.usage import worst_input
 
@@ -27,8 +26,7 @@ UNBOUNDED = 1e12
 """Thinking tokens of a level without a cap: more than any calls can use."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What the policy would give, on the level where it gives least.
 
     Attributes:

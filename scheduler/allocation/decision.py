@@ -4,8 +4,7 @@ them."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastic_agent.budget import to_usd
 from elastic_agent.errors import CapExceededError, DeadlineError
@@ -18,8 +17,7 @@ from .headroom import Headroom
 from .reserves import ReserveMoves
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(NamedTuple):
     """What a call gets.
 
     Attributes:
@@ -46,8 +44,7 @@ class Allocation:
     short: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Not now: running calls may give back what an account lacks. Ask again at `until` at the latest."""
 
     why: str
@@ -55,8 +52,7 @@ class Wait:
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """There is no room for the smallest acceptable answer.
 
     Attributes:
@@ -124,8 +120,7 @@ class Refusal:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """An answer, and the reserves that move with it, whatever it is."""
 
     moves: ReserveMoves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..latency.model import Speed
 from ..latency.slack import SAFETY, RemainingWork, Timing
@@ -13,8 +13,7 @@ from .reserves import ReserveMoves, plan_reserves
 from .snapshot import AccountView, Blocked, Snapshot, TaskView
 
 
-@dataclass(frozen=True, slots=True)
-class Headroom:
+class Headroom(NamedTuple):
     """What a call may take.
 
     Attributes:
@@ -117,14 +116,13 @@ def work_out(snapshot: Snapshot, timing: Timing) -> Headroom:
     task = snapshot.tasks[0]
     if moves.final_answers[0] is not task.final_answer:
         task = task._replace(final_answer=moves.final_answers[0])
-    terms, solution = request.terms, request.size.solution
+    terms = request.terms
     least, demand = request.least_solution(task.final_answer.size), Demand(request)
     remaining = demand.remaining(task.calls.to_come(terms.kind, terms.final))
-    rest = work_after(request, task, remaining, solution)
     ends, end = _ends(moves)
-    in_time = _solution_in_time(snapshot, rest, end, moves.seconds[0], least)
-    if in_time < solution:
-        rest = rest._replace(solution=in_time)
+    after = moves.seconds[0] if task.reserving and not terms.final else SAFETY
+    in_time = _solution_in_time(snapshot, end - after, least)
+    rest = work_after(request, task, remaining, in_time)
     left = _left(moves, end).with_freed(snapshot.holds)
     minimum, queue = queued(request, task, least, demand)
     now, speed = snapshot.now, snapshot.speed
@@ -174,14 +172,17 @@ def _ends(moves: ReserveMoves) -> tuple[tuple[float, ...], float]:
     return tuple(reversed(found[-tasks:])), end
 
 
-def _solution_in_time(snapshot: Snapshot, rest: RemainingWork, end: float, tail: float, least: int) -> int:
-    """Solution tokens that the time holds, at most those asked for."""
+def _solution_in_time(snapshot: Snapshot, until: float, least: int) -> int:
+    """Solution tokens that the call can write until then, at most those asked for.
+
+    At the usual speed, or the present one where that is faster: a slowdown may be over before the answer is,
+    and the answer must not be cut for it.
+    """
     size, speed = snapshot.request.size, snapshot.speed
-    if end == INFINITY or speed is None:
+    if until == INFINITY or speed is None:
         return size.solution
-    tail = tail if rest.final else SAFETY
-    best = speed.best  # a slowdown may be over before the answer is: it must not be cut for it
-    start = snapshot.now + best.ttft + size.fresh * best.prefill
-    in_time = int(min(size.solution, max(0.0, (end - tail - start) / max(best.tpot, 1e-9))))
+    ttft, prefill = min(speed.ttft, speed.usual_ttft), min(speed.prefill, speed.usual_prefill)
+    start, tpot = snapshot.now + ttft + size.fresh * prefill, min(speed.tpot, speed.usual_tpot)
+    in_time = int(min(size.solution, max(0.0, (until - start) / max(tpot, 1e-9))))
     # An admitted task gets its answer while there is any time at all.
     return max(in_time, least) if snapshot.request.terms.final else in_time

@@ -6,8 +6,7 @@ something were different is asked with a changed copy (`Snapshot.as_if_waiting`)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..estimates.workload import CallsToCome
@@ -80,8 +79,7 @@ class TaskView(NamedTuple):
     thinking_price: float
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What is known when a call is decided.
 
     Attributes:
@@ -118,11 +116,11 @@ class Snapshot:
             )
             for task in self.tasks
         ]
-        return replace(self, request=asks, tasks=tuple(tasks), holds=running.held)
+        return self._replace(request=asks, tasks=tuple(tasks), holds=running.held)
 
 
 def take_snapshot(
-    request: Request, now: float, pacing: Pacing | None = None, blocked: Iterable[Running] = ()
+    request: Request, now: float, pacing: Pacing | None = None, blocked: Sequence[Running] = ()
 ) -> Snapshot:
     """A snapshot for the decision on a call.
 
@@ -132,7 +130,8 @@ def take_snapshot(
     """
     state, speed = request.task, request.model.latency.speed()
     accounts = tuple(map(_account, state.account.path))
-    if held := _held_by(blocked):
+    if blocked:
+        held = _held_by(blocked)
         accounts = tuple([one._replace(blocked=held[one.id]) if one.id in held else one for one in accounts])
     if pacing is None:
         tasks = tuple(map(view_of, state.lineage))

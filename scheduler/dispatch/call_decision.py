@@ -41,7 +41,8 @@ class CallDecision:
         """The running call, the error, or what it waits for."""
         try:
             found = self._allocate(request, now)
-            if _lacks(found) and self._revision.make_room(request, now):
+            lacks = isinstance(found, Wait) or (isinstance(found, Allocation) and found.short)
+            if lacks and self._revision.make_room(request, now):
                 found = self._allocate(request, now)
             if isinstance(found, Allocation):
                 return self._grant(found)
@@ -84,8 +85,3 @@ class CallDecision:
         running = Running(request, grant, hold, likely, rest, now)
         self._running.start(running, now)
         return running
-
-
-def _lacks(outcome: Allocation | Wait | Refusal) -> bool:
-    """Whether the call could do with what earlier calls hold."""
-    return outcome.short if isinstance(outcome, Allocation) else isinstance(outcome, Wait)

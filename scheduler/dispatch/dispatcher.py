@@ -18,7 +18,7 @@ from ..allocation.allocator import Allocator
 from ..allocation.request import Request, Running
 from ..allocation.task_state import TaskState
 from ..latency.slack import Timing
-from ..ledger.accounts import Account, Hold
+from ..ledger.accounts import Account
 from ..ledger.amounts import Amount
 from ..ledger.ledger import Ledger
 from ..policies.pacing import Pacing
@@ -41,7 +41,6 @@ class Dispatcher:
     Attributes:
         pacing: the price of the pool that all tasks share; None: there is none.
         running: the granted calls that are not over.
-        ended: told of every hold that has ended, under the lock: it must only pass it on.
         request_pass: called with an account to which something came back, and the time, when calls wait: it
             has `run_pass` run for them. At once, unless somebody sets it to do so soon (an event loop), or
             not at all (a replay, whose log says when).
@@ -57,10 +56,9 @@ class Dispatcher:
         ledger = self.ledger = ledger or Ledger()
         self.timing, self.pacing = timing or Timing(), pacing
         record = self.record = Recorder(ledger, self.timing, files, pacing)
-        self.ended: Callable[[Hold], None] = lambda hold: None
         self.request_pass: Callable[[Account, float], None] = self.run_pass
         allocator = Allocator(self.timing)
-        self.running = RunningCalls(ledger, record, pacing, lambda hold: self.ended(hold))
+        self.running = RunningCalls(ledger, record, pacing)
         self._revision = Revision(ledger, record, allocator, self.running)
         decision = CallDecision(ledger, record, allocator, self.running, self._revision)
         self._loop = DecisionLoop(ledger, record, self.running, decision)

@@ -25,13 +25,14 @@ class RunningCalls:
 
     Args:
         pacing: the price of the pool that all tasks share; None: there is none.
-        hold_ended: called with every hold that has ended.
+
+    Attributes:
+        hold_ended: called with every hold that has ended, under the lock: it must only pass it on.
     """
 
-    def __init__(
-        self, ledger: Ledger, record: Recorder, pacing: Pacing | None, hold_ended: Callable[[Hold], None]
-    ) -> None:
-        self._ledger, self._record, self._pacing, self._hold_ended = ledger, record, pacing, hold_ended
+    def __init__(self, ledger: Ledger, record: Recorder, pacing: Pacing | None) -> None:
+        self._ledger, self._record, self._pacing = ledger, record, pacing
+        self.hold_ended: Callable[[Hold], None] = lambda hold: None
         self._by_hold: dict[str, Running] = {}  # by their first hold
         self._by_task: dict[TaskState, dict[str, Running]] = {}
         self._enclosing: Counter[str] = Counter()  # by hold: the waiting calls that it can't end before
@@ -49,7 +50,7 @@ class RunningCalls:
 
     def snapshot(self, request: Request, now: float) -> Snapshot:
         """What a decision on a call rests on. Calls that are open around waiting calls can free nothing."""
-        blocked = [running for hold in self._enclosing if (running := self._by_hold.get(hold)) is not None]
+        blocked = list(filter(None, map(self._by_hold.get, self._enclosing)))
         return take_snapshot(request, now, self._pacing, blocked)
 
     # Calls that are open around waiting calls
@@ -150,5 +151,5 @@ class RunningCalls:
                 actual -= part
             self._ledger.settle(first, actual)
         for hold in running.holds:
-            self._hold_ended(hold)
+            self.hold_ended(hold)
         return sum([hold.charged for hold in running.extensions], first.charged)

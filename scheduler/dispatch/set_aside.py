@@ -31,5 +31,5 @@ def settle_part(dispatcher: Dispatcher, task: TaskState, hold: Hold, actual: Amo
         dispatcher.record.step += 1
         dispatcher.ledger.settle(hold, actual)
         dispatcher.record.part_settled(task, hold, actual, now)
-        dispatcher.ended(hold)
+        dispatcher.running.hold_ended(hold)
         dispatcher.request_pass(task.account, now)

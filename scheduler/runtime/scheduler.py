@@ -153,7 +153,7 @@ class BudgetScheduler:
             self.durable = DurableLedger(
                 self.dispatcher.ledger, opened, accounts, lease=lease, failure=on_store_failure
             )
-            self.dispatcher.ended = self.durable.end
+            self.dispatcher.running.hold_ended = self.durable.end
             self.durable.mirror.looked = self.dispatcher.record_accounts
         elif accounts:
             raise ValueError("accounts= are kept in a store: pass store=, such as store='spend.db'")

@@ -83,7 +83,7 @@ class AccountSchedulers:
         self.main, self.store, self.lease = main, store, lease
         self._shared: dict[str, asyncio.Task[AccountScheduler]] = {}
         self._by_root: dict[str, AccountScheduler] = {}
-        main.dispatcher.ended = self._hold_ended
+        main.dispatcher.running.hold_ended = self._hold_ended
 
     async def shared(self, spec: Spec) -> AccountScheduler:
         """The scheduler of a key's account, one for all of the key's requests.
