@@ -30,7 +30,7 @@ SHARES = 12
 
 
 class Allocator:
-    """Decides; it has no state.
+    """Decides on calls; keeps nothing between decisions.
 
     Args:
         timing: how careful to be with deadlines.
@@ -40,7 +40,7 @@ class Allocator:
         self._timing = timing
 
     def decide(self, snapshot: Snapshot) -> Decision:
-        """What the snapshot's call gets, and the reserves that move with that."""
+        """What the snapshot's call gets, and how reserves change."""
         headroom = work_out(snapshot, self._timing)
         return Decision(headroom.moves, self._outcome(headroom))
 
@@ -57,7 +57,7 @@ class Allocator:
         return self._think(headroom, max(0, fits))
 
     def _think(self, headroom: Headroom, holdable: int) -> Allocation | Wait:
-        """A call whose minimum fits: how much it thinks.
+        """How much a call thinks whose smallest answer fits, or the refunds for which it waits.
 
         Args:
             holdable: thinking tokens that can be held now.
@@ -105,7 +105,7 @@ class Allocator:
 
 
 def share_out(headroom: Headroom, wanted: int, room: Room) -> tuple[int, int, float]:
-    """The best thinking and solution that this room holds, and how likely such a call is right.
+    """The best thinking and solution that this room holds, and the chance that such a call is right.
 
     Where it is known how long solutions are, a smaller one may make room for more thinking: the last
     tokens of a solution's limit are hardly ever used, and come back too late for the call itself.
@@ -138,14 +138,14 @@ def _wait_for_refunds(headroom: Headroom, room: Room, chance: float, wanted: int
     """Wait when refunds that are due would make this call clearly better, and time allows.
 
     Args:
-        chance: that it is right with what can be held now.
+        chance: that the call is right with what can be held now.
     """
     request, accounts, tasks = headroom.request, headroom.moves.accounts, headroom.snapshot.tasks
     top = accounts[-1]
     if request.terms.on_exhausted == "raise" or not top.live:
         return None
     due = tasks[0].expected_refund
-    if len(accounts) > len(tasks):  # with other tasks: maybe all of it
+    if len(accounts) > len(tasks):  # shared with other tasks, whose calls may give back all they hold
         due = due.max(top.held - top.reserved)
     thinking, solution, hope = share_out(headroom, wanted, room.with_freed(due))
     if chance > (1 - WORTH_WAITING) * hope:

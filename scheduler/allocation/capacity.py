@@ -3,8 +3,8 @@
 - *held*: what can be taken this instant. The worst case of exactly what will be sent must fit above the final
   answer's reserve.
 - *expected*: what will come to be used. Running calls give back what they don't use, calls to come use their
-  average. The policy shares out this one, in thinking tokens, for the tightest of tokens, money and time, on
-  every level of nested tasks.
+  average. The policy shares out the expected view, in thinking tokens, for the tightest of tokens, money and
+  time, on every level of nested tasks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Plan(NamedTuple):
     """What the policy would give, on the level where it gives least.
 
     Attributes:
-        choice: the policy's.
+        choice: what the policy chose.
         level: the task whose caps bind.
-        unit: the cap that binds there; "pool" where none does.
+        unit: the cap that binds there; "pool" where no cap does.
         room: thinking tokens for this call and the others, by that cap.
         others: calls still to come on that level.
     """
@@ -86,7 +86,7 @@ def largest_thinking(request: Request, solution: int, room: Room) -> int:
 
 
 def _fits(request: Request, thinking: int, solution: int, room: Room) -> bool:
-    """Whether it can be held, with all its probes."""
+    """Whether a call with this budget can be held, with all its probes."""
     need = request.worst(thinking, solution)
     tokens = room.tokens is None or need.tokens <= room.tokens
     return tokens and (room.nano is None or request.model.price is None or need.nano <= room.nano)
@@ -116,11 +116,11 @@ def plan(headroom: Headroom, most: int) -> Plan | None:
 
 
 def _room(headroom: Headroom, at: int, remaining: RemainingDemand) -> tuple[float, str | None]:
-    """Thinking tokens for this call and the others, by the tightest cap of one level, and which that is.
+    """Thinking tokens for this call and the others, by the tightest cap of one level; and that cap.
 
-    Planning leaves untouched what all of them are expected to use if none thinks. A sum of averages is too
-    small half of the time. How much is kept for that is the policy's to say: it depends on what a token would
-    gain.
+    Planning leaves untouched what all of these calls are expected to use without thinking. A sum of averages
+    is too small half of the time; the policy says how much to keep for that, since the margin depends on what
+    a token would gain.
 
     Args:
         at: the level: place of the task in the lineage.
@@ -153,7 +153,7 @@ def _room(headroom: Headroom, at: int, remaining: RemainingDemand) -> tuple[floa
 
 
 def _room_in_time(headroom: Headroom, at: int, remaining: RemainingDemand, speed: Speed) -> float:
-    """The same by time: what answers leave of it, in each of the lanes in which calls run side by side."""
+    """The same by time: what answers leave of it in each lane. Calls in different lanes run side by side."""
     rest, request, calls = headroom.rest, headroom.request, headroom.snapshot.tasks[at].calls
     lanes = max(1, calls.running + calls.waiting)
     if at == 0:

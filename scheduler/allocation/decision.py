@@ -1,5 +1,4 @@
-"""The answer to one request: tokens, wait, or a refusal. All of them are values; `dispatch.apply` writes
-them."""
+"""The answer to one request: an allocation, a wait, or a refusal. All are values; `dispatch` writes them."""
 
 from __future__ import annotations
 
@@ -21,10 +20,10 @@ class Allocation(NamedTuple):
     """What a call gets.
 
     Attributes:
-        headroom: what it was decided from.
-        thinking, solution: its budget.
-        last: it takes the final answer's reserve.
-        rest: what happens in time after its thinking.
+        headroom: from which this was decided.
+        thinking, solution: the call's budget.
+        last: the call takes the final answer's reserve.
+        rest: what happens in time after the call's thinking.
         why, numbers: the reason, in words (`str` of it) and for programs.
         hold: what to hold: the worst case of exactly this budget. `until`: when the call has to be over.
         plan: the policy's part of it; None where no policy was asked.
@@ -58,7 +57,7 @@ class Refusal(NamedTuple):
     Attributes:
         room: what there is.
         solution: tokens of the smallest acceptable one.
-        seconds: that are left, and that the smallest answer needs, where only time lacks.
+        seconds: (left, needed by the smallest answer), where only time is short.
     """
 
     headroom: Headroom
@@ -121,7 +120,7 @@ class Refusal(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """An answer, and the reserves that move with it, whatever it is."""
+    """An answer, and the reserves that change with it: also with a wait or a refusal."""
 
     moves: ReserveMoves
     outcome: Allocation | Wait | Refusal

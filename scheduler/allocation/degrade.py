@@ -85,8 +85,8 @@ def too_small(
 
     Args:
         now: the moment.
-        seconds: what it has at most.
-        speed: of the model that it will probably use, if known.
+        seconds: what the task has at most.
+        speed: of the model that the task will probably use, if known.
         close: tokens of that model's close.
     """
     tokens, size = task.account.tokens, task.final_answer.size

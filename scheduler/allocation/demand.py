@@ -29,14 +29,14 @@ UNSEEN = 0.25
 
 
 Minimum = tuple[Curve, int, int]
-"""Of a kind: the success curve of its calls, solution tokens of one that doesn't think, prompt tokens."""
+"""Of a kind: its success curve; solution tokens of a call that doesn't think; prompt tokens of a call."""
 
 
 class RemainingDemand(NamedTuple):
     """What a call and the calls that are still to come in one task are expected to use.
 
     Attributes:
-        needs: of those to come, in the order of their kinds.
+        needs: of the calls to come, in the order of their kinds.
         calls: how many they are.
         tokens, nano: what all of them, this call too, are expected to use if none thinks.
         steps: how many of them are not the final answer.
@@ -53,7 +53,7 @@ class RemainingDemand(NamedTuple):
 
 
 class Demand(dict[str, Minimum]):
-    """The minimum of each kind, in one decision; it is worked out once, when it is first asked for."""
+    """The minimum of each kind, for one decision; worked out when a kind is first asked for."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -63,7 +63,7 @@ class Demand(dict[str, Minimum]):
         return self[kind]
 
     def _work_out(self, kinds: Iterable[str]) -> None:
-        """Work out those of these kinds that aren't known yet: many together are cheaper than one by one."""
+        """Work out the kinds that aren't known yet: many together are cheaper than one by one."""
         request = self._request
         size, mine, model = request.size, request.terms.kind, request.model
         limit, curve_of = size.solution, model.curves.curve
@@ -75,7 +75,7 @@ class Demand(dict[str, Minimum]):
                 self[kind] = (curve, _solution(curve.unthought, usage, bias, limit), prompt)
 
     def minimum(self, calls: int, prompts: int, solutions: int) -> tuple[int, int]:
-        """Tokens and nano-dollars of so many calls that don't think, of all their prompts and solutions."""
+        """Tokens and nano-dollars of so many calls that don't think, with so many tokens in all."""
         close, price = self._request.size.close, self._request.model.price
         read = prompts + calls * worst_input(0, 0, close)
         return calls * close + solutions, 0 if price is None else price.bound(read, solutions)
@@ -118,7 +118,7 @@ def work_after(request: Request, task: TaskView, remaining: RemainingDemand, sol
     """What has to happen in time once this call has thought, in its own task.
 
     Args:
-        task: its own.
+        task: the call's own.
         remaining: what is still to come there.
         solution: tokens of this call's solution.
     """
@@ -178,8 +178,8 @@ def _solution(says: float | None, usage: AverageUsage | None, bias: float, limit
     As measured, corrected by how far that was off lately; else as seen lately, else a share of the limit.
 
     Args:
-        says: what its curve says, for the thinking that it has.
-        bias: of its usage_stats.
+        says: what the kind's curve says, for the thinking that the call has.
+        bias: by which factor such curves were off lately (`UsageStats.bias`).
     """
     seen = usage.solution if usage else limit * UNSEEN
     size = seen if says is None else says * bias

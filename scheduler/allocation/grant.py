@@ -1,4 +1,4 @@
-"""What the scheduler gives a call, and the words in which it says so."""
+"""What the scheduler gives a call, and the words of the reason."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Explained(Protocol):
     """A policy's part of a decision."""
 
     def numbers(self) -> dict[str, Any]:
-        """What it was made from, for the log."""
+        """The numbers behind the choice, for the log."""
         ...
 
 
 class Basis(NamedTuple):
-    """What a grant was decided from: the material of its reason, in words and for programs.
+    """From what a grant was decided: the material of its reason.
 
     Attributes:
-        why: it is this much thinking, in words (`str` of it); `numbers`, `plan`: the same for programs.
+        why: the reason for this much thinking; `str(why)` is text. `numbers`, `plan`: the same for programs.
         prompt: tokens.
         before: what was left, the reserve included.
         reserve: what is kept for the final answer beside the call.
@@ -48,14 +48,14 @@ class Grant(NamedTuple):
 
     Attributes:
         budget: the two limits that go on the wire.
-        deadline: when its answer has to be over, on the event loop's clock; None without a time cap.
-        hold: id of its hold on the ledger.
+        deadline: when the answer has to be over, on the event loop's clock; None without a time cap.
+        hold: id of the call's hold on the ledger.
         kind: the kind of call.
         policy: the policy that chose.
         call: the call's number in its task, from 1.
         held: what the hold takes (tokens and nano-dollars): the worst case of exactly this budget.
-        last: it draws on the final answer's reserve: the task's answer is this one.
-        basis: what `reason` and `why` are made of, when somebody asks.
+        last: the call draws on the final answer's reserve: it gives the task's answer.
+        basis: from which `reason` and `why` are made when somebody asks.
     """
 
     budget: Budget
@@ -70,7 +70,7 @@ class Grant(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why it is this much thinking: one clause."""
+        """The reason for this much thinking, as one clause."""
         return str(self.basis.why)
 
     @property

@@ -17,18 +17,19 @@ class Headroom(NamedTuple):
     """What a call may take.
 
     Attributes:
-        snapshot: what all of it was worked out from; `request`, `now`, `speed`: of it.
+        snapshot: from which all this was worked out; `request`, `now` and `speed` are the snapshot's.
         moves: the reserves that are brought up to date before the call gets anything.
-        task: the call's own task, with its final answer as it is known by now.
-        left: what a last call could hold: the reserve is in it.
-        ends: of each task of the lineage, when its calls have to be over that are not the final one.
+        task: the call's own task, with what is known of the final answer by now.
+        left: what a last call could hold, the reserve included.
+        ends: by task of the lineage, when all calls but the final one have to be over.
         end: when the own task has to be over; infinity without a deadline.
-        demand, remaining: what calls use that don't think, and what is still to come in the own task.
+        demand: what calls without thinking use, by kind.
+        remaining: what is still to come in the own task.
         rest: what has to happen in time after the call's thinking.
-        in_time: solution tokens that the time holds.
+        in_time: solution tokens for which there is time.
         least: the smallest solution that is worth the call.
         queued_minimum: the smallest answers of the calls that wait behind this one.
-        queued_demand: what these are expected to need for their answers.
+        queued_demand: what the calls that wait behind this one are expected to need for their answers.
     """
 
     snapshot: Snapshot
@@ -49,7 +50,7 @@ class Headroom(NamedTuple):
     queued_demand: Amount
 
     def room(self, keep: Amount = NOTHING, *, last: bool = False) -> Room:
-        """What the call may hold above the reserve, and above what is kept for others; a last call has it."""
+        """What the call may hold beside what is kept for others; only a last call may use the reserve."""
         moves, final = self.moves, self.request.terms.final
         shortfall = NOTHING if last else moves.shortfall
         reserve = NOTHING if last or final else moves.accounts[0].reserve
@@ -77,7 +78,7 @@ class Headroom(NamedTuple):
         return max(0.0, (seconds - start) / max(speed.tpot, 1e-9))
 
     def hold_until(self, thinking: int, solution: int, last: bool) -> float:
-        """When a call with this budget has to be over: at its estimate, or at the end that it must keep."""
+        """When a call with this budget has to be over: after its estimated time, or at its deadline."""
         end, speed = self.end_of(last), self.speed
         if end == INFINITY or speed is None:
             return end
@@ -85,7 +86,7 @@ class Headroom(NamedTuple):
         return min(end, self.now + speed.answer(thinking + solution, self.request.size.fresh, passes))
 
     def retry_at(self) -> float:
-        """A waiting call is decided again half-way to its deadline, and again."""
+        """When a waiting call is decided on again: half-way to its deadline."""
         return INFINITY if self.end == INFINITY else self.now + max(0.5 * (self.end - self.now), SAFETY)
 
     def short_account(self, need: Amount, keep: Amount = NOTHING) -> AccountView | None:
@@ -161,7 +162,7 @@ def _left(moves: ReserveMoves, end: float) -> Room:
 
 
 def _ends(moves: ReserveMoves) -> tuple[tuple[float, ...], float]:
-    """When calls of each task have to be over that are not its final one; and the end of the own task."""
+    """By task, when all its calls but the final one have to be over; and the end of the own task."""
     found, end, tasks = [], INFINITY, len(moves.seconds)
     before = INFINITY
     for i in range(len(moves.accounts) - 1, -1, -1):

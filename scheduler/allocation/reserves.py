@@ -15,16 +15,16 @@ from .task_state import FinalAnswer
 
 
 class ReserveMoves(NamedTuple):
-    """The reserves that a decision brings up to date, whatever becomes of its call. `dispatch.apply` writes
-    it.
+    """The reserves that a decision brings up to date, whatever becomes of the call; `dispatch.apply` writes
+    them.
 
     Attributes:
-        final_answers: of each task of the lineage, what is known of its final answer by now.
-        reserves: the new reserves that differ, as (place in the lineage, amount).
-        seconds: of each task of the lineage, the seconds at its end that only the final answer may use.
-        accounts: the path as it is once the reserves have moved.
+        final_answers: by task of the lineage, what is known of the task's final answer by now.
+        reserves: each reserve that changes, as (place in the lineage, new amount).
+        seconds: by task of the lineage, the seconds at the task's end that only the final answer may use.
+        accounts: the path after the reserves have changed.
         shortfall: what the reserve of the call's own task still lacks.
-        ancestor_shortfall: what tasks around it lack for the final answers that they have declared.
+        ancestor_shortfall: what the tasks around it lack for final answers that they have declared.
     """
 
     final_answers: tuple[FinalAnswer, ...]
@@ -45,7 +45,7 @@ def plan_reserves(snapshot: Snapshot, timing: Timing) -> ReserveMoves:
     accounts, reserves = list(snapshot.accounts), list[tuple[int, Amount]]()
     own, answers = tasks[0], [task.final_answer for task in tasks]
     shortfall = above = NOTHING
-    if own.reserving:  # for a final call, too: it says how long the answer may be
+    if own.reserving:  # for a final call, too, which says how long the answer may be
         answers[0] = final_answer(own, accounts[0].tokens, request, final=request.terms.final)
         target, reserve = answers[0].need, accounts[0].reserve
         if not request.terms.final and target != reserve:
@@ -74,12 +74,12 @@ def plan_reserves(snapshot: Snapshot, timing: Timing) -> ReserveMoves:
 
 
 def final_answer(task: TaskView, cap: int | None, request: Request, *, final: bool = False) -> FinalAnswer:
-    """What is known of the final answer of this call's task, or of one around it: it doesn't think.
+    """What is known of the final answer, which doesn't think, of the call's task or of a task around it.
 
-    Where nobody said how long it may get it is as long as the first call's solution, at most a quarter of the
-    token cap. Where it is known how long right solutions are, no longer than nine of ten of those kinds that
-    the final call may be of; where the task's agent is known, than nine of ten of its final answers. Its
-    prompt is the largest seen and as much again.
+    Its size is what the task's user has given. Else the size is the first call's solution limit, at most a
+    quarter of the token cap; where lengths of right solutions are known, at most what nine of ten need of the
+    kinds that the final call may be of; where the task's agent is known, at most what nine of ten of the
+    agent's final answers needed. Its prompt is the largest seen, and the answer's size again.
 
     Args:
         cap: the task's own, in tokens.
@@ -95,7 +95,7 @@ def final_answer(task: TaskView, cap: int | None, request: Request, *, final: bo
         size = _likely_size(task, request, first, final)
     prompt = max(task.largest_prompt, asked.prompt) + size
     basis = (size, prompt, asked.close, request.model.price)
-    if known.basis == basis:  # mostly it is what it was for the last call
+    if known.basis == basis:  # mostly nothing has changed since the last call
         return known if known.first_solution == first else known._replace(first_solution=first)
     return FinalAnswer(size, known.given, first, request.worst(0, size, prompt), basis)
 
@@ -107,7 +107,7 @@ def _likely_size(task: TaskView, request: Request, first: int, final: bool) -> i
         usual = request.curve.p90_solution
     elif FINAL in kinds or not kinds:
         usual = request.model.curves.curve(FINAL).p90_solution
-    else:  # it is one of those that the task has declared and not made
+    else:  # the final answer is one of the calls that the task has declared and not made
         usual = max([request.model.curves.curve(kind).p90_solution for kind in kinds])
     size, past = first, task.calls.past
     if usual < INFINITY:
@@ -123,7 +123,7 @@ def _final_seconds(snapshot: Snapshot, timing: Timing, task: TaskView, answer: F
 
 
 def _fits(path: Sequence[AccountView], more: Amount) -> bool:
-    """Whether each account of a path has room for so much more; one that is overdrawn has none."""
+    """Whether each account of a path has room for so much more; an overdrawn account has none."""
     return all(
         (account.tokens is None or more.tokens <= max(0, account.free.tokens))
         and (account.nano is None or more.nano <= max(0, account.free.nano))

@@ -29,8 +29,8 @@ class AccountView(NamedTuple):
     """One account of the path; fields have the names of `Account`'s.
 
     Attributes:
-        live: how many live holds its subtree has.
-        blocked: those of them that can't give anything back; None: all can.
+        live: how many live holds the account's subtree has.
+        blocked: the live holds that can't give anything back; None: all can.
     """
 
     id: str
@@ -65,8 +65,8 @@ class TaskView(NamedTuple):
     """One task of the lineage; fields have the names of `TaskState`'s.
 
     Attributes:
-        calls: that wait, run and are still to come.
-        thinking_price: what a thinking token costs, as a share of its success; 0 without a pool.
+        calls: how many wait, run and are still to come, by kind.
+        thinking_price: what a thinking token costs, as a share of the task's success; 0 without a pool.
     """
 
     name: str
@@ -83,12 +83,12 @@ class Snapshot(NamedTuple):
     """What is known when a call is decided.
 
     Attributes:
-        request: the call. Its own terms are read from it, nothing of its task.
+        request: the call. Its terms, size and model are read here; its task is read from `tasks`.
         now: the moment.
         speed: the endpoint's, at this moment.
         span: how long its task may take in all, in seconds.
         accounts: the path: the task's account and those above it.
-        tasks: the lineage: the task and those around it; `accounts` begins with theirs.
+        tasks: the lineage: the task and those around it; `accounts` begins with the accounts of these.
         holds: what the call holds already, where a running one is decided on once more.
     """
 
@@ -105,7 +105,7 @@ class Snapshot(NamedTuple):
 
         Args:
             asks: the call as it would ask now.
-            more: what it has used beyond what such a call is expected to use.
+            more: what the call has used beyond what such a call is expected to use.
         """
         back = running.held - running.expected + more
         tasks = [

@@ -16,7 +16,7 @@ from ..ledger.ledger import Ledger
 
 
 def move_reserves(ledger: Ledger, request: Request, moves: ReserveMoves) -> None:
-    """The reserves that a decision on this call brings up to date, whatever it was."""
+    """Bring the reserves up to date, whatever was decided on this call."""
     task = request.task
     task.largest_prompt = max(task.largest_prompt, request.size.prompt)
     for level, answer, seconds in zip(task.lineage, moves.final_answers, moves.seconds, strict=True):
@@ -45,7 +45,7 @@ def take_hold(
 
 
 def release_reserve(ledger: Ledger, task: TaskState) -> None:
-    """A call has taken the final answer's reserve: what it did not need of it is free now."""
+    """A call has taken the final answer's reserve: the rest of the reserve is free now."""
     ledger.reserve(task.account, NOTHING, 0.0)
     task.reserving = False
 

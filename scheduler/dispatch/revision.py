@@ -1,4 +1,4 @@
-"""Moves the limit of a call while it thinks.
+"""Moves the thinking limit of a running call.
 
 A call that reaches its thinking limit could go on: refunds may have come since it was granted, calls may have
 been called off. `Revision.extend` decides on it once more, on a snapshot in which it still waits and gives up
@@ -47,13 +47,13 @@ class Extension:
 
 
 class Revision:
-    """Moves the limits of one dispatcher's running calls; under the ledger's lock."""
+    """Extends and reduces the thinking limits of running calls; under the ledger's lock."""
 
     def __init__(self, ledger: Ledger, record: Recorder, allocator: Allocator, running: RunningCalls) -> None:
         self._ledger, self._record, self._allocator, self._running = ledger, record, allocator, running
 
     def extend(self, running: Running, used: int, now: float) -> Extension | None:
-        """A call has thought up to its limit, `used` tokens; None: that is all."""
+        """The extension of a call that has thought up to its limit, `used` tokens; None: there is no more."""
         self._record.limit_reached(running, used, now)
         extension = self._extend(running, used, now)
         if extension is not None:
@@ -62,7 +62,7 @@ class Revision:
         return extension
 
     def drop(self, running: Running, extension: Extension, now: float) -> None:
-        """The extension can't be had after all: the call keeps what it had."""
+        """Take an extension back that a durable ledger can't hold: the call keeps what it had before."""
         if not running.done:
             holds = [hold for hold in running.extensions if hold is not extension.hold]
             _set(running, holds, extension.grant, extension.expected, extension.read)
@@ -148,19 +148,19 @@ class Revision:
         return True
 
     def _decide(self, running: Running, asks: Request, over: Amount, now: float) -> Allocation | None:
-        """What it would get if it waited now; None: nothing."""
+        """What the running call would get if it were still waiting; None: nothing."""
         snapshot = self._running.snapshot(asks, now).as_if_waiting(asks, running, over)
         outcome = self._allocator.decide(snapshot).outcome
         return outcome if isinstance(outcome, Allocation) else None
 
 
 def _asking(request: Request, size: CallSize) -> Request:
-    """A running call as it would ask for this size now: it takes no less, and doesn't wait."""
+    """A running call's request as it would be now: for this size, no less, at once."""
     return replace(request, size=size, terms=replace(request.terms, on_exhausted="raise"))
 
 
 def _over(asks: Request, used: int) -> Amount:
-    """What it has used beyond what such a call uses on average: a plan counts with averages."""
+    """What the call has used beyond the average of such calls: plans count with averages."""
     tokens, price = max(0, math.ceil(used - asks.curve.used(used))), asks.model.price
     return Amount(tokens, 0 if price is None else math.ceil(tokens * price.per_thinking_token))
 
