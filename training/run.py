@@ -29,7 +29,7 @@ from .cli import configure, parser
 from .config.fields import ConfigError
 from .config.loading import describe, dump, load_config
 from .config.schema import TrainConfig
-from .config.trl_arguments import make_adapters, make_arguments
+from .config.trl_arguments import make_adapters
 from .data import dataset_of
 from .grpo.anytime import make_anytime_rollout_func
 from .grpo.checkpoints import checkpoints, last_good, rescue
@@ -72,16 +72,17 @@ def make_trainer(
     from .grpo.trainer import E1Trainer
 
     torch.manual_seed(config.seed)
-    arguments = make_arguments(config, run.microbatch)
     warnings.filterwarnings("ignore", message="You are using 'rollout_func'")  # pinned by our tests
+    loading = run.arguments.model_init_kwargs or {}
+    run.arguments.model_init_kwargs = None  # else TRL warns that they are ignored
     rows = dataset_of(run.rows)
     if run.agent is not None:
         rows = rows.add_column(ROW_NUMBER, list(range(len(run.rows))))
     reward: Any = run.reward  # TRL allows None among the rewards, and so asks for a wider type
     trainer = E1Trainer(
         config,
-        model=load_model(run.base),
-        args=arguments,
+        model=load_model(run.base, **loading),
+        args=run.arguments,
         processing_class=run.tokenizer,
         train_dataset=rows,
         reward_funcs=[reward],

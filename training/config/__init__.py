@@ -10,4 +10,5 @@ loading        From a preset, a file and the command line to a checked config, a
 reward         The `reward` section.
 schema         `TrainConfig` and its other sections.
 trl_arguments  A config as the arguments of TRL and peft.
+trl_fields     Which fields of TRL may stand in the `trl` section, and what the others are called here.
 """

@@ -243,6 +243,10 @@ class TrainConfig(Section):
     """How the run lies on the hardware."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What survives a crash."""
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of TRL's GRPOConfig, by name: {optim: adamw_8bit, importance_sampling_level: sequence,
+    scale_rewards: none, run_name: tonight, model_init_kwargs: {attn_implementation: flash_attention_2}}. A
+    field that another one of ours decides is refused, with the name of ours."""
     report_to: Annotated[tuple[str, ...], OneOrSeveral] = ()
     """Where metrics go besides metrics.csv, by transformers' name: wandb, tensorboard, trackio, ..."""
     authors_compat: tuple[Defect, ...] = ()

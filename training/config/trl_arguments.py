@@ -5,13 +5,28 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from .fields import ConfigError
 from .schema import TrainConfig
+from .trl_fields import check_passed_on
 
 _NO_CLIP = 1e9  # what "inert-clipping" does: a range that no ratio leaves
 
 
 def make_arguments(config: TrainConfig, microbatch: int) -> Any:
-    """The config in TRL's terms."""
+    """The config in TRL's terms, its `trl` section included.
+
+    Raises:
+        ConfigError: TRL refuses a value, or the `trl` section holds what it must not.
+    """
+    check_passed_on(config.trl)
+    try:
+        return _grpo_config(config, microbatch)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"TRL refuses this config: {error}") from None
+
+
+def _grpo_config(config: TrainConfig, microbatch: int) -> Any:
+    """Fields of ours as arguments of GRPOConfig (`trl_fields` names them all), then the `trl` section."""
     import torch
     from trl import GRPOConfig
 
@@ -53,6 +68,7 @@ def make_arguments(config: TrainConfig, microbatch: int) -> Any:
         save_steps=config.checkpoint.every * updates,
         report_to=list(config.report_to),
         disable_tqdm=True,
+        **config.trl,
     )
 
 

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 
-def load_model(folder: str | Path) -> Any:
-    """A saved model in float32 for compute: bfloat16 weights are widened, which loses nothing."""
+def load_model(folder: str | Path, **options: Any) -> Any:
+    """A saved model in float32 for compute: bfloat16 weights are widened, which loses nothing.
+
+    Args:
+        options: of `from_pretrained`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     from elastic_agent.backends.transformers.attention import GROUPED
 
-    model = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=torch.float32, attn_implementation=GROUPED
-    )
+    settings = {"dtype": torch.float32, "attn_implementation": GROUPED} | options
+    model = AutoModelForCausalLM.from_pretrained(str(folder), **settings)
     return model.eval()
 
 

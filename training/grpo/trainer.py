@@ -35,8 +35,8 @@ class E1Trainer(GRPOTrainer):
     """TRL's trainer with the overrides above; further arguments are those of GRPOTrainer.
 
     Attributes:
-        skips_idle: rows without an advantage are left out: not with a KL term or an entropy bonus, which read
-            every row.
+        skips_idle: rows without an advantage are left out: not with a KL term, nor where the loss reads the
+            entropies of every row.
         rollout_rows: the rows of the batch that is being made: an agent's environment needs more of a row
             than its prompt.
     """
@@ -50,7 +50,9 @@ class E1Trainer(GRPOTrainer):
         self._bucket_tokens = config.device.bucket_tokens
         self._context = config.rollout.context
         self._anytime = config.anytime
-        self.skips_idle = config.learning.kl == config.learning.entropy == 0
+        given: Any = self.args
+        reads_entropies = given.use_adaptive_entropy or given.top_entropy_quantile < 1 or given.entropy_coef
+        self.skips_idle = given.beta == 0 and not reads_entropies
         folder = str(self.args.output_dir)
         self._checkpoints = CheckpointWriter(Path(folder), config.checkpoint.keep, self.accelerator)
 

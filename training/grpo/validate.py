@@ -1,7 +1,8 @@
 """Checks everything about a run that can be wrong before a weight is loaded, cheap checks first.
 
-The order: the names in the config, the run logs, the tokenizer and its markers, the model's context, the
-problems and their columns, whether every budget fits behind every prompt, and the engine that samples.
+The order: the names in the config, the arguments of TRL, the run logs, the tokenizer and its markers, the
+model's context, the problems and their columns, whether every budget fits behind every prompt, and the engine
+that samples.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..budgets.run_logs import read_grants
 from ..config.budgets import GrantedBudgets, MixtureBudgets
 from ..config.fields import ConfigError, named
 from ..config.schema import TrainConfig
+from ..config.trl_arguments import make_arguments
 from ..data.sources import SOURCES as SETS
 from ..data.training_set import Row, source_of
 from ..rewards.functions import make_reward_function
@@ -50,8 +52,8 @@ class RunContext:
     """Problems, in the order of the run: `prompts` a batch."""
     reward: Callable[..., list[float]]
     engine: Engine
-    microbatch: int
-    """Samples in one pass on one device."""
+    arguments: Any
+    """The GRPOConfig."""
     agent: Agent | None = None
     """Episodes with tools; None: single calls."""
 
@@ -70,6 +72,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
     make_engine = named(ENGINES, config.rollout.engine, "rollout.engine")
     _check_anytime(config)
     microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
+    arguments = make_arguments(config, microbatch)
     budgets = _budgets(config)
     base = _base(config.base)
     tokenizer: Any = load_tokenizer(base, name=config.base)
@@ -101,7 +104,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
         rows=[rows[i] for i in order],
         reward=reward,
         engine=make_engine(config, base, tokenizer, log),
-        microbatch=microbatch,
+        arguments=arguments,
         agent=agent,
     )
 
