@@ -19,12 +19,19 @@ from .phases.two_phase import TwoPhase
 
 
 def run_batch(
-    decoder: BatchDecoder, machines: Sequence[TwoPhase], sampling: Sampling = DEFAULT_SAMPLING
+    decoder: BatchDecoder,
+    machines: Sequence[TwoPhase],
+    sampling: Sampling = DEFAULT_SAMPLING,
+    seeds: Sequence[int] | None = None,
 ) -> None:
     """Drive every machine to its end.
 
-    A `sampling.seed` gives machine number i the seeds `seed + 2i` and `seed + 2i + 1`, one a pass.
+    Args:
+        seeds: of each machine's first pass; its second has the next number. None: a `sampling.seed` gives
+            machine number i the seeds `seed + 2i` and `seed + 2i + 1`.
     """
+    if seeds is None and sampling.seed is not None:
+        seeds = range(sampling.seed, sampling.seed + 2 * len(machines), 2)
     running: dict[int, int] = {}  # key -> machine
 
     def next_pass(i: int) -> None:
@@ -33,7 +40,7 @@ def run_batch(
             machine.close()
         if not machine.done:
             second = machine.phase is Phase.SOLUTION
-            seed = None if sampling.seed is None else sampling.seed + 2 * i + second
+            seed = None if seeds is None else seeds[i] + second
             running[decoder.add(machine.next_pass(replace(sampling, seed=seed)))] = i
 
     for i in range(len(machines)):

@@ -13,7 +13,7 @@ from typing import Any
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 
-from ..budgets.distributions import Budgets, deal_samples, deal_shares, seeded
+from ..budgets.distributions import Budgets, call_seeds, deal_samples, deal_shares, seeded
 from ..rollouts.engines.engine import Engine
 from ..rollouts.rollout import Call, Rollout
 from ..rollouts.trl_columns import RolloutFunc, batch_of, for_trl
@@ -39,7 +39,7 @@ def make_agent_rollout_func(
     """The ``rollout_func`` for TRL's GRPOTrainer, for episodes; see `make_rollout_func`.
 
     Nothing is remembered from batch to batch: caps, limits and samples follow from the seed, the number of
-    the batch, the turn and the process.
+    the batch, the turn and the episode's number in the whole batch.
 
     Args:
         rows: as the source made them, by `ROW_NUMBER`. A data set would change them: it gives every dict in a
@@ -62,7 +62,9 @@ def make_agent_rollout_func(
             return deal_samples(budgets, samples, group, seed=seeded(seed, _LIMITS, turn), **position)
 
         def decode(calls: Sequence[Call], turn: int) -> Sequence[Rollout]:
-            draws = seeded(seed, _SAMPLES, batch, turn, accelerator.process_index)
+            first = accelerator.process_index * samples
+            going = [first + i for i, runner in enumerate(runners) if runner.ending is None]
+            draws = call_seeds(seed, _SAMPLES, batch, turn, calls=going)
             return engine(trainer, calls, markers, agent.limits.context, sampling, draws)
 
         runners = [

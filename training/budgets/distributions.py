@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -151,6 +151,14 @@ class Schedule:
 def seeded(*numbers: int) -> int:
     """One seed out of several: 63 bits that differ wherever any of the numbers does."""
     return random.Random(":".join(str(number) for number in numbers)).getrandbits(63)
+
+
+def call_seeds(*numbers: int, calls: Iterable[int]) -> list[int]:
+    """A seed for each call, by its number in the whole batch of all processes; a pass adds 1 to the last's.
+
+    So one process and several draw the same samples, rounding aside. 62 bits: engines take 63.
+    """
+    return [seeded(*numbers, call) >> 1 for call in calls]
 
 
 def deal(budgets: Budgets, groups: int, *, seed: int, batch: int) -> list[Budget]:

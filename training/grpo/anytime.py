@@ -36,7 +36,7 @@ from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.marker_profiles import MarkerText
 from elastic_agent.prompts.markers import Markers, Opening
 
-from ..budgets.distributions import Budgets, by_thinking, deal, seeded
+from ..budgets.distributions import Budgets, by_thinking, call_seeds, deal, seeded
 from ..config.schema import AnytimeConfig
 from ..rollouts.engines.engine import Engine
 from ..rollouts.engines.in_process import decode_in_process
@@ -135,7 +135,7 @@ def make_anytime_rollout_func(
         cuts = [dealt[(first + i) // group] for i in range(len(asked))]
 
         longest = [(ids, sample[-1]) for ids, sample in zip(asked, cuts, strict=True)]
-        draws = seeded(seed, batch, 1 + process)
+        draws = call_seeds(seed, batch, 1, calls=range(first, first + len(asked)))
         thoughts = engine(trainer, longest, marks, context, sampling, draws)
         # A sample's rows: each of its cuts, `solutions` times. The last of them has its solution already
         limits = [[cut for cut in sample for _ in range(anytime.solutions)] for sample in cuts]
@@ -150,7 +150,8 @@ def make_anytime_rollout_func(
         ]
         # A call keeps room for a close, and here it stands already
         room = context + marks.close_length(Opening.PREFILLED)
-        draws = seeded(seed, batch, 1 + process, 1)
+        start = process * len(calls)
+        draws = call_seeds(seed, batch, 2, calls=range(start, start + len(calls)))
         answers = iter(engine(trainer, calls, marks, room, sampling, draws))
         rows = [
             [*(answered(machine, next(answers)) for machine in sample), thought]

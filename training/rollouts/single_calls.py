@@ -14,7 +14,7 @@ from elastic_agent.budget import Budget
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.marker_profiles import MarkerText
 
-from ..budgets.distributions import STATED, Budgets, Wording, deal_samples, seeded
+from ..budgets.distributions import STATED, Budgets, Wording, call_seeds, deal_samples
 from .engines.engine import Engine
 from .engines.in_process import decode_in_process
 from .prompts import Prompt, codec_of, prompt_ids_of
@@ -66,7 +66,7 @@ def make_rollout_func(
 
     TRL calls it with prompts already repeated, ``trainer.num_generations`` times each in a row; with several
     processes each gets its part of the batch. Nothing is remembered from call to call: budgets and samples
-    follow from the seed, the number of the batch and the process.
+    follow from the seed, the number of the batch and the call's number in the whole batch.
 
     Args:
         stated: t is asked for in the prompt and nothing is cut; the reward gets t + s as `length_target`.
@@ -93,7 +93,8 @@ def make_rollout_func(
             prompts = [asking(p, STATED[stated], b) for p, b in zip(prompts, dealt, strict=True)]
             dealt = [Budget(None, b.solution) for b in dealt]
         calls = [(prompt_ids_of(tokenizer, p, markers), b) for p, b in zip(prompts, dealt, strict=True)]
-        draws = seeded(seed, batch, 1 + accelerator.process_index)
+        first = accelerator.process_index * len(calls)
+        draws = call_seeds(seed, batch, 1, calls=range(first, first + len(calls)))
         done = engine(trainer, calls, marks, context, sampling, draws)
         given = [for_loss(r, tokenizer, wrong) for r in done]
         return for_trl(done, [b.thinking for b in dealt], given) | targets

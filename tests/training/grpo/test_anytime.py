@@ -236,8 +236,11 @@ def naive(inputs: dict[str, Any]) -> dict[str, Any]:
         found.append(reward - sum(rewards[j] for j in group if j != i) / 3)
     forced = torch.zeros_like(inputs["tool_mask"])
     for i, row in enumerate(ids):
-        if row.index(MARK) == (0, 4, 8)[i % 3]:
-            forced[i, row.index(MARK)] = 1
+        at = row.index(MARK)
+        ends_here = [j for j in range(i - i % 3, i - i % 3 + 3) if ids[j].index(MARK) == at]
+        # A close before the cut is the model's own in one row of its sample, else the text ended there
+        if at == (0, 4, 8)[i % 3] or not any(inputs["tool_mask"][j, at] for j in ends_here):
+            forced[i, at] = 1
     return {**inputs, "advantages": torch.tensor(found), "tool_mask": 1 - forced}
 
 

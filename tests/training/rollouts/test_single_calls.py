@@ -212,11 +212,30 @@ def test_draws_follow_from_seed_and_batch_alone(tokenizer: Any) -> None:
     assert batches[1]["completion_ids"] != fresh(1)(prompts, fake_trainer(model, step=2))["completion_ids"]
 
 
+def test_two_processes_draw_what_one_draws(tokenizer: Any) -> None:
+    """A call's seed is that of its number in the whole batch, whichever process holds the call."""
+    rollout = make_rollout_func(
+        tokenizer, budgets=mixture((4, None), 5), context=96, sampling=Sampling(1.0, 1.0), seed=0
+    )
+    model = new_model(hidden=64, layers=1, heads=1, mlp=64)
+    texts = [p.text for p in make_problems(0, 4, split="train", steps=2)]
+    prompts = [[{"role": "user", "content": text}] for text in texts for _ in range(2)]
+    whole = rollout(prompts, fake_trainer(model))
+    parts = []
+    for process in (0, 1):
+        trainer = fake_trainer(model)
+        trainer.accelerator.num_processes, trainer.accelerator.process_index = 2, process
+        parts.append(rollout(prompts[4 * process :][:4], trainer))
+    assert len(set(map(tuple, whole["completion_ids"]))) > 4
+    for column in ("completion_ids", "env_mask", "thinking_limit"):
+        assert parts[0][column] + parts[1][column] == whole[column]
+
+
 def test_sharded_weights_are_refused(tokenizer: Any) -> None:
     trainer = fake_trainer(new_model(hidden=64, layers=1, heads=1, mlp=64))
     trainer.is_fsdp_enabled = True
     with pytest.raises(RuntimeError, match="whole weights on each device"):
-        decode_in_process(trainer, [], codec_of(tokenizer).markers, 96, Sampling(), 0)
+        decode_in_process(trainer, [], codec_of(tokenizer).markers, 96, Sampling(), [])
 
 
 def test_tokens_that_carry_a_part_of_a_marker_are_trained_as_they_were_sampled() -> None:

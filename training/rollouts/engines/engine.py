@@ -10,8 +10,9 @@ from elastic_agent.prompts.markers import Markers
 
 from ..rollout import Call, Rollout
 
-Engine = Callable[[Any, Sequence[Call], Markers, int, Sampling, int], list[Rollout]]
-"""(trainer, calls, markers, context, sampling, seed) -> one rollout a call, in their order."""
+Engine = Callable[[Any, Sequence[Call], Markers, int, Sampling, Sequence[int]], list[Rollout]]
+"""(trainer, calls, markers, context, sampling, seeds) -> one rollout a call, in their order. The first pass
+of a call draws with the call's seed, the second with the next number."""
 
 
 def whole_model(trainer: Any) -> Any:

@@ -17,11 +17,17 @@ _MOST_ROWS = 256  # rows decoded together, on one device
 
 
 def roll_out(
-    decoder: BatchDecoder, calls: Sequence[Call], markers: Markers, *, context: int, sampling: Sampling
+    decoder: BatchDecoder,
+    calls: Sequence[Call],
+    markers: Markers,
+    *,
+    context: int,
+    sampling: Sampling,
+    seeds: Sequence[int] | None = None,
 ) -> list[Rollout]:
     """Sample every (prompt ids, budget) to its end, together; results in the order of the calls."""
     machines = [machine_for(prompt, budget, markers, context) for prompt, budget in calls]
-    run_batch(decoder, machines, sampling)
+    run_batch(decoder, machines, sampling, seeds)
     return [rollout_of(machine) for machine in machines]
 
 
@@ -31,17 +37,14 @@ def decode_in_process(
     markers: Markers,
     context: int,
     sampling: Sampling,
-    seed: int,
+    seeds: Sequence[int],
 ) -> list[Rollout]:
     """The engine "transformers": the weights in training, on the device where they are."""
-    import torch
-
     model = whole_model(trainer)
     was_training = model.training
     model.eval()
     try:
-        generator = torch.Generator().manual_seed(seed)
-        decoder = BatchDecoder(model, max_rows=min(len(calls), _MOST_ROWS), generator=generator)
-        return roll_out(decoder, calls, markers, context=context, sampling=sampling)
+        decoder = BatchDecoder(model, max_rows=min(len(calls), _MOST_ROWS))
+        return roll_out(decoder, calls, markers, context=context, sampling=sampling, seeds=seeds)
     finally:
         model.train(was_training)

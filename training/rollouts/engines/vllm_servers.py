@@ -28,7 +28,6 @@ from elastic_agent.errors import BackendError, BackendUnavailableError
 from elastic_agent.generation.machine_runner import run_machine
 from elastic_agent.prompts.markers import Markers
 
-from ...budgets.distributions import seeded
 from ...config.fields import ConfigError
 from ...config.schema import ServerConfig, TrainConfig
 from ..prompts import codec_of
@@ -126,12 +125,11 @@ class ServedRollouts:
         markers: Markers,
         context: int,
         sampling: Sampling,
-        seed: int,
+        seeds: Sequence[int],
     ) -> list[Rollout]:
         async def attempt(backend: Backend, i: int) -> Rollout:
             machine = machine_for(*calls[i], markers, context)
-            # vLLM takes seeds of 63 bits, and each pass adds one
-            drawn = replace(sampling, seed=seeded(seed, i) >> 1, logprobs=True)
+            drawn = replace(sampling, seed=seeds[i], logprobs=True)
             await run_machine(backend, machine, drawn, _PLAIN)
             return rollout_of(machine)
 

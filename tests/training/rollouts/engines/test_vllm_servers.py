@@ -17,6 +17,7 @@ from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, BackendUnavailableError
+from elastic_agent.training.budgets.distributions import call_seeds
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.config.trl_arguments import make_adapters
@@ -92,7 +93,8 @@ def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, se
     model = get_peft_model(load_model(base), make_adapters(config))
     numbers: dict[str, float] = {}
     trainer = SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update)
-    done = engine(trainer, CALLS, codec_of(TOKENIZER).markers, CONTEXT, sampling or Sampling(1.0, 1.0), seed)
+    seeds = call_seeds(seed, calls=range(len(CALLS)))
+    done = engine(trainer, CALLS, codec_of(TOKENIZER).markers, CONTEXT, sampling or Sampling(1.0, 1.0), seeds)
     assert numbers["rollout/logprob_gap_max"] < 1e-4
     return done
 
