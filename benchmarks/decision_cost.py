@@ -70,6 +70,7 @@ from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
 from elastic_agent.scheduler.estimates.curve_files import load
 from elastic_agent.scheduler.latency.model import Latency, Pace
+from elastic_agent.scheduler.latency.prefill import First
 from elastic_agent.scheduler.latency.slack import Timing
 from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.durable.durable_ledger import DurableLedger
@@ -125,7 +126,7 @@ class Office:
         self._model = ModelFacts("e1-tiny", self._curves, watched, self._usage_stats, self._price)
         pace = Pace(latency)
         for _ in range(64):
-            pace.first(1, 0.04)
+            pace.first(1, First(0.04))
             pace.more(16, 0.16)
         for kind in TURNS:
             self._usage_stats.record(kind, 52, 40)
@@ -346,7 +347,7 @@ def refusals(promised: int, count: int) -> dict[str, float]:
         ask(number, 2 + 0.06 * promised * rng.random())
     pace = Pace(latency)
     for _ in range(64):
-        pace.first(1, 0.04)
+        pace.first(1, First(0.04))
         pace.more(16, 0.16)
     for number in range(promised, promised + count):
         ask(number, 2 + 0.06 * promised * rng.random())

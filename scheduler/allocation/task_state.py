@@ -133,7 +133,7 @@ class TaskState:
         """It is finished: later tasks of its agent are expected to be like it."""
         past, answer = self.forecast.past, self.status.latest_answer
         if past is not None and not self.status.cut_short:
-            past.learn(self.forecast.made, None if answer is None else answer.tokens)
+            past.record(self.forecast.made, None if answer is None else answer.tokens)
 
 
 def build_task_state(

@@ -1,11 +1,11 @@
-"""What would have been best: exact, in hindsight or with known curves, and the bounds. For measuring only.
+"""The best split of a cap, exactly: in hindsight or with known curves, and its bounds. For measuring only.
 
-A call is a row of options, (tokens, worth); one option of each call is taken, and the tokens must stay within
-the cap: the multiple-choice knapsack. `best_split` solves it exactly by dynamic programming over tokens,
-`lp_bound` its relaxation, in which an option may be taken in part: no split is better than that.
+A call is a row of options, (tokens, worth). One option of each call is taken, and the tokens must stay within
+the cap: the multiple-choice knapsack. `best_split` solves it exactly by dynamic programming over tokens;
+`lp_bound` solves the relaxation in which an option may be taken in part, which no split can beat.
 
-- *Hindsight*: worth 1 where the measured outcome was right, else 0. Nobody who decides before the outcome is
-  known can reach it. For a chain, where all must be right, worth is 0 or minus infinity.
+- *Hindsight*: worth 1 where the measured outcome was right, else 0. No decision before the outcome can reach
+  it. For a chain, where all calls must be right, worth is 0 or minus infinity.
 - *Curves*: worth p(t) or log p(t), tokens the expected ones.
 """
 
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from ..estimates.success_curve import Vertex
+from ..estimates.success_curve import Vertex, concave_hull
 
 
 class Option(NamedTuple):
-    """One way to make a call: what it costs and what it brings."""
+    """One way to make a call: its cost and its worth."""
 
     tokens: int
     worth: float
@@ -29,7 +29,7 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The best split: its worth, and which option each call takes; worth -inf and () when nothing fits."""
+    """The best split: its worth, and the option of each call; -inf and () when nothing fits."""
 
     worth: float
     taken: tuple[int, ...]
@@ -40,7 +40,7 @@ def best_split(calls: Sequence[Sequence[Option]], cap: int) -> Split:
 
     Args:
         calls: the options of each call, at least one.
-        cap: tokens of all together.
+        cap: tokens of all calls together.
     """
     best: list[float] = [0.0] * (cap + 1) if cap >= 0 else []  # by tokens left
     choices: list[list[int]] = []
@@ -64,21 +64,14 @@ def best_split(calls: Sequence[Sequence[Option]], cap: int) -> Split:
 
 
 def lp_bound(calls: Sequence[Sequence[Option]], cap: int) -> float:
-    """The relaxation's worth: at least that of every split; -inf when not even the cheapest options fit.
+    """The worth of the relaxation: at least that of every split; -inf when not even the cheapest options fit.
 
-    Options worth minus infinity are left out, as nobody may take a part of them.
+    Options worth minus infinity are left out, since no part of them may be taken.
     """
     worth, left, steps = 0.0, float(cap), []
     for options in calls:
-        hull: list[Vertex] = []
-        for new in sorted((Vertex(0, o.tokens, o.worth) for o in options if o.worth > -math.inf), key=_cost):
-            if hull and new.worth <= hull[-1].worth:
-                continue
-            if hull and new.use == hull[-1].use:
-                hull.pop()
-            while len(hull) >= 2 and hull[-2].slope(new) >= hull[-2].slope(hull[-1]):
-                hull.pop()
-            hull.append(new)
+        by_cost = sorted((Vertex(0, o.tokens, o.worth) for o in options if o.worth > -math.inf), key=_cost)
+        hull = concave_hull(by_cost)
         if not hull:
             return -math.inf
         worth, left = worth + hull[0].worth, left - hull[0].use

@@ -3,12 +3,12 @@
     for task in regrets(replay("run.jsonl")):
         task.chance, task.best_chance, task.lost
 
-Hindsight knows which calls came, and what their solutions and closes really used. It splits what then is left
-of the cap into thinking limits, by the same success curves that the scheduler had (`hindsight.best_split`); a
-limit costs what a call with it uses on average. What was granted is valued by the same curves. So regret is
-the price of not knowing what is still to come, and of holding worst cases while calls run. It says nothing
-about whether the curves are right, and hindsight does not know which answers would be. It is below zero where
-calls happened to use less than such calls do on average, and the scheduler spent what came back.
+Hindsight knows which calls came, and what their solutions and closes used. It splits the rest of the cap into
+thinking limits, by the same success curves that the scheduler had (`hindsight.best_split`); a limit costs
+what a call with this limit uses on average. The grants are valued by the same curves. So regret is the price
+of not knowing what is still to come, and of holding worst cases while calls run. Regret says nothing about
+whether the curves are right, and hindsight doesn't know which answers would be. Regret is below zero where
+calls used less than such calls do on average, and the scheduler spent the refunds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .hindsight import Option, best_split, lp_bound
 from .replay import Replayed
 
 CELLS = 20_000_000
-"""Most steps of one split: beyond that the cap is counted in larger pieces than tokens."""
+"""The most steps of one split: with more, the cap is counted in larger pieces than tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Lost:
     """The call whose grant is furthest from hindsight's.
 
     Attributes:
-        task: its own, which may be a sub-task.
+        task: the call's own task, which may be a sub-task.
         granted, best: thinking tokens.
     """
 
@@ -49,13 +49,13 @@ class Regret:
     """One task.
 
     Attributes:
-        calls: those that were sent, of sub-tasks too; `refused`: those that were not, and are left out.
-        unit: the cap that is compared, the one that was used up most: tokens or usd; None: see `why_not`.
-        chance, best_chance, bound: that all calls are right: as granted, by the best split, and by the
-            relaxation that no split can beat.
-        right, best_right: how many calls are right, expected.
+        calls: how many were sent, of sub-tasks too; `refused`: how many were not, and are left out.
+        unit: of the cap that is compared, the one that was used up most; None: see `why_not`.
+        chance, best_chance, bound: the probability that all calls are right: as granted, by the best split,
+            and by the relaxation that no split can beat.
+        right, best_right: the expected number of right calls.
         judged, judged_correct: how many answers got feedback, and how many of these were correct.
-        guessed: calls of kinds that no curve was measured or learnt for: those count by the prior.
+        guessed: calls without a measured or learnt curve, which count by the prior.
         lost: None where no grant is worse than hindsight's.
         why_not: why there is nothing to compare.
     """
@@ -94,20 +94,20 @@ class _Call:
     @property
     def price(self) -> Price | None:
         price = self.asked["price"]
-        return None if price is None else Price(*price)
+        return None if price is None else Price(**price)
 
     def charged(self, unit: str) -> float:
-        """Tokens, or nano-dollars."""
+        """The charge, in tokens or nano-dollars."""
         charged = self.settled["charged"] if self.settled else {}
         return float(charged["tokens"] if unit == "tokens" else round(charged["usd"] * 1e9))
 
     def cost(self, unit: str) -> float:
-        """Of a thinking token: 1, or nano-dollars."""
+        """The cost of a thinking token: 1, or nano-dollars."""
         price = None if unit == "tokens" else self.price
         return 1.0 if price is None else price.per_thinking_token
 
     def limits(self) -> list[int]:
-        """Thinking limits to choose from: the corners of the curve, and what was granted."""
+        """Thinking limits to choose from: the points of the curve, and the grant."""
         corners = {t for t, _ in self.curve.points if t <= self.asked["thinking"]}
         return sorted({0, self.granted, *corners})
 
@@ -125,19 +125,19 @@ class _Task:
     children: list[_Task] = field(default_factory=list)
 
     def all_calls(self) -> Iterator[_Call]:
-        """Its own, and those of its sub-tasks."""
+        """Its own calls, and those of its sub-tasks."""
         yield from self.calls
         for child in self.children:
             yield from child.all_calls()
 
 
 def regrets(found: Replayed) -> list[Regret]:
-    """Every task of a run, in the order of opening."""
+    """The regret of every task of a run, in the order of opening."""
     return [_regret(task) for task in _tasks(found)]
 
 
 def _tasks(found: Replayed) -> list[_Task]:
-    """What the log says of each task and call."""
+    """The tasks of a log, with their calls."""
     tasks: dict[int, _Task] = {}
     calls: dict[tuple[int, int], _Call] = {}
     for event in found.events:
@@ -223,7 +223,7 @@ class _Splits:
 
 
 def _split(calls: Sequence[_Call], unit: str, room: int, objective: Objective) -> _Splits:
-    """What was granted and the best split, by one objective."""
+    """The worth of the grants and of the best split, by one objective."""
     limits, costs = [call.limits() for call in calls], [call.cost(unit) for call in calls]
     size = max(1, math.ceil(room * sum(map(len, limits)) / CELLS))
 

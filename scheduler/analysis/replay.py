@@ -1,15 +1,14 @@
-"""Replay a recorded run: a fresh dispatcher is fed the `run.jsonl`, and must write the same lines again.
+"""Replay a recorded run: a fresh dispatcher gets the inputs in `run.jsonl`, and must write the same lines.
 
     found = replay("run.jsonl")
     found.difference        # None, or the first line that came out differently, and how
 
 Every event that tells the dispatcher something (a task opens, a call asks, a pass runs, a call is over) is
-told again, at the same exact time; what the dispatcher then writes is compared, as text, with the lines that
-follow. The speed of an endpoint is not worked out again but read from the log, at the place where it was
-read. So a replay needs no model, no clock and no store, and takes about as long as the decisions took.
+fed to it again, at the same exact time. What the dispatcher then writes is compared, as text, with the lines
+that follow. The speed of an endpoint is read from the log, at the place where it was read. So a replay needs
+no model, no clock and no store, and takes about as long as the decisions took.
 
-It is exact where floats are: on the same version of this package, and a C library whose `log` and `exp`
-round alike.
+A replay is exact with the same version of this package, and a C library whose `log` and `exp` round alike.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from ..estimates.online_curves import Curves
 from ..policies import POLICIES
 from ..policies.protocol import AllocationPolicy
 from ..runlog.events import GRANTS, Event, unknown_schema
-from .replayer import Difference, Replayer, ReplayError
+from .replayed_dispatcher import ReplayError
+from .replayer import Difference, Replayer
 
 __all__ = ["Difference", "ReplayError", "Replayed", "replay"]
 
@@ -35,10 +35,10 @@ class Replayed:
     """What a replay found.
 
     Attributes:
-        events: those of the log, in order.
+        events: the log's events, in order.
         decisions: how many decisions came out the same.
-        difference: the first that did not; None: all are identical, byte for byte.
-        cut: the last line was cut short, as a killed run leaves it; it is not among the events.
+        difference: the first line that differs; None: all are identical, byte for byte.
+        cut: the last line was cut short, as a killed run leaves it; `events` leaves it out.
         curves: by model, as they were at the end.
     """
 
@@ -55,11 +55,11 @@ def replay(
     """Replay a `run.jsonl` that `BudgetScheduler(log=)` wrote.
 
     Args:
-        policies: your own policies, by the name of their class: called with the fields that were logged.
+        policies: your own policies, by the name of their class; called with the fields in the log.
 
     Raises:
-        ReplayError: it is no log of a whole scheduler, it is of a newer version, or it rests on something
-            that it does not hold.
+        ReplayError: the file is no log of a whole scheduler, is of another version, or rests on something
+            that it doesn't hold.
     """
     lines, cut = _lines(Path(path))
     events = [_parsed(line, number, path) for number, line in enumerate(lines, 1)]
@@ -74,11 +74,11 @@ def replay(
     run = Replayer(lines, events, {**known, **(policies or {})})
     run.run()
     decisions = sum(event["event"] in DECISIONS for event in events[: run.at])
-    return Replayed(events, decisions, run.difference, cut, run.curves)
+    return Replayed(events, decisions, run.difference, cut, run.replayed.curves)
 
 
 def _lines(path: Path) -> tuple[list[str], bool]:
-    """The whole lines of a file, and whether there was a part of one behind them."""
+    """The whole lines of a file, and whether a part of a line follows them."""
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except OSError as error:

@@ -1,17 +1,18 @@
-"""What tasks of one agent were like: the calls that they made, and how long their final answers were.
+"""What earlier tasks of an agent were like: their calls, and how long their final answers were.
 
     async with scheduler.task(Caps(tokens=8000), agent="researcher") as task: ...
 
-A task that was finished leaves its calls, by kind and in order. A later one of the same agent, which has made
-n calls by now, is compared with those of the latest `RUNS` that made at least n. Their upper quartile says
-how many are still to come, and their kinds and proportions of which kinds these are. (A quantile for each
-kind by itself would add up to more calls than any of them made.) With fewer than `ENOUGH` runs, or where none
-was as long, nobody knows.
+A finished task leaves the kinds of its calls, in order. A later task of the same agent that has made n calls
+is compared with those of the latest `RUNS` tasks that made at least n. Their upper quartile says how many
+calls are still to come, and the proportions of their kinds say which. (A quantile for each kind by itself
+would add up to more calls than any of the tasks made.) With fewer than `ENOUGH` tasks, or where no task was
+as long, nothing is known.
 
-Tasks that ended in an error, were cancelled or had a call refused teach nothing: where they stopped says
-nothing about where such tasks stop. Sub-tasks count in the tasks around them.
+A task that ended in an error, was cancelled or had a call refused teaches nothing, since such tasks don't
+stop where others would. The calls of sub-tasks count in the tasks around them.
 
-`Histories` are those of all agents of a scheduler. They may be kept in a file from one process to the next.
+`Histories` holds the histories of all agents of a scheduler. A file may keep them from one process to the
+next.
 """
 
 from __future__ import annotations
@@ -29,74 +30,72 @@ from ..latency.prefill import quantile_of
 RUNS, ENOUGH = 64, 3
 
 CALLS, FINAL_ANSWER = 0.75, 0.9
-"""Quantiles: of calls that runs still made, and of the tokens of final answers. To plan for the longest run
-leaves most others with too little thinking; a final answer that doesn't fit is lost."""
+"""Quantiles: of the calls that runs still made, and of the tokens of final answers. A plan for the longest
+run would leave most runs with too little thinking; a final answer that doesn't fit is lost."""
 
 
 class History:
     """One agent's finished tasks.
 
     Attributes:
-        final: solution tokens that nine of ten final answers kept to; None: nobody knows.
+        final: solution tokens that nine of ten final answers kept to; None: unknown.
     """
 
     def __init__(self) -> None:
         self.runs: deque[tuple[str, ...]] = deque(maxlen=RUNS)
         self.finals: deque[int] = deque(maxlen=RUNS)
         self.final: int | None = None
-        self._after: dict[int, Mapping[str, int] | None] = {}
+        self._to_come: dict[int, Mapping[str, int] | None] = {}
 
-    def learn(self, calls: Sequence[str], final: int | None) -> None:
+    def record(self, calls: Sequence[str], final: int | None) -> None:
         """A task is finished.
 
         Args:
-            calls: the kinds of its calls, in the order in which they started; none teaches nothing.
+            calls: the kinds of its calls, in the order in which they started; without any, nothing is learnt.
             final: solution tokens of its final answer; None: it had none.
         """
         if not calls:
             return
         self.runs.append(tuple(calls))
-        self._after.clear()
+        self._to_come.clear()
         if final is not None:
-            self.answered([final])
+            self._add_finals([final])
 
-    def after(self, made: int) -> Mapping[str, int] | None:
-        """Calls still to come, by kind, once so many were made; None: nobody knows."""
-        if made not in self._after:
-            self._after[made] = self._look(made)
-        return self._after[made]
-
-    def answered(self, finals: Iterable[int]) -> None:
-        """Final answers had so many solution tokens."""
-        self.finals.extend(finals)
-        self.final = quantile_of(self.finals, FINAL_ANSWER) if len(self.finals) >= ENOUGH else None
+    def to_come(self, made: int) -> Mapping[str, int] | None:
+        """Calls still to come, by kind, of a task that has made so many; None: unknown."""
+        if made not in self._to_come:
+            rest = [run[made:] for run in self.runs if len(run) >= made]
+            known = len(self.runs) >= ENOUGH and rest
+            self._to_come[made] = (
+                proportional(
+                    quantile_of([len(run) for run in rest], CALLS),
+                    Counter(kind for run in rest for kind in run),
+                )
+                if known
+                else None
+            )
+        return self._to_come[made]
 
     def to_dict(self) -> dict[str, Any]:
-        """For a file or a log."""
+        """The runs and final answers, for a file or a log."""
         return {"runs": list(self.runs), "finals": list(self.finals)}
 
     def read(self, found: Any) -> None:
-        """Take up what `to_dict` gave.
+        """Add what `to_dict` gave.
 
         Raises:
-            ValueError, TypeError, KeyError: it is nothing of the sort.
+            ValueError, TypeError, KeyError: `found` is something else.
         """
         self.runs.extend(tuple(map(_text, run)) for run in found["runs"])
-        self.answered(_numbers(found["finals"]))
+        self._add_finals(_numbers(found["finals"]))
 
-    def _look(self, made: int) -> Mapping[str, int] | None:
-        if len(self.runs) < ENOUGH:
-            return None
-        rest = [run[made:] for run in self.runs if len(run) >= made]
-        if not rest:
-            return None
-        return shared_out(
-            quantile_of([len(run) for run in rest], CALLS), Counter(k for run in rest for k in run)
-        )
+    def _add_finals(self, finals: Iterable[int]) -> None:
+        self.finals.extend(finals)
+        self.final = quantile_of(self.finals, FINAL_ANSWER) if len(self.finals) >= ENOUGH else None
 
 
-def shared_out(total: int, weights: Mapping[str, int]) -> dict[str, int]:
-    """So many calls among kinds in these proportions; the largest remainders are rounded up."""
+def proportional(total: int, weights: Mapping[str, int]) -> dict[str, int]:
+    """Split `total` calls among kinds in these proportions; the largest remainders are rounded up."""
     everything = sum(weights.values())
     if not everything:
         return {}
@@ -108,10 +107,10 @@ def shared_out(total: int, weights: Mapping[str, int]) -> dict[str, int]:
 
 
 class Histories(dict[str, History]):
-    """By agent; a name that is new has an empty one.
+    """Histories by agent; a new name gets an empty one.
 
     Args:
-        path: a file that is read now, and written by `save`; None: this process's memory.
+        path: a file that is read now, and written by `save`; None: no file.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -131,14 +130,14 @@ class Histories(dict[str, History]):
         """Write the file, whole or not at all.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the file can't be written.
         """
         if self._path is None:
             return
         agents = {name: one.to_dict() for name, one in self.items()}
-        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        beside.write_text(json.dumps({"version": 1, "agents": agents}), encoding="utf-8")
-        beside.replace(self._path)
+        new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        new.write_text(json.dumps({"version": 1, "agents": agents}), encoding="utf-8")
+        new.replace(self._path)
 
     def _read(self, found: Any) -> None:
         if found["version"] != 1:

@@ -1,4 +1,4 @@
-"""What the latest calls of each kind were like: how many tokens they used, how long their answers take."""
+"""What the latest calls of each kind were like: how many tokens they used, how long their answers took."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..latency.model import Speed
 from .workload import MIN_SOLUTION
 
 MIN_CALLS = 3
-"""Calls of a kind from which on its averages are used."""
+"""The number of calls from which on a kind's averages are used."""
 
 MIN_SHARES, SHARES_MEMORY = 4, 32
-"""Solutions from which on their share of the final answer's limit may be used; how many are remembered."""
+"""Solutions from which on `_AnswerScale` may be used, and how many it remembers."""
 
 
 @dataclass(slots=True)
 class AverageUsage:
-    """Tokens of the latest calls of a kind: averages of about the last `MEMORY`."""
+    """Average tokens of a kind's calls, over about the last `MEMORY` of them."""
 
     MEMORY: ClassVar[int] = 16
 
@@ -29,7 +29,7 @@ class AverageUsage:
     seen: int = 0
 
     def record(self, prompt: int, solution: int) -> None:
-        """One more call."""
+        """Add a call."""
         self.seen = min(self.seen + 1, self.MEMORY)
         self.prompt += (prompt - self.prompt) / self.seen
         self.solution += (solution - self.solution) / self.seen
@@ -39,10 +39,9 @@ class UsageStats:
     """The average usage of every kind of call on one model, and how far the model's curves are off.
 
     Attributes:
-        known: by kind, once `MIN_CALLS` calls of it were seen.
-        bias: what solutions came to, as a multiple of what the curves said, over about the last 30 calls.
-            Curves are measured once and used on other prompts. At first `DOUBT` tokens of agreement are
-            assumed.
+        known: the usage of each kind with at least `MIN_CALLS` calls.
+        bias: the tokens of solutions over what the curves said, of about the last 30 calls: curves are
+            measured once, and used on other prompts. At first `DOUBT` tokens of agreement are assumed.
     """
 
     KEEP, DOUBT = 0.97, 150.0
@@ -54,11 +53,11 @@ class UsageStats:
         self.bias = 1.0
 
     def get(self, kind: str) -> AverageUsage | None:
-        """The average usage of a kind; None until `MIN_CALLS` calls of it were seen."""
+        """The average usage of a kind; None before `MIN_CALLS` calls."""
         return self.known.get(kind)
 
     def record(self, kind: str, prompt: int, solution: int, expected: float | None = None) -> None:
-        """A call of this kind was answered; its curve had said `expected` solution tokens."""
+        """Add a call of this kind, whose curve had said `expected` solution tokens."""
         usage = self._kinds.setdefault(kind, AverageUsage())
         usage.record(prompt, solution)
         if usage.seen >= MIN_CALLS:
@@ -73,7 +72,7 @@ class UsageStats:
 class ServiceTimeStats:
     """How long the answers of one endpoint are, by kind, and how long a running one still takes.
 
-    Nobody is refused for a guess: a kind that is not known counts as if its calls were the shortest.
+    An unknown kind counts as if its calls were the shortest, so that no task is refused for a guess.
     """
 
     def __init__(self, usage_stats: UsageStats) -> None:
@@ -82,12 +81,12 @@ class ServiceTimeStats:
         self._scales: dict[str, _AnswerScale] = {}  # by kind
 
     def record(self, kind: str, tokens: int, limit: int, final_limit: int | None) -> None:
-        """A call of this kind is over.
+        """Add a call of this kind that is over.
 
         Args:
-            tokens: solution tokens that it wrote.
-            limit: on its solution.
-            final_limit: on its task's final answer, if one was given.
+            tokens: its solution tokens.
+            limit: of its solution.
+            final_limit: of its task's final answer; None: not given.
         """
         if not tokens:
             return
@@ -102,8 +101,8 @@ class ServiceTimeStats:
         """Solution tokens of a call of a kind.
 
         Args:
-            final_limit: on its task's final answer, 0 if none was given. Steps of tasks with long answers are
-                often longer than others; where they are, the size follows from this limit.
+            final_limit: of its task's final answer; 0: not given. Where steps of tasks with long answers have
+                been longer than other steps, the size follows from this limit.
         """
         usage, scale = self._usage_stats.get(kind), self._scales.get(kind)
         if final_limit and scale is not None and scale.better:
@@ -116,20 +115,22 @@ class ServiceTimeStats:
         return 0 if usage is None else round(usage.prompt)
 
     def share(self, kind: str) -> float:
-        """How much of their limits the solutions of a kind usually take."""
+        """The average share of their limits that solutions of a kind take."""
         return self._shares.get(kind, 1.0)
 
     def rest(self, kind: str, budget: Budget, prompt: int, done: int, speed: Speed) -> float:
         """Seconds that a running call still takes if it stops thinking now.
 
         Args:
-            done: solution tokens that it has written.
+            done: its solution tokens so far.
         """
         limit = budget.solution
         size = self.share(kind) * limit
         if budget.thinking and not done:
             return speed.answer(math.ceil(size), speed.again * prompt)
-        left = size - done if done < size else (limit - done) / 2  # longer than usual: as long as any
+        left = (
+            size - done if done < size else (limit - done) / 2
+        )  # longer than usual: any length is as likely
         return left * speed.tpot
 
 
@@ -139,7 +140,7 @@ class _AnswerScale:
 
     Attributes:
         share: the mean share.
-        off, mean_off: by how many tokens that share misses them, and by how many their mean does, on average.
+        off, mean_off: the average error, in tokens, of a prediction by that share, and by the kind's mean.
     """
 
     share: float = 0.0
@@ -153,7 +154,7 @@ class _AnswerScale:
         return self.count >= MIN_SHARES and self.off < self.mean_off
 
     def record(self, tokens: int, limit: int, mean: int) -> None:
-        """A solution of so many tokens, where the mean of its kind was so many."""
+        """Add a solution; `mean`: of its kind so far."""
         self.count = min(self.count + 1, SHARES_MEMORY)
         if self.count > 1:
             self.off += (abs(tokens - self.share * limit) - self.off) / self.count

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..latency.concurrency import Pool, rising
 from .lengths import Lengths
 from .success_curve import PRIOR_SCALE, Curve, CurveSet
 
@@ -65,17 +66,20 @@ def parse(data: Any, *, where: str = "curves") -> CurveSet:
         raise CurveFileError(f"{where}: 'model' must be a string and 's' a whole number of tokens")
     curves = {}
     for kind, rows in data["kinds"].items():
-        natural = _percentiles(data.get("natural_thinking"), kind, f"{where}: natural_thinking[{kind!r}]")
-        answers = _percentiles(data.get("solution_tokens"), kind, f"{where}: solution_tokens[{kind!r}]")
+        natural = _percentiles(data, "natural_thinking", kind, where)
+        solution_tokens = _percentiles(data, "solution_tokens", kind, where)
         lengths = Lengths.of(natural["p50"], natural["p90"], natural["p99"]) if natural else None
         points = _points(rows, lengths, f"{where}: kinds[{kind!r}]")
-        mean = answers["mean"] if answers else None
-        table = data.get("solution_by_thinking")
-        says = (
-            _lengths_at(table.get(kind), points, f"{where}: solution_by_thinking[{kind!r}]") if table else ()
+        means = _by_limit(data, "solution_by_thinking", kind, ("tokens",), points, where)
+        right = _by_limit(data, "right_solutions", kind, ("p50", "p90", "p99"), points, where)
+        curves[kind] = Curve(
+            kind,
+            points,
+            lengths,
+            solution_tokens["mean"] if solution_tokens else None,
+            solutions=tuple((t, mean) for t, (mean,) in means),
+            right_solutions=tuple((t, Lengths.of(*row)) for t, row in right),
         )
-        right = _answers(data.get("right_solutions"), kind, points, f"{where}: right_solutions[{kind!r}]")
-        curves[kind] = Curve(kind, points, lengths, mean, solutions=says, right_solutions=right)
     return CurveSet(model, curves, solution)
 
 
@@ -100,61 +104,38 @@ def _points(rows: Any, lengths: Lengths | None, where: str) -> tuple[tuple[int, 
     if unlimited is not None:
         found[max([lengths.longest if lengths else 0, *(2 * t for t in found)])] = unlimited
     if 0 not in found:
-        found[0] = min(found.values())  # nobody measured it: no better than the worst that was
-    return _smoothed([(t, p, n) for t, (p, n) in sorted(found.items())])
+        found[0] = min(found.values())  # not measured: no better than the worst point
+    return tuple(rising(((t, p, n) for t, (p, n) in sorted(found.items())), _falls))
 
 
-def _smoothed(rows: Sequence[tuple[int, float, int]]) -> tuple[tuple[int, float], ...]:
-    """More thinking is taken to be no worse, unless it was measured to be: a fall that is within its error is
-    averaged away (pool adjacent violators), one beyond `BEYOND` standard errors stays.
-
-    Args:
-        rows: (thinking tokens, success, samples), by rising tokens.
-    """
-    blocks: list[tuple[list[int], float, int]] = []
-    for t, p, n in rows:
-        block = [t], p, n
-        while blocks and blocks[-1][1] > block[1]:
-            before, count = blocks[-1], blocks[-1][2] + block[2]
-            mean = (before[1] * before[2] + block[1] * block[2]) / count
-            error = math.sqrt(mean * (1 - mean) * (1 / before[2] + 1 / block[2]))
-            if before[1] - block[1] > BEYOND * error:
-                break
-            blocks.pop()
-            block = before[0] + block[0], mean, count
-        blocks.append(block)
-    return tuple((t, p) for ts, p, _ in blocks for t in ts)
+def _falls(left: Pool, right: Pool) -> bool:
+    """Whether success falls by more than `BEYOND` standard errors: such a fall is no noise."""
+    mean = (left[1] * left[2] + right[1] * right[2]) / (left[2] + right[2])
+    error = math.sqrt(mean * (1 - mean) * (1 / left[2] + 1 / right[2]))
+    return left[1] - right[1] > BEYOND * error
 
 
-def _lengths_at(rows: Any, points: Sequence[tuple[int, float]], where: str) -> tuple[tuple[int, float], ...]:
-    """[t, mean solution tokens] rows; null stands where the success curve has its unconstrained point."""
-    found: dict[int, float] = {}
-    for row in rows or ():
-        if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], int | float) and row[1] >= 0):
-            raise CurveFileError(f"{where}: expected [t, tokens], got {row!r}")
-        found[points[-1][0] if row[0] is None else int(row[0])] = float(row[1])
-    return tuple(sorted(found.items()))
-
-
-def _answers(
-    table: Any, kind: str, points: Sequence[tuple[int, float]], where: str
-) -> tuple[tuple[int, Lengths], ...]:
-    """[t, p50, p90, p99] rows; null stands where the success curve has its unconstrained point."""
-    found: dict[int, Lengths] = {}
-    for row in (table or {}).get(kind, ()):
+def _by_limit(
+    data: Any, name: str, kind: str, columns: Sequence[str], points: Sequence[tuple[int, float]], where: str
+) -> list[tuple[int, list[float]]]:
+    """The [t, *columns] rows of a kind, by rising t; null is the success curve's unconstrained point."""
+    found: dict[int, list[float]] = {}
+    for row in (data.get(name) or {}).get(kind) or ():
         numbers = row[1:] if isinstance(row, list) else ()
-        if len(numbers) != 3 or not all(isinstance(n, int | float) and n >= 0 for n in numbers):
-            raise CurveFileError(f"{where}: expected [t, p50, p90, p99], got {row!r}")
-        found[points[-1][0] if row[0] is None else int(row[0])] = Lengths.of(*numbers)
-    return tuple(sorted(found.items(), key=lambda pair: pair[0]))
+        if len(numbers) != len(columns) or not all(isinstance(n, int | float) and n >= 0 for n in numbers):
+            raise CurveFileError(
+                f"{where}: {name}[{kind!r}]: expected [t, {', '.join(columns)}], got {row!r}"
+            )
+        found[points[-1][0] if row[0] is None else int(row[0])] = [float(n) for n in numbers]
+    return sorted(found.items())
 
 
-def _percentiles(table: Any, kind: str, where: str) -> dict[str, float] | None:
-    if table is None or kind not in table:
+def _percentiles(data: Any, name: str, kind: str, where: str) -> dict[str, float] | None:
+    row, keys = (data.get(name) or {}).get(kind), ("mean", "p50", "p90", "p99")
+    if row is None:
         return None
-    row = table[kind]
     if not isinstance(row, dict) or not all(
-        isinstance(row.get(key), int | float) and row[key] >= 0 for key in ("mean", "p50", "p90", "p99")
+        isinstance(row.get(k), int | float) and row[k] >= 0 for k in keys
     ):
-        raise CurveFileError(f"{where}: expected mean, p50, p90 and p99, got {row!r}")
-    return {key: float(row[key]) for key in ("mean", "p50", "p90", "p99")}
+        raise CurveFileError(f"{where}: {name}[{kind!r}]: expected mean, p50, p90 and p99, got {row!r}")
+    return {key: float(row[key]) for key in keys}

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long something is when nobody cuts it, as a piecewise linear distribution of tokens.
+    """How long something is when it isn't cut: a piecewise linear distribution of tokens.
 
     Attributes:
         knots: (tokens, share that is longer), falling from 1 to 0.
@@ -21,7 +21,7 @@ class Lengths:
 
     @classmethod
     def of(cls, p50: float, p90: float, p99: float) -> Lengths:
-        """From three percentiles; the last hundredth ends at 1.25 times the third."""
+        """The distribution with these percentiles; it ends at 1.25 times the third."""
         p90 = max(p90, p50)
         p99 = max(p99, p90, 1.0)
         return cls(((0.0, 1.0), (p50, 0.5), (p90, 0.1), (p99, 0.01), (1.25 * p99, 0.0)))
@@ -44,9 +44,7 @@ class Lengths:
         return total
 
     def variance(self, limit: float) -> float:
-        """Of the tokens used when cut at `limit`: E[min²] is the integral of 2x times the share that is
-        longer.
-        """
+        """Variance of the tokens used when cut at `limit`; E[min²] is the integral of 2x * (share longer)."""
         square = 0.0
         for (x0, s0), (x1, s1) in zip(self.knots, self.knots[1:], strict=False):
             if limit <= x0:
@@ -57,11 +55,11 @@ class Lengths:
         return max(0.0, square - self.used(limit) ** 2)
 
     def longer(self, tokens: float) -> float:
-        """The share that is longer."""
+        """The share that is longer than so many tokens."""
         return between(self.knots, tokens)
 
     def size(self, share: float) -> float:
-        """Tokens that hold so large a share of them."""
+        """The tokens that this share keeps to."""
         for (x0, s0), (x1, s1) in pairwise(self.knots):
             if s1 <= 1 - share:
                 return x1 if s0 == s1 else x0 + (x1 - x0) * (s0 - (1 - share)) / (s0 - s1)
@@ -69,7 +67,7 @@ class Lengths:
 
     @property
     def longest(self) -> int:
-        """Nothing is longer."""
+        """The largest length."""
         return math.ceil(self.knots[-1][0])
 
 

@@ -1,19 +1,19 @@
-"""Success curves that nobody measured, learnt from the calls themselves.
+"""Success curves learnt from the calls themselves, where none were measured.
 
     curves = LearntCurves("my-model")
-    BudgetScheduler(backend, curves=curves)        # every finished call teaches it
-    call.feedback(correct=True)                    # its user knows whether the answer was correct
+    BudgetScheduler(backend, curves=curves)        # learns from every finished call
+    call.feedback(correct=True)                    # whether the answer was correct, from its user
 
-A call shows how long the model thinks, unless we cut it: then only that it would have thought longer. Those
-lengths are right-censored, and `kaplan_meier` is the estimate for such. With F(t) the share that has ended by
-itself within t,
+A call that ends its thinking by itself shows how long the model thinks. A call whose thinking is cut shows
+only that the model would have thought longer: its length is right-censored, and `kaplan_meier` estimates
+lengths from such samples. With F(t) the share of calls that end by themselves within t,
 
-    p(t) = F(t) * success of those that ended by themselves + (1 - F(t)) * success of those cut near t
+    p(t) = F(t) * success of calls that ended by themselves + (1 - F(t)) * success of calls cut near t
 
-where the two kinds of success come from what users tell. While nobody has told anything about a kind, ending
-by itself stands for success, and being cut for failure: lengths alone can teach no more, and this errs
-towards letting calls finish. Everything starts from a cautious guess of a few imagined calls, and a kind
-with hardly any calls uses what all kinds together have shown. The latest `MEMORY` calls of a kind count.
+where both kinds of success come from feedback. While a kind has no feedback, ending by itself stands for
+success, and being cut for failure. Lengths alone teach no more, and the error is on the side of letting calls
+finish. Every estimate starts from a cautious guess worth `IMAGINED` calls. A kind with fewer than `KNOWN`
+calls uses the curve of all kinds together. The latest `MEMORY` calls of a kind count.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from .success_curve import Curve, CurveSet, prior
 
 MEMORY = 400
 IMAGINED = 2.0
-"""Imagined calls that every estimate starts from."""
+"""The weight of an estimate's first guess, in calls."""
 
 ENOUGH = 20
-"""Right solutions from which on their lengths count."""
+"""Right solutions from which on a limit has a distribution of their lengths."""
 
 KNOWN = 8
 """Calls of a kind from which on it has a curve of its own."""
@@ -40,13 +40,13 @@ SCALE = 64.0
 
 
 def kaplan_meier(seen: Iterable[tuple[int, bool]], *, imagined: float = 0.0, scale: float = SCALE) -> Lengths:
-    """How long thinking is when nobody cuts it (Kaplan and Meier 1958, the product-limit estimate).
+    """How long uncut thinking is (the product-limit estimate of Kaplan and Meier 1958).
 
     Args:
-        seen: (tokens, whether it was cut there); one cut at x was longer than those that ended at x.
-        imagined: calls in mind whose length is exponential with mean `scale`; they fill the gaps and the
-        tail.
-            With none, nothing is known beyond the longest one.
+        seen: (tokens, whether the thinking was cut there); thinking cut at x is longer than any that ended at
+            x.
+        imagined: further calls whose length is exponential with mean `scale`. They fill the gaps and the
+            tail; without them nothing is known beyond the longest sample.
     """
     ends: dict[int, list[int]] = {}
     for tokens, cut in seen:
@@ -67,9 +67,7 @@ def kaplan_meier(seen: Iterable[tuple[int, bool]], *, imagined: float = 0.0, sca
 
 @dataclass(slots=True)
 class Seen:
-    """One finished call: its limit, what it used, whether it was cut, and, once told, whether it was
-    right.
-    """
+    """One finished call; `right` is its feedback, None before there is any."""
 
     limit: int
     thinking: int
@@ -80,7 +78,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Evidence:
-    """The calls of one kind, and the curve that they make."""
+    """The calls of one kind, and the curve that follows from them."""
 
     calls: deque[Seen] = field(default_factory=lambda: deque(maxlen=MEMORY))
     news: int = 0
@@ -92,19 +90,19 @@ class Evidence:
         self.news += 1
 
     def estimate(self, kind: str, scale: float) -> Curve:
-        """The curve, made anew when a tenth of what it stands on is new."""
+        """The curve; it is worked out again when a tenth of the calls is new."""
         if self.curve is None or self.news > len(self.calls) / 10:
             self.curve, self.news = _estimate(kind, list(self.calls), scale), 0
         return self.curve
 
 
 class LearntCurves:
-    """Curves by kind, learnt; wherever a `CurveSet` is taken. See the module.
+    """Learnt curves by kind; can be used wherever a `CurveSet` can. See the module.
 
     Args:
-        model: its name.
-        scale: thinking tokens after which a guess has gained most of what thinking can gain.
-        solution: solution tokens of calls that don't say.
+        model: the model's name.
+        scale: thinking tokens within which thinking gains most of what it can, as a first guess.
+        solution: solution tokens of calls that set no limit.
     """
 
     def __init__(self, model: str = "", *, scale: float = SCALE, solution: int | None = None) -> None:
@@ -114,27 +112,25 @@ class LearntCurves:
 
     @property
     def calls(self) -> int:
-        """How many calls it stands on."""
+        """How many calls the curves follow from."""
         return len(self._all.calls)
 
     def curve(self, kind: str) -> Curve:
-        """What is known of a kind; of all kinds, while it is new; the prior, while everything is."""
-        found = self._kinds.get(kind)
-        if found is not None and len(found.calls) >= KNOWN:
-            return found.estimate(kind, self.scale)
-        return (
-            self._all.estimate("", self.scale) if len(self._all.calls) >= KNOWN else prior(kind, self.scale)
-        )
+        """The curve of a kind; of all kinds together while the kind is new; at first the prior."""
+        for name, evidence in ((kind, self._kinds.get(kind)), ("", self._all)):
+            if evidence is not None and len(evidence.calls) >= KNOWN:
+                return evidence.estimate(name, self.scale)
+        return prior(kind, self.scale)
 
     def record_call(self, kind: str, limit: int, thinking: int, cut: bool, solution: int) -> Seen:
-        """A call has brought an answer. Returns what `record_feedback` wants back."""
+        """A call has brought an answer. Returns the record that `record_feedback` takes."""
         call = Seen(limit, thinking, cut, solution)
         self._kinds.setdefault(kind, Evidence()).add(call)
         self._all.add(call)
         return call
 
     def record_feedback(self, kind: str, call: Seen, right: bool) -> None:
-        """Whether that answer was right."""
+        """The answer of a recorded call was right, or wasn't."""
         call.right = right
         self._kinds[kind].news += 1
         self._all.news += 1
@@ -146,42 +142,47 @@ Curves = CurveSet | LearntCurves
 
 def _estimate(kind: str, calls: Sequence[Seen], scale: float) -> Curve:
     lengths = kaplan_meier(((c.thinking, c.cut) for c in calls), imagined=IMAGINED, scale=scale)
-    told = [(c, float(c.right)) for c in calls if c.right is not None]
-    known = told or [(c, float(not c.cut)) for c in calls]
-    finished = _share([right for c, right in known if not c.cut], 0.8)
-    cuts = [(c.limit, right) for c, right in known if c.cut]
-    guess = _share([right for _, right in cuts], 0.2)
+    judged = [(c, float(c.right)) for c in calls if c.right is not None]
+    success = judged or [(c, float(not c.cut)) for c in calls]
+    finished = _share([right for c, right in success if not c.cut], 0.8)
+    cut = [(c.limit, right) for c, right in success if c.cut]
+    cut_anywhere = _share([right for _, right in cut], 0.2)
     wrote = _share([c.solution for c in calls if not c.cut], _share([c.solution for c in calls], 0.0, 0.0))
     wrote_cut = [(c.limit, float(c.solution)) for c in calls if c.cut]
-    usual = _share([words for _, words in wrote_cut], wrote)
-    points, solutions, answers = [], [], []
+    wrote_cut_anywhere = _share([solution for _, solution in wrote_cut], wrote)
+    points, solutions, right_solutions = [], [], []
     for x in (0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1, 5 / 4, 3 / 2, 2, 5 / 2, 3, 4, 6, 8):
         t = round(x * scale)
         longer = lengths.longer(t)
-        points.append((t, (1 - longer) * finished + longer * _near(cuts, t, guess)))
-        solutions.append((t, (1 - longer) * wrote + longer * _near(wrote_cut, t, usual)))
-        written = sorted(c.solution for c, right in known if right and _shows(c, t))
+        points.append((t, (1 - longer) * finished + longer * _near(cut, t, cut_anywhere)))
+        solutions.append((t, (1 - longer) * wrote + longer * _near(wrote_cut, t, wrote_cut_anywhere)))
+        written = sorted(c.solution for c, right in success if right and _shows(c, t))
         if len(written) >= ENOUGH:
             p50, p90, p99 = (float(written[len(written) * q // 100]) for q in (50, 90, 99))
-            answers.append((t, Lengths.of(p50, p90, p99)))
+            right_solutions.append((t, Lengths.of(p50, p90, p99)))
     return Curve(
-        kind, tuple(points), lengths, wrote, solutions=tuple(solutions), right_solutions=tuple(answers)
+        kind,
+        tuple(points),
+        lengths,
+        wrote,
+        solutions=tuple(solutions),
+        right_solutions=tuple(right_solutions),
     )
 
 
 def _shows(call: Seen, t: int) -> bool:
-    """Its solution is as long as one of a call with limit t may be."""
+    """Whether a call's solution is as long as one with limit t may be."""
     return abs(call.limit - t) <= _width(t) if call.cut else call.thinking <= t
 
 
 def _share(values: Sequence[float], guess: float, imagined: float = IMAGINED) -> float:
-    """Their mean, from a guess worth so many of them."""
+    """The mean of the values and of a guess with the weight of `imagined` values."""
     count = len(values) + imagined
     return (math.fsum(values) + imagined * guess) / count if count else guess
 
 
 def _near(seen: Sequence[tuple[int, float]], t: int, guess: float) -> float:
-    """The mean of what was seen near t: less weight further off, none beyond a quarter of t (or 8 tokens)."""
+    """The mean of the values near t: less weight further off, none beyond `_width(t)`."""
     width = _width(t)
     weights = [(max(0.0, 1 - abs(at - t) / width), value) for at, value in seen]
     total = math.fsum(weight for weight, _ in weights)
@@ -189,5 +190,5 @@ def _near(seen: Sequence[tuple[int, float]], t: int, guess: float) -> float:
 
 
 def _width(t: int) -> float:
-    """Limits so far from t say something about t."""
+    """How far from t a limit may be and still say something about t."""
     return max(8.0, t / 4)

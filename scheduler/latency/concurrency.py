@@ -2,52 +2,52 @@
 
 Samples of TTFT and TPOT are kept for each level of load: every number of calls up to 8, and steps of a fifth
 above. `at(load)` answers with quantiles that never fall as the load grows: where a busier level looks faster,
-the two are pooled (isotonic regression). A load between two known levels takes the lower one's time in
-proportion, at most the upper one's. A load beyond the busiest known level takes that level's time in
-proportion, too: a backend that serves its calls alike slows down by no more. Where one level alone is known,
-every load counts as that level.
+the two are pooled (isotonic regression). A load between two known levels takes the lower level's time in
+proportion, at most the upper level's. A load beyond the busiest known level takes that level's time in
+proportion, too: a backend that serves its calls alike slows down by no more. With one known level, every load
+counts as that level.
 
-A slowdown is the other cause of slowness: an upstream that others use, or that is ill, is slower at every
-load. `slowdown` is what the latest tokens took, as a multiple of the median at their load.
+A slowdown is the other cause of slowness: an upstream that is shared with others, or in trouble, is slower at
+every load. `slowdown` is the time of the latest tokens over the median at their load.
 
 Time is counted as busy time: a block of tokens that took s seconds beside n calls stands for s / n seconds. A
-level takes one sample in `GAP` busy seconds and forgets samples that are older than its window. During a
+level takes one sample in `GAP` busy seconds, and forgets samples that are older than its window. During a
 slowdown a level with at least `FEW` samples records nothing; a newer level records each sample divided by the
 slowdown (its baseline). So short spikes leave no trace. A slowdown that lasts longer than `LASTS` is no
 longer taken for transient: its samples are recorded as they are. Slowdowns that have passed are remembered
 (`slowdowns`).
 
-More calls at once do not always bring more answers: a backend that is used to capacity only becomes slower
-with each one. `enough` says from which load on that is so.
+More calls at once don't always bring more answers: a backend that is used to capacity only becomes slower
+with each further call. `enough` is the load from which on that is so.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from .prefill import First, FirstTokens, Line, quantile_of
 from .slowdowns import Slowdowns
 
 GAP = 1.0
-"""Busy seconds between two samples of a level, once it has a few."""
+"""Busy seconds between two samples of a level with at least `FEW` samples."""
 
 FEW = 8
 
 ENOUGH = 0.8
-"""Share of the most answers a second that so many calls at once have to bring to be enough."""
+"""Calls at once are enough when they bring this share of the most answers a second."""
 
 GAIN = 0.25
-"""The busiest load that was seen, with n times as many calls, may bring at most n ** GAIN times the tokens a
-second: where each call brings tokens of its own, all may run."""
+"""Fewer calls are enough only where n times as many, at the busiest known load, bring at most n ** GAIN times
+the tokens a second. Where each call brings tokens of its own, all may run."""
 
 KEEP, FIRST_PASS = 0.99, 64.0
-"""What the mean length of a pass keeps of itself at each pass; tokens that it is taken to have at first."""
+"""The mean length of a pass: its decay at each pass, and its first value, in tokens."""
 
 SLOW, LASTS = 1.5, 60.0
-"""Slowdown from which on a known level records nothing, unless it has lasted `LASTS` busy seconds."""
-
+"""A known level records nothing during a slowdown of at least `SLOW` that has lasted at most `LASTS` busy
+seconds."""
 
 Fit = list[tuple[int, float]]
 """(level, value), both rising."""
@@ -57,10 +57,10 @@ class Levels:
     """One quantity (seconds) by level of load.
 
     Args:
-        window: samples of a level that are remembered.
+        window: how many samples of a level are remembered.
 
     Attributes:
-        samples: how many were taken in all.
+        samples: how many were recorded in all.
     """
 
     def __init__(self, window: int = 64) -> None:
@@ -72,11 +72,11 @@ class Levels:
 
     @property
     def levels(self) -> list[int]:
-        """Those that were seen, ascending."""
+        """The levels with samples, ascending."""
         return sorted(self._samples)
 
     def add(self, load: int, seconds: float, clock: float, *, transient: float = 1.0) -> None:
-        """One more sample, at so many busy seconds; too soon after the last of its level it is dropped.
+        """Add a sample at `clock` busy seconds; dropped if too soon after the last one of its level.
 
         Args:
             transient: the present slowdown, if it will probably pass; 1: none. A level with fewer than `FEW`
@@ -92,7 +92,7 @@ class Levels:
         self._fits.clear()
 
     def at(self, load: int, quantile: float) -> float | None:
-        """What it is at this load; None before the first sample."""
+        """The quantile at this load; None before the first sample."""
         fit = self._fits.get(quantile)
         if fit is None:
             fit = self._fits[quantile] = self._fit(quantile)
@@ -105,8 +105,8 @@ class Levels:
 class FirstsByLoad:
     """TTFT by level of load, as a function of the prompt.
 
-    What a prompt token takes is known on levels that had prompts of different lengths, and is read off for
-    the others; the fixed part is what each level's TTFT is without that.
+    The time per prompt token is known on levels with prompts of different lengths, and is read off for the
+    others; the fixed part is the rest of each level's TTFT.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class FirstsByLoad:
         self._fits: dict[float, tuple[Fit, Fit, float, float]] = {}
 
     def add(self, load: int, first: First, clock: float, *, transient: float = 1.0) -> None:
-        """One more sample, as `Levels.add`; a dropped one still counts among the prompts of its length."""
+        """Add a sample, as `Levels.add`; a dropped one still counts among the prompts of its length."""
         level = level_of(load)
         firsts = self._levels.setdefault(level, FirstTokens())
         if transient > 1.0:
@@ -129,11 +129,11 @@ class FirstsByLoad:
         self._taken[level] = clock
 
     def changed(self) -> None:
-        """The upstream has said how much of a prompt it had cached."""
+        """The upstream has reported a prompt's cached tokens."""
         self._fits.clear()
 
     def at(self, load: int, quantile: float) -> Line | None:
-        """What it is at this load; None before the first sample."""
+        """The quantile at this load; None before the first sample."""
         found = self._fits.get(quantile)
         if found is None:
             found = self._fits[quantile] = self._fit(quantile)
@@ -164,17 +164,17 @@ class SpeedByLoad:
         self.ttft, self.tpot = FirstsByLoad(), Levels()
         self._clock = self._baseline_until = 0.0
         self._passes, self._tokens = 1.0, FIRST_PASS
-        self._enough: dict[int, tuple[int, int]] = {}  # by limit: the samples at that time, and the answer
+        self._enough: dict[int, tuple[int, int]] = {}  # by limit: `tpot.samples` at that time, and the result
         self._latest: deque[float] = deque(maxlen=self.LATEST)
         self.slowdowns = Slowdowns()
 
     def first(self, load: int, first: First) -> None:
-        """A pass brought its first token."""
+        """Record a pass's first token."""
         self._passes, self._tokens = KEEP * self._passes + 1, KEEP * self._tokens
         self.ttft.add(load, first, self._clock, transient=self._transient)
 
     def block(self, load: int, tokens: int, seconds: float) -> None:
-        """So many tokens of one pass took this long."""
+        """Record that so many tokens of one pass took this long."""
         each, usual = seconds / tokens, self.tpot.at(load, 0.5)
         self._tokens += tokens
         self._latest.append(1.0 if not usual else each / usual)
@@ -189,7 +189,7 @@ class SpeedByLoad:
     def enough(self, most: int) -> int:
         """The fewest calls at once that bring `ENOUGH` of the most answers a second; `most` if more may help.
 
-        An answer takes its time to the first token and the tokens of a usual pass.
+        An answer takes the time to its first token, and the time of a usual pass's tokens.
         """
         samples, found = self.tpot.samples, self._enough.get(most)
         if found is None or found[0] != samples:
@@ -217,7 +217,7 @@ class SpeedByLoad:
 
     @property
     def slowdown(self) -> float:
-        """What the latest tokens took, as a multiple of the median at their load; at least 1."""
+        """The time of the latest tokens over the median at their load; at least 1."""
         return max(1.0, quantile_of(self._latest, 0.5)) if self._latest else 1.0
 
 
@@ -229,22 +229,31 @@ def level_of(load: int) -> int:
     return level
 
 
-def rising(points: Iterable[tuple[int, float, int]]) -> Fit:
-    """(level, value) of points (level, value, weight), neither falling: neighbours in the wrong order share
-    their mean."""
-    pools: list[tuple[list[int], float, int]] = []  # levels, mean, weight
-    for level, value, weight in points:
-        pool = ([level], value, weight)
-        while pools and pools[-1][1] > pool[1]:
-            levels, mean, size = pools.pop()
+Pool = tuple[list[int], float, float]
+"""Neighbouring points as one: their places, their mean, their weight."""
+
+
+def rising(
+    points: Iterable[tuple[int, float, float]],
+    stays: Callable[[Pool, Pool], bool] = lambda left, right: False,
+) -> Fit:
+    """(place, value) of points (place, value, weight), with values that don't fall (isotonic regression).
+
+    Neighbours in the wrong order share their mean (pool adjacent violators), unless their fall `stays`.
+    """
+    pools: list[Pool] = []
+    for place, value, weight in points:
+        pool: Pool = ([place], value, weight)
+        while pools and pools[-1][1] > pool[1] and not stays(pools[-1], pool):
+            places, mean, size = pools.pop()
             total = size + pool[2]
-            pool = (levels + pool[0], (mean * size + pool[1] * pool[2]) / total, total)
+            pool = (places + pool[0], (mean * size + pool[1] * pool[2]) / total, total)
         pools.append(pool)
-    return [(level, value) for levels, value, _ in pools for level in levels]
+    return [(place, value) for places, value, _ in pools for place in places]
 
 
 def read_off(fit: Fit, load: int) -> float | None:
-    """The value at any load, also between and beyond those that were seen; None before the first sample."""
+    """The value at any load, also between and beyond the known levels; None before the first sample."""
     if not fit:
         return None
     if len(fit) == 1:

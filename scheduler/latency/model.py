@@ -1,18 +1,18 @@
 """How fast an endpoint is: time to first token (TTFT) and time per output token (TPOT), learnt as it answers.
 
-One `Latency` per endpoint. It keeps a recent window of each, answers with an upper quantile, and forgets what
-is older. TTFT has two parts, a fixed one and one in proportion to the prompt (`prefill`). Two
-horizons are kept for TPOT: the window, in blocks of tokens of one pass, so that the jitter of a single token
-does not count for a whole answer; and the present pace, the median of a call's latest tokens, which follows a
-slow-down within three tokens and ignores a single stall, however many calls stalled together. The larger of
-the two is the answer: planning must not wait for statistics while a deadline nears.
+One `Latency` per endpoint. It keeps a recent window of each, and answers with an upper quantile. TTFT has a
+fixed part and a part in proportion to the prompt (`prefill`). TPOT has two horizons. The window holds blocks
+of tokens of one pass, so that the jitter of a single token doesn't count for a whole answer. The present pace
+is the median of a call's latest tokens: it follows a slowdown within three tokens, and ignores a single
+stall, however many calls stall together. The larger of the two is the answer: planning must not wait for
+statistics while a deadline nears.
 
-`speed` is how it is now. `at(load)` is how it would be with so many calls at once (`concurrency`): a task
-that is to be admitted makes the others slower.
+`speed` is how the endpoint is now. `at(load)` is how it would be with so many calls at once (`concurrency`):
+a task that is to be admitted makes the others slower.
 
 Nothing is assumed before the first tokens: `known` is False, and `slack` then spends at most half of the time
 on thinking. Passes that were sent before anything was answered may have waited for the upstream's own start;
-they count until one that was sent later is there.
+they count until a pass that was sent later has its first token.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Speed(NamedTuple):
     """What an endpoint takes, in seconds.
 
     Attributes:
-        ttft, tpot: time to a pass's first token, its prompt not counted, and per token: upper quantiles of
-            the window, or the present pace where that is slower.
-        usual_ttft, usual_tpot: medians, with slowdowns left out; on an endpoint whose calls take turns with
-            as many at once as there will be.
-        prefill, usual_prefill: the same for each prompt token that is read; 0 until prompts of different
-            lengths were seen: `ttft` is then that of prompts like those.
+        ttft, tpot: time to a pass's first token, without its prompt, and per token: upper quantiles of the
+            window, or the present pace where that is slower.
+        usual_ttft, usual_tpot: medians without slowdowns; with as many calls at once as there will be, on an
+            endpoint whose calls take turns.
+        prefill, usual_prefill: the same per prompt token that is read; 0 before prompts of different lengths
+            were seen: `ttft` is then that of prompts like those seen.
         again: share of its prompt that a further pass of the same call reads.
         later: share of its prompt that a later call of the same task reads.
         slower, lasts, every: the next slowdown (`slowdowns.Slowdown`).
-        now: what tokens take at present, as a multiple of what is usual.
-        left: seconds until that is probably over; 0: that isn't known, or nothing is slow.
-        enough: calls at once beyond which more bring hardly more answers; 0: that isn't known.
+        now: the time of a token at present, as a multiple of the usual one.
+        left: seconds until the present slowdown is probably over; 0: unknown, or nothing is slow.
+        enough: calls at once beyond which more bring hardly more answers; 0: unknown.
     """
 
     ttft: float
@@ -60,10 +60,9 @@ class Speed(NamedTuple):
     enough: int = 0
 
     def expected(self) -> Speed:
-        """The usual one, as it is while the present slowdown lasts; without that where its end is known.
+        """The usual speed in the present slowdown; without the slowdown where its end is known.
 
-        For sums over many answers: what single tokens or a level of load that was hardly seen took at worst
-        says nothing of these.
+        For sums over many answers, for which upper quantiles would say too much.
         """
         factor = 1.0 if self.left else self.now
         return self._replace(
@@ -73,13 +72,13 @@ class Speed(NamedTuple):
         )
 
     def fits(self, seconds: float) -> float:
-        """Seconds of work at the `expected` speed that get done in so many seconds from now."""
+        """Seconds of work at the `expected` speed that are done in so many seconds from now."""
         if not self.left:
             return seconds
         return max(seconds / self.now, seconds - self.left * (1 - 1 / self.now))
 
     def takes(self, seconds: float) -> float:
-        """Seconds from now for work of so many seconds at the `expected` speed; undoes `fits`."""
+        """Seconds from now until work of so many seconds at the `expected` speed is done; undoes `fits`."""
         if not self.left:
             return seconds
         return min(seconds * self.now, seconds + self.left * (1 - 1 / self.now))
@@ -108,7 +107,7 @@ class Speed(NamedTuple):
         return passes * self.ttft + read * self.prefill + tokens * self.tpot
 
     def slowed(self, factor: float) -> Speed:
-        """The same endpoint at so many times what it usually takes, or as it is where that is slower."""
+        """The speed at `factor` times the usual times, or as it is where that is slower."""
         return self._replace(
             ttft=max(self.ttft, factor * self.usual_ttft),
             tpot=max(self.tpot, factor * self.usual_tpot),
@@ -117,35 +116,27 @@ class Speed(NamedTuple):
 
 
 class Speeds(Protocol):
-    """What decisions ask of an endpoint's speed: a `Latency`, or one that is written down or read back.
+    """What decisions need of an endpoint's speed: a `Latency`, or one that is logged or read from a log."""
 
-    Attributes:
-        load: calls that run on it now; whoever starts and ends them says so.
-        most: calls that may run on it at once; None: no limit.
-    """
-
-    load: int
-    most: int | None
+    def occupy(self, load: int, most: int | None) -> None:
+        """So many calls run now, of at most so many at once; None: no limit."""
+        ...
 
     def speed(self) -> Speed | None:
-        """What to plan with, or None before anything is known."""
+        """The speed to plan with; None: unknown."""
         ...
 
     def at(self, load: int) -> Speed | None:
-        """What it would be with so many calls at once; None while unknown."""
+        """The speed with so many calls at once; None: unknown."""
         ...
 
 
 class Latency:
-    """TTFT and TPOT of one endpoint.
+    """TTFT and TPOT of one endpoint; a `Speeds`.
 
     Args:
         quantile: which upper quantile counts.
-        window: passes (for TTFT) and blocks (for TPOT) that are remembered.
-
-    Attributes:
-        load: calls that run on it now, as far as this process knows; whoever starts and ends them says so.
-        most: calls that may run on it at once; None: no limit.
+        window: how many passes (for TTFT) and blocks (for TPOT) are remembered.
     """
 
     def __init__(self, *, quantile: float = 0.9, window: int = 64) -> None:
@@ -154,57 +145,47 @@ class Latency:
         self._warm = False
         self._blocks: deque[float] = deque(maxlen=window)
         self._pace: float | None = None
-        self._window: Speed | None = None  # both are made when somebody asks, and again after the next sample
+        self._window: Speed | None = None  # both are worked out on demand; a new sample clears them
         self._speed: Speed | None = None
         self.load = 1
         self.most: int | None = None
         self._by_load = SpeedByLoad()
         self._lock = threading.Lock()  # calls of several event loops may share an endpoint
 
+    def occupy(self, load: int, most: int | None) -> None:
+        """See `Speeds`."""
+        self.load, self.most = load, most
+
     @property
     def known(self) -> bool:
-        """Both have been seen."""
+        """Whether a first token and a further one were seen."""
         return self._pace is not None and len(self._first) > 0
 
     @property
     def cold(self) -> bool:
-        """Nothing was answered yet: a pass that is sent now may wait for the upstream's start."""
+        """Whether nothing was answered yet: a pass that is sent now may wait for the upstream's start."""
         return not self._first.latest
 
-    def first(
-        self,
-        seconds: float,
-        prompt: int = 0,
-        *,
-        further: bool = False,
-        later: bool = False,
-        cached: int | None = None,
-        cold: bool = False,
-    ) -> First:
-        """A pass brought its first token after this long.
+    def first(self, first: First, *, cold: bool = False) -> First:
+        """Record a pass's first token, and return it for `record_cached`.
 
         Args:
-            prompt: input tokens that it sent.
-            further: it is not its call's first.
-            later: its call is not its task's first.
-            cached: how many of them the upstream had; None: not said yet (see `record_cached`).
-            cold: it was sent when nothing had been answered.
+            cold: the pass was sent when nothing had been answered.
         """
-        found = First(max(0.0, seconds), prompt, further, later, cached)
         with self._lock:
             if cold and self._warm:
-                return found
+                return first
             if not (cold or self._warm):
                 self._warm = True
                 self._first, self._by_load.ttft = FirstTokens(self._size), FirstsByLoad()
-            self._first.latest.append(found)
-            self._first.length(found)
-            self._by_load.first(self.load, found)
+            self._first.latest.append(first)
+            self._first.length(first)
+            self._by_load.first(self.load, first)
             self._window = self._speed = None
-        return found
+        return first
 
     def record_cached(self, first: First, cached: int) -> None:
-        """The upstream had so many of this pass's input tokens."""
+        """The upstream had so many of this pass's input tokens in its cache."""
         with self._lock:
             first.cached = cached
             if first.baseline is not None:
@@ -213,19 +194,19 @@ class Latency:
             self._window = self._speed = None
 
     def block(self, tokens: int, seconds: float) -> None:
-        """So many tokens of one pass took this long: a sample of the window."""
+        """Record that so many tokens of one pass took this long: a sample of the window."""
         with self._lock:
             self._blocks.append(max(0.0, seconds) / tokens)
             self._by_load.block(self.load, tokens, max(0.0, seconds))
             self._window = self._speed = None
 
     def pace(self, each: float) -> None:
-        """A call's latest tokens took this long each."""
+        """Record that a call's latest tokens took this long each."""
         with self._lock:
             self._pace, self._speed = max(0.0, each), None
 
     def speed(self) -> Speed | None:
-        """What to plan with, or None before anything is known."""
+        """The speed to plan with; None: unknown."""
         speed = self._speed
         if speed is not None:
             return speed
@@ -258,9 +239,9 @@ class Latency:
         return 0 if self.most is None else self._by_load.enough(self.most)
 
     def _ahead(self, usual: Line, each: float) -> tuple[Line, float]:
-        """What first tokens and tokens usually take: with as many calls at once as there will be, if known.
+        """The usual time of first tokens and tokens: with as many calls at once as there will be, if known.
 
-        A window of a few seconds calls usual what a slowdown takes, and knows only the present load.
+        The window itself, of a few seconds, knows only the present load, and takes a slowdown for usual.
         """
         firsts, tokens = self._by_load.ttft, self._by_load.tpot
         if self.most is None:
@@ -269,7 +250,7 @@ class Latency:
         return firsts.at(load, 0.5) or usual, tokens.at(load, 0.5) or each
 
     def at(self, load: int) -> Speed | None:
-        """What it would be with so many calls at once, with the present slowdown; None while unknown."""
+        """The speed with so many calls at once, in the present slowdown; None: unknown."""
         with self._lock:
             ttft, tpot, q = self._by_load.ttft, self._by_load.tpot, self._quantile
             first, each = ttft.at(load, q), tpot.at(load, q)
@@ -304,29 +285,16 @@ class Pace:
         self._gaps: deque[float] = deque(maxlen=self.LATEST)
         self._tokens, self._seconds = 0, 0.0
 
-    def first(
-        self,
-        tokens: int,
-        seconds: float,
-        prompt: int = 0,
-        *,
-        further: bool = False,
-        later: bool = False,
-        cached: int | None = None,
-        cold: bool = False,
-    ) -> First:
-        """The first chunk of a pass, after this long. One with many tokens tells their pace, too.
-
-        For the rest see `Latency.first`.
-        """
-        found = self._latency.first(seconds, prompt, further=further, later=later, cached=cached, cold=cold)
+    def first(self, tokens: int, first: First, *, cold: bool = False) -> First:
+        """Record the first chunk of a pass, as `Latency.first`; one with many tokens also gives the pace."""
+        self._latency.first(first, cold=cold)
         self._tokens, self._seconds = 0, 0.0
         if tokens >= self.LATEST:
-            self.more(tokens, seconds)
-        return found
+            self.more(tokens, first.seconds)
+        return first
 
     def more(self, tokens: int, seconds: float) -> None:
-        """A further chunk of the pass."""
+        """Record a further chunk of the pass."""
         self._gaps.extend([seconds / tokens] * min(tokens, self.LATEST))
         if len(self._gaps) > self.LATEST // 2 or not self._latency.known:
             self._latency.pace(sorted(self._gaps)[len(self._gaps) // 2])

@@ -1,23 +1,23 @@
 """What a prompt's length adds to the time to the first token (TTFT): seconds per token that has to be read.
 
-A TTFT is taken to be a fixed part and a time per prompt token. The slope comes from passes of different
-lengths: their medians by length (each power of two is a group), in pairs of which the longer one is at least
-twice as long, the median of all pairs' slopes weighted by how far apart they are (Theil and Sen's estimator
-over groups). Single stalls move no median. The slope counts only where it stands clear of the noise. Where
-all prompts are alike there is none, and the fixed part is the whole TTFT.
+A TTFT has a fixed part and a time per prompt token. The slope comes from passes of different lengths: their
+medians by length (each power of two is a group), in pairs of which the longer one is at least twice as long,
+the median of all pairs' slopes weighted by their distance (Theil and Sen's estimator over groups). Single
+stalls move no median. The slope counts only where it stands clear of the noise. Where all prompts are alike
+there is no slope, and the fixed part is the whole TTFT.
 
-The fixed part is a quantile of what is left of each TTFT without its prompt; an upper quantile of the slope
-is what the longer prompts seen needed beyond that. So a share q of what is remembered took no longer than
-`ttft + prefill * read` says. Longer prompts than any seen are in proportion.
+The fixed part is a quantile of the TTFTs without their prompts' part; an upper quantile of the slope is what
+the longer prompts needed beyond that. So a share q of the remembered passes took no longer than `ttft +
+prefill * read`. Prompts longer than any seen are in proportion.
 
-**Prefix caches.** Where the upstream says how much of a prompt it had (`cached`), only the rest counts. A
-further pass of a call sends again what the first one had sent, and few upstreams say that they had it. Such
+**Prefix caches.** Where the upstream reports how much of a prompt it had (`cached`), only the rest counts. A
+further pass of a call sends again what the first pass sent, and few upstreams report that they had it. Such
 passes don't teach the slope; `again` is the share of the prompt that they seem to have read. `later` is the
-share that later calls of a task read, an agent's growing conversation: an upper quantile, too, so that one of
-ten calls with a prompt of its own is enough to count all as new.
+share that later calls of a task read, as an agent's conversation grows: an upper quantile, too, so that one
+of ten calls with a prompt of its own makes all count as new.
 
-Long prompts may be rare: of each length the latest are kept beside the window, and forgotten when they are as
-old as `OLD` passes.
+Long prompts may be rare: the latest passes of each length are kept beside the window, and forgotten when they
+are `OLD` passes old.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from typing import NamedTuple, TypeVar
 Number = TypeVar("Number", int, float)
 
 FEW = 3
-"""Passes of one length from which on their median counts, and further passes from which on `again` does."""
+"""Passes of a length from which on their median counts, and further passes from which on `again` counts."""
 
 KEPT, OLD = 16, 512
 
 CLEAR = 8.0
 """The rise over the prompts seen must exceed so many times the median deviation over the root of the number
-of passes: three standard errors, for noise that is roughly normal."""
+of passes: three standard errors, for roughly normal noise."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,10 +47,10 @@ class First:
     Attributes:
         seconds: its TTFT.
         prompt: input tokens that the pass sent.
-        further: it is not the first pass of its call.
-        later: its call is not the first of its task.
-        cached: how many of them the upstream says it had; None: it has not said.
-        baseline: the same, divided by the slowdown; set during one.
+        further: the pass is not the first of its call.
+        later: the call is not the first of its task.
+        cached: how many of the input tokens the upstream had; None: not reported.
+        baseline: the same with `seconds` divided by the slowdown; set during one.
     """
 
     seconds: float
@@ -62,7 +62,7 @@ class First:
 
     @property
     def read(self) -> int | None:
-        """Tokens that were read; None where nobody knows."""
+        """Tokens that were read; None: unknown."""
         if self.cached is None:
             return None if self.further else self.prompt
         return max(0, self.prompt - self.cached)
@@ -75,7 +75,7 @@ class Line(NamedTuple):
         ttft: the fixed part.
         prefill: for each token that is read.
         again: share of the prompt that a further pass of the same call reads.
-        later: share that a later call of the same task reads: less than all only where the upstream tells.
+        later: share that a later call of the same task reads: below 1 only where the upstream reports it.
     """
 
     ttft: float
@@ -88,7 +88,7 @@ class FirstTokens:
     """The first tokens of one endpoint, or of one level of its load.
 
     Args:
-        window: passes that are remembered.
+        window: how many passes are remembered.
     """
 
     def __init__(self, window: int = 64) -> None:
@@ -100,14 +100,14 @@ class FirstTokens:
         return len(self.latest)
 
     def length(self, first: First, *, transient: bool = False) -> None:
-        """Remember it among those of its length; during a slowdown only where few of these are known."""
+        """Remember a pass among those of its length; during a slowdown only where few of these are known."""
         self._number += 1
         alike = self._by_length.setdefault((first.prompt.bit_length(), first.further), deque(maxlen=KEPT))
         if not transient or len(alike) < FEW:
             alike.append((self._number, first))
 
     def slope(self) -> float:
-        """Seconds for a token more; 0 where that is not clear."""
+        """Seconds for one more token; 0 where that isn't clear."""
         if len(self._by_length) < 2:
             return 0.0
         known = self._known()
@@ -136,12 +136,12 @@ class FirstTokens:
         return slope if clear else 0.0
 
     def line(self, slope: float, quantile: float) -> Line:
-        """With this slope: quantiles of the fixed part, of the slope and of what is read again."""
+        """Quantiles of the fixed part, the slope, and the shares that are read again, for this slope."""
         if not slope:
             return Line(quantile_of([first.seconds for first in self.latest], quantile))
-        shares, told = self._shares(slope), self._told()
+        shares, cached = self._shares(slope), self._later_shares()
         again = quantile_of(shares, quantile) if len(shares) >= FEW else 1.0
-        later = quantile_of(told, quantile) if len(told) >= FEW else 1.0
+        later = quantile_of(cached, quantile) if len(cached) >= FEW else 1.0
         ttft = max(0.0, quantile_of(self.rest(slope), quantile))
         known = self._known()
         most = max([read for read, _ in known], default=0)
@@ -149,7 +149,7 @@ class FirstTokens:
         return Line(ttft, max(slope, quantile_of(each, quantile)) if each else slope, again, later)
 
     def rest(self, slope: float) -> list[float]:
-        """The window without what its prompts took."""
+        """The TTFTs of the window without their prompts' part."""
         if not slope:
             return [first.seconds for first in self.latest]
         shares = self._shares(slope)
@@ -160,7 +160,7 @@ class FirstTokens:
         ]
 
     def _known(self) -> list[tuple[int, float]]:
-        """Tokens read, and the TTFT: all of which that is known, and that isn't too old."""
+        """(tokens read, TTFT) of the remembered passes of each length."""
         oldest = self._number - OLD
         return [
             (read, first.seconds)
@@ -170,9 +170,9 @@ class FirstTokens:
         ]
 
     def _shares(self, slope: float) -> list[float]:
-        """Shares of their prompts that further passes of the window have read: as told, or as it seems.
+        """Shares of their prompts that further passes of the window read: as reported, or as they seem.
 
-        Of the longer half: in short ones the thinking in between counts for much.
+        Of the longer half: in short prompts the thinking in between counts for much.
         """
         again = [first for first in self.latest if first.further and first.prompt]
         if not again:
@@ -188,8 +188,8 @@ class FirstTokens:
             if first.prompt >= usual
         ]
 
-    def _told(self) -> list[float]:
-        """Shares that later calls of a task have read, of the longer half of them."""
+    def _later_shares(self) -> list[float]:
+        """Shares of their prompts that later calls of a task read, of the longer half of these."""
         later = [first for first in self.latest if first.later and not first.further and first.prompt]
         if not later:
             return []

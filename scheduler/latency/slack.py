@@ -1,14 +1,13 @@
-"""Deadlines as moments: until when a call may think, and when its answer has to be over.
+"""Deadlines as moments: until when a call may think, and when its answer must be over.
 
-    now |---- thinking ----|-- this solution --|-- other calls' floors --|-- final answer --| deadline
+    now |---- thinking ----|-- this solution --|-- minimums of other calls --|-- final answer --| deadline
                      think_until          answer_until (a call that is not the final one)
 
-All that follows thinking is planned at the upper quantiles of the endpoint's speed. Speed changes: a call
-that was granted when tokens took 10 ms may have to answer when they take 100. So beyond the plain plan slack
-is kept for an endpoint that becomes `slowdown` times slower than usual, as far as `share` of the task's time
-allows; a slowdown that is there already is in the plan, and no longer in the slack. Both moments are
-computed again at every chunk (`runtime.deadline_controller`), so thinking pays for a slow-down, not the
-solution.
+Everything after the thinking is planned at upper quantiles of the endpoint's speed. Speed changes: a call
+that was granted when tokens took 10 ms may have to answer when they take 100. So slack is kept beyond the
+plan, for an endpoint that becomes `slowdown` times slower than usual, as far as `share` of the task's time
+allows. A slowdown that is there already is in the plan, and no longer in the slack. Both moments are computed
+again at every chunk (`runtime.deadline_controller`), so thinking pays for a slowdown, not the solution.
 
 While the speed is unknown, thinking may take half of the window; the first tokens put an end to that.
 """
@@ -24,19 +23,19 @@ from ..ledger.amounts import INFINITY
 from .model import Speed
 
 SAFETY = 0.01
-"""Seconds kept free at the end of everything: timers and cancelled streams take a moment."""
+"""Seconds kept free at every end: timers and cancelled streams take a moment."""
 
 
 class RemainingWork(NamedTuple):
-    """What has to happen after the thinking of a call.
+    """The work after the thinking of a call.
 
     Attributes:
         solution: solution tokens of this call.
-        others: calls that will follow one after the other, the final one not counted.
+        others: calls that will follow one after the other, without the final one.
         other_solution: solution tokens of each of them.
         final: solution tokens of the final answer; 0 when this call is the final one.
-        prompt: tokens that its solution's pass sends again.
-        fresh: prompt tokens that it has not sent yet, if it still waits.
+        prompt: tokens that the solution's pass sends again.
+        fresh: prompt tokens that the call has not sent yet, if it still waits.
         others_prompt: prompt tokens of the others, all together.
         final_prompt: prompt tokens of the final answer.
     """
@@ -66,11 +65,11 @@ class Timing:
     """How careful to be with time.
 
     Attributes:
-        slowdown: a fall in speed that should not cost an answer.
-        share: part of a task's time that may be kept for it.
-        headroom: a task is admitted if its answers could take so many times what they are expected to.
-        risk: probability with which one more slowdown of the endpoint, like those that it has had, may cost
-            an answer. Thinking ends early enough for that; 1: no time is kept for them.
+        slowdown: a fall in speed that must not cost an answer.
+        share: part of a task's time that may be kept for such a fall.
+        headroom: a task is admitted if its answers may take so many times their expected seconds.
+        risk: probability with which the endpoint's next slowdown, if like earlier ones, may cost an answer.
+            Thinking ends early enough for that; 1: no time is kept for slowdowns.
     """
 
     slowdown: float = 10.0
@@ -93,7 +92,7 @@ class Timing:
     def think_until(
         self, window: CallWindow, after: RemainingWork, speed: Speed | None, thought: int = 0
     ) -> float:
-        """When a call has to stop thinking; `thought` tokens of it are there already, and are sent again."""
+        """When a call has to stop thinking; its `thought` tokens so far will be sent again."""
         if speed is None:
             return window.started + (window.end - window.started) / (2 + after.others)
         ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill, again, later, *_ = speed
@@ -114,11 +113,11 @@ class Timing:
     def answer_until(self, window: CallWindow, after: RemainingWork, speed: Speed | None) -> float:
         """When a call's solution has to be over: the task's end, or the last moment for the final answer.
 
-        However slow the upstream looks, the final answer takes no more than a share of the call's window: an
+        However slow the upstream looks, only `share` of the call's window is kept for the final answer: an
         estimate must not cut a solution while there is time.
         """
-        tail = self.final_answer_seconds(speed, after.final, after.final_prompt) if after.final else SAFETY
-        return window.end - min(tail, max(SAFETY, self.share * (window.end - window.started)))
+        kept = self.final_answer_seconds(speed, after.final, after.final_prompt) if after.final else SAFETY
+        return window.end - min(kept, max(SAFETY, self.share * (window.end - window.started)))
 
 
 class CallWindow(NamedTuple):
@@ -140,10 +139,10 @@ class Slot:
     """A running call's place on its endpoint.
 
     Attributes:
-        preempt_at: when another call needs it: thinking ends early enough for that. Others write it at any
-            time.
-        progress: solution tokens so far; its deadline controller writes them at any time.
-        decided_at_progress: the same, as of when somebody last decided by it.
+        preempt_at: when another call needs the place; thinking ends early enough for that. The endpoint may
+            change it at any time.
+        progress: solution tokens so far; the call's deadline controller may change it at any time.
+        decided_at_progress: the progress that the latest decision has read.
     """
 
     preempt_at: float = INFINITY

@@ -1,9 +1,9 @@
 """Slowdowns that an endpoint has had: how often, how slow, how long. Plans keep time for the next one.
 
-A slowdown is a stretch of time in which tokens take `concurrency.SLOW` times as long as is usual at their
-load, or more. The latest `KEPT` are remembered. An answer that is on its way when the next one begins will
-take `factor` times as long while the slowdown lasts: thinking has to end early enough for that, or the answer
-pays for it. An endpoint that has stayed even for long is trusted more and more: `every` grows.
+A slowdown is a stretch of time in which tokens take at least `concurrency.SLOW` times their usual time at the
+same load. The latest `KEPT` are remembered. If the next one begins while an answer is under way, the answer
+takes `factor` times as long while the slowdown lasts. Thinking has to end early enough for that, or the
+answer pays for it. The longer an endpoint has stayed even, the more it is trusted: `every` grows.
 
 All seconds are busy seconds, as in `concurrency`: while calls run they pass like those of a clock.
 """
@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 KEPT = 8
-"""Slowdowns that are remembered."""
+"""How many slowdowns are remembered."""
 
 
 class Slowdown(NamedTuple):
-    """The next slowdown, as far as those seen lately tell.
+    """The next slowdown, by those seen lately.
 
     Attributes:
-        factor: what everything takes then, as a multiple of what is usual: the slowest of them; 1: none was
-            seen.
-        lasts: seconds: the longest of them.
+        factor: everything takes so many times as long: that of the slowest; 1: none was seen.
+        lasts: seconds of the longest.
         every: seconds from one to the next, on average.
     """
 
@@ -37,17 +36,17 @@ class Slowdown(NamedTuple):
         return min(seconds * (self.factor - 1), self.lasts * (1 - 1 / self.factor))
 
     def accepted(self, risk: float) -> float:
-        """Seconds of that delay for which no time is kept, where plans may fail with this probability.
+        """Seconds of `delay` for which no time is kept, where plans may fail with this probability.
 
-        A slowdown that begins x seconds after the work adds (factor - 1) * x less to it. One begins within
-        these x seconds with a probability of x / every.
+        A slowdown that begins x seconds after the work adds (factor - 1) * x less to the work. A slowdown
+        begins within these x seconds with a probability of x / every.
         """
         return risk * self.every * (self.factor - 1)
 
 
 @dataclass(slots=True)
 class _Seen:
-    """One slowdown: `lost` is the sum of its seconds, each times its factor."""
+    """One slowdown; `lost`: the sum of its seconds, each times its factor."""
 
     began: float
     ended: float
@@ -56,7 +55,7 @@ class _Seen:
 
     @property
     def factor(self) -> float:
-        """Its average."""
+        """Its average factor."""
         return self.lost / self.seconds
 
 
@@ -69,7 +68,7 @@ class Slowdowns:
         self._next = Slowdown()
 
     def note(self, factor: float, clock: float, seconds: float, *, slow: bool) -> None:
-        """Tokens have taken `factor` times what is usual, for so many seconds until the moment `clock`.
+        """Tokens have taken `factor` times their usual time, for so many seconds up to `clock`.
 
         Args:
             slow: that is slow enough to count.
@@ -92,12 +91,12 @@ class Slowdowns:
 
     @property
     def next(self) -> Slowdown:
-        """What to expect."""
+        """The next slowdown to expect."""
         return self._next
 
     @property
     def left(self) -> float:
-        """Seconds until the present one is over, if it lasts as long as the longest; 0: that isn't known."""
+        """Seconds until the present slowdown is over, if it lasts as long as the longest; 0: unknown."""
         if not self._on or len(self._seen) < 2:
             return 0.0
         now = self._seen[-1]

@@ -1,15 +1,14 @@
 """The default policy: every thinking token goes where it gains most.
 
 Each call's success curve becomes a concave envelope over expected use. The segments of all envelopes,
-steepest first, fill the room. That is the multiplier search of the knapsack's relaxation without the
-bisection: the slope of the first segment that finds no more room is the multiplier. The gap to the best split
-is at most one call's segment. Calls that want the same segment share it evenly where the real curve allows;
-where a gain comes all at once, the first call takes the segment whole. The allocator asks again after every
-refund.
+steepest first, fill the room: the multiplier search of the knapsack's relaxation without the bisection, since
+the slope of the first segment that finds no room is the multiplier. The gap to the best split is at most one
+call's segment. Calls that want the same segment share it evenly where the curve itself allows; where a gain
+comes all at once, the first call takes the whole segment. The allocator asks again after every refund.
 
-Uses are averages, and a sum of averages is exceeded half of the time. So a part of the room is kept
-(`margin`): much of it where tokens gain little, and less than none where a chain can only succeed if its
-calls happen to use little. There the room is overdrawn, knowingly.
+Uses are averages, and a sum of averages is exceeded half of the time. So a part of the room is kept free
+(`margin`): much where tokens gain little, and less than nothing where a chain can only succeed if its calls
+happen to use little. There the room is overdrawn on purpose.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from .protocol import Choice, Need, State
 def margin(slope: float, spread: float) -> float:
     """Tokens to keep free for what calls use beyond their averages; below zero, tokens to overdraw.
 
-    Of a room whose use is normal with standard deviation `spread`, a chain has the chance of Phi(z) to get
-    by, when z spreads are kept. The next token gains `slope` (of the log of success) and costs phi(z) /
-    Phi(z) / spread. So much is kept where a token gains little, and the room is risked where nothing works
-    without more.
+    Where the use of a room is normal with standard deviation `spread`, a chain that keeps z spreads free gets
+    by with probability Phi(z). The next token gains `slope` (of the log of success) and costs phi(z) / Phi(z)
+    / spread. So much is kept where a token gains little, and the room is risked where nothing works without
+    more.
     """
     if spread <= 0:
         return 0.0
@@ -51,7 +50,7 @@ _GAINS = [-_NORMAL.pdf(z) / _NORMAL.cdf(z) for z in _SPREADS]
 
 
 class _Segment(NamedTuple):
-    """A piece of an envelope, and who wants it.
+    """A side of an envelope, and the calls that want it.
 
     Attributes:
         slope: gain per expected token, weighted.
@@ -59,7 +58,7 @@ class _Segment(NamedTuple):
         calls: how many calls want it.
         end: where it ends.
         mine: it is this call's.
-        rivals: how many others want the same.
+        rivals: how many other calls want a segment of the same slope.
     """
 
     slope: float
@@ -74,11 +73,11 @@ class Step(NamedTuple):
     """One step of a `GainSchedule`: a segment in its turn.
 
     Attributes:
-        start: where this call stands before it.
-        margin: tokens that have to stay free when it is given.
+        start: where this call stands before the step.
+        margin: tokens that have to stay free after the step.
         before: expected tokens of all steeper segments.
         total: expected tokens of this segment, for all calls that want it.
-        wanted: those of this call and its rivals; 0 where the segment isn't this call's.
+        wanted: expected tokens of this call and its rivals; 0 where the segment isn't this call's.
     """
 
     segment: _Segment
@@ -90,14 +89,14 @@ class Step(NamedTuple):
 
 
 class GainSchedule(NamedTuple):
-    """In which order this call and those to come are given tokens, before anybody knows how many there are.
+    """The order in which this call and the calls to come are given tokens, for any room.
 
     Attributes:
         steps: the segments, steepest first.
-        rooms: for each of them, about the room that it takes to get beyond it.
-        top: where this call stands beyond all of them.
-        calls: how many are to come.
-        points: before each step, and beyond all: expected tokens, and what all calls are worth with them (the
+        rooms: for each step about the room that it takes to get beyond it.
+        top: where this call stands beyond all steps.
+        calls: how many calls are to come.
+        points: before each step, and beyond all: expected tokens, and the worth of all calls with them (the
             chance that all succeed, or how many do).
     """
 
@@ -110,7 +109,7 @@ class GainSchedule(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def gain_schedule(objective: Objective, this: Need, others: tuple[Need, ...]) -> GainSchedule:
-    """The schedule of a mixture of calls; cached, since curves never change."""
+    """The schedule for these calls; cached, since curves never change."""
     chain = objective == "chain"
     spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
     at, before = this.curve.envelopes[objective][0], 0.0
@@ -132,7 +131,7 @@ def gain_schedule(objective: Objective, this: Need, others: tuple[Need, ...]) ->
 
 
 def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list[_Segment]:
-    """The pieces of all envelopes, steepest first, this call's before equals."""
+    """The sides of all envelopes, steepest first, this call's before others of the same slope."""
     theirs = [
         _Segment(other.weight * slope, use, other.calls, end)
         for other in others
@@ -147,12 +146,12 @@ def segments(objective: Objective, this: Need, others: tuple[Need, ...]) -> list
 
 
 class _Reason(NamedTuple):
-    """Why `Marginal` chose so.
+    """Why `Marginal` chose its limit.
 
     Attributes:
-        calls: to come.
-        slope: what a further token gains in them; 0: all have what they can use.
-        dear: a token of the pool costs more than it gains here.
+        calls: how many are to come.
+        slope: what a further token gains in these; 0: all have what they can use.
+        dear: a token of the pool costs more than it gains in this call.
     """
 
     calls: int
@@ -176,7 +175,7 @@ class Marginal:
 
     Args:
         objective: "chain" maximises the chance that all calls succeed (sum of log p), for steps that build on
-            each other; "each" the number of calls that succeed (sum of p), for problems of their own.
+            each other; "each" the number of calls that succeed (sum of p), for independent problems.
     """
 
     objective: Objective = "chain"
@@ -191,7 +190,7 @@ class Marginal:
         if state.pool_price:
             return self._at_pool_price(state, schedule, at.thinking, slope if left <= 0 else 0.0)
         curve, thinking = state.this.curve, at.thinking
-        if left > 0:  # nobody needs it: what is left over is shared, as far as it does no harm
+        if left > 0:  # the rest of the room is shared, as far as more thinking does no harm
             thinking = curve.extend_limit(thinking, left / (1 + schedule.calls))
         chosen = thinking if left > 0 and thinking <= state.most else curve.best(min(thinking, state.most))
         numbers = {"token_price": slope, "ideal": thinking}
@@ -204,7 +203,7 @@ class Marginal:
 
         Returns:
             where this call stands then; what a further token gains, 0 where there is room for all; the
-            expected tokens that were given; those that are left, at most 0 where the room ends first.
+            expected tokens given; the tokens left, at most 0 where the room ends first.
         """
         at, given, left = schedule.top, 0.0, room
         # The steps before the first have room for sure. A hair early: sums in another order round otherwise.
@@ -224,10 +223,9 @@ class Marginal:
         return at, 0.0, given, left
 
     def _at_pool_price(self, state: State, schedule: GainSchedule, thinking: int, slope: float) -> Choice:
-        """At most so much thinking, and of the steps no more than are worth their tokens in the pool.
+        """Take as many steps as make the worth of all calls, less the price of their tokens, greatest.
 
-        As many steps as make the worth of all calls, less the price of their tokens, greatest. A chain's
-        worth is a product: where the first steps gain little by themselves, all are taken or none.
+        A chain's worth is a product: where the first steps gain little by themselves, all are taken or none.
 
         Args:
             thinking, slope: what there is room for, and the slope at which it ends; 0: there is room for all.
@@ -260,10 +258,11 @@ class Marginal:
         return points
 
     def _part(self, curve: Curve, at: Vertex, segment: _Segment, left: float) -> Vertex:
-        """How far into a segment that all who want it can't have whole.
+        """How far this call gets into a segment that not all calls can have whole.
 
-        An even share is best where the real curve lies on or above the segment. Below it (a gain that comes
-        all at once) an even share would be wasted on everybody: the first call takes it whole, if it can.
+        An even share is best where the curve itself lies on or above the segment. Below (a gain that comes
+        all at once) an even share would be wasted on every call: the first call takes the whole segment, if
+        there is room.
         """
         even = self._reach(curve, at, segment.end, left / (1 + segment.rivals))
         chord = at.worth + (segment.end.worth - at.worth) / segment.use * (even.use - at.use)
@@ -272,7 +271,7 @@ class Marginal:
         return segment.end if segment.use <= left else self._reach(curve, at, segment.end, left)
 
     def _reach(self, curve: Curve, at: Vertex, end: Vertex, left: float) -> Vertex:
-        """As far towards `end` as so many tokens carry, by expected use."""
+        """The point towards `end` that `left` tokens reach, by expected use."""
         low, high = at.thinking, end.thinking
         while low < high:
             middle = (low + high + 1) // 2

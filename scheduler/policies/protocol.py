@@ -31,7 +31,7 @@ class Need(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def needs(curves: tuple[Curve, ...], calls: tuple[int, ...]) -> tuple[Need, ...]:
-    """So many calls with each of these curves. Cached, since the same mixtures come again and again."""
+    """So many calls with each of these curves; cached, since the same mixtures come again and again."""
     return tuple([Need(curve, count) for curve, count in zip(curves, calls, strict=True)])
 
 
@@ -41,12 +41,12 @@ class State:
 
     Attributes:
         this: the call in question.
-        others: calls waiting or still to come.
-        room: thinking tokens that all of them together may be expected to use; may be below zero.
+        others: calls that wait or are still to come.
+        room: thinking tokens that all these calls together may be expected to use; may be below zero.
         most: most thinking tokens that this call may have (its own limit, the context, its deadline).
         made: calls made before this one, running ones included.
-        pool_price: what an expected token costs in the pool that tasks share, as a share of what the task's
-            success is worth; 0: there is no pool.
+        pool_price: what an expected token costs in the pool that tasks share, as a share of the value of the
+            task's success; 0: there is no pool.
         chance: how likely all calls made before are right, where there is a pool.
     """
 
@@ -70,8 +70,8 @@ class Choice:
 
     Attributes:
         thinking: tokens.
-        why: the reason; `str` of it, when somebody asks, in words.
-        numbers: behind it, for the log.
+        why: the reason; its `str` is in words.
+        numbers: what the reason rests on, for the log.
     """
 
     thinking: int
@@ -80,7 +80,7 @@ class Choice:
 
 
 class AllocationPolicy(Protocol):
-    """Chooses the thinking tokens of a call. Must look at nothing but the state, and keep nothing."""
+    """Chooses the thinking tokens of a call, from the state alone; keeps nothing."""
 
     @property
     def name(self) -> str:

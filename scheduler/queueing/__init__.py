@@ -1,8 +1,8 @@
 """Who is next at an endpoint, and which deadlines are accepted.
 
 wait_queue          the calls that wait in one tree of tasks
-call_order          the calls of one endpoint that can have their turn, in order
+call_order          the ready calls of one endpoint, in order
 endpoint            one model's limits and its waiting calls
 deadline_admission  whether one more deadline can be kept beside all others
-feasibility         list scheduling: answers laid onto an endpoint's slots
+feasibility         list scheduling: work laid onto an endpoint's slots
 """

@@ -1,16 +1,17 @@
-"""What an endpoint has promised: answers in time. Whether one more can be kept, beside all others.
+"""Which deadlines are accepted: whether one more answer can be in time, beside all that were accepted before.
 
-A task with a deadline is admitted if its answers, and those of all tasks that were admitted before it, can be
-in time at the speed that so many calls have. Nothing is promised about thinking. Before the speed is known
-everything is admitted.
+A task with a deadline is admitted if its answers, and the answers of all tasks that were admitted before it,
+can be in time at the speed that so many calls at once have. The check counts no thinking, since thinking
+gives way. Before the speed is known everything is admitted.
 
-The least that each task has to do is laid onto the endpoint's slots, by deadline (`feasibility`): as many
-slots as are enough. Where the endpoint has more, a running call with a later deadline keeps nobody waiting. A
-slowdown like those seen before is taken to end when those ended. Only tasks of later deadlines can be kept
-waiting by a new one, so what comes before it is laid once, what comes after twice: without it and with it.
-With thousands of promises that has to be quick: what a task still has to do is looked up again only when its
-forecast says that something changed, and its seconds are worked out once for all tasks that have the same to
-do.
+The least work of each task is laid onto the endpoint's slots, in order of deadline (`feasibility`). It takes
+as many slots as are enough (`Speed.enough`); where the endpoint has more, a running call with a later
+deadline delays nobody. A present slowdown is taken to end when earlier slowdowns ended. A new task delays
+only tasks of later deadlines, so the work before its deadline is laid out once, and the work after it twice:
+without the new task and with it.
+
+There may be thousands of deadlines. So a task's remaining work is looked up again only when its forecast
+reports a change, and the seconds are worked out once for all tasks with the same work.
 """
 
 from __future__ import annotations
@@ -34,49 +35,49 @@ from ..latency.slack import SAFETY, Timing
 from .feasibility import Job, Stage, merged, serve
 
 Work = tuple[tuple[tuple[str, int, int], ...], int, int]
-"""What a task still has to do: calls by kind, side by side and one after the other; then the final answer's
-solution limit, 0 if it was given, and its prompt, as far as the task's calls have shown."""
+"""The remaining work of a task: (kind, calls side by side, calls one after the other) of each kind; the
+solution limit of its final answer, 0 once that is given; and the final prompt's tokens, as far as known."""
 
 
 @dataclass(slots=True, eq=False)
 class WorkProfile:
-    """Tasks that have the same to do, and the seconds that it takes at the speed in question."""
+    """The tasks with the same remaining work, and its seconds at the speed in question."""
 
     work: Work
     users: int = 0
     job: Job = field(init=False)
 
-    def time(self, now: float, speed: Speed, service_times: ServiceTimeStats, scale: float) -> None:
-        """Work the seconds out, for a task none of whose calls run."""
+    def time(self, now: float, speed: Speed, times: ServiceTimeStats, scale: float) -> None:
+        """Set `job`: the work in seconds, for a task without running calls."""
         calls, final, prompt = self.work
         stages = [
-            Stage(
-                width,
-                scale * times * speed.answer(service_times.size(kind, final), service_times.prompt(kind)),
-            )
-            for kind, width, times in calls
+            Stage(width, scale * count * speed.answer(times.size(kind, final), times.prompt(kind)))
+            for kind, width, count in calls
         ]
         spare = 0.0
         if final:
-            size = math.ceil(service_times.share(FINAL) * final)
-            stages.append(Stage(1, scale * speed.answer(size, prompt or service_times.prompt(FINAL))))
+            size = math.ceil(times.share(FINAL) * final)
+            stages.append(Stage(1, scale * speed.answer(size, prompt or times.prompt(FINAL))))
             spare = scale * (final - size) * speed.tpot
         self.job = Job(now, merged(stages), spare)
 
 
 @dataclass(slots=True, eq=False)
 class AcceptedDeadline:
-    """One task's.
+    """One task's deadline.
 
     Attributes:
-        shape: what its task still has to do.
-        width: calls of it that will be there at once.
+        profile: the task's remaining work.
+        width: how many of its calls will run at once.
     """
 
     task: TaskState
     end: float
-    shape: WorkProfile = field(init=False)
+    profile: WorkProfile = field(init=False)
     width: int = 0
+
+
+_END = attrgetter("end")
 
 
 class DeadlineAdmission:
@@ -85,8 +86,8 @@ class DeadlineAdmission:
     Args:
         latency, service_times: what is known of the endpoint.
         timing: how careful to be.
-        running: its calls; the endpoint keeps them.
-        slots: most calls at once; None: no limit, so that nobody keeps anybody waiting.
+        running: the endpoint's calls; the endpoint keeps this mapping.
+        slots: most calls at once; None: no limit, and no task delays another.
     """
 
     def __init__(
@@ -99,179 +100,175 @@ class DeadlineAdmission:
     ) -> None:
         self._latency, self._service_times, self._timing = latency, service_times, timing
         self._running, self._slots = running, slots
-        self._made: list[AcceptedDeadline] = []  # by deadline
-        self._of: dict[TaskState, AcceptedDeadline] = {}
-        self._shapes: dict[Work, WorkProfile] = {}
+        self._accepted: list[AcceptedDeadline] = []  # by deadline
+        self._by_task: dict[TaskState, AcceptedDeadline] = {}
+        self._profiles: dict[Work, WorkProfile] = {}
         self._changed: dict[AcceptedDeadline, None] = {}
-        self._unsized: dict[
-            AcceptedDeadline, None
-        ] = {}  # their final answer's size comes with their first call
+        self._unsized: dict[AcceptedDeadline, None] = {}  # a first call will say how long the final answer is
         self._width = 0
 
     def __len__(self) -> int:
-        return len(self._made)
+        return len(self._accepted)
 
     def accept(self, task: TaskState, end: float, now: float) -> None:
-        """Promise a task its answer by `end`.
+        """Accept a task's deadline.
 
         Raises:
-            DeadlineError: it would be late, or others would: with the seconds that it would need.
+            DeadlineError: the task would be late, or make another one late; with the seconds that it needs.
         """
         for old in {**self._changed, **self._unsized}:
-            self._drop(old)
-            self._look(old)
+            self._uncount(old)
+            self._count(old)
         self._changed.clear()
-        promise = AcceptedDeadline(task, end)
-        self._look(promise)
+        new = AcceptedDeadline(task, end)
+        self._count(new)
         calls, slots = max(1, len(self._running), self._width), self._slots
         if slots is not None:
             top = self._latency.at(slots)
             slots = slots if top is None else min(slots, top.enough or slots)
             calls = min(calls, slots)
         speed = self._latency.at(calls)
-        error = None if speed is None else self._refusal(promise, now, speed, slots)
+        error = None if speed is None else self._refusal(new, now, speed, slots)
         if error is not None:
-            self._drop(promise)
+            self._uncount(new)
             raise error
-        insort(self._made, promise, key=attrgetter("end"))
-        self._of[task] = promise
-        task.forecast.on_change = partial(self._changed.__setitem__, promise, None)
+        insort(self._accepted, new, key=_END)
+        self._by_task[task] = new
+        task.forecast.on_change = partial(self._changed.__setitem__, new, None)
 
     def release(self, task: TaskState) -> None:
-        """A task has ended."""
-        promise = self._of.pop(task, None)
-        if promise is not None:
+        """A task has ended: its deadline counts no more."""
+        accepted = self._by_task.pop(task, None)
+        if accepted is not None:
             task.forecast.on_change = None
-            self._changed.pop(promise, None)
-            self._drop(promise)
-            del self._made[self._place(promise)]
+            self._changed.pop(accepted, None)
+            self._uncount(accepted)
+            del self._accepted[self._index(accepted)]
 
-    def _look(self, promise: AcceptedDeadline) -> None:
-        """At what its task still has to do; it counts from here on."""
-        task = promise.task
+    def _count(self, deadline: AcceptedDeadline) -> None:
+        """Look up the remaining work of a deadline's task, and count it."""
+        task = deadline.task
         work = remaining(task)
-        shape = promise.shape = self._shapes.setdefault(work, WorkProfile(work))
-        shape.users += 1
-        pending, coming = task.forecast.waiting, task.forecast.coming
-        promise.width = max(1, pending, *(coming.get(kind, 0) for kind in task.parallel))
-        self._width += promise.width
+        profile = deadline.profile = self._profiles.setdefault(work, WorkProfile(work))
+        profile.users += 1
+        waiting, coming = task.forecast.waiting, task.forecast.coming
+        deadline.width = max(1, waiting, *(coming.get(kind, 0) for kind in task.parallel))
+        self._width += deadline.width
         if task.final_answer.given is None:
-            self._unsized[promise] = None
+            self._unsized[deadline] = None
 
-    def _drop(self, promise: AcceptedDeadline) -> None:
-        """It counts no more."""
-        shape = promise.shape
-        shape.users -= 1
-        if not shape.users:
-            del self._shapes[shape.work]
-        self._width -= promise.width
-        self._unsized.pop(promise, None)
+    def _uncount(self, deadline: AcceptedDeadline) -> None:
+        profile = deadline.profile
+        profile.users -= 1
+        if not profile.users:
+            del self._profiles[profile.work]
+        self._width -= deadline.width
+        self._unsized.pop(deadline, None)
 
     def _refusal(
-        self, promise: AcceptedDeadline, now: float, present: Speed, slots: int | None
+        self, new: AcceptedDeadline, now: float, present: Speed, slots: int | None
     ) -> DeadlineError | None:
-        """The error for a task that can't be promised its answer; `slots`: so many calls at once are enough.
+        """The error for a deadline that can't be accepted; `slots`: so many calls at once are enough.
 
-        Where it is known when the present slowdown ends, all is laid out at the speed without it, and each
-        deadline stands for the work that gets done until then.
+        Where the end of the present slowdown is known, all work is laid out at the speed without it, and
+        each deadline stands for the work that gets done until then (`_due`).
         """
         speed = present.expected()
-        for shape in self._shapes.values():
-            shape.time(now, speed, self._service_times, self._timing.headroom)
-        job, due = promise.shape.job, now + present.fits(promise.end - SAFETY - now)
-        if slots is None:
-            return None if now + job.alone <= due else self._late(promise, now, job.alone, job, present, None)
-        scale, times = self._timing.headroom, self._service_times
+        for profile in self._profiles.values():
+            profile.time(now, speed, self._service_times, self._timing.headroom)
+        over, harmed = now + new.profile.job.alone, None
+        if slots is not None:
+            over, harmed = self._lay_out(new, now, present, slots)
+        if over <= _due(new, now, present):
+            return None
+        return self._late(new, now, over - now, present, harmed)
+
+    def _lay_out(
+        self, new: AcceptedDeadline, now: float, present: Speed, slots: int
+    ) -> tuple[float, TaskState | None]:
+        """When a new task's work is over, and a task that it would make late if it went before that one.
+
+        Where there is such a task, the new one goes after all others.
+        """
+        jobs, free = self._jobs_and_slots(now, present.expected(), slots)
+        place, job = bisect_right(self._accepted, new.end, key=_END), new.profile.job
+        for _ in serve(jobs[:place], free):
+            pass
+        beside = free.copy()
+        (over,) = serve([job], beside)
+        delay = over - free[0]  # no slot, and so no later task, is delayed by more
+        later = [(accepted, _due(accepted, now, present)) for accepted in self._accepted[place:]]
+        ends = list(serve(jobs[place:], free))
+        if any(end <= due < end + delay for (_, due), end in zip(later, ends, strict=True)):
+            delayed = serve(jobs[place:], beside)
+            for (accepted, due), end, then in zip(later, ends, delayed, strict=True):
+                if end <= due < then:
+                    (over,) = serve([job], free)
+                    return over, accepted.task
+        return over, None
+
+    def _jobs_and_slots(self, now: float, speed: Speed, slots: int) -> tuple[list[Job], list[float]]:
+        """The jobs of all accepted deadlines, and a heap of the moments at which the slots are free.
+
+        Running calls keep their slots to their ends, except those that later tasks needn't wait for
+        (`_overtaken`): these are stages of their own tasks.
+        """
+        times, jobs = self._service_times, [accepted.profile.job for accepted in self._accepted]
         takes = {
-            r: scale * seconds_left(times, r, r.slot.decided_at_progress, speed)
-            for r in self._running.values()
-        }
-        first = {r: takes[r] for r in self._overtaken(slots)}
-        over = {r: now + seconds for r, seconds in takes.items() if r not in first}
-        busy = sorted(over.values())
-        before = ([now] * (slots - len(busy)) + busy)[-slots:]
-        heapq.heapify(before)
-        others = self._jobs(over, first)
-        place = bisect_right(self._made, promise.end, key=attrgetter("end"))
-        list(serve(others[:place], before))
-        beside = before.copy()
-        (own,) = serve([job], beside)
-        delay = own - before[0]  # no slot, and so nobody behind, is kept longer than this
-        later, behind = self._made[place:], others[place:]
-        endings = list(serve(behind, before))
-        dues = [p.end - SAFETY for p in later]
-        if present.left:
-            dues = [now + present.fits(due - now) for due in dues]
-        hit = None
-        if any(was <= by < was + delay for by, was in zip(dues, endings, strict=True)):
-            for other, by, was, then in zip(later, dues, endings, serve(behind, beside), strict=False):
-                if was <= by < then:
-                    hit = other.task
-                    break
-        if hit is None:
-            return None if own <= due else self._late(promise, now, own - now, job, present, None)
-        (own,) = serve([job], before)  # after all the others it would be in nobody's way
-        return None if own <= due else self._late(promise, now, own - now, job, present, hit)
-
-    def _overtaken(self, slots: int) -> list[Running]:
-        """Running calls that more urgent tasks need not wait for: these find a slot beside them.
-
-        That is so while more calls may run than are enough; of the running ones those with the most time.
-        """
-        if self._slots is None or slots == self._slots:
-            return []
-        found = [
-            (self._of[level].end, running)
+            running: self._timing.headroom
+            * seconds_left(times, running, running.slot.decided_at_progress, speed)
             for running in self._running.values()
-            for level in running.request.task.lineage
-            if level in self._of
-        ]
-        found.sort(key=itemgetter(0), reverse=True)
-        return [running for _, running in found[: max(0, self._slots - len(self._running))]]
-
-    def _jobs(self, over: Mapping[Running, float], first: Mapping[Running, float]) -> list[Job]:
-        """What all have to do; those with running calls when these are over.
-
-        Args:
-            over: when running calls are over that keep their slots until then.
-            first: seconds that the others take; they are served as a part of their tasks.
-        """
-        jobs = [promise.shape.job for promise in self._made]
-        for running, moment in over.items():
-            for at in self._places(running):
-                jobs[at] = jobs[at]._replace(ready=max(jobs[at].ready, moment))
+        }
+        overtaken = self._overtaken(slots)
         stages: dict[int, Stage] = {}
-        for running, seconds in first.items():
-            for at in self._places(running):
+        for running in overtaken:
+            for at in self._indices(running):
                 width, longest = stages.get(at, (0, 0.0))
-                stages[at] = Stage(width + 1, max(longest, seconds))
+                stages[at] = Stage(width + 1, max(longest, takes[running]))
+        busy = {running: now + seconds for running, seconds in takes.items() if running not in overtaken}
+        for running, moment in busy.items():
+            for at in self._indices(running):
+                jobs[at] = jobs[at]._replace(ready=max(jobs[at].ready, moment))
         for at, stage in stages.items():
             jobs[at] = jobs[at]._replace(stages=merged([stage, *jobs[at].stages]))
-        return jobs
+        free = ([now] * (slots - len(busy)) + sorted(busy.values()))[-slots:]
+        heapq.heapify(free)
+        return jobs, free
 
-    def _places(self, running: Running) -> list[int]:
-        """Where the promises stand that a running call is for."""
-        return [self._place(self._of[level]) for level in running.request.task.lineage if level in self._of]
+    def _overtaken(self, slots: int) -> set[Running]:
+        """Running calls that more urgent tasks needn't wait for, since these find a slot beside them.
 
-    def _place(self, promise: AcceptedDeadline) -> int:
-        return self._made.index(promise, bisect_left(self._made, promise.end, key=attrgetter("end")))
+        There are such calls while more may run than are enough: those whose tasks have the latest deadlines.
+        """
+        if self._slots is None or slots == self._slots:
+            return set()
+        found = [
+            (self._by_task[level].end, running)
+            for running in self._running.values()
+            for level in running.request.task.lineage
+            if level in self._by_task
+        ]
+        found.sort(key=itemgetter(0), reverse=True)
+        return {running for _, running in found[: max(0, self._slots - len(self._running))]}
+
+    def _indices(self, running: Running) -> list[int]:
+        """Positions of the accepted deadlines that a running call works for."""
+        tasks = running.request.task.lineage
+        return [self._index(self._by_task[task]) for task in tasks if task in self._by_task]
+
+    def _index(self, accepted: AcceptedDeadline) -> int:
+        return self._accepted.index(accepted, bisect_left(self._accepted, accepted.end, key=_END))
 
     def _late(
-        self,
-        promise: AcceptedDeadline,
-        now: float,
-        needed: float,
-        job: Job,
-        speed: Speed,
-        hit: TaskState | None,
+        self, new: AcceptedDeadline, now: float, needed: float, speed: Speed, harmed: TaskState | None
     ) -> DeadlineError:
-        needed, there = speed.takes(needed) + SAFETY, max(0.0, promise.end - now)
-        alone = speed.takes(job.alone)
+        needed, there = speed.takes(needed) + SAFETY, max(0.0, new.end - now)
+        alone = speed.takes(new.profile.job.alone)
         queue = max(0.0, needed - alone)
-        sooner = "" if hit is None else f", sooner {hit.name!r} would miss its own deadline"
+        sooner = "" if harmed is None else f", sooner {harmed.name!r} would miss its own deadline"
         behind = f" and {queue:.3f} s behind {len(self)} admitted tasks{sooner}" if queue > SAFETY else ""
         return DeadlineError(
-            f"task {promise.task.name!r}: {there:.3f} s are left and it needs {needed:.3f} s: "
+            f"task {new.task.name!r}: {there:.3f} s are left and it needs {needed:.3f} s: "
             f"{alone:.3f} s for its answers at {1000 * speed.tpot:.1f} ms a token, as so many calls have "
             f"it{behind}; raise seconds=, lower final_solution= or come back later",
             needed={"seconds": needed},
@@ -279,8 +276,14 @@ class DeadlineAdmission:
         )
 
 
+def _due(deadline: AcceptedDeadline, now: float, present: Speed) -> float:
+    """The moment by which work at the expected speed has to be over for a deadline."""
+    end = deadline.end - SAFETY
+    return now + present.fits(end - now) if present.left else end
+
+
 def remaining(task: TaskState) -> Work:
-    """Calls that wait, declared ones, the final answer."""
+    """A task's remaining work: calls that wait, declared calls, and the final answer."""
     forecast = task.forecast
     calls = [(kind, count, 1) for kind, count in forecast.pending.items() if kind != FINAL]
     if task.reserving:
@@ -295,7 +298,7 @@ def remaining(task: TaskState) -> Work:
 
 
 def rounded(prompt: int) -> int:
-    """Up to the next eighth of a power of two: so many tasks have the same to do."""
+    """A prompt's tokens, up to the next eighth of a power of two: so many tasks have the same work."""
     step = 1 << max(0, prompt.bit_length() - 4)
     return -(-prompt // step) * step
 

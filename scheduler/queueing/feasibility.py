@@ -1,10 +1,10 @@
-"""Which deadlines can be kept: answers laid onto an endpoint's slots. Arithmetic on moments and seconds.
+"""List scheduling: work laid onto an endpoint's slots. Arithmetic on moments and seconds.
 
-An admitted task has been promised its final answer in time. What it must do for that, at the least, is a
-row of stages: the solutions of its calls, one after the other or side by side, without any thinking, since
-thinking gives way. `serve` serves tasks one after the other, by deadline, as the endpoint's queue does, and
-says when each is over. `latest` looks the other way: from the calls that wait back to the moments at which
-running ones have to make room for them.
+A task with a deadline is promised its final answer in time. The least work for that is a row of stages: the
+solutions of its calls, one after the other or side by side, without any thinking, since thinking gives way.
+`serve` takes tasks by deadline, as the endpoint's queue does, and says when the work of each is over.
+`latest_free_times` goes the other way: from the calls that wait back to the moments at which running calls
+have to give up their slots.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Stage(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What one task still has to do.
+    """The remaining work of one task.
 
     Attributes:
         ready: when its running calls can be over.
         stages: one after the other.
-        spare: seconds by which its last answer may turn out longer than is usual. They count for this task's
-            own end; others are only kept waiting for what is usual.
+        spare: seconds by which the last answer may be longer than is usual. They count for this task's own
+            end, and delay no other task.
     """
 
     ready: float
@@ -39,15 +39,15 @@ class Job(NamedTuple):
 
     @property
     def alone(self) -> float:
-        """Seconds of all stages, without waiting for anybody."""
+        """Seconds of all stages, without any wait for a slot."""
         return sum(stage.seconds for stage in self.stages) + self.spare
 
 
 def serve(jobs: Iterable[Job], slots: list[float]) -> Iterator[float]:
-    """When each job is over, served in this order, as far as anybody asks.
+    """Yield when each job is over, served in this order.
 
     Args:
-        slots: when each slot is free, as a heap; afterwards: when each is free after these jobs.
+        slots: a heap of the moments at which the slots are free; it moves on with each job.
     """
     for ready, stages, spare in jobs:
         moment = ready
@@ -67,11 +67,13 @@ def serve(jobs: Iterable[Job], slots: list[float]) -> Iterator[float]:
         yield moment + spare
 
 
-def needs(waiting: Sequence[tuple[float, float]], slots: int) -> list[list[float]]:
-    """Of each slot, when it has to be free at the latest, once for each call that it takes; the soonest last.
+def latest_free_times(waiting: Sequence[tuple[float, float]], slots: int) -> list[list[float]]:
+    """For each slot the latest times by which it must become free, one for each waiting call that it takes.
+
+    The times of a slot fall: the soonest is the last. A slot that no call needs has none.
 
     Args:
-        waiting: of each call, when it has to start and how many seconds it then takes, at the least.
+        waiting: of each call, when it has to start, and the least seconds that it then takes.
     """
     found: list[list[float]] = [[] for _ in range(slots)]
     heap = [(-INFINITY, slot) for slot in range(slots)]  # negated: the slot that is needed last comes first
@@ -83,16 +85,8 @@ def needs(waiting: Sequence[tuple[float, float]], slots: int) -> list[list[float
     return found
 
 
-def latest(waiting: Sequence[tuple[float, float]], slots: int) -> list[float]:
-    """When each slot has to be free for the first time, at the latest: from the earliest moment on.
-
-    Infinity stands for a slot that nobody needs.
-    """
-    return sorted(slot[-1] if slot else INFINITY for slot in needs(waiting, slots))
-
-
 def merged(stages: Iterable[Stage]) -> tuple[Stage, ...]:
-    """Calls one after the other as one: they keep their slot."""
+    """The stages, with calls one after the other as one stage: these keep their slot."""
     found: list[Stage] = []
     for stage in stages:
         if found and stage.width == found[-1].width == 1:

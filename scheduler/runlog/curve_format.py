@@ -1,4 +1,4 @@
-"""Success curves in a run log: measured curves whole, learnt ones as what they start from."""
+"""Success curves in a run log: measured curves whole, learnt curves as their arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..estimates.success_curve import Curve, CurveSet
 
 
 def curves_to_json(curves: Curves) -> dict[str, Any]:
-    """Curves for a log."""
+    """The curves, for the event `curves`."""
     if isinstance(curves, LearntCurves):
         return {"learnt": {**_about(curves), "calls": curves.calls}}
     return {
@@ -36,7 +36,7 @@ def _curve_to_json(curve: Curve) -> dict[str, Any]:
 
 
 def curves_from_json(event: Mapping[str, Any]) -> Curves:
-    """The curves of a log's event; learnt ones that know nothing yet."""
+    """The curves of an event; learnt curves without any calls."""
     learnt = event.get("learnt")
     if learnt is not None:
         return LearntCurves(learnt["model"], scale=learnt["scale"], solution=learnt["solution"])

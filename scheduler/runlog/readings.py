@@ -1,4 +1,4 @@
-"""The speed of an endpoint as a dispatcher reads it: the same throughout a step, and written to the log."""
+"""The speed of an endpoint as a dispatcher reads it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,15 @@ if TYPE_CHECKING:
 
 
 class Readings:
-    """The speed of an endpoint as a dispatcher reads it: the same throughout a step, and written down."""
+    """A `Speeds` that is read once a step; a reading that differs from the last one is written to the log."""
 
     def __init__(self, recorder: Recorder, name: str, latency: Speeds) -> None:
         self._recorder, self.name, self._latency = recorder, name, latency
         self._read: dict[int | None, tuple[int, Speed | None]] = {}
 
-    @property
-    def load(self) -> int:
+    def occupy(self, load: int, most: int | None) -> None:
         """See `Speeds`."""
-        return self._latency.load
-
-    @load.setter
-    def load(self, calls: int) -> None:
-        self._latency.load = calls
-
-    @property
-    def most(self) -> int | None:
-        """See `Speeds`."""
-        return self._latency.most
-
-    @most.setter
-    def most(self, calls: int | None) -> None:
-        self._latency.most = calls
+        self._latency.occupy(load, most)
 
     def speed(self) -> Speed | None:
         """See `Speeds`."""

@@ -1,13 +1,13 @@
-"""Writes down everything that a dispatcher is told, and everything that it decides.
+"""Writes everything that a dispatcher is told, and everything that it decides.
 
-A dispatcher knows no clock and does no IO, so what it is told decides what it does. `Recorder` makes an event
-of each, in the order in which they happen, under the ledger's lock: whoever feeds what the dispatcher was
-told to a fresh one gets the same decisions, line for line (`elastic_agent.scheduler.analysis.replay`). Events
-of a task go to all that listen to it; what only a replay needs goes to the scheduler's files.
+A dispatcher knows no clock and does no IO, so its inputs determine its decisions. `Recorder` makes an event
+of each input and each decision, in the order in which they happen, under the ledger's lock. A fresh
+dispatcher that gets the same inputs makes the same decisions, line for line (`analysis.replay`). Events of a
+task go to the listeners of that task; events that only a replay needs go to the scheduler's files.
 
-A dispatcher also reads two things that change by themselves, while calls run: how fast an endpoint is, and
-how far its running calls are. Both are read once a step (all that follows from one thing the dispatcher was
-told), and a reading that differs from the last one is written where it was read.
+A dispatcher also reads two things that change by themselves while calls run: the speed of an endpoint, and
+the progress of its running calls. Both are read once a step (a step is all that follows from one input). A
+reading that differs from the last one is written where it was read.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..latency.slack import Timing
 from ..ledger.accounts import Account, Hold
 from ..ledger.amounts import Amount
 from ..ledger.ledger import Ledger
+from ..ledger.prices import Price
 from ..policies.pacing import Pacing
 from ..policies.protocol import AllocationPolicy
 from ..queueing.endpoint import Endpoint
@@ -40,19 +41,20 @@ from .curve_format import curves_to_json
 from .events import SCHEMA, Sink
 from .readings import Readings
 
-FOREIGN = "of another scheduler"
-"""Instead of the name of an endpoint, or of what is known of an agent, that this log holds nothing of."""
+NOT_LOGGED = "of another scheduler"
+"""Stands for the name of an endpoint or an agent whose events are not in this log."""
+PRICES = ("input", "output", "cached_input", "cache_write")
 
 
 class Recorder:
     """The events of one dispatcher.
 
     Args:
-        files: what gets all that a replay needs; with none, only tasks' own listeners hear of anything.
+        files: get all that a replay needs; without any, only the listeners of tasks get events.
         pacing: of the pool that all tasks share, if there is one.
 
     Attributes:
-        step: counts what the dispatcher was told: what it reads is read anew in each step.
+        step: the number of inputs so far; readings are taken anew in each step.
     """
 
     def __init__(
@@ -68,12 +70,12 @@ class Recorder:
         head = {"schema": SCHEMA, "version": __version__, "timing": asdict(timing), "pool": pool}
         self._write(event="scheduler_opened", **head)
 
-    # For files, which a replay needs
+    # To files only: what a replay needs
 
     def watched(
         self, latency: Speeds, model: str, max_running: int | None = None, max_waiting: int | None = None
     ) -> Speeds:
-        """The speed of an endpoint, written down where it is read; as it is where there is no file."""
+        """The speed of an endpoint, written where it is read; `latency` itself where there is no file."""
         if not self.files:
             return latency
         names = chain([model], (f"{model}#{i}" for i in count(2)))
@@ -89,7 +91,7 @@ class Recorder:
         return readings
 
     def curves(self, model: str, curves: Curves) -> None:
-        """The curves of a model, when they are first used."""
+        """Write the curves of a model when they are first used."""
         if self.files:
             same = next((name for name, known in self._curves.items() if known is curves), None)
             self._curves[model] = curves
@@ -98,42 +100,42 @@ class Recorder:
             )
 
     def history(self, agent: str, history: History) -> None:
-        """What was known of an agent when its first task here opens; the rest it learns from this log."""
+        """Write what is known of an agent when its first task opens; this log holds what is learnt later."""
         if agent not in self._histories:
             self._histories[agent] = history
             if history.runs or history.finals:
                 self._write(event="history", agent=agent, **history.to_dict())
 
     def run_pass(self, root: str, account: str, now: float) -> None:
-        """The dispatcher looks at the calls that lack something on this account or those above it."""
+        """Write that the dispatcher decides on waiting calls."""
         if self.files:
             self._write(event="pass", root=root, account=account, now=now)
 
     def speed(self, endpoint: str, load: int | None, speed: Speed | None) -> None:
-        """A reading: as it is (load None), or as it would be with so many calls."""
+        """Write a reading: the present speed (load None), or the speed with so many calls."""
         self._write(event="speed", endpoint=endpoint, load=load, speed=speed)
 
     def progress(self, endpoint: Endpoint) -> None:
-        """Look how far the running calls of an endpoint are."""
+        """Read the progress of an endpoint's running calls, and write what has changed."""
         moved = {}
         for hold, running in endpoint.running.items():
-            done = running.slot.progress  # once: its deadline controller may move it at any time
+            done = running.slot.progress  # read once: a deadline controller may change it at any time
             if done != running.slot.decided_at_progress:
                 running.slot.decided_at_progress = moved[hold] = done
         if moved:
             self._write(event="progress", solution=moved)
 
     def accounts(self, accounts: Sequence[Account], now: float) -> None:
-        """The caps of a durable ledger's accounts, from the root down, as they were looked up just now."""
+        """Write the caps of a durable ledger's accounts, from the root down, as they were just read."""
         found = [
             {"id": a.id, "tokens": a.tokens, "nano": a.nano, "seconds": a.seconds, "deadline": _end(a)}
             for a in accounts
         ]
-        if found != self._accounts or self._pacing is not None:  # which learns from each look
+        if found != self._accounts or self._pacing is not None:  # pacing learns from each reading
             self._accounts = found
             self._write(event="accounts", now=now, accounts=found)
 
-    # For every listener
+    # To every listener
 
     def opened(
         self,
@@ -144,7 +146,7 @@ class Recorder:
         error: BaseException | None = None,
         **more: Any,
     ) -> None:
-        """A task has opened, or (with an error) was refused."""
+        """Write that a task has opened or, with an `error`, that it was refused."""
         if task.listener.emit is None:
             return
         more |= {} if error is None else error_fields(error)
@@ -186,17 +188,17 @@ class Recorder:
         self._task(task, "part_settled", now, hold=hold.id, actual=list(actual), now=now)
 
     def closing(self, task: TaskState, now: float) -> None:
-        """A task takes no more calls."""
+        """Write that a task takes no more calls."""
         self._task(task, "task_closing", now, now=now)
 
     def closed(self, task: TaskState, now: float, error: str | None) -> None:
-        """A task has ended, with the name of an error or None."""
+        """Write that a task has ended, with the name of an error or None."""
         account = task.account
         spent = {**units(account.spent), "seconds": round(now - account.opened, 6)}
         self._task(task, "task_closed", now, spent=spent, calls=task.status.calls, error=error, now=now)
 
     def asked(self, request: Request, now: float, again: bool) -> None:
-        """A call is queued, for the first time or again."""
+        """Write that a call is queued, for the first time or again."""
         if request.task.listener.emit is None:
             return
         size, terms, price = request.size, request.terms, request.model.price
@@ -213,7 +215,7 @@ class Recorder:
             weight=terms.weight,
             priority=terms.priority,
             on_exhausted=terms.on_exhausted,
-            price=None if price is None else [str(price.input), str(price.output), _text(price.cached_input)],
+            price=None if price is None else price_to_json(price),
             enclosing_holds=sorted(request.enclosing_holds),
             probes=size.probes,
             steerable=request.on_reduced is not None,
@@ -224,21 +226,21 @@ class Recorder:
         )
 
     def waiting(self, request: Request, reason: str, now: float) -> None:
-        """A call waits, for the first time."""
+        """Write that a call waits, for the first time."""
         self.call(request, "waiting", now, reason=reason, left=self.left(request.task, now))
 
     def refused(self, request: Request, error: BaseException, now: float) -> None:
-        """A call gets nothing."""
+        """Write that a call is refused."""
         self.call(request, "refused", now, **error_fields(error))
 
     def limit_reached(self, running: Running, used: int, now: float) -> None:
-        """A call has thought up to its limit, so many tokens."""
+        """Write that a call's thinking has reached its limit, so many tokens."""
         self.call(running.request, "limit_reached", now, used=used, now=now)
 
     def granted(
         self, name: str, running: Running, moment: float, reason: str | None = None, **more: Any
     ) -> None:
-        """What a call may use from here on; its grant's reason if there is no other."""
+        """Write what a call may use from here on; `reason`: by default the grant's own."""
         task, grant = running.request.task, running.grant
         if task.listener.emit is None:
             return
@@ -268,7 +270,7 @@ class Recorder:
         charged: Amount,
         answered: bool,
     ) -> None:
-        """A granted call is over."""
+        """Write that a granted call is over."""
         if running.request.task.listener.emit is None:
             return
         self.call(
@@ -288,7 +290,7 @@ class Recorder:
         )
 
     def call(self, request: Request, name: str, moment: float, **fields: Any) -> None:
-        """An event of one call."""
+        """Write an event of one call."""
         if request.task.listener.emit is not None:
             terms = request.terms
             call = {"call": request.number, "kind": terms.kind, "label": terms.label}
@@ -307,16 +309,16 @@ class Recorder:
             listener.emit({"event": name, "task": task.name, "id": listener.task_id, "at": at, **fields})
 
     def _named(self, speeds: Speeds) -> str:
-        """The name of an endpoint, by its speed; FOREIGN for one of another scheduler."""
+        """The name of the endpoint with this speed; NOT_LOGGED for one of another scheduler."""
         if isinstance(speeds, Readings) and self._endpoints.get(speeds.name) is speeds:
             return speeds.name
-        return FOREIGN
+        return NOT_LOGGED
 
     def _known(self, history: History | None) -> str | None:
-        """Whose history it is; FOREIGN for one of another scheduler."""
+        """The agent with this history; NOT_LOGGED for one of another scheduler."""
         if history is None:
             return None
-        return next((agent for agent, known in self._histories.items() if known is history), FOREIGN)
+        return next((agent for agent, known in self._histories.items() if known is history), NOT_LOGGED)
 
     def _write(self, **event: Any) -> None:
         for write in self.files:
@@ -324,7 +326,7 @@ class Recorder:
 
 
 def error_fields(error: BaseException) -> dict[str, Any]:
-    """Why something was refused."""
+    """Why a task or a call was refused, as fields of its event."""
     why: dict[str, Any] = {"error": type(error).__name__, "reason": str(error)}
     if isinstance(error, CapExceededError):
         why |= {"needed": error.needed, "available": error.available}
@@ -344,12 +346,14 @@ def _end(account: Account) -> float | None:
     return None if math.isinf(account.deadline) else account.deadline
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def price_to_json(price: Price) -> dict[str, str]:
+    """The arguments of a price; `Price(**...)` makes the same price again."""
+    given = {name: getattr(price, name) for name in PRICES}
+    return {name: str(value) for name, value in given.items() if value is not None}
 
 
 def _policy(policy: AllocationPolicy) -> dict[str, Any]:
-    """A policy by its class and its parameters."""
+    """The class and the parameters of a policy."""
     its: Any = policy
     parameters = {f.name: getattr(its, f.name) for f in fields(its)} if is_dataclass(its) else {}
     return {"class": type(policy).__name__, **parameters}

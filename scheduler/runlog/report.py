@@ -1,4 +1,4 @@
-"""What a task did: every call with what it was granted, what it used, what came back, and why."""
+"""What a task did: every call with its grant, its use, its refund, and the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..ledger.amounts import INFINITY, Room
 
 @dataclass(frozen=True, slots=True)
 class CapAmounts:
-    """An amount in each unit of `Caps`; None where the unit isn't capped, or the amount isn't known."""
+    """An amount in each unit of `Caps`; None: the unit has no cap, or the amount is unknown."""
 
     tokens: int | None = None
     usd: Decimal | None = None
@@ -24,7 +24,7 @@ class CapAmounts:
 
     @classmethod
     def of(cls, room: Room, now: float) -> CapAmounts:
-        """What a room holds, and at least nothing."""
+        """The amounts of a room; at least 0."""
         return cls(
             None if room.tokens is None else max(0, room.tokens),
             None if room.nano is None else to_usd(max(0, room.nano)),
@@ -32,7 +32,7 @@ class CapAmounts:
         )
 
     def to_dict(self) -> dict[str, float]:
-        """By unit, for JSON; what is None is left out."""
+        """The amounts by unit, for JSON; None is left out."""
         found = {"tokens": self.tokens, "usd": self.usd, "seconds": self.seconds}
         return {
             name: value if isinstance(value, int) else float(value)
@@ -46,8 +46,8 @@ class CallReport:
     """One call.
 
     Attributes:
-        outcome: "answered", "stopped" (cancelled, failed or cut off), "refused", "withdrawn" (its caller went
-            before it was granted), "waiting" or "running".
+        outcome: "answered", "stopped" (cancelled, failed or cut off), "refused", "withdrawn" (its caller left
+            before the grant), "waiting" or "running".
         refund: tokens that came back from its hold.
     """
 
@@ -110,7 +110,7 @@ class TaskReport:
 
     @property
     def title(self) -> str:
-        """The totals in a line."""
+        """One line with the totals."""
         caps: Mapping[str, float] = self.caps.to_dict()
         parts = []
         for unit, value in self.spent.to_dict().items():
@@ -119,7 +119,7 @@ class TaskReport:
         return f"{self.name}: {len(self.calls)} calls, spent " + ", ".join(parts)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table's cells: thinking and solution as used/granted."""
+        """The cells of the table; thinking and solution as used/granted."""
         found: list[tuple[str, ...]] = []
         for call in self.calls:
             budget, used = (call.grant.budget if call.grant else None), call.usage

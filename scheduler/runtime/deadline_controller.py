@@ -75,15 +75,8 @@ class DeadlineController:
             self._thought += count
         if segment is not self._segment:
             self._segment = segment
-            self._first = self._pace.first(
-                count,
-                gap,
-                self._sent,
-                further=self._passes > 1,
-                later=self._later,
-                cached=self._cached,
-                cold=self._cold,
-            )
+            first = First(max(0.0, gap), self._sent, self._passes > 1, self._later, self._cached)
+            self._first = self._pace.first(count, first, cold=self._cold)
         else:
             self._pace.more(count, gap)
         self._move()

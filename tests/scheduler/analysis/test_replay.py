@@ -252,8 +252,8 @@ def remember(path: Path) -> None:
     """A file of what tasks were like in an earlier process."""
     histories = Histories(path)
     for _ in range(4):
-        histories["brief"].learn(["easy", "final"], 9)
-        histories["long"].learn(["easy", "hard"] * 6, None)
+        histories["brief"].record(["easy", "final"], 9)
+        histories["long"].record(["easy", "hard"] * 6, None)
     histories.save()
 
 
@@ -500,6 +500,26 @@ def test_calls_of_other_models_replay(tmp_path: Path) -> None:
 
     run(main())
     assert replays(tmp_path / "run.jsonl").decisions >= 12
+
+
+def test_the_price_of_cache_writes_replays(tmp_path: Path) -> None:
+    """What a hold counts on, the dearer price of input that a provider writes to its cache, is in the log."""
+    price = Price("1", "2", "0.1", cache_write="50")
+
+    async def main() -> None:
+        scheduler = BudgetScheduler(log=tmp_path / "run.jsonl")
+        async with scheduler, scheduler.task(Caps(usd="0.05")) as task:
+            model = ExternalModel("hosted")
+            call = ExternalCall(task, model, prompt=400, thinking=300, solution=60, price=price)
+            await call.acquire()
+            call.settle(Usage(prompt=400, thinking=20, solution=9, passes=1))
+
+    run(main())
+    events = replays(tmp_path / "run.jsonl").events
+    (asked,) = (event for event in events if event["event"] == "asked")
+    assert Price(**asked["price"]) == price
+    (grant,) = (event for event in events if event["event"] == "grant")
+    assert grant["hold"]["usd"] > 400 * 50e-6
 
 
 def test_a_durable_run_replays(tmp_path: Path) -> None:

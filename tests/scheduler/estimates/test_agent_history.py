@@ -20,7 +20,7 @@ from elastic_agent.scheduler.estimates.agent_history import (
     RUNS,
     Histories,
     History,
-    shared_out,
+    proportional,
 )
 from elastic_agent.scheduler.estimates.workload import FIRST_GUESS, LAST_GUESS, MIN_SOLUTION, Forecast
 from tests.clock import run
@@ -57,7 +57,7 @@ def test_what_is_to_come_is_what_a_naive_look_back_says(
     """Whatever the runs were, and wherever this one is."""
     history = History()
     for one in runs:
-        history.learn(one, None)
+        history.record(one, None)
     forecast = Forecast(past=history)
     for kind in made:
         forecast.arrived(kind)
@@ -71,20 +71,20 @@ def test_what_is_to_come_is_what_a_naive_look_back_says(
     assert forecast.view().to_come(waiting[0], final=True) == dict(Counter(waiting[1:]))
 
 
-def test_calls_are_shared_out_in_proportion() -> None:
+def test_calls_are_proportional_in_proportion() -> None:
     """All of them, and none twice."""
-    assert shared_out(4, {"a": 6, "b": 2}) == {"a": 3, "b": 1}
-    assert shared_out(3, {"a": 1, "b": 1}) == {"a": 2, "b": 1}
-    assert shared_out(1, {"a": 5, "b": 4, "c": 1}) == {"a": 1}
-    assert shared_out(0, {"a": 5}) == {}
-    assert shared_out(5, {}) == {}
+    assert proportional(4, {"a": 6, "b": 2}) == {"a": 3, "b": 1}
+    assert proportional(3, {"a": 1, "b": 1}) == {"a": 2, "b": 1}
+    assert proportional(1, {"a": 5, "b": 4, "c": 1}) == {"a": 1}
+    assert proportional(0, {"a": 5}) == {}
+    assert proportional(5, {}) == {}
 
 
 def test_declared_calls_win() -> None:
     """Whoever says what it will do knows better."""
     history = History()
     for _ in range(5):
-        history.learn(["step"] * 9, None)
+        history.record(["step"] * 9, None)
     forecast = Forecast(past=history)
     forecast.expect({"step": 2})
     forecast.arrived("step")
@@ -205,7 +205,7 @@ def test_what_is_known_outlives_the_process(tmp_path: Path) -> None:
     run(main())
     assert [one.name for one in tmp_path.iterdir()] == ["agents.json"]
     assert json.loads(path.read_text())["agents"]["a"]["finals"] == [6] * 4
-    assert Histories(path)["a"].after(1) == {}
+    assert Histories(path)["a"].to_come(1) == {}
 
 
 BAD_RUN = '{"version": 1, "agents": {"a": {"runs": [[1]], "finals": []}}}'
@@ -220,6 +220,6 @@ def test_a_file_that_is_no_history_is_begun_anew(tmp_path: Path, text: str) -> N
     with pytest.warns(UserWarning, match=r"agents\.json: not a history"):
         histories = Histories(path)
     assert not histories
-    histories["b"].learn(["x"], 3)
+    histories["b"].record(["x"], 3)
     histories.save()
     assert list(Histories(path)) == ["b"]

@@ -10,12 +10,13 @@ from typing import Any
 from elastic_agent import ScriptedBackend
 from elastic_agent.backends.base import TokenChunk, TokenRequest
 from elastic_agent.scheduler import Latency
+from elastic_agent.scheduler.latency.prefill import First
 
 
 def known(ttft: float, tpot: float) -> Latency:
     """A speed learnt earlier."""
     latency = Latency()
-    latency.first(ttft)
+    latency.first(First(ttft))
     latency.pace(tpot)
     latency.block(8, 8 * tpot)
     return latency

@@ -16,7 +16,7 @@ from elastic_agent.scheduler.latency.prefill import First
 
 def feed(latency: Latency, load: int, each: float, blocks: int = 20) -> None:
     latency.load = load
-    latency.first(10 * each)
+    latency.first(First(10 * each))
     for _ in range(blocks):
         latency.pace(each)
         latency.block(8, 8 * each)
@@ -113,12 +113,12 @@ def test_a_slowdown_counts_once_for_first_tokens_too() -> None:
     latency = Latency()
     for _ in range(40):
         latency.load = 4
-        latency.first(0.1, 100)
+        latency.first(First(0.1, 100))
         latency.block(8, 0.08)
     for load in (4,) * 10 + (12,) * 4:
         latency.load = load
         latency.block(8, 0.8)
-        first = latency.first(1.0, 100)
+        first = latency.first(First(1.0, 100))
     latency.pace(0.1)
     assert first.baseline is not None
     latency.record_cached(first, 60)

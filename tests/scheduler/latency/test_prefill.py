@@ -33,7 +33,7 @@ class Upstream:
         latency, factor = self.latency, self.slower * (1 + (load - 1) / 10)
         latency.load = load
         factor *= 1 + self.noise * self._random.uniform(-1, 1)
-        first = latency.first(factor * (FIXED + EACH * (prompt - cached)), prompt, **how)
+        first = latency.first(First(factor * (FIXED + EACH * (prompt - cached)), prompt, **how))
         if tell:
             latency.record_cached(first, cached)
         for _ in range(2):
@@ -85,9 +85,9 @@ def test_prompts_that_are_alike_give_the_plain_quantiles(passes: list[tuple[int,
     for latency in (plain, with_prompts):
         for prompt, seconds, further in passes:
             if latency is plain:
-                latency.first(seconds)
+                latency.first(First(seconds))
             else:
-                latency.first(seconds, prompt, further=further)
+                latency.first(First(seconds, prompt, further=further))
         latency.pace(TPOT)
     seen = [seconds for _, seconds, _ in passes][-64:]
     assert speed_of(with_prompts) == speed_of(plain)
@@ -120,8 +120,8 @@ def test_noise_is_not_taken_for_a_rate() -> None:
     for seed in range(20):
         latency, chance = Latency(), random.Random(seed)
         for _ in range(200):
-            latency.first(FIXED * chance.lognormvariate(0, 0.5), chance.choice((50, 200)))
-        latency.first(9.0, 200)
+            latency.first(First(FIXED * chance.lognormvariate(0, 0.5), chance.choice((50, 200))))
+        latency.first(First(9.0, 200))
         latency.pace(TPOT)
         assert speed_of(latency).prefill == 0
 
@@ -133,7 +133,7 @@ def test_long_prompts_have_an_upper_quantile_of_their_own() -> None:
         prompt = 50 if turn % 8 else 20_000
         seconds = FIXED + EACH * prompt * chance.uniform(0.67, 1.33)
         long += [seconds] if prompt > 50 else []
-        latency.first(seconds, prompt)
+        latency.first(First(seconds, prompt))
     latency.pace(TPOT)
     speed = speed_of(latency)
     assert speed.usual_prefill < speed.prefill < 1.4 * EACH

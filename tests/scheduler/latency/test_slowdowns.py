@@ -12,6 +12,7 @@ from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.scheduler import BudgetScheduler, FixedCap, Timing
 from elastic_agent.scheduler.latency.model import Latency, Speed
+from elastic_agent.scheduler.latency.prefill import First
 from elastic_agent.scheduler.latency.slack import SAFETY, CallWindow, RemainingWork
 from elastic_agent.scheduler.latency.slowdowns import KEPT, Slowdown, Slowdowns
 from tests.clock import run
@@ -89,7 +90,7 @@ def test_a_slowdown_does_not_become_usual_within_its_first_seconds() -> None:
     latency = Latency()
     latency.load = 4
     for each, blocks in ((0.01, 2000), (0.03, 200)):
-        latency.first(10 * each)
+        latency.first(First(10 * each))
         for _ in range(blocks):
             latency.pace(each)
             latency.block(8, 8 * each)

@@ -265,7 +265,7 @@ def test_keys_share_evenly() -> None:
         assert not (pacing.is_unpriced(one) and pacing.is_unpriced(other))
         if pacing.is_unpriced(one):
             served[one.key] += 1
-            pacing._tenants[(one.key, 0)].start += 60.0
+            pacing._tenants[(one.key, 0)].used += 60.0
         pacing.task_closed(one)
         pacing.task_closed(other)
     assert served["few"] == pytest.approx(served["many"], rel=0.1)

@@ -32,7 +32,7 @@ class Watched(Endpoint):
     """Looks over its own shoulder whenever it gives somebody a turn."""
 
     def next_ready(self, now: float) -> Request | None:
-        ready, usual = set(self._ready.calls), self._usual or 0.0
+        ready, usual = set(self._ready.calls), self._call_seconds or 0.0
         moments = {request: self._start_by(request, None) for request in ready}
         chosen = super().next_ready(now)
         if chosen is None:
