@@ -1,4 +1,4 @@
-"""A run's log, fed to a fresh desk, makes the same lines again; what was tampered with is found (law 9)."""
+"""A run's log, fed to a fresh dispatcher, makes the same lines again; tampering is found (law 9)."""
 
 from __future__ import annotations
 
@@ -258,15 +258,15 @@ def remember(path: Path) -> None:
 
 
 def test_what_is_known_of_agents_is_in_the_log(tmp_path: Path) -> None:
-    """From a file it is told when the agent's first task opens, once; what this run's tasks teach follows
-    from the log itself. Without it another decision comes out."""
+    """What a file holds is logged once, when the agent's first task opens; what this run's tasks teach
+    follows from the log itself. Without it another decision comes out."""
     path, history = tmp_path / "run.jsonl", tmp_path / "agents.json"
     doings = [Doing("call", "easy", (90, 8, 0)), Doing("call", "hard", (90, 8, 0))]
     remember(history)
     tasks = {"caps": [{"tokens": 600}] * 3, "agents": ["brief", "long"]}
     run(play(path, doings, history=history, **tasks))
-    told = [event["agent"] for event in replays(path).events if event["event"] == "history"]
-    assert told == ["brief", "long"]
+    logged = [event["agent"] for event in replays(path).events if event["event"] == "history"]
+    assert logged == ["brief", "long"]
     _tamper(path, "history", lambda e: e.update(runs=[["easy"]] * 3), 1)
     found = replay(path)
     assert found.difference is not None
@@ -375,7 +375,7 @@ def test_one_number_that_was_tampered_with_is_found(busy: Path, name: str, what:
 
 
 def test_an_input_that_was_tampered_with_shows_in_what_follows(busy: Path) -> None:
-    """A prompt that is longer than it was: its line is as told, and the next decision is another one."""
+    """A longer prompt: its own line is the same, and the next decision is another one."""
     line = _tamper(busy, "asked", lambda e: e.update(prompt=e["prompt"] + 100))
     found = replay(busy).difference
     assert found is not None
@@ -383,7 +383,7 @@ def test_an_input_that_was_tampered_with_shows_in_what_follows(busy: Path) -> No
 
 
 def test_lines_that_are_missing_or_too_many_are_found(busy: Path) -> None:
-    """A grant that was taken out, and a speed that nobody has read."""
+    """A grant that was taken out, and a speed that was never read."""
     lines = busy.read_text(encoding="utf-8").splitlines(keepends=True)
     at = next(i for i, line in enumerate(lines) if json.loads(line)["event"] == "grant")
     busy.write_text("".join(lines[:at] + lines[at + 1 :]), encoding="utf-8")
@@ -614,7 +614,7 @@ def test_what_can_not_be_replayed_says_why(tmp_path: Path) -> None:
 
 
 def test_calls_of_another_scheduler_inside_a_task_are_said(tmp_path: Path) -> None:
-    """Their speed and habits are in no log of this one: an error, not a wrong answer."""
+    """Their speed and usage are in no log of this scheduler: an error, not a wrong answer."""
     path = tmp_path / "run.jsonl"
 
     async def main() -> None:

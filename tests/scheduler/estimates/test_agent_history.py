@@ -81,7 +81,7 @@ def test_calls_are_proportional_in_proportion() -> None:
 
 
 def test_declared_calls_win() -> None:
-    """Whoever says what it will do knows better."""
+    """A declaration counts more than the history."""
     history = History()
     for _ in range(5):
         history.record(["step"] * 9, None)

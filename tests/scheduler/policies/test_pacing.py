@@ -85,10 +85,10 @@ def test_a_burst_raises_it_and_passes() -> None:
     """Five times the tasks for a while cost more for each; afterwards it is what it was."""
     pacing, rng = Pacing(Pool(tokens=120_000, per=1000.0, rolling=True, fair=0.0)), random.Random(6)
     play(pacing, rng, 0.0, 20_000.0, 1.0)
-    calm = statistics.fmean(play(pacing, rng, 20_000.0, 5_000.0, 1.0))
-    assert play(pacing, rng, 25_000.0, 3_000.0, 0.2)[-1] > 1.5 * calm
+    usual = statistics.fmean(play(pacing, rng, 20_000.0, 5_000.0, 1.0))
+    assert play(pacing, rng, 25_000.0, 3_000.0, 0.2)[-1] > 1.5 * usual
     play(pacing, rng, 28_000.0, 20_000.0, 1.0)
-    assert statistics.fmean(play(pacing, rng, 48_000.0, 5_000.0, 1.0)) == pytest.approx(calm, rel=0.2)
+    assert statistics.fmean(play(pacing, rng, 48_000.0, 5_000.0, 1.0)) == pytest.approx(usual, rel=0.2)
 
 
 def test_a_window_begins_with_a_whole_pool_and_the_price_of_the_last() -> None:
@@ -134,12 +134,12 @@ events = st.one_of(
 
 
 @given(st.lists(events, max_size=40), st.booleans())
-def test_it_is_never_negative_and_bounded(told: list[tuple[str, float]], rolling: bool) -> None:
-    """Whatever it is told; and the same again gives the same."""
+def test_it_is_never_negative_and_bounded(events: list[tuple[str, float]], rolling: bool) -> None:
+    """Whatever happens; and the same events give the same prices."""
     pacers = [Pacing(Pool(tokens=10_000, per=100.0, rolling=rolling)) for _ in range(2)]
     for pacing in pacers:
         now = 0.0
-        for what, amount in told:
+        for what, amount in events:
             if what == "open":
                 pacing.task_opened(state(amount), now)
             elif what == "spend":

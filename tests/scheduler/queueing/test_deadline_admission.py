@@ -56,7 +56,7 @@ class Steady:
 
 
 class Naive:
-    """The promises as a list; each question looks at all of it."""
+    """The accepted deadlines as a list; each question looks at the whole list."""
 
     def __init__(
         self, latency: Steady, service_times: ServiceTimeStats, running: dict[str, Any], slots: int | None
@@ -66,8 +66,8 @@ class Naive:
 
     def needed(self, state: TaskState, end: float, now: float) -> tuple[int, float | None]:
         """For how many calls at once; the seconds that it would need if it is refused."""
-        books = [b for b, _ in self.made] + [state]
-        load, slots = max(len(self.running), sum(map(width, books))), self.slots
+        states = [b for b, _ in self.made] + [state]
+        load, slots = max(len(self.running), sum(map(width, states))), self.slots
         if slots is not None:
             slots = min(slots, self.latency.at(slots).enough or slots)
             load = min(load, slots)
@@ -165,7 +165,7 @@ def test_promises_are_what_a_naive_plan_makes_them(
     may run are enough."""
     usage_stats, running = UsageStats(), dict[str, Any]()
     service_times = ServiceTimeStats(usage_stats)
-    promises = DeadlineAdmission(latency, service_times, TIMING, running, slots)  # type: ignore[arg-type]
+    admission = DeadlineAdmission(latency, service_times, TIMING, running, slots)  # type: ignore[arg-type]
     naive, ledger, now = Naive(latency, service_times, running, slots), Ledger(), 0.0
     for number, (what, *more) in enumerate(steps):
         if what == "later":
@@ -178,18 +178,18 @@ def test_promises_are_what_a_naive_plan_makes_them(
             state.forecast.expect(expect)
             load, needed = naive.needed(state, now + seconds, now)
             if needed is None:
-                promises.accept(state, now + seconds, now)
+                admission.accept(state, now + seconds, now)
                 naive.made.append((state, now + seconds))
             else:
                 with pytest.raises(DeadlineError) as error:
-                    promises.accept(state, now + seconds, now)
+                    admission.accept(state, now + seconds, now)
                 assert error.value.needed["seconds"] == pytest.approx(needed)
             assert latency.asked == max(1, load)
         elif naive.made:
             state, end = naive.made[more[0] % len(naive.made)]
             change(what, more, state, running, usage_stats, slots)
             if what == "end":
-                promises.release(state)
+                admission.release(state)
                 naive.made.remove((state, end))
 
 
@@ -229,7 +229,7 @@ def change(
 
 
 class Call(SimpleNamespace):
-    """A call that runs, as far as promises look at it."""
+    """What the admission looks at of a running call."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 

@@ -59,7 +59,7 @@ class Crowd:
         self.latency, self.usage_stats = Latency(), UsageStats()
         cap = 60 + 2 * many if not turns and not own else None  # each task keeps 2 for its answer
         self.key = self.dispatcher.ledger.open("key", tokens=cap, now=0.0) if one_key or not turns else None
-        self.books: list[TaskState] = []
+        self.tasks: list[TaskState] = []
         for number in range(1 if one_task else many):
             caps: dict[str, Any] = {"tokens": 60} if own else {}
             account = self.dispatcher.ledger.open(
@@ -68,16 +68,16 @@ class Crowd:
             state = build_task_state(f"{number}", account, Uniform(), final_solution=1)
             state.reserving = False
             self.dispatcher.open(state, 0.0, self.endpoint if seconds is None else None)
-            self.books.append(state)
+            self.tasks.append(state)
         self.requests: list[Request] = []
         if turns:
             for number in range(SLOTS):
-                self.call(self.books[number % len(self.books)])
+                self.call(self.tasks[number % len(self.tasks)])
         elif own:
-            for state in self.books:
+            for state in self.tasks:
                 self.call(state)
         else:
-            self.call(self.books[0])
+            self.call(self.tasks[0])
         self.first = len(self.requests)
         self.many = many
 
@@ -102,7 +102,7 @@ class Crowd:
         """All come, one after the other."""
         for number in range(self.many):
             self.now += 1e-4
-            self.call(self.books[number % len(self.books)])
+            self.call(self.tasks[number % len(self.tasks)])
         assert sum(request.outcome is None for request in self.requests) >= 0.99 * self.many
 
     def leave(self) -> None:
@@ -119,7 +119,7 @@ class Crowd:
 
     def close(self) -> None:
         """All tasks end."""
-        for state in self.books:
+        for state in self.tasks:
             self.dispatcher.close(state, self.now)
 
     def serve(self) -> None:

@@ -85,7 +85,7 @@ class Door:
         self.requests: list[Request] = []
         self.withdrawn: set[Request] = set()
         self.tight, self.late = (None, None) if plain else (4, 5)
-        self.books = [self.state(i) for i in range(6)]
+        self.tasks = [self.state(i) for i in range(6)]
 
     def state(self, number: int) -> TaskState:
         caps: dict[str, Any] = {"tokens": 100} if number == self.tight else {}
@@ -97,7 +97,7 @@ class Door:
 
     def call(self, task: int, priority: int, solution: int) -> None:
         request = build_request(
-            self.books[task],
+            self.tasks[task],
             CallSize(prompt=10, fresh=10, thinking=0, solution=solution, close=1),
             ModelFacts("", CURVES, self.endpoint.latency, self.endpoint.usage_stats),
             CallTerms(priority=priority, on_exhausted="wait"),
@@ -130,7 +130,7 @@ class Door:
     def time(self, seconds: float) -> None:
         """Passes; whoever wants to be asked again is."""
         self.now += seconds
-        for state in self.books:
+        for state in self.tasks:
             self.dispatcher.run_pass(state.account, self.now)
 
     def check(self, slots: int) -> None:
