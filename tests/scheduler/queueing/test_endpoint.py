@@ -185,7 +185,7 @@ def test_a_call_inside_an_open_one_does_not_wait_for_its_slot() -> None:
 
 
 def test_thinking_gives_way_to_a_call_that_waits() -> None:
-    """A call without a deadline thinks while no other call needs its slot, and ends in time for one that does."""
+    """A call without a deadline thinks until another call needs its slot, and ends in time for that call."""
 
     async def main() -> None:
         backend = ScriptedBackend(THINKER, ttft=0.1, tpot=0.01)
