@@ -24,7 +24,7 @@ and as late as the deadlines allow.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import zip_longest
+from itertools import chain, repeat
 
 from elastic_agent.errors import EndpointBusyError
 from elastic_agent.validation import integer
@@ -226,7 +226,7 @@ class Endpoint:
             self.running.values(),
             key=lambda r: (seconds_left(self.service_times, r, r.slot.progress, speed), r.started),
         )
-        for running, moment in zip_longest(first_over, moments[: len(first_over)], fillvalue=INFINITY):
+        for running, moment in zip(first_over, chain(moments, repeat(INFINITY)), strict=False):
             running.slot.preempt_at = moment
 
     def _enough(self) -> tuple[int, Speed | None]:
