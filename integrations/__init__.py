@@ -1,1 +1,1 @@
-"""How other people's software meets Elastic Agent: LangChain, the commands, the report."""
+"""How other software meets Elastic Agent: LangChain, the gateway, the commands, reports, dashboards."""

@@ -44,12 +44,20 @@ def add_command(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Replay the run and print its regret; 0 where all decisions are identical, else 1."""
+    """Replay the run and print its regret; 0 where all decisions are identical, else 1.
+
+    Raises:
+        ReplayError: the run can't be replayed.
+    """
     from rich.console import Console
 
-    from ..report.replay_table import as_dict, check_run, render_check
+    from elastic_agent.scheduler.analysis.regret import regrets
+    from elastic_agent.scheduler.analysis.replay import replay
 
-    found, tasks = check_run(options.replay)
+    from ..report.replay_table import as_dict, render_check
+
+    found = replay(options.replay)
+    tasks = regrets(found)
     if options.json:
         print(json.dumps(as_dict(found, tasks)))
     else:

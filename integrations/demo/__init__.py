@@ -3,7 +3,7 @@
 run        the demo from start to end
 agent      the agent: a LangGraph with parallel branches
 baseline   the same work under one fixed `max_tokens`
-problems   the word problems, and how the shipped file was drawn
+problems   the word problems, read from a file
 board      what the screen shows, kept up to date by events
 display    the screen and the tables
 """

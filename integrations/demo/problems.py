@@ -9,24 +9,18 @@ One JSON object a line:
      "combine": "A shop has {0} apples . #1 It gets {1} pears . ... How many items are left ?",
      "answer": 80}
 
-`{previous}` stands for the answer to the step before, `{0}`, `{1}` for the chains' last answers. The
-shipped file was drawn from the test split, which e1-tiny never saw
-(`python -m elastic_agent.integrations.demo.problems`, some minutes).
+`{previous}` stands for the answer to the step before, `{0}`, `{1}` for the chains' last answers. The shipped
+file was drawn from the test split, which e1-tiny never saw (`tools/draw_shop_week.py`).
 """
 
 from __future__ import annotations
 
 import json
-import random
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from elastic_agent.training.data.word_problems import NOUNS, combine_problem, make_problem, split_of
 
 SHOP_WEEK = Path(__file__).with_name("shop_week.jsonl")
 
@@ -123,49 +117,3 @@ def _chain(where: str, data: dict[str, Any]) -> Chain:
             f"{where}: every step of chain {chain.name!r} after the first must contain {{previous}}"
         )
     return chain
-
-
-# Drawing the shipped file
-
-_WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-
-
-def draw_week(seed: int, chains: int = 4, links: int = 2) -> Iterator[Day]:
-    """A shop's week of mixed difficulty, from the test split; totals up to 99, which e1-tiny has learned."""
-    rng = random.Random(seed)
-    for name in _WEEK:
-        while True:
-            nouns = rng.sample(NOUNS, chains)
-            parts = tuple(_draw_chain(rng, noun, links) for noun in nouns)
-            ends = [chain.answers[-1] for chain in parts]
-            if sum(ends) <= 99 and split_of(combine_problem(ends, nouns).text) == "test":
-                break
-        combine = combine_problem(ends, nouns)
-        text = combine.text
-        for i, noun in enumerate(nouns):
-            text = re.sub(rf"\b{ends[i]} {noun}\b", f"{{{i}}} {noun}", text, count=1)
-        yield Day(name, parts, text, combine.answer)
-
-
-def _draw_chain(rng: random.Random, noun: str, links: int) -> Chain:
-    steps: list[str] = []
-    answers: list[int] = []
-    for link in range(links):
-        lines = rng.choice((2, 2, 3, 3, 4, 5, 6))
-        start = answers[-1] if answers else None
-        while True:
-            problem = make_problem(rng, lines, split="test", start=start)
-            one_story = problem.text.startswith(f"A shop has {problem.start} {noun} ")
-            one_story &= problem.text.endswith(f"How many {noun} are left ?")
-            if one_story and (link < links - 1 or problem.answer <= 45):  # small ends: the day's sum has room
-                break
-        steps.append(
-            problem.text if start is None else problem.text.replace(f"has {start} ", "has {previous} ", 1)
-        )
-        answers.append(problem.answer)
-    return Chain(noun, tuple(steps), tuple(answers))
-
-
-if __name__ == "__main__":
-    for drawn_day in draw_week(seed=11):
-        sys.stdout.write(json.dumps(asdict(drawn_day)) + "\n")

@@ -1,20 +1,10 @@
 """Our errors as LangChain's: the same classes, with LangChain's model errors as further parents.
 
-Code that catches `CapExceededError` still works. LangChain sees a `ModelError` that is not retryable, so
-`ModelRetryMiddleware` and `with_retry` raise a budget error at once. LangGraph's `RetryPolicy` doesn't know
-`ModelError` (1.2) and retries everything but built-in programming errors; hence the parent `RuntimeError`.
-
-    CapExceededError         BudgetExceededError      ModelError, RuntimeError    never retried
-    └── DeadlineError        └── BudgetDeadlineError                              never retried
-    TaskClosedError          ClosedTaskError          ModelError, RuntimeError    never retried
-    BackendUnavailableError  UpstreamUnavailableError ModelConnectionError        may be retried
-    BackendError             UpstreamError            ModelAPIError               may be retried
-    ContextLengthError       PromptTooLongError       ContextOverflowError, ValueError
-    UnknownModelError        NoSuchModelError         ModelNotFoundError, ValueError
-    InvalidBudgetError       BadBudgetError           ModelInvalidRequestError (ValueError already)
-    NoMarkersError           UnbudgetableModelError   ModelInvalidRequestError, ValueError
-    UnknownPriceError        UnpricedModelError       ModelInvalidRequestError, ValueError
-    any other                RefusedRequestError      ModelInvalidRequestError, ValueError
+Code that catches `CapExceededError` still works. LangChain may retry UpstreamError,
+UpstreamUnavailableError and CallTimeoutError. To LangChain the others are a `ModelError` that is not
+retryable, so `ModelRetryMiddleware` and `with_retry` raise them at once. LangGraph's `RetryPolicy` doesn't
+know `ModelError` (1.2) and retries all but built-in programming errors, hence the parents `RuntimeError` and
+`ValueError`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """LangChain messages as the OpenAI-style dicts that a chat template reads.
 
-Earlier thinking, in whatever form it was handed back (`openai_format.reasoning`), is put beside an
-assistant's content, as `reasoning_content`. A template that wants old thinking (Qwen3, between tool calls)
-renders it; others drop it. Tool-call arguments stay objects, as Hugging Face templates expect.
+Earlier thinking, in any form in which software hands it back (`openai_format.reasoning`), becomes the field
+`reasoning_content` of an assistant's message. A template that wants old thinking (Qwen3, between tool calls)
+renders it; others drop it. Tool-call arguments stay objects, as Hugging Face's templates expect.
 """
 
 from __future__ import annotations

@@ -12,18 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from elastic_agent.scheduler.analysis.regret import Regret, regrets
-from elastic_agent.scheduler.analysis.replay import Replayed, replay
-
-
-def check_run(path: str | Path) -> tuple[Replayed, list[Regret]]:
-    """Replay a run and compute the regret of each of its tasks.
-
-    Raises:
-        ReplayError: the run can't be replayed.
-    """
-    found = replay(path)
-    return found, regrets(found)
+from elastic_agent.scheduler.analysis.regret import Regret
+from elastic_agent.scheduler.analysis.replay import Replayed
 
 
 def as_dict(found: Replayed, tasks: Sequence[Regret]) -> dict[str, Any]:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar, cast
 
 from elastic_agent.scheduler.runlog.events import Event
@@ -35,122 +36,76 @@ class PrometheusLog:
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Counter | Histogram] = {}
 
-        def named(name: str) -> str:
-            return f"elastic_agent_{name}"
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"elastic_agent_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(f"elastic_agent_{name}", text, labels, buckets=buckets, registry=registry)
 
         call = ("model", "kind")
-        self._tasks = Gauge(named("tasks_open"), "Tasks that are open.", registry=registry)
-        self._ended = Counter(
-            named("tasks_total"),
-            "Tasks that ended, by the error that ended them.",
-            ["error"],
-            registry=registry,
+        self._open = Gauge("elastic_agent_tasks_open", "Tasks that are open.", registry=registry)
+        self._tasks = counter("tasks_total", "Tasks that ended, by the error that ended them.", "error")
+        self._tasks_refused = counter(
+            "task_refusals_total", "Tasks refused at their opening, by error.", "error"
         )
-        self._calls = Counter(
-            named("calls_total"),
-            "Calls by outcome: answered, stopped, unsent, refused, withdrawn.",
-            [*call, "outcome"],
-            registry=registry,
-        )
-        self._refused = Counter(
-            named("refusals_total"), "Refused calls by error.", [*call, "error"], registry=registry
-        )
-        self._tasks_refused = Counter(
-            named("task_refusals_total"),
-            "Tasks refused at their opening, by error.",
-            ["error"],
-            registry=registry,
-        )
-        self._waiting = Counter(
-            named("waits_total"), "Calls that had to wait for refunds.", call, registry=registry
-        )
-        self._tokens = Counter(
-            named("tokens_total"), "Tokens used, by segment.", ["model", "segment"], registry=registry
-        )
-        self._usd = Counter(named("usd_total"), "Dollars charged.", ["model"], registry=registry)
-        self._granted = Histogram(
-            named("granted_thinking_tokens"),
-            "Thinking tokens granted to a call.",
-            call,
-            buckets=TOKENS,
-            registry=registry,
-        )
-        self._waited = Histogram(
-            named("wait_seconds"), "From arrival to grant.", ["model"], buckets=SECONDS, registry=registry
-        )
-        self._extended = Counter(
-            named("extended_total"), "Thinking limits extended while a call ran.", call, registry=registry
-        )
-        self._reduced = Counter(
-            named("reduced_total"), "Thinking limits reduced for another call.", call, registry=registry
-        )
-        self._seconds = Histogram(
-            named("call_seconds"), "From grant to end.", ["model"], buckets=SECONDS, registry=registry
-        )
-        self._ends = Counter(
-            named("thinking_ends_total"), "How thinking ended.", ["model", "end"], registry=registry
-        )
+        outcomes = "Calls by outcome: answered, stopped, unsent, refused, withdrawn."
+        self._calls = counter("calls_total", outcomes, *call, "outcome")
+        self._refused = counter("refusals_total", "Refused calls by error.", *call, "error")
+        self._waits = counter("waits_total", "Calls that had to wait for refunds.", *call)
+        self._extended = counter("extended_total", "Thinking limits extended while a call ran.", *call)
+        self._reduced = counter("reduced_total", "Thinking limits reduced for another call.", *call)
+        self._tokens = counter("tokens_total", "Tokens used, by segment.", "model", "segment")
+        self._usd = counter("usd_total", "Dollars charged.", "model")
+        self._ends = counter("thinking_ends_total", "How thinking ended.", "model", "end")
+        granted = "Thinking tokens granted to a call."
+        self._granted = histogram("granted_thinking_tokens", granted, TOKENS, *call)
+        self._waited = histogram("wait_seconds", "From arrival to grant.", SECONDS, "model")
+        self._seconds = histogram("call_seconds", "From grant to end.", SECONDS, "model")
 
     def __call__(self, event: Event) -> None:
         """Count one event; events without a metric are ignored."""
-        handler = getattr(self, f"_on_{event['event']}", None)
-        if handler is not None:
-            handler(event)
+        name = event["event"]
+        if name == "task_opened":
+            self._open.inc()
+        elif name == "task_refused":
+            self._of(self._tasks_refused, event["error"]).inc()
+        elif name == "task_closed":
+            self._open.dec()
+            self._of(self._tasks, event["error"] or "").inc()
+        elif "model" in event and "kind" in event:
+            self._call(name, event, event["model"], event["kind"])
 
-    def _of(self, metric: T, *labels: str) -> T:
-        """A metric's child with these labels. Cached, because prometheus_client's look-up is slow."""
-        key = metric, labels
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = metric.labels(*labels)
-        return cast("T", child)
+    def _call(self, name: str, event: Event, model: str, kind: str) -> None:
+        if name == "grant":
+            self._of(self._granted, model, kind).observe(event["granted"]["thinking"])
+            self._of(self._waited, model).observe(event["why"]["waited"])
+        elif name == "refused":
+            self._of(self._refused, model, kind, event["error"]).inc()
+        elif name == "settled":
+            self._settled(event, model)
+        counted = {"waiting": self._waits, "extended": self._extended, "reduced": self._reduced}
+        if name in counted:
+            self._of(counted[name], model, kind).inc()
+        if name in ("refused", "withdrawn", "settled"):
+            self._of(self._calls, model, kind, _outcome(event) if name == "settled" else name).inc()
 
-    def _on_task_opened(self, event: Event) -> None:
-        self._tasks.inc()
-
-    def _on_task_refused(self, event: Event) -> None:
-        self._of(self._tasks_refused, event["error"]).inc()
-
-    def _on_task_closed(self, event: Event) -> None:
-        self._tasks.dec()
-        self._of(self._ended, event["error"] or "").inc()
-
-    def _on_waiting(self, event: Event) -> None:
-        self._of(self._waiting, *_call(event)).inc()
-
-    def _on_grant(self, event: Event) -> None:
-        self._of(self._granted, *_call(event)).observe(event["granted"]["thinking"])
-        self._of(self._waited, event["model"]).observe(event["why"]["waited"])
-
-    def _on_extended(self, event: Event) -> None:
-        self._of(self._extended, *_call(event)).inc()
-
-    def _on_reduced(self, event: Event) -> None:
-        self._of(self._reduced, *_call(event)).inc()
-
-    def _on_refused(self, event: Event) -> None:
-        self._of(self._calls, *_call(event), "refused").inc()
-        self._of(self._refused, *_call(event), event["error"]).inc()
-
-    def _on_withdrawn(self, event: Event) -> None:
-        self._of(self._calls, *_call(event), "withdrawn").inc()
-
-    def _on_settled(self, event: Event) -> None:
-        model, used = event["model"], event["used"]
-        sent = event["outcome"] != "refunded"
-        self._of(self._calls, *_call(event), _outcome(event)).inc()
+    def _settled(self, event: Event, model: str) -> None:
         self._of(self._usd, model).inc(event["charged"]["usd"])
-        if not sent:
+        if event["outcome"] == "refunded":  # it was never sent
             return
+        used = event["used"]
         self._of(self._seconds, model).observe(event["seconds"])
         for segment in SEGMENTS:
             self._of(self._tokens, model, segment).inc(used.get(segment, 0))
         if used.get("thinking_end"):
             self._of(self._ends, model, used["thinking_end"]).inc()
 
-
-def _call(event: Event) -> tuple[str, str]:
-    return event["model"], event["kind"]
+    def _of(self, metric: T, *labels: str) -> T:
+        """A metric's child with these labels. Cached, because prometheus_client's look-up is slow."""
+        key = metric, labels
+        if (child := self._children.get(key)) is None:
+            child = self._children[key] = metric.labels(*labels)
+        return cast("T", child)
 
 
 def _outcome(event: Event) -> str:

@@ -1,7 +1,7 @@
 """Schedulers whose tasks are charged to one account of the durable ledger: a key's, or a named task's.
 
-All of them share the dispatcher, the queues and the latency models of one main scheduler, and one store.
-Only the account differs: so an `AccountScheduler` is the main scheduler with another account.
+They share one store, and the dispatcher, queues and latency models of one main scheduler. Only the account
+differs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AccountScheduler(BudgetScheduler):
     """The main scheduler, with tasks charged to one account.
 
     Args:
-        main: what it shares everything else with.
+        main: the scheduler with which all but the account is shared.
         accounts: from the root down, or the name of an account that exists.
         lease: seconds, see `elastic_agent.scheduler.ledger.durable.options.LEASE`.
     """
@@ -58,10 +58,6 @@ class AccountScheduler(BudgetScheduler):
     def name(self) -> str:
         """The account's name."""
         return self.durable.name
-
-    async def open(self) -> None:
-        """Open the account; see `DurableLedger.open`."""
-        await self.durable.open()
 
     async def refunds(self, task: Task | None) -> bool:
         """Whether a hold on the account, by this process or another, may be refunded and make room."""
@@ -103,7 +99,7 @@ class AccountSchedulers:
         return scheduler
 
     async def open(self, accounts: str | Sequence[Spec]) -> AccountScheduler:
-        """A scheduler for one user, who calls `close` in the end.
+        """A scheduler of its own for an account; its user calls `close` in the end.
 
         Raises:
             StoreError: see `DurableLedger.open`.
@@ -111,7 +107,7 @@ class AccountSchedulers:
         """
         scheduler = AccountScheduler(self.main, self.store, accounts, self.lease)
         try:
-            await scheduler.open()
+            await scheduler.durable.open()
         except BaseException:
             await scheduler.aclose()
             raise

@@ -1,9 +1,9 @@
 """API keys with caps.
 
-A key is 256 random bits. The ledger's place has its SHA-256 digest, which can't be turned back: who reads the
-place can't use the keys, and who loses a key makes another. A random key needs neither salt nor a slow hash,
-which protect secrets that people make up. Logs show a key's name and account; the key itself is shown once,
-when it is made.
+A key is 256 random bits. Only its SHA-256 digest is stored beside the ledger, from which the key can't be
+computed: a reader of the ledger can't use the keys, and a lost key has to be replaced. A random key needs
+neither salt nor a slow hash, which protect secrets that people choose. Logs show a key's name and account;
+the key itself is shown once, when it is made.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Keys:
 
     Args:
         where: as for `open_store`.
-        remember: seconds for which a process trusts what it has looked up. For so long a key that another
-            process has revoked still works.
+        remember: seconds for which a process trusts a look-up, and a key that another process has revoked
+            still works.
     """
 
     def __init__(self, where: str, *, remember: float = 5.0) -> None:
@@ -131,13 +131,13 @@ class Keys:
         raise ValueError(f"there is no key called {name!r}: `elastic-agent keys list` shows them")
 
     async def find(self, secret: str) -> Key | None:
-        """What is known of a key, revoked or not; None: it was never made."""
+        """What is stored of a key, revoked or not; None: no such key was made."""
         wanted, now = digest(secret), asyncio.get_running_loop().time()
         at, key = self._seen.get(wanted, (float("-inf"), None))
         if now - at > self._remember:
             text = await asyncio.to_thread(self._table.get, wanted)
             key = Key(**json.loads(text)) if text is not None else None
-            if len(self._seen) > 10_000:  # somebody guesses keys
+            if len(self._seen) > 10_000:  # a client guesses keys
                 self._seen.clear()
             self._seen[wanted] = (now, key)
         if key is None or not hmac.compare_digest(key.digest, wanted):

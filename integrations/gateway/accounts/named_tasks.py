@@ -1,11 +1,11 @@
 """Tasks that clients name: opened by a POST to `/v1/tasks`, or by a request that brings an id and caps.
 
-A task is an account of the durable ledger, under its key's account. So the task is the same in every gateway
-on that ledger: each process finds the account, and the ledger keeps the caps over all processes. Each process
-decides for itself what its next call gets, from what the ledger says is left.
+A task is an account of the durable ledger, under the account of its key. So all gateways on that ledger have
+the same task, and the ledger keeps the caps over all processes. Each process decides what its next call gets
+from what the ledger says is left.
 
-A task ends when its key deletes it, or when no request has used it for a while. A process that has not used a
-task closes it for all processes when the ledger shows that no other process has used it either.
+A task ends when a client with its key deletes it, or when no request has used it for a while: a process that
+has not used the task closes it for all processes, if the ledger shows that no other process has used it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class NamedTasks:
         return await self._opened(id, account)
 
     async def check_open(self, task: NamedTask) -> None:
-        """Make sure that a task still takes calls: another process may have ended it.
+        """Return if a task still takes calls; another process may have ended it.
 
         Raises:
             TaskClosedError: it has ended.
@@ -128,7 +128,7 @@ class NamedTasks:
             raise TaskClosedError(f"task {task.id!r} has ended: it takes no more calls")
 
     async def close(self, owner: Spec, id: str) -> dict[str, Any]:
-        """End a task for every process; returns its report.
+        """The report of a task, which ends for all processes.
 
         Raises:
             GatewayError: there is no such task.

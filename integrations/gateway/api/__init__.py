@@ -7,5 +7,7 @@ responses_schema  the body of OpenAI's Responses API, which becomes a chat reque
 aliases           other servers' names for budgets
 openapi           the OpenAPI description
 
+What checks a request raises a GatewayError with status 400, which names the field or header.
+
 Imports `errors`, `settings` and `ops` of the gateway, and `openai_format`.
 """

@@ -19,9 +19,17 @@ from ..settings import is_loopback
 
 PREFIX = "x-elastic-"
 """How the lower-case names of our headers begin."""
-HEADERS = tuple(
-    PREFIX + name for name in ("caps", "final", "kind", "on-exhausted", "solution", "task", "thinking")
-)
+HEADERS: Mapping[str, Mapping[str, Any]] = {
+    "X-Elastic-Thinking": {"type": "integer", "minimum": 0},
+    "X-Elastic-Solution": {"type": "integer", "minimum": 1},
+    "X-Elastic-Task": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$"},
+    "X-Elastic-Caps": {"type": "string", "examples": ["tokens=4000, usd=0.05, seconds=30"]},
+    "X-Elastic-Kind": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,40}$"},
+    "X-Elastic-Final": {"type": "string", "enum": ["true", "false"]},
+    "X-Elastic-On-Exhausted": {"type": "string", "enum": ["shrink", "wait", "raise"]},
+}
+"""Our headers, and what they hold, as a JSON schema."""
+_KNOWN = {name.lower() for name in HEADERS}
 IDEMPOTENCY_KEY = "Idempotency-Key"
 MOST_LENGTH = 200
 """Characters of a header of ours."""
@@ -37,11 +45,7 @@ class CallOptions:
 
 
 def call_options(headers: Mapping[str, str]) -> CallOptions:
-    """What the headers say about the call.
-
-    Raises:
-        GatewayError: 400, naming the header.
-    """
+    """What the headers say about the call."""
     kind = headers.get("X-Elastic-Kind", "call")
     if not _is_name(kind, 40, "_-"):
         raise bad_request("X-Elastic-Kind", "X-Elastic-Kind is 1 to 40 letters, digits or _ -")
@@ -55,11 +59,7 @@ def call_options(headers: Mapping[str, str]) -> CallOptions:
 
 
 def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | None:
-    """A number of tokens in a header; None without the header.
-
-    Raises:
-        GatewayError: 400, naming the header.
-    """
+    """A number of tokens in a header; None without the header."""
     text = headers.get(name)
     if text is None:
         return None
@@ -91,17 +91,13 @@ def header_caps(text: str) -> Caps:
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Refuse headers with our prefix that don't exist, are repeated, or are too long.
-
-    Raises:
-        GatewayError: 400, naming the header.
-    """
+    """Refuse headers with our prefix that don't exist, are repeated, or are too long."""
     seen = set()
     for name, value in headers.items():
         ours = name.lower()
         if not ours.startswith(PREFIX):
             continue
-        if ours not in HEADERS:
+        if ours not in _KNOWN:
             message = f"there is no header {name[:64]}; ours are {', '.join(HEADERS)}"
             raise bad_request(name[:64], message, "unknown_header")
         if len(value) > MOST_LENGTH:
@@ -112,11 +108,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def check_task_id(id: str) -> None:
-    """Refuse a text that can't be a task's id.
-
-    Raises:
-        GatewayError: 400.
-    """
+    """Refuse a text that can't be a task's id."""
     if not _is_name(id, 64, "_.:-"):
         raise bad_request("X-Elastic-Task", "a task's id is 1 to 64 letters, digits or _ . : -")
 

@@ -9,19 +9,10 @@ from pydantic.json_schema import models_json_schema
 
 from elastic_agent import __version__
 
-from .headers import IDEMPOTENCY_KEY
+from .headers import HEADERS, IDEMPOTENCY_KEY
 from .request_schema import ChatRequest, CompletionRequest, TaskRequest
 from .responses_schema import ResponseRequest
 
-BUDGET_HEADERS = {
-    "X-Elastic-Thinking": {"type": "integer", "minimum": 0},
-    "X-Elastic-Solution": {"type": "integer", "minimum": 1},
-    "X-Elastic-Task": {"type": "string", "pattern": "^[A-Za-z0-9_.:-]{1,64}$"},
-    "X-Elastic-Caps": {"type": "string", "examples": ["tokens=4000, usd=0.05, seconds=30"]},
-    "X-Elastic-Kind": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,40}$"},
-    "X-Elastic-Final": {"type": "string", "enum": ["true", "false"]},
-    "X-Elastic-On-Exhausted": {"type": "string", "enum": ["shrink", "wait", "raise"]},
-}
 KEY_HEADER = {IDEMPOTENCY_KEY: {"type": "string", "pattern": "^[ -~]{1,255}$"}}
 
 
@@ -39,7 +30,7 @@ def description() -> dict[str, Any]:
             {"name": header, "in": "header", "required": False, "schema": schema}
             for header, schema in headers.items()
         ]
-        for headers in (KEY_HEADER, {**BUDGET_HEADERS, **KEY_HEADER})
+        for headers in (KEY_HEADER, {**HEADERS, **KEY_HEADER})
     )
     return {
         "openapi": "3.1.0",

@@ -158,18 +158,23 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class _Generation(Body):
+class AnswerRequest(Body):
+    """What all requests for an answer may say."""
+
     model: Text | None = None
     thinking_budget: Annotated[Tokens | None, Field(description="At most so many thinking tokens.")] = None
     solution_budget: Annotated[Count | None, Field(description="At most so many solution tokens.")] = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stream: bool | None = None
+
+
+class _Generation(AnswerRequest):
     reasoning_effort: Effort | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: Text | Annotated[list[Text], Field(max_length=16, fail_fast=True)] | None = None
     seed: Annotated[int, Field(ge=-(2**62), le=2**62)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=MOST)] | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
 
 

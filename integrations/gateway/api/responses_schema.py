@@ -14,14 +14,15 @@ from pydantic import Field
 
 from ..errors import GatewayError, bad_request
 from .request_schema import (
+    AnswerRequest,
     Body,
     ChatRequest,
     Count,
     Effort,
+    Function,
     LongList,
     ShortList,
     Text,
-    Tokens,
     at_most,
     checked,
     read,
@@ -56,11 +57,8 @@ class Item(Body):
     output: str | LongList[Content] | None = None
 
 
-class FunctionTool(Body):
+class FunctionTool(Function):
     type: Literal["function"]
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
@@ -84,7 +82,7 @@ class Reasoning(Body):
     effort: Effort | None = None
 
 
-class ResponseRequest(Body):
+class ResponseRequest(AnswerRequest):
     """The body of `/v1/responses`."""
 
     refused: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -99,56 +97,37 @@ class ResponseRequest(Body):
 
     input: Text | Annotated[LongList[Item], Field(min_length=1)]
     instructions: str | None = None
-    model: Text | None = None
-    thinking_budget: Annotated[Tokens | None, Field(description="At most so many thinking tokens.")] = None
-    solution_budget: Annotated[Count | None, Field(description="At most so many solution tokens.")] = None
     max_output_tokens: Count | None = None
     reasoning: Reasoning | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     text: TextOptions | None = None
     tools: ShortList[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
     include: ShortList[str] | None = None
     metadata: Annotated[dict[str, str] | None, at_most(64)] = None
-    stream: bool | None = None
 
     def as_chat(self) -> ChatRequest:
-        """This request as a chat request.
-
-        Raises:
-            GatewayError: 400, naming the field.
-        """
+        """This request as a chat request."""
         choice, shape = self.tool_choice, self.text.format if self.text else None
         named: Any = choice
         if isinstance(choice, FunctionChoice):
             named = {"type": "function", "function": {"name": choice.name}}
         value = {
+            **{name: getattr(self, name) for name in AnswerRequest.model_fields},
             "messages": _messages(self.instructions, self.input),
-            "model": self.model,
-            "thinking_budget": self.thinking_budget,
-            "solution_budget": self.solution_budget,
             "reasoning_effort": self.reasoning.effort if self.reasoning else None,
             "max_completion_tokens": self.max_output_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
             "tools": [_tool(tool) for tool in self.tools or ()] or None,
             "tool_choice": named,
             "parallel_tool_calls": self.parallel_tool_calls,
             "response_format": None if shape is None else _format(shape),
             "logprobs": "message.output_text.logprobs" in (self.include or ()),
-            "stream": self.stream,
         }
         return checked(ChatRequest, {name: given for name, given in value.items() if given is not None})
 
 
 def read_as_chat(raw: bytes) -> tuple[ChatRequest, dict[str, Any]]:
-    """A body as a chat request; and its fields as JSON, which the response repeats.
-
-    Raises:
-        GatewayError: 400, naming the field.
-    """
+    """A body as a chat request; and its fields as JSON, which the response repeats."""
     body = read(ResponseRequest, raw)
     return body.as_chat(), body.model_dump(mode="json", by_alias=True, exclude_none=True)
 

@@ -1,14 +1,14 @@
 """The clients' connections: how many may be open, which are closed first, and what errors may show.
 
-Each connection is an open file, and a process may open a limited number. So the gateway raises its soft limit
-as far as it needs and may, and keeps its connections below the limit, with room for what else it opens (the
-ledger, connections to upstreams). For a new connection beyond the limit, the one that was idle for the
-longest time is closed. A connection is busy from the end of a request, its body included, until the answer is
-written; all others are idle, also where a request trickles in. aiohttp waits for a request without limit, so
-a sweep closes connections that were idle for too long.
+Each connection is an open file, and a process may open a limited number of files. So the gateway raises its
+soft limit as far as it needs and may, and keeps its connections below the limit, with room for its other
+files (the ledger, connections to upstreams). For a new connection beyond the limit, the connection that was
+idle for the longest time is closed. A connection is busy from the end of a request, its body included, until
+the answer is written, and otherwise idle, also while a request trickles in. aiohttp waits for a request
+without limit, so a sweep closes connections that were idle for too long.
 
-aiohttp answers a request that it can't parse with the line that is wrong, and logs this line: a header with
-a stray byte would show a live key, and an HTTP/2 preface the prompt behind it. So `handle_error` is replaced.
+aiohttp answers a request that it can't parse with the wrong line, and logs the line, which may hold a key (in
+a header with a stray byte) or a prompt (behind an HTTP/2 preface). So `handle_error` is replaced.
 """
 
 from __future__ import annotations

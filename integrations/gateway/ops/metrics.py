@@ -18,32 +18,23 @@ class Metrics:
     """The metrics of one gateway, in a registry of its own: a process may have two gateways."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self._written, self._text = float("-inf"), b""
-        self._events = PrometheusLog(self.registry)
-        self._requests = Counter(
-            "elastic_gateway_requests_total", "Requests.", ["route", "status"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "elastic_gateway_request_seconds",
-            "From a request's headers to the end of its answer.",
-            ["route"],
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self.running = Gauge("elastic_gateway_requests_running", "Requests now.", registry=self.registry)
-        self.connections = Gauge("elastic_gateway_connections", "Open connections.", registry=self.registry)
-        self.stalls = Counter(
-            "elastic_gateway_loop_stalls_total",
-            "Times that the event loop stood still for more than 100 ms, as a watchdog saw.",
-            registry=self.registry,
-        )
-        self.tasks = Gauge(
-            "elastic_gateway_tasks", "Tasks that clients have open here.", registry=self.registry
-        )
+        self._events = PrometheusLog(registry)
+        name, labels = "elastic_gateway_requests_total", ["route", "status"]
+        self._requests = Counter(name, "Requests.", labels, registry=registry)
+        name, text = "elastic_gateway_request_seconds", "From a request's headers to the end of its answer."
+        self._seconds = Histogram(name, text, ["route"], buckets=SECONDS, registry=registry)
+        self.running = Gauge("elastic_gateway_requests_running", "Requests now.", registry=registry)
+        self.connections = Gauge("elastic_gateway_connections", "Open connections.", registry=registry)
+        name = "elastic_gateway_loop_stalls_total"
+        text = "Times that the event loop stood still for more than 100 ms, as a watchdog saw."
+        self.stalls = Counter(name, text, registry=registry)
+        text = "Tasks that clients have open here."
+        self.tasks = Gauge("elastic_gateway_tasks", text, registry=registry)
 
     def event(self, event: Event) -> None:
-        """Count an event of the scheduler. Clients choose the kinds of calls: they make no labels here."""
+        """Count an event of the scheduler. Clients choose the kinds of calls, so kinds are no labels here."""
         kind: Any = event.get("kind")
         if kind is not None and kind != "final":
             event = event | {"kind": "call"}

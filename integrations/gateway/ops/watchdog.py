@@ -1,10 +1,9 @@
 """Reports what makes the event loop stand still: for how long, in which request, and where in the code.
 
-While one request computes, all others wait: so nothing may take longer than STALL. The loop sets a beat every
-BEAT seconds; a thread watches the beats, and notes the loop's stack when a beat is late. On a machine that is
-busy with other work beats are late too. So only the time counts in which the loop's thread computed or slept
-(in a lock, on a disk, while another thread held Python's lock), not the time in which it waited for a
-processor.
+While one request computes, all others wait, so no step may take longer than STALL. The loop sets a beat every
+BEAT seconds; a thread watches the beats, and notes the loop's stack when a beat is late. On a busy machine
+beats are late, too, so only time counts in which the loop's thread computed or slept (in a lock, on a disk,
+while another thread held Python's lock), not time in which it waited for a processor.
 
 For debugging and tests (`serve --watchdog`): it costs about 1 ms of processor time a second.
 """

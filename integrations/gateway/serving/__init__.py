@@ -9,5 +9,7 @@ guides            structured answers and forced tool calls
 idempotency       a request with an Idempotency-Key runs once
 shared_response   one response for several readers
 
+What checks a request raises a GatewayError with status 400, which names the field or header.
+
 Imports the gateway's `answers`, `api`, `accounts`, `storage`, `errors` and `settings`.
 """

@@ -39,11 +39,7 @@ def shown_tools(body: ChatRequest) -> list[dict[str, Any]]:
 
 
 def guide_for(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upstream) -> dict[str, Any]:
-    """The fields that make the engine keep to the request's schemas; empty where it has none to keep.
-
-    Raises:
-        GatewayError: 400, naming the field.
-    """
+    """The fields that make the engine keep to the request's schemas; empty where it has none to keep."""
     wanted, choice = body.response_format, body.tool_choice
     shape = None if wanted is None else wanted.json_schema
     if wanted is not None and wanted.type == "json_schema" and (shape is None or shape.schema_ is None):
@@ -83,11 +79,7 @@ def _guided_field(body: ChatRequest) -> str:
 async def check_guided(
     body: ChatRequest | CompletionRequest, guide: Mapping[str, Any], upstream: Upstream
 ) -> None:
-    """Make sure that the engine can keep to a guide, before anything is held for the call.
-
-    Raises:
-        GatewayError: 400, naming the field.
-    """
+    """Make sure that the engine can keep to a guide, before anything is held for the call."""
     try:
         await check_guided_fields(upstream.backend, guide)
     except UnsupportedError as error:

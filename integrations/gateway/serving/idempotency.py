@@ -5,8 +5,8 @@ first included, reads the same response. A retry that comes meanwhile waits for 
 gets it from the answer table, where it is kept beside the ledger until it expires. Keys belong to an owner:
 an API key.
 
-Kept is what was charged: an answer, or an error of a call that was charged. After an error that cost nothing
-the key is free again, so that a retry can succeed.
+Answers are kept, and errors of calls that were charged. After an error that cost nothing the key is free
+again, so that a retry can succeed.
 
 A call without readers runs on for `leave_seconds`, since a client that retries closes its connection first.
 Then the call is stopped and charged for what it has used, and its key answers with an error.
@@ -39,7 +39,7 @@ from .shared_response import SharedResponse, answer_gone
 log = logging.getLogger(__name__)
 
 KEPT_HEADERS = ("content-type", PREFIX, "x-should-retry", "cache-control", "x-accel-buffering")
-"""How the names of a response's headers begin that are kept."""
+"""The headers of a response that are kept: their names begin like this."""
 LARGE = 64 << 10
 """Bytes of a body beyond which its fingerprint is taken in a thread."""
 SWEEP_SECONDS = 60.0

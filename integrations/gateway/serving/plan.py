@@ -54,11 +54,7 @@ def plan(
     default_solution: int,
     wrap_up: str | None = None,
 ) -> Plan:
-    """The plan of a request.
-
-    Raises:
-        GatewayError: 400, naming the field.
-    """
+    """The plan of a request."""
     check_length(body, upstream)
     choices = body.n or 1
     if choices > limits.choices:

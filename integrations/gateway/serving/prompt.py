@@ -12,11 +12,7 @@ from ..settings import Upstream
 
 
 def check_length(body: ChatRequest | CompletionRequest, upstream: Upstream) -> None:
-    """Refuse a prompt that can't fit into the context, before any time is spent on encoding it.
-
-    Raises:
-        GatewayError: 400.
-    """
+    """Refuse a prompt that can't fit into the context, before any time is spent on encoding it."""
     context = upstream.backend.context_length
     if isinstance(body, CompletionRequest):
         length = _bytes(body.prompt) if isinstance(body.prompt, str) else None
@@ -61,11 +57,7 @@ def completion_prompt(body: CompletionRequest, upstream: Upstream) -> Sequence[i
 
 
 def chat_prompt(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upstream) -> Sequence[int]:
-    """The ids of a conversation, in the model's chat template.
-
-    Raises:
-        GatewayError: 400, naming the field.
-    """
+    """The ids of a conversation, in the model's chat template."""
     messages = [_message(message, at) for at, message in enumerate(body.messages)]
     try:
         return upstream.backend.codec.encode_chat(messages, tools=tools or None)

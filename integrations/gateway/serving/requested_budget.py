@@ -29,11 +29,7 @@ def requested_budget(
     default_solution: int,
     wrap_up: str | None = None,
 ) -> Budget:
-    """The budget that a request asks for; see the module.
-
-    Raises:
-        GatewayError: 400, naming the field.
-    """
+    """The budget that a request asks for; see the module."""
     thinking, solution, limit = body.thinking_budget, body.solution_budget, body.max_tokens
     if thinking is None:
         thinking = header_tokens(headers, "X-Elastic-Thinking", 0)

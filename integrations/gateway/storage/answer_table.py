@@ -1,9 +1,9 @@
 """Where answers are kept for requests that repeat their `Idempotency-Key`: beside the ledger.
 
-A ledger in memory has them in this process. Otherwise they are in the ledger's SQLite file, PostgreSQL
-database or Redis: an answer outlives the process that gave it, and other processes see that an answer is on
-its way. An entry is found by a digest of its owner and key. Of the request only a fingerprint is kept. The
-answer itself is kept, compressed, until it expires: all who can read the ledger's place can read it.
+With a ledger in memory the answers are in this process, otherwise in the ledger's SQLite file, PostgreSQL
+database or Redis, where an answer outlives the process that gave it, and other processes see that an answer
+is on its way. An entry is found by a digest of its owner and key. Of the request only a fingerprint is kept.
+The answer is kept, compressed, until it expires, and can be read by all who can read the ledger.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Leases of an account in a durable store: what one run may spend of its thread's caps.
 
-A lease is a hold on the account for all that the run may spend, taken before its first call and settled with
-what it spent. It is renewed while the run lives. When the run's process dies the lease runs out and its whole
-amount is charged, because nobody knows what was spent. A lease takes at most what other leases of the account
-have left.
+A lease is a hold on the account for all that the run may spend, taken before the run's first call and settled
+with what the run has spent. It is renewed while the run lives. When the run's process dies, the lease runs
+out and its whole amount is charged, because the spending is unknown. A lease takes at most what other leases
+of the account have left.
 
 Everything runs on the blocking portal's loop, because a store's connections belong to one loop.
 """
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 LEASE_SECONDS = 60.0
 """Seconds after which the lease of a silent process is charged."""
 _SETTLE_SECONDS = 2.0
-"""Seconds that a new lease waits for those of runs that have just ended."""
+"""Seconds for which a new lease waits until the leases of runs that have just ended are settled."""
 _SETTLE_PAUSES = (0.1, 0.5, 2.0, 10.0, 0.0)
 """Seconds between tries to settle; then the lease runs out, and its whole amount is charged."""
 

@@ -5,10 +5,10 @@
                              store=STORE) as scope:          await llm.ainvoke(...)
         await remote.ainvoke(inputs, {"metadata": scope})
 
-The part set aside is held in the task here, and caps an account in the durable store that both sides can
-reach. Calls over there take their holds on that account. At the end the account is closed: holds of calls
-that still run over there are charged, and the task here is charged what the account was charged. The id names
-the account and holds no secret; each side knows for itself where the store is.
+The part is held in the task here (`Task.set_aside`), and caps an account in the durable store that both sides
+can reach. Calls over there take their holds on that account. At the end the account is closed, which charges
+the holds of calls that still run over there, and the task here is charged what the account was charged. The
+id names the account and holds no secret; each side knows where the store is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[
     """Set a part of the current task's caps aside for another process; yields the metadata to send.
 
     Args:
-        caps: the part, in `usd` and `tokens`; `seconds` run over there, from the joining on.
+        caps: the part, in `usd` and `tokens`; `seconds` count over there, from `joined_budget` on.
         store: a durable ledger that both processes can reach.
 
     Raises:

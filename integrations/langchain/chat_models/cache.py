@@ -1,12 +1,9 @@
 """LangChain's answer cache, made safe for budgets.
 
-Answers are stored under the Budget that was *asked* for (`CallOptions.key`). A task may grant less. So:
-
-- an answer that a tighter grant or a deadline cut short is not stored (`as_asked` in its metadata), because
-  it would be replayed where a better one is affordable;
-- a stored answer may be used inside a task: it was never cut below the Budget that is asked for now.
-
-A replayed answer cost nothing, and its metadata says so.
+Answers are stored under the Budget that was *asked* for (`CallOptions.key`), but a task may grant less. So an
+answer that a tighter grant or a deadline cut short is not stored (`as_asked` in its metadata): it would be
+replayed where a better answer is affordable. A stored answer was not cut below the Budget that is asked for
+now, so it can be used inside a task as well. The metadata of a replayed answer says that it cost nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from langchain_core.outputs import ChatGeneration, Generation
 
 
 class BudgetCache(BaseCache):
-    """Another cache, under these rules."""
+    """Another cache, under the rules of the module."""
 
     def __init__(self, inner: BaseCache) -> None:
         self._inner = inner
@@ -47,7 +44,7 @@ class BudgetCache(BaseCache):
 
 
 def budget_cache(cache: BaseCache | bool | None) -> BudgetCache | None:
-    """The cache that a model with this `cache` field uses, under the rules; None when it uses none."""
+    """The cache of a model with this `cache` field, under the rules; None where it has none."""
     if cache is False:
         return None
     found = cache if isinstance(cache, BaseCache) else get_llm_cache()

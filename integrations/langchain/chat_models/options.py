@@ -1,7 +1,7 @@
-"""What one call was asked to do: the model's fields, with the call's own keyword arguments over them.
+"""The options of one call: the model's fields, with the call's own keyword arguments over them.
 
-Every option that changes an answer is in `CallOptions.key()`, by which LangChain's cache looks answers up: an
-answer that was thought under a small budget is never replayed under a large one.
+Every option that changes an answer is in `CallOptions.key()`, by which LangChain's cache finds answers. So an
+answer under a small budget is never replayed under a large one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CallOptions:
         stop: strings that end the solution.
         tools: OpenAI-style tool schemas for the chat template.
         guide: the engine's fields for the solution's pass (`openai_format.guided_decoding`).
-        buffered: nobody reads along: a segment's text comes at its end, decoded once.
+        buffered: nobody reads along, so a segment's text comes at its end, decoded once.
 
     Raises:
         InvalidBudgetError: a limit that no call can obey.

@@ -120,7 +120,7 @@ class GuardedCall:
     # Before it is sent
 
     async def acquire(self) -> None:
-        """Wait for the grant; outside of any task there is none."""
+        """Wait for the grant; outside of any task there is nothing to wait for."""
         task = current_task()
         if task is None:
             count_outside_call()
@@ -141,7 +141,7 @@ class GuardedCall:
                 self.kwargs.pop(name, None)
 
     async def may_send(self) -> None:
-        """Check, right before it is sent, that its hold is still there: this process may have slept."""
+        """Return, right before the call is sent, if its hold still lives: this process may have slept."""
         if self.call is not None and not self._may_send:
             await self.call.may_send()
             self._may_send = True
@@ -181,7 +181,7 @@ class GuardedCall:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The provider's library runs inside, and may send."""
+        """A block in which the provider's library runs, and may send."""
         self._begun = True
         counted, requests = counted_call.set(True), current_requests.set(self.requests)
         try:
@@ -191,7 +191,7 @@ class GuardedCall:
             counted_call.reset(counted)
 
     async def step(self, work: Awaitable[T]) -> T:
-        """Await a part of the call. The end of its task, and its deadline, break it off."""
+        """Await a part of the call; the end of its task and its deadline break it off."""
         try:
             return await (self._run(work) if self.call is None else self._run_in_task(self.call, work))
         finally:
@@ -205,9 +205,13 @@ class GuardedCall:
     async def _run_in_task(self, call: ExternalCall, work: Awaitable[T]) -> T:
         me, end = asyncio.current_task(), call.task.end()
         assert me is not None
+
+        def cancel() -> None:
+            me.cancel()
+
         await self.may_send()
         call.check()
-        call.on_stop = lambda: (me.cancel(), None)[1]
+        call.on_stop = cancel
         try:
             async with asyncio.timeout_at(None if end is None else end()) as limit:
                 return await self._run(work)
@@ -249,7 +253,7 @@ class GuardedCall:
             self.call.settle(charged(usage, self.call.worst), known=known)
 
     def _settle_failed(self, call: ExternalCall, error: BaseException) -> None:
-        # OpenAI's client raises when an answer of a given format is cut: it was served, and states its usage
+        # OpenAI's client raises when an answer of a given format is cut, though the answer was served
         completion = getattr(error, "completion", None)
         if not self._arrived and (usage := getattr(completion, "usage", None)) is not None:
             self.reports.add(usage.model_dump())

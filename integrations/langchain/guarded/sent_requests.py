@@ -38,7 +38,7 @@ class SentRequests:
 
     def about_to_send(self) -> None:
         """A client is about to send a request."""
-        self._written = self._written or self._pending  # the one before was never seen to stay
+        self._written = self._written or self._pending  # the request before may have left
         self._pending = True
 
     def traced(self, event: str) -> None:

@@ -24,7 +24,7 @@ class Ends(Protocol):
 
 
 class Invocations(BaseCallbackHandler):
-    """Called for every chain of the process. Chains other than nodes and graphs cost one look-up."""
+    """A handler for all chains of the process; a chain that is no node and no graph costs one look-up."""
 
     run_inline = True
     ignore_llm = ignore_chat_model = ignore_retriever = ignore_agent = ignore_custom_event = True
