@@ -11,15 +11,12 @@ all steps of a generator that enters it (`elastic_agent.scheduler.runtime.contex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 from elastic_agent.budget import Caps
 
-from ..allocation.call_terms import OnExhausted
-from ..policies.protocol import AllocationPolicy
-from ..runlog.events import Log
-from .context import Uncounted, current_task
+from .context import current_task
 from .scheduler import BudgetScheduler
 from .task import Task
 from .task_terms import TaskTerms
@@ -33,37 +30,18 @@ def task_budget(
     tokens: int | None = None,
     *,
     scheduler: BudgetScheduler | None = None,
-    name: str | None = None,
-    expect: Mapping[str, int] | None = None,
-    agent: str | None = None,
-    final_solution: int | None = None,
-    value: float | None = None,
-    on_exhausted: OnExhausted = "shrink",
-    uncounted: Uncounted | None = None,
-    policy: AllocationPolicy | None = None,
-    log: Log = None,
+    **options: Any,
 ) -> Task:
-    """A task for the code inside `async with` or `with`; see `TaskTerms` for the arguments.
+    """A task for the code inside `async with` or `with`.
 
     Inside another task it becomes a child of that task: the tighter cap wins.
 
     Args:
         usd, seconds, tokens: the caps, any subset; see `Caps`.
         scheduler: None: that of the task around it, or one that the process shares.
+        options: what else may be said of a task, such as `name=` or `expect=`: see `TaskTerms`.
 
     Raises:
         InvalidCapsError: no cap, or an impossible one.
     """
-    terms = TaskTerms(
-        Caps(usd=usd, seconds=seconds, tokens=tokens),
-        name=name or "",
-        expect=expect or {},
-        agent=agent,
-        final_solution=final_solution,
-        value=value,
-        on_exhausted=on_exhausted,
-        uncounted=uncounted,
-        policy=policy,
-        log=log,
-    )
-    return Task(scheduler, terms)
+    return Task(scheduler, TaskTerms(Caps(usd=usd, seconds=seconds, tokens=tokens), **options))

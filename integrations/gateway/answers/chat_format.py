@@ -67,10 +67,10 @@ class Formatter(Protocol):
         ...
 
 
-class _CompletionsFormatter:
-    """What chat completions and completions share."""
+class ChatFormatter:
+    """`/v1/chat/completions`."""
 
-    object = chunk_object = prefix = ""
+    object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
     ends_with_done = True
 
     def __init__(self, content: ResponseContent) -> None:
@@ -108,24 +108,6 @@ class _CompletionsFormatter:
 
     def _first(self, choice: Choice) -> dict[str, Any] | None:
         """What begins an answer; None: nothing."""
-        raise NotImplementedError
-
-    def _delta(self, choice: Choice, delta: Delta) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _last(self, choice: Choice) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _answer(self, choice: Choice) -> dict[str, Any]:
-        raise NotImplementedError
-
-
-class ChatFormatter(_CompletionsFormatter):
-    """`/v1/chat/completions`."""
-
-    object, chunk_object, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
-
-    def _first(self, choice: Choice) -> dict[str, Any] | None:
         return {"index": choice.index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 
     def _delta(self, choice: Choice, delta: Delta) -> dict[str, Any]:
@@ -163,8 +145,8 @@ class ChatFormatter(_CompletionsFormatter):
         return {"content": logprobs(choice, self.content.codec), "refusal": None}
 
 
-class CompletionFormatter(_CompletionsFormatter):
-    """`/v1/completions`: the text is the solution; `reasoning` is the thinking."""
+class CompletionFormatter(ChatFormatter):
+    """`/v1/completions`: choices of another shape; the text is the solution, `reasoning` the thinking."""
 
     object = chunk_object = "text_completion"
     prefix = "cmpl"

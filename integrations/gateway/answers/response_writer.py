@@ -44,11 +44,7 @@ class ResponseWriter:
     """Runs the calls of a request and sends their answers.
 
     Attributes:
-        answers: the answers.
-        make_formatter: makes the endpoint's formatter.
-        upstream: the model that answers.
-        logprobs: whether the log-probs of the solution's tokens are wanted.
-        usage: whether usage is wanted at the end of a stream.
+        answers, logprobs, usage: see `ResponseContent`.
         scheduler: of the account that is charged.
         task: the named task of the request, if it has one.
         send_seconds: that the client may take to read a part.

@@ -19,7 +19,6 @@ from .request_schema import (
     ChatRequest,
     Count,
     Effort,
-    Function,
     LongList,
     ShortList,
     Text,
@@ -57,8 +56,11 @@ class Item(Body):
     output: str | LongList[Content] | None = None
 
 
-class FunctionTool(Function):
+class FunctionTool(Body):
     type: Literal["function"]
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 

@@ -21,21 +21,10 @@ PROBE_SECONDS = 3.0
 
 
 class StatusRoutes:
-    """The handlers.
-
-    Args:
-        upstreams: the models by name.
-        store: the ledger.
-        metrics: what `/metrics` shows.
-        measure: sets the metrics that are read when they are asked for.
-    """
+    """The handlers; `measure` sets the metrics that are read when they are asked for."""
 
     def __init__(
-        self,
-        upstreams: Mapping[str, Upstream],
-        store: Store,
-        metrics: Metrics,
-        measure: Callable[[], None],
+        self, upstreams: Mapping[str, Upstream], store: Store, metrics: Metrics, measure: Callable[[], None]
     ) -> None:
         self.upstreams, self.store, self.metrics, self.measure = upstreams, store, metrics, measure
         self.draining = False

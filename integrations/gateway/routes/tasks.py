@@ -18,13 +18,7 @@ from ..serving.idempotency import Idempotency
 
 
 class TaskRoutes:
-    """The handlers.
-
-    Args:
-        tasks: the tasks of this process.
-        idempotency: opens a task once for each Idempotency-Key.
-        seconds: for a body to arrive.
-    """
+    """The handlers; a body has to arrive within `seconds`."""
 
     def __init__(self, tasks: NamedTasks, idempotency: Idempotency, seconds: float) -> None:
         self.tasks, self.idempotency, self.seconds = tasks, idempotency, seconds

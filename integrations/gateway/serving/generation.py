@@ -72,15 +72,7 @@ class Generation:
 
 
 class GenerationHandler:
-    """Handles requests for answers.
-
-    Args:
-        upstreams: the models by name.
-        schedulers: of the accounts that are charged.
-        tasks: the tasks that clients name.
-        limits: how much a client may ask.
-        idempotency: runs a request with a key once.
-    """
+    """Handles requests for answers."""
 
     def __init__(
         self,
