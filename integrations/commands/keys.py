@@ -25,7 +25,7 @@ def add_command(commands: Commands) -> None:
     keys = commands.add_parser(
         "keys",
         help="keys for the gateway, with caps",
-        description="Keys lie hashed beside the ledger; a key is shown once, when it is made.",
+        description="Keys are stored as hashes beside the ledger; a key is shown once, when it is made.",
     )
     actions = keys.add_subparsers(dest="action", metavar="action", required=True)
     create = actions.add_parser("create", help="make a key and print it")
@@ -35,7 +35,7 @@ def add_command(commands: Commands) -> None:
     create.add_argument("--per", choices=("day", "month"), help="the caps are for each UTC day or month")
     revoke = actions.add_parser("revoke", help="end a key")
     revoke.add_argument("name")
-    list_all = actions.add_parser("list", help="all keys, never the keys themselves")
+    list_all = actions.add_parser("list", help="names, caps and states of all keys, without the keys")
     for action, act in ((create, _create), (list_all, _list), (revoke, _revoke)):
         add_ledger_option(action)
         action.set_defaults(run=run, act=act)

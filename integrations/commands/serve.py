@@ -39,14 +39,14 @@ OPEN_TO_ALL = (
 
 
 NUMBERS: tuple[tuple[str, Callable[[str], Any], float | None, str, str], ...] = (
-    ("--lease", SECONDS, 60.0, "SECONDS", "charge what a dead gateway held after so long (default: 60)"),
+    ("--lease", SECONDS, 60.0, "SECONDS", "after how long a dead gateway's holds are charged (default: 60)"),
     ("--max-running", COUNT, None, "N", "most calls at once on each model"),
     ("--max-waiting", COUNT, None, "N", "most calls that wait for each model"),
     ("--solution", SOLUTION, None, "TOKENS", "solution budget where a request names none"),
     ("--timeout", SECONDS, 600.0, "SECONDS", "longest call (default: 600)"),
-    ("--grace", PAUSE, 30.0, "SECONDS", "for running calls to end when the gateway stops (default: 30)"),
-    ("--task-idle", SECONDS, 900.0, "SECONDS", "close a task that was unused for so long (default: 900)"),
-    ("--keep-answers", SECONDS, 3600.0, "SECONDS", "for retries with an Idempotency-Key (default: 3600)"),
+    ("--grace", PAUSE, 30.0, "SECONDS", "how long running calls may go on at the end (default: 30)"),
+    ("--task-idle", SECONDS, 900.0, "SECONDS", "after how long an unused task is closed (default: 900)"),
+    ("--keep-answers", SECONDS, 3600.0, "SECONDS", "how long answers are kept for retries (default: 3600)"),
     ("--max-body", BYTES, 4 * 1024 * 1024, "BYTES", "largest request (default: 4 MiB)"),
     ("--max-connections", COUNT, 8000, "N", "most open connections of clients (default: 8000)"),
 )
@@ -82,7 +82,7 @@ def add_command(commands: Commands) -> None:
     serve.add_argument(
         "--watchdog",
         action="store_true",
-        help="log which request makes the event loop stand still for 100 ms",
+        help="log which request blocks the event loop for 100 ms",
     )
     serve.add_argument("--quiet", action="store_true", help="no access log on standard output")
     serve.set_defaults(run=run)

@@ -50,7 +50,7 @@ def add_command(commands: Commands) -> None:
     )
     up.add_argument("--model", default="e1-tiny", help="embedded model, folder or hub id (default: e1-tiny)")
     up.add_argument("--name", help="what to serve it as (default: the model)")
-    native = "hold both limits of a call in the engine, in one pass, for calls that nobody steers"
+    native = "hold both limits of a call in the engine, in one pass, for calls whose limits can't move"
     up.add_argument("--native", action="store_true", help=native)
     up.add_argument("--host", default="127.0.0.1", help="where the gateway listens (default: 127.0.0.1)")
     up.add_argument("--port", type=PORT, default=8100, help="the gateway's; 0: a free one (default: 8100)")

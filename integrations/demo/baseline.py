@@ -1,7 +1,7 @@
 """What the demo is compared with: one fixed `max_tokens` for each call, thinking and solution in one.
 
-It keeps a total cap only if the cap is divided by the number of calls beforehand. Tokens that one call leaves
-over are lost to the others, and a call that thinks too long never gets to its answer.
+Such calls keep a total cap only if the cap is divided by their number beforehand. Tokens that one call leaves
+over are lost to the others, and a call that thinks too long has no tokens left for its answer.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def guided_fields(
     """The engine's fields; empty when nothing has to be enforced.
 
     Args:
-        tools: those that the model may call, OpenAI-style.
+        tools: the tools that the model may call, OpenAI-style.
         choice: "auto" or None leave the choice to the model; any other value demands a call of `tools`.
         parallel: False allows one call at most.
         response_format: OpenAI's: `{"type": "json_schema", "json_schema": {"schema": ...}}` or `{"type":

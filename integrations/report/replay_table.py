@@ -37,7 +37,8 @@ def render_check(path: str | Path, found: Replayed, tasks: Sequence[Regret]) -> 
         parts.append(_table(compared))
     parts += [Text(note, style="dim") for note in map(_note, tasks) if note]
     if any(task.guessed for task in compared):
-        parts.append(Text("* with calls of kinds that nobody measured: these count by a guess", style="dim"))
+        note = "* has calls of kinds without a measured curve, which count by a guess"
+        parts.append(Text(note, style="dim"))
     return Group(*parts)
 
 

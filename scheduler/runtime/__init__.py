@@ -12,6 +12,7 @@ held_call            what all calls have in common: granted, extended, settled o
 call                 a call of one of our backends, driven token by token
 external_call        a call of a model that another library drives
 acquire              waits for a grant
+clock                the time by which calls and tasks go
 passes               runs the dispatcher's pass soon after a call has ended
 deadline_controller  moves a running call's limits as its deadline nears
 engine_priority      how urgent a call is to an engine that serves many at once

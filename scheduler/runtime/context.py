@@ -3,7 +3,7 @@
 A task is current where it was entered: in the code inside of its `with`, and in whatever that code awaits,
 spawns, or runs in a copied context. A context variable carries it. That is enough for functions and
 coroutines, whose body runs in one context from start to end. It is not enough for generators: each step of a
-generator runs in the context of whoever asks for the next item. Two things would go wrong there:
+generator runs in the context of the code that asks for the next item. Two things would go wrong there:
 
 - A step in another context would not see the variable, and its calls would be in no task
   (`asyncio.wait_for(g.__anext__(), 5)` makes a task for each step on Python 3.11; a web server runs each

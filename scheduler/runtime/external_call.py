@@ -57,7 +57,7 @@ class ExternalCall(HeldCall):
         became_final: the caps were used up; ask for the final answer, without tools.
 
     Raises:
-        UnknownPriceError: a money cap, and nobody knows the price.
+        UnknownPriceError: the task has a cap on money, and the price is unknown.
     """
 
     _steerable = False

@@ -41,7 +41,7 @@ class OfflineTask:
         close: tokens of the model's close.
         policy: a policy, or the name of one in `POLICIES`.
         curves: success curves by kind, the file that holds them, or the name of an embedded model; a model
-            that nobody measured has the prior.
+            without measured curves has the prior.
         kind: the kind of the calls, as their curve is called.
         expect: calls to come, by kind; {} lets the scheduler assume them, as for an agent that declares none.
         final_solution: solution tokens to keep for the final answer; None: those of the first call, up to a

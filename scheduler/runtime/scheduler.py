@@ -63,8 +63,8 @@ class BudgetScheduler:
         price: what every model here costs.
         prices: what models cost, by name; `elastic_agent.scheduler.ledger.prices` says which price counts.
         policy: how thinking is shared out; `Marginal()` by default.
-        curves: success curves: a CurveSet, a file, `LearntCurves`, or any of them by model name; else those
-            that ship with the model.
+        curves: success curves: a CurveSet, a file, `LearntCurves`, or any of them by model name; None: the
+            curves that ship with the model.
         latency: the speed of `backend`, if something is known before the first call.
         log: where events go: a path (`run.jsonl`), a function, or several of these. A file can be replayed
             (`elastic_agent.scheduler.analysis.replay`); functions hear of tasks and calls alone.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from elastic_agent.budget import to_usd
@@ -11,34 +10,40 @@ from elastic_agent.errors import CapExceededError
 from ..dispatch.set_aside import set_aside, settle_part
 from ..ledger.accounts import Hold
 from ..ledger.amounts import NOTHING, Amount, Shortage
+from .clock import loop_time
 
 if TYPE_CHECKING:
     from .task_account import TaskAccount
 
 
 class SetAside:
-    """A part of a task's caps, held until `settle`; it is charged whole when the task ends before.
+    """A part of a task's caps, held until `settle`. It is charged whole when the task ends before.
+
+    Args:
+        parts: the parts of the task that are held; this one is among them until it is settled.
 
     Attributes:
         amount: the tokens and nano-dollars that are held.
     """
 
-    def __init__(self, task: TaskAccount, hold: Hold) -> None:
-        self._task, self._hold, self.amount = task, hold, hold.amount
+    def __init__(self, task: TaskAccount, hold: Hold, parts: set[SetAside]) -> None:
+        self._task, self._hold, self._parts, self.amount = task, hold, parts, hold.amount
+        parts.add(self)
 
     def settle(self, spent: Amount) -> None:
-        """Charge the task what was spent; the rest comes back."""
-        now = asyncio.get_running_loop().time()
-        settle_part(self._task.dispatcher, self._task.state, self._hold, spent, now)
+        """Charge the task what was spent; the rest comes back. A second time nothing happens."""
+        if self in self._parts:
+            self._parts.discard(self)
+            settle_part(self._task.dispatcher, self._task.state, self._hold, spent, loop_time())
 
 
-async def hold_part(task: TaskAccount, amount: Amount) -> SetAside:
+async def hold_part(task: TaskAccount, amount: Amount, parts: set[SetAside]) -> SetAside:
     """Hold the part in the task, and in the scheduler's store where it has one; see `Task.set_aside`."""
     task.check_process()
-    held = set_aside(task.dispatcher, task.state, amount, asyncio.get_running_loop().time())
+    held = set_aside(task.dispatcher, task.state, amount, loop_time())
     if isinstance(held, Shortage):
         raise _no_room(task, held)
-    part, durable = SetAside(task, held), task.scheduler.durable
+    part, durable = SetAside(task, held, parts), task.scheduler.durable
     if durable is not None:
         try:
             short = await durable.take(held)

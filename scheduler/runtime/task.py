@@ -36,8 +36,9 @@ from ..ledger.prices import Price, check_price
 from ..runlog.events import TaskLog
 from ..runlog.recorder import started
 from .call import GenerationOptions, TaskCall
+from .clock import loop_time
 from .context import TaskScope, current_task
-from .task_account import TaskAccount, loop_time
+from .task_account import TaskAccount
 from .task_terms import TaskTerms
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class Task(TaskAccount):
                 child.close(error)
             for call in list(self._live):
                 call.stop()
+            for part in list(self._parts):
+                part.settle(part.amount)
             self.dispatcher.close(state, now, type(error).__name__ if error else None)
             self._closed_at = now
             if self.parent is not None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +16,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..ledger.amounts import INFINITY, Amount
 from ..ledger.prices import Price, find_price, require_price
 from ..runlog.report import CallReport, CapAmounts, TaskReport
+from .clock import loop_time
 from .context import Uncounted
 from .held_call import HeldCall
 from .set_aside import SetAside, hold_part
@@ -60,6 +59,7 @@ class TaskAccount:
         self._process = os.getpid()
         self._live: set[HeldCall] = set()
         self._calls: list[HeldCall | CallReport] = []
+        self._parts: set[SetAside] = set()
         self._closed_at: float | None = None
 
     # What its user sees
@@ -116,7 +116,7 @@ class TaskAccount:
             TaskClosedError: the task has ended.
             StoreUnavailableError: the scheduler's store can't be reached.
         """
-        return await hold_part(self, amount)
+        return await hold_part(self, amount, self._parts)
 
     # What its calls ask
 
@@ -199,11 +199,3 @@ class TaskAccount:
     def _time(self) -> float:
         """Now, or when the task ended."""
         return loop_time() if self._closed_at is None else self._closed_at
-
-
-def loop_time() -> float:
-    """The event loop's time; without a running loop, the clock that loops go by."""
-    try:
-        return asyncio.get_running_loop().time()
-    except RuntimeError:
-        return time.monotonic()

@@ -84,7 +84,7 @@ async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Delta |
         return
     queue: asyncio.Queue[tuple[Choice, Delta | None] | BaseException] = asyncio.Queue(maxsize=64)
 
-    async def pump(choice: Choice) -> None:
+    async def forward(choice: Choice) -> None:
         try:
             async with aclosing(_one(choice)) as deltas:
                 async for found in deltas:
@@ -92,7 +92,7 @@ async def run(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Delta |
         except Exception as error:
             await queue.put(error)
 
-    running = [asyncio.ensure_future(pump(choice)) for choice in choices]
+    running = [asyncio.ensure_future(forward(choice)) for choice in choices]
     try:
         left = len(choices)
         while left:

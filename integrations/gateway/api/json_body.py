@@ -1,10 +1,9 @@
 """A request's body: its bytes, and its JSON in a bounded time.
 
-Python parses JSON in one go, and nothing else runs in the process meanwhile: so parsing must be short. Its
-time depends on the number of values more than on the number of bytes (4 MiB take 5 ms of a slow processor as
-one text, 200 ms as `1,1,1`, 250 ms as short keys). So values are counted before they are parsed, by the
-characters around them. Such characters inside of texts count too: the limits leave room for 100,000 tokens of
-CSV or JSON.
+While Python parses a JSON text, nothing else runs in the process, so parsing must be short. Its time depends
+on the number of values more than on the number of bytes (4 MiB take 5 ms of a slow processor as one text, 200
+ms as `1,1,1`, 250 ms as short keys). So values are counted before they are parsed, by the characters around
+them. Such characters inside texts count, too; the limits leave room for 100,000 tokens of CSV or JSON.
 """
 
 from __future__ import annotations

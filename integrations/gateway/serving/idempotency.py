@@ -1,9 +1,9 @@
 """One `Idempotency-Key`, one answer: a request that is sent again is answered, but not run and charged again.
 
-The first request with a key runs in an asyncio task of its own, and every client that asks with this key, the
-first included, reads the same response. A retry that comes meanwhile waits for that response; a later one
-gets it from the answer table, where it is kept beside the ledger until it expires. Keys belong to an owner:
-an API key.
+The first request with a key runs in an asyncio task of its own, and all clients that ask with this key, the
+first included, read the same response. A retry that arrives while the request runs waits for its response; a
+later retry gets the response from the answer table, where it is kept beside the ledger until it expires. Keys
+belong to an owner: an API key.
 
 Answers are kept, and errors of calls that were charged. After an error that cost nothing the key is free
 again, so that a retry can succeed.

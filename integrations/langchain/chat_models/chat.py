@@ -212,7 +212,7 @@ class ChatElasticReasoning(ElasticModel, BaseChatModel):
         return self
 
     def _resolve_model_profile(self) -> ModelProfile:
-        """What the model can do, as far as it can be told without loading it."""
+        """What the model can do, as far as that is known before the model is loaded."""
         if self.backend is not None:
             return _profile(guided=self.backend.guided, context_length=self.backend.context_length)
         if self.base_url is not None or self.backend_options.get("engine") == "vllm":

@@ -142,7 +142,7 @@ def check_names(given: Mapping[str, Any], *, chat: bool) -> None:
     """Refuse unknown keyword arguments: a misspelt budget must not be ignored.
 
     Raises:
-        TypeError: names the unknown ones, and those that exist.
+        TypeError: names the unknown arguments, and all that exist.
     """
     known = PER_CALL | IGNORED | (CHAT if chat else frozenset())
     if unknown := sorted(set(given) - known):
@@ -167,7 +167,7 @@ def chosen_tools(tools: Sequence[Mapping[str, Any]], choice: object) -> tuple[Ma
 
 
 def tracing_params(options: CallOptions, kind: Literal["chat", "llm"]) -> LangSmithParams:
-    """What LangSmith is told: the call's own model, budget and sampling, not the constructor's."""
+    """LangSmith's parameters of a call: its own model, budget and sampling, not the constructor's."""
     params = LangSmithParams(
         ls_provider="elastic_agent",
         ls_model_name=options.model,

@@ -3,8 +3,8 @@
     CHECKED is the day on which the rows were compared with the providers' documentation and with the profiles
     that LangChain's packages carry. To follow a provider's change, change its row and the day.
 
-A model is found by what it is, whoever hosts it: the first row of MODELS whose pattern begins its name
-(`plain_name`). A model without a row is sent its output limit alone. docs/langchain.md says per family what
+A model is found by its maker's name for it (`plain_name`), on any host: the first row of MODELS whose pattern
+begins that name. A model without a row is sent its output limit alone. docs/langchain.md says per family what
 is a hard limit and what is advice; a test holds that page to these rows.
 """
 
@@ -33,7 +33,7 @@ TASK_BUDGET_LEAST = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """How one family of models is told to think.
+    """How the thinking of one family of models is controlled.
 
     Attributes:
         names: a pattern that begins its plain names.
@@ -106,7 +106,7 @@ class Client:
         classes: names of LangChain's classes; subclasses count as well.
         output: the call option for all output tokens.
         style: how the options for thinking are written; "" where the class has none.
-        families: of models that can be told to think in this style; empty: all.
+        families: of models whose thinking can be controlled in this style; empty: all.
         field: `output` is a field of the model, not an option of a call.
     """
 

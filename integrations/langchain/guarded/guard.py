@@ -63,7 +63,7 @@ def guard(
         price: what the model costs; None: what the price list says. Needed for caps in `usd`. A call that
             names another model (`model=`) is charged by the list.
         max_tokens: most output tokens of a call, thinking included; None: the model's own limit, or 4,096.
-        thinking_budget: most thinking tokens among these, where the provider can be told; None: half.
+        thinking_budget: most thinking tokens among these, where thinking can be controlled; None: half.
         allow: input tokens to hold for each part of a message that can't be counted, by type; see
             `elastic_agent.prompts.counting.count_prompt`.
         controls: turns a Budget into the provider's call options, for a model that the table doesn't know.

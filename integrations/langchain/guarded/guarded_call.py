@@ -1,4 +1,4 @@
-"""One call of a guarded model: held before it is sent, told its Budget, settled whatever happens.
+"""One call of a guarded model: held before it is sent, sent with its Budget, settled whatever happens.
 
 `elastic_agent.charging.delivery` decides what a failed call costs; `elastic_agent.charging.provider_usage`
 reads the usage that the provider states.
@@ -73,7 +73,7 @@ class GuardTerms:
         return next((n for n in (self.max_tokens, *own) if n is not None), DEFAULT_OUTPUT)
 
     def budget(self, model: BaseChatModel, most: int, call: Mapping[str, Any]) -> Budget:
-        """What a call asks for: thinking as `guard` was told, else half where thinking can be controlled."""
+        """What a call asks for: the thinking of `guard`, else half, where thinking can be controlled."""
         half = most // 2 if self.controls is not None or thinks(model, call) else 0
         thinking = min(half if self.thinking is None else self.thinking, most - 1)
         return Budget(thinking, most - thinking)

@@ -60,7 +60,8 @@ def _guarded_class(kind: type[BaseChatModel]) -> type[BaseChatModel]:
 
 
 class _Guarded:
-    """`invoke` and `ainvoke` of a guarded model. A call inside a counted call is that one's own."""
+    """`invoke` and `ainvoke` of a guarded model. A call inside a counted call is a part of the counted
+    one."""
 
     guard_of: ClassVar[Any]
 

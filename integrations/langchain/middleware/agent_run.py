@@ -61,7 +61,7 @@ _open_runs: WeakSet[AgentRun] = WeakSet()
 
 @atexit.register
 def _at_exit() -> None:
-    """Runs that nobody has ended give back what they did not spend."""
+    """End the runs that are still open, so that they give back what they did not spend."""
     for run in list(_open_runs):
         run.invocation_over()
     portal.wait_for_started()

@@ -256,7 +256,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         )
 
     def _prepared(self, request: ModelRequest[Any], run: AgentRun) -> ModelRequest[Any]:
-        """The request with the run's way on shortage, and with what is left if the model is to be told."""
+        """The request with the run's `on_exhausted`, and under `tell` with what is left of the budget."""
         settings = {"on_exhausted": self._on_exhausted, **request.model_settings}
         request = request.override(model_settings=settings)
         if not self._tell:
