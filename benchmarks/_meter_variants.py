@@ -55,7 +55,7 @@ class SettleAfter(_Around):
         self._accounts: dict[str, str] = {}
 
     async def hold(self, key: str, account: str, amount: Amount, **_: Any) -> StoredHold | Shortage:
-        for level in await self.store.books(account):
+        for level in await self.store.read_accounts(account):
             for unit, balance in level.balances().items():
                 if balance.available <= 0:
                     return Shortage(level.spec.id, unit, 1, balance.available)

@@ -297,7 +297,7 @@ async def judge(
     spent: dict[str, Amount] = {}
     parents: dict[str, str] = {}
     for task in tasks(options.tasks, options.seed):
-        levels = await store.books(task.account)
+        levels = await store.read_accounts(task.account)
         spent |= {level.spec.id: level.spent for level in levels}
         parents |= {below.spec.id: above.spec.id for below, above in pairwise(levels)}
     below = [

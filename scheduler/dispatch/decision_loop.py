@@ -24,6 +24,7 @@ from ..allocation.request import CallQueue, Outcome, Request
 from ..allocation.task_state import TaskState
 from ..latency.slack import SAFETY
 from ..ledger.accounts import Account
+from ..ledger.inherited_caps import inherited_deadline
 from ..ledger.ledger import Ledger
 from ..queueing.wait_queue import Queue
 from ..runlog.recorder import Recorder
@@ -187,7 +188,7 @@ class DecisionLoop:
             return False
         busy = None if request.terms.final else endpoint.full(task.key)
         if busy is None:
-            endpoint.enter(request, self._ledger.deadline(task.account, final=True), task.account.span)
+            endpoint.enter(request, inherited_deadline(task.account, final=True), task.account.span)
             self._limited[endpoint] = None
             return False
         self._record.refused(request, busy, now)
@@ -197,7 +198,7 @@ class DecisionLoop:
     def _out_of_time(self, request: Request, endpoint: CallQueue, now: float) -> DeadlineError | None:
         """The error for a call whose time is up before its turn has come, or None."""
         task = request.task
-        end = self._ledger.deadline(task.account, final=request.terms.final)
+        end = inherited_deadline(task.account, final=request.terms.final)
         request.queue.retry_at = min(end - SAFETY, endpoint.look_again(request, now))
         if now < end - SAFETY - 1e-6:
             return None

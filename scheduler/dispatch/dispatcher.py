@@ -55,7 +55,7 @@ class Dispatcher:
     ) -> None:
         ledger = self.ledger = ledger or Ledger()
         self.timing, self.pacing = timing or Timing(), pacing
-        record = self.record = Recorder(ledger, self.timing, files, pacing)
+        record = self.record = Recorder(self.timing, files, pacing)
         self.request_pass: Callable[[Account, float], None] = self.run_pass
         allocator = Allocator(self.timing)
         self.running = RunningCalls(ledger, record, pacing)

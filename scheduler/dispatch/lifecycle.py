@@ -11,6 +11,7 @@ from ..allocation.task_state import TaskState
 from ..latency.slack import Timing
 from ..ledger.accounts import Account
 from ..ledger.amounts import INFINITY, Amount
+from ..ledger.inherited_caps import inherited_deadline
 from ..ledger.ledger import Ledger
 from ..policies.pacing import Pacing
 from ..queueing.endpoint import Endpoint
@@ -52,12 +53,12 @@ class Lifecycle:
 
     def _admit(self, task: TaskState, now: float, endpoint: Endpoint | None, close: int) -> None:
         account, size = task.account, task.final_answer.size
-        end = self._ledger.deadline(account, final=True)
+        end = inherited_deadline(account, final=True)
         speed = None if endpoint is None else endpoint.latency.speed()
         error = too_small(task, now, end - now, None if speed is None else speed.best, close)
         if error is not None:
             raise error
-        promised = account.parent is not None and self._ledger.deadline(account.parent) < INFINITY
+        promised = account.parent is not None and inherited_deadline(account.parent) < INFINITY
         if endpoint is not None and not promised:
             if end < INFINITY:
                 self._record.progress(endpoint)

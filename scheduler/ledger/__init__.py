@@ -2,12 +2,13 @@
 
 May import the core alone.
 
-amounts   tokens and money; rooms, balances and shortages
-accounts  accounts and holds: the state
-ledger    the ledger in memory: opens, holds, settles, refunds and expires
-binding   which account's cap a refused call could not get past
-prices    what tokens cost, in whole nano-dollars
-clocks    the clocks of this machine
-durable   one process's link to a durable ledger: a hold in a store before each call
-stores    where a durable ledger can live
+amounts         tokens and money; rooms, balances and shortages
+accounts        accounts and holds: the state
+ledger          the ledger in memory: opens, holds, settles, refunds and expires
+inherited_caps  how a sub-task's caps follow from its parent's
+binding         the account whose cap refused a call
+prices          what tokens cost, in whole nano-dollars
+clocks          the clocks of this machine
+durable         one process's link to a durable ledger: a hold in a store before each call
+stores          where a durable ledger can live
 """

@@ -1,4 +1,4 @@
-"""Accounts and the holds on them: the state that `ledger.Ledger`, and nothing else, changes."""
+"""Accounts and the holds on them: the state that only `ledger.Ledger` changes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ class HoldState(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """A task's account, or one of a store's, with its caps.
+    """The account of a task, or of a store, with its caps.
 
     Attributes:
         tokens, nano, seconds: the caps; None: not capped here.
-        opened: the moment of its opening.
-        spent: what was charged, in the whole subtree.
+        opened: when it was opened.
+        spent: charged, in the whole subtree.
         held: the amounts of all live holds and reserves of the subtree.
         reserved: the part of `held` that is reserved for final answers.
-        own: this account's own part of `spent`, closed sub-tasks included.
-        reserve: what is reserved for the final answer of this task; a part of `reserved`.
+        own: the part of `spent` of this account's own holds and of closed sub-tasks.
+        reserve: the part of `reserved` for the final answer of this task.
         reserved_seconds: seconds before the deadline that only the final answer may use.
         live: the live holds of the subtree, by id.
-        path: this account and those above it, from here up.
-        deadline: the moment at which this account's own time is up.
+        path: this account and the accounts above, from here up.
+        deadline: when this account's own time is up.
         span: the shortest cap on time of the path, in seconds.
     """
 
@@ -60,14 +60,14 @@ class Account:
         self.set_seconds(self.seconds)
 
     def set_seconds(self, seconds: float | None) -> None:
-        """Let the account's time be up so many seconds after its opening; None: never."""
+        """Set the cap on time, in seconds after the opening; None: no cap."""
         self.seconds = seconds
         self.deadline = INFINITY if seconds is None else self.opened + seconds
         self.span = min([INFINITY if a.seconds is None else a.seconds for a in self.path])
 
     @property
     def root(self) -> Account:
-        """The outermost account above this one; itself where there is none."""
+        """The outermost account of the path."""
         return self.path[-1]
 
     @property
@@ -82,25 +82,23 @@ class Account:
 
     def shortage_of(self, extra: Amount) -> Shortage | None:
         """The first unit in which this account has no room for `extra`."""
-        if self.tokens is not None and extra.tokens > 0:
-            left = self.tokens - self.spent.tokens - self.held.tokens
-            if extra.tokens > left:
-                return Shortage(self.id, "tokens", extra.tokens, left)
-        if self.nano is not None and extra.nano > 0:
-            left = self.nano - self.spent.nano - self.held.nano
-            if extra.nano > left:
-                return Shortage(self.id, "nano", extra.nano, left)
+        left = self.tokens_left if extra.tokens > 0 else None
+        if left is not None and extra.tokens > left:
+            return Shortage(self.id, "tokens", extra.tokens, left)
+        left = self.nano_left if extra.nano > 0 else None
+        if left is not None and extra.nano > left:
+            return Shortage(self.id, "nano", extra.nano, left)
         return None
 
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """A promise of what a call may use. `amount` never changes: a call that gets more has a further hold.
+    """A promise of what a call may use. `amount` never changes: an extension is a further hold.
 
     Attributes:
-        until: the moment by which the call has to be over.
+        until: when the call has to be over.
         charged: what its end cost.
-        call: id of the call's first hold; its own for that one.
+        call: id of the call's first hold, which may be this hold.
     """
 
     id: str
@@ -113,5 +111,5 @@ class Hold:
 
     @property
     def refund(self) -> Amount:
-        """What came back; below zero where the upstream served more than it was asked for."""
+        """What came back; below zero if the upstream served more than it was asked for."""
         return NOTHING if self.state is HoldState.LIVE else self.amount - self.charged

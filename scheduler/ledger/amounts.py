@@ -1,4 +1,4 @@
-"""Amounts of tokens and money, and the ledger's answers: rooms, balances, shortages. All are values."""
+"""Amounts of tokens and money, and what a ledger answers: rooms, balances, shortages. All are values."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Amount(NamedTuple):
         return Amount(min(self.tokens, other.tokens), min(self.nano, other.nano))
 
     def fits_in(self, other: Amount) -> bool:
-        """Whether no unit has more than the other's."""
+        """Whether neither unit is larger than the other amount's."""
         return self.tokens <= other.tokens and self.nano <= other.nano
 
     def excess_over(self, other: Amount) -> Amount:
-        """What this amount has more than the other, by unit; never below 0."""
+        """By how much each unit is larger than the other amount's; never below 0."""
         return (self - other).max(NOTHING)
 
 
@@ -43,12 +43,12 @@ NOTHING = Amount()
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Why a hold can't be taken: the first account, from the leaf up, and its first unit that lacks room.
+    """Why a hold can't be taken: the first account, from the leaf up, and its first unit without room.
 
     Attributes:
-        account: its id.
+        account: the account's id.
         unit: "tokens", "nano" or "seconds".
-        needed, available: of that unit.
+        needed, available: in this unit.
     """
 
     account: str
@@ -68,7 +68,7 @@ class Balance:
 
 
 def balances(tokens: int | None, nano: int | None, spent: Amount, held: Amount) -> dict[str, Balance]:
-    """Balances by unit ("tokens", "nano"), for the units that are capped; None: not capped."""
+    """Balances of the capped units, by unit ("tokens", "nano"); the first two arguments are the caps."""
     found: dict[str, Balance] = {}
     for unit, cap in (("tokens", tokens), ("nano", nano)):
         if cap is not None:
@@ -78,11 +78,11 @@ def balances(tokens: int | None, nano: int | None, spent: Amount, held: Amount) 
 
 
 class Room(NamedTuple):
-    """What a hold can be at most on an account and all accounts above it.
+    """The largest hold for which an account and all accounts above have room.
 
     Attributes:
         tokens, nano: None: not capped.
-        deadline: the moment at which the call has to be over.
+        deadline: when the call has to be over.
     """
 
     tokens: int | None
@@ -90,7 +90,7 @@ class Room(NamedTuple):
     deadline: float
 
     def with_freed(self, freed: Amount) -> Room:
-        """The room once so much more has come back."""
+        """The room after `freed` has come back."""
         if freed is NOTHING:
             return self
         tokens = None if self.tokens is None else self.tokens + freed.tokens

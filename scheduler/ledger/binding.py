@@ -1,7 +1,7 @@
-"""The account that binds: the one whose cap a refused call could not get past.
+"""The account that binds: the account whose cap refused a call.
 
-A refusal names that account and not the task that happened to ask: a call of a sub-task may fail on the cap
-of the task around it, and any call on the cap of a key, a thread or a month.
+A refusal names this account, not the task of the call: a call of a sub-task may fail on the cap of the task
+around it, and any call on the cap of a key, a thread or a month.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from .amounts import INFINITY, Amount
 
 
 def binding(path: Sequence[Account], tasks: Container[str], unit: str, now: float) -> Binding | None:
-    """The account with the least left of a unit, the outermost of equals; None: nobody caps the unit.
+    """The account with the least left of a unit, the outermost of equals; None: no account caps the unit.
 
     Args:
-        path: from the leaf up.
-        tasks: ids of the accounts that are tasks; the others belong to a store.
-        unit: that is short: "tokens", "usd" or "seconds".
-        now: the moment.
+        path: accounts, from the leaf up.
+        tasks: ids of the accounts that are tasks; the other accounts belong to a store.
+        unit: the unit that is short: "tokens", "usd" or "seconds".
     """
     unit = "nano" if unit == "usd" else unit
     found = [one for a in path if (one := _one(a, unit, a.id not in tasks, now)) is not None]
@@ -50,7 +49,7 @@ def _one(account: Account, unit: str, shared: bool, now: float) -> Binding | Non
         of(account.held),
         of(account.reserved),
         len({hold.call for hold in account.live.values()}),
-        tuple(islice(keepers, Binding.NAMED + 1)),  # there may be thousands
+        tuple(islice(keepers, Binding.NAMED + 1)),  # a task may have thousands of sub-tasks
         shared,
     )
 

@@ -1,8 +1,7 @@
-"""The clocks of this machine: one that tells the date and may jump, one that only runs.
+"""The clock of this machine that only runs: a lease is measured in time that has passed.
 
-A lease is about time that has passed, whatever the date is and whether or not this process ran meanwhile. So
-it is measured by a clock that no one sets, and that runs while the process is stopped (SIGSTOP, a debugger)
-and while the machine sleeps.
+The date may jump. So leases use a clock that no person sets, and that runs while the process is stopped
+(SIGSTOP, a debugger) and while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -12,21 +11,18 @@ from functools import cache
 from pathlib import Path
 
 _RUNNING = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
-"""Linux's monotonic clock stands still while the machine sleeps, its boot clock does not; elsewhere the
-monotonic clock runs on."""
+"""Linux's boot clock runs while the machine sleeps, its monotonic clock does not; on other systems the
+monotonic clock does."""
 
 
 def elapsed() -> float:
-    """Seconds since some moment, those in which this process or its machine slept too."""
+    """Seconds since some fixed moment, including the time in which this process or its machine slept."""
     return time.monotonic() if _RUNNING is None else time.clock_gettime(_RUNNING)
 
 
 @cache
 def boot() -> str:
-    """Which run of the machine `elapsed` is about; "" where the system does not tell.
-
-    Processes that read the same text here read the same `elapsed`, too.
-    """
+    """The id of this run of the machine; "" if there is none. Processes with one id read one `elapsed`."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

@@ -1,24 +1,24 @@
-"""The books: what every account may spend, has spent and has promised. No clock, no IO, one lock.
+"""The ledger in memory: what every account may spend, has spent and has promised. No clock, no IO, one lock.
 
-Accounts form a tree (a task, its sub-tasks). A hold takes tokens and nano-dollars from its account and from
-every account above it, and promises an end in time; it is taken whole or not at all. It ends once:
+Accounts form a tree: a task, its sub-tasks. A hold takes tokens and nano-dollars from its account and from
+every account above, and promises an end in time; it is taken whole or not at all. A hold ends once:
 
     hold ---- settle(actual) ----> charged what was used, the rest comes back
-         ---- refund() ----------> provably never sent: all of it comes back
-         ---- expire() ----------> nobody knows what became of it: all of it is charged
+         ---- refund() ----------> provably never sent: all comes back
+         ---- expire() ----------> its outcome is unknown: all is charged
 
 Ending a hold again changes nothing. For each account and unit, at every instant,
 
     available + held + spent == cap
 
-and an account's books cover those of its children; `check()` is that law as a callable. An upstream that
-serves more than it was asked for is charged in full, even below zero: books that hide it would be wrong.
+and an account's held and spent cover its children's; `check()` is the law as a callable. An upstream that
+serves more than it was asked for is charged in full, even below zero: the ledger must not hide it.
 
-Time is different: it passes by itself. Spent is what has elapsed, held is up to the furthest promised end
-(parallel holds overlap), plus the tail that is kept for the final answer.
+Time passes by itself. Spent seconds are the elapsed seconds; held seconds reach up to the furthest promised
+end (parallel holds overlap), plus the seconds that are reserved for the final answer.
 
-An account's *reserve* is a hold of its own, kept for the task's final answer. `hold(final=True)` may use it:
-what the call needs is taken from the reserve first.
+An account's *reserve* is a hold of its own, for the task's final answer. `hold(final=True)` takes from the
+reserve first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from itertools import count
 from elastic_agent.errors import TaskClosedError
 
 from .accounts import Account, Hold, HoldState
-from .amounts import INFINITY, NOTHING, Amount, Balance, Room, Shortage, balances
+from .amounts import INFINITY, NOTHING, Amount, Balance, Shortage, balances
+from .inherited_caps import inherited_deadline, shortage_on_path
 
 
 class Ledger:
@@ -50,7 +51,7 @@ class Ledger:
         seconds: float | None = None,
         now: float,
     ) -> Account:
-        """A new account; a unit without a cap is counted and limited by the accounts above alone.
+        """A new account. A unit without a cap is counted here; only the accounts above limit it.
 
         Raises:
             TaskClosedError: the parent is closed.
@@ -66,27 +67,6 @@ class Ledger:
                 parent.children[unique] = account
             return account
 
-    def room(self, account: Account, *, final: bool = False) -> Room:
-        """What a hold on this account can be at most; a final one has the account's own reserve too."""
-        tokens: int | None = None
-        nano: int | None = None
-        extra = account.reserve if final else NOTHING
-        for a in account.path:
-            if a.tokens is not None:
-                left = a.tokens - a.spent.tokens - a.held.tokens + extra.tokens
-                tokens = left if tokens is None or left < tokens else tokens
-            if a.nano is not None:
-                left = a.nano - a.spent.nano - a.held.nano + extra.nano
-                nano = left if nano is None or left < nano else nano
-        return Room(tokens, nano, self.deadline(account, final=final))
-
-    def deadline(self, account: Account, *, final: bool = False) -> float:
-        """When a call on this account has to be over: each account's own end, less what is kept above it."""
-        end = account.deadline
-        if account.parent is not None:
-            end = min(self.deadline(account.parent), end)
-        return end if final else end - account.reserved_seconds
-
     def hold(
         self,
         account: Account,
@@ -101,7 +81,7 @@ class Ledger:
 
         Args:
             final: the account's reserve may be used.
-            first: the hold that the call has already.
+            first: the call's first hold; None: this is the first.
 
         Raises:
             TaskClosedError: the account is closed.
@@ -111,11 +91,9 @@ class Ledger:
                 raise TaskClosedError(f"{account.id} has ended: it takes no more calls")
             drawn = account.reserve.min(amount) if final else NOTHING
             extra = amount - drawn if final else amount
-            for a in account.path:
-                short = a.shortage_of(extra)
-                if short is not None:
-                    return short
-            end = self.deadline(account, final=final)
+            if short := shortage_on_path(account, extra):
+                return short
+            end = inherited_deadline(account, final=final)
             if until > end:
                 return Shortage(account.id, "seconds", until - now, end - now)
             name = f"h{next(self._ids)}"
@@ -130,31 +108,29 @@ class Ledger:
             return held
 
     def settle(self, hold: Hold, actual: Amount) -> Hold:
-        """End a hold with what was used; the rest comes back. Later calls change nothing."""
+        """End a hold with what was used; the rest comes back."""
         return self._end(hold, HoldState.SETTLED, actual)
 
     def refund(self, hold: Hold) -> Hold:
-        """End a hold of a call that provably never left."""
+        """End a hold of a call that was provably never sent: all comes back."""
         return self._end(hold, HoldState.REFUNDED, NOTHING)
 
     def expire(self, hold: Hold) -> Hold:
-        """End a hold whose outcome nobody knows: all of it is charged."""
+        """End a hold whose outcome is unknown: all of it is charged."""
         return self._end(hold, HoldState.EXPIRED, hold.amount)
 
     def reserve(self, account: Account, amount: Amount, seconds: float | None = None) -> Shortage | None:
-        """Set what is reserved for the account's final answer, and the seconds that only it may use.
+        """Set the amount, and the seconds, that only the account's final answer may use.
 
-        More is taken from what is available on the whole path, or nothing changes.
+        An increase is taken from what is left on the whole path, or nothing changes.
         """
         with self.lock:
             if account.closed:
                 raise TaskClosedError(f"{account.id} has ended")
             if amount != account.reserve:
                 extra = amount - account.reserve
-                for a in account.path:
-                    short = a.shortage_of(extra)
-                    if short is not None:
-                        return short
+                if short := shortage_on_path(account, extra):
+                    return short
                 for a in account.path:
                     a.held += extra
                     a.reserved += extra
@@ -164,7 +140,7 @@ class Ledger:
             return None
 
     def close(self, account: Account) -> None:
-        """End an account: its children first; live holds expire; the reserve goes back; the books stay."""
+        """End an account: its children first; live holds expire; the reserve comes back; charges stay."""
         with self.lock:
             if account.closed:
                 return
@@ -180,7 +156,7 @@ class Ledger:
             self.accounts.pop(account.id, None)
 
     def balances(self, account: Account, now: float) -> dict[str, Balance]:
-        """The account's balance by unit ("tokens", "nano", "seconds"), for those that are capped."""
+        """The account's balances of the capped units, by unit ("tokens", "nano", "seconds")."""
         with self.lock:
             found = balances(account.tokens, account.nano, account.spent, account.held)
             if account.seconds is not None:
@@ -194,7 +170,7 @@ class Ledger:
         """Hold the conservation law against every open account.
 
         Raises:
-            AssertionError: which account breaks it, and how.
+            AssertionError: which account breaks the law, and how.
         """
         with self.lock:
             for a in self.accounts.values():
@@ -202,8 +178,8 @@ class Ledger:
                 held = sum((h.amount for h in own), a.reserve)
                 held = sum((c.held for c in a.children.values()), held)
                 spent = sum((c.spent for c in a.children.values()), a.own)
-                assert a.held == held, f"{a.id}: holds add up to {held}, the books say {a.held}"
-                assert a.spent == spent, f"{a.id}: charges add up to {spent}, the books say {a.spent}"
+                assert a.held == held, f"{a.id}: holds add up to {held}, the account says {a.held}"
+                assert a.spent == spent, f"{a.id}: charges add up to {spent}, the account says {a.spent}"
                 reserved = sum((c.reserved for c in a.children.values()), a.reserve)
                 assert a.reserved == reserved, f"{a.id}: reserves add up to {reserved}, not {a.reserved}"
                 least = min(a.reserve.tokens, a.reserve.nano, a.reserved_seconds)

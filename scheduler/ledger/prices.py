@@ -1,9 +1,8 @@
 """What tokens cost: prices in dollars per million tokens, charges in whole nano-dollars, rounded up.
 
 A price is looked up in this order: the call's own, the scheduler's own, the scheduler's mapping by model
-name, the notional prices of the embedded models, and the `genai-prices` list (its bundled copy: no
-network). Where none of them knows the model and a money cap is set, that is an error: an unpriced call
-would make the cap a wish (law 8).
+name, the notional prices of the embedded models, and the `genai-prices` list (its bundled copy: no network).
+A task with a money cap and a model without a price is an error (law 8).
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ class Price:
     Args:
         input: input tokens of every pass; the second pass reads prompt, thinking and close again.
         output: sampled tokens; a forced close is input, never output.
-        cached_input: input that the upstream had in its prefix cache; None bills it like other input. A hold
-            never counts on it.
+        cached_input: input from the upstream's prefix cache; None: the same as `input`. A hold assumes no
+            cache hit.
         source: where the price comes from, for people.
-        cache_write: input that a provider wrote to its cache, where that is dearer; None bills it like other
-            input. A hold counts on it.
+        cache_write: input that a provider wrote to its cache; None: the same as `input`. A hold assumes the
+            dearest input.
 
     Raises:
-        InvalidValueError: a price that is no number, negative, or above 1,000,000 USD per million tokens.
+        InvalidValueError: a price is no number, negative, or above 1,000,000 USD per million tokens.
     """
 
     input: Money
@@ -61,16 +60,14 @@ class Price:
     """Nano-dollars of one more thinking token: sampled in the first pass, read again in the second."""
 
     def __post_init__(self) -> None:
-        into = _rate("input", self.input)
-        object.__setattr__(self, "_in", into)
-        object.__setattr__(self, "_out", _rate("output", self.output))
+        into, out = _rate("input", self.input), _rate("output", self.output)
         cached = into if self.cached_input is None else _rate("cached_input", self.cached_input)
-        object.__setattr__(self, "_cached", cached)
         written = into if self.cache_write is None else _rate("cache_write", self.cache_write)
-        object.__setattr__(self, "_written", written)
-        # What bounds an input token: a cache that costs more than a miss would break the bound else
-        object.__setattr__(self, "_dearest", max(into, cached, written))
-        object.__setattr__(self, "per_thinking_token", (into + self._out) / _SCALE)
+        rates = {"_in": into, "_out": out, "_cached": cached, "_written": written}
+        rates["_dearest"] = max(into, cached, written)  # bounds an input token, cached or not
+        for name, rate in rates.items():
+            object.__setattr__(self, name, rate)
+        object.__setattr__(self, "per_thinking_token", (into + out) / _SCALE)
 
     @classmethod
     def parse(cls, text: str) -> Price:
@@ -82,7 +79,7 @@ class Price:
         parts = text.split(":")
         if len(parts) not in (2, 3):
             raise InvalidValueError(
-                f"a price is IN:OUT or IN:OUT:CACHED, in USD per million tokens, like 0.10:0.40, "
+                f"a price is IN:OUT or IN:OUT:CACHED, in USD per million tokens, such as 0.10:0.40, "
                 f"not {shown(text)}"
             )
         return cls(*parts)
@@ -96,21 +93,21 @@ class Price:
         return -(-(read + usage.metered_output * self._out) // _SCALE)
 
     def worst(self, usage: Usage) -> int:
-        """Nano-dollars for it if nothing is cached: what a hold takes."""
+        """Nano-dollars for this usage if nothing is cached: what a hold takes."""
         return self.bound(usage.metered_input, usage.metered_output)
 
     def bound(self, input: int, output: int) -> int:
-        """Nano-dollars for so many metered tokens if nothing is cached."""
+        """Nano-dollars for these metered tokens if nothing is cached."""
         return -(-(input * self._dearest + output * self._out) // _SCALE)
 
     def more(self, nano: int, input: int, output: int, *, read_again: bool) -> int:
-        """How many more sampled tokens `nano` pays for beside this input and output, by the same bound.
+        """How many more sampled tokens `nano` pays for beside this input and output, if nothing is cached.
 
         Args:
-            read_again: a second pass reads them, as it does thinking.
+            read_again: a second pass reads the tokens, as it reads thinking.
 
         Returns:
-            below zero where it doesn't pay for the input and output given; a huge number if tokens are free.
+            below zero if `nano` doesn't pay for this input and output; a huge number if tokens are free.
         """
         left = nano * _SCALE - input * self._dearest - output * self._out
         each = self._out + (self._dearest if read_again else 0)
@@ -120,13 +117,13 @@ class Price:
 NOTIONAL: Mapping[str, Price] = {
     name: Price("0.50", "2.00", source="notional") for name in ("e1-tiny", "e1-tiny-base")
 }
-"""Nobody bills for the embedded models. So that a money cap means something in a demo or a test, they cost
-what a small hosted model of 2025 costs; set `price=` to change it."""
+"""The embedded models are free. So that a money cap means something in a demo or a test, they cost as much as
+a small hosted model of 2025; set `price=` to change the price."""
 
 
 @cache
 def listed(model: str) -> Price | None:
-    """The `genai-prices` entry of a model, or None. A cap must hold in all tiers: the dearest counts."""
+    """The `genai-prices` entry of a model, or None. The dearest tier counts: a cap must hold in all tiers."""
     from genai_prices import data_snapshot
     from genai_prices.types import TieredPrices
 
@@ -154,10 +151,10 @@ def listed(model: str) -> Price | None:
 
 
 def check_price(price: object, name: str = "price") -> None:
-    """Refuse what is no Price: a bare number does not say whether it is for input or output.
+    """Refuse anything but a Price or None: a bare number does not say whether it is for input or output.
 
     Raises:
-        InvalidValueError: something else than a Price or None.
+        InvalidValueError: the value is neither.
     """
     if price is not None and not isinstance(price, Price):
         raise InvalidValueError(
@@ -172,7 +169,7 @@ def find_price(
     default: Price | None = None,
     prices: Mapping[str, Price] | None = None,
 ) -> Price | None:
-    """The price of a model, in the order of the module's docstring; None when nobody knows it."""
+    """The price of a model, in the order of the module's docstring; None: no source knows the model."""
     if own is not None:
         return own
     if default is not None:
@@ -186,13 +183,12 @@ def require_price(price: Price | None, model: str) -> Price:
     """The price, for a task with a money cap.
 
     Raises:
-        UnknownPriceError: there is none.
+        UnknownPriceError: there is no price.
     """
     if price is None:
         raise UnknownPriceError(
             f"the task has a usd cap and nothing says what {model!r} costs: pass "
             f"price=Price(input=, output=), in USD per million tokens, to the scheduler or the call, or "
-            f"prices={{{model!r}: Price(...)}}; or "
-            f"cap tokens= and seconds= instead"
+            f"prices={{{model!r}: Price(...)}}; or cap tokens= and seconds= instead"
         )
     return price

@@ -32,7 +32,7 @@ from ..latency.model import Speed, Speeds
 from ..latency.slack import Timing
 from ..ledger.accounts import Account, Hold
 from ..ledger.amounts import Amount
-from ..ledger.ledger import Ledger
+from ..ledger.inherited_caps import inherited_room
 from ..ledger.prices import Price
 from ..policies.pacing import Pacing
 from ..policies.protocol import AllocationPolicy
@@ -57,10 +57,8 @@ class Recorder:
         step: the number of inputs so far; readings are taken anew in each step.
     """
 
-    def __init__(
-        self, ledger: Ledger, timing: Timing, files: Sequence[Sink] = (), pacing: Pacing | None = None
-    ) -> None:
-        self._ledger, self.files, self._pacing = ledger, files, pacing
+    def __init__(self, timing: Timing, files: Sequence[Sink] = (), pacing: Pacing | None = None) -> None:
+        self.files, self._pacing = files, pacing
         self.step = 0
         self._endpoints: dict[str, Readings] = {}
         self._curves: dict[str, Curves] = {}
@@ -298,7 +296,7 @@ class Recorder:
 
     def left(self, task: TaskState, now: float) -> dict[str, float]:
         """What can still be spent on a task, its reserve included, by unit."""
-        return left(self._ledger.room(task.account, final=True), now)
+        return left(inherited_room(task.account, final=True), now)
 
     # Inside
 

@@ -16,6 +16,7 @@ from ..ledger.accounts import Account
 from ..ledger.amounts import Amount, Shortage
 from ..ledger.durable.durable_ledger import DurableLedger
 from ..ledger.durable.options import RETRY_AFTER
+from ..ledger.inherited_caps import inherited_deadline
 
 SOON = 0.05
 """Seconds until the next pass for a call whose time to be looked at has come while another goes first."""
@@ -77,9 +78,7 @@ async def acquire_durably(
         StoreUnavailableError: the store can't be reached.
     """
     loop = asyncio.get_running_loop()
-    until = min(
-        loop.time() + durable.lease, dispatcher.ledger.deadline(request.task.account, final=True) - SAFETY
-    )
+    until = min(loop.time() + durable.lease, inherited_deadline(request.task.account, final=True) - SAFETY)
     refused_before = False
     while True:
         try:

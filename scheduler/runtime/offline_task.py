@@ -29,6 +29,7 @@ from ..estimates.curve_files import load, load_file
 from ..estimates.success_curve import CurveSet
 from ..latency.model import Latency
 from ..ledger.amounts import Amount
+from ..ledger.inherited_caps import inherited_room
 from ..policies import POLICIES
 from ..policies.protocol import AllocationPolicy
 
@@ -85,7 +86,7 @@ class OfflineTask:
     @property
     def left(self) -> int:
         """Tokens that can still be spent, the final answer's reserve included."""
-        tokens = self.dispatcher.ledger.room(self._task.account, final=True).tokens
+        tokens = inherited_room(self._task.account, final=True).tokens
         assert tokens is not None  # the one account is capped in tokens
         return tokens
 

@@ -14,6 +14,7 @@ from ..allocation.request import Running
 from ..allocation.task_state import TaskState
 from ..dispatch.dispatcher import Dispatcher
 from ..ledger.amounts import INFINITY, Amount
+from ..ledger.inherited_caps import inherited_deadline, inherited_room
 from ..ledger.prices import Price, find_price, require_price
 from ..runlog.report import CallReport, CapAmounts, TaskReport
 from .clock import loop_time
@@ -92,7 +93,7 @@ class TaskAccount:
     @property
     def left(self) -> CapAmounts:
         """What can still be held, the final answer's reserve included; None in a unit without a cap."""
-        return CapAmounts.of(self.dispatcher.ledger.room(self.state.account, final=True), self._time())
+        return CapAmounts.of(inherited_room(self.state.account, final=True), self._time())
 
     @property
     def spent(self) -> CapAmounts:
@@ -154,10 +155,10 @@ class TaskAccount:
 
     def end(self) -> Callable[[], float] | None:
         """When a call has to be over, as a function, because that moment moves; None without a deadline."""
-        account, ledger = self.state.account, self.dispatcher.ledger
-        if ledger.deadline(account, final=True) == INFINITY:
+        account = self.state.account
+        if inherited_deadline(account, final=True) == INFINITY:
             return None
-        return lambda: ledger.deadline(account, final=True)
+        return lambda: inherited_deadline(account, final=True)
 
     def price_for(self, model: str, own: Price | None) -> Price | None:
         """The price of a model in this task; None: it is unknown.

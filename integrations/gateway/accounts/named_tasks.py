@@ -28,7 +28,7 @@ from elastic_agent.errors import (
     UnknownAccountError,
 )
 from elastic_agent.scheduler.ledger.amounts import Amount
-from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, StoredAccount
 from elastic_agent.scheduler.runlog.report import CapAmounts
 from elastic_agent.scheduler.runtime.task import Task
 
@@ -199,9 +199,9 @@ class NamedTasks:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def _on_ledger(self, account: str) -> Level | None:
+    async def _on_ledger(self, account: str) -> StoredAccount | None:
         try:
-            return (await self.schedulers.store.books(account))[0]
+            return (await self.schedulers.store.read_accounts(account))[0]
         except UnknownAccountError:
             return None
 
@@ -270,7 +270,7 @@ def _units(amount: Amount, seconds: float | None = None, of: Spec | None = None)
     ).to_dict()
 
 
-def _left(level: Level) -> Amount:
+def _left(level: StoredAccount) -> Amount:
     balances = level.balances()
     tokens, nano = balances.get("tokens"), balances.get("nano")
     return Amount(int(tokens.available) if tokens else 0, int(nano.available) if nano else 0)

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
+from elastic_agent.scheduler.ledger.inherited_caps import inherited_room
 from elastic_agent.scheduler.runlog.report import CapAmounts
 
 from ..accounts.account_scheduler import AccountScheduler
@@ -146,8 +147,7 @@ class ResponseWriter:
         """What is left of the task, or of the key, as far as this process knows."""
         if self.task is not None:
             return self.task.task.left.to_dict()
-        ledger = self.scheduler.dispatcher.ledger
-        room = ledger.room(self.scheduler.durable.account())
+        room = inherited_room(self.scheduler.durable.account())
         return CapAmounts.of(room, asyncio.get_running_loop().time()).to_dict()
 
 

@@ -25,7 +25,7 @@ from elastic_agent.scheduler.ledger import clocks
 from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
 from elastic_agent.scheduler.ledger.durable.leases import Leases
 from elastic_agent.scheduler.ledger.stores import open_store
-from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec, Store
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredAccount
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class LeasedAccounts:
         await self.store.open([Spec(account, self._caps.tokens, self._caps.nanodollars)])
         while True:
             await self.store.expire()
-            (level, *_) = await self.store.books(account)
+            (level, *_) = await self.store.read_accounts(account)
             left = {unit: int(balance.available) for unit, balance in level.balances().items()}
             if min(left.values()) <= 0:
                 raise _nothing_left(account, level, left)
@@ -171,10 +171,10 @@ class LeasedAccounts:
 
     async def spent(self, account: str) -> Amount:
         """What the account was charged so far."""
-        return (await self.store.books(account))[0].spent
+        return (await self.store.read_accounts(account))[0].spent
 
 
-def _nothing_left(account: str, level: Level, left: Mapping[str, int]) -> CapExceededError:
+def _nothing_left(account: str, level: StoredAccount, left: Mapping[str, int]) -> CapExceededError:
     available = {
         "tokens" if unit == "tokens" else "usd": float(to_usd(max(0, n))) if unit == "nano" else max(0, n)
         for unit, n in left.items()

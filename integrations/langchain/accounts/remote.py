@@ -66,7 +66,7 @@ async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[
         finally:
             try:
                 await shared.close(account)
-                spent = (await shared.books(account))[0].spent
+                spent = (await shared.read_accounts(account))[0].spent
             finally:
                 await shared.aclose()
                 part.settle(spent)

@@ -1,12 +1,12 @@
-"""What a store has acknowledged of some accounts: its books may never say less.
+"""The charges that a store has acknowledged: the store's accounts may never say less.
 
-A store can forget: a server that was put back to a backup, a replica that took over before it had heard
-everything, a file that was replaced by a copy. Calls would then be granted what was spent already. What was
-spent on an account only grows, so who has seen it knows the least that the books can say; what this process
-was told that it charged since is added to it, and what it holds there is either held or charged.
+A store can forget: a server was put back to a backup, a replica without the last steps took over, a file was
+replaced by a copy. Calls would then be granted what was spent already. What an account has spent only grows;
+so the last look at an account, plus what this process has charged since, is the least that the next look can
+say. And what this process holds there is either held or charged.
 
-So each look at the books is held against that. What this can't notice: what was forgotten before a process
-started, and what others have charged or held meanwhile in the same place.
+Each look at the accounts is checked against this. What the check can't notice: steps that were forgotten
+before this process started, and charges or holds of others that fill the gap.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Collection, Sequence
 from elastic_agent.errors import StoreForgotError
 
 from ..amounts import NOTHING, Amount
-from ..stores.protocol import Level
+from ..stores.protocol import StoredAccount
 
 
 class Acknowledged:
-    """What is known of the accounts of one path. No IO. From any thread."""
+    """The least that the accounts of one path may say. No IO. From any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,13 +33,16 @@ class Acknowledged:
 
     @property
     def sent(self) -> int:
-        """To keep from when a charge is sent to the store until it is told of: see `charged`."""
+        """A mark of this moment, to pass to `charged` when the charge is acknowledged."""
         return -1 if self._looking else self._looks
 
     def charged(self, amount: Amount, sent: int) -> None:
-        """The store has taken a charge on the whole path.
+        """Note a charge on the whole path that the store has acknowledged.
 
-        One that was under way while the books were looked at may be in them already: it is not counted here.
+        A charge that was under way during a look may be part of the look already: it is not added.
+
+        Args:
+            sent: `sent` when the charge was sent.
         """
         with self._lock:
             if sent == self.sent and not self._looking:
@@ -49,37 +52,37 @@ class Acknowledged:
     # Looks
 
     def looking(self) -> None:
-        """The books are about to be asked for."""
+        """Note that a look begins: the store is about to be asked."""
         with self._lock:
             self._looking += 1
 
-    def looked(self, levels: Sequence[Level] | None, held: Collection[Amount] = ()) -> None:
-        """They were; None: they could not be.
+    def looked(self, accounts: Sequence[StoredAccount] | None, held: Collection[Amount] = ()) -> None:
+        """Check and note what a look found; None: the store could not be asked.
 
         Args:
-            held: what this process held there all the while.
+            held: what this process held there during the whole look.
 
         Raises:
-            StoreForgotError: they say less than was acknowledged.
+            StoreForgotError: the accounts say less than was acknowledged.
         """
         with self._lock:
-            self._looked(levels or (), sum(held, NOTHING))
+            self._looked(accounts or (), sum(held, NOTHING))
 
-    def _looked(self, levels: Sequence[Level], own: Amount) -> None:
+    def _looked(self, accounts: Sequence[StoredAccount], own: Amount) -> None:
         self._looking -= 1
         self._looks += 1
-        for level in levels:
-            name, spent = level.spec.id, level.past + level.spent
+        for account in accounts:
+            name, spent = account.spec.id, account.past + account.spent
             least = self._least.get(name, NOTHING)
             for what, known, said in (
                 ("charged", least, spent),
-                ("charged or held", least + own, spent + level.held),
+                ("charged or held", least + own, spent + account.held),
             ):
                 if not known.fits_in(said):
                     raise StoreForgotError(
                         f"account {name!r}: the store says that {_text(said)} are {what}, and has "
                         f"acknowledged {_text(known)}: it was put back to an older state, or replaced. "
-                        f"Nothing more is held or sent; bring back what it knew, then start this process anew"
+                        f"Nothing more is held or sent; bring the last state back, then restart this process"
                     )
             self._least[name] = spent
 

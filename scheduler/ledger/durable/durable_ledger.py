@@ -34,17 +34,17 @@ log = logging.getLogger(__name__)
 
 
 class DurableLedger:
-    """The durable ledger of one scheduler. See the package.
+    """The durable ledger of one scheduler; the package says how it works.
 
     Args:
         ledger: the accounts in memory.
         store: the durable ones.
-        accounts: where tasks are charged: accounts from the root down, opened when they don't exist, or the
-            name of one that exists.
+        accounts: where tasks are charged: accounts from the root down, opened if they don't exist, or the
+            name of an existing account.
         lease: seconds, see `LEASE`.
         patience: seconds, see `PATIENCE`.
         failure: see `Failure`.
-        shared: the store stays open when this is closed.
+        shared: the store stays open after `aclose`.
 
     Attributes:
         mirror: the store's accounts in memory.
@@ -63,7 +63,7 @@ class DurableLedger:
         shared: bool = False,
     ) -> None:
         if not accounts:
-            raise ValueError("a store needs accounts=: the name of one, or Specs from the root down")
+            raise ValueError("a store needs accounts=: the name of an account, or Specs from the root down")
         one_of("on_store_failure", failure, get_args(Failure))
         lease = real("lease", lease, above=True, most=MOST_SECONDS, of="seconds")
         self.store, self.lease, self.failure = store, lease, failure
@@ -83,21 +83,21 @@ class DurableLedger:
     # For the scheduler
 
     async def open(self) -> None:
-        """Open the accounts and look up what is left; a second time it only waits for that.
+        """Open the accounts and look up what is left. Further calls wait for the first one.
 
         Raises:
-            StoreError: they contradict those that the store has, or it can't be reached.
+            StoreError: the store has the accounts with other caps, or can't be reached.
         """
         await self.link.there(self._open())
 
     def account(self) -> Account:
-        """The account in memory that every task is opened in. Blocks where `open` was not awaited before."""
+        """The account in memory that tasks are opened in. Blocks for the store if `open` was not awaited."""
         if self.name not in self.mirror.accounts:
             self.link.blocking(self._open())
         return self.mirror.accounts[self.name]
 
     async def aclose(self) -> None:
-        """Write what is still to be written, give reserves back, let go of the store, end the mirror."""
+        """Give reserves back, wait until all ends are written, let go of the store, end the mirror."""
         if not self._closed:
             self._closed = True
             try:
@@ -116,11 +116,11 @@ class DurableLedger:
 
         Raises:
             StoreUnavailableError: the store can't be reached; nothing may be sent.
-            TaskClosedError: the account was closed.
+            TaskClosedError: the store's account is closed.
         """
         try:
             short = await self._take(hold, final)
-            if self.mirror.is_old:  # what answered may be an older state
+            if self.mirror.is_old:  # the answer may come from an older state
                 await self.link.there(self.mirror.look())
         except StoreForgotError as error:
             self.link.alarm(error)
@@ -129,14 +129,14 @@ class DurableLedger:
         return short
 
     async def assure(self, holds: Sequence[Hold], what: str) -> None:
-        """Right before a request of a granted call leaves: return if all its holds still live. On any loop.
+        """Return if all holds of a granted call still live: then its request may leave. On any loop.
 
         Args:
             what: names the call, for the error.
 
         Raises:
-            LeaseLostError: one has ended: nothing may be sent.
-            StoreUnavailableError: the store has to be asked, and can't be reached, and calls fail closed.
+            LeaseLostError: a hold has ended: nothing may be sent.
+            StoreUnavailableError: the store has to be asked, can't be reached, and calls fail closed.
         """
         if self.link.forgot is not None:
             raise self.link.forgot
@@ -152,11 +152,11 @@ class DurableLedger:
             log.warning("the ledger's store can't be reached: call %s goes on without a lease", keys[0])
 
     def end(self, hold: Hold) -> None:
-        """A hold has ended in memory: write its end behind. From any thread."""
+        """Write the end that a hold had in memory, without waiting. From any thread."""
         self._ends.end(hold)
 
     def close(self, task: Account) -> None:
-        """An outermost task has ended: its reserve comes back. From any thread."""
+        """Give back the reserve of an outermost task that has ended. From any thread."""
         self.link.soon(self._reserves.give_back(task))
 
     async def others_hold(self, *, reserves: bool = True) -> bool:
@@ -168,13 +168,13 @@ class DurableLedger:
         return await self.link.there(self.mirror.others_hold(reserves))
 
     async def bind(self, error: CapExceededError) -> CapExceededError:
-        """The same error, with the store's own numbers where the account that binds is one of the store's."""
+        """The same error; if an account of the store binds, with the store's own numbers."""
         return await self.mirror.bind(error)
 
     # Taking a hold
 
     async def _take(self, hold: Hold, final: bool) -> Shortage | None:
-        """In one step from the caller's loop, where nothing else has to be done first; else on the thread."""
+        """In one step on the caller's loop, if the reserve needs no change; otherwise on the thread."""
         if self.link.forgot is not None:
             raise self.link.forgot
         task = self._task(hold)
@@ -183,7 +183,7 @@ class DurableLedger:
             try:
                 got = await self._ask(hold)
             except StoreUnavailableError:
-                pass  # it may have been taken; asking again finds out
+                pass  # the hold may have been taken; asking again finds out
             except BaseException:
                 self._ends.forget(self.holds.key(hold))
                 raise
@@ -206,7 +206,7 @@ class DurableLedger:
                 self.holds.sent_without(key)
                 self._taken(hold)
                 return None
-            self._ends.forget(key)  # it may have been taken all the same
+            self._ends.forget(key)  # the hold may have been taken all the same
             raise
 
     async def _take_on_thread(self, hold: Hold, task: Account, final: bool) -> Shortage | None:
@@ -226,9 +226,9 @@ class DurableLedger:
         return None
 
     def _task(self, hold: Hold) -> Account:
-        """The outermost task of a hold's call: the account right below those of the store.
+        """The outermost task of a hold's call: the account right below the store's accounts.
 
-        Inside a task of another scheduler there is no such account: then the outermost account of all.
+        Inside a task of another scheduler there is no such account; then the outermost account of all.
         """
         above, path = self.mirror.accounts.get(self.name), hold.account.path
         return next((account for account in path if account.parent is above), path[-1])
@@ -254,7 +254,7 @@ class DurableLedger:
 
     def _taken(self, hold: Hold) -> None:
         self.holds.taken(self.holds.key(hold), hold.amount)
-        if hold.state is not HoldState.LIVE:  # its caller went, or its task ended, while this was under way
+        if hold.state is not HoldState.LIVE:  # the call was cancelled, or its task ended, meanwhile
             self.end(hold)
 
     async def _short(self, short: Shortage) -> Shortage:
@@ -279,7 +279,7 @@ class DurableLedger:
         self._keeper = asyncio.ensure_future(self._keep())
 
     async def _keep(self) -> None:
-        """Renew leases, end those of processes that have died, look up what is left."""
+        """Renew leases, end the leases of dead processes, look up what is left."""
         while True:
             await asyncio.sleep(self.lease / 3)
             try:
@@ -290,19 +290,19 @@ class DurableLedger:
                 pass  # the step that waits for the store says so
             except StoreForgotError as error:
                 self.link.alarm(error)
-            except StoreError as error:  # a clock that is wrong, say: it may be put right
+            except StoreError as error:  # such as a wrong clock, which may be put right
                 log.error("the leases of account %s could not be renewed: %s", self.name, error)
 
     async def _check_lost(self, ended: set[str]) -> None:
-        """Warn of holds that were not renewed in time; reserves among them are taken anew.
+        """Warn of holds that were not renewed in time; the next call takes their reserves anew.
 
         Raises:
-            StoreForgotError: the store has never heard of one.
+            StoreForgotError: the store does not know a hold.
         """
         lost = self.holds.lost(ended)
         for key in lost - self._reserves.drop(lost) - self._warned:
             try:
-                await self.store.refund(key)  # it has ended: this only asks
+                await self.store.refund(key)  # changes nothing: the hold has ended
             except UnknownHoldError as error:
                 raise StoreForgotError(f"{error}. This process has taken it: the store forgot") from error
             log.warning("hold %s ran out before its call was over: it was charged whole", key)

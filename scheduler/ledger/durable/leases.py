@@ -1,13 +1,13 @@
-"""Until when holds in a store surely live: what is asked right before anything is sent.
+"""Until when holds in a store surely live: checked right before each request is sent.
 
 A process that is stopped (SIGSTOP, a suspended machine, a swap storm) does not renew its leases. Its holds
 end, charged, perhaps in a window that is over by now; others spend what the new window has. So a process that
-wakes up must send nothing on such a hold. It can't know from its own books: it knows when it last heard that
-a hold lives, by a clock that ran while it slept (`clocks.elapsed`). Where more than the lease has passed
-since, the store is asked once more, and has the last word.
+wakes up must send nothing on such a hold. It knows when the store last confirmed the hold, by a clock that
+ran while the process slept (`clocks.elapsed`). If more than the lease has passed since then, the store is
+asked once more, and has the last word.
 
-What remains is the way from this check to the upstream, some microseconds of this process. A process that is
-stopped in them sends what it had decided to send.
+One gap remains: the microseconds between this check and the upstream. A process that is stopped there sends
+its request when it wakes up.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .. import clocks
 from ..stores.protocol import Store
 
 MARGIN = 0.05
-"""Part of a lease that is not relied on: for the way to the upstream, and since the store's time may run so
-much faster than ours while it follows a clock that was set (`stores.ledger_time`)."""
+"""Part of a lease that does not count: for the way to the upstream, and since the store's time may run by
+`stores.ledger_time.SLEW` faster than ours while it follows a clock that was set."""
 TRIES = 3
-"""Times that the store is asked whether holds live, where each answer takes longer than the lease."""
+"""How often the store is asked whether holds live, if each answer takes longer than the lease."""
 
 
 class Leases:
@@ -37,14 +37,14 @@ class Leases:
 
     def __init__(self, store: Store, seconds: float) -> None:
         self._store, self.seconds = store, seconds
-        self._until: dict[str, float] = {}  # by `elapsed`; -infinity: the store said that it has ended
+        self._until: dict[str, float] = {}  # by `elapsed`; -infinity: the hold has ended
 
     def taken(self, key: str, asked: float, left: float) -> None:
         """A hold was taken.
 
         Args:
-            asked: when the store was asked, by `elapsed`: its own clock can't have been earlier.
-            left: seconds that its lease had left when the store answered.
+            asked: when the store was asked, by `elapsed`: the lease can't have begun earlier.
+            left: seconds that the lease had left when the store answered.
         """
         self._until[key] = asked + (1 - MARGIN) * left
 
@@ -53,16 +53,16 @@ class Leases:
         self._until.pop(key, None)
 
     def knows(self, key: str) -> bool:
-        """Whether it is a hold that was taken, and has not ended as far as is known here."""
+        """Whether the hold was taken and, as far as this process knows, has not ended."""
         return self._until.get(key, -math.inf) > -math.inf
 
     def live(self, keys: Collection[str]) -> bool:
-        """Whether all of them surely live at this moment."""
+        """Whether all these holds surely live at this moment."""
         now = clocks.elapsed()
         return all(self._until.get(key, -math.inf) > now for key in keys)
 
     async def renew(self, keys: Collection[str]) -> set[str]:
-        """Renew these. Returns those that have ended, or that the store does not know.
+        """Renew these holds. Returns the keys of holds that have ended or that the store does not know.
 
         Raises:
             StoreUnavailableError: the store can't be reached; nothing has changed here.
@@ -70,19 +70,19 @@ class Leases:
         asked = clocks.elapsed()
         lost = await self._store.renew(keys, self.seconds)
         for key in keys:
-            if key in self._until:  # else it has ended meanwhile
+            if key in self._until:  # otherwise the hold has ended meanwhile
                 self._until[key] = -math.inf if key in lost else asked + (1 - MARGIN) * self.seconds
         return lost
 
     async def assure(self, keys: Collection[str], what: str) -> None:
-        """Return if all of these live: then a request may leave. Mostly without asking the store.
+        """Return if all these holds live: then a request may leave. Mostly without asking the store.
 
         Args:
-            what: whose they are, for the error.
+            what: the call of these holds, for the error.
 
         Raises:
-            LeaseLostError: one has ended.
-            StoreUnavailableError: the store, which alone could tell, can't be reached.
+            LeaseLostError: a hold has ended.
+            StoreUnavailableError: the store has to be asked, and can't be reached.
         """
         for _ in range(TRIES):
             if self.live(keys):
@@ -94,10 +94,10 @@ class Leases:
             except StoreUnavailableError as error:
                 raise StoreUnavailableError(
                     f"{what}: its lease of {self.seconds:g} s has run out, and the ledger's store can't be "
-                    f"asked whether it still holds what it needs: nothing more was sent. {error}"
+                    f"asked whether its hold still lives: nothing more was sent. {error}"
                 ) from error
         raise LeaseLostError(
-            f"{what}: what it held in the ledger's store was not renewed for its lease of {self.seconds:g} s "
-            f"(the process was stopped, its machine slept, or the store could not be reached), so the hold "
-            f"has ended: nothing more was sent. Make the call again; a longer lease= outlasts longer pauses"
+            f"{what}: its hold in the ledger's store was not renewed for a lease of {self.seconds:g} s (the "
+            f"process was stopped, its machine slept, or the store could not be reached), so the hold has "
+            f"ended: nothing more was sent. Make the call again; a longer lease= outlasts longer pauses"
         )

@@ -1,4 +1,4 @@
-"""How a process uses a durable ledger: how long leases and tries last, and the accounts that tasks charge."""
+"""The options of a durable ledger: how long leases and retries last, and the accounts that tasks charge."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..stores.protocol import Spec, Window
 LEASE = 60.0
 """Seconds for which a hold outlives a process that has gone silent."""
 PATIENCE = 10.0
-"""Seconds for which a store that can't be reached is asked again before a call is refused."""
+"""Seconds of retries, before a call is refused, while the store can't be reached."""
 RETRY_AFTER = 0.25
-"""Seconds between two such tries."""
+"""Seconds between two retries."""
 TRAVEL_TIME = 0.1
-"""Seconds that a hold may take to reach the store: so long before its account ends a call is over."""
+"""Seconds that a hold may take to reach the store: a call must end this long before its account does."""
 
 Failure = Literal["closed", "open"]
-"""What happens to a call while the store can't be reached: refused, or sent and written down afterwards."""
+"""A call while the store can't be reached: "closed" refuses it, "open" sends it and charges it later."""
 
 
 def account(name: str, caps: Caps | None = None, *, window: Window | None = None) -> Spec:
@@ -28,11 +28,11 @@ def account(name: str, caps: Caps | None = None, *, window: Window | None = None
 
     Args:
         name: unique in the store; "acme/alice" is a name like any other.
-        caps: what everything charged to it may cost together; None: whatever the accounts above allow.
-        window: the caps are for each UTC day or month; None: for its lifetime. For both: two accounts.
+        caps: what all calls charged to the account may cost together; None: only the accounts above limit it.
+        window: the caps are for each UTC day or month; None: for the account's lifetime.
 
     Raises:
-        InvalidValueError: no name, or a window that is neither "day" nor "month".
+        InvalidValueError: the name is empty, or the window neither "day" nor "month".
     """
     if type(name) is not str or not name:
         raise InvalidValueError(f"an account needs a name, like 'acme/alice', not {shown(name)}")

@@ -1,7 +1,7 @@
-"""Holds in the store for the final answers of tasks: one for each outermost task, on which nothing was sent.
+"""Holds in the store for the final answers of tasks: one for each outermost task, never dispatched.
 
-A task's reserve comes back when the task ends or its process dies. It is brought up to what it is in memory
-before a call leaves, and down to that some time later.
+A reserve comes back when its task ends or its process dies. It is raised to the task's reserve in memory
+before a call leaves, and lowered some time later.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class Reserves:
         return self._reserves.get(task)
 
     def changing(self, task: Account) -> asyncio.Lock:
-        """For whoever changes a task's reserve: of two changes at once, one hold would be forgotten."""
+        """The lock for a change of a task's reserve: of two changes at once, one hold would be forgotten."""
         return self._changing.setdefault(task, asyncio.Lock())
 
     def is_exact(self, task: Account) -> bool:
-        """Whether the store holds what the reserve is in memory."""
+        """Whether the store holds exactly the task's reserve in memory."""
         have = self._reserves.get(task)
         return task.closed or task.reserve == (have.amount if have else NOTHING)
 
     def is_covered(self, task: Account) -> bool:
-        """Whether a call may leave with the task's reserve as the store has it. From any thread.
+        """Whether the store holds enough for the task's reserve, so that a call may leave. From any thread.
 
-        A reserve that is far too large is brought down meanwhile.
+        A reserve that is far too large is lowered meanwhile.
         """
         wish, have = task.reserve, self._reserves.get(task)
         if have is None:
@@ -61,11 +61,11 @@ class Reserves:
         return wish.fits_in(have.amount)
 
     async def _lower(self, task: Account) -> None:
-        with suppress(StoreError):  # then the next call looks after it
+        with suppress(StoreError):  # the next call tries again
             await self.adjust(task)
 
     async def adjust(self, task: Account) -> Shortage | None:
-        """Bring a task's reserve in the store to what it is in memory."""
+        """Bring a task's reserve in the store to its amount in memory."""
         if self.is_exact(task):
             return None
         async with self.changing(task):
@@ -99,12 +99,12 @@ class Reserves:
             self._holds.ended(reserve.key)
 
     async def give_all_back(self) -> None:
-        """Refund all of them."""
+        """Refund all reserves."""
         for task in list(self._reserves):
             await self.give_back(task)
 
     def drop(self, lost: Collection[str]) -> set[str]:
-        """Forget those of these keys that are reserves: they were given back, and are taken anew."""
+        """Forget the reserves among these keys, whose leases ran out: the next call takes them anew."""
         dropped = {task: one.key for task, one in self._reserves.items() if one.key in lost}
         for task, key in dropped.items():
             del self._reserves[task]

@@ -1,4 +1,4 @@
-"""A thread with an event loop that several share: the first of them starts it, the last one ends it."""
+"""A thread with an event loop that several users share: the first user starts it, the last one ends it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import threading
 
 
 class SharedLoop:
-    """See the module.
-
-    Args:
-        name: of the thread.
-    """
+    """Starts and ends the thread. `name`: of the thread."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -20,7 +16,7 @@ class SharedLoop:
         self._running: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
 
     def enter(self) -> asyncio.AbstractEventLoop:
-        """One user more. After a fork the child starts a thread of its own."""
+        """Count one more user. After a fork the child starts a thread of its own."""
         with self._lock:
             if self._running is None or not self._running[1].is_alive():
                 loop = asyncio.new_event_loop()
@@ -31,7 +27,7 @@ class SharedLoop:
             return self._running[0]
 
     def leave(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One user less. Blocks for as long as the thread takes to end."""
+        """Count one user less. Blocks for as long as the thread takes to end."""
         with self._lock:
             if self._running is None or self._running[0] is not loop:
                 return

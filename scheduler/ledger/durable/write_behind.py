@@ -1,7 +1,7 @@
-"""Ends of holds on their way to the store. A settled call does not wait for them.
+"""Ends of holds on their way to the store. A settled call does not wait for its end to be written.
 
-An end goes to the store with the next hold. What could not be written by the end of the lease is charged
-whole, so the books never say less than the meter.
+An end goes to the store with the next hold. A hold whose end could not be written before its lease ends is
+charged whole, so the store never says less than the meter.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 
 
 class WriteBehind:
-    """Writes the ends of one process's holds. See the module."""
+    """Writes the ends of one process's holds."""
 
     def __init__(self, link: StoreLink, holds: OwnHolds, leases: Leases, acknowledged: Acknowledged) -> None:
         self._link, self._holds, self._leases, self._acknowledged = link, holds, leases, acknowledged
 
     def end(self, hold: Hold) -> None:
-        """Tell the store how a hold has ended in memory. From any thread."""
+        """Send the end that a hold had in memory to the store. From any thread."""
         key = self._holds.key(hold)
         if self._link.shut or not self._holds.begin_end(key):
             return
@@ -41,7 +41,7 @@ class WriteBehind:
         self._link.store.end_soon(key, charged, lambda answer: self._answered(hold, answer, sent))
 
     def forget(self, key: str) -> None:
-        """Refund a hold that may or may not have been taken; nothing was sent on it."""
+        """Refund a hold that may have been taken, of a call that was not sent."""
         self._link.soon(self._forget(key))
 
     async def _forget(self, key: str) -> None:
@@ -49,7 +49,7 @@ class WriteBehind:
             await self._link.write(lambda: self._link.store.refund(key))
 
     def _answered(self, hold: Hold, answer: StoredHold | BaseException, sent: int) -> None:
-        """The store was told of an end, or could not be. On one of its threads."""
+        """The store's answer to an end, or an error. On one of the store's threads."""
         if isinstance(answer, BaseException):
             self._link.soon(self._finish(hold))
             return
@@ -58,12 +58,12 @@ class WriteBehind:
         self._ended(hold)
 
     async def _finish(self, hold: Hold) -> None:
-        """Write an end that the store was not told of at once."""
+        """Write an end whose first try failed, or whose call was sent without a hold."""
         key, link = self._holds.key(hold), self._link
         store, write = link.store, link.write
         if self._holds.is_unheld(key):  # an empty hold carries the charge
             self._holds.held_after_all(key)
-            with suppress(StoreError):  # it was taken after all, unseen
+            with suppress(StoreError):  # the first try took it after all
                 await write(lambda: store.hold(key, link.name, NOTHING, lease=link.lease, dispatched=True))
         try:
             if hold.state is HoldState.REFUNDED:
@@ -71,7 +71,7 @@ class WriteBehind:
             else:
                 await write(lambda: store.settle(key, hold.charged))
         except UnknownHoldError as error:
-            self._link.alarm(StoreForgotError(f"{error}. This process has taken it: the store forgot"))
+            self._link.alarm(StoreForgotError(f"{error}. This process has taken the hold: the store forgot"))
         except StoreForgotError as error:
             self._link.alarm(error)
         except StoreError as error:

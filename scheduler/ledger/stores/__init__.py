@@ -1,4 +1,4 @@
-"""The durable ledger (protocol.py says what it is) and where it can live.
+"""The durable ledger and the places where it can live; protocol.py says what a durable ledger is.
 
     store = open_store("ledger.db")                           # an SQLite file: one machine, no server
     store = open_store("postgresql://user@host/database")     # many processes and hosts
@@ -32,15 +32,15 @@ _SCHEMES = {
 
 
 def open_store(url_or_path: str | PathLike[str], **options: Any) -> Store:
-    """The ledger at a URL, or in an SQLite file at a path. Nothing is connected before the first step.
+    """The ledger at a URL, or in an SQLite file at a path. The first step connects.
 
     Args:
         url_or_path: "memory://", "sqlite:///relative.db", "sqlite:////absolute.db", "postgresql://...",
-            "redis://...", "rediss://...", "valkey://..."; without "://" it is the path of an SQLite file.
-        options: what the store's class takes beside its place (`timeout`, `retention`, ...).
+            "redis://...", "rediss://...", "valkey://..."; without "://": the path of an SQLite file.
+        options: further arguments of the store's class (`timeout`, `retention`, ...).
 
     Raises:
-        StoreError: no such kind of store, or its driver is not installed.
+        StoreError: there is no such kind of store, or its driver is not installed.
     """
     where = fspath(url_or_path)
     scheme, separator, rest = where.partition("://")
@@ -57,7 +57,7 @@ def open_store(url_or_path: str | PathLike[str], **options: Any) -> Store:
         path = rest.removeprefix("/")
         if not path or path == ":memory:":
             raise StoreError(
-                f"{where!r} names no file: sqlite:///ledger.db, or memory:// for one that is not kept"
+                f"{where!r} names no file: sqlite:///ledger.db, or memory:// for a ledger that is not kept"
             )
         return SqliteStore(path, **options)
     if kind == "postgres":

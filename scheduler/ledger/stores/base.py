@@ -1,29 +1,28 @@
-"""A store made of steps: checks what it is asked for, and hands each step to where it runs."""
+"""A store made of steps: checks the arguments, and hands each step to where the steps run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar
 
 from ..amounts import Amount, Shortage
 from .checks import check_amount, check_caps, check_name, check_path, check_time
-from .protocol import Level, Spec, StoredHold
+from .protocol import Spec, StoredAccount, StoredHold
 from .transitions import Transitions
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 SWEEP = 200
-"""Holds that one step of `expire` ends or forgets at most: others wait for it no longer than that takes."""
+"""Holds that one step ends, forgets or renews at most: it bounds how long other steps wait."""
 
 RETENTION = 2 * 86400.0
-"""Seconds for which an ended hold, and with it its key, is kept, and a closed account with its name."""
+"""Seconds for which an ended hold with its key, and a closed account with its name, are kept."""
 
 
 class BaseStore(ABC):
-    """The `Store` protocol over `Transitions`; a store says where and how a step runs.
+    """The `Store` protocol over the steps of `Transitions`; a store says where and how a step runs.
 
     Args:
         retention: seconds for which ended holds and closed accounts are kept, so that a repeated request gets
@@ -33,20 +32,16 @@ class BaseStore(ABC):
     name: str
 
     def __init__(self, retention: float) -> None:
-        self._retention = retention
+        self._retention = float(retention)
         self.connections = 0
 
     @abstractmethod
-    async def _run(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """One step, all of it or nothing, durable when this returns."""
+    async def _run(self, step: Callable[..., T], *args: Any) -> T:
+        """The answer of one step: all of the step has happened or nothing, durably."""
 
     @abstractmethod
-    def _later(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        """The same for one that nobody waits for."""
+    def _later(self, step: Callable[..., T], *args: Any) -> Future[T]:
+        """The same for a `settle` or `refund` that no caller waits for."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -75,11 +70,10 @@ class BaseStore(ABC):
         check_name("key", key)
         check_name("account", account)
         check_amount(amount)
-        check_time("lease", lease)
-        check_time("seconds", seconds)
+        times = check_time("lease", lease), check_time("seconds", seconds)
         if instead_of is not None:
             check_name("key", instead_of)
-        return await self._run(Transitions.hold, key, account, amount, lease, seconds, dispatched, instead_of)
+        return await self._run(Transitions.hold, key, account, amount, *times, dispatched, instead_of)
 
     async def dispatch(self, key: str) -> bool:
         check_name("key", key)
@@ -94,10 +88,6 @@ class BaseStore(ABC):
         check_name("key", key)
         return await self._run(Transitions.refund, key)
 
-    def _read(self, answer: Any) -> StoredHold:
-        """The hold that a step of `_later` came to."""
-        return cast("StoredHold", answer)
-
     def end_soon(
         self, key: str, actual: Amount | None, done: Callable[[StoredHold | BaseException], None]
     ) -> None:
@@ -107,14 +97,16 @@ class BaseStore(ABC):
         else:
             check_amount(actual)
             ending = self._later(Transitions.settle, key, actual)
-        ending.add_done_callback(lambda answer: done(answer.exception() or self._read(answer.result())))
+        ending.add_done_callback(lambda answer: done(answer.exception() or answer.result()))
 
     async def renew(self, keys: Iterable[str], lease: float) -> set[str]:
         wanted = sorted(set(keys))
         for key in wanted:
             check_name("key", key)
-        check_time("lease", lease)
-        return await self._run(Transitions.renew, wanted, lease) if wanted else set()
+        lease, ended = check_time("lease", lease), set[str]()
+        for first in range(0, len(wanted), SWEEP):
+            ended |= await self._run(Transitions.renew, lease, wanted[first : first + SWEEP])
+        return ended
 
     async def expire(self) -> list[StoredHold]:
         ended: list[StoredHold] = []
@@ -131,9 +123,9 @@ class BaseStore(ABC):
         check_name("account", account)
         await self._run(Transitions.close, account)
 
-    async def books(self, account: str) -> list[Level]:
+    async def read_accounts(self, account: str) -> list[StoredAccount]:
         check_name("account", account)
-        return await self._run(Transitions.books, account)
+        return await self._run(Transitions.read_accounts, account)
 
     async def holds(self, account: str | None = None) -> list[StoredHold]:
         if account is not None:

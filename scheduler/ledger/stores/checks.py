@@ -1,4 +1,4 @@
-"""What no store takes, whatever it is made of: the limits that protocol.py names. Each raises StoreError."""
+"""Checks of the arguments of a store's steps: the limits that protocol.py names. Each raises StoreError."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .protocol import MOST, Spec
 
 def check_path(path: Sequence[Spec]) -> None:
     if not path:
-        raise StoreError("open: an empty path; it takes at least the root account")
+        raise StoreError("open: the path is empty; at least the root account is needed")
     if len({spec.id for spec in path}) < len(path):
         raise StoreError(f"open: an account can't be above itself: {', '.join(spec.id for spec in path)}")
     for spec in path:
@@ -27,7 +27,7 @@ def check_path(path: Sequence[Spec]) -> None:
 
 def check_name(what: str, name: str) -> None:
     try:
-        name.encode()  # half a surrogate pair is no text
+        name.encode()  # fails on half of a surrogate pair
     except UnicodeEncodeError as error:
         raise StoreError(f"{what} {name[:40]!r}: {error}") from None
     if not 1 <= len(name) <= 500 or "\0" in name:
@@ -50,6 +50,7 @@ def check_caps(tokens: int | None, nano: int | None) -> None:
             _whole(f"a cap on {what}", cap)
 
 
-def check_time(what: str, seconds: float) -> None:
+def check_time(what: str, seconds: float) -> float:
     if not (math.isfinite(seconds) and seconds >= 0):
         raise StoreError(f"{what}: finite and not negative, not {seconds!r}")
+    return float(seconds)

@@ -1,4 +1,4 @@
-"""The ledger's steps on dictionaries: of one process, and gone with it."""
+"""The ledger in this process's memory: gone with the process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from elastic_agent.errors import StoreError
 
 from ..accounts import HoldState
 from .base import RETENTION, BaseStore
 from .ledger_time import LedgerTime, Mark
-from .transitions import AccountRow, HoldRow, Transitions, window_start
+from .repository import AccountRow, HoldRow
+from .transitions import Transitions, window_start
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class MemoryRepository:
-    """Rows in dictionaries; a heap of lease ends, so that a sweep looks only at what is over."""
+    """Rows in dictionaries; a heap of lease ends, so that a sweep looks only at leases that are over."""
 
     def __init__(self, time: LedgerTime) -> None:
         self._time = time
@@ -82,7 +82,7 @@ class MemoryRepository:
             self._below[row.parent][row.spec.id] = None
 
     def save_accounts(self, rows: Sequence[AccountRow]) -> None:
-        """They are the stored ones."""
+        # The rows are the stored objects themselves
         self._closed.update(dict.fromkeys(row.spec.id for row in rows if row.closed))
 
     def hold(self, key: str) -> HoldRow | None:
@@ -100,9 +100,7 @@ class MemoryRepository:
         while self._leases and self._leases[0][0] <= now and len(over) < most:
             until, key = heapq.heappop(self._leases)
             row = self._holds.get(key)
-            if (
-                row is not None and row.state is HoldState.LIVE and row.until == until
-            ):  # else: renewed or ended
+            if row is not None and row.until == until and row.state is HoldState.LIVE:  # not renewed since
                 over[key] = row
         return list(over.values())
 
@@ -116,11 +114,12 @@ class MemoryRepository:
             self._ended.append((row.ended, row.key))
 
     def renew(self, keys: Sequence[str], now: float, until: float) -> set[str]:
-        live = {key for key in keys if (row := self._holds.get(key)) and _lives(row, now)}
-        for key in live:
-            self._holds[key].until = until
-            heapq.heappush(self._leases, (until, key))
-        return live
+        rows = [row for key in keys if (row := self._holds.get(key)) is not None]
+        live = {row.key: row for row in rows if row.state is HoldState.LIVE and row.until > now}
+        for row in live.values():
+            row.until = until
+            heapq.heappush(self._leases, (until, row.key))
+        return set(live)
 
     def drop_holds(self, before: float, most: int) -> int:
         for dropped in range(most):
@@ -148,12 +147,8 @@ class MemoryRepository:
                 del self._below[row.parent][name]
 
 
-def _lives(row: HoldRow, now: float) -> bool:
-    return row.state is HoldState.LIVE and row.until > now
-
-
 class MemoryStore(BaseStore):
-    """A ledger in this process's memory: nothing survives it, and nobody else sees it.
+    """A ledger that no other process sees.
 
     Args:
         clock, elapsed: see `LedgerTime`.
@@ -173,22 +168,18 @@ class MemoryStore(BaseStore):
         self._steps = Transitions(MemoryRepository(LedgerTime(clock, elapsed)))
         self._lock = threading.Lock()  # several event loops may share it
 
-    async def _run(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _run(self, step: Callable[..., T], *args: Any) -> T:
         with self._lock:
-            return step(self._steps, *args, **kwargs)
+            return step(self._steps, *args)
 
-    def _later(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
+    def _later(self, step: Callable[..., T], *args: Any) -> Future[T]:
         answer: Future[T] = Future()
         try:
             with self._lock:
-                answer.set_result(step(self._steps, *args, **kwargs))
+                answer.set_result(step(self._steps, *args))
         except StoreError as error:
             answer.set_exception(error)
         return answer
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        pass

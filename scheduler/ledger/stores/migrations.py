@@ -1,17 +1,18 @@
 """The tables of the SQL ledgers, and how a database gets from one version of them to the next.
 
 One list of migrations for SQLite and PostgreSQL; the version is in the database, which changes step by step
-inside one transaction, one process at a time. A migration that has been released is never edited: what
-changes is a new one at the end.
+inside one transaction, one process at a time. A migration that has been released is never edited: a change is
+a new migration at the end.
 
-PostgreSQL also gets functions. A hold reads its path, decides and writes; over several statements that is as
-many round trips, with the tree locked in between, and one statement can't say which account lacked what. A
-function is one round trip, and the lock lives for as long as the commit takes.
+PostgreSQL also gets functions. A hold reads its path, decides and writes; as several statements it would take
+as many round trips, with the tree locked in between. As one statement it could not say which account had no
+room. A function is one round trip, and the tree is locked only for as long as the commit takes. The functions
+are in PL/pgSQL: the server keeps their plans, and plans a function in SQL anew at each call.
 
-Who may wait for whom: a step that changes an account first locks the root of its tree, then reads; a hold's
-row is locked after the root; a sweep takes roots in order of name. So two of them never wait in a circle;
-what is left (many leases renewed at once against a sweep) the server finds, and the step is run again. Every
-hold changes the root's books anyway: its lock keeps nobody out who could have gone ahead.
+The order of locks: a step that changes an account first locks the root of its tree, then reads; a hold's row
+is locked after the root; a sweep or a batch takes roots in order of name. So two steps never wait in a
+circle. The server finds the exceptions (many leases renewed at once against a sweep), and the step is run
+again. Every hold changes the root's numbers anyway, so its lock delays no step that could have gone ahead.
 """
 
 from __future__ import annotations
@@ -19,9 +20,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TABLES = (
-    # One row: the schema's version, and the latest time that was seen (once a second, not at each step: a row
-    # that every step of every tree wrote would make them all wait for one another).
-    """CREATE TABLE elastic_ledger (version INTEGER NOT NULL, latest DOUBLE PRECISION NOT NULL)""",
+    # One row: the schema's version, the ledger's own number, and the latest time that was seen (`Mark`). The
+    # time is written once a second: if every step of every tree wrote this row, all steps would wait for one
+    # another.
+    """CREATE TABLE elastic_ledger (
+        version INTEGER NOT NULL,
+        latest DOUBLE PRECISION NOT NULL,
+        boot TEXT NOT NULL DEFAULT '',
+        ticks DOUBLE PRECISION NOT NULL DEFAULT 0,
+        ahead DOUBLE PRECISION,
+        generation TEXT NOT NULL DEFAULT ''
+    )""",
+    "INSERT INTO elastic_ledger (version, latest) VALUES (0, 0)",
     """CREATE TABLE elastic_accounts (
         id TEXT PRIMARY KEY,
         parent TEXT,
@@ -40,9 +50,12 @@ TABLES = (
         own_nano BIGINT NOT NULL,
         past_tokens BIGINT NOT NULL,
         past_nano BIGINT NOT NULL,
-        closed BOOLEAN NOT NULL
+        closed BOOLEAN NOT NULL,
+        closed_at DOUBLE PRECISION
     )""",
-    """CREATE INDEX elastic_accounts_below ON elastic_accounts (parent) WHERE NOT closed""",
+    "CREATE INDEX elastic_accounts_below ON elastic_accounts (parent) WHERE NOT closed",
+    "CREATE INDEX elastic_accounts_children ON elastic_accounts (parent)",
+    "CREATE INDEX elastic_accounts_closed ON elastic_accounts (closed_at) WHERE closed_at IS NOT NULL",
     """CREATE TABLE elastic_holds (
         key TEXT PRIMARY KEY,
         account TEXT NOT NULL,
@@ -55,9 +68,9 @@ TABLES = (
         charged_nano BIGINT NOT NULL,
         ended DOUBLE PRECISION
     )""",
-    """CREATE INDEX elastic_holds_of ON elastic_holds (account)""",
-    """CREATE INDEX elastic_holds_leases ON elastic_holds (until) WHERE state = 'live'""",
-    """CREATE INDEX elastic_holds_ended ON elastic_holds (ended) WHERE ended IS NOT NULL""",
+    "CREATE INDEX elastic_holds_of ON elastic_holds (account)",
+    "CREATE INDEX elastic_holds_leases ON elastic_holds (until) WHERE state = 'live'",
+    "CREATE INDEX elastic_holds_ended ON elastic_holds (ended) WHERE ended IS NOT NULL",
 )
 
 POSTGRES_FUNCTIONS = (
@@ -65,39 +78,83 @@ POSTGRES_FUNCTIONS = (
     "ALTER TABLE elastic_accounts SET (fillfactor = 50)",
     """CREATE FUNCTION elastic_clock() RETURNS double precision LANGUAGE sql VOLATILE AS
         'SELECT extract(epoch FROM clock_timestamp())::double precision'""",
-    # Never backwards. Whoever finds the mark locked leaves it to the one who has it.
-    """CREATE FUNCTION elastic_now() RETURNS double precision LANGUAGE plpgsql VOLATILE AS $$
-    DECLARE clock double precision := elastic_clock(); mark double precision;
+    # The ledger's time (ledger_time.py): never backwards, nor faster than `elastic.asked` allows. A step that
+    # finds the row locked leaves the writing to the step that has locked it.
+    """CREATE FUNCTION elastic_now() RETURNS double precision
+    LANGUAGE plpgsql VOLATILE AS $$
+    DECLARE
+        clock double precision := elastic_clock();
+        mark double precision; known double precision; moment double precision; about text[];
     BEGIN
-        SELECT latest INTO mark FROM elastic_ledger;
-        IF clock >= mark + 1 THEN
-            UPDATE elastic_ledger SET latest = greatest(latest, clock)
+        SELECT l.latest INTO mark FROM elastic_ledger l;
+        about := string_to_array(coalesce(current_setting('elastic.asked', true), ''), ' ');
+        IF array_length(about, 1) = 5 THEN
+            known := greatest(mark, about[1]::double precision);
+            moment := greatest(known, least(clock, about[2]::double precision));
+        ELSE
+            known := mark;
+            moment := greatest(mark, clock);
+        END IF;
+        IF known - clock > 300 THEN
+            RAISE EXCEPTION USING ERRCODE = 'EA006', MESSAGE = known || ' ' || clock;
+        END IF;
+        IF moment >= mark + 1 THEN
+            UPDATE elastic_ledger SET latest = greatest(latest, moment), boot = coalesce(about[3], ''),
+                ticks = coalesce(about[4]::double precision, 0),
+                ahead = nullif(about[5], '-')::double precision
             WHERE ctid IN (SELECT ctid FROM elastic_ledger FOR UPDATE SKIP LOCKED);
         END IF;
-        RETURN greatest(clock, mark);
+        RETURN moment;
+    END $$""",
+    # Before the steps of a transaction: checks the ledger's number, notes what the caller knows of the time.
+    """CREATE FUNCTION elastic_begin(
+        asked text, known text, OUT now double precision, OUT clock double precision, OUT generation text
+    ) LANGUAGE plpgsql VOLATILE AS $$
+    BEGIN
+        SELECT l.generation INTO generation FROM elastic_ledger l;
+        IF known <> '' AND known <> generation THEN
+            RAISE EXCEPTION USING ERRCODE = 'EA007', MESSAGE = generation;
+        END IF;
+        PERFORM set_config('elastic.asked', asked, false);
+        clock := elastic_clock();
+        now := elastic_now();
     END $$""",
     """CREATE FUNCTION elastic_window(period text, now double precision) RETURNS double precision
     LANGUAGE sql IMMUTABLE STRICT AS $$
         SELECT extract(epoch FROM date_trunc(period, to_timestamp(now) AT TIME ZONE 'UTC'))::double precision
     $$""",
-    # The names from an account up to its root, and the whole tree locked.
-    """CREATE FUNCTION elastic_lock(account text) RETURNS text[] LANGUAGE plpgsql VOLATILE AS $$
-    DECLARE path text[];
+    # The names from an account up to its root; locks the whole tree.
+    """CREATE FUNCTION elastic_lock(account text) RETURNS text[]
+    LANGUAGE plpgsql VOLATILE AS $$
+    DECLARE path text[]; here text := account; above text;
     BEGIN
-        WITH RECURSIVE up(id, parent, depth) AS (
-            SELECT a.id, a.parent, 1 FROM elastic_accounts a WHERE a.id = account
-            UNION ALL
-            SELECT a.id, a.parent, up.depth + 1 FROM up JOIN elastic_accounts a ON a.id = up.parent
-        ) SELECT array_agg(up.id ORDER BY up.depth) INTO path FROM up;
-        IF path IS NULL THEN RAISE EXCEPTION USING ERRCODE = 'EA001', MESSAGE = account; END IF;
-        PERFORM 1 FROM elastic_accounts a WHERE a.id = path[array_length(path, 1)] FOR NO KEY UPDATE;
+        LOOP
+            SELECT a.parent INTO above FROM elastic_accounts a WHERE a.id = here;
+            IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = 'EA001', MESSAGE = account; END IF;
+            path := path || here;
+            EXIT WHEN above IS NULL;
+            here := above;
+        END LOOP;
+        PERFORM 1 FROM elastic_accounts a WHERE a.id = here FOR NO KEY UPDATE;
         RETURN path;
     END $$""",
-    # What is held and charged on a path changes; windows that are over start anew. The tree is locked.
+    # Locks the trees of these accounts and of these holds, in order of name.
+    """CREATE FUNCTION elastic_lock_trees(accounts text[], keys text[]) RETURNS void
+    LANGUAGE plpgsql VOLATILE AS $$
+    BEGIN
+        PERFORM 1 FROM elastic_accounts a WHERE a.id IN (
+            SELECT b.root FROM elastic_accounts b WHERE b.id = ANY (accounts)
+            UNION
+            SELECT b.root FROM elastic_holds h JOIN elastic_accounts b ON b.id = h.account
+            WHERE h.key = ANY (keys)
+        ) ORDER BY a.id FOR NO KEY UPDATE;
+    END $$""",
+    # Adds to what is held and charged on a path whose tree is locked; starts new windows.
     """CREATE FUNCTION elastic_move(
         path text[], more_tokens bigint, more_nano bigint, charge_tokens bigint, charge_nano bigint,
         now double precision
-    ) RETURNS void LANGUAGE sql VOLATILE AS $$
+    ) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+    BEGIN
         UPDATE elastic_accounts SET
             held_tokens = held_tokens + more_tokens,
             held_nano = held_nano + more_nano,
@@ -112,10 +169,10 @@ POSTGRES_FUNCTIONS = (
             spent_nano = charge_nano
                 + CASE WHEN elastic_window(period, now) > starts THEN 0 ELSE spent_nano END,
             starts = greatest(starts, elastic_window(period, now))
-        WHERE id = ANY (path)
-    $$""",
-    # Ends a hold as `how` says ('settled', 'refunded', or 'lapsed': only if its lease has run out), unless it
-    # has ended. `changed`: it was this call that ended it.
+        WHERE id = ANY (path);
+    END $$""",
+    # Ends a live hold as `how` says ('settled', 'refunded', or 'lapsed': only if its lease has run out).
+    # `changed`: this call has ended the hold.
     """CREATE FUNCTION elastic_end(
         which text, how text, used_tokens bigint, used_nano bigint,
         OUT h elastic_holds, OUT now double precision, OUT changed boolean
@@ -142,7 +199,7 @@ POSTGRES_FUNCTIONS = (
         WHERE key = which RETURNING * INTO h;
         changed := true;
     END $$""",
-    # A hold, or the first account (from the leaf up) and unit that lack room for it.
+    # A hold, or the first account (from the leaf up) and unit without room for the hold.
     """CREATE FUNCTION elastic_hold(
         new_key text, leaf text, more_tokens bigint, more_nano bigint, lease double precision,
         takes double precision, leaves boolean, instead_of text,
@@ -219,8 +276,8 @@ POSTGRES_FUNCTIONS = (
         IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = 'EA002', MESSAGE = which; END IF;
         RETURN false;
     END $$""",
-    # Up to `most` holds whose lease is over, those over longest first; and forgets up to as many old ones.
-    """CREATE FUNCTION elastic_expire(most integer, retention double precision)
+    # Ends up to `most` holds whose leases have run out, the earliest end first.
+    """CREATE FUNCTION elastic_expire(most integer)
     RETURNS TABLE (h elastic_holds, now double precision) LANGUAGE plpgsql VOLATILE AS $$
     DECLARE which text; ended record;
     BEGIN
@@ -237,10 +294,6 @@ POSTGRES_FUNCTIONS = (
                 RETURN NEXT;
             END IF;
         END LOOP;
-        DELETE FROM elastic_holds b WHERE b.key IN (
-            SELECT c.key FROM elastic_holds c WHERE c.ended <= elastic_expire.now - retention
-            ORDER BY c.ended LIMIT most FOR UPDATE SKIP LOCKED
-        );
     END $$""",
 )
 
@@ -253,149 +306,5 @@ class Migration:
     postgres: tuple[str, ...] = ()
 
 
-FIRST = Migration((*TABLES, "INSERT INTO elastic_ledger VALUES (0, 0)"), POSTGRES_FUNCTIONS)
-
-# Closed accounts are forgotten after a while, as ended holds are, by a step of its own.
-FORGET_ACCOUNTS = Migration(
-    (
-        "ALTER TABLE elastic_accounts ADD COLUMN closed_at DOUBLE PRECISION",
-        "UPDATE elastic_accounts SET closed_at = (SELECT latest FROM elastic_ledger) WHERE closed",
-        """CREATE INDEX elastic_accounts_closed ON elastic_accounts (closed_at)
-            WHERE closed_at IS NOT NULL""",
-        "CREATE INDEX elastic_accounts_children ON elastic_accounts (parent)",
-    ),
-    (
-        "DROP FUNCTION elastic_expire(integer, double precision)",
-        # Up to `most` holds whose lease is over, those over longest first.
-        """CREATE FUNCTION elastic_expire(most integer)
-    RETURNS TABLE (h elastic_holds, now double precision) LANGUAGE plpgsql VOLATILE AS $$
-    DECLARE which text; ended record;
-    BEGIN
-        now := elastic_now();
-        FOR which IN
-            SELECT lapsed.key FROM (
-                SELECT b.key, b.account FROM elastic_holds b
-                WHERE b.state = 'live' AND b.until <= elastic_expire.now ORDER BY b.until LIMIT most
-            ) lapsed JOIN elastic_accounts a ON a.id = lapsed.account ORDER BY a.root
-        LOOP
-            ended := elastic_end(which, 'lapsed', 0, 0);
-            IF ended.changed THEN
-                h := ended.h;
-                RETURN NEXT;
-            END IF;
-        END LOOP;
-    END $$""",
-    ),
-)
-
-# The server plans what a function in SQL does anew at each call, and keeps the plans of one in PL/pgSQL.
-FASTER = Migration(
-    (),
-    (
-        # The names from an account up to its root, and the whole tree locked.
-        """CREATE OR REPLACE FUNCTION elastic_lock(account text) RETURNS text[]
-    LANGUAGE plpgsql VOLATILE AS $$
-    DECLARE path text[]; here text := account; above text;
-    BEGIN
-        LOOP
-            SELECT a.parent INTO above FROM elastic_accounts a WHERE a.id = here;
-            IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = 'EA001', MESSAGE = account; END IF;
-            path := path || here;
-            EXIT WHEN above IS NULL;
-            here := above;
-        END LOOP;
-        PERFORM 1 FROM elastic_accounts a WHERE a.id = here FOR NO KEY UPDATE;
-        RETURN path;
-    END $$""",
-        # The trees of these accounts and of these holds, locked in the order in which everybody does.
-        """CREATE FUNCTION elastic_lock_trees(accounts text[], keys text[]) RETURNS void
-    LANGUAGE plpgsql VOLATILE AS $$
-    BEGIN
-        PERFORM 1 FROM elastic_accounts a WHERE a.id IN (
-            SELECT b.root FROM elastic_accounts b WHERE b.id = ANY (accounts)
-            UNION
-            SELECT b.root FROM elastic_holds h JOIN elastic_accounts b ON b.id = h.account
-            WHERE h.key = ANY (keys)
-        ) ORDER BY a.id FOR NO KEY UPDATE;
-    END $$""",
-        # What is held and charged on a path changes; windows that are over start anew. The tree is locked.
-        """CREATE OR REPLACE FUNCTION elastic_move(
-        path text[], more_tokens bigint, more_nano bigint, charge_tokens bigint, charge_nano bigint,
-        now double precision
-    ) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
-    BEGIN
-        UPDATE elastic_accounts SET
-            held_tokens = held_tokens + more_tokens,
-            held_nano = held_nano + more_nano,
-            own_tokens = own_tokens + CASE WHEN id = path[1] THEN charge_tokens ELSE 0 END,
-            own_nano = own_nano + CASE WHEN id = path[1] THEN charge_nano ELSE 0 END,
-            past_tokens = past_tokens
-                + CASE WHEN elastic_window(period, now) > starts THEN spent_tokens ELSE 0 END,
-            past_nano = past_nano
-                + CASE WHEN elastic_window(period, now) > starts THEN spent_nano ELSE 0 END,
-            spent_tokens = charge_tokens
-                + CASE WHEN elastic_window(period, now) > starts THEN 0 ELSE spent_tokens END,
-            spent_nano = charge_nano
-                + CASE WHEN elastic_window(period, now) > starts THEN 0 ELSE spent_nano END,
-            starts = greatest(starts, elastic_window(period, now))
-        WHERE id = ANY (path);
-    END $$""",
-    ),
-)
-
-# The ledger's time is bounded by what the one who asks knows of how much time has passed (ledger_time.py),
-# and a ledger has a number of its own (sql.py draws it).
-BOUNDED_TIME = Migration(
-    (
-        "ALTER TABLE elastic_ledger ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE elastic_ledger ADD COLUMN ticks DOUBLE PRECISION NOT NULL DEFAULT 0",
-        "ALTER TABLE elastic_ledger ADD COLUMN ahead DOUBLE PRECISION",
-        "ALTER TABLE elastic_ledger ADD COLUMN generation TEXT NOT NULL DEFAULT ''",
-    ),
-    (
-        # Never backwards, nor faster than allowed. Whoever finds the mark locked leaves it to who has it.
-        """CREATE OR REPLACE FUNCTION elastic_now() RETURNS double precision
-    LANGUAGE plpgsql VOLATILE AS $$
-    DECLARE
-        clock double precision := elastic_clock();
-        mark double precision; known double precision; moment double precision; about text[];
-    BEGIN
-        SELECT l.latest INTO mark FROM elastic_ledger l;
-        about := string_to_array(coalesce(current_setting('elastic.asked', true), ''), ' ');
-        IF array_length(about, 1) = 5 THEN
-            known := greatest(mark, about[1]::double precision);
-            moment := greatest(known, least(clock, about[2]::double precision));
-        ELSE
-            known := mark;
-            moment := greatest(mark, clock);
-        END IF;
-        IF known - clock > 300 THEN
-            RAISE EXCEPTION USING ERRCODE = 'EA006', MESSAGE = known || ' ' || clock;
-        END IF;
-        IF moment >= mark + 1 THEN
-            UPDATE elastic_ledger SET latest = greatest(latest, moment), boot = coalesce(about[3], ''),
-                ticks = coalesce(about[4]::double precision, 0),
-                ahead = nullif(about[5], '-')::double precision
-            WHERE ctid IN (SELECT ctid FROM elastic_ledger FOR UPDATE SKIP LOCKED);
-        END IF;
-        RETURN moment;
-    END $$""",
-        # Before the steps of a transaction: what the one who asks knows, whether the ledger is the one
-        # that it knows.
-        """CREATE FUNCTION elastic_begin(
-        asked text, known text, OUT now double precision, OUT clock double precision, OUT generation text
-    ) LANGUAGE plpgsql VOLATILE AS $$
-    BEGIN
-        SELECT l.generation INTO generation FROM elastic_ledger l;
-        IF known <> '' AND known <> generation THEN
-            RAISE EXCEPTION USING ERRCODE = 'EA007', MESSAGE = generation;
-        END IF;
-        PERFORM set_config('elastic.asked', asked, false);
-        clock := elastic_clock();
-        now := elastic_now();
-    END $$""",
-    ),
-)
-
-MIGRATIONS = (FIRST, FORGET_ACCOUNTS, FASTER, BOUNDED_TIME)
-"""What makes version 1 out of nothing, 2 out of 1, and so on."""
+MIGRATIONS = {4: Migration(TABLES, POSTGRES_FUNCTIONS)}
+"""Versions, ascending -> what makes this version of the one before it, the first of an empty database."""

@@ -1,12 +1,12 @@
 """The ledger on a PostgreSQL server: many processes and hosts. Its clock is the server's.
 
 `hold`, `dispatch`, `settle` and `refund` are each one call of a function on the server (migrations.py). They
-go through a `GroupCommit`: those that wait leave in one pipeline, which is one round trip and one durable
-commit, in any number; where one of them fails, each goes again by itself. The rest are the shared steps, in a
+go through a `GroupCommit`: steps that wait leave in one pipeline, which is one round trip and one durable
+commit; if one step fails, each goes again by itself. The other steps run as in `Transitions`, in a
 transaction each, on a few threads with a connection each.
 
-What survives: as much as the server's own settings let survive (`synchronous_commit`, replication). As it
-comes, a crash or a power cut loses nothing that was acknowledged; a failover to an asynchronous replica may.
+What survives depends on the server's settings (`synchronous_commit`, replication). With its defaults a crash
+or a power cut loses nothing that was acknowledged; a failover to an asynchronous replica may.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from psycopg import IsolationLevel
 
 from elastic_agent.errors import StoreUnavailableError
 
 from .. import clocks
-from ..amounts import NOTHING, Amount, Shortage
+from ..amounts import NOTHING, Shortage
 from .base import RETENTION, BaseStore
 from .group_commit import GroupCommit
 from .ledger_time import LedgerTime
 from .postgres_connections import Connections, Job, pyformat
 from .protocol import StoredHold
 from .sql import HOLD, MARK, SqlRepository, Values, hold_row, mark_of, migrate
-from .transitions import Transitions, shown
+from .transitions import Transitions, stored_hold
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 MIGRATING = 0x656C6173746963  # the key of the lock under which one process migrates: "elastic"
@@ -77,69 +76,46 @@ class PostgresRepository(SqlRepository):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A step as a call of a function: what is sent, what is made of the one row that comes back.
-
-    Attributes:
-        account: that it is about, if that is known before.
-    """
+    """A step as a call of a function: the statement, its values, and how its one row is read."""
 
     sql: str
     values: Values
     read: Callable[[Sequence[Any]], Any]
-    account: str | None = None
 
 
-def _hold(
-    key: str,
-    account: str,
-    amount: Amount,
-    lease: float,
-    seconds: float,
-    dispatched: bool,
-    instead_of: str | None,
-) -> Call:
-    asked = {"key": key, "account": account, "tokens": amount.tokens, "nano": amount.nano}
-    asked |= {"lease": lease, "seconds": seconds, "dispatched": dispatched, "instead_of": instead_of}
-    return Call(HOLD_CALL, asked, _held, account)
+def _call(step: object, args: Sequence[Any]) -> Call:
+    """The call for one of the steps in `CALLED`."""
+    if step is Transitions.hold:
+        key, account, amount, lease, seconds, dispatched, instead_of = args
+        values = {"key": key, "account": account, **amount._asdict(), "lease": lease, "seconds": seconds}
+        return Call(HOLD_CALL, values | {"dispatched": dispatched, "instead_of": instead_of}, _held)
+    if step is Transitions.dispatch:
+        return Call(DISPATCH_CALL, {"key": args[0]}, lambda row: bool(row[0]))
+    how, charge = ("settled", args[1]) if step is Transitions.settle else ("refunded", NOTHING)
+    return Call(END_CALL, {"key": args[0], "how": how, **charge._asdict()}, _shown)
 
 
-def _dispatch(key: str) -> Call:
-    return Call(DISPATCH_CALL, {"key": key}, lambda row: bool(row[0]))
-
-
-def _settle(key: str, actual: Amount) -> Call:
-    return _end(key, "settled", actual)
-
-
-def _refund(key: str) -> Call:
-    return _end(key, "refunded", NOTHING)
-
-
-def _locked(calls: Sequence[Call]) -> Call:
-    """All trees of a batch, in the order in which everybody locks them."""
-    accounts = [call.account for call in calls if call.account is not None]
-    keys = [call.values["key"] for call in calls if call.account is None]
+def _lock_trees(calls: Sequence[Call]) -> Call:
+    """Lock the trees of a whole batch, in the order in which all batches lock trees."""
+    accounts = [call.values["account"] for call in calls if "account" in call.values]
+    keys = [call.values["key"] for call in calls if "account" not in call.values]
     return Call(LOCK_CALL, {"accounts": accounts, "keys": keys}, lambda row: None)
 
 
-def _end(key: str, how: str, actual: Amount) -> Call:
-    return Call(END_CALL, {"key": key, "how": how, "tokens": actual.tokens, "nano": actual.nano}, _shown)
-
-
 def _expire(steps: Transitions, most: int) -> list[StoredHold]:
+    """Stands for `Transitions.expire`: the server has a function for it."""
     repository = cast("PostgresRepository", steps.repository)
     return [_shown(row) for row in repository.run(EXPIRE_CALL, {"most": most})]
 
 
-CALLS: dict[object, Callable[..., Call]] = {
-    Transitions.hold: _hold,
-    Transitions.dispatch: _dispatch,
-    Transitions.settle: _settle,
-    Transitions.refund: _refund,
-}
-INSTEAD: dict[object, Callable[..., Any]] = {Transitions.expire: _expire}
-"""What stands here for a shared step: the server has a function for it."""
-VIEWS: tuple[object, ...] = (Transitions.books, Transitions.holds, Transitions.check)
+CALLED: tuple[object, ...] = (
+    Transitions.hold,
+    Transitions.dispatch,
+    Transitions.settle,
+    Transitions.refund,
+)
+"""Steps that are calls of a function on the server."""
+VIEWS: tuple[object, ...] = (Transitions.read_accounts, Transitions.holds, Transitions.check)
 """Steps that see one moment: repeatable read."""
 
 
@@ -149,14 +125,14 @@ class PostgresStore(BaseStore):
     Args:
         url: "postgresql://user:password@host:port/database"; its role may create tables and functions, at
             least when the first process of a new version opens it.
-        connections: for looking and sweeping, beside the one that holds and settles.
+        connections: for reading and sweeping, beside the one connection for holding and settling.
         timeout: seconds for each step, waiting for a free connection included; also the server's own
             `statement_timeout`. None: for ever.
         clock, elapsed: of this machine; see `LedgerTime`.
         retention: seconds for which ended holds and closed accounts are kept.
 
     Raises:
-        StoreError: the driver is not installed, or the URL is none.
+        StoreError: the URL is not one of a database.
     """
 
     name = "postgres"
@@ -176,40 +152,36 @@ class PostgresStore(BaseStore):
         self._timeout = timeout
         self._connections = Connections(url, timeout)
         self._where = self._connections.where
+        self._thread_count = connections
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="ledger")
         self._jobs: set[Job] = set()
+        self._batch = Job()
+        self._batch_connection: Any = None  # the group commit's connection
+        self._ready = False
         self._commits: GroupCommit[Call] = GroupCommit(
             "ledger",
             self._together,
-            done=self._disconnect,
+            disconnect=self._disconnect,
+            forked=self._after_fork,
             timeout=timeout,
             cut=lambda: self._batch.give_up(),
         )
-        self._batch = Job()
-        self._line: Any = None  # the group commit's connection
-        self._ready = False
 
-    async def _run(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _run(self, step: Callable[..., T], *args: Any) -> T:
         try:
-            if step in CALLS:
-                return cast("T", await self._commits.run(CALLS[step](*args, **kwargs)))
-            return await self._beside(step, *args, **kwargs)
+            if step in CALLED:
+                return cast("T", await self._commits.run(_call(step, args)))
+            return await self._in_transaction(step, *args)
         except TimeoutError:
             raise StoreUnavailableError(
                 f"{self._where} did not answer within {self._timeout} s: it hangs, is overloaded or out of "
                 "reach; the step may have happened, and asking again under the same key finds out"
             ) from None
 
-    def _later(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        return self._commits.later(CALLS[step](*args, **kwargs))
+    def _later(self, step: Callable[..., T], *args: Any) -> Future[T]:
+        return self._commits.later(_call(step, args))
 
-    async def _beside(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _in_transaction(self, step: Callable[..., T], *args: Any) -> T:
         """A step in a transaction of its own."""
         job = Job()
 
@@ -217,23 +189,20 @@ class PostgresStore(BaseStore):
             self._migrate(job)
             with self._connections.use(job) as connection:
                 connection.isolation_level = IsolationLevel.REPEATABLE_READ if step in VIEWS else None
-                return in_transaction(connection)
-
-        def in_transaction(connection: Any) -> T:
-            with connection.transaction():
-                if step is Transitions.set_time:
-                    self._time.set()
-                else:
-                    begin = self._begin()
-                    begin.read(connection.execute(*_sent(begin)).fetchone())
-                here = cast("Callable[..., T]", INSTEAD.get(step, step))
-                return here(Transitions(PostgresRepository(connection)), *args, **kwargs)
+                with connection.transaction():
+                    if step is Transitions.set_time:
+                        self._time.set()
+                    else:
+                        begin = self._begin()
+                        begin.read(connection.execute(*_sent(begin)).fetchone())
+                    here = _expire if step is Transitions.expire else step
+                    return cast("T", here(Transitions(PostgresRepository(connection)), *args))
 
         answer = self._threads.submit(self._connections.retried, job, once)
         self._jobs.add(job)
         answer.add_done_callback(lambda _: self._jobs.discard(job))
         try:
-            return cast("T", await asyncio.wait_for(asyncio.wrap_future(answer), self._timeout))
+            return await asyncio.wait_for(asyncio.wrap_future(answer), self._timeout)
         except asyncio.CancelledError:
             if self._timeout is not None:
                 asyncio.get_running_loop().call_later(self._timeout, job.give_up)
@@ -242,8 +211,14 @@ class PostgresStore(BaseStore):
             job.give_up()
             raise
 
+    def _after_fork(self) -> None:
+        """Leave the parent's connections and threads alone. (psycopg closes no connection of a parent.)"""
+        self._threads = ThreadPoolExecutor(self._thread_count, thread_name_prefix="ledger")
+        self._jobs, self._batch, self._batch_connection = set(), Job(), None
+        self._connections.forget()
+
     async def aclose(self) -> None:
-        """Finish what runs, or give it up after the store's timeout, and close the connections."""
+        """Finish the steps that run, or give them up after the store's timeout, and close the connections."""
         await self._commits.aclose()
         ending = asyncio.ensure_future(asyncio.to_thread(self._threads.shutdown, cancel_futures=True))
         await asyncio.wait([ending], timeout=self._timeout)
@@ -263,11 +238,11 @@ class PostgresStore(BaseStore):
             self._ready = True
 
     def _begin(self) -> Call:
-        """What goes before the steps of a transaction: what this process knows of the ledger."""
+        """The call before a transaction's steps: what this process knows of the ledger, for the server."""
         time = self._time
-        (earliest, furthest), asked = time.bounds(), time.ticks
+        (earliest, latest), asked = time.bounds(), time.ticks
         ahead = "-" if time.ahead is None else repr(time.ahead)
-        about = f"{earliest!r} {furthest!r} {clocks.boot()} {asked!r} {ahead}"
+        about = f"{earliest!r} {latest!r} {clocks.boot()} {asked!r} {ahead}"
 
         def read(row: Sequence[Any]) -> None:
             now, clock, generation = row
@@ -280,26 +255,26 @@ class PostgresStore(BaseStore):
 
     def _together(self, calls: list[Call]) -> list[Any]:
         job = self._batch = Job()
-        return self._connections.retried(job, lambda: self._piped(job, calls))
+        return self._connections.retried(job, lambda: self._pipeline(job, calls))
 
-    def _piped(self, job: Job, calls: list[Call]) -> list[Any]:
-        """What is sent before a pipeline's end is one transaction, without a BEGIN."""
+    def _pipeline(self, job: Job, calls: list[Call]) -> list[Any]:
+        """The answers of a batch. The statements of a pipeline are one transaction, without a BEGIN."""
         self._migrate(job)
-        there = self._line is not None
+        there = self._batch_connection is not None
         if not there:
-            self._line = self._connections.connect()
+            self._batch_connection = self._connections.connect()
             self.connections += 1
-        driver = self._line
+        driver = self._batch_connection
         try:
             with job.on(driver):
                 if not there:
-                    # Else a statement about an array is planned anew at each run, for 0.2 ms.
+                    # Otherwise a statement about an array is planned anew at each run, for 0.2 ms.
                     driver.execute("SET plan_cache_mode = force_generic_plan")
                 begin = self._begin()
                 with driver.pipeline():
                     begun = driver.execute(*_sent(begin), prepare=True)
                     if len(calls) > 1:
-                        driver.execute(*_sent(_locked(calls)), prepare=True)
+                        driver.execute(*_sent(_lock_trees(calls)), prepare=True)
                     answers = [driver.execute(*_sent(call), prepare=True) for call in calls]
                 begin.read(begun.fetchone())
                 return [call.read(answer.fetchone()) for call, answer in zip(calls, answers, strict=True)]
@@ -310,10 +285,10 @@ class PostgresStore(BaseStore):
             raise
 
     def _disconnect(self) -> None:
-        """Its settings are its own: it is never used for anything else."""
-        if self._line is not None:
-            line, self._line = self._line, None
-            line.close()
+        """Close the group commit's connection, whose settings are its own: no other step may use it."""
+        if self._batch_connection is not None:
+            connection, self._batch_connection = self._batch_connection, None
+            connection.close()
 
 
 def _sent(call: Call) -> tuple[str, Values]:
@@ -321,11 +296,11 @@ def _sent(call: Call) -> tuple[str, Values]:
 
 
 def _held(row: Sequence[Any]) -> StoredHold | Shortage:
-    """A hold's columns and the time, or what lacks."""
+    """From a hold's columns, the time, and the columns of a shortage."""
     where, unit, needed, available = row[-4:]
     return _shown(row[:-4]) if where is None else Shortage(where, unit, needed, available)
 
 
 def _shown(row: Sequence[Any]) -> StoredHold:
-    """A hold's columns and the time."""
-    return shown(hold_row(row[:-1]), row[-1])
+    """From a hold's columns and the time."""
+    return stored_hold(hold_row(row[:-1]), row[-1])

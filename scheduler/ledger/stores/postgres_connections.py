@@ -1,8 +1,8 @@
-"""Connections to a PostgreSQL server: how they are made, when a step is asked again, what errors mean.
+"""Connections to a PostgreSQL server: how they are made, when a step is sent again, what errors mean.
 
-A connection that broke is made anew and the step asked again, which is safe, since every step may be
-repeated: if the server has it already, it says so. A step that the server does not answer in time is given
-up and its connection cut, so that its thread is free for others.
+A connection that broke is made anew and the step sent again, which is safe: every step may be repeated, and a
+server that has done it already says so. A step that the server does not answer in time is given up and its
+connection cut, so that its thread is free for other steps.
 """
 
 from __future__ import annotations
@@ -22,13 +22,26 @@ from psycopg.conninfo import conninfo_to_dict
 
 from elastic_agent.errors import StoreError, StoreUnavailableError
 
-from .ledger_time import behind, forgot
-from .transitions import closed, no_account, no_hold, not_instead, other_hold
+from .ledger_time import clock_is_behind
+from .refusals import (
+    account_closed,
+    key_in_use,
+    ledger_replaced,
+    not_replaceable,
+    unknown_account,
+    unknown_hold,
+)
 
 T = TypeVar("T")
 
-REFUSALS = {"EA001": no_account, "EA002": no_hold, "EA003": other_hold, "EA004": not_instead, "EA005": closed}
-"""What the functions on the server raise, about which account or hold."""
+REFUSALS = {
+    "EA001": unknown_account,
+    "EA002": unknown_hold,
+    "EA003": key_in_use,
+    "EA004": not_replaceable,
+    "EA005": account_closed,
+}
+"""Codes that the functions on the server raise, with an account or a key -> the error."""
 
 AGAIN = ("40001", "40P01", "23505")
 """Serialisation failure, deadlock, and a row that another process inserted first: run the step again."""
@@ -40,8 +53,8 @@ class Job:
     """One step on its way to the server and back, which may be given up meanwhile.
 
     Attributes:
-        over: it was given up: nobody waits for it.
-        lost: the connection that it had is gone.
+        over: the step was given up.
+        lost: its connection broke.
     """
 
     def __init__(self) -> None:
@@ -63,7 +76,7 @@ class Job:
                 self._connection = None
 
     def give_up(self) -> None:
-        """Cut the connection that it waits on: libpq itself would wait for as long as the peer is there."""
+        """Cut the step's connection: libpq itself would wait for as long as the peer is there."""
         with self._lock:
             self.over = True
             if self._connection is not None and not self._connection.closed:
@@ -82,7 +95,7 @@ class Connections:
         where: the URL, without its password, for messages.
 
     Raises:
-        StoreError: the URL is none.
+        StoreError: the URL is not one of a database.
     """
 
     def __init__(self, url: str, timeout: float | None) -> None:
@@ -96,13 +109,13 @@ class Connections:
         shown = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", url)
         self.where = re.sub(r"([?&]password=)[^&]*", r"\1***", shown)
         self._idle: list[Any] = []
-        # Each step has its indexes; a plan that was made while a table was small would outlive that. What has
-        # no index (one row, everything) then looks so dear that the server would compile it, for 20 ms.
+        # Each step has its indexes; a plan from the time when a table was small would still scan the table.
+        # Without scans the server thinks that a read without an index is dear, and compiles it, for 20 ms.
         self._settings = "SET enable_seqscan = off; SET jit = off"
         self._patience: dict[str, Any] = {}
         if timeout is not None:
             self._settings += f"; SET statement_timeout = {math.ceil(timeout * 1000)}"
-            # What makes a connection notice that its server is gone (libpq's settings)
+            # libpq's settings by which a connection notices that its server is gone
             self._patience = {
                 "connect_timeout": max(2, math.ceil(timeout)),
                 "tcp_user_timeout": math.ceil(timeout * 1000),
@@ -128,12 +141,16 @@ class Connections:
         finally:
             if connection.closed:
                 job.lost = True
-                self.close()  # the others are as old
+                self.close()  # the idle connections are as old
             else:
                 self._idle.append(connection)
 
+    def forget(self) -> None:
+        """Leave the idle connections to the process that this process was forked from."""
+        self._idle = []
+
     def close(self) -> None:
-        """Close the idle ones."""
+        """Close the idle connections."""
         while self._idle:
             with suppress(IndexError):
                 self._idle.pop().close()
@@ -142,7 +159,7 @@ class Connections:
         """Run steps, again where another process was in their way, and once more where the server was gone.
 
         Raises:
-            StoreError: what the server says in the store's words.
+            StoreError: the server's error in the store's words.
         """
         lost = False
         for _ in range(TRIES):
@@ -151,9 +168,9 @@ class Connections:
             except psycopg.Error as error:
                 code, said = error.sqlstate, str(error.diag.message_primary)
                 if code == "EA006":
-                    raise behind(*map(float, said.split())) from None
+                    raise clock_is_behind(*map(float, said.split())) from None
                 if code == "EA007":
-                    raise forgot(f"what is at {self.where}") from None
+                    raise ledger_replaced(f"the database at {self.where}") from None
                 if code in REFUSALS:
                     raise REFUSALS[code](said) from None
                 if code in AGAIN:
@@ -161,10 +178,10 @@ class Connections:
                 if job.lost and not lost and not job.over:
                     lost = True
                     continue
-                raise self._said(error) from error
+                raise self._to_error(error) from error
         raise StoreUnavailableError(f"{self.where}: {TRIES} times another process was in the way of a step")
 
-    def _said(self, error: psycopg.Error) -> StoreError:
+    def _to_error(self, error: psycopg.Error) -> StoreError:
         what, code = str(error).strip(), error.sqlstate or ""
         if code == "57014":
             hint = f"it took longer than {self._timeout} s; a longer `timeout` waits longer"

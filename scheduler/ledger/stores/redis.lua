@@ -1,21 +1,19 @@
--- One step of the ledger, whole or not at all: Redis runs nothing else meanwhile. `redis.py` says what for.
+-- One step of the ledger, whole or not at all: Redis runs nothing else meanwhile. See `redis.py`.
 --
--- KEYS[1]  the store's name in braces, so that a cluster keeps all of its keys in one slot; it is itself a hash:
---          `version` of this layout; `generation`, drawn when it is made; `clock`: the latest time seen, to the
---          second, and `boot`, `ticks`, `ahead`: who wrote it (`ledger_time.Mark`)
--- ARGV     a step's name; what the one who asks knows of the time: the earliest and the latest that it can be, and
---          boot, ticks and ahead for the mark; the generation that it knows, and one for a ledger that has none;
---          then the step's arguments. '' stands for None
+-- KEYS[1]  the store's name in braces, so that a cluster keeps all keys of the store in one slot; it is itself a
+--          hash: `version` of this layout; `generation`, the ledger's own number; `clock`: the latest time seen, to
+--          the second, and `boot`, `ticks`, `ahead`: who wrote the time (`ledger_time.Mark`)
+-- ARGV     a step's name; what the caller knows of the time: the earliest and the latest that it can be, and boot,
+--          ticks and ahead for the mark; the generation that the caller knows, and one for a new ledger; then the
+--          step's arguments. '' stands for None
 --
---   :accounts      set of account ids                     :account:ID    hash: ACCOUNT and KEPT below
+--   :accounts      set of account ids                     :account:ID    hash: ACCOUNT below
 --   :closed        ids by time of closing                 :children:ID   set of account ids
 --   :live          hold keys by end of lease              :holds:ID      set of the keys of its holds
 --   :ended         hold keys by time of end               :hold:KEY      hash: HOLD below
 --
 -- Times are microseconds. Lua's numbers are doubles, exact up to 2^53, which no sum may pass. `tostring` and `..`
--- turn 10^15 into "1e+15": use `int`. A command costs some microseconds, most of them for the append-only file.
---
--- What a step refuses, it refuses before its first write: a script that fails is not rolled back.
+-- turn 10^15 into "1e+15": use `int`. A step refuses before its first write: a script that fails is not rolled back.
 
 local VERSION = 2
 local FAR = 300000000 -- `ledger_time.FAR`
@@ -24,10 +22,10 @@ local LIMIT = 2 ^ 53
 local UNITS = {'tokens', 'nano'}
 local ACCOUNT = {
   'parent', 'tokens', 'nano', 'seconds', 'window', 'opened', 'closed', 'started', -- started: its window's number
-  'spent_tokens', 'spent_nano', 'held_tokens', 'held_nano', 'past_tokens', 'past_nano',
+  'spent_tokens', 'spent_nano', 'held_tokens', 'held_nano', -- of the account and all accounts below it
+  'own_tokens', 'own_nano', -- charged to its own holds, ever
+  'past_tokens', 'past_nano', -- spent in the windows before
 }
--- What its own holds were charged ever, and what it and those below it were charged in the windows before.
-local KEPT = {'own_tokens', 'own_nano', 'past_tokens', 'past_nano'}
 local HOLD = {'account', 'tokens', 'nano', 'state', 'until', 'dispatched', 'charged_tokens', 'charged_nano'}
 
 local root = KEYS[1]
@@ -45,7 +43,8 @@ local function key(kind, name) return root .. ':' .. kind .. ':' .. name end
 
 local function int(number) return string.format('%.0f', number) end
 
-local function fail(kind, message) error({kind = kind, message = message}, 0) end
+-- What is refused, as redis.py reads it.
+local function fail(...) error({refused = {...}}, 0) end
 
 -- A hash as a table; false where a field is missing. nil if there is no such hash.
 local function load(kind, name, fields)
@@ -71,7 +70,7 @@ local function window_number(window)
   return (yoe + era * 400) * 12 + month
 end
 
--- One account as it is now: the spent of a window that is over is nothing, though nobody wrote that down yet.
+-- One account as it is now: in a new window nothing is spent, though no step has written the new window yet.
 local function load_account(id)
   local a = load('account', id, ACCOUNT)
   if not a then return nil end
@@ -84,7 +83,7 @@ local function load_account(id)
   return a
 end
 
--- An account and those above it, from the account up.
+-- An account and the accounts above it, from the account up.
 local function path(id)
   local levels = {}
   while id do
@@ -96,7 +95,7 @@ local function path(id)
   return levels
 end
 
--- Write to the books of a whole path: `amount` more (1) or less (-1) held, and what was charged.
+-- Write to all accounts of a path: `amount` more (1) or less (-1) held, and the charge.
 local function post(levels, sign, amount, charged)
   for _, a in ipairs(levels) do
     for _, unit in ipairs(UNITS) do
@@ -104,24 +103,24 @@ local function post(levels, sign, amount, charged)
       a[held] = int(a[held] + sign * amount[unit])
       a[spent] = int(a[spent] + charged[unit])
       if a[spent] + a[held] >= LIMIT then
-        fail('store', 'the ' .. unit .. ' of ' .. a.id .. ' would pass 2^53, which is all that this store can count')
+        fail('store', 'the ' .. unit .. ' of ' .. a.id .. ' would pass 2^53, the most that this store can count')
       end
     end
   end
   for _, a in ipairs(levels) do
-    local books = key('account', a.id)
-    write('HSET', books, 'held_tokens', a.held_tokens, 'held_nano', a.held_nano, 'spent_tokens', a.spent_tokens,
+    local account = key('account', a.id)
+    write('HSET', account, 'held_tokens', a.held_tokens, 'held_nano', a.held_nano, 'spent_tokens', a.spent_tokens,
       'spent_nano', a.spent_nano)
     if a.over then
-      write('HSET', books, 'started', a.started)
-      for _, unit in ipairs(UNITS) do write('HINCRBY', books, 'past_' .. unit, a.over[unit]) end
+      write('HSET', account, 'started', a.started)
+      for _, unit in ipairs(UNITS) do write('HINCRBY', account, 'past_' .. unit, a.over[unit]) end
     end
   end
 end
 
 local function finish(h, state, charged)
   local levels = path(h.account)
-  -- First a command that Redis allows even when its memory is full: the others go with it.
+  -- First a command that Redis allows even when its memory is full: then the others are allowed, too.
   write('ZREM', LIVE, h.key)
   post(levels, -1, h, charged)
   for _, unit in ipairs(UNITS) do
@@ -136,7 +135,7 @@ end
 
 local NOTHING = {tokens = '0', nano = '0'}
 
--- The end of a hold that nobody ended: charged if it may have left.
+-- End a hold whose lease has run out: charged if its call may have left.
 local function lapse(h)
   if h.dispatched == '1' then finish(h, 'expired', h) else finish(h, 'refunded', NOTHING) end
 end
@@ -149,14 +148,12 @@ local function load_hold(name)
   return h
 end
 
--- A hold that somebody asks for: where its lease has run out, it ends here.
+local function known_hold(name) return load_hold(name) or fail('hold', name) end
+
+-- End a hold whose lease has run out, and return it.
 local function current(h)
   if h.state == 'live' and not lives(h) then lapse(h) end
   return h
-end
-
-local function known_hold(name)
-  return load_hold(name) or fail('hold', name)
 end
 
 local function hold_reply(h)
@@ -166,14 +163,26 @@ end
 
 local function account_reply(a)
   local left = a.seconds and int(math.max(0, a.opened + a.seconds - now))
-  local over = a.over or {tokens = '0', nano = '0'}
+  local over = a.over or NOTHING
   return {
-    a.id, a.tokens, a.nano, a.seconds, a.window, a.spent_tokens, a.spent_nano, a.held_tokens, a.held_nano, left,
-    a.closed, int(a.past_tokens + over.tokens), int(a.past_nano + over.nano),
+    a.id, a.parent, a.tokens, a.nano, a.seconds, a.window, a.closed, left, a.spent_tokens, a.spent_nano, a.held_tokens,
+    a.held_nano, a.own_tokens, a.own_nano, int(a.past_tokens + over.tokens), int(a.past_nano + over.nano),
   }
 end
 
--- What it was charged goes into what its parent was charged by itself: the sums stay right.
+local function holds_reply(names)
+  local found = {}
+  for i, name in ipairs(names) do found[i] = hold_reply(load_hold(name)) end
+  return found
+end
+
+local function all_holds()
+  local names = read('ZRANGE', LIVE, 0, -1)
+  for _, name in ipairs(read('ZRANGE', ENDED, 0, -1)) do names[#names + 1] = name end
+  return holds_reply(names)
+end
+
+-- The account's charges become own charges of its parent: the sums stay right.
 local function forget_account(id)
   local parent = read('HGET', key('account', id), 'parent')
   write('ZREM', CLOSED, id)
@@ -197,10 +206,8 @@ function step.open(...)
   for i = 1, #specs, 5 do
     local id, a = specs[i], load_account(specs[i])
     if a then
-      if a.closed then fail('closed', id .. ' has ended') end
-      if a.parent ~= parent then
-        fail('store', id .. ' is open under ' .. (a.parent or 'no other account') .. ', not ' .. (parent or 'as a root'))
-      end
+      if a.closed then fail('closed', id) end
+      if a.parent ~= parent then fail('parent', id, a.parent, parent) end
       for at, field in ipairs({'tokens', 'nano', 'seconds', 'window'}) do
         local want = specs[i + at]
         if (a[field] or '') ~= want then
@@ -215,17 +222,17 @@ function step.open(...)
   end
   for _, new in ipairs(fresh) do
     local i, above = new[1], new[2]
-    local id, books = specs[i], key('account', specs[i])
-    write('HSET', books, 'opened', int(now))
+    local id, account = specs[i], key('account', specs[i])
+    write('HSET', account, 'opened', int(now))
     for _, field in ipairs({'spent', 'held', 'own', 'past'}) do
-      write('HSET', books, field .. '_tokens', '0', field .. '_nano', '0')
+      write('HSET', account, field .. '_tokens', '0', field .. '_nano', '0')
     end
     for at, field in ipairs({'tokens', 'nano', 'seconds', 'window'}) do
-      if specs[i + at] ~= '' then write('HSET', books, field, specs[i + at]) end
+      if specs[i + at] ~= '' then write('HSET', account, field, specs[i + at]) end
     end
-    if specs[i + 4] ~= '' then write('HSET', books, 'started', int(window_number(specs[i + 4]))) end
+    if specs[i + 4] ~= '' then write('HSET', account, 'started', int(window_number(specs[i + 4]))) end
     if above then
-      write('HSET', books, 'parent', above)
+      write('HSET', account, 'parent', above)
       write('SADD', key('children', above), id)
     end
     write('SADD', ACCOUNTS, id)
@@ -244,10 +251,7 @@ end
 function step.hold(name, id, tokens, nano, lease, seconds, dispatched, instead_of)
   local h = load_hold(name)
   if h then
-    if h.account ~= id or h.tokens ~= tokens or h.nano ~= nano then
-      fail('store', 'the key ' .. name .. ' stands for another hold: ' .. h.tokens .. ' tokens and ' .. h.nano
-        .. ' nano-dollars of ' .. h.account)
-    end
+    if h.account ~= id or h.tokens ~= tokens or h.nano ~= nano then fail('key', name) end
     current(h)
     if dispatched == '1' and h.state == 'live' and h.dispatched == '0' then
       write('HSET', key('hold', name), 'dispatched', '1')
@@ -256,24 +260,22 @@ function step.hold(name, id, tokens, nano, lease, seconds, dispatched, instead_o
     return {'hold', unpack(hold_reply(h))}
   end
   local old = instead_of ~= '' and known_hold(instead_of)
-  if old and (old.account ~= id or old.dispatched == '1') then
-    fail('store', instead_of .. ' is no hold of ' .. id .. ' that was not dispatched: nothing can take its place')
-  end
+  if old and (old.account ~= id or old.dispatched == '1') then fail('old', instead_of) end
   local back = old and current(old).state == 'live' and old or NOTHING
   local levels = path(id)
   for _, a in ipairs(levels) do
-    if a.closed then fail('closed', a.id .. ' has ended: it takes no more holds') end
+    if a.closed then fail('closed', a.id) end
   end
   local want = {tokens = tokens, nano = nano}
   for _, a in ipairs(levels) do
     for _, unit in ipairs(UNITS) do
       local room = a[unit] and a[unit] - a['spent_' .. unit] - a['held_' .. unit] + back[unit]
       if room and want[unit] - back[unit] > 0 and want[unit] - room > 0 then
-        return {'lack', a.id, unit, want[unit], int(room)}
+        return {'shortage', a.id, unit, want[unit], int(room)}
       end
     end
     local left = a.seconds and a.opened + a.seconds - now
-    if left and tonumber(seconds) > left then return {'lack', a.id, 'seconds', seconds, int(left)} end
+    if left and tonumber(seconds) > left then return {'shortage', a.id, 'seconds', seconds, int(left)} end
   end
   h = {
     key = name, account = id, tokens = tokens, nano = nano, state = 'live', dispatched = dispatched,
@@ -291,22 +293,20 @@ end
 
 function step.dispatch(name)
   local h = known_hold(name)
-  if not lives(h) then return {'0'} end
+  if not lives(h) then return 0 end
   if h.dispatched == '0' then write('HSET', key('hold', name), 'dispatched', '1') end
-  return {'1'}
+  return 1
 end
 
-function step.settle(name, tokens, nano)
+local function finish_known(name, state, charged)
   local h = current(known_hold(name))
-  if h.state == 'live' then finish(h, 'settled', {tokens = tokens, nano = nano}) end
+  if h.state == 'live' then finish(h, state, charged) end
   return hold_reply(h)
 end
 
-function step.refund(name)
-  local h = current(known_hold(name))
-  if h.state == 'live' then finish(h, 'refunded', NOTHING) end
-  return hold_reply(h)
-end
+function step.settle(name, tokens, nano) return finish_known(name, 'settled', {tokens = tokens, nano = nano}) end
+
+function step.refund(name) return finish_known(name, 'refunded', NOTHING) end
 
 function step.renew(lease, ...)
   local ended = {}
@@ -331,24 +331,23 @@ function step.expire(most)
   return ended
 end
 
--- What is kept for those who ask again goes after a while: a few at a time, so that no step takes long. Says
--- whether there may be more.
+-- Forget old holds and accounts: a few at a time, so that no step takes long. 1: there may be more.
 function step.forget(most, retention)
-  local before, more = int(now - retention), '0'
+  local before, more = int(now - retention), 0
   local names = read('ZRANGEBYSCORE', ENDED, '-inf', before, 'LIMIT', 0, most)
   for _, name in ipairs(names) do
     write('ZREM', ENDED, name)
     write('SREM', key('holds', read('HGET', key('hold', name), 'account')), name)
     write('DEL', key('hold', name))
   end
-  if #names == tonumber(most) then return {'1'} end
+  if #names == tonumber(most) then return 1 end
   for _, id in ipairs(read('ZRANGEBYSCORE', CLOSED, '-inf', before, 'LIMIT', 0, most)) do
     if read('EXISTS', key('holds', id), key('children', id)) == 0 then
       forget_account(id)
-      more = '1'
+      more = 1
     end
   end
-  return {more}
+  return more
 end
 
 local function close(id, closed)
@@ -370,24 +369,19 @@ function step.close(id)
   return {}
 end
 
-function step.books(id)
-  local levels = {}
-  for i, a in ipairs(path(id)) do levels[i] = account_reply(a) end
-  return levels
-end
-
-local function holds_reply(names)
+function step.read_accounts(id)
   local found = {}
-  for i, name in ipairs(names) do found[i] = hold_reply(load_hold(name)) end
+  for i, a in ipairs(path(id)) do found[i] = account_reply(a) end
   return found
 end
 
 function step.holds(id)
+  if id == '' then return all_holds() end
   path(id)
   return holds_reply(read('SMEMBERS', key('holds', id)))
 end
 
--- Live holds of an account and of all below it: there are fewer live holds than ended ones.
+-- Looks at all live holds: there are fewer live holds than ended holds.
 function step.live(id)
   path(id)
   local inside, names = {[id] = true}, {}
@@ -404,24 +398,13 @@ function step.live(id)
   return holds_reply(names)
 end
 
-function step.all_holds()
-  local names = read('ZRANGE', LIVE, 0, -1)
-  for _, name in ipairs(read('ZRANGE', ENDED, 0, -1)) do names[#names + 1] = name end
-  return holds_reply(names)
-end
-
--- Everything that the conservation law is about.
-function step.all()
+function step.check()
   local accounts = {}
-  for i, id in ipairs(read('SMEMBERS', ACCOUNTS)) do
-    local a = load('account', id, ACCOUNT)
-    a.id = id
-    accounts[i] = {account_reply(a), a.parent, read('HMGET', key('account', id), unpack(KEPT))}
-  end
-  return {accounts, holds_reply(read('ZRANGE', LIVE, 0, -1))}
+  for i, id in ipairs(read('SMEMBERS', ACCOUNTS)) do accounts[i] = account_reply(load_account(id)) end
+  return {accounts, all_holds()}
 end
 
--- The clock is right, and the time that was seen wrong: what lies ahead comes back.
+-- Follow the clock from here on: move times that lie ahead of the clock back to the clock.
 function step.set_time()
   for _, id in ipairs(read('SMEMBERS', ACCOUNTS)) do
     local a = load('account', id, ACCOUNT)
@@ -443,19 +426,19 @@ end
 local known = read('HMGET', root, 'version', 'clock', 'generation')
 if known[1] and tonumber(known[1]) > VERSION then return {'version', known[1]} end
 local _, earliest, latest, boot, ticks, ahead, generation, fresh = unpack(ARGV, 1, ASKED)
-if generation ~= '' and generation ~= (known[3] or '') then return {'forgot', ''} end
+if generation ~= '' and generation ~= (known[3] or '') then return {'forgot'} end
 local time = read('TIME')
 local clock, mark = time[1] * 1000000 + time[2], tonumber(known[2] or 0)
 if ARGV[1] == 'set_time' then
   now, mark = clock, math.min(mark, clock)
 else
   local least = math.max(mark, tonumber(earliest))
-  if least - clock > FAR then return {'behind', int(least), int(clock)} end
+  if least - clock > FAR then return {'clock', int(least), int(clock)} end
   now = math.max(least, latest == '' and clock or math.min(clock, tonumber(latest)))
 end
 
 local ok, result = pcall(step[ARGV[1]], unpack(ARGV, ASKED + 1))
-local refused = not ok and type(result) == 'table' and result.kind
+local refused = not ok and type(result) == 'table' and result.refused
 if wrote and (ok or refused) then
   if now - mark >= 1000000 then
     write('HSET', root, 'version', VERSION, 'clock', int(now), 'boot', boot, 'ticks', ticks, 'ahead', ahead)
@@ -466,6 +449,6 @@ if wrote and (ok or refused) then
   end
 end
 if ok then return {'ok', result, int(now), int(clock), known[3] or ''} end
-if refused then return {result.kind, result.message} end
+if refused then return refused end
 if type(result) == 'table' then return result end -- an error of Redis's own
 return redis.error_reply(result)

@@ -1,21 +1,21 @@
 """The ledger in Redis or Valkey: fast, shared by many hosts, and only as durable as that server is set up.
 
 Every step is one run of `redis.lua`, which the server executes whole, on its own clock. Steps that wait leave
-together (`group_commit.py`): the server syncs its file once for all that came in one piece. All keys are in
-one slot (their names start with `{elastic}`), so a node of a cluster serves as well as a server by itself.
+together (`group_commit.py`): the server syncs its file once for all of them. All keys are in one slot (their
+names start with `{elastic}`), so a node of a cluster serves as well as a single server.
 
 What it can lose. With `appendonly yes` and `appendfsync always` a step is on the server's disk when it is
-acknowledged, and a killed server comes back with all of them. Anything less loses acknowledged steps:
+acknowledged, and a killed server comes back with all steps. Other settings lose acknowledged steps:
 
-- `appendfsync everysec` (what Redis does unless told): up to about two seconds of them in a crash of the
-  machine; a crash of the server alone loses nothing that it had handed to the kernel.
+- `appendfsync everysec` (Redis' default): up to about two seconds of steps in a crash of the machine; a crash
+  of the server alone loses nothing that the kernel has.
 - no append-only file: everything since the last snapshot, in any crash. The store warns of it, once.
-- failover to a replica, Sentinel's or a cluster's: what had not been replicated yet. Replication is
-  asynchronous; no setting here closes that gap, `WAIT` makes it smaller.
+- failover to a replica, Sentinel's or a cluster's: steps that had not been replicated. Replication is
+  asynchronous; no setting here closes the gap, `WAIT` makes it smaller.
 
 A lost hold is money: its call is under way, and its room is given to another. A lost settle is only a hold
-that ends with its lease, charged in full. Who can't have that takes PostgreSQL. Redis is for those who have
-one anyway, and either run it without failover or can bear that the calls of a moment go over the cap.
+that ends with its lease, charged in full. Where no hold may be lost, take PostgreSQL, or run Redis without
+failover.
 
 Values stay below 2^53 (9 million dollars; 9e15 tokens): numbers in the script are doubles.
 """
@@ -25,10 +25,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -37,24 +37,32 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from elastic_agent.errors import StoreError, StoreUnavailableError, StoreVersionError, TaskClosedError
+from elastic_agent.errors import StoreError, StoreUnavailableError, StoreVersionError
 
 from .. import clocks
 from ..accounts import HoldState
-from ..amounts import NOTHING, Amount, Shortage
+from ..amounts import Amount, Shortage
 from .base import RETENTION, BaseStore
 from .group_commit import GroupCommit
-from .ledger_time import LedgerTime, Mark, behind, forgot
-from .protocol import Level, Spec, StoredHold
-from .transitions import Transitions, no_account, no_hold
+from .ledger_time import LedgerTime, Mark, clock_is_behind
+from .protocol import Spec, StoredAccount, StoredHold
+from .refusals import (
+    account_closed,
+    key_in_use,
+    ledger_replaced,
+    not_replaceable,
+    other_parent,
+    unknown_account,
+    unknown_hold,
+)
+from .repository import AccountRow
+from .transitions import Transitions, check_sums
 
-_SCRIPT = Path(__file__).with_name("redis.lua").read_text()
-_BATCH = 500  # holds that one script renews: a script keeps everybody else waiting
-
-P = ParamSpec("P")
 T = TypeVar("T")
 
-# What to do about it, by the word that a server's error starts with.
+_SCRIPT = Path(__file__).with_name("redis.lua").read_text()
+
+# What to do about a server's error, by the first word of the error.
 _ADVICE = {
     "OOM": "its memory is full: raise its `maxmemory`",
     "READONLY": "it is a replica: give the URL of the primary",
@@ -78,10 +86,10 @@ class RedisStore(BaseStore):
 
     Args:
         url: redis://[USER:PASSWORD@]HOST:PORT/DATABASE, rediss:// for TLS, unix://PATH.
-        timeout: seconds that one step may take, its wait for those before it included.
+        timeout: seconds that one step may take, its wait for earlier steps included.
         name: of this ledger; several can share a server.
         clock, elapsed: of this machine; see `LedgerTime`.
-        retention: seconds for which ended holds and closed accounts are kept, for those who ask again.
+        retention: seconds for which ended holds and closed accounts are kept.
     """
 
     name = "redis"
@@ -102,194 +110,57 @@ class RedisStore(BaseStore):
         where = urlsplit(url)
         self._where = f"the ledger at {where.scheme}://{where.hostname or ''}:{where.port or ''}{where.path}"
         self._timeout = timeout
+        self._root = f"{{{name}}}"
+        self._looked_up = False
         self._redis = redis.Redis.from_url(
             url,
             decode_responses=True,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             redis_connect_func=self._connected,
-            # After a restart of the server the connection is dead and says so at its next use. Any step can
-            # be repeated, so one that finds that out goes again, once.
+            # After a restart of the server the connection is dead, and its next use says so. Any step can be
+            # repeated, so the driver sends it again, once.
             retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
         self._script = self._redis.register_script(_SCRIPT)
+        # (The driver itself connects anew in a forked process.)
         self._commits: GroupCommit[tuple[str, ...]] = GroupCommit(
-            "ledger", self._together, done=self._redis.close, timeout=timeout
-        )
-        self._root = f"{{{name}}}"
-        self._looked_at = False
-
-    async def _run(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """The step of this name, as the script has it."""
-        return cast("T", await getattr(self, f"_{step.__name__}")(*args, **kwargs))
-
-    def _later(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        key, *amounts = cast("tuple[Any, ...]", args)
-        return self._commits.later(
-            (step.__name__, key, *(word for each in amounts for word in _amount(each)))
+            "ledger", self._together, disconnect=self._redis.close, timeout=timeout
         )
 
-    def _read(self, answer: Any) -> StoredHold:
-        return _stored(answer)
+    async def _run(self, step: Callable[..., T], *args: Any) -> T:
+        if step is Transitions.set_time:
+            self._time.set()
+        try:
+            return cast("T", await self._commits.run((step.__name__, *_words(args))))
+        except TimeoutError as error:
+            raise self._to_error(error) from None
 
-    async def _open(self, path: Sequence[Spec]) -> None:
-        words: list[str] = []
-        for spec in path:
-            seconds = "" if spec.seconds is None else str(_micro(spec.seconds))
-            words += [spec.id, _number(spec.tokens), _number(spec.nano), seconds, spec.window or ""]
-        await self._step("open", *words)
-
-    async def _set_caps(self, account: str, tokens: int | None, nano: int | None) -> None:
-        await self._step("set_caps", account, _number(tokens), _number(nano))
-
-    async def _hold(
-        self,
-        key: str,
-        account: str,
-        amount: Amount,
-        lease: float,
-        seconds: float,
-        dispatched: bool,
-        instead_of: str | None,
-    ) -> StoredHold | Shortage:
-        times = str(_micro(lease)), str(_micro(seconds))
-        kind, *found = await self._step(
-            "hold", key, account, *_amount(amount), *times, str(int(dispatched)), instead_of or ""
-        )
-        if kind == "hold":
-            return _stored(found)
-        owner, unit, needed, available = found
-        scale = 1e-6 if unit == "seconds" else 1
-        return Shortage(owner, unit, int(needed) * scale, int(available) * scale)
-
-    async def _dispatch(self, key: str) -> bool:
-        return bool(await self._step("dispatch", key) == ["1"])
-
-    async def _settle(self, key: str, actual: Amount) -> StoredHold:
-        return _stored(await self._step("settle", key, *_amount(actual)))
-
-    async def _refund(self, key: str) -> StoredHold:
-        return _stored(await self._step("refund", key))
-
-    async def _renew(self, keys: Sequence[str], lease: float) -> set[str]:
-        ended = set[str]()
-        for at in range(0, len(keys), _BATCH):
-            ended.update(await self._step("renew", str(_micro(lease)), *keys[at : at + _BATCH]))
-        return ended
-
-    async def _expire(self, most: int) -> list[StoredHold]:
-        return [_stored(found) for found in await self._step("expire", str(most))]
-
-    async def _forget(self, most: int, retention: float) -> bool:
-        return bool(await self._step("forget", str(most), str(_micro(retention))) == ["1"])
-
-    async def _set_time(self) -> None:
-        self._time.set()
-        await self._step("set_time")
-
-    async def _close(self, account: str) -> None:
-        await self._step("close", account)
-
-    async def _books(self, account: str) -> list[Level]:
-        return [_level(found) for found in await self._step("books", account)]
-
-    async def _holds(self, account: str | None) -> list[StoredHold]:
-        words = ("all_holds",) if account is None else ("holds", account)
-        return [_stored(found) for found in await self._step(*words)]
-
-    async def _live(self, account: str) -> list[StoredHold]:
-        return [_stored(found) for found in await self._step("live", account)]
-
-    async def _check(self) -> None:
-        accounts, live = await self._step("all")
-        levels = {found[0]: _level(found) for found, _, _ in accounts}
-        held = dict.fromkeys(levels, NOTHING)
-        charged, total = dict[str, Amount](), dict[str, Amount]()
-        for (id, *_), _, kept in accounts:
-            own_tokens, own_nano, past_tokens, past_nano = map(int, kept)
-            charged[id] = Amount(own_tokens, own_nano)
-            total[id] = levels[id].spent + Amount(past_tokens, past_nano)
-        for hold in map(_stored, live):
-            held[hold.account] += hold.amount
-            assert not levels[hold.account].closed, f"{hold.account} is closed and hold {hold.key} lives"
-        for (id, *_), parent, _ in accounts:
-            if parent is not None:
-                held[parent] += levels[id].held
-                charged[parent] += total[id]
-        for id, level in levels.items():
-            assert level.held == held[id], f"{id}: holds add up to {held[id]}, the books say {level.held}"
-            assert total[id] == charged[id], (
-                f"{id}: charges add up to {charged[id]}, the books say {total[id]}"
-            )
+    def _later(self, step: Callable[..., T], *args: Any) -> Future[T]:
+        return self._commits.later((step.__name__, *_words(args)))
 
     async def aclose(self) -> None:
         await self._commits.aclose()
 
-    async def _step(self, *words: str) -> Any:
-        try:
-            return await self._commits.run(words)
-        except TimeoutError as error:
-            raise self._said(error) from None
-
-    def _understood(self, answer: Any) -> Any:
-        """What the script found, or the error that it means."""
-        if isinstance(answer, Exception):
-            return self._said(answer)
-        kind, found, *more = answer
-        if kind == "ok":
-            return found
-        if kind == "account":
-            return no_account(found)
-        if kind == "hold":
-            return no_hold(found)
-        if kind == "forgot":
-            return forgot(self._where)
-        if kind == "behind":
-            return behind(int(found) / 1e6, int(more[0]) / 1e6)
-        if kind == "closed":
-            return TaskClosedError(found)
-        if kind == "version":
-            return StoreVersionError(
-                f"{self._where} has schema version {found}, newer than this library: upgrade it"
-            )
-        return StoreError(found)
-
-    def _said(self, error: Exception) -> StoreError:
-        if isinstance(error, TimeoutError | redis.TimeoutError):
-            return StoreUnavailableError(
-                f"{self._where} did not answer within {self._timeout:g} s; the step may have happened"
-            )
-        # The driver takes the first word off those errors that it has classes for
-        word = getattr(error, "status_code", None) or str(error).partition(" ")[0]
-        if isinstance(error, ResponseError) and word not in _ADVICE:
-            return StoreError(f"{self._where}: {error}")
-        advice = _ADVICE.get(word, "is it up, and can it be reached from here?")
-        return StoreUnavailableError(f"{self._where}: {error}; {advice}")
-
-    # --------------------------------------------------------------------- on the thread of the group commits
+    # On the thread of the group commits
 
     def _together(self, steps: list[tuple[str, ...]]) -> list[Any]:
         try:
-            if not self._looked_at:
-                self._look()
-            answers = self._piped(steps)
+            if not self._looked_up:
+                self._look_up()
+            answers = self._pipeline(steps)
             if any(isinstance(answer, NoScriptError) for answer in answers):  # a new server, or restarted
                 self._redis.script_load(self._script.script)
-                answers = self._piped(steps)
+                answers = self._pipeline(steps)
         except (RedisError, OSError) as error:
-            raise self._said(error) from error
-        return [self._understood(answer) for answer in answers]
+            raise self._to_error(error) from error
+        return [self._read(step[0], answer) for step, answer in zip(steps, answers, strict=True)]
 
-    def _piped(self, steps: list[tuple[str, ...]]) -> list[Any]:
+    def _pipeline(self, steps: list[tuple[str, ...]]) -> list[Any]:
         pipe, time = self._redis.pipeline(transaction=False), self._time
-        (earliest, furthest), asked = time.bounds(), time.ticks
+        (earliest, latest), asked = time.bounds(), time.ticks
         about = (
-            str(_micro(earliest)),
-            "" if math.isinf(furthest) else str(_micro(furthest)),
+            *_words((earliest, None if math.isinf(latest) else latest)),
             clocks.boot(),
             repr(asked),
             "" if time.ahead is None else repr(time.ahead),
@@ -306,71 +177,151 @@ class RedisStore(BaseStore):
                 self._generation = self._generation or generation
         return answers
 
+    def _read(self, step: str, answer: Any) -> Any:
+        """A step's answer from the script's, or the error that the script's answer means."""
+        if isinstance(answer, Exception):
+            return self._to_error(answer)
+        kind, *found = answer
+        if kind == "ok":
+            return _READ[step](found[0]) if step in _READ else None
+        if kind == "forgot":
+            return ledger_replaced(self._where)
+        if kind == "clock":
+            return clock_is_behind(int(found[0]) / 1e6, int(found[1]) / 1e6)
+        if kind == "version":
+            return StoreVersionError(
+                f"{self._where} has schema version {found[0]}, newer than this library: upgrade it"
+            )
+        return _REFUSALS.get(kind, StoreError)(*found)
+
+    def _to_error(self, error: Exception) -> StoreError:
+        if isinstance(error, TimeoutError | redis.TimeoutError):
+            return StoreUnavailableError(
+                f"{self._where} did not answer within {self._timeout:g} s; the step may have happened"
+            )
+        # The driver takes the first word off errors that it has classes for
+        word = getattr(error, "status_code", None) or str(error).partition(" ")[0]
+        if isinstance(error, ResponseError) and word not in _ADVICE:
+            return StoreError(f"{self._where}: {error}")
+        advice = _ADVICE.get(word, "is it up, and can it be reached from here?")
+        return StoreUnavailableError(f"{self._where}: {error}; {advice}")
+
     def _connected(self, connection: Any) -> None:
         connection.on_connect()
         self.connections += 1
 
-    def _look(self) -> None:
-        """At how the server keeps what it is told, once."""
+    def _look_up(self) -> None:
+        """Look once at the time that the ledger has seen, and at how the server keeps its data."""
         info = self._redis.info()
         found: list[Any] = self._redis.hmget(self._root, "clock", "boot", "ticks", "ahead")
         latest, boot, ticks, ahead = found
         self._time.found(
             Mark(int(latest or 0) / 1e6, boot or "", float(ticks or 0), float(ahead) if ahead else None)
         )
-        self._looked_at = True
+        if info.get("maxmemory") and str(info.get("maxmemory_policy")).startswith("allkeys"):
+            raise StoreError(
+                f"{self._where} throws away accounts when its memory is full "
+                f"(maxmemory-policy {info['maxmemory_policy']}): set it to noeviction"
+            )
+        self._looked_up = True
         if not info.get("aof_enabled"):
             _log.warning(
                 "%s keeps no append-only file: a crash of the server loses holds since its last snapshot. "
                 "Set `appendonly yes`, and `appendfsync always` to lose none",
                 self._where,
             )
-        if info.get("maxmemory") and str(info.get("maxmemory_policy")).startswith("allkeys"):
-            self._looked_at = False
-            raise StoreError(
-                f"{self._where} throws away accounts when its memory is full "
-                f"(maxmemory-policy {info['maxmemory_policy']}): set it to noeviction"
-            )
 
 
-def _micro(seconds: float) -> int:
-    return round(seconds * 1_000_000)
+def _words(arguments: Sequence[Any]) -> Iterator[str]:
+    """Arguments as the script reads them: "" for None, microseconds for seconds (floats)."""
+    for argument in arguments:
+        match argument:
+            case None:
+                yield ""
+            case str():
+                yield argument
+            case int():
+                yield str(int(argument))
+            case float():
+                yield str(round(argument * 1_000_000))
+            case Spec(id, tokens, nano, seconds, window):
+                yield from _words((id, tokens, nano, None if seconds is None else float(seconds), window))
+            case _:
+                yield from _words(argument)
 
 
-def _number(value: int | None) -> str:
-    """A cap or an amount for the script."""
-    return "" if value is None else str(int(value))
+def _number(word: str | None) -> int | None:
+    return None if word is None else int(word)
 
 
-def _amount(amount: Amount) -> tuple[str, str]:
-    return _number(amount.tokens), _number(amount.nano)
+def _seconds(word: str | None) -> float | None:
+    return None if word is None else int(word) / 1e6
 
 
-def _stored(found: Sequence[Any]) -> StoredHold:
+def _amounts(words: Sequence[str]) -> Iterator[Amount]:
+    numbers = list(map(int, words))
+    return (Amount(*numbers[at : at + 2]) for at in range(0, len(numbers), 2))
+
+
+def _hold(found: Sequence[str]) -> StoredHold:
     key, account, tokens, nano, state, charged_tokens, charged_nano, dispatched, left = found
-    return StoredHold(
-        key,
-        account,
-        Amount(int(tokens), int(nano)),
-        HoldState(state),
-        Amount(int(charged_tokens), int(charged_nano)),
-        dispatched == "1",
-        int(left) / 1e6,
-    )
+    amount, charged = _amounts((tokens, nano, charged_tokens, charged_nano))
+    return StoredHold(key, account, amount, HoldState(state), charged, dispatched == "1", int(left) / 1e6)
 
 
-def _level(found: Sequence[Any]) -> Level:
-    id, tokens, nano, seconds, window, *books = found[:9]
-    left, closed, *past = found[9:13]
-    spent_tokens, spent_nano, held_tokens, held_nano = map(int, books)
-    seconds, left = (None if time is None else int(time) / 1e6 for time in (seconds, left))
-    tokens, nano = (None if cap is None else int(cap) for cap in (tokens, nano))
-    spec = Spec(id, tokens, nano, seconds, window)
-    return Level(
-        spec,
-        Amount(spent_tokens, spent_nano),
-        Amount(held_tokens, held_nano),
-        left,
-        closed is not None,
-        Amount(*map(int, past)),
-    )
+def _hold_or_shortage(found: Sequence[str]) -> StoredHold | Shortage:
+    kind, *words = found
+    if kind == "hold":
+        return _hold(words)
+    account, unit, needed, available = words
+    scale = 1e-6 if unit == "seconds" else 1
+    return Shortage(account, unit, int(needed) * scale, int(available) * scale)
+
+
+def _row(found: Sequence[Any]) -> tuple[AccountRow, float | None]:
+    """An account, and the seconds that it has left."""
+    id, parent, tokens, nano, seconds, window, closed, left, *numbers = found
+    spec = Spec(id, _number(tokens), _number(nano), _seconds(seconds), window)
+    spent, held, own, past = _amounts(numbers)
+    row = AccountRow(spec, parent, "", None, 0.0, spent, held, own, past, closed is not None)
+    return row, _seconds(left)
+
+
+def _accounts(found: Sequence[Sequence[Any]]) -> list[StoredAccount]:
+    rows = map(_row, found)
+    return [StoredAccount(row.spec, row.spent, row.held, left, row.closed, row.past) for row, left in rows]
+
+
+def _holds(found: Sequence[Sequence[str]]) -> list[StoredHold]:
+    return list(map(_hold, found))
+
+
+def _check(found: Sequence[Sequence[Any]]) -> None:
+    accounts, holds = found
+    check_sums([_row(account)[0] for account in accounts], _holds(holds))
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "hold": _hold_or_shortage,
+    "dispatch": bool,
+    "settle": _hold,
+    "refund": _hold,
+    "renew": set,
+    "expire": _holds,
+    "forget": bool,
+    "read_accounts": _accounts,
+    "holds": _holds,
+    "live": _holds,
+    "check": _check,
+}
+"""Answers of the script -> answers of the steps; a step without an entry has no answer."""
+
+_REFUSALS: dict[str, Callable[..., Exception]] = {
+    "account": unknown_account,
+    "hold": unknown_hold,
+    "key": key_in_use,
+    "old": not_replaceable,
+    "closed": account_closed,
+    "parent": other_parent,
+}
+"""What the script refuses -> the error."""

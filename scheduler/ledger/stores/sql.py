@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL share: rows in tables, by the same SQL, and the schema's version."""
+"""What SQLite and PostgreSQL share: rows in tables by the same SQL, and bringing the schema up to date."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from elastic_agent.errors import StoreVersionError
 from ..accounts import HoldState
 from ..amounts import Amount
 from .ledger_time import Mark
-from .migrations import BOUNDED_TIME, MIGRATIONS
+from .migrations import MIGRATIONS
 from .protocol import Spec
-from .transitions import AccountRow, HoldRow, window_start
+from .repository import AccountRow, HoldRow
+from .transitions import window_start
 
 FIXED = ("id", "parent", "root", "seconds", "period", "ends")
 NUMBERS = tuple(f"{what}_{unit}" for what in ("spent", "held", "own", "past") for unit in ("tokens", "nano"))
@@ -46,7 +47,7 @@ SAVE_HOLD = """
     UPDATE elastic_holds SET dispatched = :dispatched, state = :state, charged_tokens = :charged_tokens,
         charged_nano = :charged_nano, ended = :ended
     WHERE key = :key"""
-# A probe of an index for each account: NOT EXISTS might be planned as a join with the whole table.
+# One look into an index for each account: NOT EXISTS might be planned as a join with the whole table.
 FINISHED = f"""
     SELECT {ACCOUNT} FROM elastic_accounts a
     WHERE a.closed_at <= :before
@@ -76,22 +77,12 @@ def account_row(row: Sequence[Any]) -> AccountRow:
 
 
 def account_values(row: AccountRow) -> Values:
-    values = {
-        "id": row.spec.id,
-        "parent": row.parent,
-        "root": row.root,
-        "tokens": row.spec.tokens,
-        "nano": row.spec.nano,
-        "seconds": row.spec.seconds,
-        "period": row.spec.window,
-        "ends": row.ends,
-        "starts": row.starts,
-        "closed": row.closed,
-        "closed_at": row.closed_at,
-    }
+    spec = row.spec
+    values = {"id": spec.id, "parent": row.parent, "root": row.root, "seconds": spec.seconds}
+    values |= {"period": spec.window, "ends": row.ends, "starts": row.starts, "closed": row.closed}
+    values |= {"tokens": spec.tokens, "nano": spec.nano, "closed_at": row.closed_at}
     for name in ("spent", "held", "own", "past"):
-        amount = getattr(row, name)
-        values[f"{name}_tokens"], values[f"{name}_nano"] = amount.tokens, amount.nano
+        values[f"{name}_tokens"], values[f"{name}_nano"] = getattr(row, name)
     return values
 
 
@@ -102,28 +93,17 @@ def hold_row(row: Sequence[Any]) -> HoldRow:
 
 
 def hold_values(row: HoldRow) -> Values:
-    return {
-        "key": row.key,
-        "account": row.account,
-        "tokens": row.amount.tokens,
-        "nano": row.amount.nano,
-        "until": row.until,
-        "dispatched": row.dispatched,
-        "state": row.state.value,
-        "charged_tokens": row.charged.tokens,
-        "charged_nano": row.charged.nano,
-        "ended": row.ended,
-    }
+    values: Values = {"key": row.key, "account": row.account, **row.amount._asdict(), "until": row.until}
+    values |= {"dispatched": row.dispatched, "state": row.state.value, "ended": row.ended}
+    values["charged_tokens"], values["charged_nano"] = row.charged
+    return values
 
 
 class SqlRepository:
-    """Rows in tables, seen through one transaction.
-
-    A database says how it runs a statement, how it locks and what time it is.
-    """
+    """Rows in tables, seen through one transaction. A subclass runs statements, locks, and says the time."""
 
     for_update = ""
-    """Ends a SELECT of holds that may be about to change, where the transaction itself keeps nobody out."""
+    """Ends a SELECT of holds that may change, where a transaction does not keep other transactions out."""
 
     def lock(self, account: str) -> float:
         raise NotImplementedError
@@ -141,19 +121,16 @@ class SqlRepository:
             self.run(statement, {name: values[name] for name in values if f":{name}" in statement})
 
     def run(self, sql: str, values: Values | list[Values] | None = None) -> list[Any]:
-        """One statement with `:names` for its values, and its rows; a list of values runs it for each."""
+        """The rows of one statement with `:names` for its values; a list of values runs it for each."""
         raise NotImplementedError
 
     def accounts(self, ids: Sequence[str] | None = None) -> list[AccountRow]:
-        if ids is None:
-            return [account_row(row) for row in self.run(f"SELECT {ACCOUNT} FROM elastic_accounts a")]
-        return [
-            account_row(row)
-            for row in self._among(f"SELECT {ACCOUNT} FROM elastic_accounts a WHERE a.id", ids)
-        ]
+        found = f"SELECT {ACCOUNT} FROM elastic_accounts a"
+        rows = self.run(found) if ids is None else self._among(f"{found} WHERE a.id", ids)
+        return list(map(account_row, rows))
 
     def path(self, account: str) -> list[AccountRow]:
-        return [account_row(row) for row in self.run(PATH, {"account": account})]
+        return list(map(account_row, self.run(PATH, {"account": account})))
 
     def open_below(self, account: str) -> list[str]:
         return [name for (name,) in self.run(OPEN_BELOW, {"account": account})]
@@ -172,19 +149,17 @@ class SqlRepository:
 
     def holds(self, account: str | None) -> list[HoldRow]:
         where = "" if account is None else " WHERE account = :account"
-        return [
-            hold_row(row)
-            for row in self.run(f"SELECT {HOLD} FROM elastic_holds{where}", {"account": account})
-        ]
+        rows = self.run(f"SELECT {HOLD} FROM elastic_holds{where}", {"account": account})
+        return list(map(hold_row, rows))
 
     def live_holds(self, accounts: Sequence[str]) -> list[HoldRow]:
         live = f"SELECT {HOLD} FROM elastic_holds WHERE state = 'live' AND account"
-        return [hold_row(row) for row in self._among(live, accounts, end=self.for_update)]
+        return list(map(hold_row, self._among(live, accounts, end=self.for_update)))
 
     def lapsed(self, now: float, most: int) -> list[HoldRow]:
         over = f"SELECT {HOLD} FROM elastic_holds WHERE state = 'live' AND until <= :now"
         first = f"{over} ORDER BY until LIMIT :most{self.for_update}"
-        return [hold_row(row) for row in self.run(first, {"now": now, "most": most})]
+        return list(map(hold_row, self.run(first, {"now": now, "most": most})))
 
     def add_hold(self, row: HoldRow) -> None:
         self.run(ADD_HOLD, hold_values(row))
@@ -203,7 +178,7 @@ class SqlRepository:
         return len(self.run(drop, {"before": before, "most": most}))
 
     def finished(self, before: float, most: int) -> list[AccountRow]:
-        return [account_row(row) for row in self.run(FINISHED, {"before": before, "most": most})]
+        return list(map(account_row, self.run(FINISHED, {"before": before, "most": most})))
 
     def drop_accounts(self, names: Sequence[str]) -> None:
         self._among("DELETE FROM elastic_accounts WHERE id", names)
@@ -211,7 +186,7 @@ class SqlRepository:
     def _among(
         self, sql: str, names: Sequence[str], more: Values | None = None, end: str = ""
     ) -> list[Sequence[Any]]:
-        """The rows of `sql IN (names) end`, some names at a time."""
+        """The rows of `sql IN (names) end`, at most `MANY` names at a time."""
         found: list[Sequence[Any]] = []
         for first in range(0, len(names), MANY):
             some = {f"n{i}": name for i, name in enumerate(names[first : first + MANY])}
@@ -221,7 +196,7 @@ class SqlRepository:
 
 
 def mark_of(row: Sequence[Any]) -> tuple[Mark, str]:
-    """What `MARK` selects: the ledger's time, and its own number."""
+    """From what `MARK` selects: the ledger's time, and its own number."""
     latest, boot, ticks, ahead, generation = row
     return Mark(latest, boot, ticks, ahead), generation
 
@@ -231,22 +206,29 @@ def migrate(connection: Any, where: str, *, postgres: bool = False) -> None:
 
     Args:
         connection: the driver's.
+        where: the database, for messages.
 
     Raises:
-        StoreVersionError: it is newer.
+        StoreVersionError: the database is newer, or older than the first migration.
     """
     there, table = 0, "SELECT 1 FROM sqlite_master WHERE name = 'elastic_ledger'"
     if postgres:
         table = "SELECT 1 WHERE to_regclass('elastic_ledger') IS NOT NULL"
     if connection.execute(table).fetchone():
         there = int(connection.execute("SELECT version FROM elastic_ledger").fetchone()[0])
-    if there > len(MIGRATIONS):
+    first, last = min(MIGRATIONS), max(MIGRATIONS)
+    if there > last:
         raise StoreVersionError(
-            f"{where} has schema version {there} and this elastic-agent knows {len(MIGRATIONS)}: upgrade it"
+            f"{where} has schema version {there} and this elastic-agent knows {last}: upgrade it"
         )
-    for number, migration in enumerate(MIGRATIONS[there:], there + 1):
-        for statement in (*migration.statements, *(migration.postgres if postgres else ())):
-            connection.execute(statement)
-        if migration is BOUNDED_TIME:
-            connection.execute(f"UPDATE elastic_ledger SET generation = '{uuid4().hex}'")
-        connection.execute(f"UPDATE elastic_ledger SET version = {number}")
+    if 0 < there < first:
+        raise StoreVersionError(
+            f"{where} has schema version {there}, from before the first release: start a new ledger"
+        )
+    for version, migration in MIGRATIONS.items():
+        if version > there:
+            for statement in (*migration.statements, *(migration.postgres if postgres else ())):
+                connection.execute(statement)
+            connection.execute(f"UPDATE elastic_ledger SET version = {version}")
+    if not there:
+        connection.execute(f"UPDATE elastic_ledger SET generation = '{uuid4().hex}'")

@@ -1,14 +1,14 @@
 """The ledger in an SQLite file: every process of one machine, no server. The embedded default.
 
 One thread owns the connection, a `GroupCommit`: all steps that wait run in one transaction (`BEGIN
-IMMEDIATE`: one writer at a time, also among processes), so that tasks in parallel share a commit. If one of
-them fails, all are rolled back and run again one by one, and each gets its own answer.
+IMMEDIATE`: one writer at a time, also among processes), so that parallel tasks share a commit. If one step
+fails, all are rolled back and run again one by one, and each gets its own answer.
 
 What survives: kill -9 at any point loses nothing that was acknowledged. With `synchronous="normal"`, the
-default, a power cut or a crash of the operating system may lose the steps of the last moments (those since
-the last checkpoint of the WAL), never tear one in half; the ledger can then lie below the meter by what they
-charged. "full" waits for the disk at each commit and loses nothing: 0.2 ms a step on a quiet SSD, 4 ms and
-more on a busy one, against 0.02 ms.
+default, a power cut or a crash of the operating system may lose the steps since the last checkpoint of the
+WAL, never half of a step; the ledger can then lie below the meter by the charges of these steps. "full" waits
+for the disk at each commit and loses nothing: 0.2 ms a step on a quiet SSD, 4 ms and more on a busy one,
+against 0.02 ms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from elastic_agent.credentials import make_private
 from elastic_agent.errors import StoreError, StoreUnavailableError
@@ -28,22 +28,25 @@ from elastic_agent.errors import StoreError, StoreUnavailableError
 from .. import clocks
 from .base import RETENTION, BaseStore
 from .group_commit import GroupCommit
-from .ledger_time import LedgerTime, forgot
+from .ledger_time import LedgerTime
+from .refusals import ledger_replaced
 from .sql import MARK, SqlRepository, Values, mark_of, migrate
 from .transitions import Transitions
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
-Job = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+Job = tuple[Callable[..., Any], tuple[Any, ...]]
 """A step and its arguments."""
-
 
 WRITE_MARK = "UPDATE elastic_ledger SET latest = :now, boot = :boot, ticks = :ticks, ahead = :ahead"
 
 
+_PARENTS: list[Any] = []
+"""Connections of the process that this process was forked from."""
+
+
 class SqliteRepository(SqlRepository):
-    """One transaction on the file, which has it to itself."""
+    """One transaction, which has the file to itself."""
 
     def __init__(self, connection: sqlite3.Connection, time: LedgerTime) -> None:
         self._cursor = connection.cursor()
@@ -80,7 +83,7 @@ class SqliteStore(BaseStore):
 
     Args:
         path: the file; made if it isn't there. On a local disk: SQLite's locks don't work on network drives.
-        synchronous: "normal" or "full"; see above.
+        synchronous: "normal" or "full"; see the module.
         timeout: seconds that a step waits for other processes.
         clock, elapsed: see `LedgerTime`; the same for every process.
         retention: seconds for which ended holds and closed accounts are kept.
@@ -105,21 +108,24 @@ class SqliteStore(BaseStore):
         self._time, self._generation = LedgerTime(clock, elapsed), ""
         self._file: tuple[int, int] | None = None
         self._connection: sqlite3.Connection | None = None
-        self._commits: GroupCommit[Job] = GroupCommit(f"ledger {path}", self._together, done=self._disconnect)
+        self._commits: GroupCommit[Job] = GroupCommit(
+            f"ledger {path}", self._together, disconnect=self._disconnect, forked=self._after_fork
+        )
 
-    async def _run(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        return cast("T", await self._commits.run((step, args, kwargs)))
+    async def _run(self, step: Callable[..., T], *args: Any) -> T:
+        return cast("T", await self._commits.run((step, args)))
 
-    def _later(
-        self, step: Callable[Concatenate[Transitions, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> Future[T]:
-        return self._commits.later((step, args, kwargs))
+    def _later(self, step: Callable[..., T], *args: Any) -> Future[T]:
+        return self._commits.later((step, args))
 
     async def aclose(self) -> None:
-        """Finish what waits, and close the file."""
+        """Finish the steps that wait, and close the file."""
         await self._commits.aclose()
+
+    def _after_fork(self) -> None:
+        """Leave the parent's connection open: SQLite's locks would break if this process closed it."""
+        _PARENTS.append(self._connection)
+        self._connection = None
 
     # On the thread of the group commits
 
@@ -133,7 +139,7 @@ class SqliteStore(BaseStore):
             answers = self._steps(connection, jobs)
         except sqlite3.Error as error:
             connection.rollback()
-            if len(jobs) > 1:  # each of them is tried by itself
+            if len(jobs) > 1:  # then each step is tried by itself
                 raise
             raise self._failed(error) from error
         except BaseException:
@@ -149,17 +155,17 @@ class SqliteStore(BaseStore):
         repository = SqliteRepository(connection, self._time)
         self._generation = self._generation or repository.generation
         if repository.generation != self._generation:
-            raise forgot(f"the file {self._path}")
-        return [step(Transitions(repository), *args, **kwargs) for step, args, kwargs in jobs]
+            raise ledger_replaced(f"the file {self._path}")
+        return [step(Transitions(repository), *args) for step, args in jobs]
 
     def _connected(self) -> sqlite3.Connection:
-        """The file; opened anew where another is there by now: a deleted one would take steps for ever."""
+        """The file's connection; a new one if the file was replaced: a deleted file still takes steps."""
         if (there := self._there()) != self._file:
             self._disconnect()
             if there is None and self._generation:
-                raise forgot(f"the file {self._path}, which is gone,")
+                raise ledger_replaced(f"the file {self._path}, which is gone,")
         if self._connection is None:
-            with suppress(OSError):  # SQLite says what is wrong with it
+            with suppress(OSError):  # SQLite says what is wrong with the file
                 make_private(self._path)  # its WAL is made with the same mode
             self._connection, self._file = self._open(), self._there()
             self.connections += 1
@@ -180,7 +186,7 @@ class SqliteStore(BaseStore):
         return connection
 
     def _there(self) -> tuple[int, int] | None:
-        """Which file is at the path; None: none."""
+        """Which file is at the path; None: no file."""
         try:
             found = os.stat(self._path)
         except OSError:

@@ -81,7 +81,7 @@ class Served:
         """What the ledger says was spent in all, once nothing is held any more and all is written."""
         for _ in range(500):
             accounts = [scheduler.name for scheduler in self.gateway.schedulers._by_root.values()]
-            levels = [(await self.gateway.schedulers.store.books(name))[0] for name in accounts]
+            levels = [(await self.gateway.schedulers.store.read_accounts(name))[0] for name in accounts]
             live = [one.durable.holds.live for one in self.gateway.schedulers._by_root.values()]
             if not any(level.held.tokens or level.held.nano for level in levels) and not any(live):
                 break

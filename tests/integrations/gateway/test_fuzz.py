@@ -83,7 +83,7 @@ async def test_no_request_breaks_it(start: Start, tmp_path: Path, caplog: pytest
         await served.gateway.tasks.aclose()
         store = served.gateway.schedulers.store
         for _ in range(500):
-            levels = [(await store.books(key.account))[0] for _, key in made[:2]]
+            levels = [(await store.read_accounts(key.account))[0] for _, key in made[:2]]
             if all(level.held == NOTHING for level in levels) and not served.backend.running:
                 break
             await asyncio.sleep(0.02)

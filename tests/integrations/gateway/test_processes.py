@@ -24,7 +24,7 @@ from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.integrations.commands.main import main
 from elastic_agent.scheduler.ledger.amounts import NOTHING
 from elastic_agent.scheduler.ledger.stores import open_store
-from elastic_agent.scheduler.ledger.stores.protocol import Level
+from elastic_agent.scheduler.ledger.stores.protocol import StoredAccount
 from tests.conftest import ROOT
 from tests.integrations.gateway.conftest import HELLO, shared_codec
 from tests.wire import serve_in_thread
@@ -97,14 +97,14 @@ def events(response: httpx.Response) -> Iterator[Any]:
             yield line[6:] if line.endswith("[DONE]") else json.loads(line[6:])
 
 
-def books(where: object, account: str, expire: bool = False) -> Level:
-    async def look() -> Level:
+def books(where: object, account: str, expire: bool = False) -> StoredAccount:
+    async def look() -> StoredAccount:
         store = open_store(str(where))
         try:
             if expire:
                 await store.expire()
             await store.check()
-            return (await store.books(account))[0]
+            return (await store.read_accounts(account))[0]
         finally:
             await store.aclose()
 

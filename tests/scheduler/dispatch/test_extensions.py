@@ -111,7 +111,7 @@ def test_a_raise_is_held_in_the_store_before_it_is_used() -> None:
         hard, easy, _ = await two_branches(events, store=store, accounts=[Spec("acme")])
         assert hard.usage.passes == 3
         assert store.holds_taken == 3
-        (level,) = await store.books("acme")
+        (level,) = await store.read_accounts("acme")
         assert level.spent.tokens == hard.usage.generated + easy.usage.generated
         assert level.held == NOTHING
 
@@ -142,7 +142,7 @@ def test_a_raise_that_the_store_has_no_room_for_is_dropped(answer: str) -> None:
         ]
         assert hard.usage.passes == 2
         assert hard.result().thinking_end is ThinkingEnd.BUDGET
-        (level,) = await store.books("acme")
+        (level,) = await store.read_accounts("acme")
         assert level.spent.tokens == hard.usage.generated + easy.usage.generated
 
     asyncio.run(main())
@@ -180,7 +180,7 @@ def test_cancelled_in_the_middle_of_a_raise_everything_comes_back() -> None:
                 running.cancel()
                 await asyncio.wait([running])
             scheduler.check()
-        (level,) = await store.books("acme")
+        (level,) = await store.read_accounts("acme")
         assert level.held == NOTHING
         assert level.spent.tokens == hard.usage.generated + easy.usage.generated
 

@@ -73,13 +73,13 @@ async def test_a_store_is_charged_for_a_part(tmp_path: Path) -> None:
     async with scheduler, scheduler.task(Caps(tokens=300)) as task:
         part = await task.set_aside(Amount(100))
         other = open_store(where)
-        assert (await other.books("all"))[0].held.tokens >= 100
+        assert (await other.read_accounts("all"))[0].held.tokens >= 100
         part.settle(Amount(30))
-    assert (await other.books("all"))[0].spent.tokens == 30
+    assert (await other.read_accounts("all"))[0].spent.tokens == 30
     later = BudgetScheduler(store=where, accounts=[account("all", Caps(tokens=300))])
     async with later, later.task(Caps(tokens=200)) as unsettled:
         await unsettled.set_aside(Amount(50))
-    (level,) = await other.books("all")
+    (level,) = await other.read_accounts("all")
     assert (level.spent.tokens, level.held.tokens) == (80, 0)
     await other.aclose()
 

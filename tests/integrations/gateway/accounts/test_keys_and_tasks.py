@@ -28,7 +28,7 @@ async def test_a_key_is_asked_for_once_there_is_one(start: Start, ledger: str) -
         for key in (alice, bob, bob):
             assert "choices" in await served.ask(key, thinking_budget=3)
         accounts = {
-            name: await served.gateway.schedulers.store.books(name)
+            name: await served.gateway.schedulers.store.read_accounts(name)
             for name in served.gateway.schedulers._shared
         }
         assert sorted(name.split("/")[1] for name in accounts) == ["alice", "bob"]

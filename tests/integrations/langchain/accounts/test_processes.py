@@ -88,10 +88,10 @@ def test_a_killed_run_is_charged_whole(wire: Wire, tmp_path: Path) -> None:
     store = open_store(tmp_path / "spend.db")
 
     async def after_the_lease() -> int:
-        while (await store.books("thread 7"))[0].held.tokens:
+        while (await store.read_accounts("thread 7"))[0].held.tokens:
             await store.expire()
             await asyncio.sleep(0.05)
-        books = (await store.books("thread 7"))[0]
+        books = (await store.read_accounts("thread 7"))[0]
         await store.aclose()
         return books.spent.tokens
 

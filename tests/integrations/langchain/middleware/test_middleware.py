@@ -323,7 +323,7 @@ async def test_a_threads_lease_comes_back_however_its_run_ends(how: str, place: 
     gc.collect()
     await asyncio.sleep(0.2)
     assert not any(isinstance(error, BudgetExceededError) for error in kept), kept
-    (level, *_) = await asyncio.to_thread(portal.run, accounts.store.books("thread t"))
+    (level, *_) = await asyncio.to_thread(portal.run, accounts.store.read_accounts("thread t"))
     assert level.held.tokens == 0
     assert setup.backend.meter.output <= level.spent.tokens <= 1_000
     if how not in ("wait_for", "cancel"):  # a call that is broken off is charged what it held
@@ -353,7 +353,7 @@ def test_forked_processes_share_a_threads_caps_through_the_store(place: str, tmp
     with ProcessPoolExecutor(2, get_context("fork")) as pool:
         said = list(pool.map(_run_in_child, range(4)))
     assert setup.budget._accounts is not None
-    (level, *_) = portal.run(setup.budget._accounts.store.books("thread t"))
+    (level, *_) = portal.run(setup.budget._accounts.store.read_accounts("thread t"))
     assert level.held.tokens == 0
     if place == "file":
         assert said == ["done"] * 4
@@ -373,7 +373,7 @@ def test_a_forked_process_leaves_its_parents_runs_alone(tmp_path: Path) -> None:
     child = get_context("fork").Process(target=_end_as_a_program_does)
     child.start()
     child.join()
-    (level, *_) = portal.run(accounts.store.books("thread t"))
+    (level, *_) = portal.run(accounts.store.read_accounts("thread t"))
     assert level.held.tokens == 200
     running.close()
     assert portal.run(accounts.lease("thread t", None)).caps.tokens == 1_000
@@ -392,7 +392,7 @@ async def test_a_lease_that_no_run_uses_is_given_back() -> None:
     del lease
     gc.collect()
     await asyncio.sleep(0.3)
-    assert (await accounts.store.books("a"))[0].held.tokens == 0
+    assert (await accounts.store.read_accounts("a"))[0].held.tokens == 0
 
 
 async def test_the_model_is_told_what_is_left_when_asked_to() -> None:

@@ -23,7 +23,7 @@ from elastic_agent.scheduler.ledger.accounts import HoldState
 from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore
-from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec, Store
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredAccount
 
 TALK = Reply(thinking="hm " * 60, solution="so it is 42")
 
@@ -32,8 +32,8 @@ def shared(cap: int | None) -> list[Spec]:
     return [Spec("acme", tokens=cap), Spec("acme/alice")]
 
 
-async def level(store: Store, account: str = "acme") -> Level:
-    return next(found for found in await store.books(account) if found.spec.id == account)
+async def level(store: Store, account: str = "acme") -> StoredAccount:
+    return next(found for found in await store.read_accounts(account) if found.spec.id == account)
 
 
 class Moody(MemoryStore):
@@ -45,7 +45,7 @@ class Moody(MemoryStore):
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        if name not in ("open", "hold", "settle", "refund", "books", "renew", "expire", "dispatch"):
+        if name not in ("open", "hold", "settle", "refund", "read_accounts", "renew", "expire", "dispatch"):
             return found
 
         async def step(*args: Any, **options: Any) -> Any:
@@ -59,7 +59,7 @@ class Moody(MemoryStore):
 
 
 def test_two_schedulers_share_one_account(ledger: str) -> None:
-    """The meters of both together stay under the cap, and the store's books say what the meters say."""
+    """The meters of both together stay under the cap, and the store says what the meters say."""
     cap = 1500
 
     async def one(name: str) -> tuple[int, int]:
@@ -81,10 +81,10 @@ def test_two_schedulers_share_one_account(ledger: str) -> None:
         assert min(said_a, said_b) > 0
         store = open_store(ledger)
         await store.check()
-        books = await level(store)
-        assert books.held == NOTHING
-        assert a + b <= books.spent.tokens <= cap  # forced closes are charged and not in a meter's output
-        assert books.spent.tokens > 0.8 * cap
+        stored = await level(store)
+        assert stored.held == NOTHING
+        assert a + b <= stored.spent.tokens <= cap  # forced closes are charged and not in a meter's output
+        assert stored.spent.tokens > 0.8 * cap
         await store.aclose()
 
     asyncio.run(main())
@@ -145,9 +145,9 @@ def test_the_final_answers_reserve_is_held_in_the_store() -> None:
             task = scheduler.task(Caps(tokens=400), expect={"part": 1, "final": 1}, final_solution=40)
             async with task:
                 await task.generate("a", kind="part", solution=16, thinking=8)
-                books = await level(store)
-                assert books.held.tokens >= 41
-                left = books.balances()["tokens"].available
+                stored = await level(store)
+                assert stored.held.tokens >= 41
+                left = stored.balances()["tokens"].available
                 await store.hold("elsewhere", "acme", Amount(int(left), 0), lease=60, dispatched=True)
                 final = await task.generate("all", final=True, solution=40)
                 assert final.solution == "so it is 42"
@@ -223,7 +223,7 @@ def test_a_task_that_ends_while_the_store_is_slow_leaves_nothing_behind(after: f
 
 
 def test_while_the_store_is_away_no_call_leaves() -> None:
-    """Fail closed: refused with what to do, the books in memory untouched; later calls find it back."""
+    """Fail closed: refused with what to do, the accounts in memory untouched; later calls find it back."""
 
     async def main() -> None:
         store, backend = Moody(), ScriptedBackend(TALK)
@@ -414,7 +414,7 @@ KILLED = """
 
 
 def test_what_a_killed_process_had_sent_is_charged_and_its_reserve_comes_back(tmp_path: Path) -> None:
-    """kill -9 in mid-call: after the lease the books say the worst case, and nothing stays held."""
+    """kill -9 in mid-call: after the lease the store says the worst case, and nothing stays held."""
     path = tmp_path / "spend.db"
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(path)], stdout=subprocess.PIPE
@@ -426,15 +426,15 @@ def test_what_a_killed_process_had_sent_is_charged_and_its_reserve_comes_back(tm
 
     async def main() -> None:
         store = open_store(path)
-        books = await level(store)
-        call = books.held.tokens - 41  # beside the reserve
+        stored = await level(store)
+        call = stored.held.tokens - 41  # beside the reserve
         assert call > 17
         await asyncio.sleep(1.1)
         ended = await store.expire()
         assert sorted(hold.state for hold in ended) == [HoldState.EXPIRED, HoldState.REFUNDED]
-        books = await level(store)
-        assert books.held == NOTHING
-        assert books.spent.tokens == call
+        stored = await level(store)
+        assert stored.held == NOTHING
+        assert stored.spent.tokens == call
         await store.check()
         await store.aclose()
 
@@ -474,7 +474,7 @@ def test_an_account_with_an_end_gives_holds_at_the_first_try() -> None:
             assert store.steps - before <= 4  # the reserve, the hold, the settling behind
             assert call.grant is not None
             assert call.grant.deadline is not None
-            level = (await store.books("acme/task"))[0]
+            level = (await store.read_accounts("acme/task"))[0]
             assert call.grant.deadline <= asyncio.get_running_loop().time() + (level.left or 0.0)
 
     asyncio.run(main())

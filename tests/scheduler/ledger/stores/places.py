@@ -181,7 +181,7 @@ class Postgres(Place):
     def clear(self) -> None:
         self.run(
             "TRUNCATE elastic_accounts, elastic_holds",
-            f"UPDATE elastic_ledger SET version = {len(MIGRATIONS)}, latest = 0, boot = '', ahead = NULL",
+            f"UPDATE elastic_ledger SET version = {max(MIGRATIONS)}, latest = 0, boot = '', ahead = NULL",
         )
         self.at(START)
         self.ticks = 0.0

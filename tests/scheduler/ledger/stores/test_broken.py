@@ -17,7 +17,8 @@ from elastic_agent.scheduler.ledger.accounts import HoldState
 from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore
 from elastic_agent.scheduler.ledger.stores.protocol import Store, StoredHold
-from elastic_agent.scheduler.ledger.stores.transitions import AccountRow, HoldRow, Transitions, window_start
+from elastic_agent.scheduler.ledger.stores.repository import AccountRow, HoldRow
+from elastic_agent.scheduler.ledger.stores.transitions import Transitions, window_start
 from tests.scheduler.ledger.stores import test_contract as contract
 from tests.scheduler.ledger.stores.places import Memory
 from tests.scheduler.ledger.stores.test_model import Ledgers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 
 import pytest
 
@@ -32,7 +33,7 @@ async def take(store: Store, key: str, tokens: int = 100, *, lease: float = 10, 
 async def tokens(store: Store, account: str = "org/task") -> tuple[int, int]:
     """(spent, held) of one account; the law holds."""
     await store.check()
-    level = (await store.books(account))[0]
+    level = (await store.read_accounts(account))[0]
     return level.spent.tokens, level.held.tokens
 
 
@@ -68,7 +69,7 @@ async def test_what_was_used_is_charged_be_it_more_than_held(store: Store) -> No
     await family(store)
     await take(store, "k", 500)
     await store.settle("k", Amount(1200))
-    level = (await store.books("org"))[0]
+    level = (await store.read_accounts("org"))[0]
     assert level.balances()["tokens"].available == -200
     assert await store.hold("l", "org/task", Amount(1), lease=1) == Shortage("org/task", "tokens", 1, -700)
     await take(store, "m", 0)
@@ -200,7 +201,7 @@ async def test_unknown_names_are_errors(store: Store) -> None:
         store.settle("nobody", Amount(1)),
         store.refund("nobody"),
         store.close("nobody"),
-        store.books("nobody"),
+        store.read_accounts("nobody"),
         store.holds("nobody"),
         store.set_caps("nobody", tokens=1, nano=1),
     ):
@@ -264,7 +265,7 @@ async def test_all_or_nothing_on_the_path(store: Store) -> None:
     await take(store, "l", 20, account="org/a")
     assert await store.hold("m", "org/a/b", Amount(0, 10), lease=1) != Shortage
     assert await store.hold("n", "org/a", Amount(1), lease=1) == Shortage("org/a", "tokens", 1, 0)
-    assert [(level.spec.id, level.held) for level in await store.books("org/a/b")] == [
+    assert [(level.spec.id, level.held) for level in await store.read_accounts("org/a/b")] == [
         ("org/a/b", Amount(50, 10)),
         ("org/a", Amount(70, 10)),
         ("org", Amount(70, 10)),
@@ -323,16 +324,16 @@ async def test_time_is_a_limit_too(store: Store, place: Place) -> None:
     """Every account above must be open for as long as the call may take."""
     await store.open([Spec("org", seconds=100), Spec("org/task", seconds=50)])
     place.at(START + 40)
-    assert [level.left for level in await store.books("org/task")] == [10, 60]
+    assert [level.left for level in await store.read_accounts("org/task")] == [10, 60]
     assert await store.hold("k", "org/task", NOTHING, lease=1, seconds=11) == Shortage(
         "org/task", "seconds", 11, 10
     )
     await take(store, "k", 0, lease=99, seconds=10)
     assert await store.hold("l", "org", NOTHING, lease=1, seconds=61) == Shortage("org", "seconds", 61, 60)
     place.at(START + 51)
-    lack = await store.hold("l", "org/task", NOTHING, lease=1)
-    assert isinstance(lack, Shortage)
-    assert (lack.unit, (await store.books("org/task"))[0].left) == ("seconds", 0)
+    short = await store.hold("l", "org/task", NOTHING, lease=1)
+    assert isinstance(short, Shortage)
+    assert (short.unit, (await store.read_accounts("org/task"))[0].left) == ("seconds", 0)
     await store.settle("k", Amount(3))  # what is under way ends as ever
     assert await tokens(store, "org") == (3, 0)
 
@@ -362,7 +363,7 @@ async def test_accounts_that_exist_are_left_alone(store: Store) -> None:
             await store.open(wrong)
     for unopened in ("new", "other"):
         with pytest.raises(StoreError):
-            await store.books(unopened)
+            await store.read_accounts(unopened)
 
 
 async def test_caps_can_change(store: Store) -> None:
@@ -370,7 +371,7 @@ async def test_caps_can_change(store: Store) -> None:
     await family(store)
     await take(store, "k", 300)
     await store.set_caps("org", tokens=100, nano=5)
-    assert (await store.books("org"))[0].balances()["tokens"].available == -200
+    assert (await store.read_accounts("org"))[0].balances()["tokens"].available == -200
     assert await store.hold("l", "org/task", Amount(1), lease=1) == Shortage("org", "tokens", 1, -200)
     await store.settle("k", Amount(50))
     assert await store.hold("l", "org/task", Amount(50, 6), lease=1) == Shortage("org", "nano", 6, 5)
@@ -382,7 +383,7 @@ async def test_caps_can_change(store: Store) -> None:
 
 
 async def test_closing_ends_everything_below(store: Store) -> None:
-    """Holds end as if their leases had run out; the books stay; closing again changes nothing."""
+    """Holds end as if their leases had run out; the charges stay; closing again changes nothing."""
     await store.open([Spec("org", tokens=100), Spec("org/a"), Spec("org/a/b")])
     await store.open([Spec("org", tokens=100), Spec("org/c")])
     for key, account in (("away", "org/a/b"), ("here", "org/a"), ("other", "org/c")):
@@ -393,7 +394,7 @@ async def test_closing_ends_everything_below(store: Store) -> None:
     states = {hold.key: hold.state for hold in await store.holds()}
     assert states == {"away": EXPIRED, "here": REFUNDED, "other": LIVE}
     assert await tokens(store, "org") == (10, 10)
-    assert [level.closed for level in await store.books("org/a/b")] == [True, True, False]
+    assert [level.closed for level in await store.read_accounts("org/a/b")] == [True, True, False]
     for account in ("org/a", "org/a/b"):
         with pytest.raises(TaskClosedError):
             await store.hold("new", account, Amount(1), lease=1)
@@ -483,7 +484,7 @@ async def test_ended_holds_are_forgotten_after_a_while(place: Place) -> None:
 
 
 async def test_closed_accounts_are_forgotten_after_a_while(place: Place) -> None:
-    """With their holds and all below them; the books above keep what they were charged, window or not."""
+    """With their holds and all below them; the accounts above keep their charges, window or not."""
     store = place.open(retention=100)
     org, task = Spec("org", tokens=1000), Spec("org/task", tokens=500, window="day")
     await store.open([org, task, Spec("org/task/sub")])
@@ -499,8 +500,8 @@ async def test_closed_accounts_are_forgotten_after_a_while(place: Place) -> None
     await store.expire()
     for gone in ("org/task", "org/task/sub"):
         with pytest.raises(StoreError, match=gone):
-            await store.books(gone)
-    assert [level.closed for level in await store.books("org/young")] == [True, False]
+            await store.read_accounts(gone)
+    assert [level.closed for level in await store.read_accounts("org/young")] == [True, False]
     assert [hold.key for hold in await store.holds()] == ["c", "d"]
     assert await tokens(store, "org") == (37, 0)
     with pytest.raises(TaskClosedError):
@@ -516,7 +517,7 @@ async def test_closed_accounts_are_forgotten_after_a_while(place: Place) -> None
     await store.expire()
     await store.check()
     with pytest.raises(StoreError, match="org"):
-        await store.books("org")
+        await store.read_accounts("org")
     assert await store.holds() == []
     await store.open([task])
     assert await tokens(store) == (0, 0)
@@ -536,7 +537,7 @@ async def test_many_are_forgotten_as_well_as_few(place: Place) -> None:
     assert await store.holds() == []
     for i in (0, 219):
         with pytest.raises(StoreError):
-            await store.books(f"org/{i}")
+            await store.read_accounts(f"org/{i}")
     assert await tokens(store, "org") == (440, 0)
     await store.aclose()
 
@@ -551,6 +552,26 @@ async def test_a_newer_schema_is_refused(place: Place) -> None:
     newer = place.open()
     for _ in range(2):
         with pytest.raises(StoreVersionError, match="999"):
-            await newer.books("org")
+            await newer.read_accounts("org")
     await newer.aclose()
     await store.aclose()
+
+
+async def test_the_steps_of_a_call_start_no_thread(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event loop that starts a thread stands still until the thread has a processor."""
+    await store.open([Spec("org", tokens=100)])
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def start(thread: threading.Thread) -> None:
+        raise AssertionError(f"{thread.name} is started in a step")
+
+    with monkeypatch.context() as watched:
+        watched.setattr(threading.Thread, "start", start)
+        for key in ("a", "b", "c"):
+            assert isinstance(await store.hold(key, "org", Amount(1), lease=1000), StoredHold)
+        assert await store.dispatch("a")
+        await store.settle("a", Amount(1))
+        await store.refund("b")
+        store.end_soon("c", Amount(1), lambda answer: loop.call_soon_threadsafe(ended.set) and None)
+        await ended.wait()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,7 +71,7 @@ async def test_two_processes_with_32_tasks_each_never_overspend(shared: Place) -
     assert [one.returncode for one in both] == [0, 0]
     store = shared.open()
     await store.check()
-    (org,) = await store.books("org")
+    (org,) = await store.read_accounts("org")
     assert sorted(said) == sorted(hold.key for hold in await store.holds("org"))
     assert org.spent == Amount(3 * len(said))
     assert org.held == Amount()
@@ -110,16 +111,47 @@ async def test_a_server_may_be_away_for_a_while(shared: Place) -> None:
     await store.aclose()
 
 
+def test_a_forked_process_has_connections_of_its_own(shared: Place) -> None:
+    """A handle that was used before the fork works in both processes, and neither harms the other."""
+    store = shared.open()
+
+    async def spend(name: str) -> None:
+        for i in range(20):
+            await store.hold(f"{name}{i}", "org", Amount(2), lease=1000, dispatched=True)
+            await store.settle(f"{name}{i}", Amount(1))
+            await store.read_accounts("org")
+
+    async def in_child() -> None:
+        await spend("child")
+        await store.aclose()
+
+    async def main() -> None:
+        await store.open([Spec("org", tokens=1000)])
+        await spend("before")
+        child = get_context("fork").Process(target=lambda: asyncio.run(in_child()))
+        child.start()
+        await spend("beside")
+        await asyncio.to_thread(child.join, 30)
+        assert child.exitcode == 0
+        await spend("after")
+        await store.check()
+        (org,) = await store.read_accounts("org")
+        assert (org.spent, org.held) == (Amount(80), Amount())
+        await store.aclose()
+
+    asyncio.run(main())
+
+
 async def test_a_server_may_hang_for_a_while(shared: Place) -> None:
     """It takes connections and says nothing: each step ends by itself, as many as there are, and so does a
-    handle that is closed meanwhile; when it goes on, so does the store, and the books are right.
+    handle that is closed meanwhile; when it goes on, so does the store, and the accounts are right.
     """
     if shared.server is None:
         pytest.skip("a file has no server")
     store, other = shared.open(timeout=3.0), shared.open(timeout=3.0)
     await store.open([Spec("org", tokens=100)])
     for each in (store, other):  # until all of its connections are there
-        await again(lambda each=each: asyncio.gather(*(each.books("org") for _ in range(20))))
+        await again(lambda each=each: asyncio.gather(*(each.read_accounts("org") for _ in range(20))))
     held = await again(lambda: store.hold("k", "org", Amount(10), lease=1000))
     shared.server.hang()
     try:
@@ -129,11 +161,11 @@ async def test_a_server_may_hang_for_a_while(shared: Place) -> None:
                 said = await asyncio.gather(*steps, return_exceptions=True)
                 assert {type(answer) for answer in said} == {StoreUnavailableError}
             with pytest.raises(StoreUnavailableError):
-                await other.books("org")
+                await other.read_accounts("org")
             await other.aclose()
             new = shared.open(timeout=3.0)
             with pytest.raises(StoreUnavailableError):
-                await new.books("org")
+                await new.read_accounts("org")
             await new.aclose()
     finally:
         shared.server.go_on()
@@ -142,7 +174,7 @@ async def test_a_server_may_hang_for_a_while(shared: Place) -> None:
     await store.check()
     known = {hold.key for hold in await store.holds("org")}
     assert known <= {"k", *map(str, range(40))}
-    assert (await store.books("org"))[0].held == Amount(len(known) - 1)
+    assert (await store.read_accounts("org"))[0].held == Amount(len(known) - 1)
     await store.aclose()
 
 
@@ -221,7 +253,7 @@ async def test_one_bad_step_does_not_spoil_those_beside_it(tmp_path: Path) -> No
     steps = [store.hold(f"k{n}", "org" if n % 5 else "nobody", Amount(1), lease=1) for n in range(20)]
     answers = await asyncio.gather(*steps, return_exceptions=True)
     assert [isinstance(answer, StoreError) for answer in answers] == [n % 5 == 0 for n in range(20)]
-    assert (await store.books("org"))[0].held == Amount(16)
+    assert (await store.read_accounts("org"))[0].held == Amount(16)
     await store.aclose()
 
 

@@ -1,4 +1,4 @@
-"""A store that forgot, on every kind: a process that knows more than the books stops, and says so."""
+"""A store that forgot, on every kind: a process that knows more than the store stops, and says so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from elastic_agent.errors import StoreForgotError
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.durable.acknowledged import Acknowledged
-from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec, Store
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredAccount
 from tests.scheduler.ledger.stores.places import Place, Sqlite
 
 CAP = 500
@@ -75,8 +75,8 @@ async def test_an_emptied_store_is_noticed_at_the_next_step(
     assert "forgot" in caplog.text
     assert scheduler.durable is not None
     with pytest.raises(StoreForgotError):
-        await scheduler.durable.store.books("acme")
-    assert (await fresh.books("acme"))[0].spent == Amount()
+        await scheduler.durable.store.read_accounts("acme")
+    assert (await fresh.read_accounts("acme"))[0].spent == Amount()
     await fresh.aclose()
     await scheduler.aclose()
 
@@ -100,7 +100,7 @@ async def test_an_older_state_is_noticed(
 async def test_a_store_that_was_put_back_while_it_was_away_is_looked_at_first(
     lasting: Place, backend: ScriptedBackend
 ) -> None:
-    """After each connection the books are looked at before a call leaves: no call on an older state."""
+    """After each connection the accounts are looked up before a call leaves: no call on an older state."""
     scheduler = await scheduler_on(lasting.open(), backend)
     put_back = lasting.saved()
     await spend(scheduler)
@@ -149,32 +149,32 @@ async def test_what_is_as_it_was_raises_no_alarm(lasting: Place, backend: Script
 
 
 def test_what_was_acknowledged() -> None:
-    """The least that books may say, from looks and from charges that surely came after them."""
+    """The least that accounts may say, from looks and from charges that surely came after them."""
 
-    def books(spent: int, held: int = 0, past: int = 0) -> list[Level]:
-        return [Level(Spec("acme"), Amount(spent), Amount(held), None, past=Amount(past))]
+    def accounts(spent: int, held: int = 0, past: int = 0) -> list[StoredAccount]:
+        return [StoredAccount(Spec("acme"), Amount(spent), Amount(held), None, past=Amount(past))]
 
-    def look(levels: list[Level], held: list[int] | None = None) -> None:
+    def look(found: list[StoredAccount], held: list[int] | None = None) -> None:
         known.looking()
-        known.looked(levels, [Amount(tokens) for tokens in held or []])
+        known.looked(found, [Amount(tokens) for tokens in held or []])
 
     known = Acknowledged()
-    look(books(100))
+    look(accounts(100))
     sent = known.sent
     known.charged(Amount(10), sent)
-    look(books(110))
-    look(books(0, past=110))  # a new window
-    look(books(5, 30, past=110), [20, 10])
-    look(books(35, 0, past=110), [20, 10])  # they ran out, and were charged
+    look(accounts(110))
+    look(accounts(0, past=110))  # a new window
+    look(accounts(5, 30, past=110), [20, 10])
+    look(accounts(35, 0, past=110), [20, 10])  # they ran out, and were charged
     before, _ = known.sent, known.looking()
     during = known.sent
-    known.looked(books(40, past=110))
-    for sent in (before, during):  # it may be in the books that were looked at
+    known.looked(accounts(40, past=110))
+    for sent in (before, during):  # it may be part of that look
         known.charged(Amount(5), sent)
-    look(books(40, past=110))
+    look(accounts(40, past=110))
     known.looking()
     known.looked(None)  # the store was away
     with pytest.raises(StoreForgotError, match="150 tokens"):
-        look(books(39, past=110))
+        look(accounts(39, past=110))
     with pytest.raises(StoreForgotError, match="charged or held"):
-        look(books(40, 19, past=110), [20])
+        look(accounts(40, 19, past=110), [20])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -39,7 +41,7 @@ class Dispatcher:
 
 
 async def busy(dispatcher: Dispatcher, commits: GroupCommit[int]) -> asyncio.Future[int]:
-    """A first step that is under way until `desk.may` is set."""
+    """A first step that is under way until `dispatcher.may` is set."""
     dispatcher.may.clear()
     first = asyncio.ensure_future(commits.run(0))
     await asyncio.to_thread(dispatcher.began.wait)
@@ -141,7 +143,7 @@ async def test_a_batch_that_hangs_is_cut_by_who_waited_as_long() -> None:
 async def test_closing_finishes_what_waits() -> None:
     """Lingering steps too; then the thread lets go of its connection."""
     dispatcher, done = Dispatcher(), threading.Event()
-    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together, done=done.set, timeout=10)
+    commits: GroupCommit[int] = GroupCommit("test", dispatcher.together, disconnect=done.set, timeout=10)
     behind = commits.later(1)
     await commits.aclose()
     assert behind.result() == 1
@@ -155,3 +157,66 @@ async def test_closing_gives_up_what_hangs() -> None:
     first = await busy(dispatcher, commits)
     await commits.aclose()
     assert first.done() or await asyncio.wait([first])
+
+
+async def test_a_step_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread is there before: an event loop that starts one waits for a processor."""
+    commits: GroupCommit[int] = GroupCommit("test", Dispatcher().together)
+
+    def start(thread: threading.Thread) -> None:
+        raise AssertionError(f"{thread.name} is started in a step")
+
+    with monkeypatch.context() as watched:
+        watched.setattr(threading.Thread, "start", start)
+        assert await commits.run(1) == 1
+        assert await asyncio.wrap_future(commits.later(2)) == 2
+    await commits.aclose()
+
+
+async def test_a_step_after_closing_starts_anew() -> None:
+    """Also while the old thread still works: two threads never have the connection at once."""
+    dispatcher = Dispatcher()
+    closed: list[int] = []
+    commits: GroupCommit[int] = GroupCommit(
+        "test", dispatcher.together, disconnect=lambda: closed.append(len(dispatcher.batches))
+    )
+    first = await busy(dispatcher, commits)
+    closing = asyncio.ensure_future(commits.aclose())
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(commits.run(1))
+    await asyncio.sleep(0.05)
+    dispatcher.may.set()
+    assert await asyncio.gather(first, second) == [0, 1]
+    await closing
+    await commits.aclose()
+    assert (dispatcher.batches, closed) == ([[0], [1]], [1, 2])
+
+
+def test_a_forked_process_starts_anew() -> None:
+    """Whatever the parent's thread was at: its steps stay with the parent, the child's run in the child."""
+
+    async def main() -> None:
+        dispatcher = Dispatcher()
+        forked: list[int] = []
+        commits: GroupCommit[int] = GroupCommit(
+            "test", dispatcher.together, forked=lambda: forked.append(os.getpid())
+        )
+        first = await busy(dispatcher, commits)
+        second = commits.later(1)
+        child = get_context("fork").Process(target=in_child, args=(dispatcher, commits, forked))
+        child.start()
+        await asyncio.to_thread(child.join, 10)
+        assert child.exitcode == 0
+        dispatcher.may.set()
+        assert [await first, await asyncio.wrap_future(second)] == [0, 1]
+        assert (dispatcher.batches, forked) == ([[0], [1]], [])
+        await commits.aclose()
+
+    def in_child(dispatcher: Dispatcher, commits: GroupCommit[int], forked: list[int]) -> None:
+        dispatcher.may = threading.Event()
+        dispatcher.may.set()
+        assert asyncio.run(commits.run(2)) == 2
+        assert (dispatcher.batches, forked) == ([[0], [2]], [os.getpid()])
+        asyncio.run(commits.aclose())
+
+    asyncio.run(main())

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from elastic_agent.errors import StoreError, TaskClosedError
 from elastic_agent.scheduler.ledger.accounts import HoldState
 from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount, Shortage
-from elastic_agent.scheduler.ledger.stores.protocol import Level, Spec, StoredHold
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, StoredAccount, StoredHold
 from tests.scheduler.ledger.stores.places import START, Place
 
 AMOUNTS = st.builds(Amount, st.integers(0, 60), st.integers(0, 60))
@@ -92,7 +92,7 @@ class Naive:
             hold.key, hold.account, hold.amount, hold.state, hold.charged, hold.dispatched, left
         )
 
-    def lack(self, account: str, amount: Amount, freed: Amount, seconds: float) -> Shortage | None:
+    def short(self, account: str, amount: Amount, freed: Amount, seconds: float) -> Shortage | None:
         for name in self.up(account):
             spec, spent, held = self.specs[name], self.spent(name), self.held(name)
             for unit in ("tokens", "nano"):
@@ -265,7 +265,7 @@ class Ledgers(RuleBasedStateMachine):
             return
         last = list(self.model.specs)[-1]
         some = {last, *(hold.account for hold in [*self.model.holds.values()][-1:])}
-        holds, levels = self.run(self._books(sorted(some)))
+        holds, levels = self.run(self._views(sorted(some)))
         assert holds == {key: self.model.shown(hold) for key, hold in self.model.holds.items()}
         for level in levels:
             name = level.spec.id
@@ -273,9 +273,9 @@ class Ledgers(RuleBasedStateMachine):
             assert (level.spent, level.held) == (self.model.spent(name), self.model.held(name)), name
             assert level.closed == (name in self.model.closed)
 
-    async def _books(self, accounts: list[str]) -> tuple[dict[str, StoredHold], list[Level]]:
+    async def _views(self, accounts: list[str]) -> tuple[dict[str, StoredHold], list[StoredAccount]]:
         store = self.store
-        views = [store.books(account) for account in accounts]
+        views = [store.read_accounts(account) for account in accounts]
         _, holds, *levels = await asyncio.gather(store.check(), store.holds(), *views)
         return {hold.key: hold for hold in holds}, [level for path in levels for level in path]
 
@@ -294,9 +294,9 @@ class Ledgers(RuleBasedStateMachine):
                 self.run(step)
             return key
         got = self.run(step)
-        lack = model.lack(account, amount, freed, seconds)
-        if lack is not None:
-            assert got == lack
+        short = model.short(account, amount, freed, seconds)
+        if short is not None:
+            assert got == short
             return key
         if old is not None and model.lives(model.holds[old]):
             model.end(model.holds[old], HoldState.REFUNDED, NOTHING)
@@ -322,7 +322,7 @@ EXAMPLES = {"memory": 80, "sqlite": 20, "postgres": 12, "redis": 12}
 
 
 def test_any_sequence_of_steps(place: Place) -> None:
-    """Each answer, and the books after it, are those of the model."""
+    """Each answer, and the accounts after it, are those of the model."""
 
     class Here(Ledgers):
         pass

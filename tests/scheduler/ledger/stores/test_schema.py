@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
+from elastic_agent.errors import StoreVersionError
 from elastic_agent.scheduler.ledger.amounts import Amount
-from elastic_agent.scheduler.ledger.stores import open_store, sql
+from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.migrations import MIGRATIONS
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredHold
 from elastic_agent.scheduler.ledger.stores.sqlite import SqliteRepository
@@ -37,6 +38,17 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+# A version of the library with one migration more, which fails if it runs twice.
+LATER = """
+from elastic_agent.scheduler.ledger.stores.migrations import MIGRATIONS, Migration
+
+MIGRATIONS[max(MIGRATIONS) + 1] = Migration((
+    "ALTER TABLE elastic_ledger ADD COLUMN note TEXT",
+    "UPDATE elastic_ledger SET note = 'once'",
+))
+"""
+
+
 @pytest.fixture
 def fresh(place: Place) -> str:
     """Where there is no ledger yet: a file's name, or the URL of an empty database."""
@@ -48,9 +60,9 @@ def fresh(place: Place) -> str:
     pytest.skip("no SQL")
 
 
-def all_at_once(url: str, processes: int = 8) -> None:
-    """So many processes open a ledger in the same moment; each takes a hold."""
-    command = [sys.executable, "-c", OPENER, url]
+def all_at_once(url: str, opener: str = OPENER, processes: int = 8) -> None:
+    """Several processes open a ledger in the same moment; each takes a hold."""
+    command = [sys.executable, "-c", opener, url]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = [subprocess.Popen([*command, f"k{i}"], text=True, **pipes) for i in range(processes)]
     for one in started:
@@ -67,39 +79,42 @@ def all_at_once(url: str, processes: int = 8) -> None:
 async def test_eight_processes_make_it_once(fresh: str) -> None:
     """Nobody fails, and nobody makes it a second time."""
     all_at_once(fresh)
-    assert read(fresh, "SELECT version FROM elastic_ledger") == [(len(MIGRATIONS),)]
+    assert read(fresh, "SELECT version FROM elastic_ledger") == [(max(MIGRATIONS),)]
     store = open_store(fresh)
     await store.check()
     assert len(await store.holds("org")) == 8
     await store.aclose()
 
 
-async def test_eight_processes_bring_it_up_to_date(fresh: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ledger of the first version keeps what is in it."""
-    with monkeypatch.context() as then:
-        then.setattr(sql, "MIGRATIONS", MIGRATIONS[:1])
-        served = "://" in fresh
-        connected: Any = psycopg.connect(fresh) if served else sqlite3.connect(fresh)
-        with closing(connected) as connection, connection:
-            sql.migrate(connection, fresh, postgres=served)
-            connection.execute("UPDATE elastic_ledger SET latest = 1000")
-            for name, closed in (("org", "false"), ("over", "true")):
-                caps = "100, NULL, NULL, NULL, NULL, 0, 7, 0, 0, 0, 7, 0, 0, 0"
-                connection.execute(
-                    f"INSERT INTO elastic_accounts VALUES ('{name}', NULL, '{name}', {caps}, {closed})"
-                )
-    all_at_once(fresh)
-    assert read(fresh, "SELECT version FROM elastic_ledger") == [(len(MIGRATIONS),)]
-    assert read(fresh, "SELECT id, closed_at FROM elastic_accounts ORDER BY id") == [
-        ("org", None),
-        ("over", 1000.0),
-    ]
+async def test_eight_processes_bring_it_up_to_date(fresh: str) -> None:
+    """A ledger of the version before keeps what is in it; one process migrates, the others wait for it."""
     store = open_store(fresh)
+    await store.open([Spec("org", tokens=100)])
+    await store.hold("old", "org", Amount(9), lease=1000, dispatched=True)
+    await store.settle("old", Amount(7))
+    await store.aclose()
+    all_at_once(fresh, LATER + OPENER)
+    assert read(fresh, "SELECT version, note FROM elastic_ledger") == [(max(MIGRATIONS) + 1, "once")]
+    store = open_store(fresh)
+    with pytest.raises(StoreVersionError, match="upgrade"):
+        await store.check()
+    run(fresh, f"UPDATE elastic_ledger SET version = {max(MIGRATIONS)}")
     await store.check()
-    (org,) = await store.books("org")
+    (org,) = await store.read_accounts("org")
     assert (org.spent, org.held) == (Amount(7), Amount(8))
-    await store.expire()  # and what was closed long ago is forgotten
-    assert read(fresh, "SELECT id FROM elastic_accounts") == [("org",)]
+    await store.aclose()
+
+
+async def test_a_ledger_from_before_the_first_migration_is_refused(fresh: str) -> None:
+    """With what to do, and untouched."""
+    store = open_store(fresh)
+    await store.open([Spec("org")])
+    await store.aclose()
+    run(fresh, f"UPDATE elastic_ledger SET version = {min(MIGRATIONS) - 1}")
+    store = open_store(fresh)
+    with pytest.raises(StoreVersionError, match="start a new ledger"):
+        await store.check()
+    assert read(fresh, "SELECT version FROM elastic_ledger") == [(min(MIGRATIONS) - 1,)]
     await store.aclose()
 
 
@@ -135,7 +150,7 @@ async def every_step(store: Store, place: Place, name: str = "new") -> None:
     assert await store.renew(keys[:5], 1000) == set(keys[:3])
     place.at(place.now + 20)
     assert {hold.key for hold in await store.expire()} == {*keys[5:], keys[2] + "-final"}
-    assert len(await store.books(f"{name}/sub")) == 3
+    assert len(await store.read_accounts(f"{name}/sub")) == 3
     assert len(await store.holds(f"{name}/sub")) == 10
     await store.close(name)
 
@@ -212,6 +227,13 @@ def reads(place: Postgres) -> Reads:
     query = """SELECT sum(seq_scan)::int, sum(idx_tup_fetch)::int FROM pg_stat_user_tables
         WHERE relname IN ('elastic_accounts', 'elastic_holds')"""
     return Reads(*read(place.server.url, query)[0])
+
+
+def run(url: str, statement: str) -> None:
+    """A statement, past the store."""
+    connected: Any = psycopg.connect(url) if "://" in url else sqlite3.connect(url)
+    with closing(connected) as connection, connection:
+        connection.execute(statement)
 
 
 def read(url: str, query: str) -> list[Any]:

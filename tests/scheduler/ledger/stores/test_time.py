@@ -34,7 +34,7 @@ async def take(store: Store, key: str, tokens: int, *, lease: float = 60) -> Sto
     return held
 
 
-async def lacks(store: Store, key: str, tokens: int) -> bool:
+async def short(store: Store, key: str, tokens: int) -> bool:
     return isinstance(await store.hold(key, "acme", Amount(tokens), lease=60), Shortage)
 
 
@@ -45,18 +45,18 @@ async def test_a_jump_ahead_that_is_put_right_has_changed_nothing(
     """The day's cap is not granted again, and the dead call's lease ends when it would have."""
     await spent_today(place, store)
     place.jump(DAYS, everywhere=everywhere)
-    assert await lacks(store, "a", 10)
+    assert await short(store, "a", 10)
     place.at(place.now + 10)
-    assert await lacks(store, "b", 10)
+    assert await short(store, "b", 10)
     assert await store.expire() == []
     place.jump(-DAYS, everywhere=everywhere)
     place.at(place.now + 20)
-    assert await lacks(store, "c", 10)
+    assert await short(store, "c", 10)
     assert await store.expire() == []
     place.at(place.now + 31)
     assert [hold.state for hold in await store.expire()] == [HoldState.EXPIRED]
     place.at(NOON + DAY)
-    assert not await lacks(store, "d", 90)
+    assert not await short(store, "d", 90)
     await store.check()
 
 
@@ -70,10 +70,10 @@ async def test_a_process_that_starts_during_a_jump_is_not_deceived(place: Place)
         place.jump(DAYS, everywhere=everywhere)
         place.at(place.now + 5) if everywhere else None
         late = place.open()
-        assert await lacks(late, f"a{everywhere}", 10)
+        assert await short(late, f"a{everywhere}", 10)
         await late.aclose()
         place.jump(-DAYS, everywhere=everywhere)
-        assert await lacks(store, f"b{everywhere}", 10)
+        assert await short(store, f"b{everywhere}", 10)
     await store.aclose()
 
 
@@ -83,7 +83,11 @@ async def test_a_clock_far_behind_the_ledger_fails_loudly(store: Store, place: P
     place.jump(-5 * DAY)
     other = store if place.url is None else place.open()
     for each in (store, other):
-        for step in (lambda s: lacks(s, "a", 1), lambda s: s.settle("dead", Amount(1)), lambda s: s.expire()):
+        for step in (
+            lambda s: short(s, "a", 1),
+            lambda s: s.settle("dead", Amount(1)),
+            lambda s: s.expire(),
+        ):
             with pytest.raises(StoreClockError, match="set_time"):
                 await step(each)
     place.jump(5 * DAY)
@@ -116,12 +120,12 @@ async def test_a_clock_that_stays_ahead_is_followed(
     await spent_today(place, store)
     place.jump(DAY, everywhere=True)
     with caplog.at_level(logging.ERROR):
-        assert await lacks(store, "a", 30)
+        assert await short(store, "a", 30)
         assert "gone ahead" in caplog.text
     place.at(place.now + BELIEVED / 2)
-    assert await lacks(store, "b", 30)
+    assert await short(store, "b", 30)
     place.at(place.now + BELIEVED / 2 + 1)
-    assert not await lacks(store, "c", 80)
+    assert not await short(store, "c", 80)
 
 
 async def test_a_window_begins_at_its_border_whatever_jumped(store: Store, place: Place) -> None:
@@ -129,12 +133,12 @@ async def test_a_window_begins_at_its_border_whatever_jumped(store: Store, place
     await spent_today(place, store)
     place.at(START + DAY - 100)
     place.jump(200)
-    assert await lacks(store, "a", 90)
+    assert await short(store, "a", 90)
     place.at(place.now + 50)
-    assert await lacks(store, "b", 90)
+    assert await short(store, "b", 90)
     place.jump(-200)
     place.at(START + DAY + 100 * SLEW)
-    assert not await lacks(store, "c", 80)
+    assert not await short(store, "c", 80)
 
 
 async def test_jumps_in_one_process_among_several_move_nobody(place: Place) -> None:
@@ -143,17 +147,17 @@ async def test_jumps_in_one_process_among_several_move_nobody(place: Place) -> N
         pytest.skip("memory is one process's")
     store, other = place.open(), place.open()
     await spent_today(place, store)
-    assert await lacks(other, "z", 10)
-    await asyncio.gather(*(lacks(each, f"a{n}", 10) for n, each in enumerate((store, other))))
+    assert await short(other, "z", 10)
+    await asyncio.gather(*(short(each, f"a{n}", 10) for n, each in enumerate((store, other))))
     wall, place.wall = place.wall, place.wall + DAYS
     if place.server is None:
         place.jump(DAYS)
-    assert await lacks(other, "b", 10)
+    assert await short(other, "b", 10)
     place.wall = wall
     if place.server is None:
         place.jump(-DAYS)
     assert await store.expire() == []
-    assert await lacks(store, "c", 10)
+    assert await short(store, "c", 10)
     for each in (store, other):
         await each.aclose()
 
@@ -167,13 +171,13 @@ async def test_a_ledger_that_was_written_under_a_wrong_clock_can_be_told(store: 
     await take(store, "held", 10)
     place.jump(-DAYS, everywhere=True)
     with pytest.raises(StoreClockError):
-        await store.books("acme")
+        await store.read_accounts("acme")
     await store.set_time()
-    assert (await store.books("acme"))[0].spent.tokens == 60
+    assert (await store.read_accounts("acme"))[0].spent.tokens == 60
     assert [hold.key for hold in await store.expire()] == ["held"]
-    assert await lacks(store, "b", 40)
+    assert await short(store, "b", 40)
     place.at(place.now + DAY)
-    assert not await lacks(store, "c", 100)
+    assert not await short(store, "c", 100)
     await store.check()
 
 
