@@ -12,7 +12,7 @@ like 2^-n), and a short one leaves a part unspent. Calls that wait already count
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -82,6 +82,7 @@ class Forecast:
         on_change: called when the counts have changed, or a call is over.
         past: earlier tasks of the same agent.
         made: the kinds of its calls and of its sub-tasks' calls, in the order in which they started.
+        lineage: this level, and those above it.
     """
 
     parent: Forecast | None = None
@@ -96,18 +97,10 @@ class Forecast:
     on_change: Callable[[], object] | None = None
     past: History | None = None
     made: list[str] = field(default_factory=list)
+    lineage: tuple[Forecast, ...] = field(init=False)
 
-    @property
-    def _lineage(self) -> Iterator[Forecast]:
-        """This level, and those above it."""
-        level: Forecast | None = self
-        while level is not None:
-            yield level
-            level = level.parent
-
-    def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
+    def __post_init__(self) -> None:
+        self.lineage = (self, *(self.parent.lineage if self.parent is not None else ()))
 
     def expect(self, kinds: Mapping[str, int]) -> None:
         """Declare more calls to come, by kind.
@@ -121,7 +114,7 @@ class Forecast:
         }
         for kind, more in declared.items():
             self._change(kind, own=more)
-        for level in self._lineage if kinds else ():
+        for level in self.lineage if kinds else ():
             level.declared = True
 
     def arrived(self, kind: str) -> bool:
@@ -130,33 +123,36 @@ class Forecast:
         A sub-task's final answer is not the final answer of the tasks around it.
         """
         declared = kind in self.own
-        for level in self._lineage:
+        for level in self.lineage:
             if declared if level is self else kind in level.own and kind != FINAL:
                 level._change(kind, own=-1)
             _add(level.pending, kind, 1)
             level.waiting += 1
-            level._changed()
+            if level.on_change is not None:
+                level.on_change()
         return declared
 
     def left(self, kind: str) -> None:
         """A waiting call was granted, refused or withdrawn."""
-        for level in self._lineage:
+        for level in self.lineage:
             _add(level.pending, kind, -1)
             level.waiting -= 1
-            level._changed()
+            if level.on_change is not None:
+                level.on_change()
 
     def started(self, kind: str) -> None:
         """A call runs from now on."""
-        for level in self._lineage:
+        for level in self.lineage:
             level.running += 1
             level.made.append(kind)
 
     def ended(self) -> None:
         """A running call is over."""
-        for level in self._lineage:
+        for level in self.lineage:
             level.running -= 1
             level.finished += 1
-            level._changed()
+            if level.on_change is not None:
+                level.on_change()
 
     def close(self) -> None:
         """The task has ended: its declared calls will not come."""
@@ -174,7 +170,8 @@ class Forecast:
         more = max(mine, theirs) - self.coming.get(kind, 0)
         if more:
             _add(self.coming, kind, more)
-            self._changed()
+            if self.on_change is not None:
+                self.on_change()
             if self.parent is not None:
                 self.parent._change(kind, below=more)
 

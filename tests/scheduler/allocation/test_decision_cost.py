@@ -17,7 +17,7 @@ def test_a_decision_is_cheap_however_many_tasks_live() -> None:
     A task alone moves its reserve less often: nobody else's calls teach how long answers are.
     """
     alone, few, many = (function_calls(Office(tasks), 100) for tasks in (1, 100, 1000))
-    assert alone < 195
+    assert alone < 200
     assert many < 1.03 * few
     assert many < 1.07 * alone
 
