@@ -47,7 +47,7 @@ def make_rollouts(config: TrainConfig, run: RunContext) -> RolloutFunc:
         "budgets": run.budgets,
         "sampling": Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p),
         "seed": config.seed,
-        "engine": run.engine,
+        "engine": run.engine.decode,
     }
     if run.agent is not None:
         return make_agent_rollout_func(run.agent, run.rows, **common)
@@ -91,6 +91,7 @@ def make_trainer(
         peft_config=make_adapters(config),
     )
     trainer.remove_callback(PrinterCallback)
+    run.engine.start(trainer)
     return trainer
 
 
@@ -135,6 +136,7 @@ def train(
         log(f"stopped after step {trainer.state.global_step // config.updates}: {rescue(trainer)}")
         raise
     finally:
+        run.engine.close()
         if isinstance(run.reward, RewardFunction):
             run.reward.close()
     _save(config, run, trainer)

@@ -14,7 +14,7 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 
 from ..budgets.distributions import Budgets, call_seeds, deal_samples, deal_shares, seeded
-from ..rollouts.engines.engine import Engine
+from ..rollouts.engines.engine import Decode
 from ..rollouts.rollout import Call, Rollout
 from ..rollouts.trl_columns import RolloutFunc, batch_of, for_trl
 from .agent import Agent
@@ -34,7 +34,7 @@ def make_agent_rollout_func(
     budgets: Budgets,
     sampling: Sampling,
     seed: int,
-    engine: Engine,
+    engine: Decode,
 ) -> RolloutFunc:
     """The ``rollout_func`` for TRL's GRPOTrainer, for episodes; see `make_rollout_func`.
 

@@ -38,7 +38,7 @@ from elastic_agent.prompts.markers import Markers, Opening
 
 from ..budgets.distributions import Budgets, by_thinking, call_seeds, deal, seeded
 from ..config.schema import AnytimeConfig
-from ..rollouts.engines.engine import Engine
+from ..rollouts.engines.engine import Decode
 from ..rollouts.engines.in_process import decode_in_process
 from ..rollouts.prompts import codec_of, prompt_ids_of
 from ..rollouts.rollout import Rollout, machine_for, rollout_of
@@ -116,7 +116,7 @@ def make_anytime_rollout_func(
     context: int,
     sampling: Sampling,
     seed: int,
-    engine: Engine = decode_in_process,
+    engine: Decode = decode_in_process,
     markers: MarkerText | None = None,
     wrap_up: str | None = None,
 ) -> RolloutFunc:

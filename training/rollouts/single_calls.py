@@ -15,7 +15,7 @@ from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.marker_profiles import MarkerText
 
 from ..budgets.distributions import STATED, Budgets, Wording, call_seeds, deal_samples
-from .engines.engine import Engine
+from .engines.engine import Decode
 from .engines.in_process import decode_in_process
 from .prompts import Prompt, codec_of, prompt_ids_of
 from .rollout import Rollout
@@ -57,7 +57,7 @@ def make_rollout_func(
     sampling: Sampling,
     seed: int,
     stated: Wording | None = None,
-    engine: Engine = decode_in_process,
+    engine: Decode = decode_in_process,
     defects: Defects | None = None,
     markers: MarkerText | None = None,
     wrap_up: str | None = None,

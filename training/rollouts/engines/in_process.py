@@ -48,3 +48,15 @@ def decode_in_process(
         return roll_out(decoder, calls, markers, context=context, sampling=sampling, seeds=seeds)
     finally:
         model.train(was_training)
+
+
+class TransformersEngine:
+    """The engine "transformers". It has no copy of the weights, so there is nothing to load or to sync."""
+
+    decode = staticmethod(decode_in_process)
+
+    def start(self, trainer: Any) -> None: ...
+
+    def sync_weights(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -7,13 +7,13 @@ from typing import Any
 
 from ...config.schema import TrainConfig
 from .engine import Engine
-from .in_process import decode_in_process
+from .in_process import TransformersEngine
 from .vllm_servers import make_served_rollouts
 
 MakeEngine = Callable[[TrainConfig, str, Any, Callable[[str], None]], Engine]
 """(config, base, tokenizer, log) -> an engine, what it needs checked; ConfigError where that is missing."""
 
 ENGINES: dict[str, MakeEngine] = {
-    "transformers": lambda config, base, tokenizer, log: decode_in_process,
+    "transformers": lambda config, base, tokenizer, log: TransformersEngine(),
     "vllm-server": make_served_rollouts,
 }

@@ -101,9 +101,9 @@ class _Batch:
 
 
 class ServedRollouts:
-    """The engine. Called like every `Engine`; `log` gets a line about lost samples.
+    """The engine. `log` gets a line about lost samples.
 
-    Raises, when called:
+    Raises, when it decodes:
         BackendUnavailableError: after `retries` tries in a row that brought no sample.
         BackendError: a server answered something that no retry will change.
     """
@@ -118,7 +118,13 @@ class ServedRollouts:
         self._servers, self._settings, self._folder, self._log = servers, settings, folder, log
         self._published: Path | None = None
 
-    def __call__(
+    def start(self, trainer: Any) -> None: ...
+
+    def sync_weights(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def decode(
         self,
         trainer: Any,
         calls: Sequence[tuple[Sequence[int], Budget]],

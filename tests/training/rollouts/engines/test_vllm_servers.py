@@ -94,7 +94,9 @@ def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, se
     numbers: dict[str, float] = {}
     trainer = SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update)
     seeds = call_seeds(seed, calls=range(len(CALLS)))
-    done = engine(trainer, CALLS, codec_of(TOKENIZER).markers, CONTEXT, sampling or Sampling(1.0, 1.0), seeds)
+    done = engine.decode(
+        trainer, CALLS, codec_of(TOKENIZER).markers, CONTEXT, sampling or Sampling(1.0, 1.0), seeds
+    )
     assert numbers["rollout/logprob_gap_max"] < 1e-4
     return done
 
