@@ -51,7 +51,7 @@ def test_the_demo_keeps_its_caps_and_answers_everything(
     """Spent at or under each cap, every problem answered, and the log tells the same story."""
     log = tmp_path / "run.jsonl"
     status, found, err = _demo(
-        capsys, "--problems", one_day, "--log", log, "--usd", "0.003", "--seconds", 60, "--tokens", 1500
+        capsys, "--problems", one_day, "--log", log, "--usd", "0.003", "--seconds", 600, "--tokens", 1500
     )
     assert status == 0, err
     assert set(found) == {
