@@ -27,7 +27,7 @@ from ..runlog.events import Sink
 from ..runlog.recorder import Recorder
 from .call_decision import CallDecision
 from .decision_loop import DecisionLoop
-from .lifecycle import Lifecycle
+from .task_lifecycle import TaskLifecycle
 from .revision import Extension, Revision
 from .running_calls import RunningCalls
 
@@ -62,7 +62,7 @@ class Dispatcher:
         self._revision = Revision(ledger, record, allocator, self.running)
         decision = CallDecision(ledger, record, allocator, self.running, self._revision)
         self._loop = DecisionLoop(ledger, record, self.running, decision)
-        self._lifecycle = Lifecycle(ledger, record, self.timing, pacing)
+        self._lifecycle = TaskLifecycle(ledger, record, self.timing, pacing)
 
     # Calls
 

@@ -18,7 +18,7 @@ from ..queueing.endpoint import Endpoint
 from ..runlog.recorder import Recorder
 
 
-class Lifecycle:
+class TaskLifecycle:
     """See the module; under the ledger's lock. `Dispatcher` documents the steps.
 
     Args:
