@@ -27,9 +27,9 @@ from ..runlog.events import Sink
 from ..runlog.recorder import Recorder
 from .call_decision import CallDecision
 from .decision_loop import DecisionLoop
-from .task_lifecycle import TaskLifecycle
 from .revision import Extension, Revision
 from .running_calls import RunningCalls
+from .task_lifecycle import TaskLifecycle
 
 
 class Dispatcher:
