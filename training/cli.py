@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from elastic_agent.cli_arguments import COUNT, Parser, add_marker_options, given_markers
 from elastic_agent.validation import argument, integer, real
@@ -33,6 +34,25 @@ def configure(args: argparse.Namespace) -> TrainConfig:
     if args.threads is not None:
         tree["device"] = {**(tree.get("device") or {}), "threads": args.threads}
     return build(tree)
+
+
+def next_steps(config: TrainConfig, largest: tuple[int | None, int]) -> str:
+    """What a finished run has written, and the commands to go on with.
+
+    Args:
+        largest: (t, s) of its budgets.
+    """
+    t, s = largest
+    held_out = {"math": "math500", "code": "livecodebench"}.get(config.reward.kind)
+    data = config.data.decontaminate[:1] or ((held_out,) if held_out else ())
+    name = shlex.quote(str(config.output))
+    thinking = ",".join([*(str(n) for n in sorted({t // 4, t // 2, t})), "none"] if t else ["none"])
+    return (
+        f"wrote {config.output}: the model, metrics.csv and metrics.svg, train_log.json, config.yaml\n"
+        f"next: elastic-agent eval --model {name} --thinking {thinking} --solution {s}"
+        f"{''.join(f' --data {d}' for d in data)}\n"
+        f'      elastic-agent ask "..." --model {name} --thinking {t or "none"} --solution {s}'
+    )
 
 
 def parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:

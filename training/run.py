@@ -25,7 +25,7 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import BackendError, UsageError
 
 from .agents.rollouts import ROW_NUMBER, make_agent_rollout_func
-from .cli import configure, parser
+from .cli import configure, next_steps, parser
 from .config.fields import ConfigError
 from .config.loading import describe, dump, load_config
 from .config.schema import TrainConfig
@@ -140,6 +140,7 @@ def train(
         if isinstance(run.reward, RewardFunction):
             run.reward.close()
     _save(config, run, trainer)
+    log(next_steps(config, run.budgets.largest()))
     return trainer
 
 
@@ -161,12 +162,11 @@ def _keep_config(config: TrainConfig, *, resume: bool, log: Callable[[str], None
 
 def _save(config: TrainConfig, run: RunContext, trainer: Any) -> None:
     """Write the model, and TRL's log beside it."""
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        trainer.save_model(str(config.output))
-        run.tokenizer.save_pretrained(str(config.output))
-    elif trainer.accelerator.is_main_process:
-        export_model(trainer.accelerator.unwrap_model(trainer.model), run.tokenizer, config.output)
-    if trainer.accelerator.is_main_process:
+    main = trainer.accelerator.is_main_process
+    if main or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        export_model(model, run.tokenizer, config.output, write=main)
+    if main:
         log = json.dumps(trainer.state.log_history, indent=1, default=str)
         (config.output / "train_log.json").write_text(log)
 

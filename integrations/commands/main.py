@@ -6,6 +6,7 @@
     elastic-agent keys      keys for it, with caps
     elastic-agent up        a vLLM server set up for budgets, and the gateway before it
     elastic-agent train     train an E1 model (base, then budget-constrained GRPO)
+    elastic-agent export    a training checkpoint as a model that loads everywhere
     elastic-agent eval      accuracy by thinking budget
     elastic-agent report    what a recorded run spent, and why
     elastic-agent bench     whether a recorded run replays, and its regret against hindsight
@@ -26,7 +27,11 @@ from elastic_agent.errors import ElasticError, UsageError
 
 from . import ask, bench, demo, keys, report, serve, up
 
-TRAINING = {"train": "elastic_agent.training.run", "eval": "elastic_agent.training.evaluation"}
+TRAINING = {
+    "train": "elastic_agent.training.run",
+    "export": "elastic_agent.training.export",
+    "eval": "elastic_agent.training.evaluation",
+}
 """Commands of the training part: their modules parse their own options."""
 
 
@@ -59,7 +64,11 @@ def command_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     for module in (demo, ask, serve, keys, up, report, bench):
         module.add_command(commands)
-    for name, text in (("train", "train an E1 model"), ("eval", "accuracy by thinking budget")):
+    for name, text in (
+        ("train", "train an E1 model"),
+        ("export", "a training checkpoint as a model"),
+        ("eval", "accuracy by thinking budget"),
+    ):
         commands.add_parser(name, help=text, add_help=False)
     return parser
 

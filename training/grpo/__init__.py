@@ -1,11 +1,12 @@
 """The learning: what is ours around TRL's GRPO trainer. May import every room but evaluation.
 
+adapters       Low-rank adapters as they are written, and merged.
 advantages     Advantages under anytime rewards: which answers a token is responsible for.
 anytime        Anytime rewards: one thinking, answered at several cuts (AnytimeReasoner, arXiv 2505.13438).
 batch_metrics  A batch of all processes, measured.
 buckets        Log-probs in buckets of like length, without the rows that can't change the update.
 checkpoints    Checkpoints that survive a crash: how they are written, and which can be used.
-export         Loading the weights that a run starts from, and writing those that it ends with.
+export         Loading the weights that a run starts from, and writing those that it ends with, one at a time.
 logger         A line a batch with the time left, `metrics.csv` and `metrics.svg`.
 metrics        The metrics of a batch, segment by segment.
 trainer        TRL's GRPOTrainer: the overrides of its private methods, and nothing else.

@@ -1,9 +1,28 @@
-"""Loading the weights that a run starts from, and writing those that it ends with."""
+"""Loading the weights that a run starts from, and writing those that it ends with.
+
+Weights are read one at a time and written in bfloat16 from the processor's memory: at most one tensor in
+float32 and twice a file of `FILE_BYTES` are held (safetensors copies a file once). The same writer serves a
+run's end (`export_model`) and a checkpoint (`export_checkpoint`), so both give the same bytes.
+"""
 
 from __future__ import annotations
 
+import copy
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from elastic_agent.errors import UnknownModelError
+from elastic_agent.model_location import model_path
+
+from .adapters import Adapters, merged, whole_tensor
+
+FILE_BYTES = 1024**3
+"""Most bytes of one file of weights."""
+INDEX = "model.safetensors.index.json"
+Weights = Iterable[tuple[str, Any]]
+"""Names and tensors, each read when its turn comes."""
 
 
 def load_model(folder: str | Path, **options: Any) -> Any:
@@ -22,19 +41,155 @@ def load_model(folder: str | Path, **options: Any) -> Any:
     return model.eval()
 
 
-def export_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
+def export_model(model: Any, tokenizer: Any, folder: str | Path, *, write: bool = True) -> None:
     """Write a trained model of any base as a complete folder, weights in bfloat16, adapters merged.
 
     The folder loads unchanged in transformers, vLLM and `ChatElasticReasoning(model=...)`. Adapters are kept
     beside it, in `adapter/`. The model handed in is not changed.
-    """
-    import copy
 
+    Args:
+        write: false in all processes but one. Where weights are sharded, every process must call this.
+    """
+    folder = Path(folder)
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    adapters = Adapters.of_model(model)
+    weights = _weights_of(base, adapters)
+    if not write:
+        for _ in weights:  # gathers its part
+            pass
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if adapters.parts:
+        adapters.save(folder / "adapter")
+    write_weights(weights, folder)
+    _write_configs(base.config, base.generation_config, tokenizer, folder)
+
+
+def export_checkpoint(checkpoint: Path, folder: Path, log: Callable[[str], None] = print) -> None:
+    """Write the model of a run's checkpoint as `export_model` would have written it.
+
+    Raises:
+        UnknownModelError: no weights in safetensors are there, or the adapters' base is not.
+    """
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    adapters, source = Adapters(), checkpoint
+    if (checkpoint / "adapter_config.json").is_file():
+        adapters = Adapters.of_folder(checkpoint)
+        source = _folder_of(adapters.base)
+        log(f"merging the adapters of {checkpoint} into {source}")
+    config = AutoConfig.from_pretrained(str(source))
+    skip = _tied(config)
+    weights = ((name, tensor) for name, tensor in _stored(source) if name not in skip)
+    folder.mkdir(parents=True, exist_ok=True)
+    if adapters.parts:
+        adapters.save(folder / "adapter")
+    write_weights(merged(weights, adapters), folder)
+    generation = None
+    if (source / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(str(source))
+    _write_configs(config, generation, AutoTokenizer.from_pretrained(str(checkpoint)), folder)
+
+
+def write_weights(weights: Weights, folder: Path, most: int = FILE_BYTES) -> None:
+    """Write the tensors in bfloat16 as `model.safetensors`, or as several files of `most` bytes and an index.
+
+    Numbers that are no floating point keep their type.
+    """
+    from safetensors.torch import save_file
+
+    for old in folder.glob("model*.safetensors*"):
+        old.unlink()
+    held: dict[str, Any] = {}
+    files: list[list[str]] = []
+    size = total = 0
+
+    def flush() -> None:
+        files.append(list(held))
+        save_file(held, folder / f"part-{len(files)}.safetensors", metadata={"format": "pt"})
+        held.clear()
+
+    for name, tensor in weights:
+        narrow = _narrow(tensor)
+        if held and size + narrow.nbytes > most:
+            flush()
+            size = 0
+        held[name] = narrow
+        size, total = size + narrow.nbytes, total + narrow.nbytes
+    flush()
+    if len(files) == 1:
+        (folder / "part-1.safetensors").replace(folder / "model.safetensors")
+        return
+    where: dict[str, str] = {}
+    for number, names in enumerate(files, 1):
+        file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        (folder / f"part-{number}.safetensors").replace(folder / file)
+        where |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _narrow(tensor: Any) -> Any:
     import torch
 
-    narrow = copy.deepcopy(model)
-    if hasattr(narrow, "merge_and_unload"):  # peft
-        narrow.save_pretrained(str(Path(folder) / "adapter"))
-        narrow = narrow.merge_and_unload()
-    narrow.to(torch.bfloat16).save_pretrained(str(folder))
+    kept = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+    return kept.contiguous().clone() if kept is tensor else kept.contiguous()
+
+
+def _weights_of(base: Any, adapters: Adapters) -> Iterator[tuple[str, Any]]:
+    """The weights of a model in training, whole and on the CPU, under the names of the base."""
+    tied = set(getattr(base, "all_tied_weights_keys", None) or {})
+    plain = (
+        (clean, parameter)
+        for name, parameter in base.state_dict(keep_vars=True).items()
+        if "lora_" not in name and (clean := name.replace(".base_layer.", ".")) not in tied
+    )
+    return merged(((name, whole_tensor(parameter)) for name, parameter in plain), adapters)
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
+    """The tensors of a saved model, each read from the disk when its turn comes."""
+    from safetensors import safe_open
+
+    index = folder / INDEX
+    names = ["model.safetensors"]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    for name in names:
+        if not (folder / name).is_file():
+            raise UnknownModelError(f"{folder} holds no weights to export: {name} is missing")
+        with safe_open(folder / name, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  # not a dict
+                yield key, file.get_tensor(key)
+
+
+def _folder_of(name: str) -> Path:
+    """The folder of a base: a model of ours, a folder, or a hub id, which is read from the hub's cache."""
+    path = Path(model_path(name)).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+
+
+def _tied(config: Any) -> Mapping[str, str]:
+    """Names of weights that are written once, under another name."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return getattr(model, "all_tied_weights_keys", None) or {}
+
+
+def _write_configs(config: Any, generation: Any, tokenizer: Any, folder: Path) -> None:
+    import torch
+
+    config = copy.deepcopy(config)
+    config.dtype = torch.bfloat16
+    config.use_cache = True  # training turns it off
+    config.save_pretrained(str(folder))
+    if generation is not None:
+        generation.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))

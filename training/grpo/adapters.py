@@ -1,0 +1,100 @@
+"""Low-rank adapters as they are written: gathered from a model or read from a checkpoint, and merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config.fields import ConfigError
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+_PLAIN = {"bias": "none", "use_dora": False, "use_rslora": False, "fan_in_fan_out": False}
+"""What peft's settings must say for `merged` to be right; ours always do."""
+_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """The two matrices of each adapted weight, on the CPU; empty where all weights are trained."""
+
+    parts: dict[str, Any] = field(default_factory=dict)
+    """By peft's name in a file: "base_model.model.….q_proj.lora_A.weight"."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """adapter_config.json."""
+
+    @classmethod
+    def of_model(cls, model: Any) -> Adapters:
+        """Those of a peft model in training; every process must call it where weights are sharded."""
+        if not hasattr(model, "peft_config"):
+            return cls()
+        name = model.active_adapter
+        settings = model.peft_config[name].to_dict() | {"inference_mode": True}
+        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+        found = {
+            key.replace(f".{name}.", "."): whole_tensor(parameter)
+            for key, parameter in model.state_dict(keep_vars=True).items()
+            if ".lora_" in key
+        }
+        return cls(found, plain)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Adapters:
+        """Those that peft has saved in a checkpoint.
+
+        Raises:
+            ConfigError: adapters of a kind that this project does not train.
+        """
+        from safetensors.torch import load_file
+
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        for key, value in _PLAIN.items():
+            if settings.get(key, value) != value:
+                raise ConfigError(f"{folder}: adapters with {key} {settings[key]} can't be merged here")
+        return cls(load_file(folder / WEIGHTS), settings)
+
+    @property
+    def base(self) -> str:
+        return str(self.settings["base_model_name_or_path"])
+
+    def save(self, folder: Path) -> None:
+        """Write them as peft does."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.parts, folder / WEIGHTS, metadata={"format": "pt"})
+        text = json.dumps(self.settings, indent=2, sort_keys=True, default=str)
+        (folder / SETTINGS).write_text(text, encoding="utf-8")
+
+
+def whole_tensor(parameter: Any) -> Any:
+    """A parameter on the CPU, gathered from all processes where FSDP2 or ZeRO-3 has spread it."""
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().cpu().clone()
+    found = parameter.detach()
+    return (found.full_tensor() if hasattr(found, "full_tensor") else found).cpu()
+
+
+def merged(weights: Iterable[tuple[str, Any]], adapters: Adapters) -> Iterator[tuple[str, Any]]:
+    """The weights, each with what its adapter adds: B A alpha / rank, in float32.
+
+    Raises:
+        ConfigError: an adapter is for a weight that is not there.
+    """
+    left = {name for name in adapters.parts if ".lora_A." in name}
+    for name, weight in weights:
+        first = f"{_PREFIX}{name.removesuffix('.weight')}.lora_A.weight"
+        if first not in left:
+            yield name, weight
+            continue
+        left.remove(first)
+        down, up = adapters.parts[first], adapters.parts[first.replace("lora_A", "lora_B")]
+        scale = adapters.settings["lora_alpha"] / adapters.settings["r"]
+        yield name, weight.float() + (up.float() @ down.float()) * scale
+    if left:
+        raise ConfigError(f"the base has no weight for the adapter {min(left)}")
