@@ -32,13 +32,12 @@ class Adapters:
             return cls()
         name = model.active_adapter
         settings = model.peft_config[name].to_dict() | {"inference_mode": True}
-        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
         found = {
             key.replace(f".{name}.", "."): whole_tensor(parameter)
             for key, parameter in model.state_dict(keep_vars=True).items()
             if ".lora_" in key
         }
-        return cls(found, plain)
+        return cls(found, settings)
 
     @classmethod
     def of_folder(cls, folder: Path) -> Adapters:
@@ -65,14 +64,18 @@ class Adapters:
 
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.parts, folder / WEIGHTS, metadata={"format": "pt"})
-        text = json.dumps(self.settings, indent=2, sort_keys=True, default=str)
+        targets = self.settings["target_modules"]  # a set, in any order
+        settings = self.settings | {
+            "target_modules": targets if isinstance(targets, str) else sorted(targets)
+        }
+        text = json.dumps(settings, indent=2, sort_keys=True, default=str)
         (folder / SETTINGS).write_text(text, encoding="utf-8")
 
 
 def whole_tensor(parameter: Any) -> Any:
     """A parameter on the CPU, gathered from all processes where FSDP2 or ZeRO-3 has spread it."""
     if hasattr(parameter, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found]
 
         with GatheredParameters([parameter]):
             return parameter.detach().cpu().clone()

@@ -62,6 +62,8 @@ def export_model(model: Any, tokenizer: Any, folder: str | Path, *, write: bool 
     if adapters.parts:
         adapters.save(folder / "adapter")
     write_weights(weights, folder)
+    if not base.config.architectures:  # made anew
+        base.config.architectures = [type(base).__name__]
     _write_configs(base.config, base.generation_config, tokenizer, folder)
 
 
