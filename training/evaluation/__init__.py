@@ -14,7 +14,7 @@ from .grid import Grid, GridError, check, measure, run
 from .options import CURVE_BUDGETS
 from .reports.stats import Summary, bootstrap, curves_of, interval, spread, summarize
 from .results import Key, Record, Results, ResultsFileError
-from .runners.graders import FunctionGrader
+from .runners.custom_graders import FunctionGrader
 from .runners.in_process import InProcess
 from .strategies.passes import Strategy
 from .strategies.strategies import STRATEGIES, make_strategy

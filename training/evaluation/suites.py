@@ -20,7 +20,7 @@ from ..data.load import load_logged
 from ..data.rows import OWN_FILE
 from ..data.word_problems import DIFFICULTIES, Split, make_problems, parse_answer
 from ..rewards.grades import Grader
-from .runners.graders import grader_of, load_grader
+from .runners.custom_graders import grader_of, load_grader
 from .strategies.cues import Cues
 
 SEEDS: dict[Split, int] = {"train": 11, "dev": 22, "test": 44}

@@ -29,7 +29,7 @@ from .group_commit import GroupCommit
 from .ledger_time import LedgerTime
 from .postgres_connections import Connections, Job, pyformat
 from .protocol import StoredHold
-from .sql import HOLD, MARK, SqlRepository, Values, hold_row, mark_of, migrate
+from .sql_repository import HOLD, MARK, SqlRepository, Values, hold_row, mark_of, migrate
 from .transitions import Transitions, stored_hold
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from .base import RETENTION, BaseStore
 from .group_commit import GroupCommit
 from .ledger_time import LedgerTime
 from .refusals import ledger_replaced
-from .sql import MARK, SqlRepository, Values, mark_of, migrate
+from .sql_repository import MARK, SqlRepository, Values, mark_of, migrate
 from .transitions import Transitions
 
 T = TypeVar("T")

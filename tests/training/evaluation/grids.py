@@ -7,7 +7,7 @@ from typing import Any
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
 from elastic_agent.training.evaluation.grid import Grid
 from elastic_agent.training.evaluation.results import Record
-from elastic_agent.training.evaluation.runners.graders import FunctionGrader
+from elastic_agent.training.evaluation.runners.custom_graders import FunctionGrader
 from elastic_agent.training.evaluation.strategies.cues import Cues
 from elastic_agent.training.evaluation.strategies.strategies import make_strategy
 from elastic_agent.training.evaluation.suites import Item, Suite

@@ -11,7 +11,7 @@ import pytest
 from elastic_agent.errors import ContextLengthError, InvalidBudgetError
 from elastic_agent.training.evaluation.grid import Grid, GridError, check, run, seed_of, weights_of
 from elastic_agent.training.evaluation.results import Key, Record, Results
-from elastic_agent.training.evaluation.runners.graders import FunctionGrader
+from elastic_agent.training.evaluation.runners.custom_graders import FunctionGrader
 from elastic_agent.training.evaluation.runners.served import Served
 from elastic_agent.training.evaluation.suites import Item, Suite
 from tests.training.evaluation.grids import grid, model, suite

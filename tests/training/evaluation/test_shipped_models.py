@@ -23,7 +23,7 @@ from elastic_agent.training.evaluation import (
     make_strategy,
     measure,
 )
-from elastic_agent.training.evaluation.runners.graders import grader_of
+from elastic_agent.training.evaluation.runners.custom_graders import grader_of
 
 MODELS = Path(elastic_agent.__file__).parent / "models"
 NAMES = ("e1-tiny", "e1-tiny-base")

@@ -11,7 +11,7 @@ import pytest
 from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.training.evaluation.grid import run
 from elastic_agent.training.evaluation.results import Record, Results
-from elastic_agent.training.evaluation.runners.graders import (
+from elastic_agent.training.evaluation.runners.custom_graders import (
     FinishedOnly,
     FunctionGrader,
     grader_of,
