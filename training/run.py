@@ -42,7 +42,19 @@ from .rollouts.trl_columns import RolloutFunc
 
 
 def make_rollouts(config: TrainConfig, run: RunContext) -> RolloutFunc:
-    """The rollouts of a config: episodes, single calls answered at several cuts, or single calls."""
+    """The rollouts of a config, after which its engine rests until the next batch."""
+    rollouts = _rollouts(config, run)
+
+    def sample(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        done = rollouts(prompts, trainer)
+        run.engine.rest()
+        return done
+
+    return sample
+
+
+def _rollouts(config: TrainConfig, run: RunContext) -> RolloutFunc:
+    """Episodes, single calls answered at several cuts, or single calls."""
     common: dict[str, Any] = {
         "budgets": run.budgets,
         "sampling": Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p),

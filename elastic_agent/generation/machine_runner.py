@@ -1,4 +1,4 @@
-"""Drives two-phase machines to their end, without text: a batch over a `BatchDecoder`, one over a `Backend`.
+"""Drives two-phase machines to their end, without text: a batch over a `Decoder`, one over a `Backend`.
 
 Training rollouts and evaluation use these drivers. The machine is the same as a live call's, so what is
 trained and measured is what is served.
@@ -9,17 +9,34 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from ..backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
-from ..backends.transformers.decode import BatchDecoder
+from ..backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk, TokenRequest
 from ..errors import BackendProtocolError
 from .phases.phase import Phase
 from .phases.two_phase import TwoPhase
 
+if TYPE_CHECKING:
+    from ..backends.transformers.decode import Sampled
+
+
+class Decoder(Protocol):
+    """Decodes many requests together, as `elastic_agent.backends.transformers.decode.BatchDecoder` does."""
+
+    def add(self, request: TokenRequest) -> int:
+        """Queue a request; returns its key."""
+        ...
+
+    def step(self) -> list[Sampled]:
+        """Sample one token for every request that runs."""
+        ...
+
+    def cancel(self, key: int) -> None:
+        """Forget a request; unknown keys and finished ones are ignored."""
+
 
 def run_batch(
-    decoder: BatchDecoder,
+    decoder: Decoder,
     machines: Sequence[TwoPhase],
     sampling: Sampling = DEFAULT_SAMPLING,
     seeds: Sequence[int] | None = None,

@@ -51,6 +51,24 @@ class ServerConfig(Section):
     """Seconds before the first retry; doubled each time, up to 60. 8 retries from 1 s on wait 3 minutes."""
 
 
+class VllmConfig(Section):
+    """vLLM in the process that trains, for the engine "vllm": it has a copy of the weights, which gets those
+    in training before each batch. It runs in the environment of `make vllm`."""
+
+    memory: Annotated[float, field(real, above=True, most=1.0)] = 0.3
+    """Share of a GPU's memory for the copy and for what vLLM remembers of its samples; on a CPU
+    VLLM_CPU_KVCACHE_SPACE says it, in GiB."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Precision of the copy; null: `device.precision`. The loss is corrected for the difference."""
+    eager: bool = False
+    """Without CUDA graphs: starts sooner, samples slower. A CPU has none."""
+    rows: Count = 256
+    """Samples decoded together, on one device."""
+    sleep: bool = True
+    """Give the GPU's memory back while the trainer updates; the copy is loaded anew before each batch. A CPU
+    keeps it."""
+
+
 def _sentence(text: str) -> str:
     wrap_up_of(text)
     return text
@@ -70,10 +88,12 @@ class RolloutConfig(Section):
     top_p: Annotated[float, field(real, above=True, most=1.0)] = 1.0
     """Nucleus sampling; below 1 the sampled distribution is no longer quite the trained one."""
     engine: str = "transformers"
-    """What decodes: "transformers", in this process, with the weights in training; or "vllm-server": vLLM
-    servers, on this machine or others, to which the adapters of `lora` go before each batch. Both need whole
-    weights on each device, and without `lora` it is "transformers". TRL's own vLLM modes (server, colocate)
-    are not among them: they want CUDA, and generate in one pass, which has no limit for thinking."""
+    """What decodes: "transformers", in this process, with the weights in training; "vllm", in this process,
+    with a copy of the weights; or "vllm-server": vLLM servers, on this machine or others, to which the
+    adapters of `lora` go before each batch. TRL's own vLLM modes (server, colocate) are not among them: they
+    generate in one pass, which has no limit for thinking."""
+    vllm: VllmConfig = VllmConfig()
+    """The copy of "vllm"."""
     server: ServerConfig = ServerConfig()
     """The servers of "vllm-server"."""
     wrap_up: Annotated[str, AfterValidator(_sentence)] | None = None

@@ -23,9 +23,7 @@ def for_trl(
     return {
         "prompt_ids": [list(r.prompt_ids) for r in done],
         "completion_ids": [ids for ids, _ in given],
-        # None: TRL computes the log-probs itself, with the weights that sampled. A server's own differ by its
-        # rounding, which an engine measures instead (rollout/logprob_gap)
-        "logprobs": None,
+        "logprobs": _logprobs(done, given),
         "env_mask": [mask for _, mask in given],
         "solution_ids": [list(r.solution_text_ids) for r in done],
         "finished": [r.finished for r in done],
@@ -35,6 +33,19 @@ def for_trl(
         "solution_tokens": [r.usage.solution for r in done],
         "thinking_limit": list(limits),
     }
+
+
+def _logprobs(
+    done: Sequence[Rollout], given: Sequence[tuple[list[int], list[int]]]
+) -> list[list[float | None]] | None:
+    """Log-probs by the engine that sampled, which TRL corrects for (`.engines.correction`); None for a token
+    that was forced. None in all: the engine gave none, since it decodes with the weights in training."""
+    if not any(logprob is not None for rollout in done for logprob in rollout.logprobs):
+        return None
+    return [
+        [*rollout.logprobs, *[None] * (len(ids) - len(rollout.logprobs))]
+        for rollout, (ids, _) in zip(done, given, strict=True)
+    ]
 
 
 def batch_of(trainer: Any) -> int:

@@ -52,6 +52,9 @@ class Engine(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """The batch is sampled: memory that the trainer can use until the next sync is given back."""
+
     def close(self) -> None:
         """The run is over, however it ended: give back what the engine holds."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.transformers.decode import BatchDecoder
-from elastic_agent.generation.machine_runner import run_batch
+from elastic_agent.generation.machine_runner import Decoder, run_batch
 from elastic_agent.prompts.markers import Markers
 
 from ..rollout import Call, Rollout, machine_for, rollout_of
@@ -17,7 +17,7 @@ _MOST_ROWS = 256  # rows decoded together, on one device
 
 
 def roll_out(
-    decoder: BatchDecoder,
+    decoder: Decoder,
     calls: Sequence[Call],
     markers: Markers,
     *,
@@ -58,5 +58,7 @@ class TransformersEngine:
     def start(self, trainer: Any) -> None: ...
 
     def sync_weights(self) -> None: ...
+
+    def rest(self) -> None: ...
 
     def close(self) -> None: ...

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...config.schema import TrainConfig
+from .colocated.engine import make_colocated
 from .engine import Engine
 from .in_process import TransformersEngine
 from .vllm_servers import make_served_rollouts
@@ -15,5 +16,6 @@ MakeEngine = Callable[[TrainConfig, str, Any, Callable[[str], None]], Engine]
 
 ENGINES: dict[str, MakeEngine] = {
     "transformers": lambda config, base, tokenizer, log: TransformersEngine(),
+    "vllm": make_colocated,
     "vllm-server": make_served_rollouts,
 }
