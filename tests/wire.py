@@ -140,6 +140,8 @@ class Wire:
         self.engine = engine
         self.key = key
         self.adapters = adapters
+        self.loads: list[str] = []
+        """Names of the adapters that were loaded, in order."""
         self.faults = faults or Faults()
         self.requests: list[dict[str, Any]] = []
         self.checks: list[dict[str, Any]] = []
@@ -204,6 +206,7 @@ class Wire:
         if name in self.adapters:
             return _error(f"The lora adapter '{name}' has already been loaded.", 400)
         self.adapters[name] = path
+        self.loads.append(name)
         return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
     async def _unload_adapter(self, http: web.Request) -> web.Response:

@@ -69,14 +69,17 @@ class AdapterServer:
             )
 
     async def load(self, adapter: Path) -> None:
-        """Serve this adapter, in place of the one that was loaded here before; nothing if it does already."""
+        """Serve this adapter, in place of the one that was loaded here before; nothing if it does already.
+
+        Several processes may load one adapter: the first to come loads it, for the others it is there.
+        """
         name = name_of(adapter)
         if not await self.serves(name):
             body = {"lora_name": name, "lora_path": str(adapter)}
             status, text = await self._ask("/v1/load_lora_adapter", body)
             if status >= 500 and (await self._ask("/health"))[0] != 200:
                 raise BackendUnavailableError(f"{self._root}: the engine has died: {text[:500]}")
-            if status != 200:
+            if status != 200 and "already been loaded" not in text:
                 raise BackendError(
                     f"{self._root} can't load the adapter in {adapter} ({status}: {text[:500]}). It must "
                     f"find that folder under the same path, and be started with --enable-lora "

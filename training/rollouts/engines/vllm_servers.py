@@ -34,11 +34,13 @@ from ..prompts import codec_of
 from ..rollout import Rollout, machine_for, rollout_of
 from .adapter_server import AdapterServer, name_of
 from .adapters import adapters_folder, write_adapter, write_blank_adapter
+from .correction import correct_for
 from .engine import whole_model
 from .logprobs import logprob_gap
 
 _LONGEST_PAUSE = 60.0  # seconds
 _MEASURED = 8  # samples a batch whose log-probs are compared
+_WRONG = 0.3  # nats a token, on the mean of these: no rounding, but other weights
 # What decode_in_process does. A server fills in what a request leaves out from the model's generation_config,
 # such as Qwen's top_k of 20; and it may know ends of text that the tokenizer in training does not.
 _PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
@@ -64,7 +66,8 @@ def make_served_rollouts(
     if int(os.environ.get("RANK", "0")) == 0:
         names = (settings.base,) if settings.base else (config.base, base)
         asyncio.run(_check(servers, names, lambda: write_blank_adapter(config, base)))
-    return ServedRollouts(servers, settings, adapters_folder(config), log)
+    plain = config.rollout.temperature == config.rollout.top_p == 1
+    return ServedRollouts(servers, settings, adapters_folder(config), log, corrects=plain)
 
 
 async def _check(servers: Sequence[AdapterServer], names: tuple[str, ...], blank: Callable[[], Path]) -> None:
@@ -103,9 +106,13 @@ class _Batch:
 class ServedRollouts:
     """The engine. `log` gets a line about lost samples.
 
+    With `corrects` the loss is corrected for the servers' log-probs. These are of the model's own
+    distribution, so temperature and top-p must be 1.
+
     Raises, when it decodes:
         BackendUnavailableError: after `retries` tries in a row that brought no sample.
-        BackendError: a server answered something that no retry will change.
+        BackendError: a server answered something that no retry will change, or its log-probs are another
+            model's.
     """
 
     def __init__(
@@ -114,13 +121,20 @@ class ServedRollouts:
         settings: ServerConfig,
         folder: Path,
         log: Callable[[str], None],
+        *,
+        corrects: bool = True,
     ) -> None:
         self._servers, self._settings, self._folder, self._log = servers, settings, folder, log
+        self._corrects = corrects
         self._published: Path | None = None
 
-    def start(self, trainer: Any) -> None: ...
+    def start(self, trainer: Any) -> None:
+        """Nothing to load: the servers run."""
+        if self._corrects:
+            correct_for(self, trainer)
 
-    def sync_weights(self) -> None: ...
+    def sync_weights(self) -> None:
+        """Nothing: `decode` syncs, since a server may be restarted in mid-batch."""
 
     def rest(self) -> None: ...
 
@@ -148,6 +162,12 @@ class ServedRollouts:
         asyncio.run(self._run(batch))
         done = [batch.done[i] for i in range(len(calls))]
         mean, most = logprob_gap(model, done[:_MEASURED])
+        if mean > _WRONG:
+            raise BackendError(
+                f"rollout.server: the log-probs of the sampled tokens differ by {mean:.2g} nats a token from "
+                f"the trainer's; rounding explains {_WRONG} at most: the servers serve another model under "
+                f"this name, or in a precision that it can't be trained with"
+            )
         trainer.note(
             {
                 "rollout/sync_seconds": (batch.synced or started) - started,
@@ -159,11 +179,17 @@ class ServedRollouts:
         return done
 
     def _publish(self, model: Any, accelerator: Any) -> Path:
-        """Write the weights as they are now, once for all processes; those of the last batch go."""
+        """Write the weights as they are now, once for all processes; those of the last batch go.
+
+        The first process also loads the new adapter on every server that it reaches, and unloads the old
+        one; the others wait until it has, and then find the adapter there.
+        """
         path = [write_adapter(model, self._folder) if accelerator.is_main_process else None]
         if accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 
+            if path[0] is not None:
+                asyncio.run(self._load_all(path[0]))
             broadcast_object_list(path)
         adapter = path[0]
         assert adapter is not None
@@ -172,12 +198,16 @@ class ServedRollouts:
         self._published = adapter
         return adapter
 
+    async def _load_all(self, adapter: Path) -> Sequence[BackendUnavailableError | None]:
+        """Load the adapter on every server; why a server can't be reached, for each."""
+        return await asyncio.gather(*(_load(server, adapter) for server in self._servers))
+
     async def _run(self, batch: _Batch) -> None:
         """Try until nothing is left to do, with pauses that grow while nothing comes."""
         tries = 0
         while True:
             before = len(batch.done)
-            faults = await asyncio.gather(*(_load(server, batch.adapter) for server in self._servers))
+            faults = await self._load_all(batch.adapter)
             batch.synced = batch.synced or time.perf_counter()
             alive = [server for server, fault in zip(self._servers, faults, strict=True) if fault is None]
             await asyncio.gather(*(self._sample_on(server, batch) for server in alive))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +22,14 @@ from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, BackendUnavailableError
 from elastic_agent.training.budgets.distributions import call_seeds
 from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.training.config.loading import dump
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.config.trl_arguments import make_adapters
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.grpo.validate import validate
+from elastic_agent.training.rollouts.engines.adapter_server import AdapterServer, name_of
+from elastic_agent.training.rollouts.engines.adapters import write_blank_adapter
 from elastic_agent.training.rollouts.engines.in_process import roll_out
 from elastic_agent.training.rollouts.engines.vllm_servers import ServedRollouts, make_served_rollouts
 from elastic_agent.training.rollouts.prompts import codec_of
@@ -229,6 +235,82 @@ def test_every_batch_names_its_own_weights(base: Path, wire: Wire, tmp_path: Pat
     assert [f"elastic-{path.name}" for path in (tmp_path / "adapters").iterdir()] == names[-1:]
 
 
+def test_an_adapter_that_another_process_loads_just_now_is_loaded(
+    base: Path, wire: Wire, tmp_path: Path
+) -> None:
+    """Two processes of a run ask at once; vLLM refuses the second: "has already been loaded"."""
+    config = served(base, tmp_path, wire)
+    adapter = write_blank_adapter(config, str(base))
+
+    async def both() -> None:
+        codec = codec_of(TOKENIZER)
+        servers = [AdapterServer(wire.base_url, config.rollout.server, codec, CONTEXT) for _ in range(2)]
+        await asyncio.gather(*(server.load(adapter) for server in servers))
+
+    asyncio.run(both())
+    assert wire.adapters is not None
+    assert list(wire.adapters) == [name_of(adapter)]
+
+
+def test_the_loss_is_corrected_for_the_servers_log_probs(base: Path, wire: Wire, tmp_path: Path) -> None:
+    """Where they are of the distribution that is sampled: not with another temperature than 1."""
+    import math
+
+    trainer = train(served(base, tmp_path / "plain", wire, reward={"kind": EASY}))
+    row = trainer.state.log_history[0]
+    assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)
+    assert row["sampling/sampling_logp_difference/max"] < 1e-4
+    warm = served(base, tmp_path / "warm", wire)
+    warm = warm.model_copy(update={"rollout": warm.rollout.model_copy(update={"temperature": 1.5})})
+    trainer = train(warm)
+    assert "sampling/importance_sampling_ratio/mean" not in trainer.state.log_history[0]
+    assert not math.isnan(trainer.state.log_history[0]["rollout/logprob_gap"])
+
+
+def test_servers_of_another_model_are_named(base: Path, tmp_path: Path) -> None:
+    """The same name and shape, but other weights: no sample of theirs is trained on."""
+    from elastic_agent.training.grpo.export import load_model
+    from tools.e1_tiny.model import save_model
+
+    other = load_model(base)
+    for weight in other.parameters():
+        weight.data.mul_(3)
+    save_model(other, tmp_path / "other")
+    with serving(tmp_path / "other") as wire:
+        config = served(base, tmp_path / "out", wire, server={"base": str(tmp_path / "other")})
+        with pytest.raises(BackendError, match="the servers serve another model under this name"):
+            train(config)
+
+
+@pytest.mark.timeout(300)  # a launcher and two interpreters that import TRL, on a machine that may be busy
+def test_of_two_processes_the_first_loads_the_adapter(
+    root: Path, base: Path, wire: Wire, tmp_path: Path
+) -> None:
+    config = served(base, tmp_path / "out", wire, device={"bucket_tokens": 8192})
+    (tmp_path / "config.yaml").write_text(dump(config))
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    words += ["elastic_agent.training.run", "--config", str(tmp_path / "config.yaml")]
+    words += ["--set", "reward.kind=tests.training.rollouts.engines.two_processes:counted"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "COUNTED": str(tmp_path / "n")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted((tmp_path / "n").read_text().split()) == ["0/2", "0/2", "1/2", "1/2"], (
+        "two steps, two ranks"
+    )
+    names = list(dict.fromkeys(body["model"] for body in wire.requests))
+    assert len(names) == 2
+    assert wire.adapters is not None
+    assert list(wire.adapters) == names[-1:]
+    assert wire.loads == [*[wire.loads[0]], *names], "that of the check, then one a batch"
+
+
 def test_a_run_that_lost_its_server_resumes_to_the_same_weights(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +319,8 @@ def test_a_run_that_lost_its_server_resumes_to_the_same_weights(
 
     options: dict[str, Any] = {"steps": 4, "reward": {"kind": EASY}}
     options["learning"] = {"rate": 0.01, "minibatches": 2}
+    # The servers' log-probs depend a little on which samples they decode together
+    options["trl"] = {"vllm_importance_sampling_correction": False}
     with serving(base) as wire:
         whole = train(served(base, tmp_path / "whole", wire, **options))
         batch = len(wire.requests) // 4
