@@ -98,6 +98,7 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
     "elastic_agent/backends/transformers/attention.py": ("torch", "transformers"),
     "elastic_agent/backends/transformers/decode.py": ("torch", "transformers"),
     "elastic_agent/backends/transformers/draw.py": ("torch",),
+    "elastic_agent/backends/transformers/slots.py": ("torch",),
     "elastic_agent/backends/transformers/backend.py": ("torch", "transformers"),
     "elastic_agent/backends/vllm/plugin/elastic_vllm.py": ("torch", "vllm"),
     "elastic_agent/backends/vllm/async_engine.py": ("vllm",),

@@ -24,7 +24,8 @@ from ...validation import integer
 from ..base import NO_LIMITS, Codec, Meter, TokenChunk, TokenRequest, check_request
 from .decode import BatchDecoder, Sampled
 
-_SMALL = 100_000_000  # parameters under which one thread is faster than several
+_SMALL = 100_000_000  # parameters under which one thread, and float32, are fast enough on a CPU
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(slots=True)
@@ -82,27 +83,37 @@ class TransformersBackend:
         device: str | None = None,
         max_rows: int = 64,
         threads: int | None = None,
+        dtype: str | None = None,
         **codec_options: Any,
     ) -> TransformersBackend:
-        """Load a model folder or a hub id; float32 on CPU, the stored precision on a GPU.
+        """Load a model folder or a hub id.
+
+        Args:
+            dtype: "float32" or "bfloat16". None: the stored precision, and on a CPU float32 instead for small
+                models, for float16, and where the CPU has no instructions for bfloat16.
 
         Raises:
             UnknownModelError: nothing that can be loaded is there.
+            ValueError: there is no such dtype.
             NoMarkersError: the model has no end-of-thinking marker.
         """
         from transformers import AutoModelForCausalLM
 
         from .attention import GROUPED
 
+        if dtype is not None and dtype not in DTYPES:
+            raise ValueError(f"dtype= is one of {', '.join(DTYPES)}, not {dtype!r}")
         name = name or str(path)
         codec = load_codec(path, name=name, **codec_options)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
-                str(path), dtype=torch.float32 if device == "cpu" else "auto", attn_implementation=GROUPED
+                str(path), dtype=dtype or "auto", attn_implementation=GROUPED
             )
         except (OSError, ValueError) as error:
             raise UnknownModelError(f"can't load {name}: {str(error).splitlines()[0]}") from error
+        if dtype is None and device == "cpu" and not _fast_in(model.dtype, model.num_parameters()):
+            model.float()
         return cls(model.to(device).eval(), codec, name=name, max_rows=max_rows, threads=threads)
 
     @property
@@ -237,6 +248,17 @@ class TransformersBackend:
         except RuntimeError:  # its event loop has been closed: nobody will read on
             stream.closed = True
             self._cancelled.append(stream)
+
+
+def _fast_in(dtype: torch.dtype, parameters: int) -> bool:
+    """Whether a CPU should compute a model of so many parameters in the precision in which it is stored."""
+    return dtype == torch.bfloat16 and parameters >= _SMALL and has_bfloat16()
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16: elsewhere float32 is faster."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _work(ref: weakref.ref[TransformersBackend]) -> None:

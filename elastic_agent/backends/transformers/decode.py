@@ -8,13 +8,19 @@ run together.
 A finished row is parked, not dropped: the two-phase machine comes back at once with the same ids and the
 close behind them, and a request that begins as a parked row does takes that row over and reads only what is
 new. Parked rows give way, oldest first, when a slot is needed.
+
+Requests that join together and have one prompt, as the samples of a group do, read it once: the first of them
+does, and the others get a copy of its keys and values, and draw from the same logits.
+
+Logits stay on the model's device, and tokens are drawn there. Only ids and log-probs come to the host. The
+random numbers come from the host, so one seed draws the same numbers on every device.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +28,7 @@ from torch import Tensor
 
 from ..base import Finish, TokenRequest
 from .draw import draw
+from .slots import Slots, power_of_two
 
 _PREFILL_TOKENS = 8192  # most tokens of one prefill forward, padding included
 
@@ -49,56 +56,6 @@ class _Row:
     generator: torch.Generator | None = None
 
 
-@dataclass(slots=True)
-class _Slots:
-    """Keys and values, [slots, heads, room, dim] a layer; transformers' `Cache` for a forward."""
-
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
-    slots: int = 0
-    room: int = 0
-    # The forward in progress: which slots, and where each row's new tokens go
-    first: int = 0
-    positions: Tensor | None = None  # [rows, new]
-    span: int = 0
-
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write the new tokens' keys and values ([rows, heads, new, dim]); returns all that the rows have."""
-        assert self.positions is not None
-        found = []
-        for store, new in ((self.keys, key), (self.values, value)):
-            if layer not in store or store[layer].shape[0] < self.slots or store[layer].shape[2] < self.room:
-                store[layer] = self._grown(store.get(layer), new)
-            rows = store[layer][self.first : self.first + new.shape[0]]
-            if len(self.positions) == 1:
-                rows[:, :, self.span - new.shape[2] : self.span] = new
-            else:
-                index = self.positions[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
-                rows.scatter_(2, index, new)
-            found.append(rows[:, :, : self.span])
-        return found[0], found[1]
-
-    def _grown(self, old: Tensor | None, like: Tensor) -> Tensor:
-        new = like.new_zeros(self.slots, like.shape[1], self.room, like.shape[3])
-        if old is not None:
-            new[: old.shape[0], :, : old.shape[2]] = old
-        return new
-
-    def swap(self, a: int, b: int, span: int) -> None:
-        """Exchange two slots' first `span` tokens."""
-        self.slots = max(self.slots, _power_of_two(max(a, b) + 1))
-        for store in (self.keys, self.values):
-            for layer, tensor in store.items():
-                if tensor.shape[0] < self.slots:
-                    tensor = store[layer] = self._grown(tensor, tensor)
-                kept = tensor[a, :, :span].clone()
-                tensor[a, :, :span] = tensor[b, :, :span]
-                tensor[b, :, :span] = kept
-
-    def get_seq_length(self, *_: Any) -> int:
-        return 0
-
-
 class BatchDecoder:
     """Decodes up to `max_rows` requests at a time.
 
@@ -106,9 +63,17 @@ class BatchDecoder:
         model: a causal language model with full attention; its weights stay where they are.
         max_rows: most slots, active and parked together; more requests wait in order.
         generator: source of randomness for requests without a seed.
+        tempered: log-probs are those of the logits divided by the temperature; otherwise the model's own.
     """
 
-    def __init__(self, model: Any, *, max_rows: int = 64, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        max_rows: int = 64,
+        generator: torch.Generator | None = None,
+        tempered: bool = False,
+    ) -> None:
         layers = set(getattr(model.config, "layer_types", None) or {"full_attention"})
         if layers != {"full_attention"}:
             raise NotImplementedError(
@@ -118,10 +83,11 @@ class BatchDecoder:
         self.max_rows = max_rows
         self._device = next(model.parameters()).device
         self._generator = generator
+        self._tempered = tempered
         self._waiting: dict[int, TokenRequest] = {}
         self._rows: list[_Row] = []  # by slot; the first `_active` are active, the others parked
         self._active = 0
-        self._slots = _Slots()
+        self._slots = Slots()
         self._keys = itertools.count()
         self._parkings = itertools.count()
 
@@ -147,32 +113,66 @@ class BatchDecoder:
     def step(self) -> list[Sampled]:
         """Sample one token for every row; finished rows are parked."""
         started = self._active
-        while self._waiting and self._active < self.max_rows:
-            key = next(iter(self._waiting))
-            self._admit(key, self._waiting.pop(key))
+        twins = self._take_in()
         sampled: list[Sampled] = []
         if started:
-            sampled += self._forward(0, started)
-        at = started
-        while at < self._active:  # prompts: as many rows as fit into one forward
-            upto, longest = at, 0
-            while upto < self._active:
-                row = self._rows[upto]
-                longest = max(longest, len(row.ids) - row.read)
-                if upto > at and longest * (upto - at + 1) > _PREFILL_TOKENS:
-                    break
-                upto += 1
-            sampled += self._forward(at, upto)
-            at = upto
+            sampled += self._sample(range(started), self._forward(0, started))
+        for first, upto in self._prefills(started, self._active - sum(map(len, twins.values()))):
+            logits = self._forward(first, upto)
+            slots = list(range(first, upto))
+            sources = list(slots)
+            for slot in range(first, upto):
+                if copies := twins.get(slot):
+                    self._slots.copy(slot, copies, len(self._rows[slot].ids))
+                    slots += copies
+                    sources += [slot] * len(copies)
+            if slots != sources:
+                logits = logits[[slot - first for slot in sources]]
+            sampled += self._sample(slots, logits)
         finished = {s.key for s in sampled if s.finish is not None}
         for slot in range(self._active - 1, -1, -1):
             if self._rows[slot].key in finished:
                 self._park(slot)
         return sampled
 
-    def _admit(self, key: int, request: TokenRequest) -> None:
-        """Move a parked row that it continues, a new or the oldest one behind the active ones."""
-        slot, read = self._continued(request.prompt_ids)
+    def _take_in(self) -> dict[int, list[int]]:
+        """Admit what waits, as far as there is room.
+
+        The first request with a prompt reads it; others with the same prompt get slots behind all those that
+        read. Returns, by the slot of a row that reads, the slots of the others with its prompt.
+        """
+        room = self.max_rows - self._active
+        new = [(key, self._waiting.pop(key)) for key in list(itertools.islice(self._waiting, room))]
+        groups: dict[tuple[int, ...], list[tuple[int, TokenRequest]]] = {}
+        for key, request in new:
+            groups.setdefault(tuple(request.prompt_ids), []).append((key, request))
+        first = self._active
+        for key, request in (group[0] for group in groups.values()):
+            self._admit(key, request, *self._continued(request.prompt_ids))
+        twins: dict[int, list[int]] = {}
+        for slot, group in enumerate(groups.values(), first):
+            for key, request in group[1:]:
+                twins.setdefault(slot, []).append(self._active)
+                self._admit(key, request, None, 0)
+                self._rows[self._active - 1].cached = len(request.prompt_ids) - 1
+        return twins
+
+    def _prefills(self, at: int, end: int) -> Iterator[tuple[int, int]]:
+        """The slots from `at` to `end` in parts that fit into one forward: (first, behind the last)."""
+        while at < end:
+            upto, longest = at, 0
+            while upto < end:
+                row = self._rows[upto]
+                longest = max(longest, len(row.ids) - row.read)
+                if upto > at and longest * (upto - at + 1) > _PREFILL_TOKENS:
+                    break
+                upto += 1
+            yield at, upto
+            at = upto
+
+    def _admit(self, key: int, request: TokenRequest, slot: int | None, read: int) -> None:
+        """Move a row behind the active ones: the parked one in `slot`, whose first `read` ids it continues;
+        without a slot a new one, or the one that has been parked longest."""
         if slot is None and len(self._rows) < self.max_rows:
             slot = len(self._rows)
             self._rows.append(_Row(-1, [], request))
@@ -211,7 +211,8 @@ class BatchDecoder:
             self._slots.swap(a, b, max(self._rows[a].read, self._rows[b].read))
             self._rows[a], self._rows[b] = self._rows[b], self._rows[a]
 
-    def _forward(self, first: int, upto: int) -> list[Sampled]:
+    def _forward(self, first: int, upto: int) -> Tensor:
+        """The logits behind the last id of each row in slots `first` to `upto`, [rows, vocabulary]."""
         rows = self._rows[first:upto]
         new = [len(row.ids) - row.read for row in rows]
         width, device = max(new), self._device
@@ -227,8 +228,8 @@ class BatchDecoder:
         else:
             seen = torch.arange(span, device=device)[None, None, None, :] <= positions[:, None, :, None]
         slots = self._slots
-        slots.slots = max(slots.slots, min(self.max_rows, _power_of_two(upto)))
-        slots.room = max(slots.room, _power_of_two(span))
+        slots.slots = max(slots.slots, min(self.max_rows, power_of_two(self._active)))
+        slots.room = max(slots.room, power_of_two(span))
         slots.first, slots.positions, slots.span = first, positions, span
         ends = sorted(set(new))  # logits are asked for where some row ends
         output = self.model(
@@ -240,15 +241,21 @@ class BatchDecoder:
             logits_to_keep=1 if ends == [width] else torch.tensor([n - 1 for n in ends], device=device),
         )
         which = [ends.index(n) for n in new]
-        logits = output.logits[:, 0] if len(ends) == 1 else output.logits[torch.arange(len(rows)), which]
-        return self._sample(rows, logits.float().cpu())
+        logits: Tensor = output.logits
+        return logits[:, 0] if len(ends) == 1 else logits[list(range(len(rows))), which]
 
-    def _sample(self, rows: list[_Row], logits: Tensor) -> list[Sampled]:
-        tokens = sample(logits, rows, self._generator).tolist()
+    def _sample(self, slots: Sequence[int], logits: Tensor) -> list[Sampled]:
+        """Draw a token for each row from its logits, [rows, vocabulary]; the row's ids count as read."""
+        rows = [self._rows[slot] for slot in slots]
+        logits = logits.float()
+        drawn = sample(logits, rows, self._generator)
         logprobs: list[float] | None = None
         if any(row.request.sampling.logprobs for row in rows):
-            every = torch.log_softmax(logits, dim=-1)
-            logprobs = every[torch.arange(len(rows)), torch.tensor(tokens)].tolist()
+            if self._tempered:
+                by = [row.request.sampling.temperature or 1.0 for row in rows]
+                logits = logits / torch.tensor(by, device=logits.device)[:, None]
+            logprobs = (logits.gather(1, drawn[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
+        tokens = drawn.tolist()
         out = []
         for i, row in enumerate(rows):
             row.read = len(row.ids)
@@ -269,24 +276,25 @@ def sample(logits: Tensor, rows: Sequence[_Row], generator: torch.Generator | No
     """One token a row ([rows, vocabulary] logits to [rows] ids): temperature, then top-k, then top-p.
 
     Temperature 0 takes the most likely token. A row's own seed makes its draws independent of the batch.
+    Random numbers are made on the host; all that has the size of the vocabulary stays where the logits are.
     """
     settings = [row.request.sampling for row in rows]
-    vocabulary = logits.shape[-1]
+    vocabulary, device = logits.shape[-1], logits.device
     best = logits.argmax(dim=-1)
     if all(s.temperature <= 0 for s in settings):
         return best
-    temperature = torch.tensor([s.temperature if s.temperature > 0 else 1.0 for s in settings])
     at = torch.rand(len(rows), generator=generator)
     for i, row in enumerate(rows):
         if row.generator is not None:
             at[i] = torch.rand(1, generator=row.generator)
+    temperature = torch.tensor([s.temperature if s.temperature > 0 else 1.0 for s in settings], device=device)
     tokens = draw(
         logits / temperature[:, None],
-        torch.tensor([s.top_k if 0 < s.top_k < vocabulary else vocabulary for s in settings]),
-        torch.tensor([s.top_p for s in settings]),
-        at,
+        torch.tensor([s.top_k if 0 < s.top_k < vocabulary else vocabulary for s in settings], device=device),
+        torch.tensor([s.top_p for s in settings], device=device),
+        at.to(device),
     )
-    greedy = torch.tensor([s.temperature <= 0 for s in settings])
+    greedy = torch.tensor([s.temperature <= 0 for s in settings], device=device)
     return torch.where(greedy, best, tokens)
 
 
@@ -295,7 +303,3 @@ def _shared(ids: Sequence[int], prompt: Sequence[int]) -> int:
     if tuple(ids) == tuple(prompt[: len(ids)]):
         return len(ids)
     return next((i for i, (a, b) in enumerate(zip(ids, prompt, strict=False)) if a != b), len(prompt))
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << max(4, (n - 1).bit_length())

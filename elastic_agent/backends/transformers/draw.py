@@ -25,7 +25,8 @@ def draw(logits: Tensor, top_k: Tensor, top_p: Tensor, at: Tensor, *, prefix: in
     """
     vocabulary = logits.shape[-1]
     ordered, order = logits.topk(min(prefix, vocabulary), dim=-1)
-    ordered = ordered.masked_fill(torch.arange(ordered.shape[-1]) >= top_k[:, None], -torch.inf)
+    ranks = torch.arange(ordered.shape[-1], device=logits.device)
+    ordered = ordered.masked_fill(ranks >= top_k[:, None], -torch.inf)
     within = top_k <= ordered.shape[-1]  # nothing else is left
     whole = ordered.logsumexp(dim=-1)
     if not within.all():

@@ -15,7 +15,7 @@ MakeEngine = Callable[[TrainConfig, str, Any, Callable[[str], None]], Engine]
 """(config, base, tokenizer, log) -> an engine, what it needs checked; ConfigError where that is missing."""
 
 ENGINES: dict[str, MakeEngine] = {
-    "transformers": lambda config, base, tokenizer, log: TransformersEngine(),
+    "transformers": lambda config, base, tokenizer, log: TransformersEngine(config.rollout.dtype),
     "vllm": make_colocated,
     "vllm-server": make_served_rollouts,
 }

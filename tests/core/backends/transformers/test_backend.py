@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,6 +124,73 @@ def test_a_second_pass_reads_only_what_is_new() -> None:
     desk.drain()
     assert desk.got[cut][0].cached == 6
     assert desk.ids(cut) == plain(*desk.asked[cut])
+
+
+@contextmanager
+def tokens_read() -> Iterator[list[tuple[int, int]]]:
+    """The (rows, new tokens) of each forward pass of the random model."""
+    shapes: list[tuple[int, int]] = []
+    hook = random_model().register_forward_pre_hook(
+        lambda _, __, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        yield shapes
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_group_reads_its_prompt_once(size: int) -> None:
+    """Requests that join together with one prompt: one row reads it, the others get its keys and values, and
+    each goes on as it would alone; a parked row is continued by one of them, and read by all."""
+    desk = Desk(16)
+    one, other = [6, 7, 8, 9, 10, 11], [9, 8, 7]
+    groups = [desk.ask(prompt, 4 + i) for i in range(size) for prompt in (one, other)]
+    with tokens_read() as shapes:
+        desk.step()
+        assert shapes == [(2, len(one))]
+        desk.step()
+        assert shapes[1:] == [(2 * size, 1)]
+    assert [desk.got[key][0].cached for key in groups] == [0, 0] + [len(one) - 1, len(other) - 1] * (size - 1)
+    desk.drain()
+    again = (*one, *desk.ids(groups[-2]), 8)  # of the row that ran longest
+    seconds = [desk.ask(again, 3) for _ in range(3)]
+    with tokens_read() as shapes:
+        desk.step()
+    assert shapes == [(1, 2)]  # the last token of the pass before, and the new one
+    desk.drain()
+    for key in (*groups, *seconds):
+        assert desk.ids(key) == plain(*desk.asked[key])
+
+
+def test_a_group_larger_than_the_decoder() -> None:
+    """Rows that find no slot wait, and read the prompt themselves."""
+    desk = Desk(3)
+    keys = [desk.ask([6, 7, 8, 9], 2 + i) for i in range(7)]
+    desk.drain()
+    for key in keys:
+        assert desk.ids(key) == plain(*desk.asked[key])
+
+
+def test_a_group_draws_with_its_own_seeds() -> None:
+    """The first tokens of a group differ: each row draws its own from the logits that they share."""
+    drawn = [Sampling(1.5, 1.0, seed=seed, logprobs=True) for seed in range(12)]
+
+    def decode(samplings: Sequence[Sampling]) -> list[list[tuple[int, float | None]]]:
+        decoder = BatchDecoder(random_model(), max_rows=16)
+        keys = [decoder.add(TokenRequest((6, 7, 8, 9), 6, frozenset(), s)) for s in samplings]
+        got: dict[int, list[tuple[int, float | None]]] = {key: [] for key in keys}
+        while len(decoder):
+            for one in decoder.step():
+                got[one.key].append((one.token, one.logprob))
+        return [got[key] for key in keys]
+
+    together = decode(drawn)
+    assert len({row[0][0] for row in together}) > 3
+    for row, sampling in zip(together, drawn, strict=True):
+        (alone,) = decode([sampling])
+        assert [token for token, _ in row] == [token for token, _ in alone]
+        assert [p for _, p in row] == pytest.approx([p for _, p in alone], abs=1e-4)
 
 
 def test_the_oldest_parked_row_gives_way() -> None:
@@ -299,6 +367,83 @@ def test_tokens_are_drawn_as_the_distribution_says(sampling: Sampling, kept: int
     chi_square = sum((counts[i] - e) ** 2 / e for i, e in expected.items())
     freedom = len(allowed) - 1
     assert chi_square < freedom + 4 * (2 * freedom) ** 0.5 + 4
+
+
+DRAWN = [3030, 1842, 3003, 2603, 719, 3462, 1517, 4610, 4905, 4251, 3573, 4833, 1184, 727, 1942, 1093, 3101]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_seeds_draw_what_they_always_drew(device: str) -> None:
+    """The ids of fixed seeds and logits, as they were when whole vocabularies went to the host; the same on
+    every device, to which only [rows] numbers go, and from which only [rows] ids come."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    settings = [
+        Sampling(1.0, 1.0),
+        Sampling(0.6, 0.95),
+        Sampling(1.0, 1.0, top_k=20),
+        Sampling(0.0, 1.0),
+        Sampling(1.3, 0.4),
+    ]
+    logits = torch.randn(len(DRAWN), 5000, generator=torch.Generator().manual_seed(3)) * 2.5
+    rows = [_Row(i, [], TokenRequest((1,), 1, sampling=settings[i % 5])) for i in range(len(DRAWN))]
+    for i, row in enumerate(rows):
+        row.generator = torch.Generator().manual_seed(100 + i) if i % 4 else None
+    drawn = sample(logits.to(device), rows, torch.Generator().manual_seed(11))
+    assert drawn.device.type == device
+    assert drawn.tolist() == DRAWN
+
+
+def test_no_vocabulary_goes_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step takes from the device is one number a row: neither logits nor a sorted vocabulary."""
+    taken: list[int] = []
+    plainly = torch.Tensor.tolist
+
+    def tolist(self: torch.Tensor) -> object:
+        taken.append(self.numel())
+        return plainly(self)
+
+    def refuse(self: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        raise AssertionError(f"{tuple(self.shape)} to the host")
+
+    decoder = BatchDecoder(random_model(), max_rows=8)
+    for seed in range(6):
+        decoder.add(TokenRequest((6, 7, 8), 3, frozenset(), Sampling(1.0, 0.9, seed=seed, logprobs=True)))
+    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    monkeypatch.setattr(torch.Tensor, "cpu", refuse)
+    monkeypatch.setattr(torch.Tensor, "numpy", refuse)
+    while len(decoder):
+        decoder.step()
+    assert max(taken) == 6
+
+
+async def test_a_model_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dtype` says the precision; by default a CPU that has bfloat16 uses it for models that are stored in it
+    and not small. The cache follows, budgets hold, and log-probs stay near the model's own."""
+    from tools.e1_tiny.model import new_model, save_model
+
+    model = new_model(hidden=64, layers=2, heads=2, mlp=128)
+    save_model(model, tmp_path)
+    module = "elastic_agent.backends.transformers.backend"
+    assert TransformersBackend.load(tmp_path).module.dtype == torch.float32
+    monkeypatch.setattr(f"{module}._SMALL", 1000)
+    monkeypatch.setattr(f"{module}.has_bfloat16", lambda: False)
+    assert TransformersBackend.load(tmp_path).module.dtype == torch.float32
+    monkeypatch.setattr(f"{module}.has_bfloat16", lambda: True)
+    assert TransformersBackend.load(tmp_path).module.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="float32, bfloat16, not 'int8'"):
+        TransformersBackend.load(tmp_path, dtype="int8")
+    backend = TransformersBackend.load(tmp_path, dtype="bfloat16")
+    result = await generate(backend, [6, 7, 8], Budget(5, 5), sampling=replace(GREEDY, logprobs=True))
+    assert backend._decoder._slots.keys[0].dtype == torch.bfloat16
+    assert max(result.usage.thinking, result.usage.solution) <= 5
+    with torch.inference_mode():
+        ids = torch.tensor([[*result.prompt_ids, *result.output_ids]])
+        every = model.eval()(input_ids=ids).logits[0].log_softmax(-1)
+    for i, (token, p) in enumerate(zip(result.output_ids, result.logprobs, strict=True)):
+        if p is not None:
+            assert p == pytest.approx(float(every[len(result.prompt_ids) + i - 1, token]), abs=0.1)
+    await backend.aclose()
 
 
 async def test_logprobs_are_the_models() -> None:
