@@ -35,31 +35,34 @@ from .grpo.anytime import make_anytime_rollout_func
 from .grpo.checkpoints import checkpoints, last_good, rescue
 from .grpo.export import export_model, load_model
 from .grpo.logger import RunLogger, make_callback
+from .grpo.phases import Phases, TimedEngine, make_phase_callback
+from .grpo.sample_table import SampleTable, observed
 from .grpo.validate import RunContext, validate
 from .rewards.functions import RewardFunction
+from .rollouts.engines.engine import Engine
 from .rollouts.single_calls import Defects, make_rollout_func
 from .rollouts.trl_columns import RolloutFunc
 
 
-def make_rollouts(config: TrainConfig, run: RunContext) -> RolloutFunc:
-    """The rollouts of a config, after which its engine rests until the next batch."""
-    rollouts = _rollouts(config, run)
+def make_rollouts(config: TrainConfig, run: RunContext, engine: Engine) -> RolloutFunc:
+    """The rollouts of a config, after which the engine rests until the next batch."""
+    rollouts = _rollouts(config, run, engine)
 
     def sample(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         done = rollouts(prompts, trainer)
-        run.engine.rest()
+        engine.rest()
         return done
 
     return sample
 
 
-def _rollouts(config: TrainConfig, run: RunContext) -> RolloutFunc:
+def _rollouts(config: TrainConfig, run: RunContext, engine: Engine) -> RolloutFunc:
     """Episodes, single calls answered at several cuts, or single calls."""
     common: dict[str, Any] = {
         "budgets": run.budgets,
         "sampling": Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p),
         "seed": config.seed,
-        "engine": run.engine.decode,
+        "engine": engine.decode,
     }
     if run.agent is not None:
         return make_agent_rollout_func(run.agent, run.rows, **common)
@@ -90,7 +93,14 @@ def make_trainer(
     rows = dataset_of(run.rows)
     if run.agent is not None:
         rows = rows.add_column(ROW_NUMBER, list(range(len(run.rows))))
-    reward: Any = run.reward  # TRL allows None among the rewards, and so asks for a wider type
+    phases = Phases()
+    engine = TimedEngine(run.engine, phases)
+    table = None
+    if os.environ.get("RANK", "0") == "0":
+        table = SampleTable(config.output / "samples.jsonl", config.sample_table, run.tokenizer.decode)
+    reward: Any = observed(
+        run.reward, phases, table, config.updates
+    )  # TRL allows None among the rewards, and so asks for a wider type
     trainer = E1Trainer(
         config,
         model=load_model(run.base, **loading),
@@ -98,12 +108,18 @@ def make_trainer(
         processing_class=run.tokenizer,
         train_dataset=rows,
         reward_funcs=[reward],
-        rollout_func=make_rollouts(config, run),
-        callbacks=[make_callback(logger, config.updates), *callbacks],
+        rollout_func=make_rollouts(config, run, engine),
+        callbacks=[make_callback(logger, config.updates, table), *callbacks],
         peft_config=make_adapters(config),
     )
     trainer.remove_callback(PrinterCallback)
-    run.engine.start(trainer)
+    engine.start(trainer)
+
+    def validated(batch: int) -> dict[str, float]:
+        due = run.validation is not None and batch % config.validation.every == 0
+        return run.validation.run(run.engine, trainer) if run.validation and due else {}
+
+    trainer.add_callback(make_phase_callback(phases, config.updates, trainer.note, validated))
     return trainer
 
 

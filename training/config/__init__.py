@@ -6,6 +6,7 @@ agent          The `agent` section.
 budgets        The `budgets` section: a class for each kind of distribution.
 data           The `data` section.
 fields         Types of fields, `Section`, `ConfigError`.
+observe        The `validation` and `sample_table` sections: what a run shows while it runs.
 loading        From a preset, a file and the command line to a checked config, and back to YAML.
 reward         The `reward` section.
 schema         `TrainConfig` and its other sections.

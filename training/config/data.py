@@ -33,7 +33,7 @@ class DataConfig(Section):
     """Evaluation sets by name: problems that stand in them, or share 60% of their runs of 8 words with one
     that does, are removed, and the log says which."""
     instruction: str | None = None
-    """Text behind each question; null is the usual one of math or code, "" none."""
+    """Text behind each question; null is the usual one of math or code, and none for an agent; "" is none."""
     longest_prompt: Count | None = None
     """Problems whose prompt has more tokens are left out, and counted; null: such a problem is an error."""
 

@@ -39,7 +39,8 @@ class RewardConfig(Section):
     cache: Count | None = None
     """Overlong: tokens before `longest` at which it begins."""
     workers: Count | None = None
-    """Processes to grade with; by default one a core, 16 at most."""
+    """Processes to grade with on one machine, which the processes of training there share; by default one a
+    core, 16 at most."""
     failure_limit: int = Field(default=100, ge=0)
     """Failures of the grader (not wrong answers) in a run, each scored 0, before the run stops."""
 

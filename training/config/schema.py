@@ -20,6 +20,7 @@ from .agent import AgentConfig
 from .budgets import BudgetsConfig
 from .data import DataConfig
 from .fields import Count, Natural, OneOrSeveral, Positive, Seconds, Section
+from .observe import SamplesConfig, ValidationConfig
 from .reward import RewardConfig
 
 DEFECTS = ("forced-close-in-loss", "inert-clipping", "fake-end")
@@ -267,6 +268,10 @@ class TrainConfig(Section):
     """How the run lies on the hardware."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What survives a crash."""
+    validation: ValidationConfig = ValidationConfig()
+    """Problems that are held out, answered at fixed budgets between batches."""
+    sample_table: SamplesConfig = SamplesConfig()
+    """Rollouts to read."""
     trl: dict[str, Any] = Field(default_factory=dict)
     """Further fields of TRL's GRPOConfig, by name: {optim: adamw_8bit, importance_sampling_level: sequence,
     scale_rewards: none, run_name: tonight, model_init_kwargs: {attn_implementation: flash_attention_2}}. A
@@ -301,6 +306,8 @@ class TrainConfig(Section):
                 f"budgets.stated {self.budgets.stated} only asks for the length: set reward.length to l1-max "
                 f"or l1-exact, so that keeping to it is worth something"
             )
+        if self.validation.every and (self.agent is not None or self.anytime is not None):
+            raise ValueError("validation: only runs of single calls are validated; leave one of the two out")
         if self.agent is None:
             return self
         if set(self.authors_compat) - {"inert-clipping"}:

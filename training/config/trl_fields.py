@@ -56,6 +56,9 @@ OURS: Mapping[str, str] = {
     "save_strategy": "checkpoint.every",
     "save_total_limit": "checkpoint.keep",
     "report_to": "report_to",
+    **dict.fromkeys(("eval_strategy", "eval_steps", "eval_on_start", "eval_delay"), "validation.every"),
+    "num_generations_eval": "validation.samples",
+    "per_device_eval_batch_size": "validation.problems and validation.samples",
     "resume_from_checkpoint": "the option --resume",
     "use_vllm": "rollout.engine",
     "vllm_mode": "rollout.engine",
@@ -85,13 +88,6 @@ REFUSED: Mapping[str, str] = {
     ),
     **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank", "save_on_each_node"), _FIXED),
     **dict.fromkeys(("ddp_find_unused_parameters", "ddp_broadcast_buffers"), _FIXED),
-    **dict.fromkeys(
-        (
-            *("eval_strategy", "eval_steps", "eval_on_start", "eval_delay", "num_generations_eval"),
-            "per_device_eval_batch_size",
-        ),
-        "TRL would sample without budgets",
-    ),
     "chat_template_kwargs": "prompts are written as they are served: change the chat template of the base",
     "mask_truncated_completions": "a solution that does not end within s must earn nothing, not be left out",
     "remove_unused_columns": "the reward reads all columns",

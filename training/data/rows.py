@@ -27,7 +27,14 @@ KEPT = (
     *("url", "platform", "contest_id", "contest_date", "contest_start", "rating", "index", "tags"),
     *("time_limit", "memory_limit", "generated_checker", "official_tests_complete"),
 )
+ROLES = ("system", "user", "assistant")
 READ = {*QUESTION, *ANSWER, *COLUMNS, *ID, "starter_code", "entry_point", "solution", "private_test_cases"}
+
+# Columns of a row that are made here; what else an own file has stays beside them.
+TAKEN = {
+    *READ,
+    *("messages", "prompt", "kind", "source", "alternatives", "tests", "difficulty", "year", "meta"),
+}
 
 
 def problem_of(where: str, row: Row, source: Source, split: str, number: int) -> Problem:
@@ -43,7 +50,12 @@ def problem_of(where: str, row: Row, source: Source, split: str, number: int) ->
     """
     asked = source.question(row) if source.question else None
     if asked is None:
-        asked = row[_column(where, row, QUESTION, "question")]
+        names = (*QUESTION, "messages") if source is OWN else QUESTION
+        asked = row[_column(where, row, names, "question")]
+    conversation: tuple[dict[str, str], ...] = ()
+    if source is OWN and isinstance(asked, list):
+        conversation = _conversation(asked)
+        asked = conversation[-1]["content"]
     if asked is None or not (question := text_of(asked, "the question")):
         raise Unusable("its question is empty")
     code = source.kind == "code" or (source is OWN and has_cases(row))
@@ -75,7 +87,24 @@ def problem_of(where: str, row: Row, source: Source, split: str, number: int) ->
         difficulty=_number(row, "difficulty", "level", "rating"),
         year=_year(row),
         meta=_meta(row, source),
+        conversation=conversation,
+        own={name: row[name] for name in row if name not in TAKEN} if source is OWN else {},
     )
+
+
+def _conversation(messages: list[Any]) -> tuple[dict[str, str], ...]:
+    """Messages of {"role", "content"}, the last one the user's. Raises Unusable for others."""
+    found = []
+    for message in messages:
+        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+            raise Unusable(
+                f'its conversation must hold {{"role": one of {", ".join(ROLES)}, "content": text}}'
+            )
+        content = text_of(message.get("content"), f"the {message['role']}'s message")
+        found.append({"role": str(message["role"]), "content": content})
+    if not found or found[-1]["role"] != "user":
+        raise Unusable("its conversation must end with a message of the user")
+    return tuple(found)
 
 
 def _column(where: str, row: Row, names: Sequence[str], what: str) -> str:

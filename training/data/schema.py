@@ -75,6 +75,10 @@ class Problem:
     year: int | None = None
     meta: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """What else the set says and a grader or a report may want: unit, tolerance, contest, level."""
+    conversation: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
+    """The messages whose last one asks; () where the question stands alone."""
+    own: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Columns of a file of the user's own that stay columns of the row."""
 
 
 def prompt_of(problem: Problem, instruction: str | None = None) -> str:
@@ -98,11 +102,15 @@ def to_rows(problems: Iterable[Problem], instruction: str | None = None) -> list
     """Rows for TRL: `prompt` as chat messages, and the columns that reach the reward functions.
 
     Every row has every column, of one type: id, kind, source, answer (None for code), alternatives (list),
-    tests (JSON, see `tests_json`), entry_point, difficulty, year, meta (JSON).
+    tests (JSON, see `tests_json`), entry_point, difficulty, year, meta (JSON). Files of the user's own keep
+    their further columns; where a row lacks one, it is None.
     """
+    problems = list(problems)
+    further = dict.fromkeys(name for problem in problems for name in problem.own)
     return [
         {
-            "prompt": [{"role": "user", "content": prompt_of(problem, instruction)}],
+            **{name: problem.own.get(name) for name in further},
+            "prompt": _messages(problem, instruction),
             "id": problem.id,
             "kind": problem.kind,
             "source": problem.source,
@@ -116,6 +124,12 @@ def to_rows(problems: Iterable[Problem], instruction: str | None = None) -> list
         }
         for problem in problems
     ]
+
+
+def _messages(problem: Problem, instruction: str | None) -> list[dict[str, str]]:
+    """The conversation, whose last message asks the question with its instruction."""
+    asked = {"role": "user", "content": prompt_of(problem, instruction)}
+    return [*(dict(message) for message in problem.conversation[:-1]), asked]
 
 
 def tests_json(problem: Problem) -> str:

@@ -9,6 +9,9 @@ checkpoints    Checkpoints that survive a crash: how they are written, and which
 export         Loading the weights that a run starts from, and writing those that it ends with, one at a time.
 logger         A line a batch with the time left, `metrics.csv` and `metrics.svg`.
 metrics        The metrics of a batch, segment by segment.
+phases         Seconds of a batch by phase, and tokens a second.
+sample_table   Rollouts to read, in `samples.jsonl`.
 trainer        TRL's GRPOTrainer: the overrides of its private methods, and nothing else.
 validate       Checks everything about a run that can be wrong before a weight is loaded.
+validation     Problems held out, answered at fixed budgets during training.
 """

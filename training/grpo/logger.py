@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plots.panels import Panel, figure
+from .sample_table import SampleTable
 
 FIRST = (
     "step",
@@ -43,7 +44,10 @@ PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
     ),
     ("share of tokens clipped", {"": "clip_ratio/region_mean"}),
     ("entropy", {"": "entropy"}),
+    ("seconds a batch", {name: f"seconds/{name}" for name in ("rollout", "sync", "reward", "update")}),
+    ("tokens a second, one device", {"rollout": "tokens_s/rollout", "update": "tokens_s/update"}),
 )
+VALIDATED = re.compile("validation/[^/]+/reward")
 Row = dict[str, float | None]
 
 
@@ -138,12 +142,18 @@ def picture(rows: Sequence[Row]) -> str:
             {name: [(row["step"] or 0.0, row.get(column)) for row in rows] for name, column in lines.items()},
             x_label="batch",
         )
-        for title, lines in PANELS
+        for title, lines in (*PANELS, *_validation(rows))
     ]
     return figure(panels)
 
 
-def make_callback(logger: RunLogger, updates: int) -> Any:
+def _validation(rows: Sequence[Row]) -> list[tuple[str, Mapping[str, str]]]:
+    """A panel with a line for each budget, where a run validates."""
+    names = sorted({name for row in rows for name in row if VALIDATED.fullmatch(name)}, key=_natural)
+    return [("validation: reward", {name.split("/")[1]: name for name in names})] if names else []
+
+
+def make_callback(logger: RunLogger, updates: int, table: SampleTable | None = None) -> Any:
     """The logger as a callback of transformers' Trainer; a batch is `updates` of its steps."""
     from transformers import TrainerCallback
 
@@ -151,6 +161,8 @@ def make_callback(logger: RunLogger, updates: int) -> Any:
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
                 logger.begin(state.global_step // updates)
+                if table is not None:
+                    table.begin(state.global_step // updates)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if state.is_world_process_zero and logs and "loss" in logs:

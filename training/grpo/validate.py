@@ -34,6 +34,7 @@ from ..rewards.functions import make_reward_function
 from ..rollouts.engines.engine import Engine
 from ..rollouts.engines.registry import ENGINES
 from ..rollouts.prompts import codec_of, prompt_ids_of
+from .validation import Validation, hold_out, make_validation
 
 _PROMPT = [{"role": "user", "content": "x"}]
 """A conversation that shows how the chat template begins an answer."""
@@ -56,6 +57,8 @@ class RunContext:
     """The GRPOConfig."""
     agent: Agent | None = None
     """Episodes with tools; None: single calls."""
+    validation: Validation | None = None
+    """What is asked of problems held out; None: nothing."""
 
 
 def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunContext:
@@ -81,7 +84,11 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
     markers = markers_for(codec, wrap_up=config.rollout.wrap_up)
     close = markers.close_length(markers.opening(prompt_ids_of(tokenizer, _PROMPT, config.named_markers)))
     check_context(budgets, config.rollout.context, close=close, prompt=1, longest="a prompt of")
-    rows = source(config.data, config.rollout.prompts * config.steps, config.seed, log)
+    held = config.validation.problems if config.validation.every else 0
+    data = config.data
+    if config.agent is not None and data.instruction is None:  # "within \\boxed{}" is for single calls
+        data = data.model_copy(update={"instruction": ""})
+    rows = source(data, config.rollout.prompts * config.steps + held, config.seed, log)
     _check_columns(rows, ("prompt", *config.reward.columns), config)
     agent = None
     if config.agent is not None:
@@ -89,6 +96,8 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
     _check_episode_reward(config, agent, rows[0])
     lengths = _prompt_lengths(config, tokenizer, agent, rows)
     rows = _check_prompts(rows, lengths, close, budgets, config, log)
+    if held:
+        rows, kept = hold_out(rows, held)
     order = row_order(len(rows), config.rollout.prompts, config.steps, config.seed)
     reward = make_reward_function(
         config.reward,
@@ -96,6 +105,9 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
         close_ids=markers.close_ids,
         close_text=markers.close_text if markers.close_in_text else "",
     )
+    validation = None
+    if held:
+        validation = make_validation(config, kept, tokenizer, markers, budgets.largest()[1], reward)
     return RunContext(
         base=base,
         tokenizer=tokenizer,
@@ -106,6 +118,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
         engine=make_engine(config, base, tokenizer, log),
         arguments=arguments,
         agent=agent,
+        validation=validation,
     )
 
 

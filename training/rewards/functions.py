@@ -18,7 +18,7 @@ from typing import Any
 
 from ..config.fields import ConfigError, imported
 from ..config.reward import RewardConfig
-from .grades import Grade, Grader, RewardFailedError, Sample, grade_finished, log
+from .grades import Grade, Grader, RewardFailedError, Sample, default_workers, grade_finished, log
 from .shape import shape_length, well_formed
 from .word_problems import WordProblemGrader
 
@@ -183,7 +183,8 @@ def make_reward_function(
         ConfigError: a function of the user's own can't be imported.
     """
     if config.graded:
-        return RewardFunction(make_grader(config.kind, config.workers), decode, config, close_ids, close_text)
+        grader = make_grader(config.kind, default_workers(config.workers))
+        return RewardFunction(grader, decode, config, close_ids, close_text)
     if config.kind == "episode":
         return episode_reward
     found = imported(config.kind, "reward.kind")

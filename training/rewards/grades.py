@@ -93,6 +93,11 @@ def grade_finished(grader: Grader, samples: Sequence[Sample]) -> list[Grade]:
     return [next(grades) if sample.finished else Grade(0.0, "not finished") for sample in samples]
 
 
-def default_workers() -> int:
-    """Processes to grade with: the cores that this process may use, 16 at most."""
-    return max(1, min(16, len(os.sched_getaffinity(0))))
+def default_workers(most: int | None = None) -> int:
+    """Processes to grade with in this process of training, which shares its machine with others.
+
+    Args:
+        most: on the whole machine; None: the cores that may be used, 16 at most.
+    """
+    machine = most or min(16, len(os.sched_getaffinity(0)))
+    return max(1, machine // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.errors import DataError
+from elastic_agent.training.agents.environment import Episode
 from elastic_agent.training.config.data import DataConfig
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.loading import load_config
@@ -160,3 +161,54 @@ def test_a_run_on_ones_own_problems_from_the_file_to_the_metrics(base: Path, tmp
     assert "problems: 6 of own" in lines
     assert trainer.state.log_history[0]["math/failures"] == 0
     assert (tmp_path / "out" / "metrics.svg").read_text().startswith("<svg")
+
+
+def test_own_rows_keep_their_columns_and_a_conversation_is_a_question(tmp_path: Path) -> None:
+    """`row["prices"]` reaches an agent's environment and a reward; one row may lack it."""
+    talk = [
+        {"role": "system", "content": "You keep a shop."},
+        {"role": "user", "content": "What is in it?"},
+        {"role": "assistant", "content": "Apples."},
+        {"role": "user", "content": "What do 3 cost?"},
+    ]
+    own = write(
+        tmp_path / "own.jsonl",
+        [
+            {"question": talk, "answer": 6, "prices": {"apple": 2}},
+            {"messages": talk[:2], "answer": "apples"},
+        ],
+    )
+    first, second = rows_of(source="own", path=own, instruction="Be short.")
+    assert (first["prices"], second["prices"]) == ({"apple": 2}, None)
+    assert first["prompt"] == [*talk[:3], {"role": "user", "content": "What do 3 cost? Be short."}]
+    assert [message["role"] for message in second["prompt"]] == ["system", "user"]
+    assert dataset_of([first, second])["prices"][0] == {"apple": 2}
+    for wrong, said in (
+        (talk[:3], "must end with a message of the user"),
+        ([{"role": "robot", "content": "x"}], "one of system, user, assistant"),
+        ([{"role": "user", "content": 3}], "the user's message must be text"),
+    ):
+        write(own, [{"question": wrong, "answer": 1}])
+        with pytest.raises(DataError, match=said):
+            rows_of(source="own", path=own)
+
+
+def test_no_box_is_asked_of_an_agent(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.jsonl", [{"question": "What do 3 cost?", "answer": 6, "prices": [2]}])
+    ready = validate(
+        small(
+            make_base(tmp_path / "base"),
+            tmp_path,
+            data={"source": "own", "path": str(own)},
+            agent={"environment": "tests.training.data.test_training_set:shop"},
+            reward={"kind": "episode"},
+            rollout={"context": 512},
+        )
+    )
+    assert ready.rows[0]["prompt"] == [{"role": "user", "content": "What do 3 cost?"}]
+
+
+def shop(row: dict[str, Any]) -> Any:
+    """An environment that needs the column."""
+    assert row["prices"] == [2]
+    return Episode({}, score=lambda answer: 1.0)

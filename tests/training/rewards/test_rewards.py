@@ -243,3 +243,16 @@ def test_trl_calls_it_and_logs_it(tmp_path: Path) -> None:
     assert {"rewards/word-problems_reward/mean", "word-problems/correct", "word-problems/well_formed"} <= set(
         step
     )
+
+
+def test_graders_are_counted_by_machine_and_not_by_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight processes of training on a machine of 64 cores: 16 graders in all."""
+    from elastic_agent.training.rewards.grades import default_workers
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert (default_workers(), default_workers(40)) == (16, 40)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert (default_workers(), default_workers(40), default_workers(3)) == (2, 5, 1)
+    made = make_reward_function(RewardConfig(kind="math", workers=24), lambda _: "")
+    assert made.grader.workers == 3  # type: ignore[union-attr]

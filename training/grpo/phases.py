@@ -1,0 +1,118 @@
+"""Seconds of a batch by phase, and tokens a second: measured around the seam that every engine stands behind.
+
+rollout      decoding, in the engine
+sync         giving the engine the weights, and putting it to rest
+reward       grading
+validation   the problems held out
+update       all else of the batch: log-probs, gradients, the optimizer, checkpoints
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..rollouts.engines.engine import Engine
+from ..rollouts.rollout import Rollout
+
+Validate = Callable[[int], dict[str, float]]
+MEASURED = ("rollout", "sync", "reward", "validation")
+
+
+class Phases:
+    """The clock of one process."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._started = clock()
+        self.sampled = self.read = 0
+        """Tokens of this batch that were sampled, and that the update reads."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time of the block towards the phase."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds[name] += self._clock() - begun
+
+    def count(self, rollouts: Sequence[Rollout]) -> None:
+        """Rollouts of the batch, for the tokens a second."""
+        self.sampled += sum(sum(r.env_mask) for r in rollouts)
+        self.read += sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
+
+    def batch(self) -> dict[str, float]:
+        """The numbers of the batch that ends now, for the log; the next one begins."""
+        now = self._clock()
+        total, seconds = now - self._started, self._seconds
+        update = max(0.0, total - sum(seconds.values()))
+        found = {f"seconds/{name}": seconds.get(name, 0.0) for name in MEASURED} | {"seconds/update": update}
+        for name, tokens, spent in (
+            ("rollout", self.sampled, found["seconds/rollout"]),
+            ("update", self.read, update),
+        ):
+            found[f"tokens_s/{name}"] = tokens / spent if spent > 0 else 0.0
+        self._seconds, self._started = defaultdict(float), now
+        self.sampled = self.read = 0
+        return found
+
+
+class TimedEngine:
+    """An engine whose decoding and syncing are timed, and whose rollouts are counted."""
+
+    def __init__(self, engine: Engine, phases: Phases) -> None:
+        self.engine, self._phases = engine, phases
+
+    def start(self, trainer: Any) -> None:
+        self.engine.start(trainer)
+        if getattr(trainer, "vllm_generation", None) is self.engine:  # TRL asks it to sync
+            trainer.vllm_generation = self
+
+    def sync_weights(self) -> None:
+        with self._phases.phase("sync"):
+            self.engine.sync_weights()
+
+    def decode(self, *arguments: Any) -> list[Rollout]:
+        with self._phases.phase("rollout"):
+            done = self.engine.decode(*arguments)
+        self._phases.count(done)
+        return done
+
+    def rest(self) -> None:
+        with self._phases.phase("sync"):
+            self.engine.rest()
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def make_phase_callback(
+    phases: Phases, updates: int, note: Callable[[dict[str, float]], None], validate: Validate | None
+) -> Any:
+    """A callback of transformers' Trainer that logs the numbers of each batch, before the batch is logged.
+
+    Args:
+        updates: of a batch.
+        note: logs numbers with the batch that ends.
+        validate: (batch number, from 1) -> numbers of a validation, if one is due.
+    """
+    from transformers import TrainerCallback
+
+    class PhaseCallback(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            phases.batch()  # loading counts nowhere
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % updates:
+                return
+            if validate is not None:
+                with phases.phase("validation"):
+                    note(validate(state.global_step // updates))
+            note(phases.batch())
+
+    return PhaseCallback()

@@ -1,0 +1,86 @@
+"""Rollouts to read: every so many batches, the first samples of the batch with what they earned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import Any
+
+from ..config.observe import SamplesConfig
+from .phases import Phases
+
+Decode = Callable[[Sequence[int]], str]
+READ = (
+    *("prompts", "completion_ids", "thinking_limit", "thinking_tokens", "solution_tokens", "cut", "finished"),
+    *("turns", "task_cap"),
+)
+"""Columns that are read; from the third on they are written as they are."""
+
+
+class SampleTable:
+    """`samples.jsonl`: a line a rollout.
+
+    Args:
+        path: the file.
+        config: how often, and how many.
+        decode: ids to text, special tokens kept.
+    """
+
+    def __init__(self, path: Path, config: SamplesConfig, decode: Decode) -> None:
+        self.path, self._config, self._decode = path, config, decode
+
+    def begin(self, step: int) -> None:
+        """A run starts, or goes on after `step` batches: the lines behind are dropped."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if step and self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        if kept or self.path.exists():
+            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def due(self, step: int) -> bool:
+        """Whether batch number `step`, from 1, has a table."""
+        return bool(self._config.every) and step % self._config.every == 0
+
+    def add(self, step: int, columns: Mapping[str, Any], rewards: Sequence[float | None]) -> None:
+        """The rollouts of a batch, by the columns that a reward gets; those of one group stand together."""
+        lines = [
+            self._line(step, {name: columns[name][i] for name in READ if name in columns}, rewards[i])
+            for i in range(min(self._config.rows, len(rewards)))
+        ]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+    def _line(self, step: int, row: Mapping[str, Any], reward: float | None) -> str:
+        completion = row["completion_ids"]
+        split = len(completion) - row["solution_tokens"]
+        texts = {"thinking": self._decode(completion[:split]), "solution": self._decode(completion[split:])}
+        if "turns" in row:  # of an episode: thinking and solutions follow each other
+            texts = {"episode": self._decode(completion)}
+        kept = {name: row[name] for name in READ[2:] if name in row}
+        line = {"step": step, "prompt": row["prompts"], **texts, "reward": reward, **kept}
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def observed(
+    reward: Callable[..., Any], phases: Phases, table: SampleTable | None, updates: int
+) -> Callable[..., Any]:
+    """The reward function, timed, and its batches in the table where they are due.
+
+    Args:
+        table: None in all processes but the first.
+        updates: optimizer updates a batch.
+    """
+    if iscoroutinefunction(reward):  # TRL runs those together, in a loop of its own
+        return reward
+
+    def call(**columns: Any) -> Any:
+        with phases.phase("reward"):
+            rewards = reward(**columns)
+        state = columns.get("trainer_state")
+        if table is not None and state is not None and table.due(step := state.global_step // updates + 1):
+            table.add(step, columns, rewards)
+        return rewards
+
+    call.__name__ = reward.__name__
+    return call
