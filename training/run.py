@@ -98,9 +98,8 @@ def make_trainer(
     table = None
     if os.environ.get("RANK", "0") == "0":
         table = SampleTable(config.output / "samples.jsonl", config.sample_table, run.tokenizer.decode)
-    reward: Any = observed(
-        run.reward, phases, table, config.updates
-    )  # TRL allows None among the rewards, and so asks for a wider type
+    # TRL allows None among the rewards, and so asks for a wider type
+    reward: Any = observed(run.reward, phases, table, config.updates)
     trainer = E1Trainer(
         config,
         model=load_model(run.base, **loading),

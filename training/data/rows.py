@@ -50,8 +50,8 @@ def problem_of(where: str, row: Row, source: Source, split: str, number: int) ->
     """
     asked = source.question(row) if source.question else None
     if asked is None:
-        names = (*QUESTION, "messages") if source is OWN else QUESTION
-        asked = row[_column(where, row, names, "question")]
+        asking = (*QUESTION, "messages") if source is OWN else QUESTION
+        asked = row[_column(where, row, asking, "question")]
     conversation: tuple[dict[str, str], ...] = ()
     if source is OWN and isinstance(asked, list):
         conversation = _conversation(asked)
