@@ -117,6 +117,12 @@ def _draw(
     for engine in engines:
         engine.ready()
         check(grid, engine)
+        if None in grid.thinking:
+            print(
+                f"t=none on {engine.name}: thinking may fill the context of {engine.context_length} tokens, "
+                f"and a model that does not stop by itself will",
+                file=sys.stderr,
+            )
     progress = Progress(len(rows) * len(grid), sum(there))
     failed: list[Record] = []
 

@@ -54,6 +54,8 @@ def test_results_table_plot_and_json(folder: Path, here: Path, capsys: pytest.Ca
         (strategy, t, 7) for strategy in ("elastic", "s1:waits=2") for t in (0, 8, None)
     ]
     assert "42 of 42 samples" in said.err
+    assert "t=none on" in said.err
+    assert "thinking may fill the context of" in said.err
     assert "s left" in said.err
     rows = lines(here / "eval/results.jsonl")
     assert len(rows) == 2 + 42
