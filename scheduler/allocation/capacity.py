@@ -18,7 +18,7 @@ from elastic_agent.usage import worst_input
 from ..latency.model import Speed
 from ..ledger.amounts import INFINITY, NOTHING, Room
 from ..policies.protocol import Choice, Need, State
-from .demand import RemainingDemand
+from .demand import RemainingDemand, remaining_demand
 from .headroom import Headroom
 from .request import Request
 
@@ -100,7 +100,7 @@ def plan(headroom: Headroom, most: int) -> Plan | None:
     for at, task in enumerate(tasks):
         remaining = headroom.remaining
         if at:
-            remaining = headroom.demand.remaining(task.calls.to_come(request.terms.kind))
+            remaining = remaining_demand(request, task.calls.to_come(request.terms.kind))
         room, unit = _room(headroom, at, remaining)
         if unit is None:
             if not task.thinking_price:

@@ -9,11 +9,9 @@ with lengths from two sources each grant would seem to free tokens that are not 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
-
-from elastic_agent.usage import worst_input
 
 from ..estimates.call_stats import AverageUsage
 from ..estimates.success_curve import Curve
@@ -26,10 +24,6 @@ from .snapshot import TaskView
 
 UNSEEN = 0.25
 """Share of its solution budget that a call is taken to use while no call of its kind has been seen."""
-
-
-Minimum = tuple[Curve, int, int]
-"""Of a kind: its success curve; solution tokens of a call that doesn't think; prompt tokens of a call."""
 
 
 class RemainingDemand(NamedTuple):
@@ -52,65 +46,42 @@ class RemainingDemand(NamedTuple):
     prompts: int
 
 
-class Demand(dict[str, Minimum]):
-    """The minimum of each kind, for one decision; worked out when a kind is first asked for."""
-
-    def __init__(self, request: Request) -> None:
-        self._request = request
-
-    def __missing__(self, kind: str) -> Minimum:
-        self._work_out((kind,))
-        return self[kind]
-
-    def _work_out(self, kinds: Iterable[str]) -> None:
-        """Work out the kinds that aren't known yet: many together are cheaper than one by one."""
-        request = self._request
-        size, mine, model = request.size, request.terms.kind, request.model
-        limit, curve_of = size.solution, model.curves.curve
-        known, bias = model.usage_stats.known, model.usage_stats.bias
-        for kind in kinds:
-            if kind not in self:
-                curve, usage = curve_of(kind), known.get(kind)
-                prompt = round(usage.prompt) if usage and kind != mine else size.prompt
-                self[kind] = (curve, _solution(curve.unthought, usage, bias, limit), prompt)
-
-    def minimum(self, calls: int, prompts: int, solutions: int) -> tuple[int, int]:
-        """Tokens and nano-dollars of so many calls that don't think, with so many tokens in all."""
-        close, price = self._request.size.close, self._request.model.price
-        read = prompts + calls * worst_input(0, 0, close)
-        return calls * close + solutions, 0 if price is None else price.bound(read, solutions)
-
-    def remaining(self, others: Mapping[str, int]) -> RemainingDemand:
-        """What this call and so many others of these kinds are expected to use."""
-        mine = self._request.terms.kind
-        self._work_out((mine, *others))
-        curves, counts = [], []
-        solutions = prompts = 0
-        for kind in sorted(others):
-            count = others[kind]
-            curve, solution, prompt = self[kind]
-            curves.append(curve)
-            counts.append(count)
-            solutions += solution * count
-            prompts += prompt * count
-        _, solution, prompt = self[mine]
-        calls = sum(counts)
-        tokens, nano = self.minimum(1 + calls, prompt + prompts, solution + solutions)
-        if last := others.get(FINAL, 0):
-            _, solution, prompt = self[FINAL]
-            solutions -= last * solution
-            prompts -= last * prompt
-        steps = calls - last
-        return RemainingDemand(
-            needs(tuple(curves), tuple(counts)), calls, tokens, nano, steps, solutions, prompts
-        )
+def remaining_demand(request: Request, others: Mapping[str, int]) -> RemainingDemand:
+    """What this call and so many others of these kinds are expected to use."""
+    size, mine, model = request.size, request.terms.kind, request.model
+    curve_of, known, bias = model.curves.curve, model.usage_stats.known, model.usage_stats.bias
+    calls = solutions = prompts = 0  # of the others
+    last = last_solutions = last_prompts = 0  # of final answers among the others
+    curves, counts = [], []
+    for kind in sorted(others):
+        count, curve, usage = others[kind], curve_of(kind), known.get(kind)
+        solution = count * _solution(curve.unthought, usage, bias, size.solution)
+        prompt = count * (round(usage.prompt) if usage and kind != mine else size.prompt)
+        if kind == FINAL:
+            last, last_solutions, last_prompts = count, solution, prompt
+        curves.append(curve)
+        counts.append(count)
+        calls += count
+        solutions += solution
+        prompts += prompt
+    own = _solution(curve_of(mine).unthought, known.get(mine), bias, size.solution)
+    tokens, nano = _unthinking(request, 1 + calls, size.prompt + prompts, own + solutions)
+    return RemainingDemand(
+        needs(tuple(curves), tuple(counts)),
+        calls,
+        tokens,
+        nano,
+        calls - last,
+        solutions - last_solutions,
+        prompts - last_prompts,
+    )
 
 
 def expected(request: Request, thinking: int, solution: int) -> Amount:
     """What a call with this budget is expected to use."""
     used, says = _by_curve(request.curve, thinking)
     stats, limit = request.model.usage_stats, request.size.solution
-    writes = _solution(says, stats.get(request.terms.kind), stats.bias, limit)
+    writes = _solution(says, stats.known.get(request.terms.kind), stats.bias, limit)
     return request.worst(used, min(writes, solution))
 
 
@@ -141,7 +112,7 @@ def _by_curve(curve: Curve, thinking: int) -> tuple[int, float | None]:
     return min(math.ceil(curve.used(thinking)), thinking), curve.solution_at(thinking)
 
 
-def queued(request: Request, task: TaskView, least: int, demand: Demand) -> tuple[Amount, Amount]:
+def queued(request: Request, task: TaskView, least: int) -> tuple[Amount, Amount]:
     """The calls of this task that wait behind this one: their smallest answers, and what they may come to.
 
     A call that the task has not declared comes behind all that it has.
@@ -164,12 +135,16 @@ def queued(request: Request, task: TaskView, least: int, demand: Demand) -> tupl
         return NOTHING, NOTHING
     one = request.worst(0, least)
     smallest = Amount(one.tokens * waiting, one.nano * waiting)
-    prompts = solutions = 0
-    for kind, count in kinds.items():
-        _, solution, prompt = demand[kind]
-        solutions += solution * count
-        prompts += prompt * count
-    return smallest, Amount(*demand.minimum(waiting, prompts, solutions)).max(smallest)
+    behind = remaining_demand(request, {kind: count for kind, count in kinds.items() if count})
+    likely = _unthinking(request, waiting, behind.prompts, behind.solutions)
+    return smallest, Amount(*likely).max(smallest)
+
+
+def _unthinking(request: Request, calls: int, prompts: int, solutions: int) -> tuple[int, int]:
+    """Tokens and nano-dollars of so many calls that don't think, with so many tokens in all."""
+    close, price = request.size.close, request.model.price
+    closes = calls * close
+    return closes + solutions, 0 if price is None else price.bound(prompts + closes, solutions)
 
 
 def _solution(says: float | None, usage: AverageUsage | None, bias: float, limit: int) -> int:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..latency.model import Speed
 from ..latency.slack import SAFETY, RemainingWork, Timing
 from ..ledger.amounts import INFINITY, NOTHING, Amount, Room
-from .demand import Demand, RemainingDemand, queued, work_after
+from .demand import RemainingDemand, queued, remaining_demand, work_after
 from .request import Request
 from .reserves import ReserveMoves, plan_reserves
 from .snapshot import AccountView, Blocked, Snapshot, TaskView
@@ -23,7 +23,6 @@ class Headroom(NamedTuple):
         left: what a last call could hold, the reserve included.
         ends: by task of the lineage, when all calls but the final one have to be over.
         end: when the own task has to be over; infinity without a deadline.
-        demand: what calls without thinking use, by kind.
         remaining: what is still to come in the own task.
         rest: what has to happen in time after the call's thinking.
         in_time: solution tokens for which there is time.
@@ -41,7 +40,6 @@ class Headroom(NamedTuple):
     left: Room
     ends: tuple[float, ...]
     end: float
-    demand: Demand
     remaining: RemainingDemand
     rest: RemainingWork
     in_time: int
@@ -118,14 +116,14 @@ def work_out(snapshot: Snapshot, timing: Timing) -> Headroom:
     if moves.final_answers[0] is not task.final_answer:
         task = task._replace(final_answer=moves.final_answers[0])
     terms = request.terms
-    least, demand = request.least_solution(task.final_answer.size), Demand(request)
-    remaining = demand.remaining(task.calls.to_come(terms.kind, terms.final))
+    least = request.least_solution(task.final_answer.size)
+    remaining = remaining_demand(request, task.calls.to_come(terms.kind, terms.final))
     ends, end = _ends(moves)
     after = moves.seconds[0] if task.reserving and not terms.final else SAFETY
     in_time = _solution_in_time(snapshot, end - after, least)
     rest = work_after(request, task, remaining, in_time)
-    left = _left(moves, end).with_freed(snapshot.holds)
-    minimum, queue = queued(request, task, least, demand)
+    left = _left(moves, end, snapshot.holds)
+    minimum, queue = queued(request, task, least)
     now, speed = snapshot.now, snapshot.speed
     return Headroom(
         snapshot,
@@ -137,7 +135,6 @@ def work_out(snapshot: Snapshot, timing: Timing) -> Headroom:
         left,
         ends,
         end,
-        demand,
         remaining,
         rest,
         in_time,
@@ -147,8 +144,8 @@ def work_out(snapshot: Snapshot, timing: Timing) -> Headroom:
     )
 
 
-def _left(moves: ReserveMoves, end: float) -> Room:
-    """What is free on the whole path, and the own task's reserve."""
+def _left(moves: ReserveMoves, end: float, holds: Amount) -> Room:
+    """What is free on the whole path, the own task's reserve, and what the call holds already."""
     tokens: int | None = None
     nano: int | None = None
     for account in moves.accounts:
@@ -158,7 +155,7 @@ def _left(moves: ReserveMoves, end: float) -> Room:
         if account.nano is not None:
             free = account.nano - account.spent.nano - account.held.nano
             nano = free if nano is None or free < nano else nano
-    return Room(tokens, nano, end).with_freed(moves.accounts[0].reserve)
+    return Room(tokens, nano, end).with_freed(moves.accounts[0].reserve + holds)
 
 
 def _ends(moves: ReserveMoves) -> tuple[tuple[float, ...], float]:

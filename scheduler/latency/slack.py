@@ -95,20 +95,22 @@ class Timing:
         """When a call has to stop thinking; its `thought` tokens so far will be sent again."""
         if speed is None:
             return window.started + (window.end - window.started) / (2 + after.others)
-        ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill, again, later, *_ = speed
         tokens, passes, slowdown = after.tokens, after.passes, self.slowdown
+        ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill = speed[:6]
         plan = passes * max(ttft, usual_ttft) + tokens * max(tpot, usual_tpot) + SAFETY
         slow = passes * max(ttft, slowdown * usual_ttft) + tokens * max(tpot, slowdown * usual_tpot) + SAFETY
-        usual = passes * usual_ttft + tokens * usual_tpot + SAFETY
+        read = 0.0
         if prefill:
-            read = again * (after.prompt + thought) + after.fresh
-            read += later * (after.others_prompt + after.final_prompt)
+            read = speed.again * (after.prompt + thought) + after.fresh
+            read += speed.later * (after.others_prompt + after.final_prompt)
             plan += read * max(prefill, usual_prefill)
             slow += read * max(prefill, slowdown * usual_prefill)
-            usual += read * usual_prefill
-        next_one = speed.slowdown
-        known = usual + max(0.0, next_one.delay(usual) - next_one.accepted(self.risk))
-        return window.end - max(plan, min(slow, self.share * window.span), known)
+        kept = max(plan, min(slow, self.share * window.span))
+        if speed.slower > 1:  # slowdowns were seen: the next one may be like them
+            usual = passes * usual_ttft + tokens * usual_tpot + SAFETY + read * usual_prefill
+            next_one = speed.slowdown
+            kept = max(kept, usual + max(0.0, next_one.delay(usual) - next_one.accepted(self.risk)))
+        return window.end - kept
 
     def answer_until(self, window: CallWindow, after: RemainingWork, speed: Speed | None) -> float:
         """When a call's solution has to be over: the task's end, or the last moment for the final answer.

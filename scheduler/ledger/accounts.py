@@ -82,12 +82,14 @@ class Account:
 
     def shortage_of(self, extra: Amount) -> Shortage | None:
         """The first unit in which this account has no room for `extra`."""
-        left = self.tokens_left if extra.tokens > 0 else None
-        if left is not None and extra.tokens > left:
-            return Shortage(self.id, "tokens", extra.tokens, left)
-        left = self.nano_left if extra.nano > 0 else None
-        if left is not None and extra.nano > left:
-            return Shortage(self.id, "nano", extra.nano, left)
+        if self.tokens is not None and extra.tokens > 0:
+            left = self.tokens - self.spent.tokens - self.held.tokens
+            if extra.tokens > left:
+                return Shortage(self.id, "tokens", extra.tokens, left)
+        if self.nano is not None and extra.nano > 0:
+            left = self.nano - self.spent.nano - self.held.nano
+            if extra.nano > left:
+                return Shortage(self.id, "nano", extra.nano, left)
         return None
 
 

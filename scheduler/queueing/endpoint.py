@@ -29,7 +29,7 @@ from itertools import chain, repeat
 from elastic_agent.errors import EndpointBusyError
 from elastic_agent.validation import integer
 
-from ..allocation.demand import Demand, work_after
+from ..allocation.demand import remaining_demand, work_after
 from ..allocation.request import Request, Running
 from ..allocation.snapshot import view_of
 from ..allocation.task_state import TaskState
@@ -122,7 +122,7 @@ class Endpoint:
     def enter(self, request: Request, end: float, span: float) -> None:
         """A call waits from now on; its task has to be over at `end`, and takes at most `span` seconds."""
         task = view_of(request.task)
-        remaining = Demand(request).remaining(task.calls.to_come(request.terms.kind, request.terms.final))
+        remaining = remaining_demand(request, task.calls.to_come(request.terms.kind, request.terms.final))
         rest = work_after(request, task, remaining, request.size.solution)
         # With no time to think, one pass reads the prompt and writes the answer.
         rest = rest._replace(prompt=0, fresh=request.size.fresh)
