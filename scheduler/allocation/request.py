@@ -180,7 +180,7 @@ class Running:
     @property
     def held(self) -> Amount:
         """What they hold together."""
-        return sum([hold.amount for hold in self.extensions], self.hold.amount)
+        return self.grant.held
 
     @property
     def refund(self) -> Amount:

@@ -42,7 +42,8 @@ def plan_reserves(snapshot: Snapshot, timing: Timing) -> ReserveMoves:
     together with the call's hold. Tasks around it keep their final answers before the call gets its tokens.
     """
     request, tasks = snapshot.request, snapshot.tasks
-    accounts, reserves = list(snapshot.accounts), list[tuple[int, Amount]]()
+    accounts = list(snapshot.accounts)
+    reserves: list[tuple[int, Amount]] = []
     own, answers = tasks[0], [task.final_answer for task in tasks]
     shortfall = above = NOTHING
     if own.reserving:  # for a final call, too, which says how long the answer may be

@@ -72,7 +72,10 @@ class DecisionLoop:
             task.forecast.expect({terms.kind: 1})
         request.queue.order, request.queue.arrived = next(self._orders), now
         request.declared = task.forecast.arrived(terms.kind)
-        if self._is_full(request, now):
+        endpoint = request.endpoint
+        if endpoint is not None and not endpoint.is_limited(request):
+            endpoint = None  # its calls take no turns
+        if endpoint is not None and self._is_full(request, endpoint, now):
             return
         if request.enclosing_holds:
             self._running.enclose(request.enclosing_holds)
@@ -81,8 +84,7 @@ class DecisionLoop:
         # around them can't finish before them.
         rank = FIRST if terms.final or request.enclosing_holds else terms.priority
         head = self._queues.setdefault(task.account.path[-1].id, Queue()).push(rank, request)
-        endpoint = request.endpoint
-        if head and endpoint is not None and endpoint.is_limited(request):
+        if head and endpoint is not None:
             endpoint.mark_ready(request)  # whoever is decided on first in this moment sees all of them
 
     def resolve(self, request: Request, outcome: Outcome, *, tell: bool = True) -> None:
@@ -181,11 +183,9 @@ class DecisionLoop:
                 if (queue := self._queues.get(path[-1].id)) is not None:
                     queue.wake(path)
 
-    def _is_full(self, request: Request, now: float) -> bool:
+    def _is_full(self, request: Request, endpoint: CallQueue, now: float) -> bool:
         """Where calls take turns: give it a place in the queue, or refuse it."""
-        endpoint, task = request.endpoint, request.task
-        if endpoint is None or not endpoint.is_limited(request):
-            return False
+        task = request.task
         busy = None if request.terms.final else endpoint.full(task.key)
         if busy is None:
             endpoint.enter(request, inherited_deadline(task.account, final=True), task.account.span)

@@ -13,7 +13,7 @@ from ..allocation.request import Request, Running
 from ..allocation.snapshot import Snapshot, take_snapshot
 from ..allocation.task_state import TaskState
 from ..ledger.accounts import Hold
-from ..ledger.amounts import Amount
+from ..ledger.amounts import NOTHING, Amount
 from ..ledger.ledger import Ledger
 from ..policies.pacing import Pacing
 from ..runlog.recorder import Recorder
@@ -140,9 +140,9 @@ class RunningCalls:
 
     def _end_holds(self, running: Running, actual: Amount | None) -> Amount:
         """End what a call holds; what was used is charged to the first hold, and beyond it to extensions."""
-        first = running.hold
+        first, holds = running.hold, running.holds
         if actual is None:
-            for hold in running.holds:
+            for hold in holds:
                 self._ledger.refund(hold)
         else:
             for hold in running.extensions:
@@ -150,6 +150,8 @@ class RunningCalls:
                 self._ledger.settle(hold, part)
                 actual -= part
             self._ledger.settle(first, actual)
-        for hold in running.holds:
+        charged = NOTHING
+        for hold in holds:
             self.hold_ended(hold)
-        return sum([hold.charged for hold in running.extensions], first.charged)
+            charged += hold.charged
+        return charged

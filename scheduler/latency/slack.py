@@ -49,16 +49,6 @@ class RemainingWork(NamedTuple):
     others_prompt: int = 0
     final_prompt: int = 0
 
-    @property
-    def tokens(self) -> int:
-        """All solution tokens."""
-        return self.solution + self.others * self.other_solution + self.final
-
-    @property
-    def passes(self) -> int:
-        """All passes."""
-        return 1 + self.others + (1 if self.final else 0)
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -95,7 +85,9 @@ class Timing:
         """When a call has to stop thinking; its `thought` tokens so far will be sent again."""
         if speed is None:
             return window.started + (window.end - window.started) / (2 + after.others)
-        tokens, passes, slowdown = after.tokens, after.passes, self.slowdown
+        tokens = after.solution + after.others * after.other_solution + after.final
+        passes = 1 + after.others + (1 if after.final else 0)
+        slowdown = self.slowdown
         ttft, tpot, usual_ttft, usual_tpot, prefill, usual_prefill = speed[:6]
         plan = passes * max(ttft, usual_ttft) + tokens * max(tpot, usual_tpot) + SAFETY
         slow = passes * max(ttft, slowdown * usual_ttft) + tokens * max(tpot, slowdown * usual_tpot) + SAFETY
