@@ -15,28 +15,33 @@ the rollouts (`elastic_agent.training.rollouts`) and the rewards (`elastic_agent
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.errors import BackendError, UsageError
+from elastic_agent.errors import UsageError
 
 from .agents.rollouts import ROW_NUMBER, make_agent_rollout_func
 from .cli import configure, next_steps, parser
 from .config.fields import ConfigError
-from .config.loading import describe, dump, load_config
+from .config.loading import describe, dump
 from .config.schema import TrainConfig
 from .config.trl_arguments import make_adapters
 from .data import dataset_of
 from .grpo.anytime import make_anytime_rollout_func
-from .grpo.checkpoints import checkpoints, last_good, rescue
+from .grpo.checkpoints import checkpoints, last_good
 from .grpo.export import export_model, load_model
+from .grpo.launch import check_launch, rank
 from .grpo.logger import RunLogger, make_callback
+from .grpo.output_lock import OutputLock
 from .grpo.phases import Phases, TimedEngine, make_phase_callback
+from .grpo.resuming import check_resumed, keep_config
 from .grpo.sample_table import SampleTable, observed
+from .grpo.sharding import is_sharded, on_whole_weights, whole_weights
+from .grpo.stopping import rescued
 from .grpo.validate import RunContext, validate
 from .rewards.functions import RewardFunction
 from .rollouts.engines.engine import Engine
@@ -88,6 +93,7 @@ def make_trainer(
 
     torch.manual_seed(config.seed)
     warnings.filterwarnings("ignore", message="You are using 'rollout_func'")  # pinned by our tests
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # accelerate passes it on
     loading = run.arguments.model_init_kwargs or {}
     run.arguments.model_init_kwargs = None  # else TRL warns that they are ignored
     rows = dataset_of(run.rows)
@@ -95,8 +101,12 @@ def make_trainer(
         rows = rows.add_column(ROW_NUMBER, list(range(len(run.rows))))
     phases = Phases()
     engine = TimedEngine(run.engine, phases)
+    rollouts = make_rollouts(config, run, engine)
+    has_copy = config.rollout.engine == "vllm"  # and gathers the weights one by one, when it syncs
+    if not has_copy:
+        rollouts = on_whole_weights(rollouts)
     table = None
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         table = SampleTable(config.output / "samples.jsonl", config.sample_table, run.tokenizer.decode)
     # TRL allows None among the rewards, and so asks for a wider type
     reward: Any = observed(run.reward, phases, table, config.updates)
@@ -107,7 +117,7 @@ def make_trainer(
         processing_class=run.tokenizer,
         train_dataset=rows,
         reward_funcs=[reward],
-        rollout_func=make_rollouts(config, run, engine),
+        rollout_func=rollouts,
         callbacks=[make_callback(logger, config.updates, table), *callbacks],
         peft_config=make_adapters(config),
     )
@@ -115,8 +125,10 @@ def make_trainer(
     engine.start(trainer)
 
     def validated(batch: int) -> dict[str, float]:
-        due = run.validation is not None and batch % config.validation.every == 0
-        return run.validation.run(run.engine, trainer) if run.validation and due else {}
+        if run.validation is None or batch % config.validation.every:
+            return {}
+        with nullcontext() if has_copy else whole_weights(trainer):
+            return run.validation.run(run.engine, trainer)
 
     trainer.add_callback(make_phase_callback(phases, config.updates, trainer.note, validated))
     return trainer
@@ -139,29 +151,44 @@ def train(
     Raises:
         ConfigError and its like: before anything is loaded (`elastic_agent.training.grpo.validate`).
         BackendError: the engine that samples is lost for good. First a checkpoint of the last finished step
-            is written, unless there are several processes: then the last scheduled checkpoint serves.
-        KeyboardInterrupt: Ctrl-C; with a checkpoint in the same way.
+            is written, unless weights are sharded: then the last scheduled checkpoint serves.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; with a checkpoint in the same way.
+        RuntimeError: of torch, another process is gone; with a checkpoint in the same way.
     """
-    folder = config.output / "checkpoints"
-    first = int(os.environ.get("RANK", "0")) == 0
-    log = log if first else _silent
+    with OutputLock(config.output) as lock:
+        if rank() == 0:
+            lock.hold()
+        return _train(config, lock, resume=resume, callbacks=callbacks, log=log)
+
+
+def _train(
+    config: TrainConfig,
+    lock: OutputLock,
+    *,
+    resume: bool,
+    callbacks: Sequence[Any],
+    log: Callable[[str], None],
+) -> Any:
+    folder, speak = config.output / "checkpoints", log
+    log = log if rank() == 0 else _silent
     if checkpoints(folder) and not resume:
         raise ConfigError(
             f"{folder} holds checkpoints of an earlier run: --resume goes on from them, or give another "
             f"--output"
         )
-    run = validate(config, log)
     start = last_good(folder, log) if resume else None
+    if start is not None:
+        check_resumed(config, log)
+    run = validate(config, log)
     if resume:
         log(f"going on from {start}" if start else f"no checkpoint in {folder}: starting from the beginning")
-    if first:
-        _keep_config(config, resume=start is not None, log=log)
+    if rank() == 0:
+        keep_config(config)
     trainer = make_trainer(config, run, RunLogger(config.output, config.steps, log), callbacks)
+    log(check_launch(config, trainer.accelerator))
     try:
-        trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    except (BackendError, KeyboardInterrupt):
-        log(f"stopped after step {trainer.state.global_step // config.updates}: {rescue(trainer)}")
-        raise
+        with rescued(trainer, lock, config.updates, speak):
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
     finally:
         run.engine.close()
         if isinstance(run.reward, RewardFunction):
@@ -175,22 +202,10 @@ def _silent(_: str) -> None:
     """The log of all processes of a run but the first."""
 
 
-def _keep_config(config: TrainConfig, *, resume: bool, log: Callable[[str], None]) -> None:
-    """Write the config beside the model; log what a resumed run changes."""
-    config.output.mkdir(parents=True, exist_ok=True)
-    path = config.output / "config.yaml"
-    if resume and path.exists():
-        before = load_config(str(path)).model_dump()
-        changed = [name for name, value in config.model_dump().items() if value != before[name]]
-        if changed:
-            log(f"this run differs from the one it goes on with in {', '.join(changed)}: see {path}")
-    path.write_text(dump(config), encoding="utf-8")
-
-
 def _save(config: TrainConfig, run: RunContext, trainer: Any) -> None:
     """Write the model, and TRL's log beside it."""
     main = trainer.accelerator.is_main_process
-    if main or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if main or is_sharded(trainer):
         model = trainer.accelerator.unwrap_model(trainer.model)
         export_model(model, run.tokenizer, config.output, write=main)
     if main:

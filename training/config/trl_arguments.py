@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -62,14 +63,36 @@ def _grpo_config(config: TrainConfig, microbatch: int) -> Any:
         gradient_checkpointing=config.device.gradient_checkpointing,
         bf16=config.device.precision == "bfloat16",
         ddp_find_unused_parameters=False,
+        # Buffers are constants; to send them before each forward, all processes would need as many forwards
+        ddp_broadcast_buffers=False,
+        ddp_timeout=math.ceil(config.device.timeout),
         use_cpu=not torch.cuda.is_available(),
         logging_steps=updates,
         save_strategy="steps",
         save_steps=config.checkpoint.every * updates,
         report_to=list(config.report_to),
         disable_tqdm=True,
+        **sharding(config),
         **config.trl,
     )
+
+
+def sharding(config: TrainConfig) -> dict[str, Any]:
+    """Arguments for `device.shard`. Checkpoints hold the whole model, so any number of processes goes on."""
+    if config.device.shard == "fsdp2":
+        plan = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
+        return {"fsdp": True, "fsdp_config": {**plan, "state_dict_type": "FULL_STATE_DICT"}}
+    if config.device.shard == "zero3":
+        sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+        zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+        return {
+            "deepspeed": {
+                "zero_optimization": zero,
+                "bf16": {"enabled": "auto"},
+                **dict.fromkeys(sizes, "auto"),
+            }
+        }
+    return {}
 
 
 def make_adapters(config: TrainConfig) -> Any:

@@ -44,7 +44,12 @@ def buckets_of(order: Sequence[int], lengths: Sequence[int], room: int) -> list[
 
 
 def bucketed_logprobs(
-    compute: Compute, attention_mask: Tensor, keep: int, room: int, idle: IdleRows | None
+    compute: Compute,
+    attention_mask: Tensor,
+    keep: int,
+    room: int,
+    idle: IdleRows | None,
+    agree: Callable[[int], int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """(log-probs, entropies or None) of a batch, [rows, `keep`], computed bucket by bucket.
 
@@ -54,6 +59,8 @@ def bucketed_logprobs(
         keep: columns of the completions.
         room: most padded tokens of a bucket.
         idle: rows to leave out. One row always stays, because the loss needs a gradient, if of 0.
+        agree: gets the number of buckets and returns that of passes to run: sharded weights are gathered in
+            each pass, so all processes need as many. Passes beyond the buckets read two tokens, for nothing.
     """
     prompts, answers = attention_mask[:, :-keep].sum(1), attention_mask[:, -keep:].sum(1)
     order = torch.argsort(prompts + answers).tolist()
@@ -63,7 +70,9 @@ def bucketed_logprobs(
     parts: list[Tensor] = []
     entropy_parts: list[Tensor] = []
     done: list[int] = []
-    for rows in buckets_of(order, (prompts + answers).tolist(), room):
+    buckets = buckets_of(order, (prompts + answers).tolist(), room)
+    beyond = 0 if agree is None else agree(len(buckets)) - len(buckets)
+    for rows in buckets:
         left, right = int(prompts[rows].max()), int(answers[rows].max())
         logprobs, entropies = compute(rows, slice(split - left, split + right), right)
         parts.append(_widened(logprobs, keep))
@@ -71,6 +80,8 @@ def bucketed_logprobs(
         done += rows
     at = torch.tensor(done, device=attention_mask.device)
     computed = torch.cat(parts)
+    for _ in range(beyond):  # 0 of them in the result, so that the backward pass goes through all
+        computed = computed + 0 * compute(order[:1], slice(split - 1, split + 1), 1)[0].sum()
     rest = computed.new_zeros(len(attention_mask), keep)
     if idle is not None and idle.logprobs is not None:
         rest = idle.logprobs

@@ -16,9 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .launch import act_alone
+from .output_lock import OutputLock
+
 COMMIT_FILE = "complete.json"
 MOST_FAILURES = 3
 """Checkpoints in a row that may fail before the run is stopped."""
+_PATIENCE = 10.0  # seconds that a process waits for the right to write, at the end of a run
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -139,11 +143,18 @@ class CheckpointWriter:
             prune(self._folder, self._keep)
 
 
-def rescue(trainer: Any) -> str:
-    """Write a checkpoint of the last finished update, since the run must stop; returns how to go on."""
+def rescue(trainer: Any, lock: OutputLock) -> str:
+    """Write a checkpoint of the last finished update, since the run must stop; returns how to go on.
+
+    Each of several processes with whole weights could write, and one does: the first to have the lock, which
+    the main process holds while it lives. Of sharded weights a part may be lost: the last checkpoint serves.
+    """
     folder, step = Path(trainer.args.output_dir), trainer.state.global_step
-    # Each of several processes has a part of a checkpoint, and the other processes may be doing well
-    if step and trainer.accelerator.num_processes == 1 and fault(folder / f"checkpoint-{step}"):
+    several = trainer.accelerator.num_processes > 1
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if step and not sharded and lock.take(_PATIENCE) and fault(folder / f"checkpoint-{step}"):
+        if several:
+            act_alone()
         trainer._save_checkpoint(trainer.model, None)
     complete = complete_checkpoints(folder)
     if not complete:

@@ -17,6 +17,7 @@ This module imports TRL, which takes seconds: import it where a run starts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ import torch
 from accelerate.utils import gather_object
 from trl import GRPOTrainer
 
+from ..budgets.distributions import seeded
 from ..config.schema import TrainConfig
+from ..rollouts.trl_columns import batch_of
 from .advantages import token_advantages
 from .batch_metrics import measure_batch
 from .buckets import IdleRows, bucketed_logprobs
 from .checkpoints import CheckpointWriter
+from .sharding import is_sharded, most_of_all
 
 
 class E1Trainer(GRPOTrainer):
@@ -75,7 +79,10 @@ class E1Trainer(GRPOTrainer):
             return super_method(model, ids, mask, keep, *args, **kwargs)[:2]
 
         super_method = super()._get_per_token_logps_and_entropies
-        found = bucketed_logprobs(compute, attention_mask, logits_to_keep, self._bucket_tokens, self._idle)
+        agree = partial(most_of_all, device=input_ids.device) if is_sharded(self) else None
+        found = bucketed_logprobs(
+            compute, attention_mask, logits_to_keep, self._bucket_tokens, self._idle, agree
+        )
         return *found, None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
@@ -88,6 +95,11 @@ class E1Trainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         self.rollout_rows = inputs
+        if self.model.training:  # type: ignore[union-attr]
+            # What else is drawn (TRL's order of rows, dropout) follows from the batch: a run resumes without
+            # the random states of processes that are lost
+            draws = seeded(self.args.seed, batch_of(self), self.accelerator.process_index)
+            torch.manual_seed(draws)
         output = super()._generate_and_score_completions(inputs)
         if self._anytime is not None:
             pairs = torch.stack([row["advantage_pair"] for row in inputs])

@@ -7,7 +7,6 @@ that samples.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +33,7 @@ from ..rewards.functions import make_reward_function
 from ..rollouts.engines.engine import Engine
 from ..rollouts.engines.registry import ENGINES
 from ..rollouts.prompts import codec_of, prompt_ids_of
+from .launch import join, let_cpus_shard, processes
 from .validation import Validation, hold_out, make_validation
 
 _PROMPT = [{"role": "user", "content": "x"}]
@@ -74,8 +74,10 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
         named(SETS, name, "data.decontaminate")
     make_engine = named(ENGINES, config.rollout.engine, "rollout.engine")
     _check_anytime(config)
-    microbatch = micro_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
+    microbatch = micro_batch(config, processes())
+    join(config)
     arguments = make_arguments(config, microbatch)
+    let_cpus_shard(config)
     budgets = _budgets(config)
     base = _base(config.base)
     tokenizer: Any = load_tokenizer(base, name=config.base)

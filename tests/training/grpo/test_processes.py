@@ -1,44 +1,274 @@
-"""Two processes through accelerate's own launcher (gloo, CPU): the same commands as on eight GPUs."""
+"""Two real ranks by torch's launcher: whatever a batch holds, they end; they learn what one process learns;
+when one of them is lost, the other stops with a checkpoint that resumes."""
 
 import json
-import subprocess
-import sys
+import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from elastic_agent.training.grpo.logger import read_csv
-from tests.training.runs import EASY, make_base
+from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.training.config.trl_arguments import make_arguments, sharding
+from elastic_agent.training.grpo.checkpoints import checkpoints, fault
+from elastic_agent.training.grpo.launch import check_launch
+from elastic_agent.training.grpo.output_lock import OutputLock
+from elastic_agent.training.grpo.resuming import check_resumed, keep_config
+from elastic_agent.training.grpo.stopping import Signals, Stopped
+from elastic_agent.training.grpo.validate import validate
+from elastic_agent.training.run import train
+from tests.training import ranks
+from tests.training.ranks import launch
+from tests.training.runs import make_base, small
 
-ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = (
-    "rollout={prompts: 4, group: 4, context: 128}",
-    "budgets={kind: mixture, thinking: [4, null], solution: 6}",
-    "learning={rate: 0.01, warmup_steps: 0, minibatches: 2}",
-    f"reward.kind={EASY}",
-)
+RUN: dict[str, Any] = {
+    "steps": 4,
+    "budgets": {"thinking": [4, None], "solution": 6},
+    "rollout": {"prompts": 2, "group": 2, "context": 128},
+    "learning": {"rate": 0.01},
+    "device": {"bucket_tokens": 60},  # a row or two a pass: the ranks have unlike numbers of passes
+    "checkpoint": {"every": 2},
+    "reward": {"kind": "tests.training.ranks:fatal_reward"},
+}
+UPDATES: dict[str, Any] = {
+    "learning": {"rate": 0.01, "minibatches": 2},
+    "rollout": {"prompts": 4, "group": 2, "context": 128},
+}
+SHARDED: dict[str, Any] = {"device": {"bucket_tokens": 60, "shard": "fsdp2"}}
+AGENT: dict[str, Any] = {
+    "agent": {"environment": "lookups", "turns": 3},
+    "data": {"source": "lookups"},
+    "rollout": {"prompts": 2, "group": 2, "context": 256},
+}
+FATES = ("kill 1", "kill 0", "lose 1", "hang 1")
+TOLERANCE = 2e-5
+"""Of losses and gradient norms, between one process and two: float32, summed in another order."""
 
 
-@pytest.mark.timeout(300)  # a launcher and two interpreters that import TRL, on a machine that may be busy
-def test_two_processes_share_a_batch(tmp_path: Path) -> None:
-    base = make_base(tmp_path / "base")
-    words = ["--base", str(base), "--output", str(tmp_path / "out"), "--steps", "2"]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "elastic_agent.training.run"]
-    overrides = [word for setting in SETTINGS for word in ("--set", setting)]
-    done = subprocess.run(
-        [sys.executable, *launch, *words, *overrides],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def outputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Every run that ends well, of one launch; and of each, what accelerate ran."""
+    folder = tmp_path_factory.mktemp("outputs")
+    cut = RUN | {"checkpoint": {"every": 2, "keep": 9}}
+    anytime = {"budgets": {"thinking": [0, 4, 8], "solution": 6}, "anytime": {"cuts": 3}}
+    short = RUN | {"steps": 2}
+    runs = {
+        "whole": cut,
+        "updates": short | UPDATES,
+        "idle": short | {"reward": {"kind": "tests.training.ranks:lopsided_reward"}},
+        "agents": short | AGENT,
+        "anytime": short | anytime,
+        "sharded": cut | SHARDED,
+        "sharded-agents": short | AGENT | SHARDED,
+        "sharded-lora": short | SHARDED | {"lora": {"rank": 4}},
+        "whole-cut": cut | {"resume": ["whole", 4]},
+        "sharded-cut": cut | SHARDED | {"resume": ["sharded", 4]},
+    }
+    done, results = launch(base, folder, runs)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("step 2 of 2") == 1, "one process speaks"
-    rows = read_csv((tmp_path / "out" / "metrics.csv").read_text())
-    assert len(rows) == 2
-    for row in rows:  # budgets are dealt over both processes: two groups of each
-        assert row["budget/t<=8"] == row["budget/unlimited"] == 0.5
-    assert (tmp_path / "out" / "model.safetensors").exists()
-    assert json.loads((tmp_path / "out" / "train_log.json").read_text())
+    assert done.stdout.count("2 process(es) on cpu, weights whole on each") == 6, "one rank speaks"
+    assert done.stdout.count("going on from") == 2
+    return folder, results
+
+
+@pytest.mark.timeout(600)  # a launch of ten runs, on a machine that may be busy
+@pytest.mark.parametrize("name", ["whole", "updates", "idle", "agents", "anytime", "whole-cut"])
+def test_two_ranks_end(outputs: tuple[Path, dict[str, Any]], name: str) -> None:
+    """Unlike numbers of passes, several updates, rows without an advantage on one rank, episodes, cuts."""
+    folder, results = outputs
+    assert (results[name]["processes"], results[name]["kind"]) == (2, "MULTI_CPU")
+    assert (folder / name / "model.safetensors").exists()
+    if name == "idle":
+        assert all(entry["grad_norm"] > 0 for entry in results[name]["log"])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["sharded", "sharded-agents", "sharded-lora", "sharded-cut"])
+def test_two_ranks_with_a_half_of_the_weights_each_end(
+    outputs: tuple[Path, dict[str, Any]], name: str
+) -> None:
+    folder, results = outputs
+    assert (results[name]["processes"], results[name]["kind"]) == (2, "FSDP")
+    assert (folder / name / "model.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """RUN in one process, in one go."""
+    return train(small(base, tmp_path_factory.mktemp("alone"), **RUN), log=lambda _: None)
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(folder / "model.safetensors"))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["whole", "sharded"])
+def test_a_resumed_run_ends_with_the_weights_of_one_in_one_go(
+    outputs: tuple[Path, dict[str, Any]], name: str
+) -> None:
+    import torch
+
+    folder, _ = outputs
+    one_go, resumed = weights(folder / name), weights(folder / f"{name}-cut")
+    assert one_go.keys() == resumed.keys()
+    assert all(torch.equal(weight, resumed[key]) for key, weight in one_go.items())
+
+
+@pytest.mark.timeout(600)
+def test_one_process_two_and_two_with_sharded_weights_learn_the_same(
+    alone: Any, outputs: tuple[Path, dict[str, Any]]
+) -> None:
+    """Rewards are equal, since the samples are; losses and gradient norms differ by rounding."""
+    folder, results = outputs
+    want = [entry for entry in alone.state.log_history if "loss" in entry]
+    output = Path(alone.args.output_dir).parent
+    for name in ("whole", "sharded"):
+        for mine, theirs in zip(want, results[name]["log"], strict=True):
+            assert mine["reward"] == pytest.approx(theirs["reward"], abs=1e-6)
+            assert mine["loss"] == pytest.approx(theirs["loss"], abs=TOLERANCE)
+            assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], abs=TOLERANCE)
+        assert weights(folder / name).keys() == weights(output).keys(), "written alike, tied weights once"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fate", FATES)
+def test_when_a_rank_is_lost_the_other_stops_with_a_checkpoint_that_resumes(
+    base: Path, alone: Any, tmp_path: Path, fate: str
+) -> None:
+    """Killed, without its engine, or silent for longer than `device.timeout`, in the midst of batch 3.
+    No checkpoint was due; the one that is written resumes in one process, to losses of one go."""
+    unscheduled = RUN | {"checkpoint": {"every": 1000}, "device": {"bucket_tokens": 60, "timeout": 10}}
+    at = tmp_path / "at"
+    done, _ = launch(base, tmp_path, {"run": unscheduled}, FATE=fate, FATE_AT=str(at))
+    assert done.returncode != 0
+    assert time.time() - float(at.read_text()) < 60
+    left = checkpoints(tmp_path / "run" / "checkpoints")
+    assert [(step, fault(path)) for step, path in left] == [(2, None)], done.stderr[-3000:]
+    assert done.stdout.count("stopped after step 2: --resume goes on from") >= 1
+    resumed = train(small(base, tmp_path / "run", **unscheduled), resume=True, log=lambda _: None)
+    pairs = zip(resumed.state.log_history, alone.state.log_history, strict=True)
+    for mine, theirs in pairs:
+        assert mine.get("loss") == pytest.approx(theirs.get("loss"), abs=TOLERANCE)
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "_batches", 0)
+    monkeypatch.setenv("FATE", "stop 0")
+    monkeypatch.setenv("FATE_AT", str(tmp_path / "at"))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        train(small(base, tmp_path, **(RUN | {"checkpoint": {"every": 1000}})), log=lambda _: None)
+    left = checkpoints(tmp_path / "checkpoints")
+    assert [(step, fault(path)) for step, path in left] == [(2, None)]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_waits_for_the_end_of_an_update() -> None:
+    """Half of the weights moved would be no checkpoint."""
+    signals = Signals()
+    with signals.caught():
+        signals.updating(True)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            signals.updating(False)
+        signal.raise_signal(signal.SIGTERM)  # the run is ending already
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match=r"4 do not divide .* on 3 device\(s\): make .* a multiple of 3"):
+        validate(small(base, tmp_path, **RUN))
+
+
+def test_sharding_needs_several_processes(base: Path, tmp_path: Path) -> None:
+    """accelerate would train on whole weights, and not say so."""
+    with pytest.raises(ConfigError, match=r"shard fsdp2 is for several processes, and this is one"):
+        validate(small(base, tmp_path, **(RUN | SHARDED)))
+
+
+@pytest.mark.parametrize(
+    ("shard", "started", "kind", "runs"),
+    [
+        ("fsdp2", 2, "MULTI_CPU", 2),
+        ("none", 2, "FSDP", 2),
+        ("none", 2, "NO", 1),
+        ("zero3", 2, "FSDP", 2),
+    ],
+)
+def test_what_accelerate_runs_is_what_was_asked_for(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shard: str,
+    started: int,
+    kind: str,
+    runs: int,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(started))
+    accelerator = SimpleNamespace(distributed_type=SimpleNamespace(value=kind), num_processes=runs)
+    with pytest.raises(ConfigError, match=f"accelerate runs {kind if runs == 2 else 1}"):
+        check_launch(small(base, tmp_path, device={"shard": shard}), accelerator)
+
+
+def test_a_folder_belongs_to_one_run_at_a_time(base: Path, tmp_path: Path) -> None:
+    with (
+        OutputLock(tmp_path).hold(),
+        pytest.raises(ConfigError, match=r"a run that goes on \(process \d+ on"),
+    ):
+        train(small(base, tmp_path, **RUN), log=lambda _: None)
+    with OutputLock(tmp_path) as lock:
+        assert lock.take()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora": {"rank": 4}}, "lora "),
+        ({"rollout": {"group": 4}}, r"rollout.group \(then 2, now 4\)"),
+        ({"learning": {"minibatches": 2}}, r"learning.minibatches \(then 1, now 2\)"),
+        (SHARDED, r"device.shard \(then none, now fsdp2\)"),
+    ],
+)
+def test_checkpoints_of_another_config_are_refused(
+    base: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    keep_config(small(base, tmp_path))
+    with pytest.raises(ConfigError, match=f"are of another config, in {said}"):
+        check_resumed(small(base, tmp_path, **changes), print)
+
+
+def test_checkpoints_of_another_base_are_refused(base: Path, tmp_path: Path) -> None:
+    keep_config(small(base, tmp_path))
+    with pytest.raises(ConfigError, match=r"of another config, in base \(then "):
+        check_resumed(small(tmp_path, tmp_path), print)
+
+
+def test_what_may_change_is_said(base: Path, tmp_path: Path) -> None:
+    keep_config(small(base, tmp_path))
+    lines: list[str] = []
+    check_resumed(small(base, tmp_path, steps=9, learning={"rate": 0.5}), lines.append)
+    assert len(lines) == 1
+    assert "differs from the one it goes on with in steps, learning" in lines[0]
+
+
+def test_zero_3_is_what_deepspeed_reads(base: Path, tmp_path: Path) -> None:
+    """Only the config: DeepSpeed is not installed here, and without it nothing is loaded."""
+    plan = sharding(small(base, tmp_path, device={"shard": "zero3"}))["deepspeed"]
+    assert plan["zero_optimization"] == {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
+    assert json.loads(json.dumps(plan)) == plan
+    with pytest.raises(ConfigError, match="deepspeed"):
+        make_arguments(small(base, tmp_path, device={"shard": "zero3"}), 2)

@@ -16,7 +16,7 @@ from elastic_agent.training.config.reward import RewardConfig
 from elastic_agent.training.data.word_problems import make_problems
 from elastic_agent.training.rewards.functions import make_reward_function
 from elastic_agent.training.rewards.word_problems import solution_reward
-from elastic_agent.training.rollouts.engines.in_process import decode_in_process, roll_out
+from elastic_agent.training.rollouts.engines.in_process import roll_out
 from elastic_agent.training.rollouts.prompts import codec_of, prompt_ids_of
 from elastic_agent.training.rollouts.rollout import machine_for, rollout_of
 from elastic_agent.training.rollouts.single_calls import Defects, for_loss, make_rollout_func
@@ -229,13 +229,6 @@ def test_two_processes_draw_what_one_draws(tokenizer: Any) -> None:
     assert len(set(map(tuple, whole["completion_ids"]))) > 4
     for column in ("completion_ids", "env_mask", "thinking_limit"):
         assert parts[0][column] + parts[1][column] == whole[column]
-
-
-def test_sharded_weights_are_refused(tokenizer: Any) -> None:
-    trainer = fake_trainer(new_model(hidden=64, layers=1, heads=1, mlp=64))
-    trainer.is_fsdp_enabled = True
-    with pytest.raises(RuntimeError, match="whole weights on each device"):
-        decode_in_process(trainer, [], codec_of(tokenizer).markers, 96, Sampling(), [])
 
 
 def test_tokens_that_carry_a_part_of_a_marker_are_trained_as_they_were_sampled() -> None:

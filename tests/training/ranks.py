@@ -1,0 +1,104 @@
+"""Runs of two ranks by torch's launcher (gloo, CPU): the same command as on eight GPUs.
+
+A launcher and two interpreters that import TRL take half a minute, so one launch makes several runs, one
+after another. Each is a name and changes to `small`; results are what accelerate ran.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.training.grpo.launch import rank
+from tests.training.runs import easy_reward
+
+ROOT = Path(__file__).resolve().parents[2]
+Runs = Mapping[str, Mapping[str, Any]]
+"""Folder below the outputs -> changes to `small`; "resume": [run, step] first makes the folder of that run's,
+without its checkpoint of that step, and goes on with what is left."""
+
+_batches = 0
+
+
+def lopsided_reward(**columns: Any) -> list[float]:
+    """All rows of rank 1 earn the same, so none of them has an advantage."""
+    return easy_reward(**columns) if rank() == 0 else [1.0] * len(columns["solution_ids"])
+
+
+def fatal_reward(**columns: Any) -> list[float]:
+    """`easy_reward`, but in batch 3 the rank that FATE names ("kill 1") comes to its end."""
+    global _batches
+    _batches += 1
+    fate, _, whose = os.environ.get("FATE", "").partition(" ")
+    if fate and _batches == 3 and rank() == int(whose):
+        Path(os.environ["FATE_AT"]).write_text(str(time.time()))
+        if fate == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fate == "hang":
+            time.sleep(300)
+        if fate == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(300)
+        raise BackendUnavailableError("the engine is lost")
+    return easy_reward(**columns)
+
+
+def launch(
+    base: Path, outputs: Path, runs: Runs, **env: str
+) -> tuple["subprocess.CompletedProcess[str]", dict[str, Any]]:
+    """The launcher's process, and the results of the runs by name."""
+    outputs.mkdir(exist_ok=True)
+    results = outputs / "results.json"
+    results.unlink(missing_ok=True)
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    done = subprocess.run(
+        [sys.executable, *words, "tests.training.ranks", str(base), str(outputs), json.dumps(runs)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    return done, json.loads(results.read_text()) if results.exists() else {}
+
+
+def main(base: str, outputs: str, runs: str) -> None:
+    """What each rank does."""
+    from elastic_agent.training.run import train
+    from tests.training.runs import small
+
+    found = {}
+    for name, changes in json.loads(runs).items():
+        output, resumed = Path(outputs) / name, changes.pop("resume", None)
+        if resumed is not None:
+            _cut_back(Path(outputs) / resumed[0], output, resumed[1])
+        trainer = train(small(Path(base), output, **changes), resume=resumed is not None)
+        accelerator = trainer.accelerator
+        found[name] = {
+            "processes": accelerator.num_processes,
+            "kind": accelerator.distributed_type.value,
+            "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+        }
+    if rank() == 0:
+        (Path(outputs) / "results.json").write_text(json.dumps(found, default=str))
+
+
+def _cut_back(run: Path, output: Path, step: int) -> None:
+    from torch import distributed
+
+    if rank() == 0:
+        shutil.copytree(run, output)
+        shutil.rmtree(output / "checkpoints" / f"checkpoint-{step}")
+    distributed.barrier()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
