@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.model_location import model_path
+from elastic_agent.training.agents.agent import ENVIRONMENTS
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
@@ -22,6 +23,7 @@ from elastic_agent.training.rollouts.engines.colocated.engine import ColocatedVl
 from elastic_agent.training.rollouts.engines.colocated.probe import mean_gap, trainer_logprobs, vllm_logprobs
 from elastic_agent.training.rollouts.rollout import Call, Rollout
 from elastic_agent.training.run import train
+from tests.training.agents.episodes import always_calls
 from tests.training.runs import EASY, small
 
 MODEL = Path(model_path("e1-tiny"))
@@ -64,6 +66,20 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Call, Rollout]]:
     return found
 
 
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[ColocatedVllm]:
+    """Every engine that a run starts."""
+    found: list[ColocatedVllm] = []
+    start = ColocatedVllm.start
+
+    def recorded(self: ColocatedVllm, trainer: Any) -> None:
+        found.append(self)
+        start(self, trainer)
+
+    monkeypatch.setattr(ColocatedVllm, "start", recorded)
+    return found
+
+
 def run_of(**changes: Any) -> dict[str, Any]:
     options: dict[str, Any] = {
         "rollout": {"prompts": 2, "group": 2, "context": 160, "engine": "vllm"},
@@ -79,11 +95,14 @@ def quiet(_: str) -> None: ...
 
 @pytest.mark.parametrize("changes", [{}, LORA], ids=["full", "lora"])
 def test_budgets_are_exact_and_the_copy_follows_the_weights(
-    tmp_path: Path, sampled: list[tuple[Call, Rollout]], changes: dict[str, Any]
+    tmp_path: Path,
+    sampled: list[tuple[Call, Rollout]],
+    engines: list[ColocatedVllm],
+    changes: dict[str, Any],
 ) -> None:
     """Laws 3 and 6. After each update vLLM samples with the weights in training, adapters merged."""
     trainer = train(small(MODEL, tmp_path, **run_of(**changes), steps=3), log=quiet)
-    assert type(trainer.vllm_generation) is ColocatedVllm
+    (engine,) = engines
     assert len(sampled) == 12
     for (_, budget), rollout in sampled:
         assert rollout.usage.solution <= budget.solution
@@ -96,7 +115,6 @@ def test_budgets_are_exact_and_the_copy_follows_the_weights(
         assert row["rollout/sync_gap"] < colocated._FLOOR["float32"]
         assert row["sampling/sampling_logp_difference/max"] < ROUNDING
         assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=ROUNDING)
-    engine = trainer.vllm_generation
     stale = mean_gap(trainer_logprobs(trainer, engine._probe), vllm_logprobs(engine._llm, engine._probe))
     assert stale > engine._most, "the last update moved the weights by more than rounding"
     engine.sync_weights()
@@ -154,5 +172,22 @@ def test_anytime_rewards_sample_in_it(tmp_path: Path, sampled: list[tuple[Call, 
     options = run_of(anytime={"cuts": 2}, budgets={"thinking": [4, 24], "solution": 8})
     train(small(MODEL, tmp_path, **options, steps=1), log=quiet)
     assert len(sampled) == 8
+    (row,) = read_csv((tmp_path / "metrics.csv").read_text())
+    assert row["sampling/sampling_logp_difference/max"] < ROUNDING
+
+
+def test_agents_sample_in_it(
+    tmp_path: Path, sampled: list[tuple[Call, Rollout]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several turns between two syncs, granted by a real scheduler; tool results carry no log-prob."""
+    monkeypatch.setitem(ENVIRONMENTS, "talks", lambda row: always_calls(2))
+    options = run_of(
+        data={"source": "lookups"},
+        agent={"environment": "talks", "turns": 3, "tokens": [30, 90]},
+        budgets={"thinking": [None], "solution": 10},
+        rollout={"prompts": 2, "group": 2, "context": 256, "engine": "vllm"},
+    )
+    train(small(MODEL, tmp_path, **options, steps=1), log=quiet)
+    assert len(sampled) >= 4
     (row,) = read_csv((tmp_path / "metrics.csv").read_text())
     assert row["sampling/sampling_logp_difference/max"] < ROUNDING

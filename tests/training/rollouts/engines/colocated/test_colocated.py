@@ -40,7 +40,7 @@ def test_the_suite(root: Path, tmp_path: Path) -> None:
     if "No module named 'trl'" in done.stdout + done.stderr:
         pytest.skip(f"no TRL in {python}: `make vllm` puts it there")
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
-    assert "6 passed" in done.stdout
+    assert "7 passed" in done.stdout
 
 
 def test_where_there_is_no_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
