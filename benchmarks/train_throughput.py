@@ -146,7 +146,7 @@ def run_engine(model: Path, changes: dict[str, Any], options: argparse.Namespace
     from elastic_agent.training.grpo.validate import validate
     from elastic_agent.training.run import make_trainer
 
-    class Steps(TrainerCallback):  # type: ignore[misc]
+    class Steps(TrainerCallback):
         began = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
