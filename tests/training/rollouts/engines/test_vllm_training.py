@@ -133,7 +133,7 @@ def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(
         vllm.launch()
 
     at_sample(monkeypatch, 8 + 3, restart)
-    monkeypatch.setattr(served_rollouts, "_LONGEST_PAUSE", 4.0)  # or the test sleeps on when the server is back
+    monkeypatch.setattr(served_rollouts, "_LONGEST_PAUSE", 4.0)  # else it sleeps on beside a server
     lines: list[str] = []
     train(served(vllm, tmp_path, retries=100), log=lines.append)
     assert any("samples are missing: " in line and "trying again" in line for line in lines)
