@@ -142,10 +142,11 @@ def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(
     assert all((row["rollout/logprob_gap_max"] or 1) < GAP for row in rows(tmp_path))
 
 
-def test_a_server_killed_for_good_stops_the_run_which_resumes(
+def test_a_server_killed_for_good_stops_the_run_with_a_checkpoint(
     vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL in the third batch: an error that says so, a checkpoint of step 2, and on from there."""
+    """SIGKILL in the third batch: an error that says so, and a checkpoint of step 2; `test_vllm_servers` has
+    what resumes from one."""
     vllm.ensure()
     at_sample(monkeypatch, 2 * 8 + 3, vllm.kill)
     lines: list[str] = []
@@ -154,8 +155,3 @@ def test_a_server_killed_for_good_stops_the_run_which_resumes(
     left = checkpoints(tmp_path / "checkpoints")
     assert [(step, fault(path)) for step, path in left] == [(2, None)]
     assert lines[-1] == f"stopped after step 2: --resume goes on from {left[0][1]}"
-    vllm.ensure()
-    train(served(vllm, tmp_path), resume=True, log=lines.append)
-    assert f"going on from {left[0][1]}" in lines
-    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
-    assert (tmp_path / "model.safetensors").exists()
