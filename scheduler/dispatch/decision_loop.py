@@ -23,7 +23,6 @@ from ..allocation.decision import Wait
 from ..allocation.request import CallQueue, Outcome, Request
 from ..allocation.task_state import TaskState
 from ..latency.slack import SAFETY
-from ..ledger.accounts import Account
 from ..ledger.inherited_caps import inherited_deadline
 from ..ledger.ledger import Ledger
 from ..queueing.wait_queue import Queue
@@ -179,9 +178,9 @@ class DecisionLoop:
         """Calls around this one can give nothing back any more: who waits for that is looked at again."""
         for hold in request.enclosing_holds:
             if (running := self._running.get(hold)) is not None:
-                path: tuple[Account, ...] = running.request.task.account.path
-                if (queue := self._queues.get(path[-1].id)) is not None:
-                    queue.wake(path)
+                task = running.request.task
+                if (queue := self._queue_of(task)) is not None:
+                    queue.wake(task.account.path)
 
     def _is_full(self, request: Request, endpoint: CallQueue, now: float) -> bool:
         """Where calls take turns: give it a place in the queue, or refuse it."""
