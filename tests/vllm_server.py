@@ -9,11 +9,13 @@ server serves a whole session; a test that kills it starts it again, and every t
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from elastic_agent.backends.vllm.process import VllmProcess
+from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
 
 MODEL = "e1-tiny"
 MAX_LORA_RANK = 8
@@ -49,3 +51,32 @@ class Running(VllmProcess):
 
     def kill(self) -> None:
         pytest.skip("would kill a server that is not ours")
+
+
+def run_suite(suite: str, root: Path, config: Path, options: str, *, needs: str) -> str:
+    """What a suite printed that ran in the environment of vLLM, and passed.
+
+    Args:
+        suite: a file of tests that imports vLLM, from `root`.
+        config: where pytest's own file goes, with these `options`.
+        needs: a package without which that environment can't run the suite; then the test skips.
+    """
+    python = vllm_python()
+    if python is None:
+        pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
+    config.write_text(f"[pytest]\n{options}")
+    command = [str(python), "-m", "pytest", "-c", str(config), "--rootdir", str(root), "--noconftest", "-rA"]
+    command += ["-p", "no:cacheprovider", "--import-mode=importlib", suite]
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command,
+        cwd=root,
+        env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if f"No module named {needs}" in done.stdout + done.stderr:
+        pytest.skip(f"no {needs} in {python}: `make vllm` puts it there")
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
+    return done.stdout

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from elastic_agent.backends.load import load_backend
-from elastic_agent.backends.vllm.process import vllm_python
 from elastic_agent.errors import UnknownModelError
-from tests.vllm_server import ENVIRONMENT
+from tests.vllm_server import run_suite
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # two engines start, each in a minute on an idle machine
 def test_the_suite(root: Path, tmp_path: Path) -> None:
     """tests/core/backends/vllm/engine_suite.py, in the environment of vLLM."""
-    python = vllm_python()
-    if python is None:
-        pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
-    config = tmp_path / "pytest.ini"
-    config.write_text("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [str(python), "-m", "pytest", "-c", str(config), "--rootdir", str(root), "--noconftest", "-rA"]
-    command += [
-        "-p",
-        "no:cacheprovider",
-        "--import-mode=importlib",
-        "tests/core/backends/vllm/engine_suite.py",
-    ]
-    done = subprocess.run(
-        command,
-        cwd=root,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "No module named pytest" in done.stderr:
-        pytest.skip(f"no pytest in {python}: `make vllm` puts it there")
-    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
+    options = "asyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+    suite = "tests/core/backends/vllm/engine_suite.py"
+    run_suite(suite, root, tmp_path / "pytest.ini", options, needs="pytest")
 
 
 def test_where_there_is_no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:

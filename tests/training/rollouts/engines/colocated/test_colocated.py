@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from elastic_agent.backends.vllm.process import vllm_python
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.rollouts.engines.colocated import engine
 from tests.training.runs import small
-from tests.vllm_server import ENVIRONMENT
+from tests.vllm_server import run_suite
 
 SUITE = "tests/training/rollouts/engines/colocated/colocated_suite.py"
 
@@ -21,26 +18,8 @@ SUITE = "tests/training/rollouts/engines/colocated/colocated_suite.py"
 @pytest.mark.timeout(1200)  # vLLM starts in 20 s on an idle machine, and in minutes on one that is shared
 def test_the_suite(root: Path, tmp_path: Path) -> None:
     """colocated_suite.py, in the environment of vLLM."""
-    python = vllm_python()
-    if python is None:
-        pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
-    config = tmp_path / "pytest.ini"
-    config.write_text("[pytest]\n")
-    command = [str(python), "-m", "pytest", "-c", str(config), "--rootdir", str(root), "--noconftest", "-rA"]
-    command += ["-p", "no:cacheprovider", "--import-mode=importlib", SUITE]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        command,
-        cwd=root,
-        env=os.environ | ENVIRONMENT | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "No module named 'trl'" in done.stdout + done.stderr:
-        pytest.skip(f"no TRL in {python}: `make vllm` puts it there")
-    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-5_000:]
-    assert "7 passed" in done.stdout
+    said = run_suite(SUITE, root, tmp_path / "pytest.ini", "", needs="'trl'")
+    assert "7 passed" in said
 
 
 def test_where_there_is_no_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
