@@ -28,23 +28,24 @@ from .agents.rollouts import ROW_NUMBER, make_agent_rollout_func
 from .cli import configure, next_steps, parser
 from .config.fields import ConfigError
 from .config.loading import describe, dump
+from .config.processes import rank
 from .config.schema import TrainConfig
 from .config.trl_arguments import make_adapters
 from .data import dataset_of
 from .grpo.anytime import make_anytime_rollout_func
 from .grpo.checkpoints import checkpoints, last_good
 from .grpo.export import export_model, load_model
-from .grpo.launch import check_launch, rank
+from .grpo.launch import check_launch
 from .grpo.logger import RunLogger, make_callback
 from .grpo.output_lock import OutputLock
 from .grpo.phases import Phases, TimedEngine, make_phase_callback
 from .grpo.resuming import check_resumed, keep_config
 from .grpo.sample_table import SampleTable, observed
-from .grpo.sharding import is_sharded, on_whole_weights, whole_weights
+from .grpo.sharding import on_whole_weights, whole_weights
 from .grpo.stopping import rescued
 from .grpo.validate import RunContext, validate
 from .rewards.functions import RewardFunction
-from .rollouts.engines.engine import Engine
+from .rollouts.engines.engine import Engine, is_sharded
 from .rollouts.single_calls import Defects, make_rollout_func
 from .rollouts.trl_columns import RolloutFunc
 
@@ -102,8 +103,7 @@ def make_trainer(
     phases = Phases()
     engine = TimedEngine(run.engine, phases)
     rollouts = make_rollouts(config, run, engine)
-    has_copy = config.rollout.engine == "vllm"  # and gathers the weights one by one, when it syncs
-    if not has_copy:
+    if not engine.gathers:
         rollouts = on_whole_weights(rollouts)
     table = None
     if rank() == 0:
@@ -127,7 +127,7 @@ def make_trainer(
     def validated(batch: int) -> dict[str, float]:
         if run.validation is None or batch % config.validation.every:
             return {}
-        with nullcontext() if has_copy else whole_weights(trainer):
+        with nullcontext() if engine.gathers else whole_weights(trainer):
             return run.validation.run(run.engine, trainer)
 
     trainer.add_callback(make_phase_callback(phases, config.updates, trainer.note, validated))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.errors import BackendUnavailableError
-from elastic_agent.training.grpo.launch import rank
+from elastic_agent.training.config.processes import rank
 from tests.training.runs import easy_reward
 
 ROOT = Path(__file__).resolve().parents[2]

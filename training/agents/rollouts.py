@@ -14,7 +14,7 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 
 from ..budgets.distributions import Budgets, call_seeds, deal_samples, deal_shares, seeded
-from ..rollouts.engines.engine import Decode
+from ..rollouts.engines.engine import Batch, Decode
 from ..rollouts.rollout import Call, Rollout
 from ..rollouts.trl_columns import RolloutFunc, batch_of, for_trl
 from .agent import Agent
@@ -65,7 +65,7 @@ def make_agent_rollout_func(
             first = accelerator.process_index * samples
             going = [first + i for i, runner in enumerate(runners) if runner.ending is None]
             draws = call_seeds(seed, _SAMPLES, batch, turn, calls=going)
-            return engine(trainer, calls, markers, agent.limits.context, sampling, draws)
+            return engine(trainer, Batch(calls, markers, agent.limits.context, sampling, draws))
 
         runners = [
             agent.runner(rows[sample[ROW_NUMBER]], cap)

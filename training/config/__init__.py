@@ -8,6 +8,7 @@ data           The `data` section.
 fields         Types of fields, `Section`, `ConfigError`.
 observe        The `validation` and `sample_table` sections: what a run shows while it runs.
 loading        From a preset, a file and the command line to a checked config, and back to YAML.
+processes      What the launcher says: which process this is, and of how many.
 reward         The `reward` section.
 schema         `TrainConfig` and its other sections.
 trl_arguments  A config as the arguments of TRL and peft.

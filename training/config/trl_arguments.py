@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 from .fields import ConfigError
+from .processes import processes
 from .schema import TrainConfig
 from .trl_fields import check_passed_on
 
@@ -32,8 +32,7 @@ def _grpo_config(config: TrainConfig, microbatch: int) -> Any:
     from trl import GRPOConfig
 
     learning, updates = config.learning, config.updates
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    accumulated = config.rows // (processes * learning.minibatches * microbatch)
+    accumulated = config.rows // (processes() * learning.minibatches * microbatch)
     inert = "inert-clipping" in config.authors_compat
     return GRPOConfig(
         output_dir=str(config.output / "checkpoints"),

@@ -38,7 +38,7 @@ from elastic_agent.prompts.markers import Markers, Opening
 
 from ..budgets.distributions import Budgets, by_thinking, call_seeds, deal, seeded
 from ..config.schema import AnytimeConfig
-from ..rollouts.engines.engine import Decode
+from ..rollouts.engines.engine import Batch, Decode
 from ..rollouts.engines.in_process import decode_in_process
 from ..rollouts.prompts import codec_of, prompt_ids_of
 from ..rollouts.rollout import Rollout, machine_for, rollout_of
@@ -136,7 +136,7 @@ def make_anytime_rollout_func(
 
         longest = [(ids, sample[-1]) for ids, sample in zip(asked, cuts, strict=True)]
         draws = call_seeds(seed, batch, 1, calls=range(first, first + len(asked)))
-        thoughts = engine(trainer, longest, marks, context, sampling, draws)
+        thoughts = engine(trainer, Batch(longest, marks, context, sampling, draws))
         # A sample's rows: each of its cuts, `solutions` times. The last of them has its solution already
         limits = [[cut for cut in sample for _ in range(anytime.solutions)] for sample in cuts]
         closed = [
@@ -152,7 +152,7 @@ def make_anytime_rollout_func(
         room = context + marks.close_length(Opening.PREFILLED)
         start = process * len(calls)
         draws = call_seeds(seed, batch, 2, calls=range(start, start + len(calls)))
-        answers = iter(engine(trainer, calls, marks, room, sampling, draws))
+        answers = iter(engine(trainer, Batch(calls, marks, room, sampling, draws)))
         rows = [
             [*(answered(machine, next(answers)) for machine in sample), thought]
             for thought, sample in zip(thoughts, closed, strict=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..rollouts.engines.engine import is_sharded
 from .launch import act_alone
 from .output_lock import OutputLock
 
@@ -151,8 +152,7 @@ def rescue(trainer: Any, lock: OutputLock) -> str:
     """
     folder, step = Path(trainer.args.output_dir), trainer.state.global_step
     several = trainer.accelerator.num_processes > 1
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if step and not sharded and lock.take(_PATIENCE) and fault(folder / f"checkpoint-{step}"):
+    if step and not is_sharded(trainer) and lock.take(_PATIENCE) and fault(folder / f"checkpoint-{step}"):
         if several:
             act_alone()
         trainer._save_checkpoint(trainer.model, None)

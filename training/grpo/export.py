@@ -16,7 +16,7 @@ from typing import Any
 from elastic_agent.errors import UnknownModelError
 from elastic_agent.model_location import model_path
 
-from .adapters import Adapters, merged, whole_tensor
+from .adapters import SETTINGS, Adapters, merged, whole_tensor
 
 FILE_BYTES = 1024**3
 """Most bytes of one file of weights."""
@@ -76,7 +76,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, log: Callable[[str], None]
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     adapters, source = Adapters(), checkpoint
-    if (checkpoint / "adapter_config.json").is_file():
+    if (checkpoint / SETTINGS).is_file():
         adapters = Adapters.of_folder(checkpoint)
         source = _folder_of(adapters.base)
         log(f"merging the adapters of {checkpoint} into {source}")

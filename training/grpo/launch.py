@@ -1,7 +1,7 @@
 """How a run lies on several processes: what the launcher has started, and that accelerate runs just this.
 
-Launchers say in the environment which process this is (RANK) and of how many (WORLD_SIZE). accelerate decides
-by itself what to make of the arguments, and says nothing where it does less than was asked for.
+accelerate decides by itself what to make of the arguments, and says nothing where it does less than was asked
+for.
 """
 
 from __future__ import annotations
@@ -11,20 +11,11 @@ from datetime import timedelta
 from typing import Any
 
 from ..config.fields import ConfigError
+from ..config.processes import processes
 from ..config.schema import TrainConfig
 
 _SHARDED = {"fsdp2": "FSDP", "zero3": "DEEPSPEED"}
 """What accelerate calls each `device.shard`."""
-
-
-def rank() -> int:
-    """The number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def processes() -> int:
-    """How many processes the launcher has started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join(config: TrainConfig) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..rollouts.engines.engine import Engine
+from ..rollouts.engines.engine import Batch, Engine
 from ..rollouts.rollout import Rollout
 
 Validate = Callable[[int], dict[str, float]]
@@ -68,6 +68,10 @@ class TimedEngine:
     def __init__(self, engine: Engine, phases: Phases) -> None:
         self.engine, self._phases = engine, phases
 
+    @property
+    def gathers(self) -> bool:
+        return self.engine.gathers
+
     def start(self, trainer: Any) -> None:
         self.engine.start(trainer)
         if getattr(trainer, "vllm_generation", None) is self.engine:  # TRL asks it to sync
@@ -77,9 +81,9 @@ class TimedEngine:
         with self._phases.phase("sync"):
             self.engine.sync_weights()
 
-    def decode(self, *arguments: Any) -> list[Rollout]:
+    def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
         with self._phases.phase("rollout"):
-            done = self.engine.decode(*arguments)
+            done = self.engine.decode(trainer, batch)
         self._phases.count(done)
         return done
 

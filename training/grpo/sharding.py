@@ -11,12 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..rollouts.engines.engine import is_sharded
 from ..rollouts.trl_columns import RolloutFunc
-
-
-def is_sharded(trainer: Any) -> bool:
-    """Whether the processes of this trainer hold a part of the weights each."""
-    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
 def most_of_all(count: int, device: Any) -> int:

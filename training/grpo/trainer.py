@@ -27,12 +27,13 @@ from trl import GRPOTrainer
 
 from ..budgets.distributions import seeded
 from ..config.schema import TrainConfig
+from ..rollouts.engines.engine import is_sharded
 from ..rollouts.trl_columns import batch_of
 from .advantages import token_advantages
 from .batch_metrics import measure_batch
 from .buckets import IdleRows, bucketed_logprobs
 from .checkpoints import CheckpointWriter
-from .sharding import is_sharded, most_of_all
+from .sharding import most_of_all
 
 
 class E1Trainer(GRPOTrainer):

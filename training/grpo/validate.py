@@ -25,6 +25,7 @@ from ..budgets.distributions import Budgets, check_context
 from ..budgets.run_logs import read_grants
 from ..config.budgets import GrantedBudgets, MixtureBudgets
 from ..config.fields import ConfigError, named
+from ..config.processes import processes
 from ..config.schema import TrainConfig
 from ..config.trl_arguments import make_arguments
 from ..data.sources import SOURCES as SETS
@@ -33,7 +34,7 @@ from ..rewards.functions import make_reward_function
 from ..rollouts.engines.engine import Engine
 from ..rollouts.engines.registry import ENGINES
 from ..rollouts.prompts import codec_of, prompt_ids_of
-from .launch import join, let_cpus_shard, processes
+from .launch import join, let_cpus_shard
 from .validation import Validation, hold_out, make_validation
 
 _PROMPT = [{"role": "user", "content": "x"}]

@@ -13,7 +13,7 @@ from elastic_agent.prompts.markers import Markers
 from ..budgets.distributions import budget_name, call_seeds, check_context, mixture
 from ..config.schema import TrainConfig
 from ..data.training_set import Row
-from ..rollouts.engines.engine import Engine
+from ..rollouts.engines.engine import Batch, Engine
 from ..rollouts.prompts import prompt_ids_of
 from ..rollouts.rollout import Call
 from ..rollouts.trl_columns import for_trl
@@ -72,7 +72,7 @@ class Validation:
         calls: list[Call] = [(self.prompts[asked[n][0]], self.budgets[asked[n][1]]) for n in numbers]
         seeds = call_seeds(self.seed, _VALIDATION, calls=numbers)
         engine.sync_weights()
-        done = engine.decode(trainer, calls, self.markers, self.context, self.sampling, seeds)
+        done = engine.decode(trainer, Batch(calls, self.markers, self.context, self.sampling, seeds))
         engine.rest()
         limits = [budget.thinking for _, budget in calls]
         given = [(list(r.completion_ids), list(r.env_mask)) for r in done]

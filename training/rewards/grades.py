@@ -10,6 +10,8 @@ from typing import Any, Protocol, Self
 
 from elastic_agent.errors import ElasticError
 
+from ..config.processes import processes_here
+
 log = logging.getLogger("elastic_agent.training.rewards")
 
 
@@ -100,4 +102,4 @@ def default_workers(most: int | None = None) -> int:
         most: on the whole machine; None: the cores that may be used, 16 at most.
     """
     machine = most or min(16, len(os.sched_getaffinity(0)))
-    return max(1, machine // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, machine // processes_here())

@@ -15,7 +15,7 @@ from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.marker_profiles import MarkerText
 
 from ..budgets.distributions import STATED, Budgets, Wording, call_seeds, deal_samples
-from .engines.engine import Decode
+from .engines.engine import Batch, Decode
 from .engines.in_process import decode_in_process
 from .prompts import Prompt, codec_of, prompt_ids_of
 from .rollout import Rollout
@@ -95,7 +95,7 @@ def make_rollout_func(
         calls = [(prompt_ids_of(tokenizer, p, markers), b) for p, b in zip(prompts, dealt, strict=True)]
         first = accelerator.process_index * len(calls)
         draws = call_seeds(seed, batch, 1, calls=range(first, first + len(calls)))
-        done = engine(trainer, calls, marks, context, sampling, draws)
+        done = engine(trainer, Batch(calls, marks, context, sampling, draws))
         given = [for_loss(r, tokenizer, wrong) for r in done]
         return for_trl(done, [b.thinking for b in dealt], given) | targets
 

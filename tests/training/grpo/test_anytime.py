@@ -28,6 +28,7 @@ from elastic_agent.training.grpo.anytime import (
 )
 from elastic_agent.training.grpo.logger import RunLogger, read_csv
 from elastic_agent.training.grpo.validate import micro_batch, validate
+from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.rollouts.prompts import codec_of
 from elastic_agent.training.rollouts.rollout import Rollout, machine_for, rollout_of
 from elastic_agent.training.run import make_trainer, train
@@ -178,10 +179,10 @@ def test_two_processes_probe_the_cuts_of_one() -> None:
     tokenizer, anytime = build_tokenizer(), AnytimeConfig(cuts=3, solutions=2)
     asked: list[list[tuple[Sequence[int], Budget]]] = []
 
-    def engine(trainer: Any, calls: Any, markers: Markers, context: int, *_: Any) -> list[Rollout]:
-        asked.append(calls)
-        word = VOCAB["start"]
-        return [play(machine_for(p, b, markers, context), [word] * 99, [word] * 5) for p, b in calls]
+    def engine(trainer: Any, batch: Batch) -> list[Rollout]:
+        asked.append(list(batch.calls))
+        word, markers, context = VOCAB["start"], batch.markers, batch.context
+        return [play(machine_for(p, b, markers, context), [word] * 99, [word] * 5) for p, b in batch.calls]
 
     rollout = make_anytime_rollout_func(
         tokenizer,

@@ -10,6 +10,7 @@ import pytest
 from elastic_agent.training.grpo.phases import Phases, TimedEngine
 from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.grpo.validation import hold_out
+from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.run import train
 from tests.training.runs import EASY, make_base, small
 
@@ -116,7 +117,7 @@ def test_seconds_are_those_of_the_phases_and_the_rest_is_the_update() -> None:
     phases = Phases(lambda: now[0])
     engine = TimedEngine(Fake(), phases)  # type: ignore[arg-type]
     engine.sync_weights()
-    engine.decode()
+    engine.decode(None, Batch((), None, 0, None, ()))  # type: ignore[arg-type]
     phases.sampled, phases.read = 30, 100
     now[0] += 5
     found = phases.batch()

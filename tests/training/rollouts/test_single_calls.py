@@ -11,11 +11,12 @@ from elastic_agent.budget import Budget
 from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.generation.prepare import markers_for
-from elastic_agent.training.budgets.distributions import Spread, mixture
+from elastic_agent.training.budgets.distributions import Spread, call_seeds, mixture
 from elastic_agent.training.config.reward import RewardConfig
 from elastic_agent.training.data.word_problems import make_problems
 from elastic_agent.training.rewards.functions import make_reward_function
 from elastic_agent.training.rewards.word_problems import solution_reward
+from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.rollouts.engines.in_process import roll_out
 from elastic_agent.training.rollouts.prompts import codec_of, prompt_ids_of
 from elastic_agent.training.rollouts.rollout import machine_for, rollout_of
@@ -119,13 +120,8 @@ def test_random_rows_keep_their_limits(tokenizer: Any) -> None:
         for p in problems
     ]
     decoder = BatchDecoder(model, max_rows=8, generator=torch.Generator().manual_seed(0))
-    done = roll_out(
-        decoder,
-        calls,
-        codec_of(tokenizer).markers,
-        context=512,
-        sampling=Sampling(temperature=1.0, top_p=1.0),
-    )
+    seeds = call_seeds(0, calls=range(len(calls)))
+    done = roll_out(decoder, Batch(calls, codec_of(tokenizer).markers, 512, Sampling(1.0, 1.0), seeds))
     for (prompt, budget), rollout in zip(calls, done, strict=True):
         assert rollout.prompt_ids == tuple(prompt)
         assert budget.thinking is not None

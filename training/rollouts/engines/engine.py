@@ -6,7 +6,9 @@ An engine decodes with the very weights in training, or with a copy of its own. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from elastic_agent.backends.base import Sampling
@@ -14,13 +16,37 @@ from elastic_agent.prompts.markers import Markers
 
 from ..rollout import Call, Rollout
 
-Decode = Callable[[Any, Sequence[Call], Markers, int, Sampling, Sequence[int]], list[Rollout]]
-"""(trainer, calls, markers, context, sampling, seeds) -> one rollout a call, in their order. The first pass
-of a call draws with the call's seed, the second with the next number."""
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Calls to sample together.
+
+    Attributes:
+        context: most tokens of a sample, prompt included.
+        seeds: one a call: its first pass draws with the seed, its second with the next number.
+    """
+
+    calls: Sequence[Call]
+    markers: Markers
+    context: int
+    sampling: Sampling
+    seeds: Sequence[int]
+
+
+Decode = Callable[[Any, Batch], list[Rollout]]
+"""(trainer, batch) -> one rollout a call, in their order."""
 
 
 class Engine(Protocol):
-    """Samples for one run. Its methods are called in the order in which they stand here."""
+    """Samples for one run. Its methods are called in the order in which they stand here.
+
+    Attributes:
+        gathers: the engine reads sharded weights by itself, in `sync_weights`; for all others the run gathers
+            them while the engine decodes.
+    """
+
+    @property
+    def gathers(self) -> bool: ...
 
     def start(self, trainer: Any) -> None:
         """The trainer is made: an engine with a copy of the weights loads it now.
@@ -36,16 +62,8 @@ class Engine(Protocol):
             BackendError: the copy did not take them: never is a batch sampled with stale weights.
         """
 
-    def decode(
-        self,
-        trainer: Any,
-        calls: Sequence[Call],
-        markers: Markers,
-        context: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[Rollout]:
-        """One rollout a call, in their order; see `Decode`.
+    def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
+        """One rollout a call, in their order.
 
         Raises:
             BackendError: the engine is lost for good.
@@ -62,3 +80,19 @@ class Engine(Protocol):
 def whole_model(trainer: Any) -> Any:
     """The model in training, its weights all on this device: where they are sharded, the run gathers them."""
     return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Whether the processes of this trainer hold a part of the weights each."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Within, the model computes as in evaluation, without dropout."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -8,55 +8,32 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.generation.machine_runner import Decoder, run_batch
-from elastic_agent.prompts.markers import Markers
 
 from ...config.fields import ConfigError
-from ..rollout import Call, Rollout, machine_for, rollout_of
+from ..rollout import Rollout, machine_for, rollout_of
 from .correction import correct_for
-from .engine import whole_model
+from .engine import Batch, evaluating, is_sharded, whole_model
 
 _MOST_ROWS = 256  # rows decoded together, on one device
 
 
-def roll_out(
-    decoder: Decoder,
-    calls: Sequence[Call],
-    markers: Markers,
-    *,
-    context: int,
-    sampling: Sampling,
-    seeds: Sequence[int] | None = None,
-) -> list[Rollout]:
-    """Sample every (prompt ids, budget) to its end, together; results in the order of the calls."""
-    machines = [machine_for(prompt, budget, markers, context) for prompt, budget in calls]
-    run_batch(decoder, machines, sampling, seeds)
+def roll_out(decoder: Decoder, batch: Batch) -> list[Rollout]:
+    """Sample every call to its end, together; results in the order of the calls."""
+    machines = [machine_for(prompt, budget, batch.markers, batch.context) for prompt, budget in batch.calls]
+    run_batch(decoder, machines, batch.sampling, batch.seeds)
     return [rollout_of(machine) for machine in machines]
 
 
-def decode_in_process(
-    trainer: Any,
-    calls: Sequence[Call],
-    markers: Markers,
-    context: int,
-    sampling: Sampling,
-    seeds: Sequence[int],
-) -> list[Rollout]:
+def decode_in_process(trainer: Any, batch: Batch) -> list[Rollout]:
     """The engine "transformers": the weights in training, on the device where they are."""
     model = whole_model(trainer)
-    was_training = model.training
-    model.eval()
-    try:
-        decoder = BatchDecoder(model, max_rows=min(len(calls), _MOST_ROWS))
-        return roll_out(decoder, calls, markers, context=context, sampling=sampling, seeds=seeds)
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        return roll_out(BatchDecoder(model, max_rows=min(len(batch.calls), _MOST_ROWS)), batch)
 
 
 class TransformersEngine:
@@ -65,6 +42,8 @@ class TransformersEngine:
     Args:
         dtype: the precision of the copy that decodes; None: no copy, the weights in training decode.
     """
+
+    gathers = False
 
     def __init__(self, dtype: str | None = None) -> None:
         self._dtype = dtype
@@ -80,7 +59,7 @@ class TransformersEngine:
         self._trainer = trainer
         if self._dtype is None:
             return
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if is_sharded(trainer):
             raise ConfigError("rollout.dtype: a copy to decode with needs whole weights in each process")
         correct_for(self, trainer)
 
@@ -96,23 +75,14 @@ class TransformersEngine:
             copy_weights(model, self._copy)
         self._trainer.note({"rollout/sync_seconds": time.perf_counter() - began})
 
-    def decode(
-        self,
-        trainer: Any,
-        calls: Sequence[Call],
-        markers: Markers,
-        context: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[Rollout]:
+    def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
         """One rollout a call; with log-probs at the temperature of the sampling if a copy decodes."""
         if self._dtype is None:
-            return decode_in_process(trainer, calls, markers, context, sampling, seeds)
+            return decode_in_process(trainer, batch)
         if self._copy is None:
             self.sync_weights()
-        decoder = BatchDecoder(self._copy, max_rows=min(len(calls), _MOST_ROWS), tempered=True)
-        drawn = replace(sampling, logprobs=True)
-        return roll_out(decoder, calls, markers, context=context, sampling=drawn, seeds=seeds)
+        decoder = BatchDecoder(self._copy, max_rows=min(len(batch.calls), _MOST_ROWS), tempered=True)
+        return roll_out(decoder, replace(batch, sampling=replace(batch.sampling, logprobs=True)))
 
     def rest(self) -> None: ...
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..rollout import Rollout
+from .engine import evaluating
 
 LOGITS_BYTES = 256 * 1024**2
 """Most bytes of logits that are held at once, in float32; one token's are always held."""
@@ -24,16 +25,11 @@ def logprob_gap(model: Any, rollouts: Sequence[Rollout]) -> tuple[float, float]:
     import torch
 
     gaps: list[float] = []
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for rollout in rollouts:
-                own = own_logprobs(model, rollout.prompt_ids, rollout.completion_ids)
-                pairs = zip(own, rollout.logprobs, strict=True)
-                gaps += [abs(mine - theirs) for mine, theirs in pairs if theirs is not None]
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        for rollout in rollouts:
+            own = own_logprobs(model, rollout.prompt_ids, rollout.completion_ids)
+            pairs = zip(own, rollout.logprobs, strict=True)
+            gaps += [abs(mine - theirs) for mine, theirs in pairs if theirs is not None]
     return sum(gaps) / max(1, len(gaps)), max(gaps, default=0.0)
 
 

@@ -13,7 +13,6 @@ now and then another token comes, and from there on the sample is another.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 from collections import deque
@@ -22,20 +21,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.backends.base import Backend, Sampling
-from elastic_agent.budget import Budget
+from elastic_agent.backends.base import Backend
 from elastic_agent.errors import BackendError, BackendUnavailableError
 from elastic_agent.generation.machine_runner import run_machine
-from elastic_agent.prompts.markers import Markers
 
 from ...config.fields import ConfigError
+from ...config.processes import rank
 from ...config.schema import ServerConfig, TrainConfig
 from ..prompts import codec_of
 from ..rollout import Rollout, machine_for, rollout_of
 from .adapter_server import AdapterServer, name_of
 from .adapters import adapters_folder, write_adapter, write_blank_adapter
 from .correction import correct_for
-from .engine import whole_model
+from .engine import Batch, whole_model
 from .logprobs import logprob_gap
 
 _LONGEST_PAUSE = 60.0  # seconds
@@ -63,7 +61,7 @@ def make_served_rollouts(
     settings = config.rollout.server
     codec = codec_of(tokenizer, config.named_markers)
     servers = [AdapterServer(url, settings, codec, config.rollout.context) for url in settings.urls]
-    if int(os.environ.get("RANK", "0")) == 0:
+    if rank() == 0:
         names = (settings.base,) if settings.base else (config.base, base)
         asyncio.run(_check(servers, names, lambda: write_blank_adapter(config, base)))
     plain = config.rollout.temperature == config.rollout.top_p == 1
@@ -90,7 +88,7 @@ Attempt = Callable[[Backend, int], Awaitable[Rollout]]
 
 
 @dataclass(slots=True)
-class _Batch:
+class _Progress:
     """A batch while it is sampled: the calls that are still to do, and the rollouts of the others."""
 
     adapter: Path
@@ -128,6 +126,8 @@ class ServedRollouts:
         self._corrects = corrects
         self._published: Path | None = None
 
+    gathers = False
+
     def start(self, trainer: Any) -> None:
         """Nothing to load: the servers run."""
         if self._corrects:
@@ -140,27 +140,19 @@ class ServedRollouts:
 
     def close(self) -> None: ...
 
-    def decode(
-        self,
-        trainer: Any,
-        calls: Sequence[tuple[Sequence[int], Budget]],
-        markers: Markers,
-        context: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[Rollout]:
+    def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
         async def attempt(backend: Backend, i: int) -> Rollout:
-            machine = machine_for(*calls[i], markers, context)
-            drawn = replace(sampling, seed=seeds[i], logprobs=True)
+            machine = machine_for(*batch.calls[i], batch.markers, batch.context)
+            drawn = replace(batch.sampling, seed=batch.seeds[i], logprobs=True)
             await run_machine(backend, machine, drawn, _PLAIN)
             return rollout_of(machine)
 
         model = whole_model(trainer)
         started = time.perf_counter()
         adapter = self._publish(model, trainer.accelerator)
-        batch = _Batch(adapter, attempt, deque(range(len(calls))))
-        asyncio.run(self._run(batch))
-        done = [batch.done[i] for i in range(len(calls))]
+        progress = _Progress(adapter, attempt, deque(range(len(batch.calls))))
+        asyncio.run(self._run(progress))
+        done = [progress.done[i] for i in range(len(batch.calls))]
         mean, most = logprob_gap(model, done[:_MEASURED])
         if mean > _WRONG:
             raise BackendError(
@@ -170,8 +162,8 @@ class ServedRollouts:
             )
         trainer.note(
             {
-                "rollout/sync_seconds": (batch.synced or started) - started,
-                "rollout/lost": float(len(batch.lost)),
+                "rollout/sync_seconds": (progress.synced or started) - started,
+                "rollout/lost": float(len(progress.lost)),
                 "rollout/logprob_gap": mean,
                 "rollout/logprob_gap_max": most,
             }
@@ -202,20 +194,20 @@ class ServedRollouts:
         """Load the adapter on every server; why a server can't be reached, for each."""
         return await asyncio.gather(*(_load(server, adapter) for server in self._servers))
 
-    async def _run(self, batch: _Batch) -> None:
+    async def _run(self, progress: _Progress) -> None:
         """Try until nothing is left to do, with pauses that grow while nothing comes."""
         tries = 0
         while True:
-            before = len(batch.done)
-            faults = await self._load_all(batch.adapter)
-            batch.synced = batch.synced or time.perf_counter()
+            before = len(progress.done)
+            faults = await self._load_all(progress.adapter)
+            progress.synced = progress.synced or time.perf_counter()
             alive = [server for server, fault in zip(self._servers, faults, strict=True) if fault is None]
-            await asyncio.gather(*(self._sample_on(server, batch) for server in alive))
-            if not batch.todo:
+            await asyncio.gather(*(self._sample_on(server, progress) for server in alive))
+            if not progress.todo:
                 return
-            tries = 1 if len(batch.done) > before else tries + 1
-            missing = f"{len(batch.todo)} of {len(batch.todo) + len(batch.done)} samples are missing"
-            why = next((fault for fault in faults if fault is not None), None) or batch.lost[-1]
+            tries = 1 if len(progress.done) > before else tries + 1
+            missing = f"{len(progress.todo)} of {len(progress.todo) + len(progress.done)} samples are missing"
+            why = next((fault for fault in faults if fault is not None), None) or progress.lost[-1]
             if tries > self._settings.retries:
                 raise BackendUnavailableError(
                     f"{missing}, and {tries} tries in a row brought none: {why}"
@@ -226,27 +218,29 @@ class ServedRollouts:
             )
             await asyncio.sleep(pause)
 
-    async def _sample_on(self, server: AdapterServer, batch: _Batch) -> None:
+    async def _sample_on(self, server: AdapterServer, progress: _Progress) -> None:
         """Run calls on one server until none is left or one is lost.
 
-        The lost call goes back to the batch, for another server or the next try; calls in flight may end.
+        The lost call goes back to the progress, for another server or the next try; calls in flight may end.
         """
-        backend = server.backend(batch.adapter)
+        backend = server.backend(progress.adapter)
         healthy = True
 
         async def work() -> None:
             nonlocal healthy
-            while batch.todo and healthy:
-                i = batch.todo.popleft()
+            while progress.todo and healthy:
+                i = progress.todo.popleft()
                 try:
-                    batch.done[i] = await batch.attempt(backend, i)
+                    progress.done[i] = await progress.attempt(backend, i)
                 except BackendError as error:
-                    lost = isinstance(error, BackendUnavailableError) or await _forgot(server, batch.adapter)
+                    lost = isinstance(error, BackendUnavailableError) or await _forgot(
+                        server, progress.adapter
+                    )
                     if not lost:
                         raise
                     healthy = False
-                    batch.todo.append(i)
-                    batch.lost.append(error)
+                    progress.todo.append(i)
+                    progress.lost.append(error)
 
         await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
 

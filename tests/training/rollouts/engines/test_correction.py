@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import pytest
 
 from elastic_agent.training.rollouts.engines import correction, in_process
+from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.rollouts.engines.in_process import TransformersEngine
 from elastic_agent.training.rollouts.engines.registry import ENGINES
-from elastic_agent.training.rollouts.rollout import Call, Rollout
+from elastic_agent.training.rollouts.rollout import Rollout
 from elastic_agent.training.run import train
 from tests.training.runs import EASY, make_base, small
 
@@ -37,11 +37,10 @@ class Copy(TransformersEngine):
     def close(self) -> None:
         self.events.append("close")
 
-    def decode(self, trainer: Any, calls: Sequence[Call], *rest: Any) -> list[Rollout]:  # type: ignore[override]
+    def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
         self.events.append("decode")
-        markers, context, sampling, seeds = rest
-        sampling = replace(sampling, logprobs=True)
-        done = in_process.decode_in_process(trainer, calls, markers, context, sampling, seeds)
+        batch = replace(batch, sampling=replace(batch.sampling, logprobs=True))
+        done = in_process.decode_in_process(trainer, batch)
         return [
             replace(r, logprobs=tuple(None if p is None else p + self._more for p in r.logprobs))
             for r in done

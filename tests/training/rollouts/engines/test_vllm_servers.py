@@ -30,6 +30,7 @@ from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.rollouts.engines.adapter_server import AdapterServer, name_of
 from elastic_agent.training.rollouts.engines.adapters import write_blank_adapter
+from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.rollouts.engines.in_process import roll_out
 from elastic_agent.training.rollouts.engines.vllm_servers import ServedRollouts, make_served_rollouts
 from elastic_agent.training.rollouts.prompts import codec_of
@@ -100,9 +101,8 @@ def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, se
     numbers: dict[str, float] = {}
     trainer = SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update)
     seeds = call_seeds(seed, calls=range(len(CALLS)))
-    done = engine.decode(
-        trainer, CALLS, codec_of(TOKENIZER).markers, CONTEXT, sampling or Sampling(1.0, 1.0), seeds
-    )
+    markers = codec_of(TOKENIZER).markers
+    done = engine.decode(trainer, Batch(CALLS, markers, CONTEXT, sampling or Sampling(1.0, 1.0), seeds))
     assert numbers["rollout/logprob_gap_max"] < 1e-4
     return done
 
@@ -111,7 +111,9 @@ def test_greedy_samples_are_those_of_the_engine_in_process(base: Path, wire: Wir
     """Law 3 and law 6, and one set of rules: ids, masks and limits are the same, token for token."""
     done = run(make_engine(served(base, tmp_path, wire)), base, Sampling(0.0, 1.0))
     decoder = BatchDecoder(load_model(base))
-    want = roll_out(decoder, CALLS, codec_of(TOKENIZER).markers, context=CONTEXT, sampling=Sampling(0.0, 1.0))
+    seeds = call_seeds(1, calls=range(len(CALLS)))
+    markers = codec_of(TOKENIZER).markers
+    want = roll_out(decoder, Batch(CALLS, markers, CONTEXT, Sampling(0.0, 1.0), seeds))
     for ours, theirs in zip(done, want, strict=True):
         assert (ours.completion_ids, ours.env_mask) == (theirs.completion_ids, theirs.env_mask)
         assert [p is None for p in ours.logprobs] == [not sampled for sampled in ours.env_mask]

@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.vllm.process import BUDGETS, CPU_ENVIRONMENT, ON_CPU
 from elastic_agent.errors import BackendError
-from elastic_agent.prompts.markers import Markers
 
 from ....config.fields import ConfigError
 from ....config.schema import TrainConfig
-from ...rollout import Call, Rollout
+from ...rollout import Rollout
 from ..correction import correct_for
+from ..engine import Batch
 from ..in_process import roll_out
 from ..weights import named_weights
 from .cpu_linear import keep_linear_layers_plain
@@ -127,6 +126,8 @@ def _longest(config: TrainConfig, base: str) -> int:
 class ColocatedVllm:
     """The engine; see the module. `log` gets a line when vLLM has started."""
 
+    gathers = True  # one weight at a time
+
     def __init__(self, config: TrainConfig, base: str, tokenizer: Any, log: Callable[[str], None]) -> None:
         self._config, self._base, self._log = config, base, log
         self._probe = probe_ids(tokenizer)
@@ -183,15 +184,7 @@ class ColocatedVllm:
                 f"with the old ones"
             )
 
-    def decode(
-        self,
-        trainer: Any,
-        calls: Sequence[Call],
-        markers: Markers,
-        context: int,
-        sampling: Sampling,
-        seeds: Sequence[int],
-    ) -> list[Rollout]:
+    def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
         """One rollout a call, each token with its log-prob.
 
         Raises:
@@ -200,9 +193,7 @@ class ColocatedVllm:
         if self._asleep:
             self.sync_weights()
         try:
-            return roll_out(
-                VllmDecoder(self._llm), calls, markers, context=context, sampling=sampling, seeds=seeds
-            )
+            return roll_out(VllmDecoder(self._llm), batch)
         except RuntimeError as error:
             raise BackendError(f"vLLM failed while it sampled: {error}") from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..engine import evaluating
+
 TEXT = (
     "Ben has 3 pens. He buys 4 more, then gives 2 of them to Ann. How many pens does Ben have now? First "
     "he has 3 + 4 = 7 pens, and 7 - 2 = 5 are left, so the answer is 5."
@@ -26,16 +28,10 @@ def trainer_logprobs(trainer: Any, ids: Sequence[int]) -> list[float]:
     """
     import torch
 
-    model = trainer.model
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), trainer.accelerator.autocast():
-            batch = torch.tensor([list(ids)], device=trainer.accelerator.device)
-            logits = model(input_ids=batch).logits[0, :-1].float()
-        own: list[float] = logits.log_softmax(-1).gather(1, batch[0, 1:, None])[:, 0].tolist()
-    finally:
-        model.train(was_training)
+    with evaluating(trainer.model), torch.no_grad(), trainer.accelerator.autocast():
+        batch = torch.tensor([list(ids)], device=trainer.accelerator.device)
+        logits = trainer.model(input_ids=batch).logits[0, :-1].float()
+    own: list[float] = logits.log_softmax(-1).gather(1, batch[0, 1:, None])[:, 0].tolist()
     return own
 
 

@@ -5,7 +5,6 @@ All runs share one `vllm.LLM`, which takes a minute to start on a machine that i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from elastic_agent.training.rollouts.engines import weights
 from elastic_agent.training.rollouts.engines.colocated import engine as colocated
 from elastic_agent.training.rollouts.engines.colocated.engine import ColocatedVllm, StaleWeightsError
 from elastic_agent.training.rollouts.engines.colocated.probe import mean_gap, trainer_logprobs, vllm_logprobs
+from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.rollouts.rollout import Call, Rollout
 from elastic_agent.training.run import train
 from tests.training.agents.episodes import always_calls
@@ -57,9 +57,9 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Call, Rollout]]:
     found: list[tuple[Call, Rollout]] = []
     decode = ColocatedVllm.decode
 
-    def recorded(self: ColocatedVllm, trainer: Any, calls: Sequence[Call], *rest: Any) -> list[Rollout]:
-        done = decode(self, trainer, calls, *rest)
-        found.extend(zip(calls, done, strict=True))
+    def recorded(self: ColocatedVllm, trainer: Any, batch: Batch) -> list[Rollout]:
+        done = decode(self, trainer, batch)
+        found.extend(zip(batch.calls, done, strict=True))
         return done
 
     monkeypatch.setattr(ColocatedVllm, "decode", recorded)
