@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from elastic_agent.backends.base import DEFAULT_SAMPLING, Backend, Sampling
 from elastic_agent.budget import Budget
-from elastic_agent.errors import TaskClosedError
 from elastic_agent.generation.call import Call
 from elastic_agent.generation.early_exit import EarlyExit
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd
@@ -171,9 +170,7 @@ class TaskCall(HeldCall):
 
     def _check_open(self) -> None:
         if self.stopped:
-            assert self._request is not None
-            name, number = self.task.name, self._request.number
-            raise TaskClosedError(f"task {name!r} has ended: its call {number} was stopped")
+            raise self._task_ended()
 
     def _steer(self, running: Running) -> DeadlineController:
         """The controller that moves the call's limits while it runs."""

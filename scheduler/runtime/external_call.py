@@ -18,7 +18,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from elastic_agent.budget import Budget, to_usd
-from elastic_agent.errors import TaskClosedError
 from elastic_agent.usage import Usage, worst_case
 
 from ..allocation.call_terms import CallSize, CallTerms, OnExhausted
@@ -171,9 +170,7 @@ class ExternalCall(HeldCall):
             TaskClosedError: its task has ended.
         """
         if self.stopped:
-            raise TaskClosedError(
-                f"task {self.task.name!r} has ended: a call of {self.model.model} was stopped"
-            )
+            raise self._task_ended()
 
     def _size(self) -> CallSize:
         return self._asked

@@ -15,7 +15,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 from elastic_agent.budget import to_usd
-from elastic_agent.errors import CapExceededError, StoreUnavailableError, TaskClosedError
+from elastic_agent.errors import (
+    CapExceededError,
+    LeaseLostError,
+    StoreUnavailableError,
+    TaskClosedError,
+)
 from elastic_agent.usage import Usage
 
 from ..allocation.call_terms import CallSize, CallTerms
@@ -192,9 +197,27 @@ class HeldCall:
             self.task.track(self)
 
     async def _before_send(self) -> None:
-        """Return if the call's holds still live; see `TaskAccount.may_send`."""
-        assert self._running is not None
-        await self.task.may_send(self._running)
+        """Return if the call's task goes on and its holds still live; see `TaskAccount.may_send`.
+
+        Raises:
+            TaskClosedError: the task has ended, and with it the holds of its calls.
+            LeaseLostError, StoreUnavailableError: see `TaskAccount.may_send`.
+        """
+        running = self._running
+        assert running is not None
+        try:
+            await self.task.may_send(running)
+        except LeaseLostError:
+            if not running.done:
+                raise
+        if running.done:
+            raise self._task_ended()
+
+    def _task_ended(self) -> TaskClosedError:
+        number = self._request.number if self._request else 0
+        return TaskClosedError(
+            f"task {self.task.name!r} has ended: its call {number}, of {self.model.model}, was stopped"
+        )
 
     async def _extend(self, used: int) -> int | None:
         """Ask for more thinking than was granted.

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from elastic_agent import Caps, Generation, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.errors import CapExceededError, StoreError, StoreUnavailableError, TaskClosedError
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.scheduler.ledger.accounts import HoldState
+from elastic_agent.scheduler.ledger.accounts import Hold, HoldState
 from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.ledger.stores.memory import MemoryStore
@@ -218,6 +218,29 @@ def test_a_task_that_ends_while_the_store_is_slow_leaves_nothing_behind(after: f
             await until(lambda: nothing_held(store))
             spent = (await level(store)).spent
             assert spent.tokens == scheduler.dispatcher.ledger.accounts["acme"].spent.tokens
+
+    asyncio.run(main())
+
+
+def test_a_task_that_ends_right_before_its_call_is_sent_says_that_it_ended() -> None:
+    """The call has its hold, and stops itself one step of the event loop later: too late for this check."""
+
+    async def main() -> None:
+        store, backend = Moody(), ScriptedBackend(TALK)
+        async with BudgetScheduler(backend, store=store, accounts=shared(4000)) as scheduler:
+            task = scheduler.task(Caps(tokens=400)).open()
+            assert scheduler.durable is not None
+            assure = scheduler.durable.assure
+
+            async def assure_after_the_end(holds: Sequence[Hold], what: str) -> None:
+                task.close()
+                await assure(holds, what)
+
+            scheduler.durable.assure = assure_after_the_end  # type: ignore[method-assign]
+            with pytest.raises(TaskClosedError, match=r"has ended: its call 1, of .*, was stopped"):
+                await task.generate("a", solution=16)
+            assert backend.meter.output == 0
+            await until(lambda: nothing_held(store))
 
     asyncio.run(main())
 
