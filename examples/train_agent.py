@@ -16,7 +16,6 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -33,12 +32,15 @@ from elastic_agent.scheduler.runtime.offline_task import OfflineTask
 from elastic_agent.training.agents.episode_runner import EpisodeLimits, EpisodeRunner, run_episodes
 from elastic_agent.training.agents.lookup_environment import lookup_environment
 from elastic_agent.training.agents.turn_renderer import TurnRenderer
+from elastic_agent.training.budgets.distributions import call_seeds
 from elastic_agent.training.config.loading import build
 from elastic_agent.training.data.lookups import STEPS, make_lookup_rows
 from elastic_agent.training.data.word_problems import make_problem
 from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.rewards.word_problems import solution_reward
+from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.rollouts.engines.in_process import roll_out
+from elastic_agent.training.rollouts.rollout import Call, Rollout
 from elastic_agent.training.run import train
 from tools.e1_tiny import sft
 from tools.e1_tiny.agent_traces import demonstrate
@@ -70,9 +72,13 @@ def measure(folder: Path, rows: Sequence[dict[str, Any]], cap: int, seed: int) -
         )
         for row in rows
     ]
-    decoder = BatchDecoder(load_model(folder), max_rows=128, generator=torch.Generator().manual_seed(seed))
-    decode = partial(roll_out, decoder, markers=codec.markers, context=LIMITS.context, sampling=Sampling())
-    done = run_episodes(runners, lambda _: [ASKED] * len(rows), lambda calls, _: decode(calls))
+    decoder = BatchDecoder(load_model(folder), max_rows=128)
+
+    def decode(calls: Sequence[Call], turn: int) -> list[Rollout]:
+        draws = call_seeds(seed, turn, calls=range(len(calls)))
+        return roll_out(decoder, Batch(calls, codec.markers, LIMITS.context, Sampling(), draws))
+
+    done = run_episodes(runners, lambda _: [ASKED] * len(rows), decode)
     assert all(p.rollout.usage.generated <= cap for p in done), "an episode spent more than its cap"
     right = [
         solution_reward(codec.decode(p.rollout.solution_text_ids), p.rollout.finished, row["answer"])
