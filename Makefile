@@ -66,6 +66,7 @@ lint: links $(READY) ## ruff and mypy --strict; nothing ignored is in the reposi
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy examples
 
 format: links $(READY) ## let ruff fix and format what it can
 	@$(BIN)/ruff check --fix-only .

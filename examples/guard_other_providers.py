@@ -48,7 +48,7 @@ async def main(base_url: str) -> None:
     problem = "A shop has 37 apples . #1 It sells 12 . #2 It gets 3 boxes of 8 . How many apples are left ?"
     async with task_budget(tokens=700, usd="0.01") as task:
         answers = await asyncio.gather(*[theirs.ainvoke(problem) for _ in range(4)], ours.ainvoke(problem))
-    print("tokens of each answer:", [message.usage_metadata["output_tokens"] for message in answers])
+    print("tokens of each answer:", [m.usage_metadata["output_tokens"] for m in answers if m.usage_metadata])
     print(task.report())
 
 

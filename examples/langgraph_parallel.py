@@ -10,7 +10,7 @@ import asyncio
 import operator
 import re
 import sys
-from typing import Annotated, TypedDict
+from typing import Annotated, Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
@@ -41,7 +41,7 @@ def number(text: str) -> int:
     return int(found[-1]) if found else 0
 
 
-def build_graph(llm):
+def build_graph(llm: ChatElasticReasoning) -> Any:
     async def count(state: State) -> State:
         kind = f"steps-{state['problem'].count('#')}"  # calls of a kind share a curve of success
         return {"counts": [number((await llm.ainvoke(state["problem"], kind=kind)).text)]}
