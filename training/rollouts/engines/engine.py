@@ -33,6 +33,20 @@ class Batch:
     seeds: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What came of a batch in an engine outside this process.
+
+    Attributes:
+        lost: attempts that were lost and made again.
+        loading: seconds until the engine had the weights.
+    """
+
+    rollouts: list[Rollout]
+    lost: int
+    loading: float
+
+
 Decode = Callable[[Any, Batch], list[Rollout]]
 """(trainer, batch) -> one rollout a call, in their order."""
 
@@ -75,6 +89,32 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """The run is over, however it ended: give back what the engine holds."""
+
+
+class OutsideEngine(Engine, Protocol):
+    """An engine that samples elsewhere, with weights that were published: so the trainer can go on meanwhile.
+
+    `decode` is the three in a row.
+    """
+
+    def publish(self, trainer: Any) -> Any:
+        """The weights as they are now, for `sample`; collective. Weights published before are gone."""
+        ...
+
+    async def sample(self, weights: Any, batch: Batch) -> Sampled:
+        """One rollout a call; reads neither the model nor the trainer, so any thread may wait for it.
+
+        Raises:
+            BackendError: the engine is lost for good.
+        """
+        ...
+
+    def check(self, trainer: Any, sampled: Sequence[Sampled]) -> None:
+        """Log what a batch came to.
+
+        Raises:
+            BackendError: it is of another model.
+        """
 
 
 def whole_model(trainer: Any) -> Any:

@@ -33,7 +33,7 @@ from ..rollout import Rollout, machine_for, rollout_of
 from .adapter_server import AdapterServer, name_of
 from .adapters import adapters_folder, write_adapter, write_blank_adapter
 from .correction import correct_for
-from .engine import Batch, whole_model
+from .engine import Batch, Sampled, whole_model
 from .logprobs import logprob_gap
 
 _LONGEST_PAUSE = 60.0  # seconds
@@ -125,6 +125,7 @@ class ServedRollouts:
         self._servers, self._settings, self._folder, self._log = servers, settings, folder, log
         self._corrects = corrects
         self._published: Path | None = None
+        self._publishing = 0.0  # seconds
 
     gathers = False
 
@@ -141,19 +142,37 @@ class ServedRollouts:
     def close(self) -> None: ...
 
     def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
+        adapter = self.publish(trainer)
+        sampled = asyncio.run(self.sample(adapter, batch))
+        self.check(trainer, [sampled])
+        return sampled.rollouts
+
+    def publish(self, trainer: Any) -> Path:
+        """The folder with the weights as they are now; collective."""
+        began = time.perf_counter()
+        adapter = self._publish(whole_model(trainer), trainer.accelerator)
+        self._publishing = time.perf_counter() - began
+        return adapter
+
+    async def sample(self, weights: Path, batch: Batch) -> Sampled:
+        """One rollout a call, with weights that were published; reads neither the model nor the trainer."""
+
         async def attempt(backend: Backend, i: int) -> Rollout:
             machine = machine_for(*batch.calls[i], batch.markers, batch.context)
             drawn = replace(batch.sampling, seed=batch.seeds[i], logprobs=True)
             await run_machine(backend, machine, drawn, _PLAIN)
             return rollout_of(machine)
 
-        model = whole_model(trainer)
-        started = time.perf_counter()
-        adapter = self._publish(model, trainer.accelerator)
-        progress = _Progress(adapter, attempt, deque(range(len(batch.calls))))
-        asyncio.run(self._run(progress))
+        began = time.perf_counter()
+        progress = _Progress(weights, attempt, deque(range(len(batch.calls))))
+        await self._run(progress)
         done = [progress.done[i] for i in range(len(batch.calls))]
-        mean, most = logprob_gap(model, done[:_MEASURED])
+        return Sampled(done, len(progress.lost), (progress.synced or began) - began)
+
+    def check(self, trainer: Any, sampled: Sequence[Sampled]) -> None:
+        """Log how far the servers' log-probs of a batch are from those that the trainer has now."""
+        done = [rollout for part in sampled for rollout in part.rollouts]
+        mean, most = logprob_gap(whole_model(trainer), done[:_MEASURED])
         if mean > _WRONG:
             raise BackendError(
                 f"rollout.server: the log-probs of the sampled tokens differ by {mean:.2g} nats a token from "
@@ -162,13 +181,12 @@ class ServedRollouts:
             )
         trainer.note(
             {
-                "rollout/sync_seconds": (progress.synced or started) - started,
-                "rollout/lost": float(len(progress.lost)),
+                "rollout/sync_seconds": self._publishing + sum(part.loading for part in sampled),
+                "rollout/lost": float(sum(part.lost for part in sampled)),
                 "rollout/logprob_gap": mean,
                 "rollout/logprob_gap_max": most,
             }
         )
-        return done
 
     def _publish(self, model: Any, accelerator: Any) -> Path:
         """Write the weights as they are now, once for all processes; those of the last batch go.
