@@ -45,14 +45,18 @@ from .grpo.sharding import on_whole_weights, whole_weights
 from .grpo.stopping import rescued
 from .grpo.validate import RunContext, validate
 from .rewards.functions import RewardFunction
-from .rollouts.engines.engine import Engine, is_sharded
+from .rollouts.ahead import AheadEngine, decode_ahead
+from .rollouts.engines.engine import Decode, is_sharded
 from .rollouts.single_calls import Defects, make_rollout_func
 from .rollouts.trl_columns import RolloutFunc
 
 
-def make_rollouts(config: TrainConfig, run: RunContext, engine: Engine) -> RolloutFunc:
+def make_rollouts(config: TrainConfig, run: RunContext, engine: TimedEngine) -> RolloutFunc:
     """The rollouts of a config, after which the engine rests until the next batch."""
-    rollouts = _rollouts(config, run, engine)
+    if isinstance(run.engine, AheadEngine):
+        rollouts = run.engine.rollouts(_rollouts(config, run, decode_ahead), engine.phases)
+    else:
+        rollouts = _rollouts(config, run, engine.decode)
 
     def sample(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         done = rollouts(prompts, trainer)
@@ -62,13 +66,13 @@ def make_rollouts(config: TrainConfig, run: RunContext, engine: Engine) -> Rollo
     return sample
 
 
-def _rollouts(config: TrainConfig, run: RunContext, engine: Engine) -> RolloutFunc:
+def _rollouts(config: TrainConfig, run: RunContext, decode: Decode) -> RolloutFunc:
     """Episodes, single calls answered at several cuts, or single calls."""
     common: dict[str, Any] = {
         "budgets": run.budgets,
         "sampling": Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p),
         "seed": config.seed,
-        "engine": engine.decode,
+        "engine": decode,
     }
     if run.agent is not None:
         return make_agent_rollout_func(run.agent, run.rows, **common)

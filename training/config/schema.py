@@ -97,6 +97,9 @@ class RolloutConfig(Section):
     """Precision in which "transformers" decodes: a copy of the weights, which gets those in training before
     each batch; the loss is corrected for the difference. null: no copy, the weights in training decode.
     bfloat16 is faster on GPUs, and on CPUs that have it from some 100M parameters on."""
+    ahead: Literal[0, 1] = 0
+    """Batches sampled ahead, by "vllm-server" alone. 1: while the trainer learns from a batch, the servers
+    sample the next one with the weights before these updates, and the loss is corrected for the difference."""
     vllm: VllmConfig = VllmConfig()
     """The copy of "vllm"."""
     server: ServerConfig = ServerConfig()

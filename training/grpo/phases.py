@@ -1,6 +1,7 @@
 """Seconds of a batch by phase, and tokens a second: measured around the seam that every engine stands behind.
 
 rollout      decoding, in the engine
+ahead        sampling that ran beside the update before it (`rollout.ahead`): no time of this batch
 sync         giving the engine the weights, and putting it to rest
 reward       grading
 validation   the problems held out
@@ -31,6 +32,8 @@ class Phases:
         self._started = clock()
         self.sampled = self.read = 0
         """Tokens of this batch that were sampled, and that the update reads."""
+        self.ahead = 0.0
+        """Seconds of sampling that ran beside the update before it."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -52,13 +55,16 @@ class Phases:
         total, seconds = now - self._started, self._seconds
         update = max(0.0, total - sum(seconds.values()))
         found = {f"seconds/{name}": seconds.get(name, 0.0) for name in MEASURED} | {"seconds/update": update}
+        if self.ahead:
+            found["seconds/ahead"] = self.ahead
         for name, tokens, spent in (
-            ("rollout", self.sampled, found["seconds/rollout"]),
+            ("rollout", self.sampled, found["seconds/rollout"] + self.ahead),
             ("update", self.read, update),
         ):
             found[f"tokens_s/{name}"] = tokens / spent if spent > 0 else 0.0
         self._seconds, self._started = defaultdict(float), now
         self.sampled = self.read = 0
+        self.ahead = 0.0
         return found
 
 
@@ -66,7 +72,7 @@ class TimedEngine:
     """An engine whose decoding and syncing are timed, and whose rollouts are counted."""
 
     def __init__(self, engine: Engine, phases: Phases) -> None:
-        self.engine, self._phases = engine, phases
+        self.engine, self.phases = engine, phases
 
     @property
     def gathers(self) -> bool:
@@ -78,17 +84,17 @@ class TimedEngine:
             trainer.vllm_generation = self
 
     def sync_weights(self) -> None:
-        with self._phases.phase("sync"):
+        with self.phases.phase("sync"):
             self.engine.sync_weights()
 
     def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
-        with self._phases.phase("rollout"):
+        with self.phases.phase("rollout"):
             done = self.engine.decode(trainer, batch)
-        self._phases.count(done)
+        self.phases.count(done)
         return done
 
     def rest(self) -> None:
-        with self._phases.phase("sync"):
+        with self.phases.phase("sync"):
             self.engine.rest()
 
     def close(self) -> None:

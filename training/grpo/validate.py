@@ -31,6 +31,7 @@ from ..config.trl_arguments import make_arguments
 from ..data.sources import SOURCES as SETS
 from ..data.training_set import Row, source_of
 from ..rewards.functions import make_reward_function
+from ..rollouts.ahead import AheadEngine, check_ahead
 from ..rollouts.engines.engine import Engine
 from ..rollouts.engines.registry import ENGINES
 from ..rollouts.prompts import codec_of, prompt_ids_of
@@ -75,6 +76,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
         named(SETS, name, "data.decontaminate")
     make_engine = named(ENGINES, config.rollout.engine, "rollout.engine")
     _check_anytime(config)
+    check_ahead(config)
     microbatch = micro_batch(config, processes())
     join(config)
     arguments = make_arguments(config, microbatch)
@@ -111,6 +113,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
     validation = None
     if held:
         validation = make_validation(config, kept, tokenizer, markers, budgets.largest()[1], reward)
+    engine: Any = make_engine(config, base, tokenizer, log)
     return RunContext(
         base=base,
         tokenizer=tokenizer,
@@ -118,7 +121,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
         budgets=budgets,
         rows=[rows[i] for i in order],
         reward=reward,
-        engine=make_engine(config, base, tokenizer, log),
+        engine=AheadEngine(engine) if config.rollout.ahead else engine,
         arguments=arguments,
         agent=agent,
         validation=validation,

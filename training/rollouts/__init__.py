@@ -1,5 +1,6 @@
 """Draws samples under budgets, with the weights in training. May import budgets and config.
 
+ahead         The next batch is sampled while the trainer learns from the last one.
 engines/      Who samples: in this process, or vLLM servers that get the weights in training.
 prompts       Prompts as ids, with the codec of live calls.
 rollout       One sample: its two-phase machine, and what the trainer needs of it.

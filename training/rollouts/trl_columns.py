@@ -50,8 +50,13 @@ def _logprobs(
 
 def batch_of(trainer: Any) -> int:
     """Which batch of rollouts comes next, from 0: what draws depend on, so a resumed run repeats them."""
+    step: int = trainer.state.global_step
+    return step // updates_of(trainer)
+
+
+def updates_of(trainer: Any) -> int:
+    """Optimizer updates a batch."""
     arguments = trainer.args
     passes: int = arguments.steps_per_generation * arguments.num_iterations
     accumulated: int = arguments.gradient_accumulation_steps
-    step: int = trainer.state.global_step
-    return step // max(1, passes // accumulated)
+    return max(1, passes // accumulated)

@@ -1,0 +1,253 @@
+"""Samples the next batch while the trainer learns from the last one: `rollout.ahead: 1`.
+
+    TRL asks for batch n:  wait for batch n; publish the weights; begin batch n + 1; hand out batch n
+    the trainer learns from batch n, while servers sample batch n + 1 with the weights before these updates
+
+So a batch is one batch's updates behind the weights that learn from it. The loss is corrected for it as it is
+for a server's rounding: the ratio of the trainer's log-probs of now to the server's at sampling time
+(`engines.correction`). The first batch of a run, and the first after a resume, has no batch before it to be
+sampled beside: it is sampled when TRL asks for it, with the weights of now.
+
+A thread makes a batch with the run's own rollout function, so episodes and anytime rewards work, too. In that
+function a `NextBatch` takes the trainer's place. The thread does nothing that all processes must do
+together, and never touches the model: weights are published, and log-probs compared, where TRL calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from ..config.fields import ConfigError
+from ..config.schema import TrainConfig
+from .engines.engine import Batch, OutsideEngine, Sampled
+from .rollout import Rollout
+from .trl_columns import RolloutFunc, batch_of, updates_of
+
+_PATIENCE = 10.0  # seconds that a batch in flight has to end once it is cancelled
+
+
+def check_ahead(config: TrainConfig) -> None:
+    """Refuse `rollout.ahead` where it can't help, or where nothing would correct for it.
+
+    Raises:
+        ConfigError: the engine decodes in this process, or the loss is not corrected.
+    """
+    rollout = config.rollout
+    if not rollout.ahead:
+        return
+    if rollout.engine != "vllm-server":
+        raise ConfigError(
+            f"rollout.ahead: {rollout.engine} decodes in the process that learns, on the same device, so "
+            f"nothing would run beside the update: take rollout.engine vllm-server, or leave rollout.ahead 0"
+        )
+    if config.trl.get("vllm_importance_sampling_correction") is False:
+        raise ConfigError(
+            "rollout.ahead: batches are sampled with the weights before the last update, which the loss must "
+            "be corrected for: leave trl.vllm_importance_sampling_correction on"
+        )
+    if not rollout.temperature == rollout.top_p == 1:
+        raise ConfigError(
+            "rollout.ahead: the correction for the weights before the last update needs log-probs of what is "
+            "sampled, which servers give at rollout.temperature 1 and rollout.top_p 1"
+        )
+
+
+class Clock(Protocol):
+    """Seconds and tokens of a batch, for the log."""
+
+    ahead: float
+    """Seconds of sampling that ran beside the update."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]: ...
+
+    def count(self, rollouts: Sequence[Rollout]) -> None: ...
+
+
+@dataclass(slots=True)
+class NextBatch:
+    """What a rollout function reads of a trainer, for a batch that TRL has not asked for yet."""
+
+    args: Any
+    accelerator: Any
+    num_generations: int
+    rollout_rows: Sequence[Mapping[str, Any]]
+    state: Any
+    flight: InFlight
+
+
+def decode_ahead(batch_to_come: Any, batch: Batch) -> list[Rollout]:
+    """The engine of rollout functions that get a `NextBatch` for their trainer."""
+    return list(batch_to_come.flight.decode(batch))
+
+
+def rows_of(trainer: Any, number: int) -> list[Mapping[str, Any]] | None:
+    """The rows of this process in batch `number`, from 0, as TRL will deal them; None behind the last batch.
+
+    TRL takes the data set in order, repeats each row for its group, and gives each process a part.
+    """
+    arguments, accelerator, group = trainer.args, trainer.accelerator, trainer.num_generations
+    each = arguments.per_device_train_batch_size * arguments.steps_per_generation
+    prompts = each * accelerator.num_processes // group
+    if (number + 1) * prompts > len(trainer.train_dataset):
+        return None
+    first = accelerator.process_index * each
+    return [trainer.train_dataset[number * prompts + (first + i) // group] for i in range(each)]
+
+
+@dataclass(eq=False)
+class InFlight:
+    """A batch that is made in a thread of its own."""
+
+    engine: OutsideEngine
+    weights: Any
+    number: int
+    rows: Sequence[Mapping[str, Any]]
+    sampled: list[Sampled] = field(default_factory=list)
+    seconds: float = 0.0
+    """How long it took, once it is made."""
+    _columns: Future[dict[str, Any]] = field(default_factory=Future)
+    _thread: threading.Thread | None = None
+    _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None] | None = None
+    _cancelled: bool = False
+
+    @property
+    def prompts(self) -> list[Any]:
+        return [row["prompt"] for row in self.rows]
+
+    def begin(self, trainer: Any, make: RolloutFunc) -> None:
+        """Let a thread make the batch with this function."""
+        given = NextBatch(
+            args=trainer.args,
+            accelerator=trainer.accelerator,
+            num_generations=trainer.num_generations,
+            rollout_rows=self.rows,
+            state=SimpleNamespace(global_step=self.number * updates_of(trainer)),
+            flight=self,
+        )
+
+        def work() -> None:
+            began = time.perf_counter()
+            try:
+                columns = make(self.prompts, given)
+            except BaseException as error:
+                self._columns.set_exception(error)
+            else:
+                self.seconds = time.perf_counter() - began
+                self._columns.set_result(columns)
+
+        self._thread = threading.Thread(target=work, name=f"batch {self.number}", daemon=True)
+        self._thread.start()
+
+    def decode(self, batch: Batch) -> list[Rollout]:
+        """Sample calls; in the thread."""
+
+        async def sample() -> Sampled:
+            self._running = asyncio.get_running_loop(), asyncio.current_task()
+            if self._cancelled:
+                raise asyncio.CancelledError
+            return await self.engine.sample(self.weights, batch)
+
+        sampled = asyncio.run(sample())
+        self.sampled.append(sampled)
+        return sampled.rollouts
+
+    def land(self) -> dict[str, Any]:
+        """The columns of the batch, once it is made.
+
+        Raises:
+            BackendError: the engine was lost; and whatever else the rollout function raised.
+        """
+        return self._columns.result()
+
+    def wait(self) -> None:
+        """Return once the batch is made, or has failed."""
+        wait([self._columns])
+
+    def cancel(self) -> None:
+        """Give the batch up: its requests end."""
+        self._cancelled = True
+        if self._running is not None and self._running[1] is not None:
+            with suppress(RuntimeError):  # its loop is closed: it has ended
+                self._running[0].call_soon_threadsafe(self._running[1].cancel)
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)
+
+
+class AheadEngine:
+    """An engine outside this process whose next batch is in flight while the trainer learns."""
+
+    def __init__(self, engine: OutsideEngine) -> None:
+        self._engine = engine
+        self._flight: InFlight | None = None
+
+    @property
+    def gathers(self) -> bool:
+        return self._engine.gathers
+
+    def start(self, trainer: Any) -> None:
+        self._engine.start(trainer)
+        if getattr(trainer, "vllm_generation", None) is self._engine:  # TRL asks it to sync
+            trainer.vllm_generation = self
+
+    def sync_weights(self) -> None:
+        """Nothing: while TRL asks, a batch is in flight. Weights are published once it has landed."""
+
+    def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
+        """Sample now, with the weights of now (for validation): first the batch in flight lands."""
+        if self._flight is not None:
+            self._flight.wait()
+        trainer.accelerator.wait_for_everyone()
+        self._engine.sync_weights()
+        return self._engine.decode(trainer, batch)
+
+    def rest(self) -> None:
+        self._engine.rest()
+
+    def close(self) -> None:
+        """Give up the batch in flight, too."""
+        if self._flight is not None:
+            self._flight.cancel()
+        self._engine.close()
+
+    def rollouts(self, make: RolloutFunc, clock: Clock) -> RolloutFunc:
+        """The rollouts of `make`, whose engine is `decode_ahead`, each batch but the first made ahead."""
+
+        def ahead(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+            number = batch_of(trainer)
+            now = self._flight is None or self._flight.number != number
+            if now:
+                self._begin(number, trainer, make, clock)
+            flight = self._flight
+            assert flight is not None
+            began = time.perf_counter()
+            with clock.phase("rollout"):
+                columns = flight.land()
+                trainer.accelerator.wait_for_everyone()  # before the weights that the others sample with go
+            waited = time.perf_counter() - began
+            if prompts != flight.prompts:
+                raise RuntimeError(f"rollout.ahead: TRL dealt other rows to batch {number} than were sampled")
+            self._begin(number + 1, trainer, make, clock)
+            self._engine.check(trainer, flight.sampled)
+            clock.ahead += 0.0 if now else max(0.0, flight.seconds - waited)
+            clock.count([rollout for part in flight.sampled for rollout in part.rollouts])
+            return columns
+
+        return ahead
+
+    def _begin(self, number: int, trainer: Any, make: RolloutFunc, clock: Clock) -> None:
+        """Sample batch `number` from now on, with the weights of now; nothing behind the last batch."""
+        self._flight = None
+        rows = rows_of(trainer, number)
+        if rows is not None:
+            with clock.phase("sync"):
+                weights = self._engine.publish(trainer)
+            self._flight = InFlight(self._engine, weights, number, rows)
+            self._flight.begin(trainer, make)
