@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+from elastic_agent.errors import BackendError
+
 from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
 from .engines.engine import Batch, OutsideEngine, Sampled
@@ -235,12 +237,22 @@ class AheadEngine:
             if prompts != flight.prompts:
                 raise RuntimeError(f"rollout.ahead: TRL dealt other rows to batch {number} than were sampled")
             self._begin(number + 1, trainer, make, clock)
-            self._engine.check(trainer, flight.sampled)
+            self._check(trainer, flight, now)
             clock.ahead += 0.0 if now else max(0.0, flight.seconds - waited)
             clock.count([rollout for part in flight.sampled for rollout in part.rollouts])
             return columns
 
         return ahead
+
+    def _check(self, trainer: Any, flight: InFlight, now: bool) -> None:
+        try:
+            self._engine.check(trainer, flight.sampled)
+        except BackendError as error:
+            if now:
+                raise
+            raise BackendError(
+                f"{error}; or the last update moved the model that far (rollout.ahead): lower learning.rate"
+            ) from error
 
     def _begin(self, number: int, trainer: Any, make: RolloutFunc, clock: Clock) -> None:
         """Sample batch `number` from now on, with the weights of now; nothing behind the last batch."""
