@@ -280,22 +280,26 @@ def sample(logits: Tensor, rows: Sequence[_Row], generator: torch.Generator | No
     """
     settings = [row.request.sampling for row in rows]
     vocabulary, device = logits.shape[-1], logits.device
-    best = logits.argmax(dim=-1)
-    if all(s.temperature <= 0 for s in settings):
-        return best
+    cold = [s.temperature <= 0 for s in settings]
+    if all(cold):
+        return logits.argmax(dim=-1)
     at = torch.rand(len(rows), generator=generator)
     for i, row in enumerate(rows):
         if row.generator is not None:
             at[i] = torch.rand(1, generator=row.generator)
-    temperature = torch.tensor([s.temperature if s.temperature > 0 else 1.0 for s in settings], device=device)
+    scaled = logits
+    if any(s.temperature != 1 for s in settings):
+        by = torch.tensor([s.temperature if s.temperature > 0 else 1.0 for s in settings], device=device)
+        scaled = logits / by[:, None]
     tokens = draw(
-        logits / temperature[:, None],
+        scaled,
         torch.tensor([s.top_k if 0 < s.top_k < vocabulary else vocabulary for s in settings], device=device),
         torch.tensor([s.top_p for s in settings], device=device),
         at.to(device),
     )
-    greedy = torch.tensor([s.temperature <= 0 for s in settings], device=device)
-    return torch.where(greedy, best, tokens)
+    if any(cold):
+        tokens = torch.where(torch.tensor(cold, device=device), logits.argmax(dim=-1), tokens)
+    return tokens
 
 
 def _shared(ids: Sequence[int], prompt: Sequence[int]) -> int:

@@ -29,8 +29,10 @@ def draw(logits: Tensor, top_k: Tensor, top_p: Tensor, at: Tensor, *, prefix: in
     ordered = ordered.masked_fill(ranks >= top_k[:, None], -torch.inf)
     within = top_k <= ordered.shape[-1]  # nothing else is left
     whole = ordered.logsumexp(dim=-1)
+    weights = None
     if not within.all():
-        whole = torch.where(within, whole, logits.logsumexp(dim=-1))
+        weights = (logits - ordered[:, :1]).exp_()  # read again where the prefix does not decide
+        whole = torch.where(within, whole, weights.sum(dim=-1).log() + ordered[:, 0])
     probs = (ordered - whole[:, None]).exp()
     cumulated = probs.cumsum(dim=-1)
     reach = cumulated[:, -1]
@@ -41,18 +43,21 @@ def draw(logits: Tensor, top_k: Tensor, top_p: Tensor, at: Tensor, *, prefix: in
     place = torch.searchsorted(cumulated, share[:, None], right=True)
     tokens = order.gather(1, place.minimum(keep.sum(dim=-1, keepdim=True) - 1))[:, 0]
     if (rows := (everything & (at >= reach)).nonzero()[:, 0]).numel():
+        assert weights is not None
         left = ((at - reach) / (1 - reach))[rows].clamp(0, 1)  # not a number only where the prefix is all
-        tokens[rows] = _beyond(logits[rows], order[rows], left, tokens[rows])
+        tokens[rows] = _beyond(weights[rows], order[rows], left, tokens[rows])
     decided = within | everything | ((top_k >= vocabulary) & (reach >= top_p))
     if (rows := (~decided).nonzero()[:, 0]).numel():
         tokens[rows] = draw(logits[rows], top_k[rows], top_p[rows], at[rows], prefix=vocabulary)
     return tokens
 
 
-def _beyond(logits: Tensor, without: Tensor, at: Tensor, otherwise: Tensor) -> Tensor:
-    """The token at the share `at` of all but the tokens `without`; `otherwise` where those were all."""
-    others = logits.scatter(1, without, -torch.inf)
-    cumulated = (others - others.amax(dim=-1, keepdim=True)).exp().cumsum(dim=-1)
-    place = torch.searchsorted(cumulated, (at * cumulated[:, -1])[:, None], right=True)[:, 0]
-    place = place.minimum(cumulated.argmax(dim=-1))  # the last one that is possible
-    return torch.where(others.amax(dim=-1).isfinite(), place, otherwise)
+def _beyond(weights: Tensor, without: Tensor, at: Tensor, otherwise: Tensor) -> Tensor:
+    """The token at the share `at` of the weights of all but the tokens `without`; `otherwise` where nothing
+    else has one. `weights` is overwritten."""
+    cumulated = weights.scatter_(1, without, 0).cumsum(dim=-1)
+    whole = cumulated[:, -1]
+    place = torch.searchsorted(cumulated, (at * whole)[:, None], right=True)[:, 0]
+    if (place == weights.shape[-1]).any():  # a share of 1
+        place = place.minimum(cumulated.argmax(dim=-1))  # the last one that is possible
+    return torch.where(whole > 0, place, otherwise)
