@@ -111,7 +111,8 @@ def config_of(base: str, url: str, output: Path, ahead: int, seed: int, options:
         "checkpoint": {"every": 1000},
         "validation": {"every": options.steps, "budgets": [64], "problems": 100, "samples": 2},
     }
-    return build(merge(every | {"rollout": {**every["rollout"], "ahead": ahead}}, quick if options.quick else {}))
+    every["rollout"]["ahead"] = ahead
+    return build(merge(every, quick if options.quick else {}))
 
 
 def run(config: Any) -> list[dict[str, float]]:

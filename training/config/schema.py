@@ -99,7 +99,7 @@ class RolloutConfig(Section):
     bfloat16 is faster on GPUs, and on CPUs that have it from some 100M parameters on."""
     ahead: Literal[0, 1] = 0
     """Batches sampled ahead, by "vllm-server" alone. 1: while the trainer learns from a batch, the servers
-    sample the next one with the weights before these updates, and the loss is corrected for the difference."""
+    sample the next one with the weights before these updates; the loss is corrected for the difference."""
     vllm: VllmConfig = VllmConfig()
     """The copy of "vllm"."""
     server: ServerConfig = ServerConfig()

@@ -1,4 +1,4 @@
-"""`rollout.ahead`: which weights sample which batch, what is corrected, and how a run ends with one in flight."""
+"""`rollout.ahead`: which weights sample which batch, what corrects, how a run ends with a batch in flight."""
 
 import threading
 import time
