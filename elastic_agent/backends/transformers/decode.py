@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ from ..base import Finish, TokenRequest
 from .draw import draw
 from .slots import Slots, power_of_two
 
-_PREFILL_TOKENS = 8192  # most tokens of one prefill forward, padding included
+PREFILL_TOKENS = 8192  # most tokens of one prefill forward, padding included
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class BatchDecoder:
             while upto < end:
                 row = self._rows[upto]
                 longest = max(longest, len(row.ids) - row.read)
-                if upto > at and longest * (upto - at + 1) > _PREFILL_TOKENS:
+                if upto > at and longest * (upto - at + 1) > PREFILL_TOKENS:
                     break
                 upto += 1
             yield at, upto
@@ -231,18 +232,34 @@ class BatchDecoder:
         slots.slots = max(slots.slots, min(self.max_rows, power_of_two(self._active)))
         slots.room = max(slots.room, power_of_two(span))
         slots.first, slots.positions, slots.span = first, positions, span
-        ends = sorted(set(new))  # logits are asked for where some row ends
-        output = self.model(
-            input_ids=ids,
-            attention_mask=seen,
-            position_ids=positions,
-            past_key_values=slots,
-            use_cache=True,
-            logits_to_keep=1 if ends == [width] else torch.tensor([n - 1 for n in ends], device=device),
-        )
-        which = [ends.index(n) for n in new]
+        ends = sorted(set(new))  # the head is asked for where some row ends
+        with self._head_reads([ends.index(n) for n in new]) if len(ends) > 1 else nullcontext():
+            output = self.model(
+                input_ids=ids,
+                attention_mask=seen,
+                position_ids=positions,
+                past_key_values=slots,
+                use_cache=True,
+                logits_to_keep=1 if ends == [width] else torch.tensor([n - 1 for n in ends], device=device),
+            )
         logits: Tensor = output.logits
-        return logits[:, 0] if len(ends) == 1 else logits[list(range(len(rows))), which]
+        return logits[:, 0]
+
+    @contextmanager
+    def _head_reads(self, which: list[int]) -> Iterator[None]:
+        """Within, the head reads one position a row, of those that the model hands it.
+
+        Logits of all would have the size of rows x ends x vocabulary, gigabytes where many prompts differ.
+        """
+
+        def one_each(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+            return (inputs[0][list(range(len(which))), which][:, None],)
+
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(one_each)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _sample(self, slots: Sequence[int], logits: Tensor) -> list[Sampled]:
         """Draw a token for each row from its logits, [rows, vocabulary]; the row's ids count as read."""

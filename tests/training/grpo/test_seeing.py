@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.nn import Linear, Module
+from torch.nn.modules.module import register_module_forward_hook
 
 from elastic_agent.training.grpo.phases import Phases, TimedEngine
 from elastic_agent.training.grpo.validate import validate
@@ -32,11 +34,31 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("base"))
 
 
+LOGITS: list[tuple[int, ...]] = []
+"""Shapes of what heads have computed in `run`."""
+
+
 @pytest.fixture(scope="module")
 def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
+    words = json.loads((base / "config.json").read_text())["vocab_size"]
+
+    def note(module: Module, _: Any, out: Any) -> None:
+        if isinstance(module, Linear) and module.out_features == words:
+            LOGITS.append(tuple(out.shape))
+
+    hook = register_module_forward_hook(note)
     train(small(base, folder, **RUN), log=lambda _: None)
+    hook.remove()
     return folder
+
+
+@pytest.mark.usefixtures("run")
+def test_no_head_computes_the_logits_of_a_whole_row() -> None:
+    """Neither to sample nor to validate nor to learn: one position a row, while rows have up to 96 tokens."""
+    assert LOGITS
+    assert max(rows for rows, _, _ in LOGITS) == 12, "validation: 3 problems x 2 budgets x 2 samples"
+    assert all(positions == 1 for _, positions, _ in LOGITS)
 
 
 def test_validation_phases_and_speed_are_columns_and_lines(run: Path) -> None:

@@ -110,6 +110,18 @@ def test_parked_rows_survive_new_slots() -> None:
         assert desk.ids(key) == plain(*desk.asked[key])
 
 
+def test_prompts_of_all_lengths_make_one_rows_logits_each() -> None:
+    """Read together, they are as in a batch of their own, and the head computes one position a row."""
+    desk, positions = Desk(16), []
+    head = random_model().get_output_embeddings()
+    hook = head.register_forward_hook(lambda _, __, logits: positions.append(logits[..., 0].numel()))
+    keys = [desk.ask([6 + i % 4 for i in range(length)], 2) for length in range(3, 15)]
+    desk.drain()
+    hook.remove()
+    assert positions == [12, 12]
+    assert [desk.ids(key) for key in keys] == [plain(*desk.asked[key]) for key in keys]
+
+
 def test_a_second_pass_reads_only_what_is_new() -> None:
     """A request that continues a parked row says so in `cached`; one that was cut while it ran ahead too."""
     desk = Desk(4)
