@@ -33,6 +33,7 @@ from .config.schema import TrainConfig
 from .config.trl_arguments import make_adapters
 from .data import dataset_of
 from .grpo.anytime import make_anytime_rollout_func
+from .grpo.attention import implementation
 from .grpo.checkpoints import checkpoints, last_good
 from .grpo.export import export_model, load_model
 from .grpo.launch import check_launch
@@ -99,7 +100,7 @@ def make_trainer(
     torch.manual_seed(config.seed)
     warnings.filterwarnings("ignore", message="You are using 'rollout_func'")  # pinned by our tests
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # accelerate passes it on
-    loading = run.arguments.model_init_kwargs or {}
+    loading = {"attn_implementation": implementation(config), **(run.arguments.model_init_kwargs or {})}
     run.arguments.model_init_kwargs = None  # else TRL warns that they are ignored
     rows = dataset_of(run.rows)
     if run.agent is not None:

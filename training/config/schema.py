@@ -182,6 +182,10 @@ class DeviceConfig(Section):
     """bfloat16 computes in it, with the weights kept in float32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """What computes attention in training, reference model included: "sdpa" is torch's; "flash_attention_2"
+    and "flash_attention_3" need their package, a GPU and bfloat16, and no masks of all pairs of tokens.
+    Rollouts in process always decode with torch's."""
     threads: Count = 1
     """torch threads on a CPU."""
     shard: Literal["none", "fsdp2", "zero3"] = "none"
@@ -277,8 +281,8 @@ class TrainConfig(Section):
     """Rollouts to read."""
     trl: dict[str, Any] = Field(default_factory=dict)
     """Further fields of TRL's GRPOConfig, by name: {optim: adamw_8bit, importance_sampling_level: sequence,
-    scale_rewards: none, run_name: tonight, model_init_kwargs: {attn_implementation: flash_attention_2}}. A
-    field that another one of ours decides is refused, with the name of ours."""
+    scale_rewards: none, run_name: tonight, model_init_kwargs: {use_kernels: true}}. A field that another one
+    of ours decides is refused, with the name of ours."""
     report_to: Annotated[tuple[str, ...], OneOrSeveral] = ()
     """Where metrics go besides metrics.csv, by transformers' name: wandb, tensorboard, trackio, ..."""
     authors_compat: tuple[Defect, ...] = ()

@@ -124,5 +124,6 @@ def check_passed_on(given: Mapping[str, Any]) -> None:
         except ValidationError as error:
             said = error.errors(include_url=False)[0]["msg"]
             raise ConfigError(f"trl.{name}: {said[:1].lower() + said[1:]}, not {shown(value)}") from None
-    if "dtype" in (given.get("model_init_kwargs") or {}):
-        raise ConfigError("trl.model_init_kwargs.dtype: set device.precision instead")
+    for name, ours in (("dtype", "device.precision"), ("attn_implementation", "device.attention")):
+        if name in (given.get("model_init_kwargs") or {}):
+            raise ConfigError(f"trl.model_init_kwargs.{name}: set {ours} instead")

@@ -3,6 +3,7 @@
 adapters       Low-rank adapters as they are written, and merged.
 advantages     Advantages under anytime rewards: which answers a token is responsible for.
 anytime        Anytime rewards: one thinking, answered at several cuts (AnytimeReasoner, arXiv 2505.13438).
+attention      What computes attention in training, and whether this machine can.
 batch_metrics  A batch of all processes, measured.
 buckets        Log-probs in buckets of like length, without the rows that can't change the update.
 checkpoints    Checkpoints that survive a crash: how they are written, and which can be used.

@@ -35,6 +35,7 @@ from ..rollouts.ahead import AheadEngine, check_ahead
 from ..rollouts.engines.engine import Engine
 from ..rollouts.engines.registry import ENGINES
 from ..rollouts.prompts import codec_of, prompt_ids_of
+from .attention import check_attention
 from .launch import join, let_cpus_shard
 from .validation import Validation, hold_out, make_validation
 
@@ -77,6 +78,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
     make_engine = named(ENGINES, config.rollout.engine, "rollout.engine")
     _check_anytime(config)
     check_ahead(config)
+    check_attention(config)
     microbatch = micro_batch(config, processes())
     join(config)
     arguments = make_arguments(config, microbatch)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from elastic_agent.backends.transformers.attention import GROUPED
 from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.generation.machine_runner import Decoder, run_batch
 
@@ -19,7 +22,7 @@ from ..rollout import Rollout, machine_for, rollout_of
 from .correction import correct_for
 from .engine import Batch, evaluating, is_sharded, whole_model
 
-_MOST_ROWS = 256  # rows decoded together, on one device
+MOST_ROWS = 256  # rows decoded together, on one device
 
 
 def roll_out(decoder: Decoder, batch: Batch) -> list[Rollout]:
@@ -32,8 +35,19 @@ def roll_out(decoder: Decoder, batch: Batch) -> list[Rollout]:
 def decode_in_process(trainer: Any, batch: Batch) -> list[Rollout]:
     """The engine "transformers": the weights in training, on the device where they are."""
     model = whole_model(trainer)
-    with evaluating(model):
-        return roll_out(BatchDecoder(model, max_rows=min(len(batch.calls), _MOST_ROWS)), batch)
+    with evaluating(model), decoding_attention(model):
+        return roll_out(BatchDecoder(model, max_rows=min(len(batch.calls), MOST_ROWS)), batch)
+
+
+@contextmanager
+def decoding_attention(model: Any) -> Iterator[None]:
+    """Within, the model computes attention as the decoder needs it, with masks, whatever it trains with."""
+    was = model.config._attn_implementation
+    model.config._attn_implementation = GROUPED
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = was
 
 
 class TransformersEngine:
@@ -81,7 +95,7 @@ class TransformersEngine:
             return decode_in_process(trainer, batch)
         if self._copy is None:
             self.sync_weights()
-        decoder = BatchDecoder(self._copy, max_rows=min(len(batch.calls), _MOST_ROWS), tempered=True)
+        decoder = BatchDecoder(self._copy, max_rows=min(len(batch.calls), MOST_ROWS), tempered=True)
         return roll_out(decoder, replace(batch, sampling=replace(batch.sampling, logprobs=True)))
 
     def rest(self) -> None: ...
@@ -102,6 +116,7 @@ def copy_in(model: Any, dtype: str) -> Any:
         )
 
     made = copy.deepcopy(model, {id(parameter): narrow(parameter) for parameter in model.parameters()})
+    made.config._attn_implementation = GROUPED
     for module in made.modules():  # what accelerate and TRL put around a forward calls the model in training
         module.__dict__.pop("forward", None)
     return made.eval()
