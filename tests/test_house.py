@@ -72,6 +72,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "rollouts": {"budgets", "config"},
         "agents": {"budgets", "config", "rollouts"},
         "grpo": {"agents", "budgets", "config", "data", "plots", "rewards", "rollouts"},
+        "estimate": {"config", "grpo", "rollouts"},
         "evaluation": {"budgets", "data", "plots", "rewards"},
     },
     "integrations": {

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 
 from elastic_agent.cli_arguments import COUNT, Parser, add_marker_options, given_markers
+from elastic_agent.errors import UsageError
 from elastic_agent.validation import argument, integer, real
 
 from .budgets.distributions import parse_mixture
 from .config.fields import ConfigError
 from .config.loading import build, override, presets, read_layers
+from .config.processes import processes
 from .config.schema import TrainConfig
 
 DEFAULT = "e1-tiny"
@@ -55,6 +58,46 @@ def next_steps(config: TrainConfig, largest: tuple[int | None, int]) -> str:
     )
 
 
+def _add_estimate_options(out: argparse.ArgumentParser) -> None:
+    out.add_argument(
+        "--estimate", action="store_true", help="print the memory that each process needs, and exit"
+    )
+    out.add_argument("--processes", type=COUNT, metavar="N", help="of the launch to estimate (1)")
+    out.add_argument(
+        "--gpu",
+        type=argument(real, above=True, most=100_000.0, of="GiB"),
+        metavar="GIB",
+        help="estimate for GPUs of so much memory; default: this machine's, or its processor",
+    )
+    out.add_argument("--json", action="store_true", help="print the estimate as JSON")
+
+
+def estimate_of(args: argparse.Namespace, config: TrainConfig) -> str:
+    """What `--estimate` prints."""
+    from .estimate.estimate import GIB, estimate
+    from .estimate.table import as_json, render
+
+    gpu: float | None = args.gpu
+    if gpu is None:
+        import torch
+
+        if torch.cuda.is_available():
+            gpu = round(torch.cuda.get_device_properties(0).total_memory / GIB, 1)
+    found = estimate(config, args.processes or processes(), gpu)
+    return json.dumps(as_json(found)) if args.json else render(found)
+
+
+def check_estimate_options(args: argparse.Namespace) -> None:
+    """Check that options of `--estimate` come with it.
+
+    Raises:
+        UsageError: one stands alone.
+    """
+    for name in ("processes", "gpu", "json"):
+        if getattr(args, name) and not args.estimate:
+            raise UsageError(f"--{name} says what to estimate: give --estimate, too")
+
+
 def parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
     """The command line."""
     out = Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,4 +135,5 @@ def parser(description: str | None, prog: str | None = None) -> argparse.Argumen
     out.add_argument(
         "--check", action="store_true", help="check the config against what it names, print it, and exit"
     )
+    _add_estimate_options(out)
     return out

@@ -2,6 +2,7 @@
 
     elastic-agent train --base DIR --output DIR [--seed N]
     elastic-agent train --config FILE|PRESET [--set section.field=value ...] [--resume]
+    elastic-agent train --config FILE|PRESET --estimate [--processes N] [--gpu GIB] [--json]
 
 Without --config it is the second stage of e1-tiny, on word problems (the first is tools/e1_tiny/sft.py).
 Every group of samples gets one budget; thinking is cut there, the close is forced and masked, and the
@@ -25,7 +26,7 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import UsageError
 
 from .agents.rollouts import ROW_NUMBER, make_agent_rollout_func
-from .cli import configure, next_steps, parser
+from .cli import check_estimate_options, configure, estimate_of, next_steps, parser
 from .config.fields import ConfigError
 from .config.loading import describe, dump
 from .config.processes import rank
@@ -227,10 +228,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             "would do, --help lists the rest"
         )
     args = parser(__doc__, "elastic-agent train" if argv is not None else None).parse_args(argv)
+    check_estimate_options(args)
     if args.fields:
         print(describe())
         return
     config = configure(args)
+    if args.estimate:
+        print(estimate_of(args, config))
+        return
     if args.check:
         if config.about.what:
             print("".join(f"# {name}: {text}\n" for name, text in config.about.model_dump().items()))
