@@ -20,6 +20,11 @@ class ValidationConfig(Section):
     samples: Count = 1
     """Samples of each problem at each budget."""
 
+    @property
+    def calls(self) -> int:
+        """Calls of a validation, over all devices."""
+        return len(self.budgets) * self.problems * self.samples if self.every else 0
+
 
 class SamplesConfig(Section):
     """Rollouts to read, in samples.jsonl: prompt, thinking, solution, budget, reward."""

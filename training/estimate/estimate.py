@@ -103,22 +103,9 @@ def estimate(config: TrainConfig, processes: int, gpu: float | None) -> Estimate
         ConfigError: the batch does not divide among the processes, or weights are to be sharded over one.
         UnknownModelError: the base's config.json can't be had.
     """
-    rows = micro_batch(config, processes)
-    sharded = config.device.shard != "none"
-    if sharded and processes == 1:
-        raise ConfigError(f"device.shard {config.device.shard} is for several processes: give --processes N")
-    narrow = config.device.precision == "bfloat16"
-    each = config.rows // (processes * config.learning.minibatches)
-    batch = MicroBatch(
-        rows=rows,
-        together=max(1, min(rows, config.device.bucket_tokens // config.rollout.context)),
-        tokens=config.rollout.context,
-        autocast=narrow,
-        gradients=each == rows and not sharded,
-        gpu=gpu is not None,
-    )
-    architecture = read_config(config.base)
-    dtype = torch.bfloat16 if narrow and sharded else torch.float32
+    batch = _micro_batch(config, processes, gpu)
+    architecture, sharded = read_config(config.base), config.device.shard != "none"
+    dtype = torch.bfloat16 if sharded and batch.autocast else torch.float32
     launch = _Launch(config, processes, gpu, make_shapes(config, architecture, dtype), batch)
     ways = {way: update_bytes(launch.shapes, batch, checkpointing=way) for way in (False, True)}
     on = config.device.gradient_checkpointing
@@ -127,6 +114,22 @@ def estimate(config: TrainConfig, processes: int, gpu: float | None) -> Estimate
     other = sum(part.learns for part in parts) + ways[not on].peak - ways[on].peak
     found = Estimate(parts, [], other, config.base, processes, gpu, config.rollout.context)
     return replace(found, changes=_changes(launch, found, ways[on]))
+
+
+def _micro_batch(config: TrainConfig, processes: int, gpu: float | None) -> MicroBatch:
+    """The largest micro-batch of a launch: all its rows as long as `rollout.context`."""
+    rows, device = micro_batch(config, processes), config.device
+    if device.shard != "none" and processes == 1:
+        raise ConfigError(f"device.shard {device.shard} is for several processes: give --processes N")
+    an_update = config.rows // (processes * config.learning.minibatches)
+    return MicroBatch(
+        rows=rows,
+        together=max(1, min(rows, device.bucket_tokens // config.rollout.context)),
+        tokens=config.rollout.context,
+        autocast=device.precision == "bfloat16",
+        gradients=an_update == rows and device.shard == "none",
+        gpu=gpu is not None,
+    )
 
 
 def _held(launch: _Launch) -> Iterator[Part]:
@@ -185,7 +188,7 @@ def _sampling(launch: _Launch, architecture: Any) -> Iterator[Part]:
         autocast = False
     found = sampling_bytes(
         shapes,
-        calls=-(-config.rows // launch.processes),
+        calls=-(-max(config.rows, config.validation.calls) // launch.processes),
         most=MOST_ROWS,
         context=rollout.context,
         prompt=min(config.data.longest_prompt or rollout.context, rollout.context),
