@@ -1,9 +1,9 @@
 """From a preset, a file and the command line to one checked `TrainConfig`.
 
 A config is layers, each over the one before: a preset that ships with the package, then the file's own
-fields, then the command line (`--set learning.rate=1e-5`). A file names its preset with `preset: NAME`, and
-without one it says everything that has no default. A file that changes a section's `kind` replaces that
-section, so that a preset's mixture leaves nothing behind in a log-uniform.
+fields, then the command line (`--set learning.rate=1e-5`). A file, or a preset, names the preset that it
+builds on with `preset: NAME`, and without one it says everything that has no default. A file that changes a
+section's `kind` replaces that section, so that a preset's mixture leaves nothing behind in a log-uniform.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def read_layers(config: str) -> Tree:
     Raises:
         ConfigError: neither a preset nor a file, or not YAML.
     """
-    if config in presets():
-        return _read(PRESETS / f"{config}.yaml")
-    path = Path(config).expanduser()
+    path = PRESETS / f"{config}.yaml" if config in presets() else Path(config).expanduser()
     if not path.is_file():
         hint = did_you_mean(config, presets())
         raise ConfigError(f"no preset or file {config!r}: {hint}presets are {', '.join(presets())}")
@@ -51,7 +49,7 @@ def read_layers(config: str) -> Tree:
     if preset not in presets():
         hint = did_you_mean(str(preset), presets())
         raise ConfigError(f"{path}: no preset {preset!r}: {hint}presets are {', '.join(presets())}")
-    return merge(_read(PRESETS / f"{preset}.yaml"), tree)
+    return merge(read_layers(preset), tree)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:

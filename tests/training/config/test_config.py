@@ -23,13 +23,16 @@ from elastic_agent.training.data.training_set import SOURCES
 from elastic_agent.training.grpo.validate import micro_batch, row_order, validate
 from tests.training.runs import SMALL, make_base, small
 
+LORA = ("output", "lora", "learning", "about")
+"""Sections that e1-math-1.5b-lora has otherwise than e1-math-1.5b."""
+
 
 def test_presets_load_and_say_what_they_are() -> None:
-    assert presets() == ["e1-code-14b", "e1-math-1.5b", "e1-math-7b", "e1-tiny"]
+    assert presets() == ["e1-code-14b", "e1-math-1.5b", "e1-math-1.5b-lora", "e1-math-7b", "e1-tiny"]
     for name in presets():
         about = load_config(name).about
         assert all((about.what, about.launch, about.memory, about.time))
-        assert name == "e1-tiny" or "accelerate launch" in about.launch
+        assert f"--config {name} " in about.launch or name == "e1-tiny"
         assert name == "e1-tiny" or "Estimate, not measured" in about.memory
 
 
@@ -45,7 +48,14 @@ def test_the_math_preset_has_the_authors_numbers() -> None:
     code = load_config("e1-code-14b", ["authors_compat=true"])
     assert (code.learning.kl, code.learning.entropy, code.learning.clip_high) == (0, 0, 0.28)
     assert code.authors_compat == DEFECTS
-    assert micro_batch(config, 8) == 4
+    for name, microbatch in (("e1-math-1.5b", 4), ("e1-math-7b", 2), ("e1-code-14b", 1)):
+        preset = load_config(name)
+        assert f"--nproc_per_node 8 -m elastic_agent.training.run --config {name} " in preset.about.launch
+        assert micro_batch(preset, 8) == microbatch
+        assert (preset.lora, preset.learning.rate, preset.rollout.engine) == (None, 1e-6, "vllm")
+    adapters = load_config("e1-math-1.5b-lora")
+    assert adapters.model_copy(update={n: getattr(config, n) for n in LORA}) == config
+    assert micro_batch(adapters, 1) == 4
 
 
 @pytest.mark.parametrize(
