@@ -41,6 +41,8 @@ ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_LOGGING_LEVEL":
 ENVIRONMENT |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 LOG = Path("/tmp/elastic-vllm-ahead.log")
 
+REWARD = f"{__name__ if __package__ else Path(__file__).stem}:reward"
+
 
 def reward(**columns: Any) -> list[float]:
     """For the random model: some ids are better."""
@@ -95,7 +97,7 @@ def config_of(base: str, url: str, output: Path, ahead: int, seed: int, options:
         "validation": {"problems": 4},
         "device": {"microbatch": 4},
         "budgets": {"thinking": [4, 8], "solution": 6},
-        "reward": {"kind": "train_ahead:reward"},
+        "reward": {"kind": REWARD},
         "learning": {"rate": 1e-4},  # the scripted server samples without adapters
     }
     every: dict[str, Any] = {
@@ -103,13 +105,13 @@ def config_of(base: str, url: str, output: Path, ahead: int, seed: int, options:
         "output": str(output),
         "seed": seed,
         "steps": options.steps,
-        "budgets": {"thinking": [32, 64, 96], "solution": 32},
+        "budgets": {"thinking": [16, 32, 48], "solution": 24},
         "rollout": {"prompts": 4, "group": 8, "context": 256, "engine": "vllm-server", "server": server},
         "learning": {"warmup_steps": 0, "rate": options.rate},
         "lora": {"rank": 16},
         "device": {"microbatch": 8},
         "checkpoint": {"every": 1000},
-        "validation": {"every": options.steps, "budgets": [64], "problems": 100, "samples": 2},
+        "validation": {"every": options.steps, "budgets": [48], "problems": 100, "samples": 1},
     }
     every["rollout"]["ahead"] = ahead
     return build(merge(every, quick if options.quick else {}))
@@ -146,7 +148,7 @@ def summed_up(runs: Sequence[list[dict[str, float]]]) -> dict[str, Any]:
     def mean(rows: list[dict[str, float]], name: str) -> float:
         return round(fmean(row[name] for row in rows), 4)
 
-    ends = [rows[-1]["validation/t=64/reward"] for rows in runs if "validation/t=64/reward" in rows[-1]]
+    ends = [rows[-1]["validation/t=48/reward"] for rows in runs if "validation/t=48/reward" in rows[-1]]
     return {
         "step_s": middle("step_s"),
         "waited_s": middle("seconds/rollout"),

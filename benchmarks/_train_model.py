@@ -1,0 +1,44 @@
+"""The model that training is timed on, where none is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WORDS = 151_936
+
+
+def make_model(folder: Path) -> Path:
+    """A random Qwen3 of 109M parameters and 151,936 words, with the tokenizer of e1-tiny."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from elastic_agent.model_location import model_path
+
+    torch.manual_seed(0)
+    tiny = model_path("e1-tiny-base")
+    config = AutoConfig.from_pretrained(tiny)
+    sizes = {
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+    }
+    for name, value in {**sizes, "num_hidden_layers": 8, "head_dim": 64, "vocab_size": WORDS}.items():
+        setattr(config, name, value)
+    config.layer_types = ["full_attention"] * 8
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
+    return folder
+
+
+def needs_markers(model: Path) -> bool:
+    """Whether the tokenizer names no thinking markers."""
+    from elastic_agent.errors import NoMarkersError
+    from elastic_agent.prompts.model_files import load_tokenizer
+    from elastic_agent.training.rollouts.prompts import codec_of
+
+    try:
+        _ = codec_of(load_tokenizer(str(model), name=str(model)), None).markers
+    except NoMarkersError:
+        return True
+    return False
