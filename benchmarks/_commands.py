@@ -17,7 +17,8 @@ STEPS, PROMPTS, GROUP = 60, 8, 12
 
 def elastic_agent(folder: Path, *words: str) -> str:
     """Run `elastic-agent WORDS` in a folder; what it printed goes to `log` there, and is returned."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    project = str(Path(__file__).resolve().parents[1])  # `.venv-vllm` has vLLM, and not this project
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": project}
     command = [sys.executable, "-m", "elastic_agent.integrations.commands.main", *words]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     with (folder / "log").open("a") as log:
