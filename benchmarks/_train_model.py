@@ -7,8 +7,8 @@ from pathlib import Path
 WORDS = 151_936
 
 
-def make_model(folder: Path) -> Path:
-    """A random Qwen3 of 109M parameters and 151,936 words, with the tokenizer of e1-tiny."""
+def make_model(folder: Path, *, hidden: int = 512, layers: int = 8) -> Path:
+    """A random Qwen3 of 151,936 words, with the tokenizer of e1-tiny; of 109M parameters as it stands."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -18,14 +18,14 @@ def make_model(folder: Path) -> Path:
     tiny = model_path("e1-tiny-base")
     config = AutoConfig.from_pretrained(tiny)
     sizes = {
-        "hidden_size": 512,
-        "intermediate_size": 1536,
+        "hidden_size": hidden,
+        "intermediate_size": 3 * hidden,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
     }
-    for name, value in {**sizes, "num_hidden_layers": 8, "head_dim": 64, "vocab_size": WORDS}.items():
+    for name, value in {**sizes, "num_hidden_layers": layers, "head_dim": 64, "vocab_size": WORDS}.items():
         setattr(config, name, value)
-    config.layer_types = ["full_attention"] * 8
+    config.layer_types = ["full_attention"] * layers
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
     return folder
