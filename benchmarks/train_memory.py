@@ -3,7 +3,7 @@
     python benchmarks/train_memory.py [--quick] [--json] [--model DIR] [--setting NAME,...]
 
 Trains two batches in a process of its own for each setting, on a model of at least 100M parameters with a
-vocabulary of real size (`--model`, or the random Qwen3 that train_throughput.py makes), and reads the peak of the
+vocabulary of real size (`--model`, or the random Qwen3 of `_train_model.py`), and reads the peak of the
 second batch from the kernel (VmHWM of /proc/self/status, set back through /proc/self/clear_refs), less what
 Python, torch and TRL take before the model is loaded. Rows are as long as `rollout.context`: thinking has no
 limit, and a random model does not end. Linux alone; other programs on the machine change nothing.
