@@ -72,6 +72,8 @@ def launch(
 
 def main(base: str, outputs: str, runs: str) -> None:
     """What each rank does."""
+    from accelerate.utils import gather_object
+
     from elastic_agent.training.run import train
     from tests.training.runs import small
 
@@ -82,10 +84,12 @@ def main(base: str, outputs: str, runs: str) -> None:
             _cut_back(Path(outputs) / resumed[0], output, resumed[1])
         trainer = train(small(Path(base), output, **changes), resume=resumed is not None)
         accelerator = trainer.accelerator
+        log = [entry for entry in trainer.state.log_history if "loss" in entry]
         found[name] = {
             "processes": accelerator.num_processes,
             "kind": accelerator.distributed_type.value,
-            "log": [entry for entry in trainer.state.log_history if "loss" in entry],
+            "log": log,
+            "logs": gather_object([log]),
         }
     if rank() == 0:
         (Path(outputs) / "results.json").write_text(json.dumps(found, default=str))

@@ -78,19 +78,19 @@ def _grpo_config(config: TrainConfig, microbatch: int) -> Any:
 
 def sharding(config: TrainConfig) -> dict[str, Any]:
     """Arguments for `device.shard`. Checkpoints hold the whole model, so any number of processes goes on."""
+    import torch
+
+    plan: dict[str, Any]
     if config.device.shard == "fsdp2":
         plan = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
         return {"fsdp": True, "fsdp_config": {**plan, "state_dict_type": "FULL_STATE_DICT"}}
     if config.device.shard == "zero3":
         sizes = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
         zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
-        return {
-            "deepspeed": {
-                "zero_optimization": zero,
-                "bf16": {"enabled": "auto"},
-                **dict.fromkeys(sizes, "auto"),
-            }
-        }
+        plan = {"zero_optimization": zero, "bf16": {"enabled": "auto"}, **dict.fromkeys(sizes, "auto")}
+        # On a CPU `launch.join` has told accelerate of DeepSpeed
+        told = {} if torch.cuda.is_available() else {"accelerator_config": {"use_configured_state": True}}
+        return {"deepspeed": plan, **told}
     return {}
 
 

@@ -75,9 +75,9 @@ class Adapters:
 def whole_tensor(parameter: Any) -> Any:
     """A parameter on the CPU, gathered from all processes where FSDP2 or ZeRO-3 has spread it."""
     if hasattr(parameter, "ds_id"):
-        from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found]
+        import deepspeed
 
-        with GatheredParameters([parameter]):
+        with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().cpu().clone()
     found = parameter.detach()
     return (found.full_tensor() if hasattr(found, "full_tensor") else found).cpu()

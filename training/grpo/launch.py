@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import Any
 
 from ..config.fields import ConfigError
@@ -22,7 +23,7 @@ def join(config: TrainConfig) -> None:
     """Meet the other processes on a CPU. On GPUs GRPOConfig does; on a CPU it leaves `device.timeout` out.
 
     Raises:
-        ConfigError: weights are to be sharded over a single process.
+        ConfigError: weights are to be sharded over a single process, or by DeepSpeed, which is not here.
     """
     import torch
     from torch import distributed
@@ -32,13 +33,43 @@ def join(config: TrainConfig) -> None:
             f"device.shard {config.device.shard} is for several processes, and this is one: start them with "
             f"torch's launcher, or set device.shard=none"
         )
+    check_deepspeed(config)
     if processes() == 1 or torch.cuda.is_available():
         return
     # accelerate would call the device cpu:0, which torch.load can't restore an optimizer to
     os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
-    if distributed.is_initialized():
-        return
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=config.device.timeout))
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=timedelta(seconds=config.device.timeout))
+    if config.device.shard == "zero3":
+        _join_deepspeed()
+
+
+def check_deepspeed(config: TrainConfig) -> None:
+    """Raises ConfigError where `device.shard` asks for DeepSpeed and it is not installed."""
+    if config.device.shard == "zero3" and find_spec("deepspeed") is None:
+        raise ConfigError(
+            "device.shard zero3: DeepSpeed is not installed: pip install 'elastic-agent[train,deepspeed]'"
+        )
+
+
+def _join_deepspeed() -> None:
+    """Let DeepSpeed take over the processes that torch has brought together on a CPU, and tell accelerate.
+
+    accelerate would do it for GPUs only; TRL's arguments take the state that is made here as it is. The sums
+    that DeepSpeed makes in a CPU's shared memory are left out, because they would be compiled first.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    from accelerate.state import AcceleratorState, PartialState
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    try:
+        PartialState(backend="gloo")
+    finally:
+        del os.environ["ACCELERATE_USE_DEEPSPEED"]
 
 
 def let_cpus_shard(config: TrainConfig) -> None:

@@ -32,9 +32,12 @@ def whole_weights(trainer: Any) -> Iterator[None]:
         yield
         return
     if trainer.is_deepspeed_enabled:
-        from deepspeed.zero import GatheredParameters  # type: ignore[import-not-found,unused-ignore]
+        from trl.models import unwrap_model_for_generation
 
-        with GatheredParameters(list(trainer.model.parameters())):
+        again = trainer.args.gradient_checkpointing_kwargs
+        with unwrap_model_for_generation(
+            trainer.model_wrapped, trainer.accelerator, gradient_checkpointing_kwargs=again
+        ):
             yield
         return
     from torch.distributed.fsdp import FSDPModule

@@ -1,7 +1,6 @@
 """Two real ranks by torch's launcher: whatever a batch holds, they end; they learn what one process learns;
 when one of them is lost, the other stops with a checkpoint that resumes."""
 
-import json
 import signal
 import time
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from elastic_agent.integrations.commands.main import main as command
 from elastic_agent.training.config.fields import ConfigError
-from elastic_agent.training.config.trl_arguments import make_arguments, sharding
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.launch import check_launch
 from elastic_agent.training.grpo.output_lock import OutputLock
@@ -37,11 +36,13 @@ UPDATES: dict[str, Any] = {
     "rollout": {"prompts": 4, "group": 2, "context": 128},
 }
 SHARDED: dict[str, Any] = {"device": {"bucket_tokens": 60, "shard": "fsdp2"}}
+VALIDATED: dict[str, Any] = {"validation": {"every": 1, "budgets": [2, None], "problems": 3}}
 AGENT: dict[str, Any] = {
     "agent": {"environment": "lookups", "turns": 3},
     "data": {"source": "lookups"},
     "rollout": {"prompts": 2, "group": 2, "context": 256},
 }
+CHECKED = {f"validation/{budget}/reward" for budget in ("t=2", "unconstrained")}
 FATES = ("kill 0", "lose 1", "hang 1")
 TOLERANCE = 2e-5
 """Of losses and gradient norms, between one process and two: float32, summed in another order."""
@@ -67,7 +68,7 @@ def outputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         "anytime": short | anytime,
         "sharded": cut | SHARDED,
         "sharded-agents": short | AGENT | SHARDED,
-        "sharded-lora": short | SHARDED | {"lora": {"rank": 4}},
+        "sharded-lora": short | SHARDED | VALIDATED | {"lora": {"rank": 4}},
         "whole-cut": cut | {"resume": ["whole", 4]},
         "sharded-cut": cut | SHARDED | {"resume": ["sharded", 4]},
     }
@@ -97,6 +98,25 @@ def test_two_ranks_with_a_half_of_the_weights_each_end(
     folder, results = outputs
     assert (results[name]["processes"], results[name]["kind"]) == (2, "FSDP")
     assert (folder / name / "model.safetensors").exists()
+    if name == "sharded-lora":
+        assert [set(entry) >= CHECKED for log in results[name]["logs"] for entry in log] == [True] * 4
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["sharded", "sharded-lora"])
+def test_a_checkpoint_of_sharded_weights_is_exported_as_the_model_that_its_run_wrote(
+    base: Path, outputs: tuple[Path, dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    """Byte for byte, by `elastic-agent export`, in one process."""
+    folder, _ = outputs
+    assert command(["export", str(folder / name), str(tmp_path / "out")]) == 0
+    written = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.safetensors"))
+    assert len(written) == (2 if name == "sharded-lora" else 1)
+    for path in written:
+        assert (tmp_path / "out" / path).read_bytes() == (folder / name / path).read_bytes(), path
+    first, last = weights(base), weights(tmp_path / "out")
+    assert first.keys() == last.keys()
+    assert any(not first[key].equal(tensor) for key, tensor in last.items())
 
 
 @pytest.fixture(scope="module")
@@ -263,12 +283,3 @@ def test_what_may_change_is_said(base: Path, tmp_path: Path) -> None:
     check_resumed(small(base, tmp_path, steps=9, learning={"rate": 0.5}), lines.append)
     assert len(lines) == 1
     assert "differs from the one it goes on with in steps, learning" in lines[0]
-
-
-def test_zero_3_is_what_deepspeed_reads(base: Path, tmp_path: Path) -> None:
-    """Only the config: DeepSpeed is not installed here, and without it nothing is loaded."""
-    plan = sharding(small(base, tmp_path, device={"shard": "zero3"}))["deepspeed"]
-    assert plan["zero_optimization"] == {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}
-    assert json.loads(json.dumps(plan)) == plan
-    with pytest.raises(ConfigError, match="deepspeed"):
-        make_arguments(small(base, tmp_path, device={"shard": "zero3"}), 2)

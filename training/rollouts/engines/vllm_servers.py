@@ -194,7 +194,11 @@ class ServedRollouts:
         The first process also loads the new adapter on every server that it reaches, and unloads the old
         one; the others wait until it has, and then find the adapter there.
         """
-        path = [write_adapter(model, self._folder) if accelerator.is_main_process else None]
+        path: list[Path | None] = [None]
+        if accelerator.is_main_process:
+            # What `state_dict` would give where weights are sharded is this process's part
+            whole = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+            path[0] = write_adapter(model, self._folder, whole)
         if accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
 

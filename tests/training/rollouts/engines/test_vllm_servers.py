@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +19,6 @@ from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, BackendUnavailableError
 from elastic_agent.training.budgets.distributions import call_seeds
 from elastic_agent.training.config.fields import ConfigError
-from elastic_agent.training.config.loading import dump
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.config.trl_arguments import make_adapters
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
@@ -36,6 +32,7 @@ from elastic_agent.training.rollouts.engines.vllm_servers import ServedRollouts,
 from elastic_agent.training.rollouts.prompts import codec_of
 from elastic_agent.training.rollouts.rollout import Rollout
 from elastic_agent.training.run import train
+from tests.training.ranks import launch
 from tests.training.runs import EASY, make_base, small
 from tests.wire import Faults, Wire, serve_in_thread
 from tools.e1_tiny.tokenizer import build_tokenizer
@@ -284,33 +281,30 @@ def test_servers_of_another_model_are_named(base: Path, tmp_path: Path) -> None:
             train(config)
 
 
-@pytest.mark.timeout(300)  # a launcher and two interpreters that import TRL, on a machine that may be busy
-def test_of_two_processes_the_first_loads_the_adapter(
-    root: Path, base: Path, wire: Wire, tmp_path: Path
-) -> None:
-    config = served(base, tmp_path / "out", wire, device={"bucket_tokens": 8192})
-    (tmp_path / "config.yaml").write_text(dump(config))
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    words += ["elastic_agent.training.run", "--config", str(tmp_path / "config.yaml")]
-    words += ["--set", "reward.kind=tests.training.rollouts.engines.two_processes:counted"]
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=root,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "COUNTED": str(tmp_path / "n")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
+@pytest.mark.timeout(400)  # a launcher and two interpreters that import TRL, on a machine that may be busy
+def test_of_two_processes_the_first_loads_the_adapter(base: Path, wire: Wire, tmp_path: Path) -> None:
+    """Weights whole or sharded: the adapter holds all of the weights, as the trainer's own log-probs say."""
+    given = {
+        "rollout": {
+            "engine": "vllm-server",
+            "server": {"urls": [wire.base_url], "backoff": 0, "retries": 2, "concurrency": 4},
+        },
+        "lora": {"rank": 4},
+        "device": {"bucket_tokens": 8192},
+        "reward": {"kind": EASY},
+    }
+    sharded = given | {"seed": 1, "device": {"bucket_tokens": 8192, "shard": "fsdp2"}}
+    done, results = launch(base, tmp_path, {"whole": given, "sharded": sharded})
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted((tmp_path / "n").read_text().split()) == ["0/2", "0/2", "1/2", "1/2"], (
-        "two steps, two ranks"
-    )
-    names = list(dict.fromkeys(body["model"] for body in wire.requests))
-    assert len(names) == 2
     assert wire.adapters is not None
-    assert list(wire.adapters) == names[-1:]
-    assert wire.loads == [*[wire.loads[0]], *names], "that of the check, then one a batch"
+    names = list(dict.fromkeys(body["model"] for body in wire.requests))
+    check = wire.loads[0]
+    assert wire.loads == [check, *names[:2], check, *names[2:]], "that of each check, then one a batch"
+    assert list(wire.adapters) == [names[1], names[3]], "the last of each run"
+    for name, kind in (("whole", "MULTI_CPU"), ("sharded", "FSDP")):
+        assert (results[name]["processes"], results[name]["kind"]) == (2, kind)
+        for log in results[name]["logs"]:
+            assert [entry["rollout/logprob_gap"] < 1e-4 for entry in log] == [True, True]
 
 
 def test_a_run_that_lost_its_server_resumes_to_the_same_weights(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,6 +23,7 @@ from elastic_agent.backends.vllm.process import BUDGETS, CPU_ENVIRONMENT, ON_CPU
 from elastic_agent.errors import BackendError
 
 from ....config.fields import ConfigError
+from ....config.processes import processes
 from ....config.schema import TrainConfig
 from ...rollout import Rollout
 from ..correction import correct_for
@@ -31,6 +33,7 @@ from ..weights import named_weights
 from .cpu_linear import keep_linear_layers_plain
 from .decoder import VllmDecoder
 from .probe import mean_gap, probe_ids, trainer_logprobs, vllm_logprobs
+from .process_group import processes_together
 
 _SPARE = 64
 """Tokens of room beyond `rollout.context`: under anytime rewards a call holds a close of its own."""
@@ -68,7 +71,7 @@ def make_colocated(
     return ColocatedVllm(config, base, tokenizer, log)
 
 
-def start_llm(config: TrainConfig, base: str, processes: int) -> Any:
+def start_llm(config: TrainConfig, base: str) -> Any:
     """A `vllm.LLM` of the base in this process. Takes from seconds to minutes."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as objects
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -90,7 +93,7 @@ def start_llm(config: TrainConfig, base: str, processes: int) -> Any:
         options |= ON_CPU | {"enable_sleep_mode": False}
         del options["gpu_memory_utilization"]
     options["dtype"] = dtype_of(config)
-    if processes > 1:  # each process is a world of its own for vLLM, inside the group that torch has made
+    if processes() > 1:  # each process is a world of its own for vLLM, inside the group that torch has made
         options["distributed_executor_backend"] = "external_launcher"
     from vllm import LLM
 
@@ -144,7 +147,7 @@ class ColocatedVllm:
             ConfigError: vLLM does not start, or gives other log-probs than the trainer's model.
         """
         began = time.perf_counter()
-        self._llm = start_llm(self._config, self._base, trainer.accelerator.num_processes)
+        self._llm = start_llm(self._config, self._base)
         self._trainer = trainer
         fresh, precision = self._gap(), dtype_of(self._config)
         if not fresh <= _WRONG[precision]:
@@ -206,7 +209,8 @@ class ColocatedVllm:
     def close(self) -> None:
         """Stop vLLM."""
         if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
+            with processes_together() if processes() > 1 else nullcontext():
+                self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
 
     def _reload(self) -> None:

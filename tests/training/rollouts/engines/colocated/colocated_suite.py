@@ -24,11 +24,14 @@ from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.rollouts.rollout import Call, Rollout
 from elastic_agent.training.run import train
 from tests.training.agents.episodes import always_calls
+from tests.training.ranks import launch
 from tests.training.runs import EASY, small
 
 MODEL = Path(model_path("e1-tiny"))
 ROUNDING = 1e-4
 """Nats, of a token: both sides compute in float32; 4e-6 at most was seen."""
+TOLERANCE = 2e-5
+"""Of losses and gradient norms, between one process and two."""
 LORA = {"lora": {"rank": 4}, "learning": {"rate": 0.03}}
 
 started: list[Any] = []
@@ -40,9 +43,9 @@ start_llm = colocated.start_llm
 def llm(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one vLLM, with the weights of the base at the start of each run."""
 
-    def again(config: TrainConfig, base: str, processes: int) -> Any:
+    def again(config: TrainConfig, base: str) -> Any:
         if not started:
-            started.append(start_llm(config, base, processes))
+            started.append(start_llm(config, base))
         started[0].collective_rpc("reload_weights")
         started[0].reset_prefix_cache()
         return started[0]
@@ -153,11 +156,11 @@ def test_another_model_in_vllm_is_refused_at_the_start(
 ) -> None:
     base = colocated.start_llm
 
-    def other(config: TrainConfig, folder: str, processes: int) -> Any:
+    def other(config: TrainConfig, folder: str) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
 
-        llm, model = base(config, folder, processes), AutoModelForCausalLM.from_pretrained(folder).float()
+        llm, model = base(config, folder), AutoModelForCausalLM.from_pretrained(folder).float()
         noise = ((n, w + 0.05 * torch.randn_like(w)) for n, w in model.named_parameters())
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": noise})
         return llm
@@ -191,3 +194,29 @@ def test_agents_sample_in_it(
     assert len(sampled) >= 4
     (row,) = read_csv((tmp_path / "metrics.csv").read_text())
     assert row["sampling/sampling_logp_difference/max"] < ROUNDING
+
+
+@pytest.mark.timeout(500)
+def test_two_processes_with_a_vllm_each(tmp_path: Path) -> None:
+    """By torch's launcher, a half of the weights in each: both copies follow the weights in training, and
+    samples and updates are those of one process. The weights are gathered for the model that is written, when
+    vLLM has stopped."""
+    options = run_of(
+        rollout={"prompts": 2, "group": 4, "context": 160, "engine": "vllm", "temperature": 2.0},
+        device={"bucket_tokens": 60},
+    )
+    alone = train(small(MODEL, tmp_path / "alone", **options), log=quiet).state.log_history
+    sharded = options | {"device": {"bucket_tokens": 60, "shard": "fsdp2"}}
+    done, results = launch(MODEL, tmp_path / "two", {"sharded": sharded})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("vLLM runs in float32") == 1, "one rank speaks"
+    assert (results["sharded"]["processes"], results["sharded"]["kind"]) == (2, "FSDP")
+    for log in results["sharded"]["logs"]:  # of each rank
+        for mine, theirs in zip(log, alone[:-1], strict=True):
+            assert theirs["grad_norm"] > 0
+            assert mine["rollout/sync_gap"] < colocated._FLOOR["float32"]
+            assert mine["sampling/sampling_logp_difference/max"] < ROUNDING
+            assert mine["reward"] == pytest.approx(theirs["reward"], abs=1e-6)
+            assert mine["loss"] == pytest.approx(theirs["loss"], abs=TOLERANCE)
+            assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], abs=TOLERANCE)
+    assert (tmp_path / "two" / "sharded" / "model.safetensors").exists()

@@ -19,7 +19,7 @@ SUITE = "tests/training/rollouts/engines/colocated/colocated_suite.py"
 def test_the_suite(root: Path, tmp_path: Path) -> None:
     """colocated_suite.py, in the environment of vLLM."""
     said = run_suite(SUITE, root, tmp_path / "pytest.ini", "", needs="'trl'")
-    assert "7 passed" in said
+    assert "8 passed" in said
 
 
 def test_where_there_is_no_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
