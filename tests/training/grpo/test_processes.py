@@ -2,7 +2,6 @@
 when one of them is lost, the other stops with a checkpoint that resumes."""
 
 import signal
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ from elastic_agent.training.grpo.stopping import Signals, Stopped
 from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.run import train
 from tests.training import ranks
-from tests.training.ranks import launch
+from tests.training.ranks import launch, launch_fates
 from tests.training.runs import make_base, small
 
 RUN: dict[str, Any] = {
@@ -160,22 +159,31 @@ def test_one_process_two_and_two_with_sharded_weights_learn_the_same(
         assert weights(folder / name).keys() == weights(output).keys(), "written alike, tied weights once"
 
 
+UNSCHEDULED = RUN | {"checkpoint": {"every": 1000}, "device": {"bucket_tokens": 60, "timeout": 10}}
+
+
+@pytest.fixture(scope="module")
+def ended(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each fate, of one launch after another."""
+    folder = tmp_path_factory.mktemp("ended")
+    launch_fates(base, folder, FATES, UNSCHEDULED)
+    return folder
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("fate", FATES)
 def test_when_a_rank_is_lost_the_other_stops_with_a_checkpoint_that_resumes(
-    base: Path, alone: Any, tmp_path: Path, fate: str
+    base: Path, alone: Any, ended: Path, fate: str
 ) -> None:
     """Killed, without its engine, or silent for longer than `device.timeout`, in the midst of batch 3.
     No checkpoint was due; the one that is written resumes in one process, to losses of one go."""
-    unscheduled = RUN | {"checkpoint": {"every": 1000}, "device": {"bucket_tokens": 60, "timeout": 10}}
-    at = tmp_path / "at"
-    done, _ = launch(base, tmp_path, {"run": unscheduled}, FATE=fate, FATE_AT=str(at))
-    assert done.returncode != 0
-    assert time.time() - float(at.read_text()) < 60
-    left = checkpoints(tmp_path / "run" / "checkpoints")
-    assert [(step, fault(path)) for step, path in left] == [(2, None)], done.stderr[-3000:]
-    assert done.stdout.count("stopped after step 2: --resume goes on from") >= 1
-    resumed = train(small(base, tmp_path / "run", **unscheduled), resume=True, log=lambda _: None)
+    folder = ended / fate
+    said = (folder / "said").read_text()
+    assert float((folder / "over").read_text()) - float((folder / "at").read_text()) < 60
+    left = checkpoints(folder / "run" / "checkpoints")
+    assert [(step, fault(path)) for step, path in left] == [(2, None)], said[-3000:]
+    assert said.count("stopped after step 2: --resume goes on from") >= 1
+    resumed = train(small(base, folder / "run", **UNSCHEDULED), resume=True, log=lambda _: None)
     pairs = zip(resumed.state.log_history, alone.state.log_history, strict=True)
     for mine, theirs in pairs:
         assert mine.get("loss") == pytest.approx(theirs.get("loss"), abs=TOLERANCE)
