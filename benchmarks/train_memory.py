@@ -15,7 +15,7 @@ With --json the last line of stdout is one JSON object, by setting:
     error               of the larger of the two peaks: estimated / measured - 1
     estimate_s          seconds of the estimate
 
-and "worst", the largest |error|. --quick measures one setting with short rows.
+and "worst", the largest |error|. --quick measures one setting of a small model with short rows.
 """
 
 from __future__ import annotations
@@ -219,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     names = options.setting.split(",") if options.setting else [QUICK] if options.quick else list(SETTINGS)
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or make_model(Path(folder))
+        small = {"hidden": 128, "layers": 2} if options.quick else {}
+        model = options.model or make_model(Path(folder), **small)
         for name in names:
             result[name] = beside(name, model, made=options.model is None)
             print(f"{name}: {result[name]}", flush=True)
