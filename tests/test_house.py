@@ -102,6 +102,7 @@ ADAPTERS: dict[str, tuple[str, ...]] = {
     "elastic_agent/backends/transformers/slots.py": ("torch",),
     "elastic_agent/backends/transformers/backend.py": ("torch", "transformers"),
     "elastic_agent/backends/vllm/plugin/elastic_vllm.py": ("torch", "vllm"),
+    "elastic_agent/backends/vllm/plugin/elastic_weights.py": ("torch", "vllm"),
     "elastic_agent/backends/vllm/async_engine.py": ("vllm",),
     "elastic_agent/backends/vllm/engine.py": ("vllm",),
     "scheduler/runtime/uncounted.py": ("langchain*",),

@@ -1,10 +1,10 @@
 """The real vLLM server of the tests: the fixture `vllm` (tests/conftest.py) is one `VllmProcess`.
 
-It serves e1-tiny with adapters loaded at run time and holds limits for who asks, in the environment of
-`make vllm` or under the Python that ELASTIC_VLLM_PYTHON names. Starting takes a minute or more, so one
-server serves a whole session; a test that kills it starts it again, and every test begins with
+It serves e1-tiny with adapters loaded at run time, takes new weights, and holds limits for who asks, in the
+environment of `make vllm` or under the Python that ELASTIC_VLLM_PYTHON names. Starting takes a minute or
+more, so one server serves a whole session; a test that kills it starts it again, and every test begins with
 `vllm.ensure()`. ELASTIC_VLLM_URL names one that runs already (with the options below, and those of
-`native`), for who tries things out; the tests that would kill it skip.
+`native` and `reloads`), for who tries things out; the tests that would kill it skip.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
 MODEL = "e1-tiny"
 MAX_LORA_RANK = 8
 MAX_RUNNING = 64
+# On a CPU vLLM would start one process more for its worker, and each imports vLLM anew: a third of a start
+EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+IN_THE_ENGINE = f"--distributed-executor-backend={EXECUTOR}"
 OPTIONS = (
     f"--max-model-len 1024 --max-num-seqs {MAX_RUNNING} "
-    f"--enable-lora --max-loras 1 --max-lora-rank {MAX_LORA_RANK}"
+    f"--enable-lora --max-loras 1 --max-lora-rank {MAX_LORA_RANK} {IN_THE_ENGINE}"
 ).split()
 ENVIRONMENT = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
@@ -34,7 +37,9 @@ ENVIRONMENT = {
 
 def vllm_server(python: Path, log: Path) -> VllmProcess:
     """Not started yet."""
-    return VllmProcess(MODEL, OPTIONS, native=True, python=python, log=log, environment=ENVIRONMENT)
+    return VllmProcess(
+        MODEL, OPTIONS, native=True, reloads=True, python=python, log=log, environment=ENVIRONMENT
+    )
 
 
 class Running(VllmProcess):

@@ -158,6 +158,7 @@ class Wire:
         if self.adapters is not None:
             app.router.add_post("/v1/load_lora_adapter", self._load_adapter)
             app.router.add_post("/v1/unload_lora_adapter", self._unload_adapter)
+        self.add_routes(app)
         # Waiting handlers must not hold up the end; a client that leaves cancels its handler
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -168,6 +169,9 @@ class Wire:
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+    def add_routes(self, app: web.Application) -> None:
+        """More of vLLM's endpoints, for a subclass."""
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Any) -> web.StreamResponse:

@@ -28,18 +28,21 @@ Defect = Literal["forced-close-in-loss", "inert-clipping", "fake-end"]
 
 
 class ServerConfig(Section):
-    """The vLLM servers that sample, for the engine "vllm-server". They serve the base of the run, started
-    with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora --max-lora-rank R. VLLM_API_KEY is sent, if
-    set."""
+    """The vLLM servers that sample, for the engine "vllm-server". They serve the base of the run, started as
+    docs/train.md says for each way of `weights`. VLLM_API_KEY is sent, if set."""
 
     urls: Annotated[tuple[str, ...], OneOrSeveral, Field(min_length=1)] = ("http://localhost:8000/v1",)
     """Where they are, up to and with /v1; samples are dealt out evenly. Each a vLLM with one API server (its
     default): of several, one alone would hear of a new adapter."""
     base: str | None = None
     """The name under which they serve the base; null: the one that `base` says."""
-    adapters: Path | None = None
-    """Folder in which the servers find the adapters, under the same path as this process; null: adapters/ in
-    the output."""
+    weights: Literal["adapters", "folder", "nccl"] | None = None
+    """How the weights in training get there before each batch. "adapters": those of `lora`, loaded by name.
+    "folder": all weights (adapters merged), which a server reloads from a folder. "nccl": all weights, from
+    GPU to GPU, by TRL's client. null: adapters with `lora`, folder without."""
+    folder: Path | None = None
+    """Folder in which the servers find adapters or weights, under the same path as this process; null:
+    adapters/ or weights/ in the output."""
     concurrency: Count = 64
     """Samples in flight at one server."""
     connect_timeout: Seconds = 10.0
@@ -91,7 +94,7 @@ class RolloutConfig(Section):
     engine: str = "transformers"
     """What decodes: "transformers", in this process, with the weights in training; "vllm", in this process,
     with a copy of the weights; or "vllm-server": vLLM servers, on this machine or others, to which the
-    adapters of `lora` go before each batch. TRL's own vLLM modes (server, colocate) are not among them: they
+    weights go before each batch. TRL's own vLLM modes (server, colocate) are not among them: they
     generate in one pass, which has no limit for thinking."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Precision in which "transformers" decodes: a copy of the weights, which gets those in training before

@@ -1,28 +1,22 @@
 """Loading the weights that a run starts from, and writing those that it ends with.
 
-Weights are read one at a time and written in bfloat16 from the processor's memory: at most one tensor in
-float32 and twice a file of `FILE_BYTES` are held (safetensors copies a file once). The same writer serves a
-run's end (`export_model`) and a checkpoint (`export_checkpoint`), so both give the same bytes.
+Weights are read one at a time and written in bfloat16 (`write_weights`). The same writer serves a run's end
+(`export_model`) and a checkpoint (`export_checkpoint`), so both give the same bytes.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from elastic_agent.errors import UnknownModelError
 from elastic_agent.model_location import model_path
 
+from ..rollouts.engines.weight_files import INDEX, write_weights
 from .adapters import SETTINGS, Adapters, merged, whole_tensor
-
-FILE_BYTES = 1024**3
-"""Most bytes of one file of weights."""
-INDEX = "model.safetensors.index.json"
-Weights = Iterable[tuple[str, Any]]
-"""Names and tensors, each read when its turn comes."""
 
 
 def load_model(folder: str | Path, **options: Any) -> Any:
@@ -91,51 +85,6 @@ def export_checkpoint(checkpoint: Path, folder: Path, log: Callable[[str], None]
     if (source / "generation_config.json").is_file():
         generation = GenerationConfig.from_pretrained(str(source))
     _write_configs(config, generation, AutoTokenizer.from_pretrained(str(checkpoint)), folder)
-
-
-def write_weights(weights: Weights, folder: Path, most: int = FILE_BYTES) -> None:
-    """Write the tensors in bfloat16 as `model.safetensors`, or as several files of `most` bytes and an index.
-
-    Numbers that are no floating point keep their type.
-    """
-    from safetensors.torch import save_file
-
-    for old in folder.glob("model*.safetensors*"):
-        old.unlink()
-    held: dict[str, Any] = {}
-    files: list[list[str]] = []
-    size = total = 0
-
-    def flush() -> None:
-        files.append(list(held))
-        save_file(held, folder / f"part-{len(files)}.safetensors", metadata={"format": "pt"})
-        held.clear()
-
-    for name, tensor in weights:
-        narrow = _narrow(tensor)
-        if held and size + narrow.nbytes > most:
-            flush()
-            size = 0
-        held[name] = narrow
-        size, total = size + narrow.nbytes, total + narrow.nbytes
-    flush()
-    if len(files) == 1:
-        (folder / "part-1.safetensors").replace(folder / "model.safetensors")
-        return
-    where: dict[str, str] = {}
-    for number, names in enumerate(files, 1):
-        file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
-        (folder / f"part-{number}.safetensors").replace(folder / file)
-        where |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
-
-
-def _narrow(tensor: Any) -> Any:
-    import torch
-
-    kept = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-    return kept.contiguous().clone() if kept is tensor else kept.contiguous()
 
 
 def _weights_of(base: Any, adapters: Adapters) -> Iterator[tuple[str, Any]]:

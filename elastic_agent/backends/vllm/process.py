@@ -63,6 +63,8 @@ class VllmProcess(ServerProcess):
         python: one that has vLLM (default: `vllm_python()`).
         port: default: one that is free.
         native: have it hold both limits of a call that asks for it (`elastic_agent.backends.vllm.plugin`).
+        reloads: have it take new weights while it runs, from a trainer (`plugin/elastic_weights.py`). Whoever
+            reaches its port can give it some.
         log: where it writes (default: a temporary file).
         environment: more variables.
 
@@ -79,6 +81,7 @@ class VllmProcess(ServerProcess):
         python: Path | None = None,
         port: int | None = None,
         native: bool = False,
+        reloads: bool = False,
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -100,6 +103,10 @@ class VllmProcess(ServerProcess):
         plugin = {}
         if native:
             command += ["--logits-processors", "elastic_vllm:Limits"]
+        if reloads:
+            command += ["--worker-extension-cls", "elastic_weights.Weights"]
+            plugin["VLLM_SERVER_DEV_MODE"] = "1"
+        if native or reloads:
             also = os.environ.get("PYTHONPATH")
             plugin["PYTHONPATH"] = os.pathsep.join([str(PLUGIN), *([also] if also else [])])
         super().__init__(

@@ -15,7 +15,7 @@ from openai import OpenAI
 from elastic_agent.backends.vllm.process import vllm_python
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from tests.integrations.processes import alive, children, running_up
-from tests.vllm_server import ENVIRONMENT
+from tests.vllm_server import ENVIRONMENT, IN_THE_ENGINE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 QUESTION = "A shop has 40 apples . #1 It sells 12 . #2 It gets 7 . How many apples are left ?"
@@ -30,7 +30,9 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.P
         pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    with running_up(python, tmp_path, "--", "--max-model-len=1024", "--max-num-seqs=16") as process:
+    with running_up(
+        python, tmp_path, "--", "--max-model-len=1024", "--max-num-seqs=16", IN_THE_ENGINE
+    ) as process:
         yield process
 
 

@@ -24,7 +24,7 @@ from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.settings import GatewaySettings, Upstream
 from elastic_agent.integrations.langchain import ChatElasticReasoning
 from tests.integrations.byte_model import save_byte_model
-from tests.vllm_server import ENVIRONMENT
+from tests.vllm_server import ENVIRONMENT, IN_THE_ENGINE
 
 # A server starts in a minute on an idle machine, and in several on one that is shared
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -59,7 +59,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
     folder: Path = tmp_path_factory.mktemp("bytes")
     save_byte_model(folder)
-    options = ["--max-model-len", "2048", "--max-num-seqs", "8"]
+    options = ["--max-model-len", "2048", "--max-num-seqs", "8", IN_THE_ENGINE]
     log = folder.parent / "bytes.log"
     with VllmProcess(
         str(folder), options, name=NAME, python=python, log=log, environment=ENVIRONMENT

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from elastic_agent.integrations.commands.main import main as command
-from elastic_agent.training.grpo.export import write_weights
+from elastic_agent.training.rollouts.engines.weight_files import write_weights
 from elastic_agent.training.run import train
 from tests.training.runs import EASY, make_base, small
 

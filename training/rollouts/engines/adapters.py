@@ -48,4 +48,4 @@ def write_blank_adapter(config: TrainConfig, base: str) -> Path:
 
 def adapters_folder(config: TrainConfig) -> Path:
     """Where this run's adapters go, absolute: a server has a working directory of its own."""
-    return (config.rollout.server.adapters or config.output / "adapters").expanduser().resolve()
+    return (config.rollout.server.folder or config.output / "adapters").expanduser().resolve()

@@ -1,9 +1,9 @@
-"""The engine "vllm-server": vLLM servers sample, and get the adapters in training before each batch.
+"""The engine "vllm-server": vLLM servers sample, and get the weights in training before each batch.
 
-A batch is: write the adapter, let every server load it, run each call's two-phase machine over one of them,
-and measure on some of the samples how far the servers' log-probs are from the trainer's. A sample that is
-lost (the server died, or was restarted and does not know the adapter) is drawn again from its beginning, with
-the same seeds: otherwise long samples, which are lost more often, would become rarer.
+A batch is: give every server the weights (`vllm_server.ServedWeights`), run each call's two-phase machine
+over one of them, and measure on some of the samples how far the servers' log-probs are from the trainer's. A
+sample that is lost (the server died, or does not have the weights any more) is drawn again from its
+beginning, with the same seeds: otherwise long samples, which are lost more often, would become rarer.
 
 Seeds follow from the run's seed and the number of the batch: a resumed run asks for the same draws. They are
 not bit for bit the same draws, since vLLM's rounding depends on which requests share a step of its engine:
@@ -13,7 +13,6 @@ now and then another token comes, and from there on the sample is another.
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,15 +25,13 @@ from elastic_agent.errors import BackendError, BackendUnavailableError
 from elastic_agent.generation.machine_runner import run_machine
 
 from ...config.fields import ConfigError
-from ...config.processes import rank
 from ...config.schema import ServerConfig, TrainConfig
-from ..prompts import codec_of
 from ..rollout import Rollout, machine_for, rollout_of
-from .adapter_server import AdapterServer, name_of
-from .adapters import adapters_folder, write_adapter, write_blank_adapter
 from .correction import correct_for
-from .engine import Batch, Sampled, whole_model
+from .engine import Batch, Sampled, is_sharded, whole_model
 from .logprobs import logprob_gap
+from .vllm_server import ServedWeights, VllmServer, load_all
+from .ways import WAYS
 
 _LONGEST_PAUSE = 60.0  # seconds
 _MEASURED = 8  # samples a batch whose log-probs are compared
@@ -48,39 +45,20 @@ _PLAIN |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 def make_served_rollouts(
     config: TrainConfig, base: str, tokenizer: Any, log: Callable[[str], None]
 ) -> ServedRollouts:
-    """The engine of a config, once every server has shown that it can load an adapter of the run's shape.
+    """The engine of a config, once every server has shown that it serves the base and can take weights.
 
     Raises:
-        ConfigError: no `lora`, or a server that can't be reached, lacks the base, or can't load adapters.
+        ConfigError: adapters without `lora`, or a server that can't be reached, lacks the base, or can't
+            take weights as `rollout.server.weights` wants.
     """
-    if config.lora is None:
-        raise ConfigError(
-            "rollout.engine vllm-server takes the weights as adapters: set lora, for example with --set "
-            "lora.rank=16"
-        )
     settings = config.rollout.server
-    codec = codec_of(tokenizer, config.named_markers)
-    servers = [AdapterServer(url, settings, codec, config.rollout.context) for url in settings.urls]
-    if rank() == 0:
-        names = (settings.base,) if settings.base else (config.base, base)
-        asyncio.run(_check(servers, names, lambda: write_blank_adapter(config, base)))
-    plain = config.rollout.temperature == config.rollout.top_p == 1
-    return ServedRollouts(servers, settings, adapters_folder(config), log, corrects=plain)
-
-
-async def _check(servers: Sequence[AdapterServer], names: tuple[str, ...], blank: Callable[[], Path]) -> None:
+    way = settings.weights or ("folder" if config.lora is None else "adapters")
     try:
-        for server in servers:
-            await server.check(names)
-        adapter = blank()
-        try:
-            for server in servers:
-                await server.load(adapter)
-                await server.unload()
-        finally:
-            shutil.rmtree(adapter)
+        servers, weights = WAYS[way](config, base, tokenizer, log)
     except BackendError as error:
         raise ConfigError(f"rollout.server: {error}") from error
+    plain = config.rollout.temperature == config.rollout.top_p == 1
+    return ServedRollouts(servers, settings, weights, log, corrects=plain)
 
 
 Attempt = Callable[[Backend, int], Awaitable[Rollout]]
@@ -91,7 +69,7 @@ Attempt = Callable[[Backend, int], Awaitable[Rollout]]
 class _Progress:
     """A batch while it is sampled: the calls that are still to do, and the rollouts of the others."""
 
-    adapter: Path
+    weights: Path
     attempt: Attempt
     todo: deque[int]
     done: dict[int, Rollout] = field(default_factory=dict)
@@ -115,44 +93,56 @@ class ServedRollouts:
 
     def __init__(
         self,
-        servers: Sequence[AdapterServer],
+        servers: Sequence[VllmServer],
         settings: ServerConfig,
-        folder: Path,
+        weights: ServedWeights,
         log: Callable[[str], None],
         *,
         corrects: bool = True,
     ) -> None:
-        self._servers, self._settings, self._folder, self._log = servers, settings, folder, log
+        self._servers, self._settings, self._weights, self._log = servers, settings, weights, log
         self._corrects = corrects
-        self._published: Path | None = None
-        self._publishing = 0.0  # seconds
+        self._syncing = 0.0  # seconds
 
-    gathers = False
+    @property
+    def gathers(self) -> bool:
+        return self._weights.gathers
 
     def start(self, trainer: Any) -> None:
-        """Nothing to load: the servers run."""
-        if self._corrects:
-            correct_for(self, trainer)
+        """Let TRL sync the servers.
+
+        Raises:
+            ConfigError: the servers can't take the weights, or serve another model.
+        """
+        self._weights.start(trainer)
+        correct_for(self, trainer)
+        if not self._corrects:
+            trainer.vllm_importance_sampling_correction = False
 
     def sync_weights(self) -> None:
-        """Nothing: `decode` syncs, since a server may be restarted in mid-batch."""
+        """Give the servers the weights; `sample` gives them again where a server was restarted since."""
+        began = time.perf_counter()
+        self._weights.sync()
+        self._syncing += time.perf_counter() - began
 
     def rest(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Remove what the servers were given."""
+        self._weights.close()
 
     def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
-        adapter = self.publish(trainer)
-        sampled = asyncio.run(self.sample(adapter, batch))
+        weights = self.publish(trainer)
+        sampled = asyncio.run(self.sample(weights, batch))
         self.check(trainer, [sampled])
         return sampled.rollouts
 
     def publish(self, trainer: Any) -> Path:
         """The folder with the weights as they are now; collective."""
         began = time.perf_counter()
-        adapter = self._publish(whole_model(trainer), trainer.accelerator)
-        self._publishing = time.perf_counter() - began
-        return adapter
+        weights = self._weights.current(trainer)
+        self._syncing += time.perf_counter() - began
+        return weights
 
     async def sample(self, weights: Path, batch: Batch) -> Sampled:
         """One rollout a call, with weights that were published; reads neither the model nor the trainer."""
@@ -171,6 +161,12 @@ class ServedRollouts:
 
     def check(self, trainer: Any, sampled: Sequence[Sampled]) -> None:
         """Log how far the servers' log-probs of a batch are from those that the trainer has now."""
+        seconds = self._syncing + sum(part.loading for part in sampled)
+        lost = float(sum(part.lost for part in sampled))
+        trainer.note({"rollout/sync_seconds": seconds, "rollout/lost": lost})
+        self._syncing = 0.0
+        if self.gathers and is_sharded(trainer):
+            return  # log-probs are collective there, and the number of samples may differ
         done = [rollout for part in sampled for rollout in part.rollouts]
         mean, most = logprob_gap(whole_model(trainer), done[:_MEASURED])
         if mean > _WRONG:
@@ -179,49 +175,14 @@ class ServedRollouts:
                 f"the trainer's; rounding explains {_WRONG} at most: the servers serve another model under "
                 f"this name, or in a precision that it can't be trained with"
             )
-        trainer.note(
-            {
-                "rollout/sync_seconds": self._publishing + sum(part.loading for part in sampled),
-                "rollout/lost": float(sum(part.lost for part in sampled)),
-                "rollout/logprob_gap": mean,
-                "rollout/logprob_gap_max": most,
-            }
-        )
-
-    def _publish(self, model: Any, accelerator: Any) -> Path:
-        """Write the weights as they are now, once for all processes; those of the last batch go.
-
-        The first process also loads the new adapter on every server that it reaches, and unloads the old
-        one; the others wait until it has, and then find the adapter there.
-        """
-        path: list[Path | None] = [None]
-        if accelerator.is_main_process:
-            # What `state_dict` would give where weights are sharded is this process's part
-            whole = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
-            path[0] = write_adapter(model, self._folder, whole)
-        if accelerator.num_processes > 1:
-            from accelerate.utils import broadcast_object_list
-
-            if path[0] is not None:
-                asyncio.run(self._load_all(path[0]))
-            broadcast_object_list(path)
-        adapter = path[0]
-        assert adapter is not None
-        if accelerator.is_main_process and self._published is not None and self._published != adapter:
-            shutil.rmtree(self._published, ignore_errors=True)
-        self._published = adapter
-        return adapter
-
-    async def _load_all(self, adapter: Path) -> Sequence[BackendUnavailableError | None]:
-        """Load the adapter on every server; why a server can't be reached, for each."""
-        return await asyncio.gather(*(_load(server, adapter) for server in self._servers))
+        trainer.note({"rollout/logprob_gap": mean, "rollout/logprob_gap_max": most})
 
     async def _run(self, progress: _Progress) -> None:
         """Try until nothing is left to do, with pauses that grow while nothing comes."""
         tries = 0
         while True:
             before = len(progress.done)
-            faults = await self._load_all(progress.adapter)
+            faults = await load_all(self._servers, progress.weights)
             progress.synced = progress.synced or time.perf_counter()
             alive = [server for server, fault in zip(self._servers, faults, strict=True) if fault is None]
             await asyncio.gather(*(self._sample_on(server, progress) for server in alive))
@@ -240,12 +201,12 @@ class ServedRollouts:
             )
             await asyncio.sleep(pause)
 
-    async def _sample_on(self, server: AdapterServer, progress: _Progress) -> None:
+    async def _sample_on(self, server: VllmServer, progress: _Progress) -> None:
         """Run calls on one server until none is left or one is lost.
 
         The lost call goes back to the progress, for another server or the next try; calls in flight may end.
         """
-        backend = server.backend(progress.adapter)
+        backend = server.backend(progress.weights)
         healthy = True
 
         async def work() -> None:
@@ -253,12 +214,12 @@ class ServedRollouts:
             while progress.todo and healthy:
                 i = progress.todo.popleft()
                 try:
-                    progress.done[i] = await progress.attempt(backend, i)
+                    rollout = await progress.attempt(backend, i)
+                    await server.confirm(progress.weights)
+                    progress.done[i] = rollout
                 except BackendError as error:
-                    lost = isinstance(error, BackendUnavailableError) or await _forgot(
-                        server, progress.adapter
-                    )
-                    if not lost:
+                    lost = isinstance(error, BackendUnavailableError)
+                    if not lost and not await _forgot(server, progress.weights):
                         raise
                     healthy = False
                     progress.todo.append(i)
@@ -267,18 +228,9 @@ class ServedRollouts:
         await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
 
 
-async def _load(server: AdapterServer, adapter: Path) -> BackendUnavailableError | None:
-    """Load the adapter on a server; returns why the server can't be reached, or None."""
+async def _forgot(server: VllmServer, weights: Path) -> bool:
+    """Whether the server was restarted since it loaded the weights, or is lost altogether."""
     try:
-        await server.load(adapter)
-    except BackendUnavailableError as error:
-        return error
-    return None
-
-
-async def _forgot(server: AdapterServer, adapter: Path) -> bool:
-    """Whether the server was restarted since it loaded the adapter, or is lost altogether."""
-    try:
-        return not await server.serves(name_of(adapter))
+        return not await server.holds(weights)
     except BackendUnavailableError:
         return True

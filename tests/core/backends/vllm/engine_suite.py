@@ -41,6 +41,7 @@ from elastic_agent.generation.generate import generate
 from elastic_agent.generation.phases.stop_reasons import ThinkingEnd
 from elastic_agent.model_location import model_path
 from tests.core.backends.contract import Contract, Make, chunks_of, ids_of, read
+from tests.vllm_server import EXECUTOR
 
 MODEL = "e1-tiny"
 QUESTION = "A shop has 40 apples . #1 It sells 12 . #2 It gets 7 . #3 It sells 9 . How many apples are left ?"
@@ -48,7 +49,13 @@ QUESTION = "A shop has 40 apples . #1 It sells 12 . #2 It gets 7 . #3 It sells 9
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
-    options = {"max_model_len": 1024, "max_num_seqs": 64, "enable_lora": True, "max_lora_rank": 8}
+    options: dict[str, Any] = {
+        "max_model_len": 1024,
+        "max_num_seqs": 64,
+        "enable_lora": True,
+        "max_lora_rank": 8,
+    }
+    options["distributed_executor_backend"] = EXECUTOR
     made = Engine(model=model_path(MODEL), logits_processors=[PROCESSOR], **options)
     yield made
     made.stop()
@@ -286,10 +293,12 @@ def test_an_engine_of_its_own() -> None:
     """By name, with vLLM's own arguments unchanged; closing it in mid-stream ends the stream, exactly
     counted, and its processes."""
     before = set(multiprocessing.active_children())
-    backend: Any = load_backend(MODEL, engine="vllm", max_model_len=256, disable_log_stats=True)
+    options: dict[str, Any] = {"engine": "vllm", "max_model_len": 256, "disable_log_stats": True}
+    options["distributed_executor_backend"] = EXECUTOR
+    backend: Any = load_backend(MODEL, **options)
     assert backend.context_length == 256
     assert backend.engine.llm.scheduler_config.policy == "priority"
-    assert load_backend(MODEL, engine="vllm", max_model_len=256, disable_log_stats=True) is backend
+    assert load_backend(MODEL, **options) is backend
     asked = request(backend, 200, extra={"ignore_eos": True})
 
     async def main() -> None:

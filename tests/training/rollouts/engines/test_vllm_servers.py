@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,7 @@ TOKENIZER = build_tokenizer()
 PLAN = Callable[[Wire, int], None]
 CALLS = [([5 + i, 9, 11], Budget(t, 6)) for i, t in enumerate((0, 3, 12, None) * 3)]
 CONTEXT = 48
+STEPS = itertools.count()
 SHORT = {"id": "short", "max_model_len": 64}
 
 
@@ -96,7 +98,8 @@ def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, se
     accelerator = SimpleNamespace(unwrap_model=lambda m: m, is_main_process=True, num_processes=1)
     model = get_peft_model(load_model(base), make_adapters(config))
     numbers: dict[str, float] = {}
-    trainer = SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update)
+    state = SimpleNamespace(global_step=next(STEPS))
+    trainer = SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update, state=state)
     seeds = call_seeds(seed, calls=range(len(CALLS)))
     markers = codec_of(TOKENIZER).markers
     done = engine.decode(trainer, Batch(CALLS, markers, CONTEXT, sampling or Sampling(1.0, 1.0), seeds))
@@ -199,7 +202,8 @@ def test_what_no_retry_will_change_stops_at_once(base: Path, wire: Wire, tmp_pat
 @pytest.mark.parametrize(
     ("options", "changes", "said"),
     [
-        ({}, {"lora": None}, "set lora, for example"),
+        ({}, {"lora": None, "server": {"weights": "adapters"}}, "set lora, for example"),
+        ({}, {"lora": None}, r"can't reload weights \(404: .*DEV_MODE=1 .* --worker-extension-cls elastic_w"),
         (
             {},
             {"server": {"urls": "http://127.0.0.1:9/v1"}},

@@ -17,11 +17,13 @@ import pytest
 from elastic_agent.backends.vllm.process import VllmProcess
 from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.generation import machine_runner as batch
+from elastic_agent.model_location import model_path
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.rollouts.engines import vllm_servers as served_rollouts
 from elastic_agent.training.rollouts.engines.logprobs import logprob_gap
+from elastic_agent.training.rollouts.engines.probe import FLOOR
 from elastic_agent.training.run import train
 from tests.training.runs import EASY, small
 from tests.vllm_server import MAX_LORA_RANK, MODEL
@@ -68,13 +70,29 @@ def at_sample(monkeypatch: pytest.MonkeyPatch, n: int, act: Callable[[], None]) 
     monkeypatch.setattr(served_rollouts, "run_machine", run_machine)
 
 
+def say(vllm: VllmProcess, path: str, **body: Any) -> Any:
+    """What the server answers: to a POST with a body, to a GET without."""
+    url = vllm.base_url.removesuffix("/v1") + path
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers)
+    with urllib.request.urlopen(request) as response:
+        return json.load(response)
+
+
+def go_back(vllm: VllmProcess) -> None:
+    """It has the base again, and says so, as after a restart."""
+    say(vllm, "/collective_rpc", method="elastic_reload", kwargs={"path": model_path(MODEL)})
+    say(vllm, "/update_weight_version", new_version="default")
+
+
 class Probe:
-    """In place of `logprob_gap`: after each sync, what the server says about fixed tokens."""
+    """In place of `logprob_gap`: after each batch, what the server says about fixed tokens."""
 
     PROMPT = tuple(range(5, 75))  # more than two blocks of the server's prefix cache
 
     def __init__(self, vllm: VllmProcess) -> None:
-        self._url = vllm.base_url
+        self._vllm = vllm
+        self.versions: list[str] = []
         self.gaps: list[float] = []
         """Largest difference to the trainer's weights at that time, in nats."""
         self.said: list[list[float]] = []
@@ -83,6 +101,7 @@ class Probe:
         import torch
 
         said = self._ask()
+        self.versions.append(say(self._vllm, "/weight_info")["weight_version"])
         with torch.no_grad():
             logits = model(torch.tensor([self.PROMPT])).logits[0, :-1]
         own = logits.log_softmax(-1).gather(1, torch.tensor(self.PROMPT[1:])[:, None])[:, 0].tolist()
@@ -91,15 +110,21 @@ class Probe:
         return logprob_gap(model, rollouts)
 
     def _ask(self) -> list[float]:
-        with urllib.request.urlopen(f"{self._url}/models") as response:
-            adapters = [entry["id"] for entry in json.load(response)["data"] if entry["parent"]]
-        assert len(adapters) == 1, "the adapter of the batch before is still there"
-        body = {"model": adapters[0], "prompt": self.PROMPT, "max_tokens": 1, "prompt_logprobs": 0}
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self._url}/completions", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request) as response:
-            entries = json.load(response)["choices"][0]["prompt_logprobs"][1:]
+        body = {"model": self._model(), "prompt": self.PROMPT, "max_tokens": 1, "prompt_logprobs": 0}
+        entries = say(self._vllm, "/v1/completions", **body)["choices"][0]["prompt_logprobs"][1:]
         return [entry[str(i)]["logprob"] for entry, i in zip(entries, self.PROMPT[1:], strict=True)]
+
+    def _model(self) -> str:
+        adapters = [entry["id"] for entry in say(self._vllm, "/v1/models")["data"] if entry["parent"]]
+        assert len(adapters) == 1, "the adapter of the batch before is still there"
+        return str(adapters[0])
+
+
+class WholeProbe(Probe):
+    """The same, of the model itself."""
+
+    def _model(self) -> str:
+        return MODEL
 
 
 def largest_difference(a: list[float], b: list[float]) -> float:
@@ -120,6 +145,36 @@ def test_weights_reach_the_server_before_each_batch(
     for row in rows(tmp_path):
         assert (row["rollout/logprob_gap_max"] or 1) < GAP
         assert row["rollout/lost"] == 0
+
+
+def test_all_weights_reach_the_server_and_one_that_falls_behind_is_mended(
+    vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a folder, without adapters. In the second batch the server goes back to the base: what it
+    sampled since is drawn again, after a reload; its log-probs are the trainer's at the end of each batch."""
+    vllm.ensure()
+    probe = WholeProbe(vllm)
+    monkeypatch.setattr(served_rollouts, "logprob_gap", probe)
+    at_sample(monkeypatch, 8 + 3, lambda: go_back(vllm))
+    lines: list[str] = []
+    config = served(vllm, tmp_path, weights="folder")
+    learning = config.learning.model_copy(update={"rate": 0.003})
+    try:
+        train(config.model_copy(update={"lora": None, "learning": learning}), log=lines.append)
+    finally:
+        go_back(vllm)
+        say(vllm, "/reset_prefix_cache", x=0)
+    assert max(probe.gaps) < GAP
+    assert all(largest_difference(a, b) > MOVED for a, b in itertools.pairwise(probe.said))
+    assert len({version.partition(".")[0] for version in probe.versions}) == 3
+    said = "\n".join(lines)
+    assert "has the weights 'default' and not " in said
+    assert "it was restarted; it is given them again" in said
+    assert [bool(row["rollout/lost"]) for row in rows(tmp_path)] == [False, True, False]
+    for row in rows(tmp_path):
+        assert (row["rollout/logprob_gap_max"] or 1) < GAP
+        assert (row["rollout/sync_gap"] or 1) < FLOOR["float32"]
+    assert not list((tmp_path / "weights").iterdir())
 
 
 def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(

@@ -29,24 +29,21 @@ from ...rollout import Rollout
 from ..correction import correct_for
 from ..engine import Batch
 from ..in_process import roll_out
+from ..probe import (
+    WRONG,
+    StaleWeightsError,
+    mean_gap,
+    most_gap,
+    probe_ids,
+    trainer_logprobs,
+    vllm_logprobs,
+)
 from ..weights import named_weights
-from .cpu_linear import keep_linear_layers_plain
 from .decoder import VllmDecoder
-from .probe import mean_gap, probe_ids, trainer_logprobs, vllm_logprobs
 from .process_group import processes_together
 
 _SPARE = 64
 """Tokens of room beyond `rollout.context`: under anytime rewards a call holds a close of its own."""
-_FLOOR = {"float32": 5e-5, "bfloat16": 0.02}
-"""Nats a token by which the two sides may always differ, by vLLM's precision."""
-_MORE = 10.0
-"""How many times the gap of freshly loaded weights is allowed."""
-_WRONG = {"float32": 1e-2, "bfloat16": 0.3}
-"""Nats a token from which on freshly loaded weights are another model's."""
-
-
-class StaleWeightsError(BackendError):
-    """The engine that samples has not taken the weights in training."""
 
 
 def make_colocated(
@@ -89,6 +86,8 @@ def start_llm(config: TrainConfig, base: str) -> Any:
     if on_cpu:
         for name, value in CPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        from elastic_agent.backends.vllm.plugin.elastic_weights import keep_linear_layers_plain
+
         keep_linear_layers_plain()
         options |= ON_CPU | {"enable_sleep_mode": False}
         del options["gpu_memory_utilization"]
@@ -150,13 +149,13 @@ class ColocatedVllm:
         self._llm = start_llm(self._config, self._base)
         self._trainer = trainer
         fresh, precision = self._gap(), dtype_of(self._config)
-        if not fresh <= _WRONG[precision]:
+        if not fresh <= WRONG[precision]:
             raise ConfigError(
                 f"rollout.engine vllm: the log-probs of {self._base} in vLLM ({precision}) differ by "
                 f"{fresh:.2g} nats a token from those of the trainer's model: another model, or a precision "
                 f"that it can't be trained with"
             )
-        self._most = max(_FLOOR[precision], _MORE * fresh)
+        self._most = most_gap(precision, fresh)
         correct_for(self, trainer)
         self._log(
             f"vLLM runs in {precision} after {time.perf_counter() - began:.0f} s; its log-probs differ by "

@@ -18,9 +18,15 @@ from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.rollouts.engines import weights
 from elastic_agent.training.rollouts.engines.colocated import engine as colocated
-from elastic_agent.training.rollouts.engines.colocated.engine import ColocatedVllm, StaleWeightsError
-from elastic_agent.training.rollouts.engines.colocated.probe import mean_gap, trainer_logprobs, vllm_logprobs
+from elastic_agent.training.rollouts.engines.colocated.engine import ColocatedVllm
 from elastic_agent.training.rollouts.engines.engine import Batch
+from elastic_agent.training.rollouts.engines.probe import (
+    FLOOR,
+    StaleWeightsError,
+    mean_gap,
+    trainer_logprobs,
+    vllm_logprobs,
+)
 from elastic_agent.training.rollouts.rollout import Call, Rollout
 from elastic_agent.training.run import train
 from tests.training.agents.episodes import always_calls
@@ -115,7 +121,7 @@ def test_budgets_are_exact_and_the_copy_follows_the_weights(
     assert any(rollout.cut for _, rollout in sampled)
     rows = read_csv((tmp_path / "metrics.csv").read_text())
     for row in rows:
-        assert row["rollout/sync_gap"] < colocated._FLOOR["float32"]
+        assert row["rollout/sync_gap"] < FLOOR["float32"]
         assert row["sampling/sampling_logp_difference/max"] < ROUNDING
         assert row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=ROUNDING)
     stale = mean_gap(trainer_logprobs(trainer, engine._probe), vllm_logprobs(engine._llm, engine._probe))

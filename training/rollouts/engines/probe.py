@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..engine import evaluating
+from elastic_agent.errors import BackendError
+
+from .engine import evaluating
 
 TEXT = (
     "Ben has 3 pens. He buys 4 more, then gives 2 of them to Ann. How many pens does Ben have now? First "
@@ -13,6 +15,21 @@ TEXT = (
 )
 TOKENS = 64
 """Most ids of a probe."""
+FLOOR = {"float32": 5e-5, "bfloat16": 0.02}
+"""Nats a token by which the two sides may always differ, by vLLM's precision."""
+WRONG = {"float32": 1e-2, "bfloat16": 0.3}
+"""Nats a token from which on freshly loaded weights are another model's."""
+_MORE = 10.0
+"""How many times the gap of freshly loaded weights is allowed."""
+
+
+class StaleWeightsError(BackendError):
+    """The engine that samples has not taken the weights in training."""
+
+
+def most_gap(precision: str, fresh: float) -> float:
+    """Nats a token by which the two sides may differ, where freshly loaded weights differ by `fresh`."""
+    return max(FLOOR[precision], _MORE * fresh)
 
 
 def probe_ids(tokenizer: Any) -> list[int]:
