@@ -14,7 +14,7 @@ from xdist.scheduler.loadfile import LoadFileScheduling
 
 from benchmarks._servers import NoServerError, PostgresServer, RedisServer
 from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
-from tests.vllm_server import Running, vllm_server
+from tests.vllm_server import Running, UpServer, bytes_server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +37,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that need a GPU run when asked for (`-m gpu`), never by themselves."""
+    """Tests that need a GPU run when asked for (`-m gpu`), never by themselves; those of VLLM_FILES in their
+    order, in the places that they have among the others."""
+    files = {item: item.nodeid.partition("::")[0] for item in items}
+    places = [at for at, item in enumerate(items) if files[item] in VLLM_FILES]
+    ordered = sorted((items[at] for at in places), key=lambda item: VLLM_FILES.index(files[item]))
+    for at, item in zip(places, ordered, strict=True):
+        items[at] = item
     if "gpu" in config.getoption("-m"):
         return
     skip = pytest.mark.skip(reason="needs a GPU: run with -m gpu")
@@ -47,13 +53,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # A session's fixture is made once a worker: files that use `vllm`, or a server of their own, go to one, so
-# that one server starts, and not beside an engine.
+# that one server starts, and not beside an engine. In this order: a test that ends a server comes after those
+# that use the server, and what one has killed another looks at.
 VLLM_FILES = (
     "tests/core/backends/vllm/test_engine.py",
     "tests/core/backends/vllm/test_real_server.py",
+    "tests/training/rollouts/engines/test_vllm_training.py",
     "tests/integrations/commands/test_up_real.py",
     "tests/integrations/gateway/test_vllm_guided.py",
-    "tests/training/rollouts/engines/test_vllm_training.py",
+    "tests/training/rollouts/engines/test_vllm_lost.py",
 )
 
 
@@ -97,7 +105,18 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
     python = vllm_python()
     if python is None:
         pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
-    server = vllm_server(python, tmp_path_factory.mktemp("vllm") / "server.log")
+    server = UpServer(python, tmp_path_factory.mktemp("vllm"))
     server.ensure()
     yield server
-    server.kill()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def bytes_vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmProcess]:
+    """A real vLLM server of a model that can write anything."""
+    python = vllm_python()
+    if python is None:
+        pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
+    server = bytes_server(python, tmp_path_factory.mktemp("bytes") / "model")
+    yield server
+    server.stop()

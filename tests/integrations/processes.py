@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,19 +15,26 @@ from elastic_agent.backends.vllm.server_process import free_port
 ROOT = Path(__file__).parents[2]
 
 
-@contextmanager
-def running_up(python: Path, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The command on free ports, in a folder, with this Python for vLLM; stopped at the end."""
+def start_up(
+    python: Path, folder: Path, port: int, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """The command, in a folder, with this Python for vLLM, which listens on `port`."""
     command = [sys.executable, "-m", "elastic_agent.integrations.commands.main", "up"]
-    command += ["--port", "0", "--vllm-port", str(free_port()), "--no-keys", *arguments]
-    with subprocess.Popen(
+    command += ["--port", "0", "--vllm-port", str(port), "--no-keys", *arguments]
+    return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**os.environ, "ELASTIC_VLLM_PYTHON": str(python), "PYTHONPATH": str(ROOT)},
-    ) as process:
+        env=os.environ | (environment or {}) | {"ELASTIC_VLLM_PYTHON": str(python), "PYTHONPATH": str(ROOT)},
+    )
+
+
+@contextmanager
+def running_up(python: Path, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command on free ports, in a folder, with this Python for vLLM; stopped at the end."""
+    with start_up(python, folder, free_port(), *arguments) as process:
         try:
             yield process
         finally:

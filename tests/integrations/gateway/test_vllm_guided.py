@@ -6,9 +6,8 @@ is noise (`byte_model`), so nothing here is well-formed by chance.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
@@ -18,18 +17,16 @@ from langchain_core.tools import tool
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks._vllm import counters, idle
-from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
+from elastic_agent.backends.vllm.process import VllmProcess
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.settings import GatewaySettings, Upstream
 from elastic_agent.integrations.langchain import ChatElasticReasoning
-from tests.integrations.byte_model import save_byte_model
-from tests.vllm_server import ENVIRONMENT, IN_THE_ENGINE
+from tests.vllm_server import BYTES as NAME
 
 # A server starts in a minute on an idle machine, and in several on one that is shared
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-NAME = "bytes"
 ASK: Any = [{"role": "user", "content": "pick one"}]
 BUDGETS = {"thinking_budget": 12, "solution_budget": 400}
 SEEDS = range(4)
@@ -52,19 +49,10 @@ class Served:
     folder: str
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    python = vllm_python()
-    if python is None:
-        pytest.skip("no vLLM here: `make vllm`, or name a Python that has it in ELASTIC_VLLM_PYTHON")
-    folder: Path = tmp_path_factory.mktemp("bytes")
-    save_byte_model(folder)
-    options = ["--max-model-len", "2048", "--max-num-seqs", "8", IN_THE_ENGINE]
-    log = folder.parent / "bytes.log"
-    with VllmProcess(
-        str(folder), options, name=NAME, python=python, log=log, environment=ENVIRONMENT
-    ) as server:
-        yield Served(server.base_url, str(folder))
+@pytest.fixture
+def served(bytes_vllm: VllmProcess) -> Served:
+    bytes_vllm.ensure()
+    return Served(bytes_vllm.base_url, bytes_vllm.model)
 
 
 @pytest.fixture

@@ -15,11 +15,9 @@ from typing import Any
 import pytest
 
 from elastic_agent.backends.vllm.process import VllmProcess
-from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.generation import machine_runner as batch
 from elastic_agent.model_location import model_path
 from elastic_agent.training.config.schema import TrainConfig
-from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.rollouts.engines import vllm_servers as served_rollouts
 from elastic_agent.training.rollouts.engines.logprobs import logprob_gap
@@ -195,18 +193,3 @@ def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(
     lost = [row["rollout/lost"] for row in rows(tmp_path)]
     assert [bool(n) for n in lost] == [False, True, False]
     assert all((row["rollout/logprob_gap_max"] or 1) < GAP for row in rows(tmp_path))
-
-
-def test_a_server_killed_for_good_stops_the_run_with_a_checkpoint(
-    vllm: VllmProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SIGKILL in the third batch: an error that says so, and a checkpoint of step 2; `test_vllm_servers` has
-    what resumes from one."""
-    vllm.ensure()
-    at_sample(monkeypatch, 2 * 8 + 3, vllm.kill)
-    lines: list[str] = []
-    with pytest.raises(BackendUnavailableError, match=r"tries in a row brought none.*running\?"):
-        train(served(vllm, tmp_path, retries=2, backoff=0.1), log=lines.append)
-    left = checkpoints(tmp_path / "checkpoints")
-    assert [(step, fault(path)) for step, path in left] == [(2, None)]
-    assert lines[-1] == f"stopped after step 2: --resume goes on from {left[0][1]}"
