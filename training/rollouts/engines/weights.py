@@ -20,4 +20,6 @@ def named_weights(trainer: Any) -> Iterator[tuple[str, Any]]:
     source.model = trainer.accelerator.unwrap_model(trainer.model)
     source.accelerator = trainer.accelerator
     source._dist = DistributedBackend(trainer.accelerator)
+    if not any(hasattr(parameter, "full_tensor") for parameter in source.model.parameters()):
+        source._dist.fsdp_version = None  # FSDP2 shards when training begins; an engine starts before
     yield from source._iter_named_params()
