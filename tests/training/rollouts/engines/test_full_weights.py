@@ -82,6 +82,17 @@ def test_every_batch_is_sampled_with_the_weights_in_training(
     assert trainer.state.global_step == 2
 
 
+def test_the_next_batch_is_sampled_ahead(base: Path, wire: WeightsWire, tmp_path: Path) -> None:
+    """`rollout.ahead`: new weights come between two batches, never into one."""
+    config = served(base, tmp_path, wire, trl={}, steps=3)
+    config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"ahead": 1})})
+    train(config, log=lambda _: None)
+    assert len(wire.versions) == 2, "the base for two batches, then the weights after the first update"
+    rows = read_csv((tmp_path / "metrics.csv").read_text())
+    assert [row["rollout/lost"] for row in rows] == [0, 0, 0]
+    assert rows[0]["rollout/logprob_gap_max"] < 1e-4 < rows[1]["rollout/logprob_gap_max"]
+
+
 def test_a_server_that_falls_behind_in_mid_batch_is_named_and_mended(base: Path, tmp_path: Path) -> None:
     """Restarted, or given other weights, while it samples the second batch: the run ends with the weights of
     a run on servers to which nothing happened."""
