@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ class WeightsWire(Wire):
     def __init__(self, backend: TransformersBackend, **options: Any) -> None:
         super().__init__(backend, **options)
         self.module = backend.module
+        self._judge = copy.deepcopy(self.module)  # another thread decodes with the module itself
         # In another process, as a server is, it would not draw from the generator of the run that it serves
         self._decoder = backend._decoder = BatchDecoder(backend.module, generator=torch.Generator())
         self.asked: list[str] = []
@@ -85,8 +87,9 @@ class WeightsWire(Wire):
             self.plan(self, len(self.requests) + 1)
             return await super()._completions(http)
         ids = body["prompt"]
+        self._judge.load_state_dict(self.module.state_dict())
         with torch.no_grad():
-            logits = self.module(torch.tensor([ids])).logits[0, :-1].float()
+            logits = self._judge(torch.tensor([ids])).logits[0, :-1].float()
         own = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
         entries = [None, *({str(i): {"logprob": p}} for i, p in zip(ids[1:], own, strict=True))]
         return web.json_response({"choices": [{"prompt_logprobs": entries}]})
