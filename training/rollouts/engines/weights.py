@@ -13,6 +13,7 @@ def named_weights(trainer: Any) -> Iterator[tuple[str, Any]]:
     Adapters stay merged until the iteration ends. TRL's iterator is a method of the object that also starts
     vLLM; the object made here has what the iterator reads, and nothing else.
     """
+    from torch.distributed.fsdp import FSDPModule
     from trl.distributed import DistributedBackend
     from trl.generation.vllm_generation import VLLMGeneration
 
@@ -20,6 +21,9 @@ def named_weights(trainer: Any) -> Iterator[tuple[str, Any]]:
     source.model = trainer.accelerator.unwrap_model(trainer.model)
     source.accelerator = trainer.accelerator
     source._dist = DistributedBackend(trainer.accelerator)
-    if not any(hasattr(parameter, "full_tensor") for parameter in source.model.parameters()):
+    parts = [part for part in source.model.modules() if isinstance(part, FSDPModule)]
+    if not parts:
         source._dist.fsdp_version = None  # FSDP2 shards when training begins; an engine starts before
+    for part in parts:
+        part.reshard()  # a forward pass without a backward one leaves the outermost weights gathered
     yield from source._iter_named_params()

@@ -3,6 +3,9 @@ gets them, and no sample of it is trained on. test_vllm_training has the real se
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.training.config.loading import dump
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.logger import read_csv
@@ -228,3 +232,27 @@ def test_nccl_without_a_gpu_is_refused(base: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(nccl, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="needs vLLM in this Python"):
         nccl.check_cuda()
+
+
+@pytest.mark.timeout(300)  # a launcher and two interpreters that import TRL, on a machine that may be busy
+def test_two_processes_with_sharded_weights(
+    root: Path, base: Path, wire: WeightsWire, tmp_path: Path
+) -> None:
+    """FSDP2: all gather, the first writes; the server is given each set of weights once, whole."""
+    config = served(base, tmp_path / "out", wire, device={"shard": "fsdp2", "bucket_tokens": 8192})
+    (tmp_path / "config.yaml").write_text(dump(config))
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    words += ["elastic_agent.training.run", "--config", str(tmp_path / "config.yaml")]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(wire.versions) == 2
+    rows = read_csv((tmp_path / "out" / "metrics.csv").read_text())
+    assert all(row["rollout/sync_gap"] < FLOOR["float32"] for row in rows)
