@@ -220,7 +220,7 @@ def test_two_processes_with_a_vllm_each(tmp_path: Path) -> None:
     for log in results["sharded"]["logs"]:  # of each rank
         for mine, theirs in zip(log, alone[:-1], strict=True):
             assert theirs["grad_norm"] > 0
-            assert mine["rollout/sync_gap"] < colocated._FLOOR["float32"]
+            assert mine["rollout/sync_gap"] < FLOOR["float32"]
             assert mine["sampling/sampling_logp_difference/max"] < ROUNDING
             assert mine["reward"] == pytest.approx(theirs["reward"], abs=1e-6)
             assert mine["loss"] == pytest.approx(theirs["loss"], abs=TOLERANCE)
