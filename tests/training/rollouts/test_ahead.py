@@ -1,5 +1,6 @@
 """`rollout.ahead`: which weights sample which batch, what corrects, how a run ends with a batch in flight."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ def first_passes(wire: Wire, batches: int) -> list[list[dict[str, Any]]]:
 
 def test_a_batch_is_sampled_with_the_weights_before_the_last_update(base: Path, tmp_path: Path) -> None:
     """The same rows, budgets and seeds as without; the first batch alone is of the weights of now."""
+    interval = sys.getswitchinterval()
     with serving(base) as wire:
         run(base, tmp_path / "plain", wire, ahead=0)
         plain = first_passes(wire, 4)
@@ -71,6 +73,7 @@ def test_a_batch_is_sampled_with_the_weights_before_the_last_update(base: Path, 
         assert len(ours) == ROWS
         assert [[a[name] for name in same] for a in ours] == [[b[name] for name in same] for b in theirs]
     names = [{body["model"] for body in batch} for batch in ahead]
+    assert sys.getswitchinterval() == interval, "it is shorter only while a batch is in flight"
     assert [len(batch) for batch in names] == [1] * 4
     assert names[0] == names[1]
     assert len(set.union(*names)) == 3
