@@ -10,7 +10,7 @@ says `"made": true`: the speed is that of the architecture, the texts mean nothi
 
 With --json the last line of stdout is one JSON object, by engine: "transformers", "transformers-bfloat16" (a
 copy in bfloat16 samples), the two with "-lora"; "vllm", "vllm-lora" where this Python has vLLM;
-"vllm-server-lora" where some Python has (`make vllm`):
+"vllm-server", "vllm-server-lora" where some Python has (`make vllm`):
 
     rollout_tokens_s  tokens sampled a second under budgets, prompts included; the median of the repeats
     update_tokens_s   tokens of prompts and samples learnt from a second: a step without its rollouts
@@ -61,9 +61,10 @@ ENGINES: dict[str, dict[str, Any]] = {
     "transformers-bfloat16-lora": COPY | LORA,
     "vllm": VLLM,
     "vllm-lora": VLLM | LORA,
+    "vllm-server": {"rollout": {"engine": "vllm-server"}},
     "vllm-server-lora": {"rollout": {"engine": "vllm-server"}} | LORA,
 }
-SERVER = ("--max-model-len=512", "--enable-lora", "--max-loras=1", "--max-lora-rank=16")
+ADAPTERS = ("--enable-lora", "--max-loras=1", "--max-lora-rank=16")
 ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_LOGGING_LEVEL": "WARNING"}
 ENVIRONMENT |= {"HF_HUB_OFFLINE": "1"}
 
@@ -134,7 +135,9 @@ def servers(name: str, model: Path) -> Iterator[dict[str, Any]]:
     if not name.startswith("vllm-server"):
         yield {}
         return
-    with VllmProcess(str(model), SERVER, environment=ENVIRONMENT) as server:
+    adapters = name.endswith("-lora")
+    options = ("--max-model-len=512", *(ADAPTERS if adapters else ()))
+    with VllmProcess(str(model), options, reloads=not adapters, environment=ENVIRONMENT) as server:
         yield {"rollout": {"server": {"urls": [server.base_url]}}}
 
 
@@ -212,9 +215,8 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def able(name: str) -> bool:
     """Whether the engine can run here."""
-    if name.startswith("vllm-server"):
-        return vllm_python() is not None
-    return not name.startswith("vllm") or find_spec("vllm") is not None
+    needed = vllm_python() if name.startswith("vllm-server") else find_spec("vllm")
+    return needed is not None or not name.startswith("vllm")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
