@@ -110,6 +110,19 @@ def test_parked_rows_survive_new_slots() -> None:
         assert desk.ids(key) == plain(*desk.asked[key])
 
 
+def test_the_head_reads_no_view_with_gaps() -> None:
+    """Prompts of one length, too: on such a view a head in bfloat16 took 7.5 s in place of 0.02 (151,936
+    words, 32 rows, two cores)."""
+    desk, whole = Desk(16), []
+    head = random_model().get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: whole.append(inputs[0].is_contiguous()))
+    for first in range(6, 12):
+        desk.ask([first, 7, 8], 3)
+    desk.drain()
+    hook.remove()
+    assert whole == [True, True, True]
+
+
 def test_prompts_of_all_lengths_make_one_rows_logits_each() -> None:
     """Read together, they are as in a batch of their own, and the head computes one position a row."""
     desk, positions = Desk(16), []
