@@ -12,15 +12,19 @@ from typing import Any
 
 BASE = "e1-tiny-base"
 SOLUTION = 96
+ROOT = Path(__file__).resolve().parents[1]
 STEPS, PROMPTS, GROUP = 60, 8, 12
+
+
+def environment() -> dict[str, str]:
+    """Of a command: one core, no hub, and this project, which `.venv-vllm` does not have."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 
 def elastic_agent(folder: Path, *words: str) -> str:
     """Run `elastic-agent WORDS` in a folder; what it printed goes to `log` there, and is returned."""
-    project = str(Path(__file__).resolve().parents[1])  # `.venv-vllm` has vLLM, and not this project
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": project}
     command = [sys.executable, "-m", "elastic_agent.integrations.commands.main", *words]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     with (folder / "log").open("a") as log:
         log.write(f"$ elastic-agent {' '.join(words)}\n{done.stdout}{done.stderr}\n")
     if done.returncode:

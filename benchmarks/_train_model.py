@@ -1,10 +1,25 @@
-"""The model that training is timed on, where none is given."""
+"""What benchmarks of training share: a model where none is given, a reward, servers that take adapters."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 WORDS = 151_936
+REWARD = f"{__name__}:reward"
+"""What `reward.kind` in a config calls the reward below."""
+ADAPTERS = ("--enable-lora", "--max-loras=1", "--max-lora-rank=16")
+ENVIRONMENT = {
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",
+}
+"""Options and environment of a vLLM server that takes adapters in training."""
+
+
+def reward(**columns: Any) -> list[float]:
+    """Some ids are better, so that every group has an advantage and every row is learnt from."""
+    return [sum(i % 7 for i in ids) / (7 * max(1, len(ids))) for ids in columns["solution_ids"]]
 
 
 def make_model(folder: Path, *, hidden: int = 512, layers: int = 8) -> Path:

@@ -30,9 +30,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from _commands import environment
 from _small_presets import PRESETS, SOLUTION, THINKING, make_small
 
-ROOT = Path(__file__).resolve().parents[1]
 QUICK = "e1-math-1.5b-lora"
 
 
@@ -66,10 +66,11 @@ def run_preset(folder: Path, preset: str, engine: str | None = None) -> dict[str
 
 def command(log: Path, *words: str) -> tuple[float, float]:
     """Run this Python. Returns its seconds, and the MiB of its largest process. Its error is ours."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     with log.open("a") as file:
-        process = subprocess.Popen([sys.executable, *words], env=env, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, *words], env=environment(), stdout=file, stderr=subprocess.STDOUT
+        )
         _, status, used = os.wait4(process.pid, 0)  # counts the processes that it started, too
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -35,18 +35,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from _train_model import ADAPTERS, ENVIRONMENT, REWARD
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 LATENCY = 0.25  # seconds before each pass of the scripted server
-OPTIONS = ("--max-model-len=512", "--enable-lora", "--max-loras=1", "--max-lora-rank=16")
-ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_LOGGING_LEVEL": "WARNING"}
-ENVIRONMENT |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+OPTIONS = ("--max-model-len=512", *ADAPTERS)
 LOG = Path("/tmp/elastic-vllm-ahead.log")
-
-REWARD = f"{__name__ if __package__ else Path(__file__).stem}:reward"
-
-
-def reward(**columns: Any) -> list[float]:
-    """For the random model: some ids are better."""
-    return [sum(i % 7 for i in ids) / (7 * max(1, len(ids))) for ids in columns["solution_ids"]]
 
 
 @contextmanager
@@ -84,7 +78,7 @@ def vllm(base_url: str | None) -> Iterator[tuple[str, str]]:
         yield "e1-tiny-base", base_url
         return
     needs_vllm()
-    with VllmProcess("e1-tiny-base", OPTIONS, log=LOG, environment=ENVIRONMENT) as server:
+    with VllmProcess("e1-tiny-base", OPTIONS, log=LOG, environment=ENVIRONMENT | ONE_THREAD) as server:
         yield "e1-tiny-base", server.base_url
 
 

@@ -33,7 +33,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from _train_model import make_model
+from _train_model import REWARD, make_model
 
 from elastic_agent.backends.base import TokenRequest
 from elastic_agent.backends.transformers.decode import Sampled
@@ -70,11 +70,6 @@ FIRST = 112
 GIB = 1024**3
 
 
-def reward(**columns: Any) -> list[float]:
-    """Some ids are better, so that every group has an advantage and every row is learnt from."""
-    return [sum(i % 7 for i in ids) / (7 * max(1, len(ids))) for ids in columns["solution_ids"]]
-
-
 @dataclass
 class RandomDecoder:
     """Draws each token at once, without a model."""
@@ -107,7 +102,7 @@ def config_of(name: str, model: Path, output: Path, *, made: bool) -> Any:
         "steps": 2,
         "budgets": {"thinking": [None], "solution": 8},
         "rollout": {"prompts": 1, "group": 2},
-        "reward": {"kind": "train_memory:reward"},
+        "reward": {"kind": REWARD},
         "learning": {"warmup_steps": 0, "rate": 1e-6},
         "device": {"threads": 1},
         "checkpoint": {"every": 1000},

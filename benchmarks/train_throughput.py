@@ -43,10 +43,10 @@ from statistics import median
 from typing import Any
 
 if __package__:
-    from ._train_model import make_model, needs_markers
+    from ._train_model import ADAPTERS, ENVIRONMENT, REWARD, make_model, needs_markers
     from ._train_passes import beside_generate, passes_of, seconds, spread
 else:
-    from _train_model import make_model, needs_markers
+    from _train_model import ADAPTERS, ENVIRONMENT, REWARD, make_model, needs_markers
     from _train_passes import beside_generate, passes_of, seconds, spread
 
 from elastic_agent.backends.vllm.process import VllmProcess, vllm_python
@@ -64,16 +64,6 @@ ENGINES: dict[str, dict[str, Any]] = {
     "vllm-server": {"rollout": {"engine": "vllm-server"}},
     "vllm-server-lora": {"rollout": {"engine": "vllm-server"}} | LORA,
 }
-ADAPTERS = ("--enable-lora", "--max-loras=1", "--max-lora-rank=16")
-ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_LOGGING_LEVEL": "WARNING"}
-ENVIRONMENT |= {"HF_HUB_OFFLINE": "1"}
-
-REWARD = f"{__name__ if __package__ else Path(__file__).stem}:reward"
-
-
-def reward(**columns: Any) -> list[float]:
-    """Some ids are better, so that every group has an advantage and every row is learnt from."""
-    return [sum(i % 7 for i in ids) / (7 * max(1, len(ids))) for ids in columns["solution_ids"]]
 
 
 @dataclass

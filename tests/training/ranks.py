@@ -24,6 +24,17 @@ Runs = Mapping[str, Mapping[str, Any]]
 """Folder below the outputs -> changes to `small`; "resume": [run, step] first makes the folder of that run's,
 without its checkpoint of that step, and goes on with what is left."""
 
+RUN: dict[str, Any] = {
+    "steps": 4,
+    "budgets": {"thinking": [4, None], "solution": 6},
+    "rollout": {"prompts": 2, "group": 2, "context": 128},
+    "learning": {"rate": 0.01},
+    "device": {"bucket_tokens": 60},  # a row or two a pass: the ranks have unlike numbers of passes
+}
+"""Changes to `small` for two ranks."""
+TOLERANCE = 2e-5
+"""Of losses and gradient norms, between one process and two: float32, summed in another order."""
+
 _batches = 0
 
 

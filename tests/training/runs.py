@@ -34,6 +34,12 @@ def make_base(folder: Path, **sizes: int) -> Path:
     return folder
 
 
+def at_servers(*urls: str, **server: Any) -> dict[str, Any]:
+    """The section `rollout` of a run that samples on these servers, and soon gives up on them."""
+    usual = {"urls": list(urls), "backoff": 0, "retries": 2, "concurrency": 4}
+    return {"engine": "vllm-server", "server": usual | server}
+
+
 EASY = "tests.training.runs:easy_reward"
 
 

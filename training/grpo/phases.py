@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..rollouts.engines.correction import sync_through
 from ..rollouts.engines.engine import Batch, Engine
 from ..rollouts.rollout import Rollout
 
@@ -80,8 +81,7 @@ class TimedEngine:
 
     def start(self, trainer: Any) -> None:
         self.engine.start(trainer)
-        if getattr(trainer, "vllm_generation", None) is self.engine:  # TRL asks it to sync
-            trainer.vllm_generation = self
+        sync_through(self, self.engine, trainer)
 
     def sync_weights(self) -> None:
         with self.phases.phase("sync"):

@@ -30,6 +30,7 @@ from elastic_agent.errors import BackendError
 
 from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
+from .engines.correction import sync_through
 from .engines.engine import Batch, OutsideEngine, Sampled
 from .rollout import Rollout
 from .trl_columns import RolloutFunc, batch_of, updates_of
@@ -144,17 +145,19 @@ class InFlight:
 
         usual = sys.getswitchinterval()
 
-        def work() -> None:
+        def make_timed() -> dict[str, Any]:
             began = time.perf_counter()
             try:
-                columns = make(self.prompts, given)
-            except BaseException as error:
-                sys.setswitchinterval(usual)
-                self._columns.set_exception(error)
-            else:
+                return make(self.prompts, given)
+            finally:
                 self.seconds = time.perf_counter() - began
                 sys.setswitchinterval(usual)
-                self._columns.set_result(columns)
+
+        def work() -> None:
+            try:
+                self._columns.set_result(make_timed())
+            except BaseException as error:
+                self._columns.set_exception(error)
 
         sys.setswitchinterval(_SWITCH)
         self._thread = threading.Thread(target=work, name=f"batch {self.number}", daemon=True)
@@ -208,8 +211,7 @@ class AheadEngine:
 
     def start(self, trainer: Any) -> None:
         self._engine.start(trainer)
-        if getattr(trainer, "vllm_generation", None) is self._engine:  # TRL asks it to sync
-            trainer.vllm_generation = self
+        sync_through(self, self._engine, trainer)
 
     def sync_weights(self) -> None:
         """Nothing: while TRL asks, a batch is in flight. Weights are published once it has landed."""

@@ -18,15 +18,10 @@ from elastic_agent.training.grpo.stopping import Signals, Stopped
 from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.run import train
 from tests.training import ranks
-from tests.training.ranks import launch, launch_fates
+from tests.training.ranks import TOLERANCE, launch, launch_fates
 from tests.training.runs import make_base, small
 
-RUN: dict[str, Any] = {
-    "steps": 4,
-    "budgets": {"thinking": [4, None], "solution": 6},
-    "rollout": {"prompts": 2, "group": 2, "context": 128},
-    "learning": {"rate": 0.01},
-    "device": {"bucket_tokens": 60},  # a row or two a pass: the ranks have unlike numbers of passes
+RUN: dict[str, Any] = ranks.RUN | {
     "checkpoint": {"every": 2},
     "reward": {"kind": "tests.training.ranks:fatal_reward"},
 }
@@ -43,8 +38,6 @@ AGENT: dict[str, Any] = {
 }
 CHECKED = {f"validation/{budget}/reward" for budget in ("t=2", "unconstrained")}
 FATES = ("kill 0", "lose 1", "hang 1")
-TOLERANCE = 2e-5
-"""Of losses and gradient norms, between one process and two: float32, summed in another order."""
 
 
 @pytest.fixture(scope="module")

@@ -12,21 +12,12 @@ from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.trl_arguments import sharding
 from elastic_agent.training.grpo import launch as launching
 from elastic_agent.training.run import train
-from tests.training.ranks import launch
+from tests.training import ranks
+from tests.training.ranks import TOLERANCE, launch
 from tests.training.runs import EASY, make_base, small
 
-RUN: dict[str, Any] = {
-    "steps": 4,
-    "budgets": {"thinking": [4, None], "solution": 6},
-    "rollout": {"prompts": 2, "group": 2, "context": 128},
-    "learning": {"rate": 0.01},
-    "device": {"bucket_tokens": 60},  # a row or two a pass: the ranks have unlike numbers of passes
-    "checkpoint": {"every": 2, "keep": 9},
-    "reward": {"kind": EASY},
-}
+RUN: dict[str, Any] = ranks.RUN | {"checkpoint": {"every": 2, "keep": 9}, "reward": {"kind": EASY}}
 SHARDED: dict[str, Any] = {"device": {"bucket_tokens": 60, "shard": "zero3"}}
-TOLERANCE = 2e-5
-"""Of losses and gradient norms, between one process and two."""
 
 
 @pytest.fixture(scope="module")

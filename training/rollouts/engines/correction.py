@@ -22,3 +22,9 @@ def correct_for(engine: Engine, trainer: Any) -> None:
     trainer.vllm_mode = "engine"  # neither of TRL's own modes, "server" and "colocate"
     trainer.vllm_generation = engine
     trainer._last_loaded_step = -1
+
+
+def sync_through(outer: Engine, inner: Engine, trainer: Any) -> None:
+    """Where TRL syncs the inner engine, let TRL sync the outer one, which wraps it."""
+    if getattr(trainer, "vllm_generation", None) is inner:
+        trainer.vllm_generation = outer

@@ -25,7 +25,7 @@ from elastic_agent.training.rollouts.engines.nccl import NcclWeights
 from elastic_agent.training.rollouts.engines.probe import FLOOR, StaleWeightsError
 from elastic_agent.training.run import train
 from tests.training.rollouts.engines.weights_wire import WeightsWire, serving
-from tests.training.runs import EASY, make_base, small
+from tests.training.runs import EASY, at_servers, make_base, small
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,7 @@ def wire(base: Path) -> Iterator[WeightsWire]:
 
 def served(base: Path, output: Path, *wires: WeightsWire, **changes: Any) -> TrainConfig:
     """Two steps, of which each moves the weights a lot."""
-    server = {"urls": [wire.base_url for wire in wires], "backoff": 0, "retries": 2, "concurrency": 4}
-    rollout = {"engine": "vllm-server", "server": server | changes.pop("server", {})}
+    rollout = at_servers(*(wire.base_url for wire in wires), **changes.pop("server", {}))
     options = {"rollout": rollout, "reward": {"kind": EASY}, "learning": {"rate": 0.01}}
     # The servers' log-probs depend a little on which samples they decode together
     options["trl"] = {"vllm_importance_sampling_correction": False}
@@ -238,7 +237,8 @@ def test_nccl_without_a_gpu_is_refused(base: Path, tmp_path: Path, monkeypatch: 
 def test_two_processes_with_sharded_weights(
     root: Path, base: Path, wire: WeightsWire, tmp_path: Path
 ) -> None:
-    """FSDP2: all gather, the first writes; the server is given each set of weights once, whole."""
+    """FSDP2, by the command that a user types: all gather, the first writes; the server is given each set of
+    weights once, whole."""
     config = served(base, tmp_path / "out", wire, device={"shard": "fsdp2", "bucket_tokens": 8192})
     (tmp_path / "config.yaml").write_text(dump(config))
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]

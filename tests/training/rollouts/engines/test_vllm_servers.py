@@ -34,7 +34,7 @@ from elastic_agent.training.rollouts.prompts import codec_of
 from elastic_agent.training.rollouts.rollout import Rollout
 from elastic_agent.training.run import train
 from tests.training.ranks import launch
-from tests.training.runs import EASY, make_base, small
+from tests.training.runs import EASY, at_servers, make_base, small
 from tests.wire import Faults, Wire, serve_in_thread
 from tools.e1_tiny.tokenizer import build_tokenizer
 
@@ -81,8 +81,7 @@ def wire(base: Path) -> Iterator[Staged]:
 
 
 def served(base: Path, output: Path, *wires: Wire, **changes: Any) -> TrainConfig:
-    server = {"urls": [wire.base_url for wire in wires], "backoff": 0, "retries": 2, "concurrency": 4}
-    rollout = {"engine": "vllm-server", "server": server | changes.pop("server", {})}
+    rollout = at_servers(*(wire.base_url for wire in wires), **changes.pop("server", {}))
     return small(base, output, **{"rollout": rollout, "lora": {"rank": 4}, **changes})
 
 
@@ -291,10 +290,7 @@ def test_of_two_processes_the_first_loads_the_adapter(base: Path, wire: Wire, tm
     from safetensors.torch import load_file
 
     given = {
-        "rollout": {
-            "engine": "vllm-server",
-            "server": {"urls": [wire.base_url], "backoff": 0, "retries": 2, "concurrency": 4},
-        },
+        "rollout": at_servers(wire.base_url),
         "lora": {"rank": 4},
         "device": {"bucket_tokens": 8192},
         "reward": {"kind": EASY},

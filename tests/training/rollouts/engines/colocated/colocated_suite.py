@@ -30,14 +30,12 @@ from elastic_agent.training.rollouts.engines.probe import (
 from elastic_agent.training.rollouts.rollout import Call, Rollout
 from elastic_agent.training.run import train
 from tests.training.agents.episodes import always_calls
-from tests.training.ranks import launch
+from tests.training.ranks import TOLERANCE, launch
 from tests.training.runs import EASY, small
 
 MODEL = Path(model_path("e1-tiny"))
 ROUNDING = 1e-4
 """Nats, of a token: both sides compute in float32; 4e-6 at most was seen."""
-TOLERANCE = 2e-5
-"""Of losses and gradient norms, between one process and two."""
 LORA = {"lora": {"rank": 4}, "learning": {"rate": 0.03}}
 
 started: list[Any] = []
