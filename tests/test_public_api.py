@@ -28,7 +28,6 @@ PROMISED = {
         "ChatElasticReasoning",
         "ElasticReasoningLLM",
         "TaskBudgetMiddleware",
-        "use_client",
     },
 }
 

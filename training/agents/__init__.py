@@ -6,6 +6,7 @@ environment         What you write: an `Episode` for each problem, its tools, an
 episode_runner      The loop: a grant, a sample, the tools, the turn renderer, until the final answer.
 lookup_environment  A small environment that ships: word problems whose lines must be looked up.
 rollouts            Episodes for TRL: which cap and which limits each gets.
+sequences           From the calls of an episode to the sequences of its row.
 tools               Runs tools, sync or async, that may raise, hang or return anything.
 turn_renderer       The ids between two turns, as the chat template writes them.
 """

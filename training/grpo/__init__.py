@@ -1,7 +1,7 @@
 """The learning: what is ours around TRL's GRPO trainer. May import every room but evaluation.
 
 adapters       Low-rank adapters as they are written, and merged.
-advantages     Advantages under anytime rewards: which answers a token is responsible for.
+advantages     Advantages of tokens: under anytime rewards, and with rewards of calls.
 anytime        Anytime rewards: one thinking, answered at several cuts (AnytimeReasoner, arXiv 2505.13438).
 attention      What computes attention in training, and whether this machine can.
 batch_metrics  A batch of all processes, measured.
@@ -16,6 +16,7 @@ phases         Seconds of a batch by phase, and tokens a second.
 resuming       Whether a config goes on with the run whose checkpoints lie in its output.
 sample_table   Rollouts to read, in `samples.jsonl`.
 sharding       Weights of which each process holds a part (FSDP2, ZeRO-3): gathered to decode.
+spans          Which columns of a batch belong together: the sequences of its rows.
 stopping       How a run ends early, with a checkpoint: signals, a lost engine, a lost process.
 trainer        TRL's GRPOTrainer: the overrides of its private methods, and nothing else.
 validate       Checks everything about a run that can be wrong before a weight is loaded.

@@ -1,11 +1,15 @@
-"""Advantages under anytime rewards: which answers a token is responsible for.
+"""Advantages of tokens: which rewards a token is responsible for.
 
-The rows of a batch are answers: each sample thinks once and is answered at several cuts
+Under anytime rewards the rows of a batch are answers: each sample thinks once and is answered at several cuts
 (`elastic_agent.training.grpo.anytime`). The objective is the sum over the cuts of the expected reward. A
 solution token is responsible for the reward of its own row. A thinking token is responsible for the rewards
 at the cuts at or after it, because an answer that was given before the token can't depend on it. With one
 solution a cut and the group as baseline this is GRPO on all rows, where the advantages of a thinking token
 are summed over the rows that share it.
+
+The rows of agents are episodes, and all of an episode's tokens carry the advantage of its reward. Where calls
+have rewards of their own (`agent.credit: calls`), the tokens of a call carry the call's gain besides
+(`call_gains`).
 """
 
 from __future__ import annotations
@@ -81,6 +85,45 @@ def token_advantages(pairs: Tensor, solutions: Sequence[int], completion_mask: T
     begins = lengths - torch.tensor(solutions, device=lengths.device)[:, None]
     thinking = torch.arange(completion_mask.shape[1], device=lengths.device) < begins
     return torch.where(thinking, pairs[:, :1], pairs[:, 1:])
+
+
+def call_gains(rewards: Sequence[Sequence[float | None] | None], group: int) -> list[list[float]]:
+    """Of each call of each row: its reward - the mean reward of all calls of the row's group.
+
+    Args:
+        rewards: of the calls of each row, by their numbers; those of one group stand together. A call without
+            a reward (None, nan) gains nothing and is in no mean, nor are the calls of a row without any
+            (None), such as a failed one.
+        group: rows of one group.
+    """
+    known = [[math.nan if r is None else float(r) for r in row or ()] for row in rewards]
+    gains: list[list[float]] = []
+    for first in range(0, len(known), group):
+        rows = known[first : first + group]
+        scored = [reward for row in rows for reward in row if not math.isnan(reward)]
+        mean = sum(scored) / len(scored) if scored else 0.0
+        gains += [[0.0 if math.isnan(reward) else reward - mean for reward in row] for row in rows]
+    return gains
+
+
+def call_advantages(
+    advantages: Tensor, gains: Sequence[Sequence[float]], call_ids: Tensor, mask: Tensor
+) -> Tensor:
+    """Advantages token by token, [rows, tokens]: of the row, and the gain of the token's call.
+
+    Args:
+        advantages: one a row.
+        gains: of `call_gains`. TRL divides a row's advantage by its group's standard deviation; a gain stays
+            in the units of the reward.
+        call_ids: [rows, at most `tokens`], -1 in no call.
+        mask: [rows, tokens], 1 for sampled tokens; the others get 0.
+    """
+    most = max(map(len, gains), default=0)
+    table = torch.tensor([[*row, *[0.0] * (most - len(row)), 0.0] for row in gains], device=mask.device)
+    numbers = torch.full_like(mask, -1)
+    numbers[:, : call_ids.shape[1]] = call_ids
+    numbers[numbers >= most] = -1  # the last column: no gain
+    return (advantages[:, None] + table.gather(1, numbers % (most + 1))) * mask
 
 
 def by_cut(rows: Sequence[SampleStats], group: int, anytime: AnytimeConfig) -> list[SampleStats]:

@@ -50,11 +50,24 @@ def segment_metrics(samples: Sequence[SampleStats], group: int, context: int) ->
     return found | histogram([g[0].limit for g in groups if g], context)
 
 
-AGENT = ("turns", "tool_calls", "tool_errors", "answered", "tokens", "task_cap")
+AGENT = ("calls", "sequences", "failed", "refused", "tokens", "task_cap", "seconds")
 """The columns of an episode that `agent_metrics` reads."""
 
 
 def agent_metrics(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Metrics of a batch of episodes, beside those by segment (which count all calls of one together). Failed
+    episodes are in `agent/failed`, their share, and in no other."""
+    done = [episode for episode in episodes if not episode["failed"]]
+    found = {f"agent/{name}": _mean(e[name] for e in done) for name in AGENT if name != "task_cap"}
+    caps = [e["task_cap"] for e in done if e["task_cap"] is not None]
+    return found | {"agent/failed": _mean(e["failed"] for e in episodes), "agent/task_cap": _mean(caps)}
+
+
+TURNS = ("turns", "tool_calls", "tool_errors", "answered", "tokens", "task_cap")
+"""The columns of an episode that `turn_metrics` reads."""
+
+
+def turn_metrics(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics of a batch of episodes, beside those by segment (which count all turns of one together)."""
     calls = sum(e["tool_calls"] for e in episodes)
     errors = sum(e["tool_errors"] for e in episodes)

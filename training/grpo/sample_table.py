@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from inspect import iscoroutinefunction
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,19 @@ from ..config.observe import SamplesConfig
 from .phases import Phases
 
 Decode = Callable[[Sequence[int]], str]
-READ = (
-    *("prompts", "completion_ids", "thinking_limit", "thinking_tokens", "solution_tokens", "cut", "finished"),
-    *("turns", "task_cap"),
+TEXTS = ("prompts", "completion_ids", "call_ids", "call_solutions", "first_prompt_ids")
+"""Columns whose texts are written."""
+VALUES = (
+    *("thinking_limit", "thinking_tokens", "solution_tokens", "cut", "finished"),
+    *("turns", "task_cap", "tokens", "seconds", "failed", "refused"),
 )
-"""Columns that are read; from the third on they are written as they are."""
+"""Columns that are written as they are."""
+TAIL = 100
+"""Tokens of a call's prompt that are written, its last ones."""
 
 
 class SampleTable:
-    """`samples.jsonl`: a line a rollout.
+    """`samples.jsonl`: a line a rollout; in an episode's line the calls stand apart.
 
     Args:
         path: the file.
@@ -44,8 +49,9 @@ class SampleTable:
 
     def add(self, step: int, columns: Mapping[str, Any], rewards: Sequence[float | None]) -> None:
         """The rollouts of a batch, by the columns that a reward gets; those of one group stand together."""
+        read = {name: columns[name] for name in (*TEXTS, *VALUES) if name in columns}
         lines = [
-            self._line(step, {name: columns[name][i] for name in READ if name in columns}, rewards[i])
+            self._line(step, {name: values[i] for name, values in read.items()}, rewards[i])
             for i in range(min(self._config.rows, len(rewards)))
         ]
         with self.path.open("a", encoding="utf-8") as file:
@@ -53,13 +59,36 @@ class SampleTable:
 
     def _line(self, step: int, row: Mapping[str, Any], reward: float | None) -> str:
         completion = row["completion_ids"]
-        split = len(completion) - row["solution_tokens"]
-        texts = {"thinking": self._decode(completion[:split]), "solution": self._decode(completion[split:])}
-        if "turns" in row:  # of an episode: thinking and solutions follow each other
+        texts: dict[str, Any]
+        if "call_ids" in row:
+            texts = {"episode": self._calls(row)}
+        elif "turns" in row:  # thinking and solutions follow each other
             texts = {"episode": self._decode(completion)}
-        kept = {name: row[name] for name in READ[2:] if name in row}
+        else:
+            texts = self._segments(completion, row["solution_tokens"])
+        kept = {name: row[name] for name in VALUES if name in row}
         line = {"step": step, "prompt": row["prompts"], **texts, "reward": reward, **kept}
         return json.dumps(line, ensure_ascii=False, default=str)
+
+    def _calls(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
+        """The calls of an episode by their places in the row, each with the new part of its prompt."""
+        calls: list[dict[str, str]] = []
+        prompt = row["first_prompt_ids"]
+        tokens = zip(row["call_ids"], row["completion_ids"], strict=True)
+        for number, run in groupby(tokens, lambda at: at[0]):
+            ids = [token for _, token in run]
+            if number < 0:
+                prompt = ids
+                continue
+            texts = self._segments(ids, row["call_solutions"][number])
+            calls.append({"prompt": self._decode(prompt[-TAIL:]), **texts})
+            prompt = []
+        return calls
+
+    def _segments(self, ids: Sequence[int], solution: int) -> dict[str, str]:
+        """The texts of an output, whose last `solution` ids are its solution."""
+        split = len(ids) - solution
+        return {"thinking": self._decode(ids[:split]), "solution": self._decode(ids[split:])}
 
 
 def observed(

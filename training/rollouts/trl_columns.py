@@ -3,12 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from .rollout import Rollout
 
 RolloutFunc = Callable[[list[Any], Any], dict[str, Any]]
 """(prompts, trainer) -> columns: the ``rollout_func`` of TRL's GRPOTrainer (experimental API of TRL 1.x)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRow:
+    """An episode as one row for the trainer: its sequences one behind the other.
+
+    The first sequence's leading prompt is the row's prompt; every other sequence stands in the completion
+    with its leading prompt. All lists but `prompt_ids` and `call_solutions` are as long as `completion_ids`.
+
+    Attributes:
+        env_mask: 1 for what the policy has sampled.
+        logprobs: at sampling time; None where not sampled.
+        sequence_ids: 2k for the leading prompt of sequence k, 2k + 1 for all else of it.
+        call_ids: the number of the call in whose output a token stands; -1 in none.
+        call_solutions: of each call the tokens of its solution, the last of its output.
+    """
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    env_mask: list[int]
+    logprobs: list[float | None]
+    sequence_ids: list[int]
+    call_ids: list[int]
+    call_solutions: list[int]
+
+    @classmethod
+    def placeholder(cls, token: int) -> Self:
+        """A row that stands for nothing: TRL needs a prompt and a completion of at least one token."""
+        return cls([token], [token], [0], [None], [1], [-1], [])
+
+
+def episode_columns(
+    rows: Sequence[EpisodeRow | None], failed: Sequence[bool], *, token: int, logprobs: bool
+) -> dict[str, Any]:
+    """TRL's own columns of a batch of episodes, and those that tell sequences and calls apart.
+
+    A failed episode, and one in which nothing was sampled (None), becomes a placeholder: it is in no mean of
+    the loss, and no pass computes its log-probs. `sequence_ids` is left out where every row is one sequence.
+
+    Args:
+        token: what a placeholder is made of, such as the end-of-text token.
+        logprobs: the engine gives log-probs (it decodes with a copy of the weights).
+    """
+    empty = EpisodeRow.placeholder(token)
+    kept = [empty if fault or row is None else row for row, fault in zip(rows, failed, strict=True)]
+    columns: dict[str, Any] = {
+        "prompt_ids": [row.prompt_ids for row in kept],
+        "completion_ids": [row.completion_ids for row in kept],
+        "logprobs": [row.logprobs for row in kept] if logprobs else None,
+        "env_mask": [row.env_mask for row in kept],
+        "call_ids": [row.call_ids for row in kept],
+        "call_solutions": [row.call_solutions for row in kept],
+        "first_prompt_ids": [row.prompt_ids for row in kept],  # TRL keeps `prompt_ids` to itself
+        "sequences": [row.sequence_ids[-1] // 2 + 1 if any(row.env_mask) else 0 for row in kept],
+        "failed": list(failed),
+    }
+    if max(columns["sequences"]) > 1:
+        columns["sequence_ids"] = [row.sequence_ids for row in kept]
+    return columns
 
 
 def for_trl(

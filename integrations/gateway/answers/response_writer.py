@@ -12,7 +12,11 @@ from typing import Any, Protocol, cast
 from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
-from ..accounts.owner import Charge
+from elastic_agent.scheduler.ledger.inherited_caps import inherited_room
+from elastic_agent.scheduler.runlog.report import CapAmounts
+
+from ..accounts.account_scheduler import AccountScheduler
+from ..accounts.named_tasks import NamedTask
 from ..errors import GatewayError
 from ..settings import Upstream
 from . import choices as running
@@ -42,7 +46,8 @@ class ResponseWriter:
 
     Attributes:
         answers, logprobs, usage: see `ResponseContent`.
-        charge: what is charged.
+        scheduler: of the account that is charged.
+        task: the named task of the request, if it has one.
         send_seconds: that the client may take to read a part.
     """
 
@@ -51,7 +56,8 @@ class ResponseWriter:
     upstream: Upstream
     logprobs: bool
     usage: bool
-    charge: Charge
+    scheduler: AccountScheduler
+    task: NamedTask | None
     send_seconds: float
 
     async def whole(self) -> web.Response:
@@ -135,7 +141,14 @@ class ResponseWriter:
         )
 
     def _budget(self, answers: Sequence[Choice]) -> dict[str, Any]:
-        return budget(answers, self.charge.name, self.charge.left())
+        return budget(answers, self.task.id if self.task else None, self._left())
+
+    def _left(self) -> dict[str, float]:
+        """What is left of the task, or of the key, as far as this process knows."""
+        if self.task is not None:
+            return self.task.task.left.to_dict()
+        room = inherited_room(self.scheduler.durable.account())
+        return CapAmounts.of(room, asyncio.get_running_loop().time()).to_dict()
 
 
 async def send(response: ResponseStream, data: bytes, seconds: float) -> None:

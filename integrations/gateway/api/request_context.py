@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from ..accounts.owner import Owner
+from elastic_agent.scheduler.ledger.stores.protocol import Spec
+
+NO_KEY = Spec("open")
+"""The account of all requests to a gateway without keys."""
 
 
 @dataclass(slots=True)
@@ -16,11 +19,11 @@ class RequestContext:
 
     Attributes:
         facts: for the access log; handlers add to them.
-        owner: who is charged; unset on the routes that need no key.
+        owner: the account of the key that sent the request.
     """
 
     facts: dict[str, Any]
-    owner: Owner = field(init=False)
+    owner: Spec = NO_KEY
 
 
 CONTEXT = web.RequestKey("context", RequestContext)

@@ -9,11 +9,16 @@ import pytest
 from torch.nn import Linear, Module
 from torch.nn.modules.module import register_module_forward_hook
 
+from elastic_agent.training.agents.sequences import row_of
+from elastic_agent.training.config.observe import SamplesConfig
 from elastic_agent.training.grpo.phases import Phases, TimedEngine
+from elastic_agent.training.grpo.sample_table import SampleTable
 from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.grpo.validation import hold_out
 from elastic_agent.training.rollouts.engines.engine import Batch
+from elastic_agent.training.rollouts.trl_columns import episode_columns
 from elastic_agent.training.run import train
+from tests.training.episode_rows import call
 from tests.training.runs import EASY, make_base, small
 
 RUN: dict[str, Any] = {
@@ -146,3 +151,22 @@ def test_seconds_are_those_of_the_phases_and_the_rest_is_the_update() -> None:
     assert (found["seconds/sync"], found["seconds/rollout"], found["seconds/update"]) == (2, 3, 5)
     assert (found["tokens_s/rollout"], found["tokens_s/update"]) == (10, 20)
     assert phases.batch()["seconds/update"] == 0
+
+
+def test_an_episodes_line_shows_each_call_apart(tmp_path: Path) -> None:
+    """The new part of its prompt, its thinking, its solution; a placeholder has no calls."""
+    rows = [row_of([call([1, 2], [3, 4]), call([1, 2, 3, 4, 5], [6], number=1), call([7], [8, 9], number=2)])]
+    columns = episode_columns([*rows, None], [False, True], token=0, logprobs=False)
+    columns |= {"prompts": ["a", "b"], "task_cap": [9, 9], "tokens": [5, 0]}
+    table = SampleTable(
+        tmp_path / "t.jsonl", SamplesConfig(every=1, rows=2), lambda ids: " ".join(map(str, ids))
+    )
+    table.add(1, columns, [0.5, None])
+    whole, failed = (json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines())
+    assert whole["episode"] == [
+        {"prompt": "1 2", "thinking": "3", "solution": "4"},
+        {"prompt": "5", "thinking": "", "solution": "6"},
+        {"prompt": "7", "thinking": "8", "solution": "9"},
+    ]
+    assert (whole["task_cap"], whole["reward"], whole["failed"]) == (9, 0.5, False)
+    assert (failed["episode"], failed["failed"]) == ([], True)
