@@ -39,6 +39,12 @@ MAY_IMPORT = {
     "integrations": {"core", "scheduler", "training", "integrations"},
 }
 
+# Files that may import further parts, and why.
+DOORS = {
+    # An agent in training goes through the doors that it has in production: LangChain's model, the gateway.
+    "training/agents/clients.py": {"scheduler", "integrations"},
+}
+
 # Inside a part: package -> packages of the same part that it may import, type-checking imports included.
 # They stand in an order, from the ground up: each may import some of those before it, the scheduler's all.
 SCHEDULER = (
@@ -123,7 +129,7 @@ def test_a_part_imports_only_what_it_may(part: str) -> None:
         for found in IMPORTS
         if part_of(found.file) == part
         and (target := part_of_module(found.module)) is not None
-        and target not in MAY_IMPORT[part]
+        and target not in MAY_IMPORT[part] | DOORS.get(found.file, set())
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -28,6 +28,7 @@ PROMISED = {
         "ChatElasticReasoning",
         "ElasticReasoningLLM",
         "TaskBudgetMiddleware",
+        "use_client",
     },
 }
 

@@ -4,7 +4,7 @@ Rooms, from the ground up; each may import those above it, `errors` and `setting
 
 ops       connections, the listening socket, metrics, a watchdog of the event loop
 storage   keys and kept answers, beside the ledger
-accounts  what calls are charged to: keys, named tasks, and their accounts on the ledger
+accounts  who is charged: keys and named tasks with their accounts on the ledger, and hosted tasks
 api       what clients send: headers and bodies, checked
 answers   answers on their way to the client
 serving   one request for an answer, from its body to its end

@@ -4,28 +4,33 @@
     async with Gateway(settings) as gateway:
         gateway.url      # http://127.0.0.1:PORT/v1
 
-The way of a request: `routes.middleware` finds its key; `serving.generation` has its body checked
-(`api.request_schema`) and made into calls (`serving.plan`), charges them to the account of its key or task
-(`serving.charging`), runs them (`answers.choices`) and sends the answers (`answers.response_writer`). When a
-request ends early, for example because its client leaves, its calls are stopped and settled.
+The way of a request: `routes.middleware` finds who is charged, by its key (`accounts.owner`);
+`serving.generation` has its body checked (`api.request_schema`) and made into calls (`serving.plan`), charges
+them to a task of the owner, runs them (`answers.choices`) and sends the answers (`answers.response_writer`).
+When a request ends early, for example because its client leaves, its calls are stopped and settled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
 
+from elastic_agent.backends.base import Backend
 from elastic_agent.scheduler.ledger.prices import NOTIONAL, listed
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.runlog import events
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
+from elastic_agent.scheduler.runtime.task import Task
 
 from .accounts.account_scheduler import AccountSchedulers
+from .accounts.hosted_tasks import HostedTasks
+from .accounts.key_owner import KeyAccounts
 from .accounts.keys import Keys
 from .accounts.named_tasks import NamedTasks
 from .ops.connections import ConnectionLimiter, fitting_connections
@@ -51,9 +56,11 @@ class Gateway:
     Args:
         settings: what it serves, and how.
         access: is called with the facts of every request, as JSON-ready values without prompts or keys.
+        bound: a socket that listens already, instead of one for the settings' host and port.
 
     Attributes:
         url: the base URL for OpenAI clients, once started.
+        hosted: the tasks that have a key of their own.
         stalls: the last stalls of the event loop, where a watchdog runs.
     """
 
@@ -66,7 +73,11 @@ class Gateway:
     app: web.Application
 
     def __init__(
-        self, settings: GatewaySettings, access: Callable[[dict[str, Any]], None] | None = None
+        self,
+        settings: GatewaySettings,
+        access: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        bound: socket.socket | None = None,
     ) -> None:
         self.settings = settings
         self.access = access or (lambda facts: None)
@@ -76,7 +87,9 @@ class Gateway:
             settings.limits, fitting_connections(settings.limits.connections)
         )
         self.keys = Keys(settings.ledger)
+        self.hosted = HostedTasks()
         self.url = ""
+        self._bound = bound
         self.stalls: list[Stall] = []
         self._listener: Listener | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -97,7 +110,8 @@ class Gateway:
         self._make_services()
         self.app = self._make_app()
         self._listener = Listener(self.app, self.connections, self.settings.limits)
-        self.url = f"{await self._listener.start(self.settings.host, self.settings.port)}/v1"
+        where = await self._listener.start(self.settings.host, self.settings.port, self._bound)
+        self.url = f"{where}/v1"
         self._sweeper = asyncio.ensure_future(self._sweep())
         if self.settings.watchdog:
             self._watchdog = Watchdog(self._on_stall)
@@ -131,10 +145,34 @@ class Gateway:
     ) -> None:
         await self.stop()
 
+    # Hosted tasks
+
+    def host(self, task: Task, backend: Backend | None = None) -> str:
+        """A new key: requests that bring it are calls of a task that is open in this process.
+
+        The task's scheduler allocates the calls, on this event loop. `X-Elastic-Caps` opens a sub-task of the
+        task: for one request, or with `X-Elastic-Task` one that further requests name. May be called from any
+        thread, also before the gateway has started.
+
+        Args:
+            backend: the model of the calls, whatever model requests name; None: the scheduler's.
+
+        Raises:
+            ValueError: neither the scheduler nor `backend` says which model.
+            TaskClosedError: the task has ended.
+        """
+        return self.hosted.host(task, backend)
+
+    def release(self, key: str) -> None:
+        """End the key of a hosted task: further requests get 401, running ones go on until the task ends."""
+        self.hosted.release(key)
+
     # Its parts
 
     async def _check_keys(self) -> None:
         """Refuse to open to everybody by mistake, because the ledger lost its keys or is the wrong one."""
+        if not self.upstreams:
+            return
         place, there = without_password(self.settings.ledger), await self.keys.any()
         if not there and not self.settings.no_keys:
             raise ValueError(
@@ -165,7 +203,7 @@ class Gateway:
             log=[*events.sinks(settings.log), self.metrics.event],
         )
         self.schedulers = AccountSchedulers(self.main, open_store(settings.ledger), settings.lease)
-        default = settings.upstreams[0].backend
+        default = settings.upstreams[0].backend if settings.upstreams else None
         self.tasks = NamedTasks(self.schedulers, limits.tasks, limits.task_idle_seconds, default)
         self.idempotency = Idempotency(
             open_answer_table(settings.ledger),
@@ -174,20 +212,21 @@ class Gateway:
             call_seconds=limits.call_seconds,
             send_seconds=limits.send_seconds,
         )
-        self.generations = GenerationHandler(
-            self.upstreams, self.schedulers, self.tasks, limits, self.idempotency
-        )
+        self.generations = GenerationHandler(limits, self.idempotency)
 
     def _make_app(self) -> web.Application:
         """The routes, under the middleware."""
         settings, limits = self.settings, self.settings.limits
         generations = self.generations
-        tasks = TaskRoutes(self.tasks, self.idempotency, limits.request_seconds)
+        tasks = TaskRoutes(self.idempotency, limits.request_seconds)
         status = self.status = StatusRoutes(
             self.upstreams, self.schedulers.store, self.metrics, self._measure
         )
         keys = None if settings.no_keys else self.keys
-        middleware = RequestMiddleware(keys, self.metrics, self.access, watched=settings.watchdog)
+        accounts = KeyAccounts(self.upstreams, self.schedulers, self.tasks)
+        middleware = RequestMiddleware(
+            keys, accounts, self.hosted, self.metrics, self.access, watched=settings.watchdog
+        )
         app = web.Application(middlewares=[middleware.handle], client_max_size=limits.body)
         app.add_routes(
             [

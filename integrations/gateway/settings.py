@@ -92,7 +92,8 @@ class GatewaySettings:
     """What a gateway serves, and how.
 
     Attributes:
-        upstreams: the models; the first is the default of requests that name none.
+        upstreams: the models; the first is the default of requests that name none. With none, the gateway
+            serves the tasks alone that it hosts (`Gateway.host`), and needs no key of the ledger.
         ledger: where accounts and keys are kept, as for `open_store`.
         host, port: where it listens; port 0 takes a free one.
         lease: seconds after which what a process that died holds is charged.
@@ -105,7 +106,7 @@ class GatewaySettings:
         watchdog: report which request makes the event loop stand still (`ops.watchdog`).
 
     Raises:
-        ValueError: there is no model, two models have one name, other machines could reach the gateway
+        ValueError: two models have one name, other machines could reach the gateway
             without a key, or a number is out of range.
     """
 
@@ -130,10 +131,12 @@ class GatewaySettings:
         if self.solution is not None:
             integer("solution", self.solution, least=1)
         names = [upstream.name for upstream in self.upstreams]
-        if not names:
-            raise ValueError("a gateway needs a model: --model NAME, or --upstream NAME=URL")
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two upstreams are called {', '.join(sorted(twice))}: give each its own name")
+        if self.no_keys and not names:
+            raise ValueError(
+                "a gateway without a model serves hosted tasks alone, which have keys: no no_keys"
+            )
         if self.no_keys and not is_loopback(self.host):
             raise ValueError(
                 f"without keys (--no-keys) a gateway listens on this machine alone, and {self.host or 'all'} "

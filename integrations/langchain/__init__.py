@@ -6,6 +6,7 @@ chat_models/      our two models: messages in and out, or text in and out
 guarded/          `guard`: other providers' chat models under the same ledger
 middleware/       `TaskBudgetMiddleware`: caps on an agent's runs and threads (needs the package `langchain`)
 accounts/         parts of an account's caps, for one run or another process
+use_client        base URL and key for agents that speak the OpenAI wire
 call              one call, inside a task or outside
 messages          LangChain messages for a chat template
 metadata          what a message says about its call
@@ -21,6 +22,7 @@ from .accounts.remote import joined_budget, remote_budget
 from .chat_models.chat import ChatElasticReasoning
 from .chat_models.llm import ElasticReasoningLLM
 from .guarded.guard import guard
+from .use_client import use_client
 
 if TYPE_CHECKING:
     from .middleware.middleware import TaskBudgetMiddleware
@@ -32,6 +34,7 @@ __all__ = [
     "guard",
     "joined_budget",
     "remote_budget",
+    "use_client",
 ]
 
 

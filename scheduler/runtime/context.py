@@ -50,6 +50,8 @@ Uncounted = Literal["warn", "refuse", "ignore"]
 task and class of model), an error before the call is sent, or nothing."""
 counted_call: ContextVar[bool] = ContextVar("elastic_agent_counted_call", default=False)
 """Whether a counted model is being called; calls that its library makes meanwhile are parts of that call."""
+counted_servers: set[str] = set()
+"""Base URLs of this process' servers whose answers are calls of the tasks here: models there are counted."""
 _has_context: ContextVar[bool] = ContextVar("elastic_agent_known", default=False)
 """False in the empty context of a thread that was started without one."""
 _has_context.set(True)

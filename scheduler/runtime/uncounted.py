@@ -1,9 +1,10 @@
 """LangChain models inside a task that the task can't count: a warning, or a refusal before the call is sent.
 
-Counted are the models of this package and those under `guard`; LangChain's callbacks see the calls of all
-others. Each task has a callback handler, which LangChain asks for (`register_configure_hook`) and hands on to
-everything that a run starts. So callbacks carry the scope, too: when a counted model is called in a run that
-began in the task, on a thread that lost the context, the handler makes the task current for the call.
+Counted are the models of this package, those under `guard`, and those at `counted_servers`; LangChain's
+callbacks see the calls of all others. Each task has a callback handler, which LangChain asks for
+(`register_configure_hook`) and hands on to everything that a run starts. So callbacks carry the scope, too:
+when a counted model is called in a run that began in the task, on a thread that lost the context, the handler
+makes the task current for the call.
 
 This module is the scheduler's adapter to LangChain: it is loaded when a scope is entered and LangChain is
 loaded already.
@@ -24,7 +25,7 @@ from langchain_core.tracers.context import register_configure_hook
 
 from elastic_agent.errors import UncountedModelError
 
-from .context import TaskScope, counted_call, current_task
+from .context import TaskScope, counted_call, counted_servers, current_task
 
 if TYPE_CHECKING:
     from .task import Task
@@ -81,6 +82,8 @@ class UncountedModels(BaseCallbackHandler):
                 scope = self._carried[run_id] = TaskScope(self._task)
                 scope.__enter__()
             return
+        if counted_servers and not counted_servers.isdisjoint(_texts((serialized or {}).get("kwargs"))):
+            return
         name, way = path[-1], self._task.uncounted
         if way == "ignore" or (way == "warn" and name in self._warned):
             return
@@ -97,6 +100,11 @@ class UncountedModels(BaseCallbackHandler):
     def _end(self, run_id: UUID) -> None:
         if (scope := self._carried.pop(run_id, None)) is not None:
             scope.__exit__(*sys.exc_info())
+
+
+def _texts(fields: Any) -> set[str]:
+    """The fields of a model that are texts: its server's address, for example."""
+    return {str(value).rstrip("/") for value in (fields or {}).values() if isinstance(value, str)}
 
 
 class _CurrentHandler:

@@ -29,11 +29,11 @@ from elastic_agent.errors import (
 )
 from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, StoredAccount
-from elastic_agent.scheduler.runlog.report import CapAmounts
 from elastic_agent.scheduler.runtime.task import Task
 
 from ..errors import GatewayError, bad_request
 from .account_scheduler import AccountScheduler, AccountSchedulers
+from .owner import by_unit
 
 
 @dataclass(slots=True, eq=False)
@@ -65,10 +65,13 @@ class NamedTasks:
         schedulers: make a scheduler for each task's account.
         most: tasks open at once.
         idle: seconds without a request after which a task is closed.
-        backend: the model that tasks will probably use: admission by deadline counts with its speed.
+        backend: the model that tasks will probably use: admission by deadline counts with its speed. None:
+            the gateway has no model of its own.
     """
 
-    def __init__(self, schedulers: AccountSchedulers, most: int, idle: float, backend: Backend) -> None:
+    def __init__(
+        self, schedulers: AccountSchedulers, most: int, idle: float, backend: Backend | None
+    ) -> None:
         self.schedulers, self.most, self.idle, self.backend = schedulers, most, idle, backend
         self._open: dict[str, asyncio.Task[NamedTask]] = {}
 
@@ -155,10 +158,10 @@ class NamedTasks:
             "id": id,
             "object": "task",
             "closed": level.closed,
-            "caps": _units(Amount(spec.tokens or 0, spec.nano or 0), spec.seconds, spec),
-            "spent": _units(level.spent),
-            "held": _units(level.held),
-            "left": _units(_left(level), level.left, spec),
+            "caps": by_unit(Amount(spec.tokens or 0, spec.nano or 0), spec.seconds, spec),
+            "spent": by_unit(level.spent),
+            "held": by_unit(level.held),
+            "left": by_unit(_left(level), level.left, spec),
             "calls": calls,
         }
 
@@ -259,15 +262,6 @@ class NamedTasks:
 
 def _limits(caps: Caps) -> tuple[int | None, int | None, float | None]:
     return caps.tokens, caps.nanodollars, caps.seconds
-
-
-def _units(amount: Amount, seconds: float | None = None, of: Spec | None = None) -> dict[str, float]:
-    """An amount by unit; of a Spec only the units that it caps."""
-    return CapAmounts(
-        amount.tokens if of is None or of.tokens is not None else None,
-        to_usd(amount.nano) if of is None or of.nano is not None else None,
-        None if seconds is None else round(seconds, 3),
-    ).to_dict()
 
 
 def _left(level: StoredAccount) -> Amount:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from elastic_agent.errors import TaskClosedError
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd
 from elastic_agent.generation.result import Event
 from elastic_agent.scheduler.runtime.call import TaskCall
@@ -111,6 +112,8 @@ async def _one(choice: Choice) -> AsyncGenerator[tuple[Choice, Delta | None]]:
     async with aclosing(choice.call.stream()) as events:
         async for event in events:
             yield choice, choice.feed(event)
+    if choice.call.result().solution_end is SolutionEnd.ABORTED:  # between two steps of this reader
+        raise TaskClosedError("the task ended while the answer was read: the answer is not whole")
     if delta := choice.flush():
         yield choice, delta
     yield choice, None

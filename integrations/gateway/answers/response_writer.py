@@ -12,11 +12,7 @@ from typing import Any, Protocol, cast
 from aiohttp import ClientError, web
 from multidict import CIMultiDict
 
-from elastic_agent.scheduler.ledger.inherited_caps import inherited_room
-from elastic_agent.scheduler.runlog.report import CapAmounts
-
-from ..accounts.account_scheduler import AccountScheduler
-from ..accounts.named_tasks import NamedTask
+from ..accounts.owner import Charge
 from ..errors import GatewayError
 from ..settings import Upstream
 from . import choices as running
@@ -46,8 +42,7 @@ class ResponseWriter:
 
     Attributes:
         answers, logprobs, usage: see `ResponseContent`.
-        scheduler: of the account that is charged.
-        task: the named task of the request, if it has one.
+        charge: what is charged.
         send_seconds: that the client may take to read a part.
     """
 
@@ -56,8 +51,7 @@ class ResponseWriter:
     upstream: Upstream
     logprobs: bool
     usage: bool
-    scheduler: AccountScheduler
-    task: NamedTask | None
+    charge: Charge
     send_seconds: float
 
     async def whole(self) -> web.Response:
@@ -141,14 +135,7 @@ class ResponseWriter:
         )
 
     def _budget(self, answers: Sequence[Choice]) -> dict[str, Any]:
-        return budget(answers, self.task.id if self.task else None, self._left())
-
-    def _left(self) -> dict[str, float]:
-        """What is left of the task, or of the key, as far as this process knows."""
-        if self.task is not None:
-            return self.task.task.left.to_dict()
-        room = inherited_room(self.scheduler.durable.account())
-        return CapAmounts.of(room, asyncio.get_running_loop().time()).to_dict()
+        return budget(answers, self.charge.name, self.charge.left())
 
 
 async def send(response: ResponseStream, data: bytes, seconds: float) -> None:

@@ -37,11 +37,18 @@ MOST_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """How a call is made in its task; see `Task.call`."""
+    """How a call is made in its task, see `Task.call`; and what the headers say about the task.
+
+    Attributes:
+        task: the name of the task.
+        caps: those of the task.
+    """
 
     kind: str = "call"
     final: bool = False
     on_exhausted: OnExhausted | None = None
+    task: str | None = None
+    caps: Caps | None = None
 
 
 def call_options(headers: Mapping[str, str]) -> CallOptions:
@@ -55,7 +62,12 @@ def call_options(headers: Mapping[str, str]) -> CallOptions:
     on_exhausted: Any = headers.get("X-Elastic-On-Exhausted")
     if on_exhausted not in (None, "shrink", "wait", "raise"):
         raise bad_request("X-Elastic-On-Exhausted", "X-Elastic-On-Exhausted is shrink, wait or raise")
-    return CallOptions(kind, final in ("true", "1"), on_exhausted)
+    task, caps = headers.get("X-Elastic-Task"), headers.get("X-Elastic-Caps")
+    if task is not None:
+        check_task_id(task)
+    return CallOptions(
+        kind, final in ("true", "1"), on_exhausted, task, None if caps is None else header_caps(caps)
+    )
 
 
 def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | None:

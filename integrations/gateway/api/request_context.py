@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
-from elastic_agent.scheduler.ledger.stores.protocol import Spec
-
-NO_KEY = Spec("open")
-"""The account of all requests to a gateway without keys."""
+from ..accounts.owner import Owner
 
 
 @dataclass(slots=True)
@@ -19,11 +16,11 @@ class RequestContext:
 
     Attributes:
         facts: for the access log; handlers add to them.
-        owner: the account of the key that sent the request.
+        owner: who is charged; unset on the routes that need no key.
     """
 
     facts: dict[str, Any]
-    owner: Spec = NO_KEY
+    owner: Owner = field(init=False)
 
 
 CONTEXT = web.RequestKey("context", RequestContext)

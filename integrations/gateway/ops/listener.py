@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from typing import Any
 
 from aiohttp import web
@@ -36,15 +37,22 @@ class Listener:
             auto_decompress=False,  # a few compressed bytes would become many: see `json_body`
         )
 
-    async def start(self, host: str, port: int) -> str:
+    async def start(self, host: str, port: int, bound: socket.socket | None = None) -> str:
         """Listen; returns the address of the server, like http://127.0.0.1:8100.
+
+        Args:
+            bound: listens already, instead of a new socket for `host` and `port`.
 
         Raises:
             OSError: the port is taken.
         """
         await self._runner.setup()
         self._handle_missing_files()
-        site = web.TCPSite(self._runner, host, port, backlog=ACCEPTED_AT_ONCE)
+        site: web.TCPSite | web.SockSite = (
+            web.TCPSite(self._runner, host, port, backlog=ACCEPTED_AT_ONCE)
+            if bound is None
+            else web.SockSite(self._runner, bound, backlog=ACCEPTED_AT_ONCE)
+        )
         await site.start()
         raise_backlog(site._server.sockets if isinstance(site._server, asyncio.Server) else ())
         host, port = self._runner.addresses[0][:2]

@@ -10,7 +10,10 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from ..accounts.keys import Key, Keys
+from ..accounts.hosted_tasks import PREFIX, HostedTasks
+from ..accounts.key_owner import KeyAccounts
+from ..accounts.keys import Keys
+from ..accounts.owner import Owner
 from ..api.headers import check_local
 from ..api.request_context import CONTEXT, RequestContext
 from ..errors import GatewayError, to_gateway_error_or_500
@@ -28,14 +31,23 @@ class RequestMiddleware:
 
     Args:
         keys: the gateway's keys; None: no keys are asked for.
+        accounts: what requests with such a key, or without any, are charged to.
+        hosted: the tasks that have keys of their own.
         access: is called with the facts of every request, as JSON-ready values without prompts or keys.
         watched: name the asyncio task of each request, for the watchdog.
     """
 
     def __init__(
-        self, keys: Keys | None, metrics: Metrics, access: Callable[[dict[str, Any]], None], watched: bool
+        self,
+        keys: Keys | None,
+        accounts: KeyAccounts,
+        hosted: HostedTasks,
+        metrics: Metrics,
+        access: Callable[[dict[str, Any]], None],
+        watched: bool,
     ) -> None:
-        self.keys, self.metrics, self.access, self.watched = keys, metrics, access, watched
+        self.keys, self.accounts, self.hosted = keys, accounts, hosted
+        self.metrics, self.access, self.watched = metrics, access, watched
 
     @web.middleware
     async def handle(
@@ -81,8 +93,10 @@ class RequestMiddleware:
                 mark_busy(request)
             if self.keys is None:
                 check_local(request.headers)
-            elif route not in OPEN_ROUTES:
-                context.owner = (await self._authenticate(request, self.keys)).spec()
+            if route not in OPEN_ROUTES:
+                context.owner = await self._owner(request)
+                if context.owner.name is not None:
+                    context.facts["key"] = context.owner.name
             return await handler(request)
         except web.HTTPException as raised:
             return _http_error(raised, request).response()
@@ -93,23 +107,29 @@ class RequestMiddleware:
         context.facts["code"] = error.code
         return error.response()
 
-    async def _authenticate(self, request: web.Request, keys: Keys) -> Key:
-        """The key of a request.
+    async def _owner(self, request: web.Request) -> Owner:
+        """Who is charged for a request, by its key.
 
         Raises:
             GatewayError: 401.
         """
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-        secret = secret.strip()
-        if scheme.lower() != "bearer" or not secret:
+        secret = secret.strip() if scheme.lower() == "bearer" else ""
+        if secret.startswith(PREFIX):
+            if (hosted := self.hosted.find(secret)) is None:
+                raise GatewayError(401, "the task of this key isn't hosted here any more", "invalid_api_key")
+            return hosted
+        if self.keys is None:
+            return self.accounts.owner()
+        if not secret:
             raise GatewayError(401, "send a key: Authorization: Bearer KEY", "no_key")
-        key = await keys.find(secret)
+        key = await self.keys.find(secret)
         if key is None:
             raise GatewayError(401, "this key is unknown", "invalid_api_key")
-        request[CONTEXT].facts["key"] = key.name
         if key.revoked:
+            request[CONTEXT].facts["key"] = key.name
             raise GatewayError(401, "this key was revoked", "revoked_api_key")
-        return key
+        return self.accounts.owner(key.spec(), key.name)
 
 
 def _http_error(error: web.HTTPException, request: web.Request) -> GatewayError:

@@ -11,10 +11,10 @@ from aiohttp import web
 
 from elastic_agent.scheduler.ledger.stores.protocol import Store
 
+from ..accounts.key_owner import NO_KEY
 from ..api.openapi import description
-from ..api.request_context import NO_KEY
+from ..api.request_context import CONTEXT
 from ..ops.metrics import Metrics
-from ..serving.generation import find_upstream
 from ..settings import Upstream
 
 PROBE_SECONDS = 3.0
@@ -31,13 +31,13 @@ class StatusRoutes:
         self._probing: asyncio.Task[dict[str, Any]] | None = None
 
     async def models(self, request: web.Request) -> web.Response:
-        """`/v1/models`."""
-        found = [_model(upstream) for upstream in self.upstreams.values()]
+        """`/v1/models`: those that the owner of the key may use."""
+        found = [_model(upstream) for upstream in request[CONTEXT].owner.upstreams().values()]
         return web.json_response({"object": "list", "data": found})
 
     async def model(self, request: web.Request) -> web.Response:
         """`/v1/models/{name}`."""
-        return web.json_response(_model(find_upstream(self.upstreams, request.match_info["name"])))
+        return web.json_response(_model(request[CONTEXT].owner.upstream(request.match_info["name"])))
 
     async def health(self, request: web.Request) -> web.Response:
         """`/health`: the process is alive."""
@@ -70,7 +70,7 @@ class StatusRoutes:
             *(upstream.reachable(PROBE_SECONDS) for upstream in self.upstreams.values()),
         )
         return {
-            "ready": ledger and any(models) and not self.draining,
+            "ready": ledger and (any(models) or not models) and not self.draining,
             "draining": self.draining,
             "ledger": ledger,
             "upstreams": dict(zip(names, models, strict=True)),

@@ -6,9 +6,9 @@ from aiohttp import web
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError, InvalidCapsError
-from elastic_agent.scheduler.ledger.stores.protocol import MOST, Spec
+from elastic_agent.scheduler.ledger.stores.protocol import MOST
 
-from ..accounts.named_tasks import NamedTasks
+from ..accounts.owner import Owner
 from ..api.headers import IDEMPOTENCY_KEY, check_task_id
 from ..api.json_body import read_body
 from ..api.request_context import CONTEXT
@@ -20,8 +20,8 @@ from ..serving.idempotency import Idempotency
 class TaskRoutes:
     """The handlers; a body has to arrive within `seconds`."""
 
-    def __init__(self, tasks: NamedTasks, idempotency: Idempotency, seconds: float) -> None:
-        self.tasks, self.idempotency, self.seconds = tasks, idempotency, seconds
+    def __init__(self, idempotency: Idempotency, seconds: float) -> None:
+        self.idempotency, self.seconds = idempotency, seconds
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """POST: open a task with caps; 201 with its report."""
@@ -36,15 +36,15 @@ class TaskRoutes:
         """GET: a task's report."""
         id = request.match_info["id"]
         check_task_id(id)
-        return web.json_response(await self.tasks.report(request[CONTEXT].owner, id))
+        return web.json_response(await request[CONTEXT].owner.task_report(id))
 
     async def delete(self, request: web.Request) -> web.Response:
         """DELETE: close a task; its report."""
         id = request.match_info["id"]
         check_task_id(id)
-        return web.json_response(await self.tasks.close(request[CONTEXT].owner, id))
+        return web.json_response(await request[CONTEXT].owner.close_task(id))
 
-    async def _open(self, owner: Spec, raw: bytes) -> web.Response:
+    async def _open(self, owner: Owner, raw: bytes) -> web.Response:
         body = read(TaskRequest, raw)
         try:
             caps = Caps(usd=body.usd, tokens=body.tokens, seconds=body.seconds)
@@ -52,16 +52,13 @@ class TaskRoutes:
             raise bad_request(None, str(error), "invalid_caps") from error
         if (caps.nanodollars or 0) > MOST:
             raise bad_request("usd", f"usd: at most {MOST / 1e9:,.0f}")
+        options = {
+            "expect": body.expect,
+            "final_solution": body.final_solution,
+            "on_exhausted": body.on_exhausted,
+        }
         try:
-            task = await self.tasks.open(
-                owner,
-                caps,
-                id=body.id,
-                fresh=body.id is not None,
-                expect=body.expect,
-                final_solution=body.final_solution,
-                on_exhausted=body.on_exhausted,
-            )
+            report = await owner.open_task(caps, body.id, options)
         except CapExceededError as error:
             raise to_gateway_error(error) from error
-        return web.json_response(await self.tasks.report(owner, task.id), status=201)
+        return web.json_response(report, status=201)

@@ -1,7 +1,6 @@
 """One request for an answer, from its body to its end.
 
 generation        reads a request, runs its calls, and turns errors into answers
-charging          the task that a request is charged to
 plan              a request as a plan of its calls
 requested_budget  the thinking and solution that a request asks for
 prompt            a request's prompt as token ids

@@ -1,12 +1,12 @@
-"""A request for an answer, from its body to its end: which account is charged, what runs, how errors end."""
+"""A request for an answer, from its body to its end: what is charged, what runs, how errors end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -14,10 +14,10 @@ from typing import Any, cast
 from aiohttp import ClientError, web
 
 from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 from elastic_agent.scheduler.runtime.task import Task
 
-from ..accounts.account_scheduler import AccountScheduler, AccountSchedulers
-from ..accounts.named_tasks import NamedTask, NamedTasks
+from ..accounts.owner import Wanted
 from ..answers.chat_format import ChatFormatter, CompletionFormatter, Formatter, ResponseContent
 from ..answers.choices import Choice
 from ..answers.response_writer import ResponseStream, ResponseWriter, event_stream, send_error
@@ -27,9 +27,8 @@ from ..api.json_body import read_body
 from ..api.request_context import CONTEXT, RequestContext
 from ..api.request_schema import ChatRequest, CompletionRequest, read
 from ..api.responses_schema import read_as_chat, with_our_names
-from ..errors import GatewayError, bad_request, not_found, to_gateway_error_or_500
+from ..errors import GatewayError, to_gateway_error_or_500
 from ..settings import Limits, Upstream
-from .charging import named_task, own_task
 from .guides import check_guided
 from .idempotency import Idempotency
 from .plan import Plan, plan
@@ -74,15 +73,7 @@ class Generation:
 class GenerationHandler:
     """Handles requests for answers."""
 
-    def __init__(
-        self,
-        upstreams: Mapping[str, Upstream],
-        schedulers: AccountSchedulers,
-        tasks: NamedTasks,
-        limits: Limits,
-        idempotency: Idempotency,
-    ) -> None:
-        self.upstreams, self.schedulers, self.tasks = upstreams, schedulers, tasks
+    def __init__(self, limits: Limits, idempotency: Idempotency) -> None:
         self.limits, self.idempotency = limits, idempotency
         self._timeouts: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
@@ -138,8 +129,8 @@ class GenerationHandler:
         options = call_options(request.headers)
         raw = await read_body(request, self.limits.request_seconds)
         body, make_formatter = reader(raw)
-        upstream = find_upstream(self.upstreams, body.model)
         context = request[CONTEXT]
+        upstream = context.owner.upstream(body.model)
         context.facts |= {"model": upstream.name, "stream": bool(body.stream)}
         one = Generation(request, context, upstream, body, make_formatter, options, event_names)
         if IDEMPOTENCY_KEY in request.headers:
@@ -188,25 +179,23 @@ class GenerationHandler:
         self, one: Generation, make_stream: Callable[[str], ResponseStream]
     ) -> web.Response | ResponseStream:
         """Plan the calls, charge them to a task, run them and send their answers."""
-        backend = one.upstream.backend
-        await backend.ready()
-        scheduler = await self.schedulers.shared(one.context.owner)
-        planned = await self._plan(one, scheduler)
+        owner, options = one.context.owner, one.options
+        await one.upstream.backend.ready()
+        planned = await self._plan(one, await owner.scheduler())
         await check_guided(one.body, planned.guide, one.upstream)
-        async with self._charged_to(one, scheduler, planned) as (task, named):
-            answers = _choices(task, one, planned, final=named is None)
+        wanted = Wanted(options.task, options.caps, one.upstream, planned.choices)
+        async with owner.charge(wanted) as charge:
             one.writer = ResponseWriter(
-                answers,
+                _choices(charge.task, one, planned, final=charge.final),
                 one.make_formatter,
                 one.upstream,
                 planned.sampling.logprobs,
                 planned.usage,
-                scheduler,
-                named,
+                charge,
                 self.limits.send_seconds,
             )
-            if named is not None:
-                one.context.facts["task"] = named.id
+            if charge.name is not None:
+                one.context.facts["task"] = charge.name
             try:
                 if not planned.stream:
                     return await one.writer.whole()
@@ -216,18 +205,7 @@ class GenerationHandler:
             finally:
                 one.context.facts |= one.writer.facts()
 
-    def _charged_to(
-        self, one: Generation, scheduler: AccountScheduler, planned: Plan
-    ) -> AbstractAsyncContextManager[tuple[Task, NamedTask | None]]:
-        """The task of a request: the named one, else one of its own on its key's account."""
-        id, caps = one.request.headers.get("X-Elastic-Task"), one.request.headers.get("X-Elastic-Caps")
-        if id is not None:
-            return named_task(self.tasks, one.context.owner, id, caps)
-        if caps is not None:
-            raise bad_request("X-Elastic-Caps", "X-Elastic-Caps needs X-Elastic-Task: a name for the task")
-        return own_task(scheduler, one.context.owner, one.upstream.backend, planned.choices)
-
-    async def _plan(self, one: Generation, scheduler: AccountScheduler) -> Plan:
+    async def _plan(self, one: Generation, scheduler: BudgetScheduler) -> Plan:
         """The plan; a long prompt is rendered and encoded in a thread, so that the event loop runs on."""
         solution = scheduler.solution_for(one.upstream.backend)
         make = partial(
@@ -281,16 +259,3 @@ def _shutting_down() -> GatewayError:
 
 def _too_long(seconds: float) -> GatewayError:
     return GatewayError(504, f"the call took longer than {seconds:g} s; what it used is charged", "timeout")
-
-
-def find_upstream(upstreams: Mapping[str, Upstream], name: str | None) -> Upstream:
-    """The model of this name; the first model without a name.
-
-    Raises:
-        GatewayError: 404.
-    """
-    if name is None:
-        return next(iter(upstreams.values()))
-    if name not in upstreams:
-        raise not_found("model", name, list(upstreams))
-    return upstreams[name]
