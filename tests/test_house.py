@@ -79,6 +79,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "agents": {"budgets", "config", "rollouts"},
         "grpo": {"agents", "budgets", "config", "data", "plots", "rewards", "rollouts"},
         "estimate": {"config", "grpo", "rollouts"},
+        "prepare": {"config", "data", "grpo", "rewards"},
         "evaluation": {"budgets", "data", "plots", "rewards"},
     },
     "integrations": {

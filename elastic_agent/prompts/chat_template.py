@@ -43,11 +43,14 @@ class ChatTemplate:
         tokenizer: a `PreTrainedTokenizerBase`.
         options: variables for the template. A template that asks for `enable_thinking` or `thinking` gets
             True unless they are given.
+
+    Attributes:
+        options: all variables that a conversation is rendered with.
     """
 
     def __init__(self, tokenizer: Any, options: Mapping[str, Any]) -> None:
         self._tokenizer = tokenizer
-        self._options = {**_thinking_switches(self.text), **options}
+        self.options: Mapping[str, Any] = {**_thinking_switches(self.text), **options}
 
     @property
     def text(self) -> str | None:
@@ -80,7 +83,7 @@ class ChatTemplate:
             tools=tools or None,
             tokenize=False,
             add_generation_prompt=True,
-            **{**self._options, **options},
+            **{**self.options, **options},
         )
         return cast("str", text)
 
@@ -90,7 +93,7 @@ class ChatTemplate:
             return "", ""
         asked: list[dict[str, str]] = [{"role": "user", "content": _PLACEHOLDER}]
         answered = [*asked, {"role": "assistant", "content": _PLACEHOLDER}]
-        render = partial(self._tokenizer.apply_chat_template, tokenize=False, **self._options)
+        render = partial(self._tokenizer.apply_chat_template, tokenize=False, **self.options)
         try:
             before, after = render(asked), render(asked, add_generation_prompt=True)
             ended = render(answered)

@@ -5,6 +5,7 @@
     elastic-agent serve     an OpenAI-compatible server that budgets every call
     elastic-agent keys      keys for it, with caps
     elastic-agent up        a vLLM server set up for budgets, and the gateway before it
+    elastic-agent prepare   any model made ready for it: markers, template, cold start
     elastic-agent train     train an E1 model (base, then budget-constrained GRPO)
     elastic-agent export    a training checkpoint as a model that loads everywhere
     elastic-agent eval      accuracy by thinking budget
@@ -28,6 +29,7 @@ from elastic_agent.errors import ElasticError, UsageError
 from . import ask, bench, demo, keys, report, serve, up
 
 TRAINING = {
+    "prepare": "elastic_agent.training.prepare",
     "train": "elastic_agent.training.run",
     "export": "elastic_agent.training.export",
     "eval": "elastic_agent.training.evaluation",
@@ -65,6 +67,7 @@ def command_parser() -> argparse.ArgumentParser:
     for module in (demo, ask, serve, keys, up, report, bench):
         module.add_command(commands)
     for name, text in (
+        ("prepare", "make any model ready to be trained: markers, template, cold start"),
         ("train", "train an E1 model"),
         ("export", "a training checkpoint as a model"),
         ("eval", "accuracy by thinking budget"),

@@ -54,7 +54,7 @@ def problem_of(where: str, row: Row, source: Source, split: str, number: int) ->
         asked = row[_column(where, row, asking, "question")]
     conversation: tuple[dict[str, str], ...] = ()
     if source is OWN and isinstance(asked, list):
-        conversation = _conversation(asked)
+        conversation = conversation_of(asked)
         asked = conversation[-1]["content"]
     if asked is None or not (question := text_of(asked, "the question")):
         raise Unusable("its question is empty")
@@ -92,7 +92,7 @@ def problem_of(where: str, row: Row, source: Source, split: str, number: int) ->
     )
 
 
-def _conversation(messages: list[Any]) -> tuple[dict[str, str], ...]:
+def conversation_of(messages: list[Any]) -> tuple[dict[str, str], ...]:
     """Messages of {"role", "content"}, the last one the user's. Raises Unusable for others."""
     found = []
     for message in messages:

@@ -293,8 +293,8 @@ def test_help_is_for_a_newcomer(capsys: pytest.CaptureFixture[str]) -> None:
     """No command prints the commands; each has its own help."""
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("demo", "ask", "train", "eval", "report", "bench"))
-    for command in ("demo", "ask", "report", "bench", "train", "eval"):
+    assert all(command in out for command in ("demo", "ask", "prepare", "train", "eval", "report", "bench"))
+    for command in ("demo", "ask", "report", "bench", "prepare", "train", "eval"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
