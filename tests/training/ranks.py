@@ -12,17 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.training.config.processes import rank
+from tests.training.episode_rows import rolling
 from tests.training.runs import easy_reward
 
 ROOT = Path(__file__).resolve().parents[2]
 Runs = Mapping[str, Mapping[str, Any]]
 """Folder below the outputs -> changes to `small`; "resume": [run, step] first makes the folder of that run's,
-without its checkpoint of that step, and goes on with what is left."""
+without its checkpoint of that step, and goes on with what is left; "rolled": the rows are those of
+`tests.training.episode_rows`."""
 
 RUN: dict[str, Any] = {
     "steps": 4,
@@ -141,9 +144,11 @@ def _run_all(base: str, outputs: str, runs: dict[str, dict[str, Any]]) -> None:
     found = {}
     for name, changes in runs.items():
         output, resumed = Path(outputs) / name, changes.pop("resume", None)
+        rows = rolling() if changes.pop("rolled", False) else nullcontext()
         if resumed is not None:
             _cut_back(Path(outputs) / resumed[0], output, resumed[1])
-        trainer = train(small(Path(base), output, **changes), resume=resumed is not None)
+        with rows:
+            trainer = train(small(Path(base), output, **changes), resume=resumed is not None)
         accelerator = trainer.accelerator
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
         found[name] = {

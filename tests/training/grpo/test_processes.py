@@ -18,6 +18,7 @@ from elastic_agent.training.grpo.stopping import Signals, Stopped
 from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.run import train
 from tests.training import ranks
+from tests.training.episode_rows import rolling
 from tests.training.ranks import TOLERANCE, launch, launch_fates
 from tests.training.runs import make_base, small
 
@@ -35,6 +36,10 @@ AGENT: dict[str, Any] = {
     "agent": {"environment": "lookups", "turns": 3},
     "data": {"source": "lookups"},
     "rollout": {"prompts": 2, "group": 2, "context": 256},
+}
+ROWS: dict[str, Any] = {
+    "rollout": {"prompts": 1, "group": 4, "context": 128},
+    "reward": {"kind": "tests.training.episode_rows:earned_reward"},
 }
 CHECKED = {f"validation/{budget}/reward" for budget in ("t=2", "unconstrained")}
 FATES = ("kill 0", "lose 1", "hang 1")
@@ -60,21 +65,24 @@ def outputs(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         "anytime": short | anytime,
         "sharded": cut | SHARDED,
         "sharded-agents": short | AGENT | SHARDED,
+        "rows": short | ROWS | {"rolled": True},
+        "sharded-rows": short | ROWS | SHARDED | {"rolled": True},
         "sharded-lora": short | SHARDED | VALIDATED | {"lora": {"rank": 4}},
         "whole-cut": cut | {"resume": ["whole", 4]},
         "sharded-cut": cut | SHARDED | {"resume": ["sharded", 4]},
     }
     done, results = launch(base, folder, runs)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("2 process(es) on cpu, weights whole on each") == 6, "one rank speaks"
+    assert done.stdout.count("2 process(es) on cpu, weights whole on each") == 7, "one rank speaks"
     assert done.stdout.count("going on from") == 2
     return folder, results
 
 
-@pytest.mark.timeout(600)  # a launch of ten runs, on a machine that may be busy
-@pytest.mark.parametrize("name", ["whole", "updates", "idle", "agents", "anytime", "whole-cut"])
+@pytest.mark.timeout(600)  # a launch of twelve runs, on a machine that may be busy
+@pytest.mark.parametrize("name", ["whole", "updates", "idle", "agents", "rows", "anytime", "whole-cut"])
 def test_two_ranks_end(outputs: tuple[Path, dict[str, Any]], name: str) -> None:
-    """Unlike numbers of passes, several updates, rows without an advantage on one rank, episodes, cuts."""
+    """Unlike numbers of passes, several updates, rows without an advantage on one rank, episodes, rows of
+    several sequences, cuts."""
     folder, results = outputs
     assert (results[name]["processes"], results[name]["kind"]) == (2, "MULTI_CPU")
     assert (folder / name / "model.safetensors").exists()
@@ -83,7 +91,7 @@ def test_two_ranks_end(outputs: tuple[Path, dict[str, Any]], name: str) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["sharded", "sharded-agents", "sharded-lora", "sharded-cut"])
+@pytest.mark.parametrize("name", ["sharded", "sharded-agents", "sharded-rows", "sharded-lora", "sharded-cut"])
 def test_two_ranks_with_a_half_of_the_weights_each_end(
     outputs: tuple[Path, dict[str, Any]], name: str
 ) -> None:
@@ -150,6 +158,22 @@ def test_one_process_two_and_two_with_sharded_weights_learn_the_same(
             assert mine["loss"] == pytest.approx(theirs["loss"], abs=TOLERANCE)
             assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], abs=TOLERANCE)
         assert weights(folder / name).keys() == weights(output).keys(), "written alike, tied weights once"
+
+
+@pytest.mark.timeout(600)
+def test_a_group_of_episodes_on_two_ranks_teaches_what_it_teaches_on_one(
+    base: Path, outputs: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """A row of one call, one that failed; on the other rank one of two sequences, one of no sampled token."""
+    with rolling():
+        trainer = train(small(base, tmp_path, **(RUN | ROWS | {"steps": 2})), log=lambda _: None)
+    want = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for name in ("rows", "sharded-rows"):
+        for mine, theirs in zip(want, outputs[1][name]["log"], strict=True):
+            assert mine["agent/failed"] == theirs["agent/failed"] == 0.25
+            assert mine["grad_norm"] > 0
+            for key in ("reward", "reward_std", "loss", "grad_norm", "agent/calls"):
+                assert mine[key] == pytest.approx(theirs[key], abs=TOLERANCE), (name, key)
 
 
 UNSCHEDULED = RUN | {"checkpoint": {"every": 1000}, "device": {"bucket_tokens": 60, "timeout": 10}}
