@@ -13,4 +13,5 @@ markers            The markers of one model, as token ids: where thinking opens 
 model_files        A model's tokenizer, and the tokens that end and start a turn.
 token_bytes        What each id of a tokenizer stands for, as bytes.
 tokenizer          Text to ids for Hugging Face models.
+told_budget        The words that tell a model what is left of its budget, and where they stand.
 """

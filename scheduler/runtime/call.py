@@ -30,6 +30,7 @@ from elastic_agent.generation.phases.stop_reasons import SolutionEnd
 from elastic_agent.generation.prepare import Prompt, bounded, markers_for, prompt_ids
 from elastic_agent.generation.result import Event, Generation
 from elastic_agent.prompts.markers import Opening
+from elastic_agent.prompts.told_budget import behind
 from elastic_agent.usage import Usage
 
 from ..allocation.call_terms import CallSize, CallTerms
@@ -151,7 +152,7 @@ class TaskCall(HeldCall):
     async def _run(self) -> AsyncGenerator[Event]:
         self._loop = asyncio.get_running_loop()
         await self.backend.ready()
-        self._ids = prompt_ids(self.backend, self._prompt, self._options.tools)
+        self._ids = self._encoded(self._prompt)
         running = await self._acquire()
         try:
             self._check_open()  # the task may have ended in the moment of the grant
@@ -167,6 +168,11 @@ class TaskCall(HeldCall):
         finally:
             enclosing_calls.set(enclosing_calls.get() - {running.hold.id})
             self._settle_used()
+
+    def _encoded(self, prompt: Prompt) -> list[int]:
+        """The prompt as ids, with what the task tells the model behind it."""
+        told = behind(prompt, self.task.budget_words(final=self.terms.final))
+        return prompt_ids(self.backend, told, self._options.tools)
 
     def _check_open(self) -> None:
         if self.stopped:
@@ -271,9 +277,11 @@ class TaskCall(HeldCall):
         return end not in nothing and not self.stopped
 
     def _become_final(self) -> None:
+        if self._answer_prompt is None:
+            self._ids = self._encoded(self._prompt)
         self._options = replace(self._options, solution_extra=None, tools=None)
         if self._answer_prompt is not None:
-            self._ids = prompt_ids(self.backend, self._answer_prompt)
+            self._ids = self._encoded(self._answer_prompt)
 
     def _on_reduced(self) -> None:
         assert self._loop is not None

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 from elastic_agent.budget import Caps
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Opening
+from elastic_agent.prompts.told_budget import Tell, check_tell
 from elastic_agent.validation import integer, shown
 
 from ..allocation.call_terms import ModelFacts
@@ -93,6 +94,10 @@ class BudgetScheduler:
             "refuse" before the call is sent, or "ignore".
         wrap_up: a sentence before the forced close, or a profile's name (`elastic_agent.generation.wrap_up`),
             of calls that have none of their own.
+        tell: whether models are told what is left of the task's caps, behind the last message of each call:
+            True, in the standard words; or words of your own, with {tokens}, {usd} and {seconds}
+            (`elastic_agent.prompts.told_budget`). Said when the call asks for tokens, so before its grant is
+            known: other calls in flight count as spent in full. Of prompts that are ids nothing is told.
     """
 
     def __init__(
@@ -117,8 +122,10 @@ class BudgetScheduler:
         history: str | Path | None = None,
         uncounted: Uncounted = "warn",
         wrap_up: str | None = None,
+        tell: Tell = False,
     ) -> None:
         check_uncounted(uncounted)
+        check_tell(tell)
         check_limits(max_running, max_waiting)
         check_price(price)
         for model, one in (prices or {}).items():
@@ -136,7 +143,7 @@ class BudgetScheduler:
         )
         run_passes_soon(self.dispatcher)
         self.solution = None if solution is None else integer("solution", solution, least=1)
-        self.wrap_up = wrap_up
+        self.wrap_up, self.tell = wrap_up, tell
         self.max_running, self.max_waiting = max_running, max_waiting
         self._given = curves
         self._curves: dict[str, Curves] = {}

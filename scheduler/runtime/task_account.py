@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from elastic_agent.budget import to_usd
 from elastic_agent.errors import ScopeError
+from elastic_agent.prompts.told_budget import STANDARD, Tell, budget_words
 
 from ..allocation.call_terms import OnExhausted
 from ..allocation.request import Running
@@ -84,6 +85,12 @@ class TaskAccount:
         return next((way for way in said if way is not None), self.scheduler.uncounted)
 
     @property
+    def tell(self) -> Tell:
+        """Whether models are told what is left of the task's caps."""
+        said = (task.terms.tell for task in self.lineage())
+        return next((tell for tell in said if tell is not None), self.scheduler.tell)
+
+    @property
     def state(self) -> TaskState:
         """What the dispatcher knows of the task."""
         if self._state is None:
@@ -120,6 +127,23 @@ class TaskAccount:
         return await hold_part(self, amount, self._parts)
 
     # What its calls ask
+
+    def budget_words(self, *, final: bool = False, tell: Tell | None = None) -> str:
+        """What a call that is made now tells its model; "" where nothing is told.
+
+        `left` of the units that this task or one around it caps. An account in a store may hold less, which
+        counts; a unit that only such an account caps is not named.
+
+        Args:
+            final: the call is the task's final answer.
+            tell: None: the task's.
+        """
+        tell = self.tell if tell is None else tell
+        if tell is False:
+            return ""
+        left, caps = self.left, [task.caps for task in self.lineage()]
+        capped = [unit for unit in STANDARD if any(getattr(one, unit) is not None for one in caps)]
+        return budget_words(tell, **{unit: getattr(left, unit) for unit in capped}, final=final)
 
     def check_process(self) -> None:
         """Refuse to work in a forked process: its copy of the account would grant the caps again.

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import InvalidBudgetError, InvalidCapsError
+from elastic_agent.prompts.told_budget import Tell, check_tell
 from elastic_agent.validation import integer, one_of, real, shown
 
 from ..allocation.call_terms import MOST_WORTH, OnExhausted
@@ -42,6 +43,8 @@ class TaskTerms:
         uncounted: see `BudgetScheduler`; None: as the task around it, or the scheduler.
         policy: None: the policy of the task around it, or the scheduler's.
         log: where the task's events go, besides the scheduler's log.
+        tell: whether the models of the task's calls are told what is left, see `BudgetScheduler`; None: as
+            the task around it, or the scheduler.
 
     Raises:
         InvalidCapsError, InvalidBudgetError, InvalidValueError, ValueError: one of them makes no sense.
@@ -59,12 +62,15 @@ class TaskTerms:
     uncounted: Uncounted | None = None
     policy: AllocationPolicy | None = None
     log: Log = None
+    tell: Tell | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.caps, Caps):
             raise InvalidCapsError(f"a task takes Caps(usd=, seconds=, tokens=), not {shown(self.caps)}")
         one_of("on_exhausted", self.on_exhausted, get_args(OnExhausted))
         check_uncounted(self.uncounted)
+        if self.tell is not None:
+            check_tell(self.tell)
         if self.final_solution is not None:
             least = integer("final_solution", self.final_solution, least=1, error=InvalidBudgetError)
             self._set("final_solution", least)

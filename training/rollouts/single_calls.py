@@ -13,11 +13,12 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.marker_profiles import MarkerText
+from elastic_agent.prompts.told_budget import behind
 
 from ..budgets.distributions import STATED, Budgets, Wording, call_seeds, deal_samples
 from .engines.engine import Batch, Decode
 from .engines.in_process import decode_in_process
-from .prompts import Prompt, codec_of, prompt_ids_of
+from .prompts import codec_of, prompt_ids_of
 from .rollout import Rollout
 from .trl_columns import RolloutFunc, batch_of, for_trl
 
@@ -41,12 +42,6 @@ def for_loss(rollout: Rollout, tokenizer: Any, defects: Defects) -> tuple[list[i
         ids.append(tokenizer.eos_token_id)
         mask.append(1)
     return ids, mask
-
-
-def asking(prompt: Prompt, wording: str, budget: Budget) -> list[dict[str, str]]:
-    """The conversation with its last message asking for t tokens of thinking."""
-    *before, last = prompt
-    return [*before, {**last, "content": f"{last['content']} {wording.format(t=budget.thinking)}"}]
 
 
 def make_rollout_func(
@@ -90,7 +85,8 @@ def make_rollout_func(
         targets: dict[str, Any] = {}
         if stated is not None:
             targets = {"length_target": [(b.thinking or 0) + b.solution for b in dealt]}
-            prompts = [asking(p, STATED[stated], b) for p, b in zip(prompts, dealt, strict=True)]
+            wording = STATED[stated]
+            prompts = [behind(p, wording.format(t=b.thinking)) for p, b in zip(prompts, dealt, strict=True)]
             dealt = [Budget(None, b.solution) for b in dealt]
         calls = [(prompt_ids_of(tokenizer, p, markers), b) for p, b in zip(prompts, dealt, strict=True)]
         first = accelerator.process_index * len(calls)

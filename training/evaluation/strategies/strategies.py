@@ -25,6 +25,7 @@ from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.prompts.markers import Markers, Opening
+from elastic_agent.prompts.told_budget import behind
 
 from ...budgets.distributions import STATED, Wording
 from .cues import Cues
@@ -149,7 +150,7 @@ class L1(_Named):
     wording: ClassVar[Wording] = "l1-exact"
 
     def prompt(self, text: str, thinking: int | None) -> str:
-        return text if thinking is None else f"{text} {STATED[self.wording].format(t=thinking)}"
+        return text if thinking is None else behind(text, STATED[self.wording].format(t=thinking))
 
     def run(self, inputs: StrategyInputs) -> Passes:
         most = inputs.thinking + inputs.solution
