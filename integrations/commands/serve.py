@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from elastic_agent.cli_arguments import COUNT, PAUSE, PORT, SECONDS, SOLUTION
 from elastic_agent.credentials import ledger_place
+from elastic_agent.prompts.told_budget import check_tell
 from elastic_agent.validation import argument, integer
 
 from .options import PRICE, add_ledger_option, add_model_options, add_no_keys_option, add_wrap_up_option
@@ -53,6 +54,14 @@ NUMBERS: tuple[tuple[str, Callable[[str], Any], float | None, str, str], ...] = 
 """Options that take a number: name, type, default, what the help calls the value, help."""
 
 
+def _tell(text: str) -> str:
+    try:
+        check_tell(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def add_command(commands: Commands) -> None:
     """Add the command and its options."""
     serve = commands.add_parser(
@@ -76,6 +85,16 @@ def add_command(commands: Commands) -> None:
     add_ledger_option(serve)
     add_no_keys_option(serve)
     add_wrap_up_option(serve)
+    serve.add_argument(
+        "--tell",
+        type=_tell,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="WORDS",
+        help="tell models what is left of the task that a request names, behind its last message: in the "
+        "standard words, or in WORDS with {tokens}, {usd} and {seconds} (default: they aren't told)",
+    )
     for name, type, default, metavar, help in NUMBERS:
         serve.add_argument(name, type=type, default=default, metavar=metavar, help=help)
     serve.add_argument("--log", metavar="FILE", help="record every decision, for `elastic-agent report`")
@@ -116,6 +135,7 @@ def run(options: argparse.Namespace) -> int:
         max_waiting=options.max_waiting,
         solution=options.solution,
         wrap_up=options.wrap_up,
+        tell=options.tell,
         log=options.log,
         no_keys=options.no_keys,
         watchdog=options.watchdog,

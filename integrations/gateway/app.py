@@ -200,6 +200,7 @@ class Gateway:
             max_waiting=settings.max_waiting,
             solution=settings.solution,
             wrap_up=settings.wrap_up,
+            tell=settings.tell,
             log=[*events.sinks(settings.log), self.metrics.event],
         )
         self.schedulers = AccountSchedulers(self.main, open_store(settings.ledger), settings.lease)

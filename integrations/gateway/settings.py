@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 
 from elastic_agent.backends.base import Backend
+from elastic_agent.prompts.told_budget import Tell, check_tell
 from elastic_agent.scheduler.ledger.durable.options import LEASE
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.scheduler.queueing.endpoint import check_limits
@@ -100,6 +101,7 @@ class GatewaySettings:
         max_running, max_waiting: for each model, see `BudgetScheduler`.
         solution: solution tokens of a request that names none.
         wrap_up: what is written before a forced close (`elastic_agent.generation.wrap_up`).
+        tell: whether models are told what is left of the task that a request names, see `BudgetScheduler`.
         log: where the scheduler's events go.
         no_keys: ask for no key, and listen on this machine's own addresses alone. Every program and user of
             this machine can spend.
@@ -120,6 +122,7 @@ class GatewaySettings:
     max_waiting: int | None = None
     solution: int | None = None
     wrap_up: str | None = None
+    tell: Tell = False
     log: Log = None
     no_keys: bool = False
     watchdog: bool = False
@@ -128,6 +131,7 @@ class GatewaySettings:
         integer("port", self.port, most=MOST_PORT, of="")
         real("lease", self.lease, above=True, most=MOST_SECONDS, of="seconds")
         check_limits(self.max_running, self.max_waiting)
+        check_tell(self.tell)
         if self.solution is not None:
             integer("solution", self.solution, least=1)
         names = [upstream.name for upstream in self.upstreams]

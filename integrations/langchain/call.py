@@ -17,6 +17,7 @@ from elastic_agent.generation.phases.stop_reasons import SolutionEnd
 from elastic_agent.generation.prepare import bounded, markers_for
 from elastic_agent.generation.result import Event, Generation
 from elastic_agent.prompts.markers import Opening
+from elastic_agent.prompts.told_budget import behind
 from elastic_agent.scheduler import current_task
 from elastic_agent.scheduler.ledger.prices import Price, find_price
 from elastic_agent.scheduler.runtime.call import TaskCall
@@ -60,6 +61,7 @@ class CompletedCall:
         reason: why it got that Budget.
         cost: what it cost in USD; None when no price is known.
         model: the model's name.
+        told: its prompt says what was left of a task's budget.
     """
 
     result: Generation
@@ -68,6 +70,7 @@ class CompletedCall:
     reason: str
     cost: Decimal | None
     model: str
+    told: bool = False
 
 
 class BecameFinal:
@@ -78,6 +81,12 @@ def may_become_final(options: CallOptions) -> bool:
     """Whether the task may make the call its final answer."""
     task = current_task()
     return task is not None and (options.on_exhausted or task.on_exhausted) == "answer"
+
+
+def behind_told(messages: Sequence[dict[str, Any]], *, final: bool) -> Sequence[dict[str, Any]]:
+    """The conversation of a call with what the task around it tells the model (`BudgetScheduler(tell=)`)."""
+    task = current_task()
+    return messages if task is None else behind(messages, task.budget_words(final=final))
 
 
 async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -99,6 +108,7 @@ class ModelCall:
     Attributes:
         prompt: token ids.
         answer_prompt: the prompt instead, if the task makes the call its final answer.
+        told: they say what is left of the task's budget.
     """
 
     backend: Backend
@@ -106,6 +116,7 @@ class ModelCall:
     options: CallOptions
     terms: Terms
     answer_prompt: Sequence[int] | None = None
+    told: bool = False
 
     async def run(self) -> AsyncGenerator[Event | BecameFinal | CompletedCall]:
         """The call's events, and its CompletedCall last.
@@ -190,7 +201,7 @@ class ModelCall:
             known = find_price(self.backend.model, own=self.terms.price)
             granted, reason = result.budget, "no task: the model's own budget"
             cost = None if known is None else to_usd(known.charge(result.usage))
-        return CompletedCall(result, asked, granted, reason, cost, self.backend.model)
+        return CompletedCall(result, asked, granted, reason, cost, self.backend.model, self.told)
 
 
 async def _until(deadline: float | None, call: Call | TaskCall) -> AsyncGenerator[Event]:

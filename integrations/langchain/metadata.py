@@ -62,7 +62,7 @@ def response_metadata(completed: CompletedCall, *, has_calls: bool = False) -> d
                 "solution": max(0, granted.solution - result.usage.solution),
             },
             "reason": completed.reason,
-            "as_asked": as_asked(asked, result),
+            "as_asked": as_asked(asked, result) and not completed.told,
         },
         "usage": {**result.usage.to_dict(), "billed": result.usage.billed()},
         "cost": None if cost is None else {"usd": format(cost, "f")},

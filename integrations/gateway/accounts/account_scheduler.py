@@ -44,6 +44,7 @@ class AccountScheduler(BudgetScheduler):
             log=[partial(_pass_on, sink) for sink in main.sinks],
             solution=main.solution,
             wrap_up=main.wrap_up,
+            tell=main.tell,
             max_running=main.max_running,
             max_waiting=main.max_waiting,
         )

@@ -86,6 +86,8 @@ class KeyOwner:
             return self._named_task(wanted.id, wanted.caps)
         if wanted.caps is not None:
             raise bad_request("X-Elastic-Caps", "X-Elastic-Caps needs X-Elastic-Task: a name for the task")
+        if wanted.tell:
+            raise bad_request("X-Elastic-Tell", "X-Elastic-Tell needs X-Elastic-Task: the task to tell of")
         return self._own_task(wanted)
 
     @asynccontextmanager
@@ -100,7 +102,7 @@ class KeyOwner:
             raise busy
         caps = Caps(tokens=2 * wanted.choices * backend.context_length)
         scheduler.users += 1
-        task = scheduler.task(caps, on_exhausted="raise", policy=AsRequested(), key=self.id)
+        task = scheduler.task(caps, on_exhausted="raise", policy=AsRequested(), key=self.id, tell=False)
 
         def left() -> dict[str, float]:
             """What is left of the key, as far as this process knows."""

@@ -49,12 +49,14 @@ class Wanted:
         caps: those of the named task, which is opened with them; without a name, those of the request.
         upstream: the model.
         choices: how many calls.
+        tell: whether the model is told what is left of the task; None: as the task is.
     """
 
     id: str | None
     caps: Caps | None
     upstream: Upstream
     choices: int
+    tell: bool | None = None
 
 
 class Owner(Protocol):

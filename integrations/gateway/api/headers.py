@@ -27,6 +27,7 @@ HEADERS: Mapping[str, Mapping[str, Any]] = {
     "X-Elastic-Kind": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,40}$"},
     "X-Elastic-Final": {"type": "string", "enum": ["true", "false"]},
     "X-Elastic-On-Exhausted": {"type": "string", "enum": ["shrink", "wait", "raise"]},
+    "X-Elastic-Tell": {"type": "string", "enum": ["true", "false"]},
 }
 """Our headers, and what they hold, as a JSON schema."""
 _KNOWN = {name.lower() for name in HEADERS}
@@ -42,6 +43,7 @@ class CallOptions:
     Attributes:
         task: the name of the task.
         caps: those of the task.
+        tell: whether the model is told what is left of the task; None: as the task is.
     """
 
     kind: str = "call"
@@ -49,6 +51,7 @@ class CallOptions:
     on_exhausted: OnExhausted | None = None
     task: str | None = None
     caps: Caps | None = None
+    tell: bool | None = None
 
 
 def call_options(headers: Mapping[str, str]) -> CallOptions:
@@ -56,18 +59,22 @@ def call_options(headers: Mapping[str, str]) -> CallOptions:
     kind = headers.get("X-Elastic-Kind", "call")
     if not _is_name(kind, 40, "_-"):
         raise bad_request("X-Elastic-Kind", "X-Elastic-Kind is 1 to 40 letters, digits or _ -")
-    final = headers.get("X-Elastic-Final", "false").lower()
-    if final not in ("true", "false", "1", "0"):
-        raise bad_request("X-Elastic-Final", "X-Elastic-Final is true or false")
+    final, tell = _header_bool(headers, "X-Elastic-Final"), _header_bool(headers, "X-Elastic-Tell")
     on_exhausted: Any = headers.get("X-Elastic-On-Exhausted")
     if on_exhausted not in (None, "shrink", "wait", "raise"):
         raise bad_request("X-Elastic-On-Exhausted", "X-Elastic-On-Exhausted is shrink, wait or raise")
     task, caps = headers.get("X-Elastic-Task"), headers.get("X-Elastic-Caps")
     if task is not None:
         check_task_id(task)
-    return CallOptions(
-        kind, final in ("true", "1"), on_exhausted, task, None if caps is None else header_caps(caps)
-    )
+    found = None if caps is None else header_caps(caps)
+    return CallOptions(kind, bool(final), on_exhausted, task, found, tell)
+
+
+def _header_bool(headers: Mapping[str, str], name: str) -> bool | None:
+    text = headers.get(name)
+    if text is not None and text.lower() not in ("true", "false", "1", "0"):
+        raise bad_request(name, f"{name} is true or false")
+    return None if text is None else text.lower() in ("true", "1")
 
 
 def header_tokens(headers: Mapping[str, str], name: str, least: int) -> int | None:

@@ -14,10 +14,11 @@ from typing import Any, cast
 from aiohttp import ClientError, web
 
 from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.scheduler.estimates.workload import FINAL
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 from elastic_agent.scheduler.runtime.task import Task
 
-from ..accounts.owner import Wanted
+from ..accounts.owner import Charge, Wanted
 from ..answers.chat_format import ChatFormatter, CompletionFormatter, Formatter, ResponseContent
 from ..answers.choices import Choice
 from ..answers.response_writer import ResponseStream, ResponseWriter, event_stream, send_error
@@ -183,8 +184,10 @@ class GenerationHandler:
         await one.upstream.backend.ready()
         planned = await self._plan(one, await owner.scheduler())
         await check_guided(one.body, planned.guide, one.upstream)
-        wanted = Wanted(options.task, options.caps, one.upstream, planned.choices)
+        wanted = Wanted(options.task, options.caps, one.upstream, planned.choices, options.tell)
         async with owner.charge(wanted) as charge:
+            if words := _words(charge, options):
+                planned = await self._plan(one, await owner.scheduler(), words)
             one.writer = ResponseWriter(
                 _choices(charge.task, one, planned, final=charge.final),
                 one.make_formatter,
@@ -205,15 +208,31 @@ class GenerationHandler:
             finally:
                 one.context.facts |= one.writer.facts()
 
-    async def _plan(self, one: Generation, scheduler: BudgetScheduler) -> Plan:
+    async def _plan(self, one: Generation, scheduler: BudgetScheduler, words: str = "") -> Plan:
         """The plan; a long prompt is rendered and encoded in a thread, so that the event loop runs on."""
         solution = scheduler.solution_for(one.upstream.backend)
         make = partial(
-            plan, one.body, one.request.headers, one.upstream, self.limits, solution, scheduler.wrap_up
+            plan,
+            one.body,
+            one.request.headers,
+            one.upstream,
+            self.limits,
+            solution,
+            scheduler.wrap_up,
+            words,
         )
         if (one.request.content_length or LONG_BODY) < LONG_BODY:
             return make()
         return await asyncio.get_running_loop().run_in_executor(self._encoders, make)
+
+
+def _words(charge: Charge, options: CallOptions) -> str:
+    """What the model is told of the task that the request is charged to."""
+    tell = charge.task.tell
+    if options.tell is not None:
+        tell = options.tell and (tell or True)
+    final = options.final or charge.final or options.kind == FINAL
+    return charge.task.budget_words(final=final, tell=tell)
 
 
 def _choices(task: Task, one: Generation, planned: Plan, *, final: bool) -> list[Choice]:

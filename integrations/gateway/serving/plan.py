@@ -53,8 +53,9 @@ def plan(
     limits: Limits,
     default_solution: int,
     wrap_up: str | None = None,
+    words: str = "",
 ) -> Plan:
-    """The plan of a request."""
+    """The plan of a request; `words` tell the model what is left of its task."""
     check_length(body, upstream)
     choices = body.n or 1
     if choices > limits.choices:
@@ -70,7 +71,7 @@ def plan(
     except UnsupportedError as error:
         raise bad_request("tools", f"tools: {error}", "unsupported_value") from None
     if isinstance(body, ChatRequest):
-        prompt, logprobs = chat_prompt(body, tools, upstream), bool(body.logprobs)
+        prompt, logprobs = chat_prompt(body, tools, upstream, words), bool(body.logprobs)
     else:
         prompt, logprobs = completion_prompt(body, upstream), body.logprobs is not None
     return Plan(

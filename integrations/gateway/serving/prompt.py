@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from elastic_agent.prompts.told_budget import behind
+
 from ..api.request_schema import ChatRequest, CompletionRequest, Message, Part
 from ..errors import bad_request
 from ..settings import Upstream
@@ -56,9 +58,11 @@ def completion_prompt(body: CompletionRequest, upstream: Upstream) -> Sequence[i
     return body.prompt
 
 
-def chat_prompt(body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upstream) -> Sequence[int]:
-    """The ids of a conversation, in the model's chat template."""
-    messages = [_message(message, at) for at, message in enumerate(body.messages)]
+def chat_prompt(
+    body: ChatRequest, tools: Sequence[Mapping[str, Any]], upstream: Upstream, words: str = ""
+) -> Sequence[int]:
+    """The ids of a conversation, in the model's chat template; `words` stand behind its last message."""
+    messages = behind([_message(message, at) for at, message in enumerate(body.messages)], words)
     try:
         return upstream.backend.codec.encode_chat(messages, tools=tools or None)
     except Exception as error:  # templates raise any error, of jinja2 or Python

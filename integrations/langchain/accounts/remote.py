@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.errors import TaskClosedError
+from elastic_agent.prompts.told_budget import check_tell
 from elastic_agent.scheduler import BudgetScheduler, Task, current_task
 from elastic_agent.scheduler.ledger.amounts import NOTHING, Amount
 from elastic_agent.scheduler.ledger.stores import open_store
@@ -58,9 +59,8 @@ async def remote_budget(caps: Caps, *, store: str | Path) -> AsyncIterator[dict[
         spent, shared = NOTHING, open_store(store)
         try:
             await shared.open([Spec(account, caps.tokens, caps.nanodollars)])
-            scope = {"account": account, "caps": {"tokens": caps.tokens, "usd": _text(caps)}}
-            if caps.seconds is not None:
-                scope["caps"]["seconds"] = caps.seconds  # type: ignore[index]
+            units = {"tokens": caps.tokens, "usd": _text(caps), "seconds": caps.seconds}
+            scope = {"account": account, "caps": units, "tell": task.tell}
             spent = part.amount  # from here on, unless the store says less
             yield {KEY: json.dumps(scope)}
         finally:
@@ -87,7 +87,8 @@ async def joined_budget(config: Mapping[str, Any], *, store: str | Path) -> Asyn
     given_id = (config.get("metadata") or {}).get(KEY)
     try:
         scope = json.loads(given_id or "")
-        account, given = str(scope["account"]), scope["caps"]
+        account, given, tell = str(scope["account"]), scope["caps"], scope["tell"]
+        check_tell(tell)
         caps = Caps(usd=given.get("usd"), tokens=given.get("tokens"), seconds=given.get("seconds"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -95,7 +96,7 @@ async def joined_budget(config: Mapping[str, Any], *, store: str | Path) -> Asyn
         ) from error
     scheduler = BudgetScheduler(store=store, accounts=account)
     with langchain_errors():
-        async with scheduler, scheduler.task(caps, name=account) as task:
+        async with scheduler, scheduler.task(caps, name=account, tell=tell) as task:
             yield task
 
 

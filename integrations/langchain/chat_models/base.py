@@ -15,10 +15,11 @@ from pydantic import PrivateAttr, model_validator
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.backends.load import load_backend
 from elastic_agent.model_location import model_path
+from elastic_agent.scheduler.estimates.workload import FINAL
 
 from ...openai_format.deltas import Delta, DeltaBuilder
 from ...openai_format.guided_decoding import enforced_format, guided_fields, opened_prompt
-from ..call import BecameFinal, CompletedCall, ModelCall, Terms, may_become_final
+from ..call import BecameFinal, CompletedCall, ModelCall, Terms, behind_told, may_become_final
 from ..errors import langchain_errors
 from .fields import ElasticFields
 from .options import (
@@ -171,13 +172,14 @@ class ElasticModel(ElasticFields):
         with langchain_errors():
             backend = await self._ready_backend(options.model)
             codec = backend.codec
-            prompt = opened_prompt(
-                codec.encode_chat(messages, tools=options.tools or None), codec, options.guide
-            )
+            said = behind_told(messages, final=options.final or options.kind == FINAL)
+            prompt = opened_prompt(codec.encode_chat(said, tools=options.tools or None), codec, options.guide)
             answer_prompt = None
-            if options.tools and may_become_final(options):
-                answer_prompt = codec.encode_chat([*messages, {"role": "user", "content": ANSWER_NOW}])
-            call = ModelCall(backend, prompt, options, self._terms, answer_prompt)
+            told = said is not messages
+            if (options.tools or told) and may_become_final(options):
+                ask = [{"role": "user", "content": ANSWER_NOW}] if options.tools else []
+                answer_prompt = codec.encode_chat(behind_told([*messages, *ask], final=True))
+            call = ModelCall(backend, prompt, options, self._terms, answer_prompt, told)
             builder = DeltaBuilder(options.tools, enforced_format(codec.tool_format, options.guide))
             async with aclosing(call.run()) as events:
                 async for event in events:

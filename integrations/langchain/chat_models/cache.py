@@ -1,9 +1,10 @@
 """LangChain's answer cache, made safe for budgets.
 
 Answers are stored under the Budget that was *asked* for (`CallOptions.key`), but a task may grant less. So an
-answer that a tighter grant or a deadline cut short is not stored (`as_asked` in its metadata): it would be
-replayed where a better answer is affordable. A stored answer was not cut below the Budget that is asked for
-now, so it can be used inside a task as well. The metadata of a replayed answer says that it cost nothing.
+answer that a tighter grant or a deadline cut short, or that was told how little is left (`tell=`), is not
+stored (`as_asked` in its metadata): it would be replayed where a better answer is affordable. A stored
+answer was not cut below the Budget that is asked for now, so it can be used inside a task as well. The
+metadata of a replayed answer says that it cost nothing.
 """
 
 from __future__ import annotations

@@ -14,15 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from elastic_agent.budget import Budget
 from elastic_agent.charging.delivery import delivery_of_error
 from elastic_agent.charging.provider_usage import UsageReports, charged
 from elastic_agent.errors import DeadlineError, UncountablePromptError
 from elastic_agent.prompts.counting import count_prompt
+from elastic_agent.prompts.told_budget import content_behind
 from elastic_agent.scheduler import Price, Task, current_task
 from elastic_agent.scheduler.allocation.call_terms import OnExhausted
+from elastic_agent.scheduler.estimates.workload import FINAL
 from elastic_agent.scheduler.runtime.context import count_outside_call, counted_call
 from elastic_agent.scheduler.runtime.external_call import ExternalCall, ExternalModel
 from elastic_agent.validation import integer
@@ -125,10 +127,13 @@ class GuardedCall:
         if task is None:
             count_outside_call()
             return
+        final = bool(self.task_options.get("final")) or self.task_options.get("kind") == FINAL
+        answer_now = content_behind(ANSWER_NOW, task.budget_words(final=True))
+        untold, self.messages = self.messages, _behind(self.messages, task.budget_words(final=final))
         self.call = ExternalCall(
             task,
             self.terms.models.setdefault(self.name, ExternalModel(self.name)),
-            prompt=self._count_input(task),
+            prompt=self._count_input(task, answer_now),
             thinking=self.asked.thinking or 0,
             solution=self.asked.solution,
             price=self.terms.price if self.name == self.terms.priced else None,
@@ -136,7 +141,7 @@ class GuardedCall:
         )
         self.budget = await self.call.acquire()
         if self.call.became_final:
-            self.messages = [*self.messages, HumanMessage(ANSWER_NOW)]
+            self.messages = [*untold, HumanMessage(answer_now)]
             for name in (*TOOL_OPTIONS, *SCHEMA_OPTIONS):
                 self.kwargs.pop(name, None)
 
@@ -167,11 +172,11 @@ class GuardedCall:
         uses = getattr(self.model, "_use_responses_api", None)
         return callable(uses) and bool(uses({**(self.model.model_kwargs or {}), **options}))
 
-    def _count_input(self, task: Task) -> int:
-        """Input tokens, with `ANSWER_NOW`. 0 where they can't be counted and no cap is in money."""
+    def _count_input(self, task: Task, answer_now: str) -> int:
+        """Input tokens, with `answer_now`. 0 where they can't be counted and no cap is in money."""
         try:
             tokens = count_input(self.name, self.messages, self.kwargs, self.terms.allow)
-            return tokens + count_prompt(self.name, ANSWER_NOW).tokens
+            return tokens + count_prompt(self.name, answer_now).tokens
         except UncountablePromptError:
             if any(account.nano is not None for account in task.state.account.path):
                 raise
@@ -266,3 +271,11 @@ class GuardedCall:
             call.refund()
         else:
             call.settle(None, answered=False)
+
+
+def _behind(messages: list[BaseMessage], words: str) -> list[BaseMessage]:
+    """The messages with the words behind the last one; see `elastic_agent.prompts.told_budget.behind`."""
+    if not words or not messages or isinstance(messages[-1], AIMessage):
+        return messages
+    *before, last = messages
+    return [*before, last.model_copy(update={"content": content_behind(last.content, words)})]

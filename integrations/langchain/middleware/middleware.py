@@ -34,7 +34,7 @@ from weakref import WeakKeyDictionary
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr, ToolCallRequest
-from langchain_core.messages import SystemMessage, ToolMessage
+from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableBinding
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.config import get_config
@@ -43,6 +43,7 @@ from langgraph.types import Command
 
 from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError
+from elastic_agent.prompts.told_budget import Tell, check_tell
 from elastic_agent.scheduler import Task
 from elastic_agent.scheduler.allocation.call_terms import OnExhausted
 from elastic_agent.scheduler.ledger.stores.protocol import Store
@@ -76,7 +77,8 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             tools do the same, except for "answer": they wait, and fail when no tokens come back.
         uncounted: what to do about models that can't be counted, see `Uncounted`. None: the agent's own model
             is refused; models that its tools call bring a warning, or what the task around the agent says.
-        tell: end the system prompt of each model call with what is left.
+        tell: whether models are told what is left of the run, see `BudgetScheduler`; None: as the task around
+            the agent, or the scheduler.
         on_task: called with each run's task after the run, for its report. Not called for runs that fail or
             are interrupted.
 
@@ -95,7 +97,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         store: Store | str | Path | None = None,
         on_exhausted: OnExhausted = "answer",
         uncounted: Uncounted | None = None,
-        tell: bool = False,
+        tell: Tell | None = None,
         on_task: Callable[[Task], None] | None = None,
     ) -> None:
         super().__init__()
@@ -111,6 +113,8 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         check_uncounted(uncounted)
         self._on_exhausted: OnExhausted = on_exhausted
         self._uncounted = uncounted
+        if tell is not None:
+            check_tell(tell)
         self._tell, self._on_task = tell, on_task
         self._opening = threading.Lock()  # sync tools of one step run on threads
         # By the stream writer, one for each invocation: `before_agent` isn't called when a run is resumed
@@ -147,7 +151,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         self._check(request.model)
         run = self._run(request)
         with run.task.current():
-            return handler(self._prepared(request, run))
+            return handler(self._prepared(request))
 
     async def awrap_model_call(
         self,
@@ -158,7 +162,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
         self._check(request.model)
         run = await self._arun(request)
         with run.task.current():
-            return await handler(self._prepared(request, run))
+            return await handler(self._prepared(request))
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]]
@@ -220,6 +224,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             caps,
             on_exhausted=on_exhausted,
             uncounted=self._uncounted,
+            tell=self._tell,
             agent=None if agent is None else str(agent),
         )
         run = AgentRun(Task(None, terms), lease)
@@ -255,16 +260,7 @@ class TaskBudgetMiddleware(AgentMiddleware[BudgetState, Any, Any]):
             status="error",
         )
 
-    def _prepared(self, request: ModelRequest[Any], run: AgentRun) -> ModelRequest[Any]:
-        """The request with the run's `on_exhausted`, and under `tell` with what is left of the budget."""
+    def _prepared(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """The request with the run's `on_exhausted`."""
         settings = {"on_exhausted": self._on_exhausted, **request.model_settings}
-        request = request.override(model_settings=settings)
-        if not self._tell:
-            return request
-        left = run.task.left
-        amounts = [f"{left.tokens} tokens"] if left.tokens is not None else []
-        amounts += [f"{left.usd:f} USD"] if left.usd is not None else []
-        amounts += [f"{left.seconds:.0f} seconds"] if left.seconds is not None else []
-        system = "" if request.system_message is None else f"{request.system_message.text}\n\n"
-        note = SystemMessage(f"{system}What is left of your budget: {', '.join(amounts)}.")
-        return request.override(system_message=note)
+        return request.override(model_settings=settings)

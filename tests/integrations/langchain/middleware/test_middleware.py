@@ -396,15 +396,17 @@ async def test_a_lease_that_no_run_uses_is_given_back() -> None:
 
 
 async def test_the_model_is_told_what_is_left_when_asked_to() -> None:
-    """At the end of the system prompt, anew for each call."""
+    """Each call of the run, its tools' too, behind the last message; the system prompt stays what it is."""
     seen: list[str] = []
     setup = Setup(Caps(tokens=500), tell=True, system_prompt="Be brief.")
     setup.backend._reply = lambda prompt: (seen.append(prompt), script(prompt))[1]
     await setup.agent.ainvoke(ASK)
-    told = sorted({int(n) for prompt in seen for n in re.findall(r"budget: (\d+) tokens", prompt)})
-    assert len(told) == 2
-    assert told[0] < told[1] <= 500
-    assert all("Be brief." in prompt for prompt in seen if "budget:" in prompt)
+    told = [int(n) for prompt in dict.fromkeys(seen) for n in re.findall(r"about (\d+) tokens left", prompt)]
+    assert len(told) == 3
+    assert told == sorted(told, reverse=True)
+    assert 500 >= told[0] > told[-1]
+    assert all(re.search(r" \(about \d+ tokens left\)assistant$", prompt) for prompt in seen)
+    assert any("Be brief.user" in prompt for prompt in seen)
 
 
 def test_the_middleware_takes_caps(monkeypatch: pytest.MonkeyPatch) -> None:
