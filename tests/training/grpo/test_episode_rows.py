@@ -13,9 +13,9 @@ from elastic_agent.training.agents.sequences import row_of
 from elastic_agent.training.grpo.advantages import call_advantages, call_gains
 from elastic_agent.training.grpo.spans import Spans, joined
 from elastic_agent.training.rollouts.engines.correction import correct_for
-from elastic_agent.training.rollouts.trl_columns import EpisodeRow
+from elastic_agent.training.rollouts.trl_columns import EpisodeRow, episode_columns
 from elastic_agent.training.run import train
-from tests.training.episode_rows import Recorded, dealt, earned, episode, failing, rolled, rolling
+from tests.training.episode_rows import END, Recorded, dealt, earned, episode, failing, rolled, rolling
 from tests.training.runs import gradient, make_base, small, trainer_of
 
 RUN: dict[str, Any] = {
@@ -285,3 +285,21 @@ def test_the_loss_is_corrected_for_the_engine_token_by_token(base: Path, tmp_pat
     assert corrected == 8
     for inputs in trainer._buffered_inputs:
         assert trainer._compute_loss(trainer.model, inputs).isfinite()
+
+
+def test_a_batch_of_failed_episodes_changes_no_weight(base: Path, tmp_path: Path) -> None:
+    """Nor does it end the run: there is no reward to log, and no sampled token."""
+    from elastic_agent.training.grpo.export import load_model
+
+    def none(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        rows: list[EpisodeRow | None] = [None for _ in prompts]
+        columns = rolled(prompts, trainer)
+        del columns["sequence_ids"]
+        return columns | episode_columns(rows, [True] * len(rows), token=END, logprobs=False)
+
+    with rolling(none):
+        trainer = train(small(base, tmp_path, **{**RUN, "steps": 1}), log=lambda _: None)
+    before = load_model(base).state_dict()
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.state_dict().items())
+    assert trainer.state.log_history[0]["reward"] is None
+    assert trainer.state.log_history[0]["agent/failed"] == 1
