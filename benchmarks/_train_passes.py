@@ -63,7 +63,7 @@ def _in_process(engine: Any, trainer: Any, rollouts: Sequence[Rollout]) -> None:
 
 
 def _on_servers(engine: Any, trainer: Any, batch: Any, rollouts: Sequence[Rollout]) -> tuple[Pass, Pass]:
-    from elastic_agent.training.rollouts.engines.vllm_servers import _PLAIN
+    from elastic_agent.training.rollouts.engines.vllm_server import PLAIN
 
     weights = engine.publish(trainer)
     server = engine._servers[0]
@@ -73,7 +73,7 @@ def _on_servers(engine: Any, trainer: Any, batch: Any, rollouts: Sequence[Rollou
         at_once = asyncio.Semaphore(engine._settings.concurrency)
 
         async def one(i: int, row: Rollout) -> None:
-            request = replace(_request(i, row, True), extra=_PLAIN)
+            request = replace(_request(i, row, True), extra=PLAIN)
             async with at_once, aclosing(backend.stream(request)) as chunks:
                 async for _ in chunks:
                     pass

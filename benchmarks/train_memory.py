@@ -36,7 +36,7 @@ from typing import Any
 from _train_model import REWARD, make_model
 
 from elastic_agent.backends.base import TokenRequest
-from elastic_agent.backends.transformers.decode import Sampled
+from elastic_agent.backends.decoder import Sampled
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "full-128": {"rollout": {"context": 128}},

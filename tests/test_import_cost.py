@@ -18,6 +18,7 @@ LIGHT = {
     "elastic_agent.prompts.counting": HEAVY,
     "elastic_agent.generation.phases.two_phase": HEAVY,
     "elastic_agent.generation.generate": HEAVY,
+    "elastic_agent.backends.decoder_backend": HEAVY,
     "elastic_agent.scheduler": HEAVY,
     "elastic_agent.scheduler.ledger.stores": HEAVY,
     "elastic_agent.integrations.commands.main": HEAVY,

@@ -9,30 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, cast
 
-from ..backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk, TokenRequest
+from ..backends.base import DEFAULT_SAMPLING, Backend, Sampling, TokenChunk
+from ..backends.decoder import Decoder
 from ..errors import BackendProtocolError
 from .phases.phase import Phase
 from .phases.two_phase import TwoPhase
-
-if TYPE_CHECKING:
-    from ..backends.transformers.decode import Sampled
-
-
-class Decoder(Protocol):
-    """Decodes many requests together, as `elastic_agent.backends.transformers.decode.BatchDecoder` does."""
-
-    def add(self, request: TokenRequest) -> int:
-        """Queue a request; returns its key."""
-        ...
-
-    def step(self) -> list[Sampled]:
-        """Sample one token for every request that runs."""
-        ...
-
-    def cancel(self, key: int) -> None:
-        """Forget a request; unknown keys and finished ones are ignored."""
 
 
 def run_batch(
@@ -44,8 +27,8 @@ def run_batch(
     """Drive every machine to its end.
 
     Args:
-        seeds: of each machine's first pass; its second has the next number. None: a `sampling.seed` gives
-            machine number i the seeds `seed + 2i` and `seed + 2i + 1`.
+        seeds: of each machine's first pass; the next passes have the next numbers, as a live call's have.
+            None: a `sampling.seed` gives machine number i the seeds from `seed + 2i` on.
     """
     if seeds is None and sampling.seed is not None:
         seeds = range(sampling.seed, sampling.seed + 2 * len(machines), 2)
@@ -56,8 +39,7 @@ def run_batch(
         if machine.phase is Phase.CLOSING:
             machine.close()
         if not machine.done:
-            second = machine.phase is Phase.SOLUTION
-            seed = None if seeds is None else seeds[i] + second
+            seed = None if seeds is None else seeds[i] + machine.usage.passes
             running[decoder.add(machine.next_pass(replace(sampling, seed=seed)))] = i
 
     for i in range(len(machines)):

@@ -14,7 +14,7 @@ from elastic_agent.backends.vllm.process import CPU_ENVIRONMENT
 from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
 from ..grpo.validate import micro_batch
-from ..rollouts.engines.in_process import MOST_ROWS
+from ..rollouts.engines.engine import MOST_ROWS
 from .sampling import sampling_bytes
 from .shapes import Shapes, make_shapes, read_config
 from .update import MicroBatch, UpdateBytes, update_bytes

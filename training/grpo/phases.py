@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
+from elastic_agent.backends.base import Backend
+
 from ..rollouts.engines.correction import sync_through
-from ..rollouts.engines.engine import Batch, Engine
+from ..rollouts.engines.engine import MOST_ROWS, Batch, Engine, Sample
 from ..rollouts.rollout import Rollout
 
 Validate = Callable[[int], dict[str, float]]
@@ -45,10 +47,10 @@ class Phases:
         finally:
             self._seconds[name] += self._clock() - begun
 
-    def count(self, rollouts: Sequence[Rollout]) -> None:
-        """Rollouts of the batch, for the tokens a second."""
-        self.sampled += sum(sum(r.env_mask) for r in rollouts)
-        self.read += sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
+    def count(self, sampled: int, samples: Sequence[Sample]) -> None:
+        """So many tokens were sampled for the batch, and it has these samples."""
+        self.sampled += sampled
+        self.read += sum(len(one.prompt_ids) + len(one.completion_ids) for one in samples)
 
     def batch(self) -> dict[str, float]:
         """The numbers of the batch that ends now, for the log; the next one begins."""
@@ -90,8 +92,32 @@ class TimedEngine:
     def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
         with self.phases.phase("rollout"):
             done = self.engine.decode(trainer, batch)
-        self.phases.count(done)
+        self.phases.count(sum(sum(rollout.env_mask) for rollout in done), done)
         return done
+
+    @property
+    def gives_logprobs(self) -> bool:
+        return self.engine.gives_logprobs
+
+    def serving(self, trainer: Any, rows: int = MOST_ROWS) -> AbstractAsyncContextManager[Backend]:
+        """The served engine; from entering to leaving is time of rollouts."""
+        with self.phases.phase("sync"):
+            given = self.engine.serving(trainer, rows)
+        return self._timed(given)
+
+    @asynccontextmanager
+    async def _timed(self, given: AbstractAsyncContextManager[Backend]) -> AsyncGenerator[Backend]:
+        with self.phases.phase("rollout"):
+            async with given as backend:
+                try:
+                    yield backend
+                finally:
+                    self.phases.count(backend.meter.output, ())
+
+    def check_served(self, trainer: Any, samples: Sequence[Sample]) -> None:
+        """Also counts the tokens that the update reads."""
+        self.phases.count(0, samples)
+        self.engine.check_served(trainer, samples)
 
     def rest(self) -> None:
         with self.phases.phase("sync"):

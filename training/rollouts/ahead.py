@@ -8,40 +8,27 @@ for a server's rounding: the ratio of the trainer's log-probs of now to the serv
 (`engines.correction`). The first batch of a run, and the first after a resume, has no batch before it to be
 sampled beside: it is sampled when TRL asks for it, with the weights of now.
 
-A thread makes a batch with the run's own rollout function, so episodes and anytime rewards work, too. In that
-function a `NextBatch` takes the trainer's place. The thread does nothing that all processes must do
-together, and never touches the model: weights are published, and log-probs compared, where TRL calls.
+A thread makes a batch with the run's own rollout function (`in_flight`), so agents and anytime rewards work,
+too. Weights are published, and log-probs compared, where TRL calls.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
-from types import SimpleNamespace
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
 
+from elastic_agent.backends.base import Backend
 from elastic_agent.errors import BackendError
 
 from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
 from .engines.correction import sync_through
-from .engines.engine import Batch, OutsideEngine, Sampled
+from .engines.engine import MOST_ROWS, Batch, OutsideEngine, Sample
+from .in_flight import InFlight
 from .rollout import Rollout
-from .trl_columns import RolloutFunc, batch_of, updates_of
-
-_SWITCH = 1e-4
-"""Seconds after which a thread that waits for Python's lock gets it, while a batch is in flight (else 5e-3).
-
-The trainer's thread gives the lock away at each operation of torch, and the thread that reads the servers'
-tokens is busy. With 5 ms an update took 1.8 s in place of 0.6, with 0.1 ms 0.6 in place of 0.5 (e1-tiny, two
-cores, beside a thread that was busy half of the time)."""
-_PATIENCE = 10.0  # seconds that a batch in flight has to end once it is cancelled
+from .trl_columns import RolloutFunc, batch_of
 
 
 def check_ahead(config: TrainConfig) -> None:
@@ -78,24 +65,30 @@ class Clock(Protocol):
 
     def phase(self, name: str) -> AbstractContextManager[None]: ...
 
-    def count(self, rollouts: Sequence[Rollout]) -> None: ...
-
-
-@dataclass(slots=True)
-class NextBatch:
-    """What a rollout function reads of a trainer, for a batch that TRL has not asked for yet."""
-
-    args: Any
-    accelerator: Any
-    num_generations: int
-    rollout_rows: Sequence[Mapping[str, Any]]
-    state: Any
-    flight: InFlight
+    def count(self, sampled: int, samples: Sequence[Sample]) -> None: ...
 
 
 def decode_ahead(batch_to_come: Any, batch: Batch) -> list[Rollout]:
     """The engine of rollout functions that get a `NextBatch` for their trainer."""
     return list(batch_to_come.flight.decode(batch))
+
+
+class Flying:
+    """`decode_ahead` for agents: their `Serves`, where a `NextBatch` is the trainer."""
+
+    gives_logprobs = True
+
+    def serving(self, batch_to_come: Any, rows: int = MOST_ROWS) -> AbstractAsyncContextManager[Backend]:
+        """The servers with the weights that were published for the batch."""
+        flight: InFlight = batch_to_come.flight
+        return flight.serving()
+
+    def check_served(self, batch_to_come: Any, samples: Sequence[Sample]) -> None:
+        """Keep them until the batch is handed out, when they are checked."""
+        batch_to_come.flight.samples.extend(samples)
+
+
+FLYING = Flying()
 
 
 def rows_of(trainer: Any, number: int) -> list[Mapping[str, Any]] | None:
@@ -110,92 +103,6 @@ def rows_of(trainer: Any, number: int) -> list[Mapping[str, Any]] | None:
         return None
     first = accelerator.process_index * each
     return [trainer.train_dataset[number * prompts + (first + i) // group] for i in range(each)]
-
-
-@dataclass(eq=False)
-class InFlight:
-    """A batch that is made in a thread of its own."""
-
-    engine: OutsideEngine
-    weights: Any
-    number: int
-    rows: Sequence[Mapping[str, Any]]
-    sampled: list[Sampled] = field(default_factory=list)
-    seconds: float = 0.0
-    """How long it took, once it is made."""
-    _columns: Future[dict[str, Any]] = field(default_factory=Future)
-    _thread: threading.Thread | None = None
-    _running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None] | None = None
-    _cancelled: bool = False
-
-    @property
-    def prompts(self) -> list[Any]:
-        return [row["prompt"] for row in self.rows]
-
-    def begin(self, trainer: Any, make: RolloutFunc) -> None:
-        """Let a thread make the batch with this function."""
-        given = NextBatch(
-            args=trainer.args,
-            accelerator=trainer.accelerator,
-            num_generations=trainer.num_generations,
-            rollout_rows=self.rows,
-            state=SimpleNamespace(global_step=self.number * updates_of(trainer)),
-            flight=self,
-        )
-
-        usual = sys.getswitchinterval()
-
-        def make_timed() -> dict[str, Any]:
-            began = time.perf_counter()
-            try:
-                return make(self.prompts, given)
-            finally:
-                self.seconds = time.perf_counter() - began
-                sys.setswitchinterval(usual)
-
-        def work() -> None:
-            try:
-                self._columns.set_result(make_timed())
-            except BaseException as error:
-                self._columns.set_exception(error)
-
-        sys.setswitchinterval(_SWITCH)
-        self._thread = threading.Thread(target=work, name=f"batch {self.number}", daemon=True)
-        self._thread.start()
-
-    def decode(self, batch: Batch) -> list[Rollout]:
-        """Sample calls; in the thread."""
-
-        async def sample() -> Sampled:
-            self._running = asyncio.get_running_loop(), asyncio.current_task()
-            if self._cancelled:
-                raise asyncio.CancelledError
-            return await self.engine.sample(self.weights, batch)
-
-        sampled = asyncio.run(sample())
-        self.sampled.append(sampled)
-        return sampled.rollouts
-
-    def land(self) -> dict[str, Any]:
-        """The columns of the batch, once it is made.
-
-        Raises:
-            BackendError: the engine was lost; and whatever else the rollout function raised.
-        """
-        return self._columns.result()
-
-    def wait(self) -> None:
-        """Return once the batch is made, or has failed."""
-        wait([self._columns])
-
-    def cancel(self) -> None:
-        """Give the batch up: its requests end."""
-        self._cancelled = True
-        if self._running is not None and self._running[1] is not None:
-            with suppress(RuntimeError):  # its loop is closed: it has ended
-                self._running[0].call_soon_threadsafe(self._running[1].cancel)
-        if self._thread is not None:
-            self._thread.join(_PATIENCE)
 
 
 class AheadEngine:
@@ -218,11 +125,20 @@ class AheadEngine:
 
     def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
         """Sample now, with the weights of now (for validation): first the batch in flight lands."""
-        if self._flight is not None:
-            self._flight.wait()
-        trainer.accelerator.wait_for_everyone()
-        self._engine.sync_weights()
+        self._sync(trainer)
         return self._engine.decode(trainer, batch)
+
+    @property
+    def gives_logprobs(self) -> bool:
+        return self._engine.gives_logprobs
+
+    def serving(self, trainer: Any, rows: int = MOST_ROWS) -> AbstractAsyncContextManager[Backend]:
+        """Serve the weights of now: first the batch in flight lands."""
+        self._sync(trainer)
+        return self._engine.serving(trainer, rows)
+
+    def check_served(self, trainer: Any, samples: Sequence[Sample]) -> None:
+        self._engine.check_served(trainer, samples)
 
     def rest(self) -> None:
         self._engine.rest()
@@ -253,14 +169,20 @@ class AheadEngine:
             self._begin(number + 1, trainer, make, clock)
             self._check(trainer, flight, now)
             clock.ahead += 0.0 if now else max(0.0, flight.seconds - waited)
-            clock.count([rollout for part in flight.sampled for rollout in part.rollouts])
+            clock.count(flight.sampled, flight.samples)
             return columns
 
         return ahead
 
+    def _sync(self, trainer: Any) -> None:
+        if self._flight is not None:
+            self._flight.wait()
+        trainer.accelerator.wait_for_everyone()
+        self._engine.sync_weights()
+
     def _check(self, trainer: Any, flight: InFlight, now: bool) -> None:
         try:
-            self._engine.check(trainer, flight.sampled)
+            self._engine.check(trainer, flight.samples, flight.lost, flight.loading)
         except BackendError as error:
             if now:
                 raise

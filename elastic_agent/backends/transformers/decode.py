@@ -28,21 +28,11 @@ import torch
 from torch import Tensor
 
 from ..base import Finish, TokenRequest
+from ..decoder import Sampled
 from .draw import draw
 from .slots import Slots, power_of_two
 
 PREFILL_TOKENS = 8192  # most tokens of one prefill forward, padding included
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """One token of one row. `cached`, with the row's first token: prompt ids that it had read already."""
-
-    key: int
-    token: int
-    logprob: float | None
-    finish: Finish | None
-    cached: int = 0
 
 
 @dataclass(slots=True)

@@ -12,6 +12,9 @@ logprobs        How far the log-probs of the engine that sampled are from the tr
 nccl            All weights to servers, from GPU to GPU.
 probe           Log-probs of a fixed text on both sides, which tell fresh weights from stale ones.
 registry        The engines by name: the table to extend.
+served_backend  The servers of a run as one Backend: one that is lost gets the weights again.
+server_seat     One of a run's servers as a Backend, for as long as it has the weights.
+serving         Serves an engine of this process as a Backend, for a batch of agents' calls.
 vllm_server     One vLLM server, however the weights get there.
 vllm_servers    The engine "vllm-server": several servers, retries, the weights of each batch.
 ways            The ways in which servers get weights, by name: the table to extend.

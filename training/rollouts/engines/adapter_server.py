@@ -32,6 +32,8 @@ def name_of(adapter: Path) -> str:
 class AdapterServer(VllmServer):
     """A server that loads adapters by name."""
 
+    names_weights = True
+
     def __init__(self, url: str, config: ServerConfig, codec: Codec, context: int) -> None:
         super().__init__(url, config, codec, context)
         self._loaded: str | None = None

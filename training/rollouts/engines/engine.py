@@ -2,19 +2,25 @@
 
 An engine decodes with the very weights in training, or with a copy of its own. A copy gets the weights in
 `sync_weights`, which TRL calls before each batch of rollouts (`correction`).
+
+Calls that are known beforehand are a `Batch`, which `decode` samples together. Those of agents are not: for
+them `serving` makes a `Backend` of the engine, on which tasks run as on any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from elastic_agent.backends.base import Sampling
+from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.prompts.markers import Markers
 
 from ..rollout import Call, Rollout
+
+MOST_ROWS = 256
+"""Rows that one process decodes together, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +29,7 @@ class Batch:
 
     Attributes:
         context: most tokens of a sample, prompt included.
-        seeds: one a call: its first pass draws with the seed, its second with the next number.
+        seeds: one a call: its first pass draws with the seed, later ones with the next numbers.
     """
 
     calls: Sequence[Call]
@@ -51,7 +57,56 @@ Decode = Callable[[Any, Batch], list[Rollout]]
 """(trainer, batch) -> one rollout a call, in their order."""
 
 
-class Engine(Protocol):
+class Sample(Protocol):
+    """What was sampled, as a `Rollout` or a sequence of calls has it: aligned ids and log-probs, the latter
+    None where a token was not sampled."""
+
+    @property
+    def prompt_ids(self) -> Sequence[int]: ...
+
+    @property
+    def completion_ids(self) -> Sequence[int]: ...
+
+    @property
+    def logprobs(self) -> Sequence[float | None]: ...
+
+
+class Serves(Protocol):
+    """What agents need of an engine.
+
+    Attributes:
+        gives_logprobs: callers must ask for log-probs (`Sampling.logprobs`), since a copy decodes; otherwise
+            the weights in training do, and the trainer's own log-probs are those at sampling time.
+    """
+
+    @property
+    def gives_logprobs(self) -> bool: ...
+
+    def serving(self, trainer: Any, rows: int = MOST_ROWS) -> AbstractAsyncContextManager[Backend]:
+        """Within, a Backend that samples with the weights in training.
+
+        Call this in the trainer's thread, outside of an event loop: what is collective, or gives a copy the
+        weights, happens in this call, and all processes must make it. Enter the result in the event loop in
+        which the Backend is used, in any thread; the trainer's thread only waits meanwhile. Once the context
+        is left, nothing touches the model any more.
+
+        Args:
+            rows: this process decodes so many calls together, at most; others wait.
+
+        Raises:
+            BackendError: when called, entered or left: the engine is lost for good, and the run must stop.
+        """
+        ...
+
+    def check_served(self, trainer: Any, samples: Sequence[Sample]) -> None:
+        """Log what a served batch came to; in the trainer's thread, once all of the batch is sampled.
+
+        Raises:
+            BackendError: it is of another model.
+        """
+
+
+class Engine(Serves, Protocol):
     """Samples for one run. Its methods are called in the order in which they stand here.
 
     Attributes:
@@ -91,10 +146,25 @@ class Engine(Protocol):
         """The run is over, however it ended: give back what the engine holds."""
 
 
+class OutsideBackend(Backend, Protocol):
+    """A Backend outside this process.
+
+    Attributes:
+        lost: passes that were lost.
+        loading: seconds until the engine had the weights.
+    """
+
+    @property
+    def lost(self) -> int: ...
+
+    @property
+    def loading(self) -> float: ...
+
+
 class OutsideEngine(Engine, Protocol):
     """An engine that samples elsewhere, with weights that were published: so the trainer can go on meanwhile.
 
-    `decode` is the three in a row.
+    `decode` is `publish`, `sample` and `check` in a row.
     """
 
     def publish(self, trainer: Any) -> Any:
@@ -109,8 +179,15 @@ class OutsideEngine(Engine, Protocol):
         """
         ...
 
-    def check(self, trainer: Any, sampled: Sequence[Sampled]) -> None:
+    def serve(self, weights: Any) -> AbstractAsyncContextManager[OutsideBackend]:
+        """`Serves.serving` with weights that were published; reads neither the model nor the trainer."""
+        ...
+
+    def check(self, trainer: Any, samples: Sequence[Sample], lost: int = 0, loading: float = 0.0) -> None:
         """Log what a batch came to.
+
+        Args:
+            lost, loading: of what `sample` and `serve` brought; see `Sampled`.
 
         Raises:
             BackendError: it is of another model.

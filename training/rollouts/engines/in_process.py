@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from elastic_agent.backends.base import Backend
+from elastic_agent.backends.decoder import Decoder
 from elastic_agent.backends.transformers.attention import GROUPED
 from elastic_agent.backends.transformers.decode import BatchDecoder
-from elastic_agent.generation.machine_runner import Decoder, run_batch
+from elastic_agent.generation.machine_runner import run_batch
 
 from ...config.fields import ConfigError
+from ...config.schema import TrainConfig
 from ..rollout import Rollout, machine_for, rollout_of
 from .correction import correct_for
-from .engine import Batch, evaluating, is_sharded, whole_model
-
-MOST_ROWS = 256  # rows decoded together, on one device
+from .engine import MOST_ROWS, Batch, Sample, evaluating, is_sharded, whole_model
+from .serving import ServedModel, serving_decoder
 
 
 def roll_out(decoder: Decoder, batch: Batch) -> list[Rollout]:
@@ -50,19 +53,31 @@ def decoding_attention(model: Any) -> Iterator[None]:
         model.config._attn_implementation = was
 
 
+def make_in_process(
+    config: TrainConfig, base: str, tokenizer: Any, log: Callable[[str], None]
+) -> TransformersEngine:
+    """The engine of a config."""
+    return TransformersEngine(config.rollout.dtype, ServedModel.of(config, tokenizer))
+
+
 class TransformersEngine:
     """The engine "transformers".
 
     Args:
         dtype: the precision of the copy that decodes; None: no copy, the weights in training decode.
+        served: what a served Backend says of its model.
     """
 
     gathers = False
 
-    def __init__(self, dtype: str | None = None) -> None:
-        self._dtype = dtype
+    def __init__(self, dtype: str | None, served: ServedModel) -> None:
+        self._dtype, self._served = dtype, served
         self._copy: Any = None
         self._trainer: Any = None
+
+    @property
+    def gives_logprobs(self) -> bool:
+        return self._dtype is not None
 
     def start(self, trainer: Any) -> None:
         """Let TRL sync the copy, if there is one.
@@ -97,6 +112,35 @@ class TransformersEngine:
             self.sync_weights()
         decoder = BatchDecoder(self._copy, max_rows=min(len(batch.calls), MOST_ROWS), tempered=True)
         return roll_out(decoder, replace(batch, sampling=replace(batch.sampling, logprobs=True)))
+
+    def serving(self, trainer: Any, rows: int = MOST_ROWS) -> AbstractAsyncContextManager[Backend]:
+        """The weights in training as a Backend, in evaluation mode meanwhile; or the copy, with log-probs at
+        the temperature of the sampling."""
+        if self._dtype is None:
+            return self._serving(whole_model(trainer), rows)
+        if self._copy is None:
+            self.sync_weights()
+        return self._serving_decoder(self._copy, rows, tempered=True)
+
+    @asynccontextmanager
+    async def _serving(self, model: Any, rows: int) -> AsyncGenerator[Backend]:
+        with evaluating(model), decoding_attention(model):
+            async with self._serving_decoder(model, rows) as backend:
+                yield backend
+
+    def _serving_decoder(self, model: Any, rows: int, **options: Any) -> AbstractAsyncContextManager[Backend]:
+        import torch
+
+        # Passes without a seed have a source of their own: how often they draw depends on the clock, and what
+        # TRL draws must not
+        source = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        make = partial(
+            BatchDecoder, model, max_rows=max(1, min(rows, MOST_ROWS)), generator=source, **options
+        )
+        return serving_decoder(make, self._served, model.config, next(model.parameters()).device)
+
+    def check_served(self, trainer: Any, samples: Sequence[Sample]) -> None:
+        """Nothing: these are the weights in training, or TRL logs the gap to those of the copy."""
 
     def rest(self) -> None: ...
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..rollout import Rollout
-from .engine import evaluating
+from .engine import Sample, evaluating
 
 LOGITS_BYTES = 256 * 1024**2
 """Most bytes of logits that are held at once, in float32; one token's are always held."""
 
 
-def logprob_gap(model: Any, rollouts: Sequence[Rollout]) -> tuple[float, float]:
+def logprob_gap(model: Any, rollouts: Sequence[Sample]) -> tuple[float, float]:
     """(mean, largest) absolute difference in nats over the sampled tokens; forced ones carry no log-prob.
 
     Both sides are the model's own distribution, before temperature and top-p.

@@ -8,14 +8,14 @@ from typing import Any
 from ...config.schema import TrainConfig
 from .colocated.engine import make_colocated
 from .engine import Engine
-from .in_process import TransformersEngine
+from .in_process import make_in_process
 from .vllm_servers import make_served_rollouts
 
 MakeEngine = Callable[[TrainConfig, str, Any, Callable[[str], None]], Engine]
 """(config, base, tokenizer, log) -> an engine, what it needs checked; ConfigError where that is missing."""
 
 ENGINES: dict[str, MakeEngine] = {
-    "transformers": lambda config, base, tokenizer, log: TransformersEngine(config.rollout.dtype),
+    "transformers": make_in_process,
     "vllm": make_colocated,
     "vllm-server": make_served_rollouts,
 }

@@ -19,6 +19,19 @@ from elastic_agent.errors import BackendError, BackendProtocolError, BackendUnav
 from ...config.fields import ConfigError
 from ...config.schema import ServerConfig
 
+PLAIN: dict[str, Any] = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "ignore_eos": True,
+}
+"""What the engine "transformers" does. A server fills in what a request leaves out from the model's
+generation_config, such as Qwen's top_k of 20; and it may know ends of text that the tokenizer in training
+does not."""
+LONGEST_PAUSE = 60.0  # seconds
+
 
 class VllmServer(ABC):
     """The server behind one of `rollout.server.urls`.
@@ -33,6 +46,9 @@ class VllmServer(ABC):
         codec: of the base.
         context: most tokens of a sample, prompt included.
     """
+
+    names_weights = False
+    """Requests name the weights: what is answered was drawn with them, and `confirm` has nothing to ask."""
 
     def __init__(self, url: str, config: ServerConfig, codec: Codec, context: int) -> None:
         self.root = url.rstrip("/").removesuffix("/v1")
@@ -52,7 +68,7 @@ class VllmServer(ABC):
         """What samples with these weights, once they are loaded."""
 
     async def confirm(self, folder: Path) -> None:
-        """A sample was drawn. Nothing to ask where requests name the weights.
+        """A sample was drawn.
 
         Raises:
             BackendUnavailableError: perhaps with other weights than these.
@@ -170,6 +186,19 @@ async def load_all(servers: Sequence[VllmServer], folder: Path) -> list[BackendU
         return None
 
     return list(await asyncio.gather(*(load(server) for server in servers)))
+
+
+async def forgot(server: VllmServer, weights: Path) -> bool:
+    """Whether the server was restarted since it loaded the weights, or is lost altogether."""
+    try:
+        return not await server.holds(weights)
+    except BackendUnavailableError:
+        return True
+
+
+def pause(settings: ServerConfig, tries: int) -> float:
+    """Seconds to wait after so many tries that brought nothing, at least one."""
+    return min(LONGEST_PAUSE, settings.backoff * 2.0 ** min(tries - 1, 100))
 
 
 def broadcast(accelerator: Any, values: list[Any]) -> list[Any]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,18 +29,15 @@ from ...config.fields import ConfigError
 from ...config.schema import ServerConfig, TrainConfig
 from ..rollout import Rollout, machine_for, rollout_of
 from .correction import correct_for
-from .engine import Batch, Sampled, is_sharded, whole_model
+from .engine import MOST_ROWS, Batch, Sample, Sampled, is_sharded, whole_model
 from .logprobs import logprob_gap
-from .vllm_server import ServedWeights, VllmServer, load_all
+from .served_backend import ServedServers, serving_servers
+from .serving import ServedModel
+from .vllm_server import PLAIN, ServedWeights, VllmServer, forgot, load_all, pause
 from .ways import WAYS
 
-_LONGEST_PAUSE = 60.0  # seconds
 _MEASURED = 8  # samples a batch whose log-probs are compared
 _WRONG = 0.3  # nats a token, on the mean of these: no rounding, but other weights
-# What decode_in_process does. A server fills in what a request leaves out from the model's generation_config,
-# such as Qwen's top_k of 20; and it may know ends of text that the tokenizer in training does not.
-_PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
-_PLAIN |= {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 def make_served_rollouts(
@@ -58,7 +56,8 @@ def make_served_rollouts(
     except BackendError as error:
         raise ConfigError(f"rollout.server: {error}") from error
     plain = config.rollout.temperature == config.rollout.top_p == 1
-    return ServedRollouts(servers, settings, weights, log, corrects=plain)
+    served = ServedModel.of(config, tokenizer)
+    return ServedRollouts(servers, settings, weights, served, log, corrects=plain)
 
 
 Attempt = Callable[[Backend, int], Awaitable[Rollout]]
@@ -96,13 +95,16 @@ class ServedRollouts:
         servers: Sequence[VllmServer],
         settings: ServerConfig,
         weights: ServedWeights,
+        served: ServedModel,
         log: Callable[[str], None],
         *,
         corrects: bool = True,
     ) -> None:
         self._servers, self._settings, self._weights, self._log = servers, settings, weights, log
+        self._served = served
         self._corrects = corrects
         self._syncing = 0.0  # seconds
+        self._lost = 0  # passes of served batches
 
     @property
     def gathers(self) -> bool:
@@ -125,6 +127,29 @@ class ServedRollouts:
         self._weights.sync()
         self._syncing += time.perf_counter() - began
 
+    gives_logprobs = True
+
+    def serving(self, trainer: Any, rows: int = MOST_ROWS) -> AbstractAsyncContextManager[Backend]:
+        """The servers as a Backend; they decide by themselves how many rows they decode together."""
+        return self._serving(self.publish(trainer))
+
+    @asynccontextmanager
+    async def _serving(self, weights: Path) -> AsyncGenerator[Backend]:
+        async with self.serve(weights) as backend:
+            try:
+                yield backend
+            finally:
+                self._lost += backend.lost
+                self._syncing += backend.loading
+
+    def serve(self, weights: Path) -> AbstractAsyncContextManager[ServedServers]:
+        """The servers as a Backend with weights that were published."""
+        return serving_servers(self._servers, weights, self._served, self._settings, self._log)
+
+    def check_served(self, trainer: Any, samples: Sequence[Sample]) -> None:
+        """Log what a served batch came to, and compare the log-probs of its first samples."""
+        self.check(trainer, samples)
+
     def rest(self) -> None: ...
 
     def close(self) -> None:
@@ -134,7 +159,7 @@ class ServedRollouts:
     def decode(self, trainer: Any, batch: Batch) -> list[Rollout]:
         weights = self.publish(trainer)
         sampled = asyncio.run(self.sample(weights, batch))
-        self.check(trainer, [sampled])
+        self.check(trainer, sampled.rollouts, sampled.lost, sampled.loading)
         return sampled.rollouts
 
     def publish(self, trainer: Any) -> Path:
@@ -150,7 +175,7 @@ class ServedRollouts:
         async def attempt(backend: Backend, i: int) -> Rollout:
             machine = machine_for(*batch.calls[i], batch.markers, batch.context)
             drawn = replace(batch.sampling, seed=batch.seeds[i], logprobs=True)
-            await run_machine(backend, machine, drawn, _PLAIN)
+            await run_machine(backend, machine, drawn, PLAIN)
             return rollout_of(machine)
 
         began = time.perf_counter()
@@ -159,16 +184,15 @@ class ServedRollouts:
         done = [progress.done[i] for i in range(len(batch.calls))]
         return Sampled(done, len(progress.lost), (progress.synced or began) - began)
 
-    def check(self, trainer: Any, sampled: Sequence[Sampled]) -> None:
+    def check(self, trainer: Any, samples: Sequence[Sample], lost: int = 0, loading: float = 0.0) -> None:
         """Log how far the servers' log-probs of a batch are from those that the trainer has now."""
-        seconds = self._syncing + sum(part.loading for part in sampled)
-        lost = float(sum(part.lost for part in sampled))
-        trainer.note({"rollout/sync_seconds": seconds, "rollout/lost": lost})
-        self._syncing = 0.0
+        trainer.note(
+            {"rollout/sync_seconds": self._syncing + loading, "rollout/lost": float(self._lost + lost)}
+        )
+        self._syncing, self._lost = 0.0, 0
         if self.gathers and is_sharded(trainer):
             return  # log-probs are collective there, and the number of samples may differ
-        done = [rollout for part in sampled for rollout in part.rollouts]
-        mean, most = logprob_gap(whole_model(trainer), done[:_MEASURED])
+        mean, most = logprob_gap(whole_model(trainer), samples[:_MEASURED])
         if mean > _WRONG:
             raise BackendError(
                 f"rollout.server: the log-probs of the sampled tokens differ by {mean:.2g} nats a token from "
@@ -195,11 +219,11 @@ class ServedRollouts:
                 raise BackendUnavailableError(
                     f"{missing}, and {tries} tries in a row brought none: {why}"
                 ) from why
-            pause = min(_LONGEST_PAUSE, self._settings.backoff * 2 ** (tries - 1))
+            seconds = pause(self._settings, tries)
             self._log(
-                f"{missing}: {why}; trying again in {pause:.0f} s ({tries} of {self._settings.retries})"
+                f"{missing}: {why}; trying again in {seconds:.0f} s ({tries} of {self._settings.retries})"
             )
-            await asyncio.sleep(pause)
+            await asyncio.sleep(seconds)
 
     async def _sample_on(self, server: VllmServer, progress: _Progress) -> None:
         """Run calls on one server until none is left or one is lost.
@@ -219,18 +243,10 @@ class ServedRollouts:
                     progress.done[i] = rollout
                 except BackendError as error:
                     lost = isinstance(error, BackendUnavailableError)
-                    if not lost and not await _forgot(server, progress.weights):
+                    if not lost and not await forgot(server, progress.weights):
                         raise
                     healthy = False
                     progress.todo.append(i)
                     progress.lost.append(error)
 
         await asyncio.gather(*(work() for _ in range(self._settings.concurrency)))
-
-
-async def _forgot(server: VllmServer, weights: Path) -> bool:
-    """Whether the server was restarted since it loaded the weights, or is lost altogether."""
-    try:
-        return not await server.holds(weights)
-    except BackendUnavailableError:
-        return True

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
+from elastic_agent.backends.decoder import Sampled
 from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.transformers.backend import TransformersBackend
-from elastic_agent.backends.transformers.decode import BatchDecoder, Sampled, _Row, sample
+from elastic_agent.backends.transformers.decode import BatchDecoder, _Row, sample
 from elastic_agent.budget import Budget
 from elastic_agent.errors import BackendError, UnknownModelError
 from elastic_agent.generation.call import Call
@@ -321,7 +322,7 @@ async def test_an_exception_in_the_decoder() -> None:
     def fails() -> list[Sampled]:
         raise ValueError("out of memory, say")
 
-    backend._decoder.step = fails  # type: ignore[method-assign]
+    backend._decoder.step = fails  # type: ignore[method-assign, union-attr]
     call = Call(backend, [6, 7, 8], Budget(3, 3))
     with pytest.raises(BackendError, match="out of memory"):
         _ = [event async for event in call]
@@ -460,6 +461,7 @@ async def test_a_model_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         TransformersBackend.load(tmp_path, dtype="int8")
     backend = TransformersBackend.load(tmp_path, dtype="bfloat16")
     result = await generate(backend, [6, 7, 8], Budget(5, 5), sampling=replace(GREEDY, logprobs=True))
+    assert isinstance(backend._decoder, BatchDecoder)
     assert backend._decoder._slots.keys[0].dtype == torch.bfloat16
     assert max(result.usage.thinking, result.usage.solution) <= 5
     with torch.inference_mode():

@@ -89,19 +89,24 @@ def make_engine(config: TrainConfig, lines: list[str] | None = None) -> ServedRo
     return make_served_rollouts(config, config.base, TOKENIZER, ([] if lines is None else lines).append)
 
 
-def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, seed: int = 1) -> list[Rollout]:
-    """One batch of CALLS for adapters that were just made."""
+def trainer_of(base: Path, numbers: dict[str, float]) -> Any:
+    """What an engine reads of a trainer, with adapters that were just made; `numbers` gets what is noted."""
     from peft import get_peft_model
 
     config = small(base, base, lora={"rank": 4})
     accelerator = SimpleNamespace(unwrap_model=lambda m: m, is_main_process=True, num_processes=1)
     model = get_peft_model(load_model(base), make_adapters(config))
-    numbers: dict[str, float] = {}
     state = SimpleNamespace(global_step=next(STEPS))
-    trainer = SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update, state=state)
+    return SimpleNamespace(model=model, accelerator=accelerator, note=numbers.update, state=state)
+
+
+def run(engine: ServedRollouts, base: Path, sampling: Sampling | None = None, seed: int = 1) -> list[Rollout]:
+    """One batch of CALLS for adapters that were just made."""
+    numbers: dict[str, float] = {}
     seeds = call_seeds(seed, calls=range(len(CALLS)))
     markers = codec_of(TOKENIZER).markers
-    done = engine.decode(trainer, Batch(CALLS, markers, CONTEXT, sampling or Sampling(1.0, 1.0), seeds))
+    batch = Batch(CALLS, markers, CONTEXT, sampling or Sampling(1.0, 1.0), seeds)
+    done = engine.decode(trainer_of(base, numbers), batch)
     assert numbers["rollout/logprob_gap_max"] < 1e-4
     return done
 

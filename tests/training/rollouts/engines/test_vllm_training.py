@@ -5,6 +5,7 @@ The tests share one server (tests/vllm_server.py), and skip where there is no vL
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import urllib.request
@@ -13,16 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.backends.vllm.process import VllmProcess
+from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.generation import machine_runner as batch
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.result import Generation
 from elastic_agent.model_location import model_path
+from elastic_agent.prompts.model_files import load_tokenizer
 from elastic_agent.training.config.schema import TrainConfig
+from elastic_agent.training.grpo.export import load_model
 from elastic_agent.training.grpo.logger import read_csv
+from elastic_agent.training.rollouts.engines import vllm_server
 from elastic_agent.training.rollouts.engines import vllm_servers as served_rollouts
+from elastic_agent.training.rollouts.engines.engine import Batch
 from elastic_agent.training.rollouts.engines.logprobs import logprob_gap
 from elastic_agent.training.rollouts.engines.probe import FLOOR
+from elastic_agent.training.rollouts.engines.vllm_servers import make_served_rollouts
+from elastic_agent.training.rollouts.prompts import codec_of
 from elastic_agent.training.run import train
+from tests.training.rollouts.engines.test_serving import calls_of, in_a_loop, same, trainer_of
 from tests.training.runs import EASY, small
 from tests.vllm_server import MAX_LORA_RANK, MODEL
 
@@ -186,10 +199,56 @@ def test_a_server_killed_in_mid_step_and_started_again_costs_only_time(
         vllm.launch()
 
     at_sample(monkeypatch, 8 + 3, restart)
-    monkeypatch.setattr(served_rollouts, "_LONGEST_PAUSE", 4.0)  # else it sleeps on beside a server
+    monkeypatch.setattr(vllm_server, "LONGEST_PAUSE", 4.0)  # else it sleeps on beside a server
     lines: list[str] = []
     train(served(vllm, tmp_path, retries=100), log=lines.append)
     assert any("samples are missing: " in line and "trying again" in line for line in lines)
     lost = [row["rollout/lost"] for row in rows(tmp_path)]
     assert [bool(n) for n in lost] == [False, True, False]
     assert all((row["rollout/logprob_gap_max"] or 1) < GAP for row in rows(tmp_path))
+
+
+def test_agents_calls_on_a_server_that_falls_behind(vllm: VllmProcess, tmp_path: Path) -> None:
+    """The Backend of the engine: calls are those of `decode`. When the server goes back to the base, what it
+    samples then is lost, and later calls are drawn with the weights in training again."""
+    vllm.ensure()
+    config = served(vllm, tmp_path, weights="folder").model_copy(update={"lora": None})
+    tokenizer: Any = load_tokenizer(model_path(MODEL), name=MODEL)
+    engine = make_served_rollouts(config, model_path(MODEL), tokenizer, lambda _: None)
+    model = load_model(Path(model_path(MODEL)))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.01)
+    numbers: dict[str, float] = {}
+    trainer = trainer_of(model, numbers)
+    calls = calls_of((0, 3, 12, 100) * 2)
+    greedy, seeds = Sampling(0.0, 1.0, logprobs=True), range(len(calls))
+
+    async def call(backend: Backend, i: int) -> Generation:
+        prompt, budget = calls[i]
+        return await generate(backend, prompt, budget, sampling=greedy)
+
+    async def all_calls(backend: Backend) -> list[Any]:
+        running = (call(backend, i) for i in range(len(calls)))
+        return await asyncio.gather(*running, return_exceptions=True)
+
+    async def use(backend: Backend) -> tuple[list[Any], list[Any], list[Any]]:
+        first = await all_calls(backend)
+        go_back(vllm)
+        return first, await all_calls(backend), await all_calls(backend)
+
+    try:
+        engine.start(trainer)
+        decoded = engine.decode(trainer, Batch(calls, codec_of(tokenizer).markers, 192, greedy, seeds))
+        first, behind, again = in_a_loop(engine, trainer, use)
+        engine.check_served(trainer, decoded)
+    finally:
+        engine.close()
+        go_back(vllm)
+        say(vllm, "/reset_prefix_cache", x=0)
+    same(first, decoded, GAP)
+    assert any(isinstance(one, BackendUnavailableError) for one in behind)
+    right = [one for one in behind if not isinstance(one, Exception)]
+    same([*right, *again], [*(decoded[behind.index(one)] for one in right), *decoded], GAP)
+    assert numbers["rollout/lost"] > 0
+    assert numbers["rollout/logprob_gap_max"] < GAP

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from elastic_agent.backends.base import TokenRequest
-from elastic_agent.backends.transformers.decode import Sampled
+from elastic_agent.backends.decoder import Sampled
 
 
 class VllmDecoder:
@@ -22,9 +22,11 @@ class VllmDecoder:
             from.
     """
 
+    _keys = itertools.count()
+    """Of all decoders: one that is made after a failure must not get the tokens of another's requests."""
+
     def __init__(self, llm: Any) -> None:
         self._engine = llm.llm_engine
-        self._keys = itertools.count()
         self._begun: set[str] = set()
         """Requests that have brought a token."""
 
@@ -42,7 +44,7 @@ class VllmDecoder:
             top_p=sampling.top_p,
             top_k=max(0, sampling.top_k),
             seed=sampling.seed,
-            logprobs=0,  # that of the sampled token alone
+            logprobs=0 if sampling.logprobs else None,  # that of the sampled token alone
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
         )
@@ -59,10 +61,9 @@ class VllmDecoder:
 
     def _tokens_of(self, output: Any) -> Iterator[Sampled]:
         part, key = output.outputs[0], output.request_id
-        for i, (token, logprobs) in enumerate(zip(part.token_ids, part.logprobs or (), strict=True)):
+        for i, token in enumerate(part.token_ids):
             ended = output.finished and i == len(part.token_ids) - 1
             cached = 0 if key in self._begun else output.num_cached_tokens or 0
             self._begun.add(key)
-            yield Sampled(
-                int(key), token, logprobs[token].logprob, part.finish_reason if ended else None, cached
-            )
+            logprob = part.logprobs[i][token].logprob if part.logprobs else None
+            yield Sampled(int(key), token, logprob, part.finish_reason if ended else None, cached)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from elastic_agent.backends.base import Backend
 from elastic_agent.backends.vllm.process import BUDGETS, CPU_ENVIRONMENT, ON_CPU
 from elastic_agent.errors import BackendError
 
@@ -27,7 +29,7 @@ from ....config.processes import processes
 from ....config.schema import TrainConfig
 from ...rollout import Rollout
 from ..correction import correct_for
-from ..engine import Batch
+from ..engine import MOST_ROWS, Batch, Sample
 from ..in_process import roll_out
 from ..probe import (
     WRONG,
@@ -38,6 +40,7 @@ from ..probe import (
     trainer_logprobs,
     vllm_logprobs,
 )
+from ..serving import ServedModel, serving_decoder
 from ..weights import named_weights
 from .decoder import VllmDecoder
 from .process_group import processes_together
@@ -129,10 +132,12 @@ class ColocatedVllm:
     """The engine; see the module. `log` gets a line when vLLM has started."""
 
     gathers = True  # one weight at a time
+    gives_logprobs = True
 
     def __init__(self, config: TrainConfig, base: str, tokenizer: Any, log: Callable[[str], None]) -> None:
         self._config, self._base, self._log = config, base, log
         self._probe = probe_ids(tokenizer)
+        self._served = ServedModel.of(config, tokenizer)
         self._llm: Any = None
         self._trainer: Any = None
         self._most = 0.0
@@ -195,9 +200,21 @@ class ColocatedVllm:
         if self._asleep:
             self.sync_weights()
         try:
-            return roll_out(VllmDecoder(self._llm), batch)
+            drawn = replace(batch.sampling, logprobs=True)
+            return roll_out(VllmDecoder(self._llm), replace(batch, sampling=drawn))
         except RuntimeError as error:
             raise BackendError(f"vLLM failed while it sampled: {error}") from error
+
+    def serving(self, trainer: Any, rows: int = MOST_ROWS) -> AbstractAsyncContextManager[Backend]:
+        """vLLM as a Backend, whose own setting says how many rows it decodes together."""
+        if self._asleep:
+            self.sync_weights()
+        architecture = self._llm.llm_engine.model_config.hf_text_config
+        device = trainer.accelerator.device
+        return serving_decoder(lambda: VllmDecoder(self._llm), self._served, architecture, device)
+
+    def check_served(self, trainer: Any, samples: Sequence[Sample]) -> None:
+        """Nothing: each sync is checked, and TRL logs the gap."""
 
     def rest(self) -> None:
         """Give back GPU memory until the next sync: the weights here are old after the update anyway."""

@@ -5,11 +5,16 @@ All runs share one `vllm.LLM`, which takes a minute to start on a machine that i
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from elastic_agent.backends.base import Backend, Sampling
+from elastic_agent.generation.generate import generate
+from elastic_agent.generation.result import Generation
 from elastic_agent.model_location import model_path
 from elastic_agent.training.agents.agent import ENVIRONMENTS
 from elastic_agent.training.config.fields import ConfigError
@@ -31,6 +36,7 @@ from elastic_agent.training.rollouts.rollout import Call, Rollout
 from elastic_agent.training.run import train
 from tests.training.agents.episodes import always_calls
 from tests.training.ranks import TOLERANCE, launch
+from tests.training.rollouts.engines.test_serving import calls_of, in_a_loop, same
 from tests.training.runs import EASY, small
 
 MODEL = Path(model_path("e1-tiny"))
@@ -125,6 +131,32 @@ def test_budgets_are_exact_and_the_copy_follows_the_weights(
     stale = mean_gap(trainer_logprobs(trainer, engine._probe), vllm_logprobs(engine._llm, engine._probe))
     assert stale > engine._most, "the last update moved the weights by more than rounding"
     engine.sync_weights()
+    served_as_decoded(engine, trainer)
+
+
+def served_as_decoded(engine: ColocatedVllm, trainer: Any) -> None:
+    """Calls of tasks, in a loop of another thread, are those of `decode`: ids, masks, log-probs. Those that
+    are cancelled are aborted in vLLM."""
+    calls = calls_of((0, 3, 12, None) * 2)
+    markers, drawn = engine._served.codec.markers, Sampling(0.0, 1.0)
+    decoded = engine.decode(trainer, Batch(calls, markers, 160, drawn, range(len(calls))))
+
+    async def use(backend: Backend) -> list[Generation]:
+        assert backend.context_length == 160
+
+        async def call(i: int) -> Generation:
+            prompt, budget = calls[i]
+            return await generate(backend, prompt, budget, sampling=replace(drawn, logprobs=True))
+
+        tasks = [asyncio.create_task(call(3)) for _ in range(16)]
+        await asyncio.sleep(0.2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return await asyncio.gather(*(call(i) for i in range(len(calls))))
+
+    same(in_a_loop(engine, trainer, use), decoded, ROUNDING)
+    assert not engine._llm.llm_engine.has_unfinished_requests()
 
 
 def lost(self: ColocatedVllm) -> None:
