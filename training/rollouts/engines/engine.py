@@ -89,6 +89,8 @@ class Serves(Protocol):
         weights, happens in this call, and all processes must make it. Enter the result in the event loop in
         which the Backend is used, in any thread; the trainer's thread only waits meanwhile. Once the context
         is left, nothing touches the model any more.
+        An engine of this process is left without a wait for the event loop: another thread can leave it, too,
+        where an agent has blocked the loop.
 
         Args:
             rows: this process decodes so many calls together, at most; others wait.

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,6 +255,42 @@ def test_however_it_is_left_the_thread_has_ended(
 
     engine = engine_of(trainer)
     asyncio.run(outer())
+
+
+def test_another_thread_can_leave_it_where_the_event_loop_is_blocked(trainer: Any) -> None:
+    """At once, with calls in mid-air; the model can be served again while the loop stands still, and when it
+    goes on, its calls end, and what it leaves has been left."""
+    engine = TimedEngine(engine_of(trainer), Phases())
+    given, blocked, free = engine.serving(trainer), threading.Event(), threading.Event()
+
+    async def main() -> list[Any]:
+        async with given as backend:
+            running = [asyncio.create_task(call(backend, i, logprobs=False)) for i in range(8)]
+            while not backend.meter.output:  # noqa: ASYNC110 (another thread counts)
+                await asyncio.sleep(0.001)
+            blocked.set()
+            free.wait()
+            return await asyncio.gather(*running, return_exceptions=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(asyncio.run, main())
+        blocked.wait()
+        leaving = given.__aexit__(None, None, None)
+        with pytest.raises(StopIteration):
+            leaving.send(None)  # type: ignore[attr-defined]
+        at_rest(trainer)
+        again = engine.serving(trainer)
+
+        async def served_again() -> None:
+            async with again as backend:
+                free.set()
+                await asyncio.gather(asyncio.wrap_future(ended), return_exceptions=True)
+                assert not trainer.model.training
+                await call(backend, 0, logprobs=False)
+
+        asyncio.run(served_again())
+    assert any(isinstance(one, BackendUnavailableError) for one in ended.result())
+    at_rest(trainer)
 
 
 class Served(TransformersEngine):
