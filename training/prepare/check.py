@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
@@ -72,34 +73,51 @@ def limits_of(examples: Sequence[Example], context: int) -> Limits:
 
 
 def check(
-    backend: Backend, questions: Sequence[Example], limits: Limits, *, seed: int, grader: str
+    backend: Backend,
+    questions: Sequence[Example],
+    limits: Limits,
+    *,
+    seed: int,
+    grader: str,
+    log: Callable[[str], None],
 ) -> list[Cell]:
     """Ask every question at every budget, and close the backend.
 
     Args:
         grader: "math" or "word-problems", for questions with an answer.
+        log: gets a line for each budget when it is done.
     """
-    return asyncio.run(_check(backend, questions, limits, seed, grader))
+    return asyncio.run(_check(backend, questions, limits, seed, grader, log))
 
 
 async def _check(
-    backend: Backend, questions: Sequence[Example], limits: Limits, seed: int, grader: str
+    backend: Backend,
+    questions: Sequence[Example],
+    limits: Limits,
+    seed: int,
+    grader: str,
+    log: Callable[[str], None],
 ) -> list[Cell]:
     cells = []
-    for limit in limits.all:
-        jobs = (
-            generate(
-                backend,
-                [dict(message) for message in one.trace.question],
-                Budget(limit, limits.solution),
-                sampling=Sampling(seed=seed + number),
+    try:
+        for limit in limits.all:
+            began = time.perf_counter()
+            jobs = (
+                generate(
+                    backend,
+                    [dict(message) for message in one.trace.question],
+                    Budget(limit, limits.solution),
+                    sampling=Sampling(seed=seed + number),
+                )
+                for number, one in enumerate(questions)
             )
-            for number, one in enumerate(questions)
-        )
-        said = await asyncio.gather(*jobs)
-        right = await asyncio.to_thread(_right, questions, said, grader)
-        cells.append(_cell(None if limit == limits.uncut else limit, limit, said, right))
-    await backend.aclose()
+            said = await asyncio.gather(*jobs)
+            right = await asyncio.to_thread(_right, questions, said, grader)
+            cells.append(_cell(None if limit == limits.uncut else limit, limit, said, right))
+            spent = time.perf_counter() - began
+            log(f"asked with up to {limit} tokens of thinking: {len(said)} answers in {spent:.0f} s")
+    finally:
+        await backend.aclose()  # after Ctrl-C, too: else its thread decodes on while the program ends
     return cells
 
 

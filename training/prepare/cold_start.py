@@ -9,6 +9,7 @@ This module imports TRL, which takes seconds: import it where a run starts.
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -87,13 +88,18 @@ def cold_start(
         before(model)
     arguments.learning_rate = settings.rate or _rate(settings, model.num_parameters())
     log(_plan(settings, examples, steps, arguments))
+    kept = copy.deepcopy(
+        (model.config, model.generation_config)
+    )  # the trainer writes its tokenizer's end there
     trainer = make_trainer(settings, prepared, model, arguments, examples, steps, log, callbacks)
     if start is not None:
         log(f"going on from {start}")
     with rescued(trainer, lock, 1, log):
         trainer.train(resume_from_checkpoint=None if start is None else str(start))
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
-    return trained.merge_and_unload() if settings.lora else trained
+    trained = trained.merge_and_unload() if settings.lora else trained
+    trained.config, trained.generation_config = kept
+    return trained
 
 
 def make_trainer(

@@ -18,6 +18,7 @@ checkpoint; --resume goes on from it.
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import shutil
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it tells of ends of text that the trainer changes; they are restored
     prepare(settings, resume=args.resume)
 
 
@@ -109,7 +111,9 @@ def _teach(
     examples, asked = keep_apart(fitting, settings.check, settings.seed)
     limits = limits_of(examples, prepared.base.context)
     note(settings, markers=_markers(prepared))
-    compare = partial(_compare, settings, prepared, asked, limits) if settings.compare and asked else None
+    compare = (
+        partial(_compare, settings, prepared, asked, limits, log) if settings.compare and asked else None
+    )
     from .cold_start import cold_start  # imports TRL
 
     model = cold_start(settings, prepared, examples, lock, log, before=compare, callbacks=callbacks)
@@ -125,13 +129,17 @@ def _teach(
 
 
 def _compare(
-    settings: Settings, prepared: Prepared, asked: Sequence[Example], limits: Limits, model: Any
+    settings: Settings, prepared: Prepared, asked: Sequence[Example], limits: Limits, log: Log, model: Any
 ) -> None:
-    """Note what the model does before it has learnt anything."""
+    """Note what the model does before it has learnt anything: a copy of it, in the precision of the run."""
+    import torch
+
     from elastic_agent.backends.transformers.backend import TransformersBackend
 
-    backend = TransformersBackend(model, prepared.codec, name=settings.base)
-    cells = check(backend, asked, limits, seed=settings.seed, grader=settings.grader)
+    log(f"asking {len(asked)} questions before the training, at {len(limits.all)} budgets")
+    copied = copy.deepcopy(model).to(getattr(torch, settings.dtype))
+    backend = TransformersBackend(copied, prepared.codec, name=settings.base)
+    cells = check(backend, asked, limits, seed=settings.seed, grader=settings.grader, log=log)
     note(settings, before=as_json(cells))
 
 
@@ -141,8 +149,8 @@ def _check(settings: Settings, asked: Sequence[Example], limits: Limits, log: Lo
 
     log(f"asking {len(asked)} questions that it has not seen, at {len(limits.all)} budgets")
     backend = TransformersBackend.load(settings.output)
-    after = as_json(check(backend, asked, limits, seed=settings.seed, grader=settings.grader))
-    before = noted(settings.output).get("before")
+    cells = check(backend, asked, limits, seed=settings.seed, grader=settings.grader, log=log)
+    after, before = as_json(cells), noted(settings.output).get("before")
     said = {"questions": len(asked), "solution": limits.solution, "seed": settings.seed, "after": after}
     text = json.dumps({**said, "before": before}, indent=1)
     (settings.output / "check.json").write_text(text + "\n", encoding="utf-8")

@@ -52,7 +52,9 @@ class Batches(TrainerCallback):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("prepare")
     make_base(made / "base", bpe(), spare=2)
-    make_base(made / "untied", bpe(), spare=2, tied=False)
+    other_end = bpe()
+    other_end.eos_token = "<|endoftext|>"
+    make_base(made / "untied", other_end, spare=2, tied=False)
     write(made / "traces.jsonl", rows(12))
     return made
 
@@ -180,6 +182,11 @@ def test_adapters_are_merged_and_train_the_new_rows(folder: Path, base: str) -> 
     assert any("adapters of rank 4" in line for line in run(settings))
     assert not (settings.output / "adapter").exists()
     trained = AutoModelForCausalLM.from_pretrained(str(settings.output))
+    ends = (
+        trained.generation_config.eos_token_id
+    )  # the template's end comes first where the tokenizer's is another
+    end, text = bpe().convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert ends == (end if base == "base" else [end, text])
     start = AutoModelForCausalLM.from_pretrained(str(folder / base))
     last, pieces = len(bpe()), bpe().encode("</think>", add_special_tokens=False)
     for module in ("get_input_embeddings", "get_output_embeddings"):
