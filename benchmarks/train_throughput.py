@@ -74,7 +74,6 @@ class Seen:
     """The calls of the last batch."""
     rollouts: list[Any] = field(default_factory=list)
     """Their samples."""
-    sync_s: list[float] = field(default_factory=list)
     step_s: list[float] = field(default_factory=list)
     made_s: list[float] = field(default_factory=list)
     """Seconds of each step in which the batch was made: sync, rollouts, rewards."""
@@ -156,15 +155,13 @@ def run_engine(model: Path, changes: dict[str, Any], options: argparse.Namespace
         engine: Any = run.engine
         decode = engine.decode
         engine.decode = seen.decode(decode)
-        engine.sync_weights = timed(seen.sync_s, engine.sync_weights)
-        if hasattr(engine, "publish"):
-            engine.publish = timed(seen.sync_s, engine.publish)
         trainer = make_trainer(config, run, RunLogger(config.output, 2, lambda _: None), [Steps()])
         make = trainer._generate_and_score_completions
         trainer._generate_and_score_completions = timed(seen.made_s, make)
         trainer.train()
         engine.decode = decode
-        sync_s = seen.sync_s[-1] if seen.sync_s else 0.0
+        logged = [log.get("rollout/sync_seconds", 0.0) for log in trainer.state.log_history]
+        sync_s = max(logged, default=0.0)  # of servers, with the time that they take to load
         under, plain = passes_of(engine, trainer, seen.batch, seen.rollouts)
         for _ in range(options.repeats):
             budgeted.append(seconds(under))

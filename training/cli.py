@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from typing import Any
 
 from elastic_agent.cli_arguments import COUNT, Parser, add_marker_options, given_markers
-from elastic_agent.errors import UsageError
+from elastic_agent.errors import InvalidValueError, UsageError
 from elastic_agent.validation import argument, integer, real
 
 from .budgets.distributions import parse_mixture
@@ -17,11 +18,13 @@ from .config.processes import processes
 from .config.schema import TrainConfig
 
 DEFAULT = "e1-tiny"
+AGENT = "agent"
+"""The preset under --agent."""
 
 
 def configure(args: argparse.Namespace) -> TrainConfig:
     """The config of a command line: preset or file, then --set, then the flags."""
-    tree = override(read_layers(args.config), args.set)
+    tree = override(read_layers(args.config or (AGENT if args.agent else DEFAULT)), args.set)
     for name in ("base", "output", "seed", "steps"):
         if getattr(args, name) is not None:
             tree[name] = getattr(args, name)
@@ -32,6 +35,11 @@ def configure(args: argparse.Namespace) -> TrainConfig:
         tree["budgets"] = {**(tree.get("budgets") or {}), "thinking": args.thinking}
     if (named := given_markers(args)) is not None:
         tree["markers"] = {"open": named.open, "close": named.close}
+    if args.agent is not None or args.caps is not None:
+        tree["agent"] = _agent_section(args, tree.get("agent") or {})
+    if args.data is not None:
+        source = "own" if tree.get("agent") is None else "rows"
+        tree["data"] = {**(tree.get("data") or {}), "source": source, "path": args.data}
     if args.learning_rate is not None:
         tree["learning"] = {**(tree.get("learning") or {}), "rate": args.learning_rate}
     if args.threads is not None:
@@ -39,12 +47,53 @@ def configure(args: argparse.Namespace) -> TrainConfig:
     return build(tree)
 
 
-def next_steps(config: TrainConfig, largest: tuple[int | None, int]) -> str:
+def _agent_section(args: argparse.Namespace, section: dict[str, Any]) -> dict[str, Any]:
+    if args.agent is not None:
+        section = {**section, "run": args.agent}
+    return section if args.caps is None else {**section, "caps": args.caps}
+
+
+def parse_caps(text: str) -> dict[str, list[float]]:
+    """Read "tokens=500..4000" or "tokens=2000,seconds=20": a number or a range for each unit.
+
+    Raises:
+        InvalidValueError: an entry is something else.
+    """
+    found: dict[str, list[float]] = {}
+    for entry in text.split(","):
+        unit, equals, ends = entry.partition("=")
+        unit = unit.strip()
+        if not equals or unit not in ("tokens", "usd", "seconds") or unit in found:
+            raise InvalidValueError(
+                f"expected caps like tokens=500..4000 or tokens=2000,seconds=20, not {text!r}"
+            )
+        read = integer if unit == "tokens" else real
+        found[unit] = [read(f"caps {unit}", end.strip()) for end in ends.split("..", 1)]
+    return found
+
+
+def _next_of_agent(config: TrainConfig) -> str:
+    agent = config.agent
+    assert agent is not None
+    name = shlex.quote(str(config.output))
+    data = shlex.quote(str(next(iter(config.data.path.values()), "test.jsonl")))
+    low, high = (agent.caps.tokens or (1000, 1000))[0], (agent.caps.tokens or (1000, 1000))[-1]
+    caps = ",".join(f"{cap}" for cap in sorted({low, round((low * high) ** 0.5), high}))
+    run = f" --config {name}/config.yaml" if agent.run is None else f" --agent {agent.run}"
+    return (
+        f"wrote {config.output}: the model, metrics.csv and metrics.svg, train_log.json, config.yaml\n"
+        f"next: elastic-agent eval --model {name}{run} --data {data} --caps tokens={caps}"
+    )
+
+
+def next_steps(config: TrainConfig, largest: tuple[int | None, int] | None) -> str:
     """What a finished run has written, and the commands to go on with.
 
     Args:
-        largest: (t, s) of its budgets.
+        largest: (t, s) of its budgets; None: of an agent.
     """
+    if largest is None:
+        return _next_of_agent(config)
     t, s = largest
     held_out = {"math": "math500", "code": "livecodebench"}.get(config.reward.kind)
     data = config.data.decontaminate[:1] or ((held_out,) if held_out else ())
@@ -103,9 +152,20 @@ def parser(description: str | None, prog: str | None = None) -> argparse.Argumen
     out = Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument(
         "--config",
-        default=DEFAULT,
         metavar="FILE|PRESET",
-        help=f"YAML, or {', '.join(presets())} ({DEFAULT})",
+        help=f"YAML, or {', '.join(presets())} ({DEFAULT}; with --agent: {AGENT})",
+    )
+    out.add_argument(
+        "--agent", metavar="MODULE:NAME", help="train this agent: a coroutine of a row and a model"
+    )
+    out.add_argument(
+        "--data", metavar="FILE", help="your own problems, or the rows of --agent: JSON lines, CSV"
+    )
+    out.add_argument(
+        "--caps",
+        type=argument(lambda _, text: parse_caps(text)),
+        metavar="UNIT=A..B",
+        help="what an episode of --agent may spend: tokens=500..4000",
     )
     out.add_argument("--base", metavar="MODEL", help="embedded model, model folder or hub id to start from")
     add_marker_options(out)

@@ -25,7 +25,7 @@ from typing import Any
 from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import UsageError
 
-from .agents.rollouts import ROW_NUMBER, make_agent_rollout_func
+from .agents.rollouts import make_agent_rollout_func, numbered
 from .cli import check_estimate_options, configure, estimate_of, next_steps, parser
 from .config.fields import ConfigError
 from .config.loading import describe, dump
@@ -47,18 +47,20 @@ from .grpo.sharding import on_whole_weights, whole_weights
 from .grpo.stopping import rescued
 from .grpo.validate import RunContext, validate
 from .rewards.functions import RewardFunction
-from .rollouts.ahead import AheadEngine, decode_ahead
-from .rollouts.engines.engine import Decode, is_sharded
+from .rollouts.ahead import FLYING, AheadEngine, decode_ahead
+from .rollouts.engines.engine import Decode, Serves, is_sharded
 from .rollouts.single_calls import Defects, make_rollout_func
 from .rollouts.trl_columns import RolloutFunc
 
 
-def make_rollouts(config: TrainConfig, run: RunContext, engine: TimedEngine) -> RolloutFunc:
+def make_rollouts(
+    config: TrainConfig, run: RunContext, engine: TimedEngine, log: Callable[[str], None] = print
+) -> RolloutFunc:
     """The rollouts of a config, after which the engine rests until the next batch."""
     if isinstance(run.engine, AheadEngine):
-        rollouts = run.engine.rollouts(_rollouts(config, run, decode_ahead), engine.phases)
+        rollouts = run.engine.rollouts(_rollouts(config, run, decode_ahead, FLYING, log), engine.phases)
     else:
-        rollouts = _rollouts(config, run, engine.decode)
+        rollouts = _rollouts(config, run, engine.decode, engine, log)
 
     def sample(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         done = rollouts(prompts, trainer)
@@ -68,18 +70,33 @@ def make_rollouts(config: TrainConfig, run: RunContext, engine: TimedEngine) -> 
     return sample
 
 
-def _rollouts(config: TrainConfig, run: RunContext, decode: Decode) -> RolloutFunc:
-    """Episodes, single calls answered at several cuts, or single calls."""
+def _rollouts(
+    config: TrainConfig, run: RunContext, decode: Decode, serves: Serves, log: Callable[[str], None]
+) -> RolloutFunc:
+    """Episodes of an agent, single calls answered at several cuts, or single calls."""
+    sampling = Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p)
+    if run.agent is not None:
+        return make_agent_rollout_func(
+            run.agent,
+            run.rows,
+            run.numbers,
+            sampling=sampling,
+            seed=config.seed,
+            engine=serves,
+            filler=run.tokenizer.eos_token_id,
+            log=log,
+        )
+    assert run.budgets is not None
+    assert config.budgets is not None
     common: dict[str, Any] = {
         "budgets": run.budgets,
-        "sampling": Sampling(temperature=config.rollout.temperature, top_p=config.rollout.top_p),
+        "sampling": sampling,
         "seed": config.seed,
         "engine": decode,
+        "context": config.rollout.context,
+        "markers": config.named_markers,
+        "wrap_up": config.rollout.wrap_up,
     }
-    if run.agent is not None:
-        return make_agent_rollout_func(run.agent, run.rows, **common)
-    common |= {"context": config.rollout.context, "markers": config.named_markers}
-    common["wrap_up"] = config.rollout.wrap_up
     if config.anytime is not None:
         return make_anytime_rollout_func(run.tokenizer, anytime=config.anytime, **common)
     defects = Defects(
@@ -103,12 +120,10 @@ def make_trainer(
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")  # accelerate passes it on
     loading = {"attn_implementation": implementation(config), **(run.arguments.model_init_kwargs or {})}
     run.arguments.model_init_kwargs = None  # else TRL warns that they are ignored
-    rows = dataset_of(run.rows)
-    if run.agent is not None:
-        rows = rows.add_column(ROW_NUMBER, list(range(len(run.rows))))
+    rows = dataset_of(run.rows if run.agent is None else numbered(len(run.rows)))
     phases = Phases()
     engine = TimedEngine(run.engine, phases)
-    rollouts = make_rollouts(config, run, engine)
+    rollouts = make_rollouts(config, run, engine, logger.log)
     if not engine.gathers:
         rollouts = on_whole_weights(rollouts)
     table = None
@@ -200,7 +215,7 @@ def _train(
         if isinstance(run.reward, RewardFunction):
             run.reward.close()
     _save(config, run, trainer)
-    log(next_steps(config, run.budgets.largest()))
+    log(next_steps(config, None if run.budgets is None else run.budgets.largest()))
     return trainer
 
 

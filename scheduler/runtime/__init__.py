@@ -10,11 +10,11 @@ context              which task a piece of code belongs to
 uncounted            models inside a task that the task can't count
 held_call            what all calls have in common: granted, extended, settled once
 call                 a call of one of our backends, driven token by token
+observer             watches a task's calls
 external_call        a call of a model that another library drives
 acquire              waits for a grant
 clock                the time by which calls and tasks go
 passes               runs the dispatcher's pass soon after a call has ended
 deadline_controller  moves a running call's limits as its deadline nears
 engine_priority      how urgent a call is to an engine that serves many at once
-offline_task         grants without an event loop
 """

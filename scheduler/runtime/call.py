@@ -168,6 +168,8 @@ class TaskCall(HeldCall):
         finally:
             enclosing_calls.set(enclosing_calls.get() - {running.hold.id})
             self._settle_used()
+            if self._call is not None and (observer := self.task.observer) is not None:
+                observer.settled(self)
 
     def _encoded(self, prompt: Prompt) -> list[int]:
         """The prompt as ids, with what the task tells the model behind it."""
@@ -199,12 +201,13 @@ class TaskCall(HeldCall):
         return controller
 
     def _make_call(self, running: Running, controller: DeadlineController) -> Call:
-        options = self._options
+        options, observer = self._options, self.task.observer
+        sampling = options.sampling if observer is None else observer.sampling(self, options.sampling)
         return Call(
             self.backend,
             self._ids,
             running.grant.budget,
-            sampling=options.sampling,
+            sampling=sampling,
             stop=options.stop,
             control=controller.control,
             solution_extra=options.solution_extra,

@@ -21,6 +21,7 @@ from ..runlog.report import CallReport, CapAmounts, TaskReport
 from .clock import loop_time
 from .context import Uncounted
 from .held_call import HeldCall
+from .observer import CallObserver
 from .set_aside import SetAside, hold_part
 from .task_terms import TaskTerms
 
@@ -89,6 +90,12 @@ class TaskAccount:
         """Whether models are told what is left of the task's caps."""
         said = (task.terms.tell for task in self.lineage())
         return next((tell for tell in said if tell is not None), self.scheduler.tell)
+
+    @property
+    def observer(self) -> CallObserver | None:
+        """Who watches the calls of the task; None: nobody does."""
+        given = (task.terms.observer for task in self.lineage())
+        return next((observer for observer in given if observer is not None), None)
 
     @property
     def state(self) -> TaskState:

@@ -17,6 +17,7 @@ from ..estimates.workload import Forecast
 from ..policies.protocol import AllocationPolicy
 from ..runlog.events import Log
 from .context import Uncounted, check_uncounted
+from .observer import CallObserver
 
 _numbers = count(1)
 
@@ -45,6 +46,7 @@ class TaskTerms:
         log: where the task's events go, besides the scheduler's log.
         tell: whether the models of the task's calls are told what is left, see `BudgetScheduler`; None: as
             the task around it, or the scheduler.
+        observer: watches the task's calls, and those of its sub-tasks; None: that of the task around it.
 
     Raises:
         InvalidCapsError, InvalidBudgetError, InvalidValueError, ValueError: one of them makes no sense.
@@ -63,6 +65,7 @@ class TaskTerms:
     policy: AllocationPolicy | None = None
     log: Log = None
     tell: Tell | None = None
+    observer: CallObserver | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.caps, Caps):

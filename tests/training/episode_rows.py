@@ -82,6 +82,8 @@ def rolled(prompts: list[Any], trainer: Any, *, logprobs: bool = False) -> dict[
         "tokens": [sum(len(c.output_ids) for c in calls) for calls in episodes],
         "task_cap": [100 for _ in numbers],
         "seconds": [1.0 for _ in numbers],
+        "resampled": [0.0 for _ in numbers],
+        "episode_metrics": [{} for _ in numbers],
         "earned": [earned(n) for n in numbers],
         "thinking_limit": [None for _ in numbers],
         "thinking_tokens": [1 for _ in numbers],

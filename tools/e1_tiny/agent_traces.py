@@ -1,8 +1,10 @@
-"""Episodes that demonstrate an agent's look-ups, for a supervised stage in front of GRPO on episodes.
+"""Calls that demonstrate an agent's look-ups, for a supervised stage in front of GRPO on episodes.
 
-The task is `elastic_agent.training.data.lookups`; the styles are those of `traces`. Most
-episodes think more than they need to. Some stop thinking in the middle, and then work on in the solution, or
-guess.
+The task is `elastic_agent.training.data.lookups`; the styles are those of `traces`. Each example is one call
+of an episode, as the agent makes it: e1-tiny's chat template leaves out the thinking of earlier answers, so a
+call reads the lines that were looked up, and nothing that was worked out before. Only the last call needs to
+think; the demonstrations think in all of them. Some stop thinking in the middle, and then work on in the
+solution, or guess.
 """
 
 from __future__ import annotations
@@ -20,44 +22,39 @@ EARLY_STOP_SHARE, GUESS_SHARE = 0.35, 0.3
 
 
 def demonstrate(problem: WordProblem, rng: random.Random) -> tuple[list[str], list[bool]]:
-    """One whole episode as words of the tokenizer, and which of them the model says (the loss)."""
+    """One call as words of the tokenizer, and which of them the model says (the loss)."""
     style = rng.choices(list(STYLE_SHARES), weights=list(STYLE_SHARES.values()))[0]
-    said: list[str] = [START, "user", *words(question(problem)), END, START, "assistant", THINK]
+    lines = lines_of(problem)
+    read = rng.randrange(len(lines) + 1)
+    read = len(lines) if rng.random() < 0.3 else read  # the last call is the hard one
+    said: list[str] = [START, "user", *words(question(problem)), END]
+    for at, line in enumerate(lines[:read], 1):
+        said += [START, "assistant", *words(f"what is #{at} ?"), END, START, "user", *words(line), END]
+    said += [START, "assistant", THINK]
     learnt = [False] * len(said)
-    known, lines = 0, lines_of(problem)  # known: lines whose total stands somewhere in the episode
-    for read in range(len(lines) + 1):
-        thinking, ends = _think(problem, known, read, style)
-        solution: list[str] = []
-        if rng.random() < EARLY_STOP_SHARE:
-            cut = rng.randrange(len(thinking) + 1)
-            known, thinking = known + sum(end <= cut for end in ends), thinking[:cut]
-            if rng.random() >= GUESS_SHARE:
-                solution = _work(problem, known, read)
-                known = read
-        else:
-            known = read
-        if read < len(lines):
-            solution += words(f"what is #{read + 1} ?")
-        else:
-            solution += words(f"Answer : {problem.totals[known]} .")
-        turn = [*thinking, CLOSE, *solution, END]
-        said += turn
-        learnt += [True] * len(turn)
-        if read < len(lines):
-            reply = [START, "user", *words(lines[read]), END, START, "assistant", THINK]
-            said += reply
-            learnt += [False] * len(reply)
-    return said, learnt
+    turn = [*_turn(problem, read, style, rng), END]
+    return said + turn, learnt + [True] * len(turn)
 
 
-def _think(problem: WordProblem, known: int, read: int, style: Style) -> tuple[list[str], list[int]]:
-    """What a style thinks in one turn: the lines that were read and not worked out yet, and where each is."""
-    totals = problem.totals
-    part = WordProblem(problem.text, totals[known], problem.steps[known:read], problem.pronoun)
-    if known == read:
-        return words("" if style == "concise" else f"we have {totals[known]} ."), []
-    thoughts, ends = think(part, style, first=known)
-    return thoughts, ends
+def _turn(problem: WordProblem, read: int, style: Style, rng: random.Random) -> list[str]:
+    """Thinking, the close and the solution, once so many lines are read."""
+    thinking, ends = _think(problem, read, style)
+    known, solution = read, list[str]()
+    if rng.random() < EARLY_STOP_SHARE:
+        cut = rng.randrange(len(thinking) + 1)
+        known, thinking = sum(end <= cut for end in ends), thinking[:cut]
+        if read == len(problem.steps) and rng.random() >= GUESS_SHARE:
+            solution, known = _work(problem, known, read), read
+    if read < len(problem.steps):
+        return [*thinking, CLOSE, *words(f"what is #{read + 1} ?")]
+    return [*thinking, CLOSE, *solution, *words(f"Answer : {problem.totals[known]} .")]
+
+
+def _think(problem: WordProblem, read: int, style: Style) -> tuple[list[str], list[int]]:
+    """What a style thinks when so many lines are read, and where each of them is worked out."""
+    if not read:
+        return words("" if style == "concise" else f"we have {problem.start} ."), []
+    return think(WordProblem(problem.text, problem.start, problem.steps[:read], problem.pronoun), style)
 
 
 def _work(problem: WordProblem, known: int, read: int) -> list[str]:

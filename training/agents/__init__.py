@@ -1,22 +1,22 @@
-"""Agent rollouts: episodes of several turns with tools, each turn under a grant of its own. May import
-budgets, config and rollouts.
+"""Agents in training: each sample is an episode of the agent's own coroutine in a real task of the scheduler.
 
-agent               What the `agent` section of a config stands for; the environments by name.
-environment         What you write: an `Episode` for each problem, its tools, and how its tool calls are read.
-episode_runner      The loop: a grant, a sample, the tools, the turn renderer, until the final answer.
-lookup_environment  A small environment that ships: word problems whose lines must be looked up.
-rollouts            Episodes for TRL: which cap and which limits each gets.
-sequences           From the calls of an episode to the sequences of its row.
-tools               Runs tools, sync or async, that may raise, hang or return anything.
-turn_renderer       The ids between two turns, as the chat template writes them.
+May import budgets, config and rollouts, and, alone in this part, the scheduler: a task in training is a task
+in production. Only `clients` imports integrations, inside functions: an agent goes through the doors that it
+has in production.
+
+result      what an agent returns: `EpisodeResult`
+episode     one episode: a task, the agent in it, and how it ended
+threads     plain functions as agents, on threads of their own
+recorder    the calls of an episode as they really were
+runner      runs the episodes of a batch side by side, whatever the agents do
+sequences   from the calls of an episode to the sequences that the trainer reads
+rollouts    episodes for TRL: caps by group, groups that are sampled again, columns
+agent       what the `agent` section of a config stands for; the agents by name
+clients     the agent's `llm`, and the gateway for agents by wire
+command     agents in processes of their own
+lookups     a small agent that ships
 """
 
-from .environment import (
-    Environment,
-    Episode,
-    MalformedCallError,
-    ToolCall,
-    parse_tool_calls,
-)
+from .result import EpisodeResult
 
-__all__ = ["Environment", "Episode", "MalformedCallError", "ToolCall", "parse_tool_calls"]
+__all__ = ["EpisodeResult"]

@@ -1,82 +1,216 @@
-"""What the `agent` section of a config stands for: an environment, a scheduler of caps, and the limits."""
+"""What the `agent` section of a config stands for: an agent, its caps, and how its episodes are run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
 
+from elastic_agent.backends.base import Backend, Sampling
+from elastic_agent.budget import Caps
 from elastic_agent.errors import ElasticError
-from elastic_agent.prompts.tokenizer import HFCodec
+from elastic_agent.scheduler.estimates.curve_files import load_file
+from elastic_agent.scheduler.estimates.online_curves import Curves
+from elastic_agent.scheduler.estimates.success_curve import CurveSet
+from elastic_agent.scheduler.latency.model import Latency
+from elastic_agent.scheduler.ledger.prices import Price
+from elastic_agent.scheduler.policies import POLICIES
+from elastic_agent.scheduler.policies.protocol import AllocationPolicy
+from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 
-from ..budgets.distributions import Budgets
-from ..config.agent import AgentConfig
+from ..budgets.run_logs import read_caps
+from ..config.agent import AgentConfig, SchedulerConfig
 from ..config.fields import ConfigError, imported, named
-from ..config.schema import RolloutConfig
-from .environment import Environment, Episode
-from .episode_runner import BudgetAllocator, EpisodeLimits, EpisodeRunner
-from .lookup_environment import lookup_environment
-from .turn_renderer import TurnRenderer
+from .clients import EpisodeGateway, client_of, make_llm
+from .command import check_command, run_command
+from .episode import Agent, EpisodeSetting, EpisodeSpec, Model
+from .lookups import lookups
+from .runner import Limits
 
-ENVIRONMENTS: dict[str, Callable[..., Episode]] = {"lookups": lookup_environment}
-"""What `agent.environment` in a config stands for; a new one is an entry here."""
+AGENTS: Mapping[str, Agent] = {"lookups": lookups}
+"""What `agent.run` in a config stands for; a new one is an entry here."""
+
+
+class _Known(NamedTuple):
+    """What the schedulers of a batch's episodes know of a backend from the start."""
+
+    curves: Curves
+    latency: Latency
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class AgentRun:
     """What the `agent` section of a config names, imported and checked.
 
     Attributes:
-        make_allocator: a cap in tokens -> the allocator of one episode.
+        agent: what is run for each sample.
+        caps_at: a share (0 to 1, 1 excluded) -> the caps of a group.
+        policy, curves: of each episode's scheduler; None: the base's own curves.
     """
 
     config: AgentConfig
-    environment: Environment
-    make_allocator: Callable[[int], BudgetAllocator]
-    renderer: TurnRenderer
-    limits: EpisodeLimits
+    agent: Agent
+    caps_at: Callable[[float], Caps]
+    policy: AllocationPolicy
+    curves: CurveSet | None
+    _known: dict[int, _Known] = field(default_factory=dict)
+    """Of each open backend, by its id."""
 
-    def runner(self, row: Mapping[str, Any], cap: int | None) -> EpisodeRunner:
-        """A new episode of a row.
+    def limits(self, *, reopens: bool = True) -> Limits:
+        """How episodes share the machine."""
+        return Limits(self.config.concurrency, self.config.patience, reopens=reopens)
 
-        Raises:
-            CapExceededError: the cap can't hold one answer.
-        """
-        episode, allocator = self.environment(row), None if cap is None else self.make_allocator(cap)
-        ids = self.prompt(row, episode.schemas)
-        return EpisodeRunner(episode, ids, self.renderer, self.limits, allocator)
+    def setting(self, sampling: Sampling) -> EpisodeSetting:
+        """How episodes are run whose tokens are drawn like this."""
+        return EpisodeSetting(
+            agent=self.agent,
+            seconds=self.config.seconds,
+            sampling=sampling,
+            make_scheduler=self._make_scheduler,
+            terms=self._terms,
+        )
 
-    def prompt(self, row: Mapping[str, Any], schemas: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The ids before an episode's first turn; control strings in a row's messages stay text."""
-        return self.renderer.codec.encode_chat(row["prompt"], tools=list(schemas) or None)
+    def open(self, given: AbstractAsyncContextManager[Backend]) -> OpenedAgent:
+        """The model in training as agents meet it, on a backend that is given."""
+        return OpenedAgent(self, given)
+
+    def known(self, backend: Backend) -> None:
+        """A backend was opened: remember what its schedulers know from the start."""
+        curves = BudgetScheduler(backend, curves=self.curves).curves_for(backend)
+        self._known[id(backend)] = _Known(curves, Latency())
+
+    def forget(self) -> None:
+        """The backend is closed."""
+        self._known.clear()
+
+    def _make_scheduler(self, backend: Backend) -> BudgetScheduler:
+        """A scheduler of its own for each episode, which so depends on no other one; speeds are shared."""
+        price, known = self.config.price, self._known[id(backend)]
+        return BudgetScheduler(
+            backend,
+            price=None if price is None else Price(price.input, price.output),
+            policy=self.policy,
+            curves=known.curves,
+            latency=known.latency,
+            solution=self.config.scheduler.solution,
+        )
+
+    def _terms(self, spec: EpisodeSpec) -> Mapping[str, Any]:
+        scheduler = self.config.scheduler
+        terms: dict[str, Any] = {"final_solution": scheduler.final_solution, "expect": scheduler.expect}
+        if spec.told:
+            terms["tell"] = self.config.tell
+        return terms
 
 
-def make_agent(
-    section: AgentConfig, rollout: RolloutConfig, codec: HFCodec, budgets: Budgets, row: Mapping[str, Any]
-) -> Agent:
-    """The agent of a config, once the episode of this row can start under the lowest cap.
+class OpenedAgent:
+    """A backend, with the doors that agents have to it; see `runner.Opened`."""
+
+    def __init__(self, agent: AgentRun, given: AbstractAsyncContextManager[Backend]) -> None:
+        self._agent, self._given = agent, given
+        self._gateway = EpisodeGateway(call_seconds=agent.config.seconds)
+
+    async def __aenter__(self) -> Model:
+        backend = await self._given.__aenter__()
+        await self._gateway.__aenter__()
+        self._agent.known(backend)
+        return Model(backend, make_llm(backend, **self._agent.config.llm), self._gateway)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            await self._gateway.__aexit__(kind, error, trace)
+        finally:
+            self._agent.forget()
+            ended = await self._given.__aexit__(kind, error, trace)
+        return ended
+
+    def abandon(self) -> None:
+        """Leave the backend alone: of an engine in this process this waits for nothing, of others nothing is
+        left in this process."""
+        self._agent.forget()
+        leaving = self._given.__aexit__(None, None, None)
+        with suppress(StopIteration, RuntimeError):
+            leaving.send(None)
+        leaving.close()
+
+
+def make_agent(config: AgentConfig) -> AgentRun:
+    """What the section names.
 
     Raises:
-        ConfigError: a name that can't be imported, or an episode that can't start.
+        ConfigError: a name that can't be imported, no function of a row and a model, or no such program.
+        GrantLogError: a run log without caps.
     """
-    name = section.environment
-    environment: Callable[..., Episode] = (
-        imported(name, "agent.environment") if ":" in name else named(ENVIRONMENTS, name, "agent.environment")
+    return AgentRun(
+        config=config,
+        agent=_agent(config),
+        caps_at=_caps_at(config),
+        policy=_policy(config.scheduler),
+        curves=_curves(config.scheduler),
     )
-    scheduler = imported(section.scheduler, "agent.scheduler")
-    renderer = TurnRenderer(codec, rollout.wrap_up)
-    agent = Agent(
-        section,
-        partial(environment, **section.options),
-        partial(scheduler, close=renderer.close, **section.scheduler_options),
-        renderer,
-        EpisodeLimits(section.turns, rollout.context, section.tool_seconds, section.tool_characters),
-    )
+
+
+def _agent(config: AgentConfig) -> Agent:
+    if config.command:
+        try:
+            check_command(config.command)
+        except ValueError as error:
+            raise ConfigError(f"agent.command: {error}") from error
+        return partial(_run_command, config)
+    name = config.run or ""
+    if ":" not in name:
+        agent = named(AGENTS, name, "agent.run (or module:function)")
+    else:
+        if (
+            here := str(Path.cwd())
+        ) not in sys.path:  # as `python -m` does: the agent is in the user's folder
+            sys.path.insert(0, here)
+        agent = imported(name, "agent.run")
+    if not callable(agent):
+        raise ConfigError(f"agent.run: {name} is no function but a {type(agent).__name__}")
     try:
-        first = agent.runner(row, section.cap_at(0.0))
-        renderer.between(first.episode.role, ["x"])
-        first.next_grant(budgets.at(0.0, 0))
-    except (ElasticError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"agent: the first episode can't start: {type(error).__name__}: {error}") from error
-    return agent
+        inspect.signature(agent).bind({}, None, **config.options)
+    except TypeError as error:
+        raise ConfigError(
+            f"agent.run: {name} can't be called as "
+            f"agent(row, llm{''.join(f', {option}=' for option in config.options)}): {error}"
+        ) from error
+    except ValueError:  # a builtin tells no signature
+        pass
+    return partial(agent, **config.options) if config.options else agent
+
+
+async def _run_command(config: AgentConfig, row: Mapping[str, Any], llm: Any) -> Any:
+    """The agent that a command is."""
+    return await run_command(
+        config.command, row, client_of(llm), seconds=config.seconds, environment=config.environment
+    )
+
+
+def _caps_at(config: AgentConfig) -> Callable[[float], Caps]:
+    if not config.caps.logs:
+        return config.caps.at
+    found = read_caps(config.caps.logs)
+    return lambda share: found[int(share * len(found))]
+
+
+def _policy(config: SchedulerConfig) -> AllocationPolicy:
+    make = named(POLICIES, config.policy, "agent.scheduler.policy")
+    return make() if config.thinking is None else make(config.thinking)
+
+
+def _curves(config: SchedulerConfig) -> CurveSet | None:
+    if config.curves is None:
+        return None
+    try:
+        return load_file(Path(config.curves))
+    except (ElasticError, OSError, ValueError) as error:
+        raise ConfigError(f"agent.scheduler.curves: {error}") from error

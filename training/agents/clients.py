@@ -50,6 +50,13 @@ def make_llm(backend: Backend, **options: Any) -> ChatElasticReasoning:
     return ChatElasticReasoning(backend=backend, **options)
 
 
+def client_of(llm: Any) -> Client:
+    """Base URL and key of a client whose requests are calls of the current task."""
+    from elastic_agent.integrations.langchain.use_client import use_client
+
+    return use_client(llm)
+
+
 class EpisodeGateway:
     """A gateway on a free port of this machine alone, for agents that speak the OpenAI wire.
 

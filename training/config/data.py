@@ -16,7 +16,8 @@ class DataConfig(Section):
 
     source: Annotated[tuple[str, ...], OneOrSeveral] = Field(default=("word-problems",), min_length=1)
     """A set by name, or several that are joined: deepscaler, taco, ... (`elastic_agent.training.data.sources`
-    lists them), "own" for a file of your own; or "word-problems", which makes problems without end."""
+    lists them), "own" for a file of your own; "rows" for a file whose rows an agent gets as they are; or
+    "word-problems", which makes problems without end."""
     path: dict[str, Path] = Field(default_factory=dict)
     """A local copy instead of the hub, a file or a folder; of several sets (those of `decontaminate` too) a
     copy by name: {aime-train: a.json, aime24: b.json}."""

@@ -12,7 +12,7 @@ import types
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -149,6 +149,8 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     """The sections that a field may hold, looked for inside `X | Y` and `tuple[X, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
+    if get_origin(annotation) is Annotated:
+        return _sections_in(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType, tuple):
         return [section for inner in get_args(annotation) for section in _sections_in(inner)]
     return []

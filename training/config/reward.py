@@ -11,7 +11,7 @@ from elastic_agent.errors import did_you_mean
 from .fields import Count, Section
 
 GRADED = ("word-problems", "math", "code")
-KINDS = (*GRADED, "episode")
+KINDS = GRADED
 Length = Literal["none", "l1-exact", "l1-max", "overlong"]
 
 
@@ -19,9 +19,9 @@ class RewardConfig(Section):
     """Which reward, and what is added to it. The defaults are the paper's: the right answer, nothing else."""
 
     kind: str = "word-problems"
-    """Who grades: "word-problems", "math" by math-verify, "code" by unit tests; "episode" is the
-    score that an agent's environment gives; or MODULE:FUNCTION, a TRL reward function of your own, which gets
-    `solution_ids`, `finished` and the columns of the data."""
+    """Who grades: "word-problems", "math" by math-verify, "code" by unit tests; or MODULE:FUNCTION, a TRL
+    reward function of your own, which gets `solution_ids`, `finished` and the columns of the data. An agent
+    returns its reward by itself."""
     column: str | None = None
     """Column of the data with the reference; by default "answer", and "tests" for code."""
     format_weight: float = Field(default=0.0, ge=0.0)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from elastic_agent.backends.base import MOST_TEMPERATURE
 from elastic_agent.generation.wrap_up import wrap_up_of
@@ -255,16 +256,17 @@ class TrainConfig(Section):
     """Seeds the problems, the budgets and the sampling."""
     steps: Count
     """Batches of rollouts, each followed by learning.minibatches x learning.iterations updates."""
-    budgets: BudgetsConfig
-    """Which budget each group of samples gets."""
+    agent: AgentConfig | None = None
+    """An agent of your own, whose calls share the caps of a task; null: each problem is one call."""
+    budgets: Annotated[BudgetsConfig | None, Field(validate_default=True)] = None
+    """Which budget each group of samples gets. Required, but of an agent: the scheduler gives its calls their
+    budgets, under agent.caps."""
     rollout: RolloutConfig = RolloutConfig()
     """How samples are made."""
     data: DataConfig = DataConfig()
     """Where the problems come from."""
     reward: RewardConfig = RewardConfig()
     """What a solution is worth. Every reward that ships reads the solution alone."""
-    agent: AgentConfig | None = None
-    """Episodes of several turns with tools; null: each problem is one call."""
     learning: LearningConfig = LearningConfig()
     """The update."""
     anytime: AnytimeConfig | None = None
@@ -296,6 +298,13 @@ class TrainConfig(Section):
     about: About = About()
     """What a preset says of itself."""
 
+    @field_validator("budgets")
+    @classmethod
+    def _given_but_for_an_agent(cls, value: Any, given: ValidationInfo) -> Any:
+        if value is None and given.data.get("agent", 1) is None:  # 1: it has faults of its own
+            raise PydanticCustomError("missing", "Field required")
+        return value
+
     @field_validator("authors_compat", mode="before")
     @classmethod
     def _all_or_some(cls, value: Any) -> Any:
@@ -305,6 +314,9 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> Self:
+        if self.agent is not None:
+            return self._goes_with_an_agent()
+        assert self.budgets is not None
         l1 = self.reward.length.startswith("l1")
         if l1 and self.budgets.stated is None and self.reward.length_target is None:
             raise ValueError(
@@ -316,16 +328,23 @@ class TrainConfig(Section):
                 f"budgets.stated {self.budgets.stated} only asks for the length: set reward.length to l1-max "
                 f"or l1-exact, so that keeping to it is worth something"
             )
-        if self.validation.every and (self.agent is not None or self.anytime is not None):
+        if self.validation.every and self.anytime is not None:
             raise ValueError("validation: only runs of single calls are validated; leave one of the two out")
-        if self.agent is None:
-            return self
+        return self
+
+    def _goes_with_an_agent(self) -> Self:
+        """Refuse what is for single calls."""
+        for name, given, why in (
+            ("budgets", self.budgets is not None, "the scheduler gives an agent's calls their budgets"),
+            ("reward", self.reward != RewardConfig(), "an agent returns its reward"),
+            ("anytime", self.anytime is not None, "it cuts single calls"),
+            ("validation", bool(self.validation.every), "only runs of single calls are validated"),
+            ("rollout.wrap_up", self.rollout.wrap_up is not None, "set agent.llm: {wrap_up: ...}"),
+        ):
+            if given:
+                raise ValueError(f"agent: leave {name} out: {why}")
         if set(self.authors_compat) - {"inert-clipping"}:
             raise ValueError("authors_compat: the defects of a single call can't be reproduced with agent")
-        if self.budgets.stated is not None or self.anytime is not None:
-            raise ValueError(
-                "agent: budgets.stated and anytime are for single calls; leave one of the two out"
-            )
         return self
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from elastic_agent.errors import DataError
@@ -15,14 +16,17 @@ from elastic_agent.errors import DataError
 from ..config.data import DataConfig
 from ..config.fields import ConfigError, named
 from . import Deduplicated, Problem, decontaminate, deduplicate, to_rows
+from .files import read_rows
 from .load import load_logged
 from .lookups import make_lookup_rows
 from .rows import OWN_FILE
 from .sources import SOURCES as SETS
 from .word_problems import make_problems
 
+ROWS = "rows"
+"""Names a file of the user's own whose rows an agent gets as they are."""
 Row = dict[str, Any]
-"""One problem: "prompt" (a conversation) and whatever columns the reward reads."""
+"""One problem: "prompt" (a conversation) and whatever columns the reward reads; an agent's row has any."""
 Log = Callable[[str], None]
 Source = Callable[[DataConfig, int, int, Log], Sequence[Row]]
 """(config, needed, seed, log) -> problems: `needed` of them from an endless source, all of them from a
@@ -38,6 +42,21 @@ def fresh_word_problems(config: DataConfig, needed: int, seed: int, log: Log) ->
 def fresh_lookups(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
     """Fresh word problems of the train split whose lines must be looked up, for the environment lookups."""
     return make_lookup_rows(seed + 1_000_003, needed, split="train")
+
+
+def own_rows(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
+    """The rows of a file of one's own as they stand there, for an agent.
+
+    Raises:
+        DataError: no path, a file that can't be read, or one without rows.
+    """
+    if ROWS not in config.path:
+        raise DataError("data.source rows: data.path says which file")
+    rows = [dict(row) for _, row in islice(read_rows(config.path[ROWS], config.split), config.limit)]
+    if not rows:
+        raise DataError(f"{config.path[ROWS]} holds no rows")
+    log(f"{len(rows)} rows with {', '.join(rows[0])}")
+    return rows
 
 
 def named_sets(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
@@ -86,6 +105,7 @@ def _load(name: str, config: DataConfig, log: Log) -> list[Problem]:
 SOURCES: dict[str, Source] = {
     "word-problems": fresh_word_problems,
     "lookups": fresh_lookups,
+    ROWS: own_rows,
     **dict.fromkeys((OWN_FILE, *SETS), named_sets),
 }
 """What `data.source` in a config stands for; a new source is an entry here, a new set one in `sources`."""

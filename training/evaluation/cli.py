@@ -46,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         ElasticError, ValueError, OSError: bad input; nothing has been spent.
         BackendError: the upstream is lost; what was drawn is kept.
     """
+    given = {text.split("=")[0] for text in (sys.argv[1:] if argv is None else argv)}
+    if given & {"--agent", "--caps"}:
+        from .agents.cli import main as evaluate_agent
+
+        return evaluate_agent(argv)
     options = make_parser(argv is not None).parse_args(argv)
     names, pairs = _models(options)
     suite = _suite(options)

@@ -29,6 +29,7 @@ Accuracy against tokens: models by ways of keeping to a budget by t by s, each p
     elastic-agent eval --model e1-tiny-base --model e1-tiny --strategy elastic,s1 --inspect steps.html
     elastic-agent eval --model NAME --base-url http://localhost:8000/v1 --data aime24 --samples 16
     elastic-agent eval --model e1-tiny --curves curves.json
+    elastic-agent eval --agent shop:agent --help          an agent's success by caps
 
 Every sample is written to OUTPUT/results.jsonl as it comes; the same command again goes on where it was
 stopped, and a larger grid draws only what is missing. table.md (the paper's layout) and plot.svg lie beside

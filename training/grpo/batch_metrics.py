@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config.schema import AnytimeConfig
 from .advantages import anytime_metrics, by_cut, row_advantages
-from .metrics import AGENT, TURNS, SampleStats, agent_metrics, segment_metrics, turn_metrics
+from .metrics import AGENT, SampleStats, agent_metrics, segment_metrics
 
 Gather = Callable[[list[Any]], list[Any]]
 """The lists of all processes, joined in the order of the processes."""
@@ -47,8 +47,6 @@ def measure_batch(
         group //= anytime.cuts
     if "calls" in rows[0]:
         found |= agent_metrics(gather([{name: row[name] for name in AGENT} for row in rows]))
-    if "turns" in rows[0]:
-        found |= turn_metrics(gather([{name: row[name] for name in TURNS} for row in rows]))
     return found | segment_metrics(samples, group, context)
 
 

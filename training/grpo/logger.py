@@ -70,7 +70,7 @@ class RunLogger:
     ) -> None:
         self.folder, self.steps = folder, steps
         self.rows: list[Row] = []
-        self._log, self._clock = log, clock
+        self.log, self._clock = log, clock
         self._begun, self._started = 0, clock()
         self._failed = False
 
@@ -86,13 +86,13 @@ class RunLogger:
         numbers = {k: v for k, v in metrics.items() if isinstance(v, int | float) or v is None}
         self.rows.append({"step": float(step), **numbers})
         spent = (self._clock() - self._started) / max(1, step - self._begun)
-        self._log(line(step, self.steps, self.rows[-1], spent))
+        self.log(line(step, self.steps, self.rows[-1], spent))
         try:
             _write(self.folder / "metrics.csv", as_csv(self.rows))
             _write(self.folder / "metrics.svg", picture(self.rows))
         except OSError as error:
             if not self._failed:  # a full disk must not end a run, nor fill the screen
-                self._log(f"metrics can't be written: {error}")
+                self.log(f"metrics can't be written: {error}")
             self._failed = True
 
 

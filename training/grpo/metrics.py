@@ -50,35 +50,23 @@ def segment_metrics(samples: Sequence[SampleStats], group: int, context: int) ->
     return found | histogram([g[0].limit for g in groups if g], context)
 
 
-AGENT = ("calls", "sequences", "failed", "refused", "tokens", "task_cap", "seconds")
+AGENT = (
+    *("calls", "sequences", "failed", "refused", "tokens", "task_cap", "seconds", "resampled"),
+    "episode_metrics",
+)
 """The columns of an episode that `agent_metrics` reads."""
 
 
 def agent_metrics(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics of a batch of episodes, beside those by segment (which count all calls of one together). Failed
-    episodes are in `agent/failed`, their share, and in no other."""
+    episodes are in `agent/failed`, their share, and in no other. The agent's own metrics keep their names."""
     done = [episode for episode in episodes if not episode["failed"]]
-    found = {f"agent/{name}": _mean(e[name] for e in done) for name in AGENT if name != "task_cap"}
-    caps = [e["task_cap"] for e in done if e["task_cap"] is not None]
+    own = sorted({name for episode in done for name in episode["episode_metrics"]})
+    found = {f"agent/{n}": _mean(e["episode_metrics"].get(n, math.nan) for e in done) for n in own}
+    for name in ("calls", "sequences", "refused", "tokens", "seconds", "resampled"):
+        found[f"agent/{name}"] = _mean(episode[name] for episode in done)
+    caps = [episode["task_cap"] for episode in done if episode["task_cap"] is not None]
     return found | {"agent/failed": _mean(e["failed"] for e in episodes), "agent/task_cap": _mean(caps)}
-
-
-TURNS = ("turns", "tool_calls", "tool_errors", "answered", "tokens", "task_cap")
-"""The columns of an episode that `turn_metrics` reads."""
-
-
-def turn_metrics(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Metrics of a batch of episodes, beside those by segment (which count all turns of one together)."""
-    calls = sum(e["tool_calls"] for e in episodes)
-    errors = sum(e["tool_errors"] for e in episodes)
-    return {
-        "agent/turns": _mean(e["turns"] for e in episodes),
-        "agent/tool_calls": calls / max(1, len(episodes)),
-        "agent/tool_errors": errors / calls if calls else math.nan,
-        "agent/answered": _mean(e["answered"] for e in episodes),
-        "agent/tokens": _mean(e["tokens"] for e in episodes),
-        "agent/task_cap": _mean(e["task_cap"] for e in episodes if e["task_cap"] is not None),
-    }
 
 
 def decided_by_truncation(group: Iterable[SampleStats]) -> bool:

@@ -17,7 +17,7 @@ TEXTS = ("prompts", "completion_ids", "call_ids", "call_solutions", "first_promp
 """Columns whose texts are written."""
 VALUES = (
     *("thinking_limit", "thinking_tokens", "solution_tokens", "cut", "finished"),
-    *("turns", "task_cap", "tokens", "seconds", "failed", "refused"),
+    *("task_cap", "tokens", "seconds", "failed", "refused"),
 )
 """Columns that are written as they are."""
 TAIL = 100
@@ -62,8 +62,6 @@ class SampleTable:
         texts: dict[str, Any]
         if "call_ids" in row:
             texts = {"episode": self._calls(row)}
-        elif "turns" in row:  # thinking and solutions follow each other
-            texts = {"episode": self._decode(completion)}
         else:
             texts = self._segments(completion, row["solution_tokens"])
         kept = {name: row[name] for name in VALUES if name in row}

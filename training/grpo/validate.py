@@ -20,7 +20,7 @@ from elastic_agent.prompts.markers import Markers
 from elastic_agent.prompts.model_files import load_tokenizer
 from elastic_agent.prompts.tokenizer import HFCodec
 
-from ..agents.agent import Agent, make_agent
+from ..agents.agent import AgentRun, make_agent
 from ..budgets.distributions import Budgets, check_context
 from ..budgets.run_logs import read_grants
 from ..config.budgets import GrantedBudgets, MixtureBudgets
@@ -30,7 +30,7 @@ from ..config.schema import TrainConfig
 from ..config.trl_arguments import make_arguments
 from ..data.sources import SOURCES as SETS
 from ..data.training_set import Row, source_of
-from ..rewards.functions import make_reward_function
+from ..rewards.functions import episode_reward, make_reward_function
 from ..rollouts.ahead import AheadEngine, check_ahead
 from ..rollouts.engines.engine import Engine
 from ..rollouts.engines.registry import ENGINES
@@ -51,15 +51,18 @@ class RunContext:
     """Folder or hub id of the base."""
     tokenizer: Any
     markers: Markers
-    budgets: Budgets
+    budgets: Budgets | None
+    """None: an agent's calls get theirs from the scheduler."""
     rows: Sequence[Row]
     """Problems, in the order of the run: `prompts` a batch."""
-    reward: Callable[..., list[float]]
+    numbers: Sequence[int]
+    """Of each of these rows its number in the source, from 1."""
+    reward: Callable[..., Any]
     engine: Engine
     arguments: Any
     """The GRPOConfig."""
-    agent: Agent | None = None
-    """Episodes with tools; None: single calls."""
+    agent: AgentRun | None = None
+    """The agent that makes the calls; None: single calls."""
     validation: Validation | None = None
     """What is asked of problems held out; None: nothing."""
 
@@ -83,37 +86,39 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
     join(config)
     arguments = make_arguments(config, microbatch)
     let_cpus_shard(config)
-    budgets = _budgets(config)
     base = _base(config.base)
     tokenizer: Any = load_tokenizer(base, name=config.base)
     codec = _codec(config, tokenizer)
     _check_model_context(config, base)
     markers = markers_for(codec, wrap_up=config.rollout.wrap_up)
     close = markers.close_length(markers.opening(prompt_ids_of(tokenizer, _PROMPT, config.named_markers)))
-    check_context(budgets, config.rollout.context, close=close, prompt=1, longest="a prompt of")
+    budgets, agent = _budgets(config), None
+    if config.agent is not None:
+        agent = make_agent(config.agent)
+        _check_groups(config)
+    if budgets is not None:
+        check_context(budgets, config.rollout.context, close=close, prompt=1, longest="a prompt of")
     held = config.validation.problems if config.validation.every else 0
     data = config.data
-    if config.agent is not None and data.instruction is None:  # "within \\boxed{}" is for single calls
+    if agent is not None and data.instruction is None:  # "within \\boxed{}" is for single calls
         data = data.model_copy(update={"instruction": ""})
     rows = source(data, config.rollout.prompts * config.steps + held, config.seed, log)
-    _check_columns(rows, ("prompt", *config.reward.columns), config)
-    agent = None
-    if config.agent is not None:
-        agent = make_agent(config.agent, config.rollout, codec, budgets, rows[0])
-    _check_episode_reward(config, agent, rows[0])
-    lengths = _prompt_lengths(config, tokenizer, agent, rows)
-    rows = _check_prompts(rows, lengths, close, budgets, config, log)
+    kept: Sequence[Row] = ()
+    if budgets is not None:
+        rows = _checked(rows, tokenizer, close, budgets, config, log)
     if held:
         rows, kept = hold_out(rows, held)
     order = row_order(len(rows), config.rollout.prompts, config.steps, config.seed)
-    reward = make_reward_function(
-        config.reward,
-        partial(tokenizer.decode, skip_special_tokens=True),  # else "<|im_end|>" is part of a solution
-        close_ids=markers.close_ids,
-        close_text=markers.close_text if markers.close_in_text else "",
-    )
+    reward: Callable[..., Any] = episode_reward
+    if agent is None:
+        reward = make_reward_function(
+            config.reward,
+            partial(tokenizer.decode, skip_special_tokens=True),  # else "<|im_end|>" is part of a solution
+            close_ids=markers.close_ids,
+            close_text=markers.close_text if markers.close_in_text else "",
+        )
     validation = None
-    if held:
+    if budgets is not None and held:
         validation = make_validation(config, kept, tokenizer, markers, budgets.largest()[1], reward)
     engine: Any = make_engine(config, base, tokenizer, log)
     return RunContext(
@@ -122,6 +127,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
         markers=markers,
         budgets=budgets,
         rows=[rows[i] for i in order],
+        numbers=[i + 1 for i in order],
         reward=reward,
         engine=AheadEngine(engine) if config.rollout.ahead else engine,
         arguments=arguments,
@@ -179,7 +185,7 @@ def _check_anytime(config: TrainConfig) -> None:
         return
     if config.authors_compat:
         raise ConfigError("authors_compat: the authors train on no anytime rewards; leave one of the two out")
-    if config.budgets.stated:
+    if config.budgets is not None and config.budgets.stated:
         raise ConfigError(
             "anytime: probes cut thinking, budgets.stated cuts nothing; leave one of the two out"
         )
@@ -190,8 +196,10 @@ def _check_anytime(config: TrainConfig) -> None:
         )
 
 
-def _budgets(config: TrainConfig) -> Budgets:
-    """The distribution of budgets, from the run logs where the config names some."""
+def _budgets(config: TrainConfig) -> Budgets | None:
+    """The distribution of budgets, from the run logs where the config names some; None for an agent."""
+    if config.budgets is None:
+        return None
     if not isinstance(config.budgets, GrantedBudgets):
         return config.budgets.distribution()
     return config.budgets.distribution(tuple(read_grants(config.budgets.logs, config.budgets.kinds)))
@@ -215,19 +223,29 @@ def _check_model_context(config: TrainConfig, base: str) -> None:
         )
 
 
-def _check_episode_reward(config: TrainConfig, agent: Agent | None, row: Row) -> None:
-    if config.reward.kind == "episode" and (agent is None or agent.environment(row).score is None):
-        raise ConfigError("reward.kind: episode is for an agent whose environment gives its episodes a score")
+def _checked(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    close: int,
+    budgets: Budgets,
+    config: TrainConfig,
+    log: Callable[[str], None],
+) -> Sequence[Row]:
+    """The problems of single calls that can be trained on."""
+    _check_columns(rows, ("prompt", *config.reward.columns), config)
+    lengths = [len(prompt_ids_of(tokenizer, row["prompt"], config.named_markers)) for row in rows]
+    return _check_prompts(rows, lengths, close, budgets, config, log)
 
 
-def _prompt_lengths(
-    config: TrainConfig, tokenizer: Any, agent: Agent | None, rows: Sequence[Row]
-) -> list[int]:
-    """Tokens of each row's prompt; an agent's prompt also holds the schemas of its tools."""
-    if agent is None:
-        return [len(prompt_ids_of(tokenizer, row["prompt"], config.named_markers)) for row in rows]
-    schemas = agent.environment(rows[0]).schemas
-    return [len(agent.prompt(row, schemas)) for row in rows]
+def _check_groups(config: TrainConfig) -> None:
+    """Refuse to sample groups again that lie across processes: each process sees its own rewards."""
+    assert config.agent is not None
+    each = config.samples // processes()
+    if config.agent.resample and each % config.rollout.group:
+        raise ConfigError(
+            f"agent.resample: a group of {config.rollout.group} samples would lie across processes of {each} "
+            f"samples each: make rollout.prompts a multiple of the processes, or set agent.resample=0"
+        )
 
 
 def _base(name: str) -> str:

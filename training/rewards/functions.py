@@ -185,8 +185,6 @@ def make_reward_function(
     if config.graded:
         grader = make_grader(config.kind, default_workers(config.workers))
         return RewardFunction(grader, decode, config, close_ids, close_text)
-    if config.kind == "episode":
-        return episode_reward
     found = imported(config.kind, "reward.kind")
     if not callable(found):
         raise ConfigError(f"reward.kind: {config.kind} is no function but a {type(found).__name__}")
@@ -194,5 +192,5 @@ def make_reward_function(
 
 
 def episode_reward(*, episode_score: Sequence[float | None], **_: Any) -> list[float]:
-    """The score that each episode gave its final answer; an episode without an answer earns nothing."""
+    """What each agent returned. A failed episode has no score: the trainer leaves it out by its column."""
     return [score or 0.0 for score in episode_score]

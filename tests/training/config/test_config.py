@@ -28,11 +28,11 @@ LORA = ("output", "lora", "learning", "about")
 
 
 def test_presets_load_and_say_what_they_are() -> None:
-    assert presets() == ["e1-code-14b", "e1-math-1.5b", "e1-math-1.5b-lora", "e1-math-7b", "e1-tiny"]
+    assert presets() == ["agent", "e1-code-14b", "e1-math-1.5b", "e1-math-1.5b-lora", "e1-math-7b", "e1-tiny"]
     for name in presets():
         about = load_config(name).about
         assert all((about.what, about.launch, about.memory, about.time))
-        assert f"--config {name} " in about.launch or name == "e1-tiny"
+        assert f"--config {name} " in about.launch or name in ("agent", "e1-tiny")
         assert name == "e1-tiny" or "Estimate, not measured" in about.memory
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from elastic_agent.errors import DataError
-from elastic_agent.training.agents.environment import Episode
 from elastic_agent.training.config.data import DataConfig
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.loading import load_config
@@ -36,7 +35,7 @@ def rows_of(lines: list[str] | None = None, **data: Any) -> list[dict[str, Any]]
 
 
 def test_every_set_of_the_data_package_is_a_source() -> None:
-    assert set(SOURCES) == {"word-problems", "lookups", "own", *SETS}
+    assert set(SOURCES) == {"word-problems", "lookups", "own", "rows", *SETS}
 
 
 def test_sets_are_joined_in_order_and_counted(tmp_path: Path) -> None:
@@ -193,22 +192,27 @@ def test_own_rows_keep_their_columns_and_a_conversation_is_a_question(tmp_path: 
             rows_of(source="own", path=own)
 
 
-def test_no_box_is_asked_of_an_agent(tmp_path: Path) -> None:
-    own = write(tmp_path / "own.jsonl", [{"question": "What do 3 cost?", "answer": 6, "prices": [2]}])
-    ready = validate(
-        small(
-            make_base(tmp_path / "base"),
-            tmp_path,
-            data={"source": "own", "path": str(own)},
-            agent={"environment": "tests.training.data.test_training_set:shop"},
-            reward={"kind": "episode"},
-            rollout={"context": 512},
-        )
-    )
-    assert ready.rows[0]["prompt"] == [{"role": "user", "content": "What do 3 cost?"}]
+def test_an_agent_gets_rows_as_they_stand(tmp_path: Path) -> None:
+    """No column is needed, renamed or dropped, and no row gets the keys of another one."""
+    rows = [
+        {"question": "What do 3 cost?", "prices": {"apple": 2}},
+        {"talk": [{"role": "user", "content": "hi"}]},
+    ]
+    own = write(tmp_path / "own.jsonl", rows)
+    base = make_base(tmp_path / "base")
+    given = {"run": "tests.training.data.test_training_set:shop", "caps": {"tokens": 100}}
+    data = {"source": "rows", "path": str(own)}
+    config = small(base, tmp_path, data=data, agent=given, budgets=None, steps=4)
+    ready = validate(config, [].append)
+    assert sorted(map(str, ready.rows)) == sorted(map(str, rows * 8))
+    assert all(ready.rows[i] == rows[number - 1] for i, number in enumerate(ready.numbers))
+    write(own, [])
+    with pytest.raises(DataError, match="holds no rows"):
+        validate(config, [].append)
+    with pytest.raises(DataError, match=r"data\.path says which file"):
+        validate(small(base, tmp_path, data={"source": "rows"}, agent=given, budgets=None), [].append)
 
 
-def shop(row: dict[str, Any]) -> Any:
-    """An environment that needs the column."""
-    assert row["prices"] == [2]
-    return Episode({}, score=lambda answer: 1.0)
+async def shop(row: dict[str, Any], llm: Any) -> float:
+    """An agent of one's own."""
+    return 1.0

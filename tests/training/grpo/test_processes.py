@@ -18,6 +18,7 @@ from elastic_agent.training.grpo.stopping import Signals, Stopped
 from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.run import train
 from tests.training import ranks
+from tests.training.agents.talks import TALKS
 from tests.training.episode_rows import rolling
 from tests.training.ranks import TOLERANCE, launch, launch_fates
 from tests.training.runs import make_base, small
@@ -32,11 +33,7 @@ UPDATES: dict[str, Any] = {
 }
 SHARDED: dict[str, Any] = {"device": {"bucket_tokens": 60, "shard": "fsdp2"}}
 VALIDATED: dict[str, Any] = {"validation": {"every": 1, "budgets": [2, None], "problems": 3}}
-AGENT: dict[str, Any] = {
-    "agent": {"environment": "lookups", "turns": 3},
-    "data": {"source": "lookups"},
-    "rollout": {"prompts": 2, "group": 2, "context": 256},
-}
+AGENT: dict[str, Any] = TALKS | {"rollout": {"prompts": 2, "group": 2, "context": 256}}
 ROWS: dict[str, Any] = {
     "rollout": {"prompts": 1, "group": 4, "context": 128},
     "reward": {"kind": "tests.training.episode_rows:earned_reward"},

@@ -11,15 +11,14 @@ import pytest
 from transformers import TrainerCallback
 
 from elastic_agent.errors import BackendUnavailableError
-from elastic_agent.training.agents.agent import ENVIRONMENTS
 from elastic_agent.training.budgets.distributions import call_seeds
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.grpo.checkpoints import checkpoints, complete_checkpoints
 from elastic_agent.training.rollouts.ahead import check_ahead
 from elastic_agent.training.run import train
-from tests.training.agents.episodes import always_calls
+from tests.training.agents.talks import TALKS
 from tests.training.rollouts.engines.test_vllm_servers import Staged, served, serving
-from tests.training.runs import EASY, easy_reward, make_base
+from tests.training.runs import EASY, make_base
 from tests.wire import Wire
 
 ROWS = 8  # samples a batch in these runs
@@ -145,23 +144,12 @@ def test_ctrl_c_gives_the_batch_in_flight_up(base: Path, wire: Staged, tmp_path:
     assert len(complete_checkpoints(tmp_path / "checkpoints")) == 1
 
 
-def easy_episodes(**columns: Any) -> list[float]:
-    return easy_reward(solution_ids=columns["completion_ids"])
-
-
-EPISODES: dict[str, Any] = {
-    "data": {"source": "lookups"},
-    "agent": {"environment": "talks", "turns": 3, "tokens": [30, 90]},
-    "budgets": {"thinking": [None], "solution": 10},
-    "reward": {"kind": f"{__name__}:easy_episodes"},
-}
-
-
-@pytest.mark.parametrize("changes", [{"anytime": {"cuts": 2}}, EPISODES])
+@pytest.mark.parametrize(
+    "changes", [{"anytime": {"cuts": 2}}, {name: TALKS[name] for name in TALKS if name != "rollout"}]
+)
 def test_episodes_and_anytime_rewards_are_made_ahead(
-    base: Path, wire: Staged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    base: Path, wire: Staged, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    monkeypatch.setitem(ENVIRONMENTS, "talks", lambda row: always_calls(2))
     trainer = run(base, tmp_path, wire, steps=2, validation={"every": 0}, **changes)
     assert trainer.state.global_step == 4
     assert len({body["model"] for body in wire.requests}) == 1, "both batches are of the first weights"
