@@ -88,9 +88,8 @@ def cold_start(
         before(model)
     arguments.learning_rate = settings.rate or _rate(settings, model.num_parameters())
     log(_plan(settings, examples, steps, arguments))
-    kept = copy.deepcopy(
-        (model.config, model.generation_config)
-    )  # the trainer writes its tokenizer's end there
+    # The trainer writes the tokenizer's end of text into both
+    kept = copy.deepcopy((model.config, model.generation_config))
     trainer = make_trainer(settings, prepared, model, arguments, examples, steps, log, callbacks)
     if start is not None:
         log(f"going on from {start}")

@@ -18,7 +18,7 @@ CHECKPOINTS, START, LOCK = "checkpoints", "start", ".lock"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that decides a run. `output` and `check` may differ when a run goes on.
+    """Everything that decides a run; `fixed` says what must be the same when a run goes on.
 
     Attributes:
         traces: the file; None: markers and template alone.
