@@ -15,8 +15,9 @@ nobody was trained on. Groups whose rewards are all the same are sampled again a
 With --json the last line of stdout is one JSON object: `rows` of `model`, `seed`, `cap`, `success` (the total
 is right) with its 95% interval `low` and `high` over rows, `reward`, `tokens`, `answered`, `overspend`, `n`;
 `ahead`: at each cap the difference in success of each two, with intervals over rows, means over seeds;
-`steps`, `minutes`. A folder that is given is gone on with. --quick trains two steps, and measures a few rows:
-that everything works, nothing else.
+`steps`, `minutes`; `recording`: the share by which recording 64 episodes of 8 calls side by side lengthens
+them (`overhead`, median of turns), and the most that one spent above its cap. A folder that is given is gone
+on with. --quick trains two steps, and measures a few rows: that everything works, nothing else.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks._commands import BASE, ROOT, elastic_agent
+from benchmarks._recording import recording
 from benchmarks._sums_agent import make_rows
 from elastic_agent.training.evaluation import bootstrap
 
@@ -171,7 +173,8 @@ def run(folder: Path, steps: int, seeds: Sequence[int], rows: int, *, quick: boo
         for ours, theirs in (("grants", "fixed"), ("grants", "before"), ("fixed", "before"))
     ]
     minutes = (time.perf_counter() - began) / 60
-    return {"rows": found, "ahead": ahead, "steps": steps, "minutes": round(minutes, 1)}
+    watched = recording(1 if quick else 5)
+    return {"rows": found, "ahead": ahead, "steps": steps, "minutes": round(minutes, 1), "recording": watched}
 
 
 if __name__ == "__main__":

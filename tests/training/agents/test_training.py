@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from elastic_agent.training.agents import rollouts
 from elastic_agent.training.agents.rollouts import EpisodesFailedError
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.schema import TrainConfig
@@ -76,6 +77,10 @@ async def hangs(row: Mapping[str, Any], llm: Any) -> float:
     return worth(said)
 
 
+async def in_process(row: Mapping[str, Any], llm: Any) -> float:
+    return worth((await llm.ainvoke(row["question"])).text)
+
+
 async def by_openai(row: Mapping[str, Any], llm: Any) -> float:
     from openai import AsyncOpenAI
 
@@ -83,14 +88,14 @@ async def by_openai(row: Mapping[str, Any], llm: Any) -> float:
 
     asked: list[Any] = [{"role": "user", "content": row["question"]}]
     async with AsyncOpenAI(**use_client(llm)) as client:
-        said = await client.chat.completions.create(model="gpt-5-mini", messages=asked, max_tokens=30)
+        said = await client.chat.completions.create(model="gpt-5-mini", messages=asked)
     return worth(said.choices[0].message.content or "")
 
 
 PROCESS = """
 import json, os, sys, urllib.request
 row = json.loads(sys.stdin.readline())
-body = {"model": "any", "max_tokens": 30, "messages": [{"role": "user", "content": row["question"]}]}
+body = {"model": "any", "messages": [{"role": "user", "content": row["question"]}]}
 request = urllib.request.Request(
     os.environ["OPENAI_BASE_URL"] + "/chat/completions", json.dumps(body).encode(),
     {"Authorization": "Bearer " + os.environ["OPENAI_API_KEY"], "Content-Type": "application/json"})
@@ -162,25 +167,43 @@ def test_a_hang_costs_its_own_row(base: Path, tmp_path: Path) -> None:
     assert all(line.startswith(("row 4:", "row 8:")) for line in said)
 
 
-def test_an_agent_by_wire_is_trained_on_the_ids_of_the_same_agent_in_process(
-    base: Path, tmp_path: Path
+def test_an_agent_by_wire_is_trained_on_what_it_is_in_process(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One agent in LangChain's words, by openai's client, and in a process: the same rewards and losses."""
+    """One agent in LangChain's words, by openai's client, and in a process: three steps with the same ids,
+    masks, log-probs, rewards and losses."""
     pytest.importorskip("openai")
     (tmp_path / "agent.py").write_text(PROCESS)
-    ways: dict[str, dict[str, Any]] = {
-        "by_openai": {},
-        "process": {"run": None, "command": [sys.executable, str(tmp_path / "agent.py")]},
-    }
+    made: list[dict[str, Any]] = []
+
+    def kept(*given: Any, **options: Any) -> dict[str, Any]:
+        made.append(columns(*given, **options))
+        return made[-1]
+
+    columns = rollouts.columns
+    monkeypatch.setattr(rollouts, "columns", kept)
+    process = {"run": None, "command": [sys.executable, str(tmp_path / "agent.py")]}
     found = {}
-    for way, section in ways.items():
-        config = run_of(base, tmp_path / way, way, agent={"llm": {}, **section}, steps=3)
+    for way in ("in_process", "by_openai", "process"):
+        section = {"scheduler": {"solution": 8}, **(process if way == "process" else {})}
+        made.clear()
+        config = run_of(base, tmp_path / way, way, agent=section, steps=3)
+        config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"dtype": "float32"})})
         log = train(config, log=quiet).state.log_history
-        found[way] = [(entry["reward"], entry["loss"], entry["grad_norm"]) for entry in log[:3]]
-        (row, *_) = read_csv((tmp_path / way / "out" / "metrics.csv").read_text())
-        assert (row["agent/calls"], row["agent/failed"]) == (1, 0)
-    for mine, theirs in zip(found["by_openai"], found["process"], strict=True):
-        assert mine == pytest.approx(theirs, abs=2e-4)
+        names = ("prompt_ids", "completion_ids", "env_mask", "logprobs", "episode_score")
+        ids = [[batch[name] for name in names] for batch in made]
+        found[way] = ids, [(entry["reward"], entry["loss"], entry["grad_norm"]) for entry in log[:3]]
+        assert len(made) == 3
+        assert made[0]["logprobs"][0][0] is not None
+    for way in ("by_openai", "process"):
+        for (*mine, mine_log, _), (*theirs, their_log, _) in zip(
+            found[way][0], found["in_process"][0], strict=True
+        ):
+            assert mine == theirs
+            for one, other in zip(mine_log, their_log, strict=True):
+                assert one == pytest.approx(other, abs=2e-4)  # updates round, each batch in its own order
+        for one, other in zip(found[way][1], found["in_process"][1], strict=True):
+            assert one == pytest.approx(other, abs=2e-4)
 
 
 @pytest.mark.parametrize(
