@@ -187,7 +187,8 @@ def test_an_agent_by_wire_is_trained_on_what_it_is_in_process(
     for way in ("in_process", "by_openai", "process"):
         section = {"scheduler": {"solution": 8}, **(process if way == "process" else {})}
         made.clear()
-        config = run_of(base, tmp_path / way, way, agent=section, steps=3)
+        # A small rate: the order of a batch differs, and a large update would blow its rounding up
+        config = run_of(base, tmp_path / way, way, agent=section, steps=3, learning={"rate": 1e-5})
         config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"dtype": "float32"})})
         log = train(config, log=quiet).state.log_history
         names = ("prompt_ids", "completion_ids", "env_mask", "logprobs", "episode_score")
@@ -201,7 +202,7 @@ def test_an_agent_by_wire_is_trained_on_what_it_is_in_process(
         ):
             assert mine == theirs
             for one, other in zip(mine_log, their_log, strict=True):
-                assert one == pytest.approx(other, abs=2e-4)  # updates round, each batch in its own order
+                assert one == pytest.approx(other, abs=2e-5)
         for one, other in zip(found[way][1], found["in_process"][1], strict=True):
             assert one == pytest.approx(other, abs=2e-4)
 
