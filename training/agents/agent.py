@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Caps
 from elastic_agent.errors import ElasticError
+from elastic_agent.prompts.told_budget import check_tell
 from elastic_agent.scheduler.estimates.curve_files import load_file
 from elastic_agent.scheduler.estimates.online_curves import Curves
 from elastic_agent.scheduler.estimates.success_curve import CurveSet
@@ -149,6 +150,10 @@ def make_agent(config: AgentConfig) -> AgentRun:
         ConfigError: a name that can't be imported, no function of a row and a model, or no such program.
         GrantLogError: a run log without caps.
     """
+    try:
+        check_tell(config.tell)
+    except ElasticError as error:
+        raise ConfigError(f"agent.tell: {error}") from error
     return AgentRun(
         config=config,
         agent=_agent(config),

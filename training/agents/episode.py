@@ -152,6 +152,30 @@ class Episode:
         return sum(call.usage.generated for call in self.calls)
 
 
+class WiderCaps:
+    """Notes sub-tasks that an agent opens with caps wider than its episode's, which hold all the same.
+
+    Attributes:
+        notes: one for each unit.
+    """
+
+    def __init__(self, caps: Caps) -> None:
+        usd = None if caps.usd is None else float(caps.usd)
+        self._caps = {"tokens": caps.tokens, "usd": usd, "seconds": caps.seconds}
+        self.notes: dict[str, None] = {}
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """An event of the episode's tasks, as run logs have it."""
+        if event.get("event") != "task_opened" or event.get("parent") is None:
+            return
+        for unit, cap in event["caps"].items():
+            most = self._caps[unit]
+            if most is not None and cap > most:
+                self.notes[
+                    f"the agent opened a sub-task with {unit}={cap}, more than its own: its own holds"
+                ] = None
+
+
 @dataclass(slots=True)
 class _End:
     """How the agent's part of an episode ended; the fields are those of `Episode`."""
@@ -170,10 +194,10 @@ async def run_episode(spec: EpisodeSpec, setting: EpisodeSetting, model: Model) 
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
-    recorder = Recorder(model.backend, spec.seed, setting.sampling)
+    recorder, wider = Recorder(model.backend, spec.seed, setting.sampling), WiderCaps(spec.caps)
     scheduler = setting.make_scheduler(model.backend)
     terms = {"name": f"row-{spec.number}", "uncounted": "refuse", **setting.terms(spec)}
-    task = scheduler.task(spec.caps, **terms, observer=recorder)
+    task = scheduler.task(spec.caps, **terms, observer=recorder, log=wider)
     end = await _run(spec, setting, model, task, recorder)
     await scheduler.aclose()
     if end.result is not None:
@@ -185,7 +209,7 @@ async def run_episode(spec: EpisodeSpec, setting: EpisodeSetting, model: Model) 
         result=end.result,
         failure=end.failure,
         lost=end.lost,
-        notes=end.notes,
+        notes=(*end.notes, *wider.notes),
         spent=task.spent,
         seconds=loop.time() - began,
     )
@@ -202,9 +226,7 @@ async def _run(
                 with model.doors.episode(task):
                     end.result = read_result(await _within(setting, spec, model.llm))
             finally:
-                if (
-                    os.getpid() != home
-                ):  # the agent forked, and the copy came back: the trainer is one process
+                if os.getpid() != home:  # a fork of the agent came back: the trainer is one process
                     os._exit(0)
                 end.notes = _still_running(recorder)
     except BaseException as error:

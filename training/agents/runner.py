@@ -170,7 +170,10 @@ class _Batch:
         finally:
             for task in self._begun.values():
                 task.cancel()
-            await asyncio.gather(*self._begun.values(), return_exceptions=True)
+            ended = await asyncio.gather(*self._begun.values(), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):  # of the run, not of an agent: such as words that can't be told
+                raise error
 
     async def _run(self, i: int, model: Model, slots: asyncio.Semaphore) -> None:
         _episode.set(i)

@@ -220,6 +220,27 @@ def test_calls_left_running_are_stopped_told_and_left_out() -> None:
     assert "still running" in episode.notes[0]
 
 
+def test_a_sub_task_with_wider_caps_is_told_and_bounded() -> None:
+    async def agent(row: Row, llm: Any) -> float:
+        task = current_task()
+        assert task is not None
+        async with task.task(Caps(tokens=5000)):
+            for _ in range(3):
+                await ask()
+        return 1.0
+
+    [episode] = run(agent, specs(1, tokens=100))
+    assert episode.notes == (
+        "the agent opened a sub-task with tokens=5000, more than its own: its own holds",
+    )
+    assert episode.tokens <= 100
+
+
+def test_terms_that_no_task_takes_end_the_run() -> None:
+    with pytest.raises(ValueError, match="tell"):
+        run(one_call, specs(2), terms=lambda spec: {"tell": "{nothing} left"})
+
+
 def test_the_last_tenth_does_not_hold_a_batch() -> None:
     async def agent(row: Row, llm: Any) -> float:
         if row["number"] == 7:

@@ -219,6 +219,7 @@ def test_an_agent_by_wire_is_trained_on_what_it_is_in_process(
         ({"run": None, "command": ["no-such-program"]}, {}, "agent.command: there is no program"),
         ({"scheduler": {"policy": "greedy"}}, {}, "agent.scheduler.policy: there is no 'greedy'"),
         ({"scheduler": {"curves": "nowhere.json"}}, {}, "agent.scheduler.curves"),
+        ({"tell": "{thinking} left"}, {}, "agent.tell"),
         ({"resample": 1}, {"rollout": {"prompts": 1, "group": 4, "context": 256}}, ""),
     ],
 )

@@ -1,5 +1,6 @@
 """Budgets in training: constant in a group, dealt evenly, the same in every process and after a restart."""
 
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elastic_agent.budget import Budget
+from elastic_agent.backends.scripted import Reply, ScriptedBackend
+from elastic_agent.budget import Budget, Caps
 from elastic_agent.errors import InvalidBudgetError
+from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.scheduler.runlog import events
+from elastic_agent.training.agents.agent import make_agent
 from elastic_agent.training.budgets import run_logs
 from elastic_agent.training.budgets.distributions import (
     Budgets,
@@ -24,7 +28,8 @@ from elastic_agent.training.budgets.distributions import (
     mixture,
     parse_mixture,
 )
-from elastic_agent.training.budgets.run_logs import GrantLogError, parse_grants, read_grants
+from elastic_agent.training.budgets.run_logs import GrantLogError, parse_grants, read_caps, read_grants
+from elastic_agent.training.config.agent import AgentConfig
 
 KINDS: list[Budgets] = [
     mixture((48,), 48),
@@ -139,6 +144,30 @@ def test_grants_are_read_as_the_scheduler_wrote_them(tmp_path: Path) -> None:
     assert read_grants([tmp_path / "a"], ["steps-3"]) == [Budget(240, 96)]
     dealt = deal(Granted(tuple(every)), 6, seed=0, batch=0)
     assert Counter(dealt) == dict.fromkeys(every, 2)
+
+
+def test_caps_are_read_as_the_scheduler_wrote_them(tmp_path: Path) -> None:
+    """Those of the tasks that stand alone, the tightest first; an agent's groups draw them."""
+
+    async def work() -> None:
+        backend = ScriptedBackend(Reply("hm", "so"))
+        async with BudgetScheduler(backend, log=tmp_path / "run.jsonl") as scheduler:
+            for caps in (Caps(tokens=400), Caps(tokens=90, seconds=20), Caps(tokens=900)):
+                async with scheduler.task(caps) as task, task.task(Caps(tokens=50)) as inner:
+                    await inner.generate("x", solution=4)
+
+    asyncio.run(work())
+    found = read_caps([tmp_path])
+    assert found == [Caps(tokens=90, seconds=20), Caps(tokens=400), Caps(tokens=900)]
+    section = {"run": "lookups", "caps": {"logs": [str(tmp_path)]}}
+    agent = make_agent(AgentConfig.model_validate(section))
+    assert [agent.caps_at(share) for share in (0.0, 0.5, 0.99)] == found
+    (tmp_path / "run.jsonl").write_text('{"event": "task_opened", "caps": {"tokens": 0}}\n')
+    with pytest.raises(GrantLogError, match="line 1: a task without caps that can be read"):
+        read_caps([tmp_path])
+    (tmp_path / "run.jsonl").write_text("")
+    with pytest.raises(GrantLogError, match="no task in"):
+        read_caps([tmp_path])
 
 
 @pytest.mark.parametrize(
