@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,20 @@ class _OneServer(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneServer | None:
     """`--dist loadfile`, with the files of the vLLM server as one."""
     return _OneServer(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+_kept_clients: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def http_clients_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangChain keeps its HTTP clients by address. A port that comes again in a later test would bring
+    connections of an event loop that has ended. The clients are kept, as LangChain keeps them."""
+    module = sys.modules.get("langchain_openai.chat_models._client_utils")
+    for name in () if module is None else ("_cached_sync_httpx_client", "_cached_async_httpx_client"):
+        cached = lru_cache(getattr(module, name).__wrapped__)
+        _kept_clients.append(cached)
+        monkeypatch.setattr(module, name, cached)
 
 
 @pytest.fixture
