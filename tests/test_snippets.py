@@ -34,7 +34,8 @@ from tests.snippets import ROOT, SERVER, Snippet, all_snippets, right_answers, s
 
 SNIPPETS = all_snippets()
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-ARGUMENTS = {"train_agent.py": ["--quick"]}  # of examples that take minutes without
+ARGUMENTS = {"train_agent.py": ["--quick"], "train_langgraph_agent.py": ["--steps", "1"]}
+"""Of examples that take long without."""
 
 # Stands before `make` on the PATH. -o: the set-up is there already, or these tests would not run.
 MAKE = """\

@@ -51,7 +51,7 @@ def test_a_small_run_is_the_preset_but_for_the_fields_that_are_listed(
 
 
 def test_every_preset_for_a_real_model_is_run() -> None:
-    assert set(PRESETS) == {*presets()} - {"e1-tiny"}
+    assert set(PRESETS) == {*presets()} - {"e1-tiny", "agent"}
 
 
 @pytest.mark.slow

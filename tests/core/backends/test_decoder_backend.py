@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,7 @@ async def test_a_failure_ends_what_runs_and_a_new_decoder_goes_on() -> None:
     failing = threading.Event()
 
     def trouble() -> None:
+        time.sleep(0.01)  # 400 tokens take four seconds: none ends before the failure
         if failing.is_set():
             raise RuntimeError("the device is lost")
 
