@@ -16,8 +16,8 @@ With --json the last line of stdout is one JSON object: `rows` of `model`, `seed
 is right) with its 95% interval `low` and `high` over rows, `reward`, `tokens`, `answered`, `overspend`, `n`;
 `ahead`: at each cap the difference in success of each two, with intervals over rows, means over seeds;
 `steps`, `minutes`; `recording`: seconds spent recording by the calls' own seconds (`overhead`, of 64 episodes
-of 8 calls side by side; median of turns), and the most that one spent above its cap. A folder that is given is
-gone on with. --quick trains two steps, and measures a few rows: that everything works, nothing else.
+of 8 calls side by side; median of turns), and the most that one spent above its cap. A folder that is given
+is gone on with. --quick trains two steps, and measures a few rows: that everything works, nothing else.
 """
 
 from __future__ import annotations
