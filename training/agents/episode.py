@@ -178,12 +178,13 @@ class WiderCaps:
 
 @dataclass(slots=True)
 class _End:
-    """How the agent's part of an episode ended; the fields are those of `Episode`."""
+    """How the agent's part of an episode ended: fields of `Episode`, and whether its task opened."""
 
     result: EpisodeResult | None = None
     failure: str = ""
     lost: bool = False
     notes: tuple[str, ...] = ()
+    opened: bool = False
 
 
 async def run_episode(spec: EpisodeSpec, setting: EpisodeSetting, model: Model) -> Episode:
@@ -210,7 +211,7 @@ async def run_episode(spec: EpisodeSpec, setting: EpisodeSetting, model: Model) 
         failure=end.failure,
         lost=end.lost,
         notes=(*end.notes, *wider.notes),
-        spent=task.spent,
+        spent=task.spent if end.opened else None,
         seconds=loop.time() - began,
     )
 
@@ -222,6 +223,7 @@ async def _run(
     end, home = _End(), os.getpid()
     try:
         async with task:
+            end.opened = True
             try:
                 with model.doors.episode(task):
                     end.result = read_result(await _within(setting, spec, model.llm))
@@ -235,6 +237,8 @@ async def _run(
         end.result = None
         if not is_refusal(error) and not model.doors.refused(task):
             end.failure, end.lost = _words(error), _lost_engine(error)
+        elif not recorder.calls:
+            end.notes = (*end.notes, f"the caps hold not even one call: {error}")
     return end
 
 

@@ -206,6 +206,14 @@ def test_a_budget_error_is_an_outcome_and_not_a_failure() -> None:
     assert episode.calls
 
 
+def test_caps_that_hold_not_even_one_call_are_told() -> None:
+    backend = ScriptedBackend(REPLY)
+    [episode] = run(one_call, specs(1, tokens=2), backend=backend)
+    assert (episode.refused, episode.reward, episode.calls, episode.spent) == (True, 0.0, (), None)
+    assert episode.notes[0].startswith("the caps hold not even one call: ")
+    assert backend.meter.requests == 0
+
+
 def test_calls_left_running_are_stopped_told_and_left_out() -> None:
     async def agent(row: Row, llm: Any) -> float:
         await ask()

@@ -17,6 +17,7 @@ from elastic_agent.credentials import check_address, upstream_key
 from elastic_agent.errors import DataError, UsageError
 
 from ...agents.agent import AgentRun, make_agent
+from ...agents.episode import Episode
 from ...config.loading import build, override, read_layers
 from ...data.files import read_rows
 from .evaluate import evaluate
@@ -49,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for episode in episodes:
                 results.write(json.dumps(line_of(caps, episode)) + "\n")
             results.flush()
-            for failed in [one for one in episodes if one.failed][:3]:
-                print(f"row {failed.spec.number}: {failed.failure}", file=sys.stderr)
+            _tell(episodes)
             summaries.append(summarize(caps, episodes))
             found += episodes
     print(table(summaries))
@@ -66,6 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(page))
     return 0
+
+
+def _tell(episodes: Sequence[Episode]) -> None:
+    """Say on standard error what went wrong, by row."""
+    failed = [episode for episode in episodes if episode.failed]
+    for episode in failed[:3]:
+        print(f"row {episode.spec.number}: {episode.failure}", file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} of {len(episodes)} episodes failed, and are in no mean", file=sys.stderr)
+    notes = {note: episode.spec.number for episode in reversed(episodes) for note in episode.notes}
+    for note, number in notes.items():
+        print(f"row {number}: {note}", file=sys.stderr)
 
 
 def _agent(options: argparse.Namespace) -> AgentRun:

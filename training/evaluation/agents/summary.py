@@ -65,7 +65,7 @@ def summarize(caps: Caps, episodes: Sequence[Episode]) -> CapSummary:
     shares = [fmean(rewards) for rewards in by_row.values()]
     low, high = interval(shares) if shares else (0.0, 1.0)
     count = len(episodes)
-    spent = [episode.spent for episode in episodes if episode.spent is not None]
+    spent = [episode.spent for episode in episodes if episode.spent is not None]  # None: it never began
     usd = [float(one.usd) for one in spent if one.usd is not None]
     return CapSummary(
         cap=caps_text(caps),
