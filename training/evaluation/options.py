@@ -84,10 +84,6 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     page = "also write a page that shows the first two models' reasoning, cut and uncut"
     add("--inspect", type=Path, metavar="FILE", help=page)
     add("--inspect-at", type=TOKENS, metavar="T", help="its cut (default: the middle one of --thinking)")
-    add("--base-url", metavar="URL", help="a vLLM server, like http://localhost:8000/v1")
-    add_key_options(parser)
-    add("--tokenizer", metavar="NAME", help="tokenizer of a served model, when its name is no hub id")
-    add_marker_options(parser)
     add(
         "--concurrency",
         type=COUNT,
@@ -96,12 +92,22 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
         help="samples under way on a server (default: 64)",
     )
     add("--rows", type=COUNT, default=256, metavar="N", help="samples in a batch in process (default: 256)")
+    add_model_options(parser)
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Where the model is and how it is sampled; and `--json`."""
+    add = parser.add_argument
+    add("--base-url", metavar="URL", help="a vLLM server, like http://localhost:8000/v1")
+    add_key_options(parser)
+    add("--tokenizer", metavar="NAME", help="tokenizer of a served model, when its name is no hub id")
+    add_marker_options(parser)
     add("--threads", type=COUNT, default=1, metavar="N", help="torch threads in process (default: 1)")
     add("--temperature", type=TEMPERATURE, default=0.6, metavar="X", help="(default: 0.6, as in the paper)")
     add("--top-p", type=TOP_P, default=0.95, metavar="X", help="(default: 0.95, as in the paper)")
     add("--seed", type=SEED, default=0, metavar="N", help="of the sampling (default: 0)")
-    add("--json", action="store_true", help="all cells as one JSON object, the last line")
-    return parser
+    add("--json", action="store_true", help="the numbers as one JSON object, the last line")
 
 
 class _Strategies(argparse.Action):

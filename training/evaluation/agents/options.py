@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.budget import Caps
-from elastic_agent.cli_arguments import COUNT, SEED, TEMPERATURE, TOP_P, Parser, add_marker_options
-from elastic_agent.credentials import add_key_options
+from elastic_agent.cli_arguments import COUNT, Parser
 from elastic_agent.errors import InvalidValueError
 from elastic_agent.validation import argument, integer, real
+
+from ..options import add_model_options
 
 DESCRIPTION = """\
 An agent's success by caps: each row of the data is an episode, a task with the cap, in which the agent runs
@@ -71,13 +72,5 @@ def make_agent_parser(installed: bool) -> argparse.ArgumentParser:
     add("--samples", type=COUNT, default=1, metavar="K", help="episodes a row (default: 1)")
     add("--output", type=Path, default=Path("eval"), metavar="DIR", help="where results go (default: eval)")
     add("--curves", type=Path, metavar="FILE", help="also write success curves by kind of call")
-    add("--base-url", metavar="URL", help="a vLLM server, like http://localhost:8000/v1")
-    add_key_options(parser)
-    add("--tokenizer", metavar="NAME", help="tokenizer of a served model, when its name is no hub id")
-    add_marker_options(parser)
-    add("--threads", type=COUNT, default=1, metavar="N", help="torch threads in process (default: 1)")
-    add("--temperature", type=TEMPERATURE, default=0.6, metavar="X", help="(default: 0.6, as in the paper)")
-    add("--top-p", type=TOP_P, default=0.95, metavar="X", help="(default: 0.95, as in the paper)")
-    add("--seed", type=SEED, default=0, metavar="N", help="of the sampling (default: 0)")
-    add("--json", action="store_true", help="the table as one JSON object, the last line")
+    add_model_options(parser)
     return parser
