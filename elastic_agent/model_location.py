@@ -34,6 +34,28 @@ def model_path(model: str) -> str:
     return str(_MODELS / model) if model in embedded_models() else model
 
 
+def folder_or_hub_id(name: str, option: str) -> str:
+    """Where the model of a name is: its folder, if it has one here, else the name as an id of the hub.
+
+    Args:
+        option: what the name was given as, for the error.
+
+    Raises:
+        UnknownModelError: a folder without a model, or a name that can't be an id of the hub.
+    """
+    path = Path(model_path(name)).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UnknownModelError(f"{option}: {path} holds no model (no config.json)")
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UnknownModelError(
+            f"{option}: no model {name!r}: embedded are {', '.join(embedded_models()) or 'none'}; otherwise "
+            f"give a folder or a Hugging Face id (owner/name)"
+        )
+    return name
+
+
 def hub_or_disk(model: str) -> str:
     """What to load a hub model from: its id, or its folder in the hub's cache when the hub can't be reached.
 

@@ -53,7 +53,7 @@ def _agent_section(args: argparse.Namespace, section: dict[str, Any]) -> dict[st
     return section if args.caps is None else {**section, "caps": args.caps}
 
 
-def parse_caps(text: str) -> dict[str, list[float]]:
+def parse_cap_ranges(text: str) -> dict[str, list[float]]:
     """Read "tokens=500..4000" or "tokens=2000,seconds=20": a number or a range for each unit.
 
     Raises:
@@ -163,7 +163,7 @@ def parser(description: str | None, prog: str | None = None) -> argparse.Argumen
     )
     out.add_argument(
         "--caps",
-        type=argument(lambda _, text: parse_caps(text)),
+        type=argument(lambda _, text: parse_cap_ranges(text)),
         metavar="UNIT=A..B",
         help="what an episode of --agent may spend: tokens=500..4000",
     )

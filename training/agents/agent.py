@@ -6,43 +6,36 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Caps
 from elastic_agent.errors import ElasticError
 from elastic_agent.prompts.told_budget import check_tell
 from elastic_agent.scheduler.estimates.curve_files import load_file
-from elastic_agent.scheduler.estimates.online_curves import Curves
 from elastic_agent.scheduler.estimates.success_curve import CurveSet
 from elastic_agent.scheduler.latency.model import Latency
 from elastic_agent.scheduler.ledger.prices import Price
 from elastic_agent.scheduler.policies import POLICIES
 from elastic_agent.scheduler.policies.protocol import AllocationPolicy
+from elastic_agent.scheduler.runtime.context import current_task
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 
 from ..budgets.run_logs import read_caps
 from ..config.agent import AgentConfig, SchedulerConfig
 from ..config.fields import ConfigError, imported, named
 from .clients import EpisodeGateway, client_of, make_llm
-from .command import check_command, run_command
+from .command import caps_text, check_command, run_command
 from .episode import Agent, EpisodeSetting, EpisodeSpec, Model
 from .lookups import lookups
 from .runner import Limits
 
 AGENTS: Mapping[str, Agent] = {"lookups": lookups}
 """What `agent.run` in a config stands for; a new one is an entry here."""
-
-
-class _Known(NamedTuple):
-    """What the schedulers of a batch's episodes know of a backend from the start."""
-
-    curves: Curves
-    latency: Latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +53,6 @@ class AgentRun:
     caps_at: Callable[[float], Caps]
     policy: AllocationPolicy
     curves: CurveSet | None
-    _known: dict[int, _Known] = field(default_factory=dict)
-    """Of each open backend, by its id."""
 
     def limits(self, *, reopens: bool = True) -> Limits:
         """How episodes share the machine."""
@@ -73,7 +64,6 @@ class AgentRun:
             agent=self.agent,
             seconds=self.config.seconds,
             sampling=sampling,
-            make_scheduler=self._make_scheduler,
             terms=self._terms,
         )
 
@@ -81,24 +71,16 @@ class AgentRun:
         """The model in training as agents meet it, on a backend that is given."""
         return OpenedAgent(self, given)
 
-    def known(self, backend: Backend) -> None:
-        """A backend was opened: remember what its schedulers know from the start."""
-        curves = BudgetScheduler(backend, curves=self.curves).curves_for(backend)
-        self._known[id(backend)] = _Known(curves, Latency())
-
-    def forget(self) -> None:
-        """The backend is closed."""
-        self._known.clear()
-
-    def _make_scheduler(self, backend: Backend) -> BudgetScheduler:
-        """A scheduler of its own for each episode, which so depends on no other one; speeds are shared."""
-        price, known = self.config.price, self._known[id(backend)]
-        return BudgetScheduler(
+    def schedulers(self, backend: Backend) -> Callable[[], BudgetScheduler]:
+        """Makes an own scheduler for each episode, which so depends on no other one; speeds are shared."""
+        given = self.config.price
+        return partial(
+            BudgetScheduler,
             backend,
-            price=None if price is None else Price(price.input, price.output),
+            price=None if given is None else Price(given.input, given.output),
             policy=self.policy,
-            curves=known.curves,
-            latency=known.latency,
+            curves=BudgetScheduler(backend, curves=self.curves).curves_for(backend),
+            latency=Latency(),
             solution=self.config.scheduler.solution,
         )
 
@@ -120,8 +102,8 @@ class OpenedAgent:
     async def __aenter__(self) -> Model:
         backend = await self._given.__aenter__()
         await self._gateway.__aenter__()
-        self._agent.known(backend)
-        return Model(backend, make_llm(backend, **self._agent.config.llm), self._gateway)
+        llm = make_llm(backend, **self._agent.config.llm)
+        return Model(backend, llm, self._gateway, self._agent.schedulers(backend))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -129,14 +111,12 @@ class OpenedAgent:
         try:
             await self._gateway.__aexit__(kind, error, trace)
         finally:
-            self._agent.forget()
             ended = await self._given.__aexit__(kind, error, trace)
         return ended
 
     def abandon(self) -> None:
         """Leave the backend alone: of an engine in this process this waits for nothing, of others nothing is
         left in this process."""
-        self._agent.forget()
         leaving = self._given.__aexit__(None, None, None)
         with suppress(StopIteration, RuntimeError):
             leaving.send(None)
@@ -174,9 +154,8 @@ def _agent(config: AgentConfig) -> Agent:
     if ":" not in name:
         agent = named(AGENTS, name, "agent.run (or module:function)")
     else:
-        if (
-            here := str(Path.cwd())
-        ) not in sys.path:  # as `python -m` does: the agent is in the user's folder
+        here = str(Path.cwd())
+        if here not in sys.path:  # as `python -m` does: the agent is in the user's folder
             sys.path.insert(0, here)
         agent = imported(name, "agent.run")
     if not callable(agent):
@@ -195,8 +174,14 @@ def _agent(config: AgentConfig) -> Agent:
 
 async def _run_command(config: AgentConfig, row: Mapping[str, Any], llm: Any) -> Any:
     """The agent that a command is."""
+    task = current_task()
     return await run_command(
-        config.command, row, client_of(llm), seconds=config.seconds, environment=config.environment
+        config.command,
+        row,
+        client_of(llm),
+        seconds=config.seconds,
+        caps=None if task is None else caps_text(task.caps),
+        environment=config.environment,
     )
 
 

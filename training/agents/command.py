@@ -33,6 +33,8 @@ from contextlib import suppress
 from tempfile import TemporaryFile
 from typing import IO, Any
 
+from elastic_agent.budget import Caps
+
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SYSTEMROOT")
 """Variables of the trainer's environment that the process gets."""
 MOST_OUTPUT = 16 << 20
@@ -49,6 +51,12 @@ class CommandError(RuntimeError):
 
 class CommandTimeoutError(CommandError, TimeoutError):
     """The process has not ended in time, and was killed."""
+
+
+def caps_text(caps: Caps) -> str:
+    """Caps as ELASTIC_CAPS has them, and people write them."""
+    parts = {"tokens": caps.tokens, "usd": caps.usd, "seconds": caps.seconds}
+    return ", ".join(f"{unit}={float(cap):.12g}" for unit, cap in parts.items() if cap is not None)
 
 
 def check_command(command: Sequence[str]) -> None:

@@ -69,14 +69,12 @@ class EpisodeSetting:
         agent: what is run.
         seconds: most seconds of one episode.
         sampling: how the model in training is sampled.
-        make_scheduler: makes the scheduler of one episode, on the model in training.
         terms: further terms of each episode's task (`TaskTerms`), from the episode's spec.
     """
 
     agent: Agent
     seconds: float
     sampling: Sampling
-    make_scheduler: Callable[[Backend], BudgetScheduler]
     terms: Callable[[EpisodeSpec], Mapping[str, Any]] = lambda spec: {}
 
 
@@ -100,11 +98,13 @@ class Model:
         backend: samples with the weights in training.
         llm: the agents' `llm`, on this backend.
         doors: for agents by wire.
+        make_scheduler: makes the scheduler of one episode, on this backend.
     """
 
     backend: Backend
     llm: Any
     doors: Doors
+    make_scheduler: Callable[[], BudgetScheduler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ async def run_episode(spec: EpisodeSpec, setting: EpisodeSetting, model: Model) 
     loop = asyncio.get_running_loop()
     began = loop.time()
     recorder, wider = Recorder(model.backend, spec.seed, setting.sampling), WiderCaps(spec.caps)
-    scheduler = setting.make_scheduler(model.backend)
+    scheduler = model.make_scheduler()
     terms = {"name": f"row-{spec.number}", "uncounted": "refuse", **setting.terms(spec)}
     task = scheduler.task(spec.caps, **terms, observer=recorder, log=wider)
     end = await _run(spec, setting, model, task, recorder)

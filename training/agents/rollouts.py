@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import ElasticError
@@ -22,7 +22,7 @@ from ..rollouts.trl_columns import RolloutFunc, batch_of, episode_columns
 from .agent import AgentRun
 from .episode import Episode, EpisodeSpec
 from .runner import run_episodes
-from .sequences import row_of, sequences_of
+from .sequences import TokenSequence, row_from, sequences_of
 
 _CAPS, _TOLD, _EPISODES, _AGAIN = 101, 102, 103, 104  # part of a draw's seed: what is drawn
 _TOLD_ROWS = 3
@@ -75,26 +75,34 @@ class Failures:
                 if note not in self._noted:
                     self._noted.add(note)
                     self.log(f"row {episode.spec.number}: {note}")
-        self._note_sequences(episodes)
         if self.failed > self.most * self.episodes:
             raise EpisodesFailedError(
                 f"{self.failed} of {self.episodes} episodes failed, and agent.failures lets {self.most:.0%} "
                 f"fail; the last failure, of row {wrong[-1].spec.number}: {wrong[-1].failure}"
-                if wrong
-                else f"{self.failed} of {self.episodes} episodes failed (agent.failures {self.most:.0%})"
             )
 
-    def _note_sequences(self, episodes: Sequence[Episode]) -> None:
-        several = [episode for episode in episodes if len(episode.calls) > 1]
+    def note_sequences(
+        self, episodes: Sequence[Episode], sequences: Sequence[Sequence[TokenSequence]]
+    ) -> None:
+        """Tell once where no episode's calls extend each other.
+
+        Args:
+            sequences: of each episode.
+        """
+        several = [
+            (episode, len(found))
+            for episode, found in zip(episodes, sequences, strict=True)
+            if len(episode.calls) > 1
+        ]
         note = "no call extends the one before"
         if note in self._noted or not several:
             return
-        if all(len(sequences_of(episode.calls)) == len(episode.calls) for episode in several):
+        if all(count == len(episode.calls) for episode, count in several):
             self._noted.add(note)
             self.log(
-                f"row {several[0].spec.number}: {note}, so each call is a sequence of its own, whose prompt "
-                f"is read again in the update (chat templates that drop earlier thinking do this; so does an "
-                f"agent that changes its earlier messages)"
+                f"row {several[0][0].spec.number}: {note}, so each call is a sequence of its own, whose "
+                f"prompt is read again in the update (chat templates that drop earlier thinking do this; "
+                f"so does an agent that changes its earlier messages)"
             )
 
 
@@ -183,10 +191,8 @@ def make_agent_rollout_func(
     failures = Failures(agent.config.failures, log)
 
     def rollout(prompts: list[Any], trainer: Any) -> dict[str, Any]:
-        groups, at_once = (
-            _groups(agent, rows, numbers, trainer, seed),
-            min(agent.config.concurrency, len(prompts)),
-        )
+        groups = _groups(agent, rows, numbers, trainer, seed)
+        at_once = min(agent.config.concurrency, len(prompts))
         episodes = run_episodes(
             groups.specs,
             agent.setting(replace(sampling, logprobs=engine.gives_logprobs)),
@@ -195,8 +201,10 @@ def make_agent_rollout_func(
             groups.resample,
         )
         failures.add(episodes)
-        engine.check_served(trainer, [read for episode in episodes for read in _read(episode)])
-        made = columns(episodes, filler=filler, logprobs=engine.gives_logprobs)
+        sequences = [sequences_of(episode.calls) for episode in episodes]
+        failures.note_sequences(episodes, sequences)
+        engine.check_served(trainer, [_Read.of(one) for found in sequences for one in found])
+        made = columns(episodes, sequences, filler=filler, logprobs=engine.gives_logprobs)
         if agent.config.credit == "calls":
             results = [episode.result for episode in episodes]
             made["call_rewards"] = [None if r is None or r.calls is None else list(r.calls) for r in results]
@@ -234,20 +242,23 @@ class _Read(NamedTuple):
     completion_ids: Sequence[int]
     logprobs: Sequence[float | None]
 
-
-def _read(episode: Episode) -> list[_Read]:
-    return [
-        _Read(found.ids[: found.prompt], found.ids[found.prompt :], found.logprobs[found.prompt :])
-        for found in sequences_of(episode.calls)
-    ]
+    @classmethod
+    def of(cls, found: TokenSequence) -> Self:
+        return cls(found.ids[: found.prompt], found.ids[found.prompt :], found.logprobs[found.prompt :])
 
 
-def columns(episodes: Sequence[Episode], *, filler: int, logprobs: bool) -> dict[str, Any]:
+def columns(
+    episodes: Sequence[Episode],
+    sequences: Sequence[Sequence[TokenSequence]],
+    *,
+    filler: int,
+    logprobs: bool,
+) -> dict[str, Any]:
     """The columns that TRL, the reward and the metrics read.
 
     `thinking_limit` is that of the first call, the solution that of the last one; tokens are sums over all.
     """
-    rows = [row_of(episode.calls) for episode in episodes]
+    rows = [row_from(found, episode.calls) for found, episode in zip(sequences, episodes, strict=True)]
     failed = [episode.failed for episode in episodes]
     spent = [[call.usage for call in episode.calls] for episode in episodes]
     last = [episode.calls[-1] if episode.calls else None for episode in episodes]

@@ -19,34 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
-
-from elastic_agent.usage import Usage
+from typing import Self
 
 from ..rollouts.trl_columns import EpisodeRow
-
-
-class RecordedCall(Protocol):
-    """What is read of a call: ids as they were sent and came back. A prompt has at least one id."""
-
-    @property
-    def prompt_ids(self) -> Sequence[int]: ...
-
-    @property
-    def output_ids(self) -> Sequence[int]: ...
-
-    @property
-    def sampled(self) -> Sequence[bool]:
-        """Of each output id whether the policy has sampled it; the others were forced."""
-        ...
-
-    @property
-    def logprobs(self) -> Sequence[float | None]:
-        """Of each output id, at sampling time; None where it is not known."""
-        ...
-
-    @property
-    def usage(self) -> Usage: ...
+from .recorder import RecordedCall
 
 
 @dataclass(slots=True)
@@ -114,7 +90,11 @@ def row_of(calls: Sequence[RecordedCall]) -> EpisodeRow | None:
     Args:
         calls: in the order in which they were sent.
     """
-    sequences = sequences_of(calls)
+    return row_from(sequences_of(calls), calls)
+
+
+def row_from(sequences: Sequence[TokenSequence], calls: Sequence[RecordedCall]) -> EpisodeRow | None:
+    """`row_of` these calls, whose sequences are known."""
     if not sequences:
         return None
     split = sequences[0].prompt

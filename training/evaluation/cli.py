@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.backends.load import load_backend
 from elastic_agent.cli_arguments import given_markers
-from elastic_agent.credentials import check_address, upstream_key
 from elastic_agent.errors import BackendError
 from elastic_agent.generation.wrap_up import wrap_up_of
 from elastic_agent.model_location import model_path
@@ -25,7 +23,7 @@ from ..data.rows import OWN_FILE
 from ..plots.accuracy import plot
 from ..rewards.codeforces import read_ratings
 from .grid import Grid, GridError, check, run, weights_of
-from .options import make_parser
+from .options import load_served, make_parser
 from .progress import Progress
 from .reports.inspector import inspector
 from .reports.ratings import rate_cells, rating_report, rating_table
@@ -160,15 +158,7 @@ def _engine(options: argparse.Namespace, name: str) -> Engine:
 
         torch.set_num_threads(options.threads)
         return InProcess.load(name, rows=options.rows, markers=given_markers(options))
-    check_address(options.base_url, "--base-url")
-    backend = load_backend(
-        name,
-        base_url=options.base_url,
-        api_key=upstream_key(options),
-        tokenizer=options.tokenizer,
-        markers=given_markers(options),
-    )
-    return Served(backend, concurrency=options.concurrency)
+    return Served(load_served(options, name), concurrency=options.concurrency)
 
 
 def _models(options: argparse.Namespace) -> tuple[list[str], list[tuple[str, str]]]:

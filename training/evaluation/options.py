@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from elastic_agent.backends.base import Backend
+from elastic_agent.backends.load import load_backend
 from elastic_agent.cli_arguments import (
     COUNT,
     SEED,
@@ -15,8 +17,9 @@ from elastic_agent.cli_arguments import (
     TOP_P,
     Parser,
     add_marker_options,
+    given_markers,
 )
-from elastic_agent.credentials import add_key_options
+from elastic_agent.credentials import add_key_options, check_address, upstream_key
 from elastic_agent.validation import argument
 
 from ..budgets.distributions import parse_mixture
@@ -108,6 +111,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=TOP_P, default=0.95, metavar="X", help="(default: 0.95, as in the paper)")
     add("--seed", type=SEED, default=0, metavar="N", help="of the sampling (default: 0)")
     add("--json", action="store_true", help="the numbers as one JSON object, the last line")
+
+
+def load_served(options: argparse.Namespace, name: str) -> Backend:
+    """The model that the server at --base-url serves under a name."""
+    check_address(options.base_url, "--base-url")
+    return load_backend(
+        name,
+        base_url=options.base_url,
+        api_key=upstream_key(options),
+        tokenizer=options.tokenizer,
+        markers=given_markers(options),
+    )
 
 
 class _Strategies(argparse.Action):

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from elastic_agent.errors import UnknownModelError
 from elastic_agent.generation.prepare import markers_for
-from elastic_agent.model_location import embedded_models, model_path
+from elastic_agent.model_location import folder_or_hub_id
 from elastic_agent.prompts.markers import Markers
 from elastic_agent.prompts.model_files import load_tokenizer
 from elastic_agent.prompts.tokenizer import HFCodec
@@ -86,7 +84,7 @@ def validate(config: TrainConfig, log: Callable[[str], None] = print) -> RunCont
     join(config)
     arguments = make_arguments(config, microbatch)
     let_cpus_shard(config)
-    base = _base(config.base)
+    base = folder_or_hub_id(config.base, "base")
     tokenizer: Any = load_tokenizer(base, name=config.base)
     codec = _codec(config, tokenizer)
     _check_model_context(config, base)
@@ -246,20 +244,6 @@ def _check_groups(config: TrainConfig) -> None:
             f"agent.resample: a group of {config.rollout.group} samples would lie across processes of {each} "
             f"samples each: make rollout.prompts a multiple of the processes, or set agent.resample=0"
         )
-
-
-def _base(name: str) -> str:
-    path = Path(model_path(name)).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UnknownModelError(f"base: {path} holds no model (no config.json)")
-        return str(path)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UnknownModelError(
-            f"base: no model {name!r}: embedded are {', '.join(embedded_models()) or 'none'}; otherwise give "
-            f"a folder or a Hugging Face id (owner/name)"
-        )
-    return name
 
 
 def _check_columns(rows: Sequence[Row], wanted: Sequence[str], config: TrainConfig) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.errors import UnknownModelError
-from elastic_agent.model_location import embedded_models, hub_or_disk, model_path
+from elastic_agent.model_location import folder_or_hub_id, hub_or_disk
 from elastic_agent.prompts.model_files import load_tokenizer
 
 _LARGEST = 1_000_000
@@ -45,7 +45,9 @@ def read_base(name: str) -> Base:
     """
     from transformers import AutoConfig
 
-    where = _where(name)
+    where = folder_or_hub_id(name, "--base")
+    if not Path(where).is_dir():
+        where = hub_or_disk(where)
     try:
         config: Any = AutoConfig.from_pretrained(where)
     except (OSError, ValueError) as error:
@@ -60,20 +62,6 @@ def read_base(name: str) -> Base:
     text = config.get_text_config()
     context = int(getattr(text, "max_position_embeddings", None) or _LARGEST)
     return Base(name, where, config, tokenizer, int(text.vocab_size), min(context, _LARGEST))
-
-
-def _where(name: str) -> str:
-    path = Path(model_path(name)).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UnknownModelError(f"--base {path} holds no model (no config.json)")
-        return str(path)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UnknownModelError(
-            f"--base: no model {name!r}: embedded are {', '.join(embedded_models()) or 'none'}; otherwise "
-            f"give a folder or a Hugging Face id (owner/name)"
-        )
-    return hub_or_disk(name)
 
 
 def _check_kind(name: str, config: Any) -> None:

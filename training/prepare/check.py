@@ -87,38 +87,31 @@ def check(
         grader: "math" or "word-problems", for questions with an answer.
         log: gets a line for each budget when it is done.
     """
-    return asyncio.run(_check(backend, questions, limits, seed, grader, log))
 
-
-async def _check(
-    backend: Backend,
-    questions: Sequence[Example],
-    limits: Limits,
-    seed: int,
-    grader: str,
-    log: Callable[[str], None],
-) -> list[Cell]:
-    cells = []
-    try:
-        for limit in limits.all:
-            began = time.perf_counter()
-            jobs = (
-                generate(
-                    backend,
-                    [dict(message) for message in one.trace.question],
-                    Budget(limit, limits.solution),
-                    sampling=Sampling(seed=seed + number),
+    async def ask_all() -> list[Cell]:
+        cells = []
+        try:
+            for limit in limits.all:
+                began = time.perf_counter()
+                jobs = (
+                    generate(
+                        backend,
+                        [dict(message) for message in one.trace.question],
+                        Budget(limit, limits.solution),
+                        sampling=Sampling(seed=seed + number),
+                    )
+                    for number, one in enumerate(questions)
                 )
-                for number, one in enumerate(questions)
-            )
-            said = await asyncio.gather(*jobs)
-            right = await asyncio.to_thread(_right, questions, said, grader)
-            cells.append(_cell(None if limit == limits.uncut else limit, limit, said, right))
-            spent = time.perf_counter() - began
-            log(f"asked with up to {limit} tokens of thinking: {len(said)} answers in {spent:.0f} s")
-    finally:
-        await backend.aclose()  # after Ctrl-C, too: else its thread decodes on while the program ends
-    return cells
+                said = await asyncio.gather(*jobs)
+                right = await asyncio.to_thread(_right, questions, said, grader)
+                cells.append(_cell(None if limit == limits.uncut else limit, limit, said, right))
+                spent = time.perf_counter() - began
+                log(f"asked with up to {limit} tokens of thinking: {len(said)} answers in {spent:.0f} s")
+        finally:
+            await backend.aclose()  # after Ctrl-C, too: else its thread decodes on while the program ends
+        return cells
+
+    return asyncio.run(ask_all())
 
 
 def _cell(thinking: int | None, limit: int, said: Sequence[Generation], right: float | None) -> Cell:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from elastic_agent.backends.base import Backend, Sampling
@@ -37,9 +38,7 @@ async def ask(prompt: str = "how many ?", **options: Any) -> str:
 
 
 def setting(agent: Agent, **changes: Any) -> EpisodeSetting:
-    given = EpisodeSetting(
-        agent, seconds=20.0, sampling=Sampling(logprobs=True), make_scheduler=BudgetScheduler
-    )
+    given = EpisodeSetting(agent, seconds=20.0, sampling=Sampling(logprobs=True))
     return replace(given, **changes)
 
 
@@ -58,7 +57,7 @@ class Opens:
         self.abandoned = False
 
     async def __aenter__(self) -> Model:
-        return Model(self._backend, None, NoDoors())
+        return Model(self._backend, None, NoDoors(), partial(BudgetScheduler, self._backend))
 
     async def __aexit__(self, *_: object) -> None: ...
 

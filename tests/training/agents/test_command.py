@@ -230,3 +230,8 @@ async def test_an_agent_in_its_own_process_is_in_the_task(language: str, tmp_pat
                 with pytest.raises(CommandError, match="exit code 1"):
                     await run_command(start, ROW, gateway.client(task), seconds=30)
                 assert gateway.refused(task)
+
+
+def test_caps_as_text_are_those_that_were_given() -> None:
+    assert module.caps_text(Caps(tokens=1_234_567, seconds=20.0)) == "tokens=1234567, seconds=20"
+    assert module.caps_text(Caps(usd="0.00012345678")) == "usd=0.00012345678"

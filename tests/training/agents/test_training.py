@@ -95,6 +95,7 @@ async def by_openai(row: Mapping[str, Any], llm: Any) -> float:
 PROCESS = """
 import json, os, sys, urllib.request
 row = json.loads(sys.stdin.readline())
+assert os.environ["ELASTIC_CAPS"].startswith("tokens="), "the caps of its task"
 body = {"model": "any", "messages": [{"role": "user", "content": row["question"]}]}
 request = urllib.request.Request(
     os.environ["OPENAI_BASE_URL"] + "/chat/completions", json.dumps(body).encode(),

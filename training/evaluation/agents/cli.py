@@ -13,16 +13,17 @@ from typing import Any
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.backends.load import load_backend
 from elastic_agent.cli_arguments import given_markers
-from elastic_agent.credentials import check_address, upstream_key
 from elastic_agent.errors import DataError, UsageError
 
 from ...agents.agent import AgentRun, make_agent
+from ...agents.command import caps_text
 from ...agents.episode import Episode
 from ...config.loading import build, override, read_layers
 from ...data.files import read_rows
+from ..options import load_served
 from .evaluate import evaluate
 from .options import make_agent_parser
-from .summary import caps_text, curves_of, line_of, summarize, table
+from .summary import curves_of, line_of, summarize, table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with (output / "results.jsonl").open("w", encoding="utf-8") as results:
         for caps in options.caps:
             print(f"{caps_text(caps)}: {len(rows) * options.samples} episodes", file=sys.stderr)
-            (episodes,) = evaluate(
-                agent, backend, rows, [caps], sampling=sampling, samples=options.samples, seed=options.seed
+            episodes = evaluate(
+                agent, backend, rows, caps, sampling=sampling, samples=options.samples, seed=options.seed
             )
             for episode in episodes:
                 results.write(json.dumps(line_of(caps, episode)) + "\n")
@@ -102,17 +103,9 @@ def _priced(section: dict[str, Any], assignments: Sequence[str]) -> bool:
 
 
 def _backend(options: argparse.Namespace) -> Backend:
-    markers = given_markers(options)
     if options.base_url:
-        check_address(options.base_url, "--base-url")
-        return load_backend(
-            options.model,
-            base_url=options.base_url,
-            api_key=upstream_key(options),
-            tokenizer=options.tokenizer,
-            markers=markers,
-        )
+        return load_served(options, options.model)
     import torch
 
     torch.set_num_threads(options.threads)
-    return load_backend(options.model, markers=markers, threads=options.threads)
+    return load_backend(options.model, markers=given_markers(options), threads=options.threads)

@@ -10,6 +10,7 @@ from typing import Any
 
 from elastic_agent.budget import Caps
 
+from ...agents.command import caps_text
 from ...agents.episode import Episode
 from ..reports.stats import interval
 
@@ -48,12 +49,6 @@ class CapSummary:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def caps_text(caps: Caps) -> str:
-    """Caps as people write them."""
-    parts = {"tokens": caps.tokens, "usd": caps.usd, "seconds": caps.seconds}
-    return ",".join(f"{unit}={cap:g}" for unit, cap in parts.items() if cap is not None)
 
 
 def summarize(caps: Caps, episodes: Sequence[Episode]) -> CapSummary:
