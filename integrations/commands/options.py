@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from elastic_agent.cli_arguments import CAP, SECONDS, USD, Parser, add_marker_options
@@ -22,14 +23,20 @@ def _price(name: str, text: str) -> Price:
     return Price.parse(text)
 
 
-def _wrap_up(text: str) -> str:
+def checked(check: Callable[[str], object]) -> Callable[[str], str]:
+    """Text that passes a check, which raises an ElasticError otherwise, as the `type=` of an option."""
+
+    def read(_: str, text: str) -> str:
+        check(text)
+        return text
+
+    return argument(read)
+
+
+def _wrap_up(text: str) -> None:
     from elastic_agent.generation.wrap_up import wrap_up_of
 
-    try:
-        wrap_up_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+    wrap_up_of(text)
 
 
 PRICE = argument(_price)
@@ -80,7 +87,7 @@ def add_wrap_up_option(parser: argparse.ArgumentParser) -> None:
     """What is written before a forced close."""
     parser.add_argument(
         "--wrap-up",
-        type=_wrap_up,
+        type=checked(_wrap_up),
         metavar="TEXT",
         help="a sentence before each forced close, or a model family's own: qwen3, seed-oss (default: none)",
     )

@@ -20,7 +20,14 @@ from elastic_agent.credentials import ledger_place
 from elastic_agent.prompts.told_budget import check_tell
 from elastic_agent.validation import argument, integer
 
-from .options import PRICE, add_ledger_option, add_model_options, add_no_keys_option, add_wrap_up_option
+from .options import (
+    PRICE,
+    add_ledger_option,
+    add_model_options,
+    add_no_keys_option,
+    add_wrap_up_option,
+    checked,
+)
 
 if TYPE_CHECKING:
     from ..gateway.app import Gateway
@@ -54,14 +61,6 @@ NUMBERS: tuple[tuple[str, Callable[[str], Any], float | None, str, str], ...] = 
 """Options that take a number: name, type, default, what the help calls the value, help."""
 
 
-def _tell(text: str) -> str:
-    try:
-        check_tell(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
 def add_command(commands: Commands) -> None:
     """Add the command and its options."""
     serve = commands.add_parser(
@@ -87,7 +86,7 @@ def add_command(commands: Commands) -> None:
     add_wrap_up_option(serve)
     serve.add_argument(
         "--tell",
-        type=_tell,
+        type=checked(check_tell),
         nargs="?",
         const=True,
         default=False,
