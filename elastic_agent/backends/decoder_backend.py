@@ -165,11 +165,10 @@ class DecoderBackend:
         with self._lock:
             if not (self._new or running or self._closed):
                 self._lock.wait(timeout=1.0)
-            new, self._new = self._new, deque()
             cancelled, self._cancelled = self._cancelled, deque()
             closed = self._closed
         if closed:
-            self._end((*running.values(), *new), self._gone)
+            self._end((*running.values(), *self._taken()), self._gone)
             return False
         decoder = self._decoder
         assert decoder is not None
@@ -177,7 +176,7 @@ class DecoderBackend:
             if stream.key is not None and running.get(stream.key) is stream:
                 decoder.cancel(stream.key)
                 del running[stream.key]
-        for stream in new:
+        for stream in self._taken():  # after what can fail: the next decoder serves what waits
             if not stream.closed:
                 self._add(decoder, stream, running)
         if running:
@@ -186,6 +185,12 @@ class DecoderBackend:
                 given = [self._hand_out(one, running) for one in sampled]
                 self._wake([stream for stream in given if stream is not None])
         return True
+
+    def _taken(self) -> deque[_Stream]:
+        """The streams that wait to begin, taken out."""
+        with self._lock:
+            new, self._new = self._new, deque()
+        return new
 
     def _add(self, decoder: Decoder, stream: _Stream, running: dict[int, _Stream]) -> None:
         try:
@@ -203,7 +208,11 @@ class DecoderBackend:
             with suppress(Exception):  # it may fail at this, too
                 self._decoder.cancel(key)  # type: ignore[union-attr]
         running.clear()
-        self._decoder = self._make()
+        try:
+            self._decoder = self._make()
+        except Exception:  # no decoder any more: the next turn ends what waits
+            with self._lock:
+                self._closed = True
 
     def _hand_out(self, one: Sampled, running: dict[int, _Stream]) -> _Stream | None:
         """Put a token into its stream; None: nobody reads on."""

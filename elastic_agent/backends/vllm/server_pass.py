@@ -214,6 +214,8 @@ class ServerPass:
         server, receipt = self._server, self._request.receipt
         call_waits, connection = receipt.call_waits(), response.connection
         transport = None if connection is None else connection.transport
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.force_close()  # however it ends, no later request takes half a connection
         if transport is not None and transport.can_write_eof() and not transport.is_closing():
             try:
                 transport.write_eof()

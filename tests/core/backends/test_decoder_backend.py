@@ -105,6 +105,57 @@ async def test_a_failure_ends_what_runs_and_a_new_decoder_goes_on() -> None:
     await backend.aclose()
 
 
+async def test_a_failure_at_a_cancel_leaves_those_who_wait() -> None:
+    """One stream leaves as another comes, and the decoder fails at the first: a new one serves the second."""
+    step, failing = threading.Semaphore(0), threading.Event()
+
+    def trouble() -> None:
+        if failing.is_set():
+            raise RuntimeError("the device is lost")
+        step.acquire()
+
+    made: list[Counter] = []
+
+    def make() -> Counter:
+        made.append(Counter(trouble if not made else lambda: None))
+        return made[-1]
+
+    backend = backend_of(make)
+    left = backend.stream(asking(400))
+    step.release()
+    await anext(left)  # the worker is in its second step
+    coming = asyncio.create_task(read(backend, asking(30)))
+    await asyncio.sleep(0)
+    await left.aclose()
+    failing.set()
+    step.release()
+    assert ids_of(await asyncio.wait_for(coming, 30)) == list(range(1, 31))
+    assert len(made) == 2
+    await backend.aclose()
+
+
+async def test_without_another_decoder_those_who_wait_are_told() -> None:
+    def trouble() -> None:
+        raise RuntimeError("the device is lost")
+
+    made: list[Counter] = []
+
+    def make() -> Counter:
+        if made:
+            raise RuntimeError("no memory")
+        made.append(Counter(trouble))
+        return made[-1]
+
+    backend = backend_of(make)
+    with pytest.raises(BackendError, match="the device is lost"):
+        await read(backend, asking(30))
+    while not backend.closed:  # noqa: ASYNC110 (the worker's thread)
+        await asyncio.sleep(0.01)
+    with pytest.raises(BackendUnavailableError, match="closed"):
+        await read(backend, asking(30))
+    await backend.aclose()
+
+
 async def test_stopped_it_holds_nothing() -> None:
     """Streams end, later ones don't begin, thread and decoder are gone; again is no error."""
     prepared: list[str] = []

@@ -248,9 +248,27 @@ async def test_a_router_that_reads_on() -> None:
         await client.aclose()
 
 
+async def test_an_answer_that_ends_after_we_left() -> None:
+    """The server ends it as if we were there, and keeps the connection: no later request is sent on it."""
+    upstream = ScriptedBackend(LONG, tpot=0.001)
+    async with (
+        Wire(upstream) as wire,  # without counters: reading them would take the connection first
+        _reading_on(int(wire.base_url[:-3].rpartition(":")[2]), hold=0.05) as url,
+    ):
+        client = VllmServerBackend("scripted", url, codec=upstream.codec)
+        for _ in range(3):
+            await left(client, budget=Budget(60, 9))
+        assert upstream.meter.output == 180  # each was served to its end
+        await client.aclose()
+
+
 @asynccontextmanager
-async def _reading_on(port: int) -> AsyncIterator[str]:
-    """A proxy whose connection to the server stays open until the server closes it."""
+async def _reading_on(port: int, hold: float = 0) -> AsyncIterator[str]:
+    """A proxy whose connection to the server stays open until the server closes it.
+
+    Args:
+        hold: seconds for which it gathers data, so that an answer's end comes in one piece.
+    """
     tasks: set[asyncio.Task[None]] = set()
     kept: list[asyncio.StreamWriter] = []
 
@@ -259,6 +277,7 @@ async def _reading_on(port: int) -> AsyncIterator[str]:
             while data := await reader.read(65536):
                 with suppress(OSError):
                     writer.write(data)
+                await asyncio.sleep(hold)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
