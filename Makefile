@@ -12,7 +12,7 @@ PARTS  := scheduler training integrations
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 2 ] && n=2; echo $$n)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup links vllm litellm demo test lint format bench pins clean
+.PHONY: help setup links vllm litellm demo test lint format real bench pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -71,6 +71,10 @@ lint: links $(READY) ## ruff and mypy --strict; nothing ignored is in the reposi
 format: links $(READY) ## let ruff fix and format what it can
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+
+real: links $(READY) ## from a pretrained model to an E1, e.g. make real BASE=./SmolLM2-135M-Instruct OUT=./smol
+	@test -n "$(BASE)" && test -n "$(OUT)" || { echo "make real BASE=FOLDER OUT=DIR [RECIPE=e1-gym-135m] [ARGS=--resume]: FOLDER holds the pretrained model" >&2; exit 1; }
+	@$(BIN)/elastic-agent train --recipe $(or $(RECIPE),e1-gym-135m) --base $(BASE) --output $(OUT) $(ARGS)
 
 bench: links $(READY) ## every benchmark, in its quick form; one JSON line each
 	@status=0; for script in benchmarks/[a-z]*.py; do \

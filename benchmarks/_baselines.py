@@ -1,9 +1,11 @@
 """Policies and an oracle to measure the default policy by.
 
 `Proportional` (shares by how long a kind thinks), `GreedyUpfront` (the first call takes what it can use),
-`Decay`
-(Plan-and-Budget's schedules, arXiv 2505.16122: early calls get more) and `Myopic` (each call thinks while a
-token gains enough, whatever follows). `FixedCap` and `Uniform` are among the scheduler's own policies.
+`Decay` (Plan-and-Budget's schedules, arXiv 2505.16122: early calls get more), `Myopic` (each call thinks
+while a token gains enough, whatever follows), `MarginalGreedy` (after the idea of UAB, arXiv 2605.26849: the
+next few tokens to whoever gains most by them) and `Guessed` (after the idea of ZEBRA, arXiv 2605.20485:
+curves that the model guesses of itself, and water-filling). The last two are our own code for one sentence
+of their papers, not the authors'. `FixedCap` and `Uniform` are among the scheduler's own policies.
 
 `Informed` is the best that any policy can do that knows the distribution of outcomes of every kind but not
 the outcomes to come: it decides call by call, sees what each call used, and maximises the chance that all are
@@ -124,12 +126,73 @@ class Myopic:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class MarginalGreedy:
+    """The room in portions, each to the call that gains most by it on the measured curves, as they are.
+
+    Attributes:
+        portion: thinking tokens that are given away at once.
+    """
+
+    portion: int = 8
+    name: str = "marginal-greedy"
+
+    def choose(self, state: State) -> Choice:
+        """See `AllocationPolicy`."""
+        curves = [state.this.curve, *(need.curve for need in state.others)]
+        counts = [1, *(need.calls for need in state.others)]
+        given, room = [0] * len(curves), state.room
+        while True:
+            gains = [
+                curve.p(at + self.portion) - curve.p(at) for curve, at in zip(curves, given, strict=True)
+            ]
+            best = max(range(len(curves)), key=gains.__getitem__)
+            if gains[best] <= 0 or self.portion * counts[best] > room:
+                break
+            given[best] += self.portion
+            room -= self.portion * counts[best]
+        return _limited(state, given[0], f"portions of {self.portion} to whoever gains most")
+
+
+@dataclass(frozen=True, slots=True)
+class Guessed:
+    """Water-filling on curves that nobody measured: success 1 - exp(-t / guess), by the model's own guesses.
+
+    Attributes:
+        guesses: kind -> thinking tokens that the model says it needs.
+        otherwise: of a kind that it said nothing about.
+    """
+
+    guesses: tuple[tuple[str, float], ...]
+    otherwise: float = 64.0
+    name: str = "guessed"
+
+    def choose(self, state: State) -> Choice:
+        """See `AllocationPolicy`."""
+        known = dict(self.guesses)
+        mine = known.get(state.this.curve.kind, self.otherwise)
+        every = [(mine, 1)]
+        every += [(known.get(need.curve.kind, self.otherwise), need.calls) for need in state.others]
+        low, high = 1e-9, 1 / min(guess for guess, _ in every)
+        for _ in range(50):
+            price = math.sqrt(low * high)
+            wanted = math.fsum(calls * _filled(guess, price) for guess, calls in every)
+            low, high = (price, high) if wanted > state.room else (low, price)
+        return _limited(state, _filled(mine, high), f"water-filling on a guess of {mine:g} tokens")
+
+
+def _filled(guess: float, price: float) -> float:
+    """Tokens up to which 1 - exp(-t / guess) gains at least `price` a token."""
+    return max(0.0, -guess * math.log(min(1.0, price * guess)))
+
+
 def _limited(state: State, thinking: float, why: str) -> Choice:
     return Choice(min(max(0, int(thinking)), state.most), why)
 
 
 BASELINES: Mapping[str, Callable[..., AllocationPolicy]] = {
-    policy.__name__: policy for policy in (Proportional, GreedyUpfront, Decay, Myopic)
+    policy.__name__: policy
+    for policy in (Proportional, GreedyUpfront, Decay, Myopic, MarginalGreedy, Guessed)
 }
 """By the name of their class, as `replay(policies=)` takes them."""
 

@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 from typing import Any
 
-from benchmarks._replay import SOLUTION, Work, make_work
+from benchmarks._replay import TINY, Work, make_work
 from elastic_agent import Caps, load_backend
 from elastic_agent.backends.base import Sampling
 from elastic_agent.errors import ElasticError
@@ -37,7 +37,7 @@ async def agent(
                 said = await task.generate(
                     calls[i].text,
                     kind=calls[i].kind,
-                    solution=SOLUTION,
+                    solution=TINY.solution,
                     final=i == len(calls) - 1,
                     sampling=Sampling(seed=seed * 100 + i),
                 )

@@ -1,6 +1,6 @@
 """Tasks made of measured outcomes, played through the real desk in virtual time.
 
-An `Outcome` is one sample of `benchmarks/data`: what e1-tiny did at every thinking limit. A `Work` is a task:
+An `Outcome` is one sample of `benchmarks/data`: what a model did at every thinking limit. A `Work` is a task:
 its calls, and which of them each one waits for (a chain, or branches and a call that combines them). `play`
 hands its calls to a `Desk`, as a live task would: held, waited for, settled and refunded; a token takes one
 unit of time, so branches overlap. The replay keeps its own meter of what was served.
@@ -16,6 +16,7 @@ import gzip
 import heapq
 import io
 import random
+import statistics
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -32,15 +33,36 @@ from elastic_agent.scheduler.dispatch.apply import record_answer
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.agent_history import Histories
 from elastic_agent.scheduler.estimates.call_stats import UsageStats
+from elastic_agent.scheduler.estimates.curve_files import parse
+from elastic_agent.scheduler.estimates.success_curve import CurveSet
 from elastic_agent.scheduler.latency.model import Latency
 from elastic_agent.scheduler.ledger.accounts import Account
 from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.policies.protocol import AllocationPolicy
+from elastic_agent.training.evaluation.reports.stats import ENOUGH, spread
 from elastic_agent.usage import Usage
 
 DATA = Path(__file__).with_name("data") / "e1-tiny.csv.gz"
-SOLUTION, CLOSE, LIMIT = 96, 1, 512
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the calls of a model, in tokens: the limits of what was measured, and the close.
+
+    Attributes:
+        thinking: at the most, uncut.
+        solution: at the most.
+        close: the marker that ends thinking.
+    """
+
+    thinking: int
+    solution: int
+    close: int
+
+
+TINY = Sizes(512, 96, 1)
+"""e1-tiny's."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,7 @@ class Outcome:
     grid: tuple[int, ...]
     right: tuple[bool, ...]
     solution: tuple[int, ...]
+    sizes: Sizes = TINY
 
     def at(self, limit: int) -> tuple[int, bool, int]:
         """With this limit: thinking tokens, right or not, solution tokens."""
@@ -65,7 +88,9 @@ class Outcome:
     @cached_property
     def cheapest(self) -> int | None:
         """The fewest tokens with which it is right; None when it never is."""
-        costs = [used + CLOSE + said for t in self.grid for used, right, said in [self.at(t)] if right]
+        costs = [
+            used + self.sizes.close + said for t in self.grid for used, right, said in [self.at(t)] if right
+        ]
         return min(costs, default=None)
 
 
@@ -80,13 +105,14 @@ class Work(Generic[T]):
 @dataclass(frozen=True)
 class Played:
     """How a task went: which calls were right, what the meter counted, calls that were refused, thinking
-    tokens, and whether it has a final answer."""
+    tokens, whether it has a final answer, and the tokens that were held for its calls."""
 
     right: tuple[bool, ...]
     metered: int
     refused: int
     thinking: int = 0
     answered: bool = False
+    held: int = 0
 
 
 @dataclass
@@ -104,7 +130,9 @@ class Place:
 def load(path: Path = DATA) -> list[Outcome]:
     """The measured samples."""
     rows = csv.reader(io.StringIO(gzip.decompress(path.read_bytes()).decode()))
-    grid = tuple(map(int, next(rows)[5].split(":")[1].split()))
+    close, cuts, solution = (name.partition(":")[2] for name in next(rows)[4:7])
+    grid = tuple(map(int, cuts.split()))
+    sizes = Sizes(grid[-1], int(solution), int(close))
     return [
         Outcome(
             kind,
@@ -113,10 +141,41 @@ def load(path: Path = DATA) -> list[Outcome]:
             int(thinking),
             grid,
             tuple(one == "1" for one in right),
-            tuple(map(int, solution.split())),
+            tuple(map(int, said.split())),
+            sizes,
         )
-        for kind, problem, _, prompt, thinking, right, solution in rows
+        for kind, problem, _, prompt, thinking, right, said in rows
     ]
+
+
+def curves_of(outcomes: Sequence[Outcome], model: str) -> CurveSet:
+    """Success curves from outcomes, as an evaluation of these problems would have written them."""
+    found: dict[str, dict[str, Any]] = {
+        name: {}
+        for name in (
+            "kinds",
+            "natural_thinking",
+            "solution_tokens",
+            "solution_by_thinking",
+            "right_solutions",
+        )
+    }
+    for kind, rows in pool_of(outcomes).items():
+        grid = rows[0].grid
+        cells = {None if t == grid[-1] else t: [one.at(t) for one in rows] for t in grid}
+        found["kinds"][kind] = [
+            [t, statistics.fmean(right for _, right, _ in cell), len(cell)] for t, cell in cells.items()
+        ]
+        found["solution_by_thinking"][kind] = [
+            [t, statistics.fmean(said for *_, said in cell)] for t, cell in cells.items()
+        ]
+        right = {t: [said for _, hit, said in cell if hit] for t, cell in cells.items()}
+        found["right_solutions"][kind] = [
+            [t, *list(spread(said).values())[1:]] for t, said in right.items() if len(said) >= ENOUGH
+        ]
+        found["natural_thinking"][kind] = spread([one.thinking for one in rows])
+        found["solution_tokens"][kind] = spread([one.solution[-1] for one in rows])
+    return parse({"model": model, "s": outcomes[0].sizes.solution, **found})
 
 
 def pool_of(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -129,7 +188,8 @@ def pool_of(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 
 def make_work(pool: Mapping[str, Sequence[T]], count: int, seed: int) -> list[Work[T]]:
     """Tasks of 3 to 9 calls, kinds mixed: every other one a chain of 3 to 7, the rest 2 to 4 branches of 1
-    or 2 calls each and a call that combines them (of as many lines as there are branches)."""
+    or 2 calls each and a call that combines them (of word problems: of as many lines as there are branches).
+    """
     rng = random.Random(seed)
     kinds = sorted(pool)
 
@@ -153,7 +213,8 @@ def make_work(pool: Mapping[str, Sequence[T]], count: int, seed: int) -> list[Wo
                 calls.append(draw())
             ends.append(len(calls) - 1)
         after.append(tuple(ends))
-        calls.append(rng.choice(pool[f"steps-{branches}"]))
+        combines = f"steps-{branches}"  # of as many lines as there are branches
+        calls.append(rng.choice(pool[combines]) if combines in pool else draw())
         work.append(Work(tuple(calls), tuple(after)))
     return work
 
@@ -198,7 +259,7 @@ def play(
     if declare:
         state.forecast.expect(Counter(call.kind for call in calls))
     try:
-        dispatcher.open(state, now, None, CLOSE)
+        dispatcher.open(state, now, None, calls[0].sizes.close)
     except CapExceededError:
         dispatcher.ledger.close(account)
         return Played((False,) * len(calls), 0, len(calls))
@@ -208,7 +269,7 @@ def play(
     asked: dict[int, Request] = {}
     decided: list[int] = []
     ends: list[tuple[float, int, Running]] = []  # when thinking is at its limit, or the call is over
-    metered = refused = thought = 0
+    metered = refused = thought = held = 0
 
     def submit() -> None:
         for i, call in enumerate(calls):
@@ -242,9 +303,10 @@ def play(
                 heapq.heappush(ends, (now + (more.thinking - usage.thinking) * place.tick, i, running))
             else:
                 answering.add(i)
-                heapq.heappush(ends, (now + (CLOSE + usage.solution) * place.tick, i, running))
+                heapq.heappush(ends, (now + (usage.close + usage.solution) * place.tick, i, running))
             continue
         metered += usage.generated
+        held += (running.grant.budget.thinking or 0) + usage.close + running.grant.budget.solution
         thought += usage.thinking
         record_answer(running, usage)
         if memory.feedback:
@@ -256,20 +318,28 @@ def play(
     assert account.spent.tokens == metered, (account.spent, metered)
     dispatcher.close(state, now)
     assert account.held.tokens == 0
-    return Played(tuple(right), metered, refused, thought, state.status.answered)
+    return Played(tuple(right), metered, refused, thought, state.status.answered, held)
 
 
 def _served(call: Outcome, running: Running) -> tuple[Usage, bool]:
     """What a call uses under its grant, and whether its answer is right."""
     budget = running.grant.budget
     used, hit, said = call.at(budget.thinking or 0)
-    cut = CLOSE * (used < call.thinking)
-    usage = Usage(call.prompt, used, CLOSE, cut, min(said, budget.solution))
+    close = call.sizes.close
+    cut = close * (used < call.thinking)
+    usage = Usage(call.prompt, used, close, cut, min(said, budget.solution))
     return usage, hit and said <= budget.solution
 
 
 def _request(state: TaskState, call: Outcome, last: bool, memory: Memory, wake: Any) -> Request:
-    size = CallSize(prompt=call.prompt, fresh=call.prompt, thinking=LIMIT, solution=SOLUTION, close=CLOSE)
+    sizes = call.sizes
+    size = CallSize(
+        prompt=call.prompt,
+        fresh=call.prompt,
+        thinking=sizes.thinking,
+        solution=sizes.solution,
+        close=sizes.close,
+    )
     model = ModelFacts("", memory.curves, Latency(), memory.usage_stats)
     request = build_request(state, size, model, CallTerms(call.kind, final=last))
     request.on_outcome = wake
@@ -285,8 +355,9 @@ def table_of(outcomes: Sequence[Outcome]) -> Mapping[str, list[tuple[int, list[t
             (
                 t,
                 [
-                    (used + CLOSE, said if right else None)
-                    for used, right, said in (one.at(t) for one in rows)
+                    (used + one.sizes.close, said if right else None)
+                    for one in rows
+                    for used, right, said in [one.at(t)]
                 ],
             )
             for t in rows[0].grid
@@ -299,8 +370,8 @@ def play_plain(work: Work[Outcome], cap: int, most: int) -> Played:
     and no scheduler. Branches are taken one after another, which is kinder than life."""
     left, right = cap, []
     for call in work.calls:
-        used, hit, said = call.at(LIMIT)
-        wanted, limit = used + CLOSE + said, min(most, left)
+        used, hit, said = call.at(call.sizes.thinking)
+        wanted, limit = used + call.sizes.close + said, min(most, left)
         right.append(hit and wanted <= limit)
         left -= min(wanted, limit)
     return Played(tuple(right), cap - left, 0)

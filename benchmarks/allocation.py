@@ -1,10 +1,13 @@
 """Right answers out of the same cap: the default policy beside what it replaces, and beside what is possible.
 
     python benchmarks/allocation.py [--quick] [--live] [--json] [--write]
+    python benchmarks/allocation.py --outcomes benchmarks/data/e1-gym-135m/e1-0.csv.gz [--quick] [--json]
 
 Tasks of 3 to 9 calls (chains and branches, kinds mixed) are played from measured outcomes of e1-tiny
-(`benchmarks/data`) through the real desk, under caps over a 16-fold range. Every policy with a parameter is
-tuned per cap, on tasks drawn from other problems than those on which all are compared. A task succeeds when
+(`benchmarks/data`) through the real desk, under caps over a 16-fold range. With --outcomes they are those of
+another model (`benchmarks/_allocation_data.py` measures them), whose curves are then those of the problems
+that policies are tuned on. Every policy with a parameter is tuned per cap, on tasks drawn from other
+problems than those on which all are compared. A task succeeds when
 all of its calls are right. The area under success against cap, on the log axis, is the mean over the range.
 
 Two bounds stand beside the policies. `clairvoyant` knows how each call will turn out at every limit and takes
@@ -24,6 +27,10 @@ With --json the last line of stdout is one JSON object:
     without) over_fixed, of_informed, learnt_of_informed, of_oracle   ratios, with 95% intervals
     behind_uniform     caps at which the default is behind Uniform beyond the interval
     violations, tasks  caps broken at the replay's own meter, and tasks played
+    half_spend         by policy: right calls under half of what a task uses uncapped, as a share of those
+                       uncapped, with its 95% interval
+    over_reservation   by policy: tokens held for calls by tokens used, at the cap in the middle
+    regret             by policy: how far it is behind `informed` in the area, with its 95% interval
     curves             policy: [[cap a call, success, low, high, share of right calls], ...]
 """
 
@@ -34,18 +41,27 @@ import json
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks._baselines import Decay, GreedyUpfront, Informed, Myopic, Proportional
+from benchmarks._baselines import (
+    Decay,
+    GreedyUpfront,
+    Guessed,
+    Informed,
+    MarginalGreedy,
+    Myopic,
+    Proportional,
+)
 from benchmarks._picture import picture
 from benchmarks._replay import (
     Memory,
     Outcome,
     Played,
     Work,
+    curves_of,
     load,
     make_work,
     play,
@@ -60,8 +76,9 @@ from elastic_agent.scheduler.policies.marginal import Marginal
 from elastic_agent.scheduler.policies.protocol import AllocationPolicy
 from elastic_agent.scheduler.policies.simple import FixedCap, Uniform
 
-CAPS = tuple(20 * 2 ** (i / 2) for i in range(9))
-"""Tokens a call of the task: from where even the clairvoyant fails to where everybody has enough."""
+STEPS = tuple(2 ** (i / 2) for i in range(9))
+LEAST = 20
+"""Tokens a call of the task, where even the clairvoyant fails; at 16 times as many everybody has enough."""
 
 MODEL = "e1-tiny"
 GIVEN, LEARNT, QUIET, SILENT, KNOWN = (
@@ -87,6 +104,7 @@ CANDIDATES: dict[str, tuple[AllocationPolicy, ...]] = {
         for rate in rates
     ),
     "myopic": tuple(map(Myopic, (0.0, 0.001, 0.002, 0.004, 0.008))),
+    "marginal-greedy": tuple(map(MarginalGreedy, (4, 8, 16, 32))),
 }
 
 
@@ -109,12 +127,21 @@ class Row:
 class Bench:
     """The tasks, and the count of what was played."""
 
-    def __init__(self, outcomes: Sequence[Outcome], tasks: int, tuning: int, caps: Sequence[float]) -> None:
-        self.caps = tuple(caps)
-        self.pool = [one for one in outcomes if one.problem % 3]
+    def __init__(self, outcomes: Path | None, tasks: int, tuning: int, steps: Sequence[float]) -> None:
+        found = load() if outcomes is None else load(outcomes)
+        least = LEAST if outcomes is None else statistics.fmean(map(_whole, found)) / 6
+        self.caps = tuple(least * step for step in steps)
+        self.pool = [one for one in found if one.problem % 3]
         self.work = make_work(pool_of(self.pool), tasks, seed=1)
-        self.practice = make_work(pool_of([one for one in outcomes if not one.problem % 3]), tuning, seed=2)
-        self.curves = load_curves(MODEL)
+        others = [one for one in found if not one.problem % 3]
+        self.practice = make_work(pool_of(others), tuning, seed=2)
+        self.model = MODEL if outcomes is None else outcomes.name.partition(".")[0]
+        self.curves = load_curves(MODEL) if outcomes is None else curves_of(others, self.model)
+        self.candidates = dict(CANDIDATES)
+        guesses = None if outcomes is None else outcomes.with_name("guesses.json")
+        if guesses is not None and guesses.is_file():
+            guessed = tuple(json.loads(guesses.read_text(encoding="utf-8")).items())
+            self.candidates["guessed"] = (Guessed(guessed),)
         self.played = self.violations = 0
 
     def one(
@@ -142,7 +169,7 @@ class Bench:
         """A policy that is tuned per cap."""
         row = Row(name)
         for each in self.caps:
-            policy, memory = self.tuned(CANDIDATES[name], each), Memory.of(self.curves)
+            policy, memory = self.tuned(self.candidates[name], each), Memory.of(self.curves)
             found = [self.one(work, each, policy, memory) for work in self.work]
             row.whole.append([whole for whole, _ in found])
             row.share.append([share for _, share in found])
@@ -181,6 +208,24 @@ class Bench:
             row.whole[c][i], row.share[c][i] = self.one(self.work[i], self.caps[c], policy, memory, **how)
         return row
 
+    def thrift(self, policies: Mapping[str, AllocationPolicy]) -> dict[str, dict[str, Any]]:
+        """Of each policy: what is kept at half the spend, and how much it holds for what it uses."""
+        kept, held = {}, {}
+        halves = [round(sum(map(_whole, work.calls)) / 2) for work in self.work]
+        full = [statistics.fmean(call.right[-1] for call in work.calls) for work in self.work]
+        for name, policy in policies.items():
+            memory = Memory.of(self.curves)
+            half = [
+                statistics.fmean(play(work, cap, policy, memory).right)
+                for work, cap in zip(self.work, halves, strict=True)
+            ]
+            low, high = interval(len(half), lambda picked, half=half: _sum(half, picked) / _sum(full, picked))
+            kept[name] = [round(sum(half) / sum(full), 4), low, high]
+            middle = self.caps[len(self.caps) // 2]
+            played = [play(w, round(middle * len(w.calls)), policy, memory) for w in self.work]
+            held[name] = round(sum(one.held for one in played) / sum(one.metered for one in played), 3)
+        return {"half_spend": kept, "over_reservation": held}
+
     def bounds(self) -> list[Row]:
         """The clairvoyant and the informed; the share of the first is the LP bound on right calls."""
         clairvoyant, informed = Row("clairvoyant"), Row("informed")
@@ -208,18 +253,27 @@ def interval(count: int, of: Callable[[list[int]], float], draws: int = 400) -> 
     return round(found[int(0.025 * draws)], 4), round(found[int(0.975 * draws) - 1], 4)
 
 
-def replay(tasks: int, tuning: int, caps: Sequence[float]) -> dict[str, Any]:
+def _sum(values: Sequence[float], picked: Sequence[int]) -> float:
+    return math.fsum(values[i] for i in picked)
+
+
+def _whole(call: Outcome) -> int:
+    """What a call uses without any cap."""
+    return call.thinking + call.sizes.close + call.solution[-1]
+
+
+def replay(outcomes: Path | None, tasks: int, tuning: int, steps: Sequence[float]) -> dict[str, Any]:
     """All policies and bounds."""
-    bench = Bench(load(), tasks, tuning, caps)
+    bench = Bench(outcomes, tasks, tuning, steps)
     rows: dict[str, Row] = {"max_tokens": bench.plain()}
-    for name in CANDIDATES:
+    for name in bench.candidates:
         rows[name] = bench.baseline(name)
         print(f"{name:30} {rows[name].auc():.4f}", flush=True)
     rows[GIVEN] = bench.default(GIVEN, Memory.of(bench.curves))
     rows[SILENT] = bench.default(SILENT, Memory.of(bench.curves), declare=False)
     rows[KNOWN] = bench.default(KNOWN, Memory.of(bench.curves), declare=False, agents=True)
-    rows[LEARNT] = bench.default(LEARNT, Memory.of(LearntCurves(MODEL)))
-    rows[QUIET] = bench.default(QUIET, Memory.of(LearntCurves(MODEL), feedback=False))
+    rows[LEARNT] = bench.default(LEARNT, Memory.of(LearntCurves(bench.model)))
+    rows[QUIET] = bench.default(QUIET, Memory.of(LearntCurves(bench.model), feedback=False))
     rows |= {row.name: row for row in bench.bounds()}
     for name in (GIVEN, SILENT, KNOWN, LEARNT, QUIET, "informed", "clairvoyant"):
         print(f"{name:30} {rows[name].auc():.4f}", flush=True)
@@ -228,6 +282,13 @@ def replay(tasks: int, tuning: int, caps: Sequence[float]) -> dict[str, Any]:
         low, high = interval(tasks, lambda picked: rows[a].auc(picked) / max(1e-9, rows[b].auc(picked)))
         return [round(rows[a].auc() / max(1e-9, rows[b].auc()), 4), low, high]
 
+    def regret(name: str) -> list[float]:
+        low, high = interval(tasks, lambda picked: rows["informed"].auc(picked) - rows[name].auc(picked))
+        return [round(rows["informed"].auc() - rows[name].auc(), 4), low, high]
+
+    middle = len(bench.caps) // 2
+    compared = {name: bench.tuned(found, bench.caps[middle]) for name, found in bench.candidates.items()}
+    thrift = bench.thrift({GIVEN: Marginal(), **compared})
     behind = []
     for c, each in enumerate(bench.caps):
         less = [a - b for a, b in zip(rows[GIVEN].whole[c], rows["uniform"].whole[c], strict=True)]
@@ -248,6 +309,9 @@ def replay(tasks: int, tuning: int, caps: Sequence[float]) -> dict[str, Any]:
         "learnt_of_informed": ratio(LEARNT, "informed"),
         "of_oracle": ratio(GIVEN, "clairvoyant"),
         "behind_uniform": behind,
+        "over": {name: ratio(GIVEN, name) for name in bench.candidates},
+        "regret": {name: regret(name) for name in (GIVEN, LEARNT, *bench.candidates)},
+        **thrift,
         "violations": bench.violations,
         "tasks": bench.played,
         "curves": {name: points(row, bench.caps) for name, row in rows.items()},
@@ -290,6 +354,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer tasks and caps; under a minute")
     parser.add_argument("--live", action="store_true", help="on e1-tiny itself, at three caps")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    parser.add_argument("--outcomes", type=Path, metavar="FILE", help="of another model than e1-tiny")
     parser.add_argument("--tasks", type=int, help="tasks a policy and cap (400; quick: 24; live: 24)")
     parser.add_argument("--write", action="store_true", help="docs/*.svg and benchmarks/data/*.json")
     args = parser.parse_args()
@@ -298,9 +363,9 @@ def main() -> None:
 
         result = live(args.tasks or 24)
     elif args.quick:
-        result = replay(args.tasks or 24, 8, CAPS[2:8:2])
+        result = replay(args.outcomes, args.tasks or 24, 8, STEPS[2:8:2])
     else:
-        result = replay(args.tasks or 400, 120, CAPS)
+        result = replay(args.outcomes, args.tasks or 400, 120, STEPS)
     print(table(result))
     for name in ("over_fixed", "over_max_tokens", "of_informed", "learnt_of_informed", "of_oracle"):
         if name in result:
@@ -309,6 +374,7 @@ def main() -> None:
     print(f"{result['violations']} caps broken in {result['tasks']} tasks")
     if args.write:
         name, here = "allocation-live" if args.live else "allocation", Path(__file__).parent
+        name += "" if args.outcomes is None else f"-{args.outcomes.parent.name}"
         here.joinpath("data", f"{name}.json").write_text(json.dumps(result) + "\n")
         here.parent.joinpath("docs", f"{name}.svg").write_text(picture(result["curves"]))
     if args.json:

@@ -48,7 +48,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks._replay import CLOSE, Memory, Outcome, Place, Played, Work, load, make_work, play, pool_of
+from benchmarks._replay import TINY, Memory, Outcome, Place, Played, Work, load, make_work, play, pool_of
 from elastic_agent.scheduler.analysis.hindsight import Option, lp_bound
 from elastic_agent.scheduler.dispatch.dispatcher import Dispatcher
 from elastic_agent.scheduler.estimates.curve_files import load as load_curves
@@ -129,7 +129,7 @@ class Truth:
             ways = []
             for t in rows[0].grid:
                 found = [one.at(t) for one in rows]
-                tokens = statistics.fmean(used + CLOSE + said for used, _, said in found)
+                tokens = statistics.fmean(used + TINY.close + said for used, _, said in found)
                 right = statistics.fmean(hit for _, hit, _ in found)
                 ways.append(Vertex(t, tokens, math.log(max(right, LEAST))))
             self.hulls[kind] = hull_of(ways)
@@ -213,7 +213,7 @@ class Bench:
         options = []
         for one in self.arrivals:
             ways = [call.at(0) for call in one.work.calls]
-            floor = sum(used + CLOSE + said for used, _, said in ways)
+            floor = sum(used + TINY.close + said for used, _, said in ways)
             options.append([Option(floor, one.value * all(right for _, right, _ in ways))])
             costs = [call.cheapest for call in one.work.calls]
             known = [cost for cost in costs if cost is not None]
@@ -231,7 +231,7 @@ def play_seed(folder: Path, tasks: int, seed: int, tight: Sequence[float], const
     outcomes = load()
     source, arrivals = stream(folder, outcomes, tasks, seed)
     bench, truth = Bench(arrivals), Truth(outcomes)
-    floors = sum(sum(call.at(0)[2] + CLOSE for call in one.work.calls) for one in arrivals)
+    floors = sum(sum(call.at(0)[2] + TINY.close for call in one.work.calls) for one in arrivals)
     free = bench.run(None)
     wanted = sum(each.metered for each in free)
     found: dict[str, Any] = {"source": source, "free": bench.value(free), "rows": {}}

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = "demo,train,redis,postgres,telemetry,gateway"
+OPTIONAL = "gym"
+"""Tried, and done without where it can't be built: reasoning-gym needs a C compiler."""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -96,6 +98,14 @@ def install_torch(env: dict[str, str], constraints: Path = CONSTRAINTS) -> None:
         print("setup: PyTorch's CPU build can't be reached; taking the full one (GBs)", file=sys.stderr)
 
 
+def install_optional(tool: list[str], env: dict[str, str]) -> int:
+    """The extra that a machine may be unable to build; what needs it says so."""
+    wanted = PROJECT["project"]["optional-dependencies"][OPTIONAL]
+    if not run([*tool, "install", "--quiet", "-c", str(CONSTRAINTS), *wanted], env):
+        print(f"setup: going on without the extra [{OPTIONAL}] (see above)", file=sys.stderr)
+    return 0
+
+
 def main() -> int:
     env = environment(pip_settings())
     tool = UV if have_uv(env) else PIP
@@ -105,12 +115,12 @@ def main() -> int:
     everything = [*tool, "install", "--quiet", "-c", str(CONSTRAINTS), "--no-build-isolation"]
     everything += ["-e", f".[{EXTRAS}]", *PROJECT["dependency-groups"]["dev"]]
     if run(backend, env) and run(everything, env):
-        return 0
+        return install_optional(tool, env)
     if tool is UV:
         print("setup: uv could not install everything; trying again with pip", file=sys.stderr)
         swap = len(UV)
         if run([*PIP, *backend[swap:]], env) and run([*PIP, *everything[swap:]], env):
-            return 0
+            return install_optional(PIP, env)
     print("setup: could not install everything (see above); `make setup` goes on from here", file=sys.stderr)
     return 1
 

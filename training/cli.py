@@ -16,6 +16,7 @@ from .config.fields import ConfigError
 from .config.loading import build, override, presets, read_layers
 from .config.processes import processes
 from .config.schema import TrainConfig
+from .recipes.recipe import recipes
 
 DEFAULT = "e1-tiny"
 AGENT = "agent"
@@ -154,6 +155,11 @@ def parser(description: str | None, prog: str | None = None) -> argparse.Argumen
         "--config",
         metavar="FILE|PRESET",
         help=f"YAML, or {', '.join(presets())} ({DEFAULT}; with --agent: {AGENT})",
+    )
+    out.add_argument(
+        "--recipe",
+        metavar="FILE|RECIPE",
+        help=f"from a pretrained --base to an E1, cold start included: {', '.join(recipes())}",
     )
     out.add_argument(
         "--agent", metavar="MODULE:NAME", help="train this agent: a coroutine of a row and a model"

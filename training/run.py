@@ -244,6 +244,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     args = parser(__doc__, "elastic-agent train" if argv is not None else None).parse_args(argv)
     check_estimate_options(args)
+    if args.recipe is not None:
+        from .recipes.run import main as run_recipe
+
+        run_recipe(args)
+        return
     if args.fields:
         print(describe())
         return

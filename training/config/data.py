@@ -16,8 +16,10 @@ class DataConfig(Section):
 
     source: Annotated[tuple[str, ...], OneOrSeveral] = Field(default=("word-problems",), min_length=1)
     """A set by name, or several that are joined: deepscaler, taco, ... (`elastic_agent.training.data.sources`
-    lists them), "own" for a file of your own; "rows" for a file whose rows an agent gets as they are; or
-    "word-problems", which makes problems without end."""
+    lists them), "own" for a file of your own; "rows" for a file whose rows an agent gets as they are; or,
+    without end, "word-problems", and "gym", the families of reasoning-gym that `gym` names."""
+    gym: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Families of reasoning-gym with their parameters, in equal parts: {chain_sum: {max_terms: 4}}."""
     path: dict[str, Path] = Field(default_factory=dict)
     """A local copy instead of the hub, a file or a folder; of several sets (those of `decontaminate` too) a
     copy by name: {aime-train: a.json, aime24: b.json}."""
@@ -48,6 +50,12 @@ class DataConfig(Section):
         if len(names) != 1:
             raise ValueError(f"path: one path for {len(names)} sources: give each its own, by name")
         return {**value, "path": {names[0]: value["path"]}}
+
+    @model_validator(mode="after")
+    def _gym_has_families(self) -> Self:
+        if bool(self.gym) != ("gym" in self.source):
+            raise ValueError("gym: source: gym and the families of reasoning-gym in `gym` go together")
+        return self
 
     @model_validator(mode="after")
     def _names_are_used(self) -> Self:

@@ -42,7 +42,7 @@ def read_layers(config: str) -> Tree:
     if not path.is_file():
         hint = did_you_mean(config, presets())
         raise ConfigError(f"no preset or file {config!r}: {hint}presets are {', '.join(presets())}")
-    tree = _read(path)
+    tree = read_yaml(path)
     preset = tree.pop("preset", None)
     if preset is None:
         return tree
@@ -226,7 +226,12 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> Tre
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def _read(path: Path) -> Tree:
+def read_yaml(path: Path) -> Tree:
+    """A YAML file that holds fields.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:

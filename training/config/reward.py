@@ -10,7 +10,7 @@ from elastic_agent.errors import did_you_mean
 
 from .fields import Count, Section
 
-GRADED = ("word-problems", "math", "code")
+GRADED = ("word-problems", "math", "code", "gym")
 KINDS = GRADED
 Length = Literal["none", "l1-exact", "l1-max", "overlong"]
 
@@ -19,11 +19,11 @@ class RewardConfig(Section):
     """Which reward, and what is added to it. The defaults are the paper's: the right answer, nothing else."""
 
     kind: str = "word-problems"
-    """Who grades: "word-problems", "math" by math-verify, "code" by unit tests; or MODULE:FUNCTION, a TRL
-    reward function of your own, which gets `solution_ids`, `finished` and the columns of the data. An agent
-    returns its reward by itself."""
+    """Who grades: "word-problems", "math" by math-verify, "code" by unit tests, "gym" by reasoning-gym's
+    scorers; or MODULE:FUNCTION, a TRL reward function of your own, which gets `solution_ids`, `finished` and
+    the columns of the data. An agent returns its reward by itself."""
     column: str | None = None
-    """Column of the data with the reference; by default "answer", and "tests" for code."""
+    """Column of the data with the reference; by default "answer", and "tests" for code and gym."""
     format_weight: float = Field(default=0.0, ge=0.0)
     """Added for a well-formed completion. Keep it far below 1, or form is learnt before content."""
     length: Length = "none"
@@ -81,4 +81,4 @@ class RewardConfig(Section):
 
     @property
     def reference_column(self) -> str:
-        return self.column or ("tests" if self.kind == "code" else "answer")
+        return self.column or ("tests" if self.kind in ("code", "gym") else "answer")

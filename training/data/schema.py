@@ -1,7 +1,8 @@
 """The one schema: what a problem is, whichever set it comes from, and what TRL gets to see of it.
 
 A math problem has a reference answer, a code problem has tests, a word problem is one of
-`elastic_agent.training.data.word_problems`. Rows for TRL hold the chat prompt and, beside it, what a reward
+`elastic_agent.training.data.word_problems`, one of reasoning-gym has an origin
+(`elastic_agent.training.data.gym`). Rows for TRL hold the chat prompt and, beside it, what a reward
 needs: every further column reaches the reward functions, one entry a sample. Tests travel as JSON text,
 because Arrow wants one type a column and a hub set mixes several forms.
 """
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from elastic_agent.errors import DataError
 
-Kind = Literal["math", "code", "word-problems"]
+Kind = Literal["math", "code", "word-problems", "gym"]
 
 # The instruction of DeepScaleR and of the Elastic Reasoning authors' data script.
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
@@ -133,11 +134,15 @@ def _messages(problem: Problem, instruction: str | None) -> list[dict[str, str]]
 
 
 def tests_json(problem: Problem) -> str:
-    """The tests of a problem as the code grader reads them (`CodeTests.read`); "" where there are none.
+    """The tests of a problem as its grader reads them; "" where there are none.
+
+    Those of code are for `CodeTests.read`; a problem of reasoning-gym has its `Origin`.
 
     Raises:
         DataError: tests of several kinds.
     """
+    if problem.kind == "gym":
+        return json.dumps(problem.meta["origin"])
     kinds = {case.kind for case in problem.tests}
     if len(kinds) > 1:
         raise DataError(f"{problem.id} mixes tests of several kinds: {', '.join(sorted(kinds))}")

@@ -17,6 +17,7 @@ from ..config.data import DataConfig
 from ..config.fields import ConfigError, named
 from . import Deduplicated, Problem, decontaminate, deduplicate, to_rows
 from .files import read_rows
+from .gym import GYM, gym_problems
 from .load import load_logged
 from .lookups import make_lookup_rows
 from .rows import OWN_FILE
@@ -42,6 +43,17 @@ def fresh_word_problems(config: DataConfig, needed: int, seed: int, log: Log) ->
 def fresh_lookups(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
     """Fresh word problems of the train split whose lines must be looked up, for the environment lookups."""
     return make_lookup_rows(seed + 1_000_003, needed, split="train")
+
+
+def fresh_gym(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
+    """Fresh problems of reasoning-gym's families, in turn, of the train split.
+
+    Raises:
+        DataError: as `gym_problems` does.
+    """
+    each = -(-needed // len(config.gym))
+    problems = gym_problems(config.gym, each, split="train", seed=seed)
+    return to_rows(problems[:needed], config.instruction)
 
 
 def own_rows(config: DataConfig, needed: int, seed: int, log: Log) -> list[Row]:
@@ -105,6 +117,7 @@ def _load(name: str, config: DataConfig, log: Log) -> list[Problem]:
 SOURCES: dict[str, Source] = {
     "word-problems": fresh_word_problems,
     "lookups": fresh_lookups,
+    GYM: fresh_gym,
     ROWS: own_rows,
     **dict.fromkeys((OWN_FILE, *SETS), named_sets),
 }

@@ -19,6 +19,7 @@ from elastic_agent.generation.wrap_up import wrap_up_of
 from elastic_agent.model_location import model_path
 
 from ..data.files import READERS
+from ..data.gym import GYM
 from ..data.rows import OWN_FILE
 from ..plots.accuracy import plot
 from ..rewards.codeforces import read_ratings
@@ -34,7 +35,7 @@ from .runners.engines import Engine
 from .runners.in_process import InProcess
 from .runners.served import Served
 from .strategies.strategies import make_strategy
-from .suites import Suite, set_suite, word_problem_suite
+from .suites import Suite, gym_suite, set_suite, word_problem_suite
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,6 +192,16 @@ def _problems(options: argparse.Namespace) -> Suite:
                 raise GridError(f"--{given} goes with --data; word problems have their own")
         count = 504 if options.problems is None else options.problems
         return word_problem_suite(options.split or "dev", count, each_kind=options.curves is not None)
+    families = dict(options.family)
+    if bool(families) != (name == GYM) or len(families) < len(options.family):
+        raise GridError("--data gym and --family go together: --data gym --family chain_sum, each once")
+    if families:
+        for given in ("grader", "path"):
+            if getattr(options, given) is not None:
+                raise GridError(f"--{given} goes with other data: reasoning-gym grades by itself")
+        return gym_suite(
+            families, options.problems or 300, split=options.split or "test", instruction=options.instruction
+        )
     if path is None and Path(name).suffix.lower() in READERS:
         name, path = OWN_FILE, Path(name)
     return set_suite(

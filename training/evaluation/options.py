@@ -23,6 +23,7 @@ from elastic_agent.credentials import add_key_options, check_address, upstream_k
 from elastic_agent.validation import argument
 
 from ..budgets.distributions import parse_mixture
+from ..data.gym import parse_family
 from .strategies.strategies import STRATEGIES
 
 DESCRIPTION = """\
@@ -70,9 +71,19 @@ def make_parser(installed: bool) -> argparse.ArgumentParser:
     add("--samples", type=COUNT, default=1, metavar="K", help="samples a problem: avg@K (default: 1)")
     data = "word problems, a set by name (math500, aime24, livecodebench, ...) or a file of your own"
     add("--data", default="word-problems", metavar="NAME|FILE", help=f"{data} (default: word-problems)")
+    family = "of --data gym: a family of reasoning-gym, chain_sum:max_terms=4; may be repeated"
+    add(
+        "--family",
+        action="append",
+        default=[],
+        type=argument(lambda _, text: parse_family(text)),
+        metavar="NAME[:P=N,...]",
+        help=family,
+    )
     add("--path", type=Path, metavar="FILE", help="a copy of the set, file or folder, instead of the hub")
     add("--split", metavar="NAME", help="of the problems (default: dev, or the set's usual one)")
-    many = "problems; with --curves, of each kind (default: 504 word problems, or all of a set)"
+    many = "problems; of gym of each family, with --curves of each kind (default: 504 word problems, 300 of "
+    many += "each family, or all of a set)"
     add("--problems", type=COUNT, metavar="N", help=many)
     words = "behind each question of a set (default: to box the answer, or to give code in one block)"
     add("--instruction", metavar="TEXT", help=words)

@@ -16,6 +16,7 @@ from typing import Any
 from elastic_agent.errors import DataError
 
 from ..data import Problem, prompt_of, source_named, tests_json
+from ..data.gym import Parameters, gym_problems
 from ..data.load import load_logged
 from ..data.rows import OWN_FILE
 from ..data.word_problems import DIFFICULTIES, Split, make_problems, parse_answer
@@ -142,9 +143,21 @@ def set_suite(
     )
 
 
+def gym_suite(
+    families: Mapping[str, Parameters], each: int, *, split: Split = "test", instruction: str | None = None
+) -> Suite:
+    """`each` problems of each family of reasoning-gym; the kinds are the families.
+
+    Raises:
+        DataError: as `gym_problems` does.
+    """
+    items = [_item(problem, instruction) for problem in gym_problems(families, each, split=split)]
+    return Suite(f"gym {split}", items, grader_of("gym"))
+
+
 def _item(problem: Problem, instruction: str | None) -> Item:
     prompt = prompt_of(problem, instruction)
-    reference: Any = tests_json(problem) if problem.kind == "code" else problem.answer
+    reference: Any = tests_json(problem) if problem.kind in ("code", "gym") else problem.answer
     if problem.alternatives:
         reference = [problem.answer, *problem.alternatives]
     meta = problem.meta

@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config.fields import ConfigError
+from elastic_agent.backends.transformers.lora import PREFIX, SETTINGS, WEIGHTS, change_of, read_adapters
 
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
-_PLAIN = {"bias": "none", "use_dora": False, "use_rslora": False, "fan_in_fan_out": False}
-"""What peft's settings must say for `merged` to be right; ours always do."""
-_PREFIX = "base_model.model."
+from ..config.fields import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +41,9 @@ class Adapters:
         """Those that peft has saved in a checkpoint.
 
         Raises:
-            ConfigError: adapters of a kind that this project does not train.
+            UnknownModelError: adapters of a kind that this project does not train.
         """
-        from safetensors.torch import load_file
-
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        for key, value in _PLAIN.items():
-            if settings.get(key, value) != value:
-                raise ConfigError(f"{folder}: adapters with {key} {settings[key]} can't be merged here")
-        return cls(load_file(folder / WEIGHTS), settings)
+        return cls(*read_adapters(folder))
 
     @property
     def base(self) -> str:
@@ -91,13 +82,11 @@ def merged(weights: Iterable[tuple[str, Any]], adapters: Adapters) -> Iterator[t
     """
     left = {name for name in adapters.parts if ".lora_A." in name}
     for name, weight in weights:
-        first = f"{_PREFIX}{name.removesuffix('.weight')}.lora_A.weight"
+        first = f"{PREFIX}{name.removesuffix('.weight')}.lora_A.weight"
         if first not in left:
             yield name, weight
             continue
         left.remove(first)
-        down, up = adapters.parts[first], adapters.parts[first.replace("lora_A", "lora_B")]
-        scale = adapters.settings["lora_alpha"] / adapters.settings["r"]
-        yield name, weight.float() + (up.float() @ down.float()) * scale
+        yield name, weight.float() + change_of(adapters.parts, adapters.settings, first)
     if left:
         raise ConfigError(f"the base has no weight for the adapter {min(left)}")

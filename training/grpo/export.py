@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from elastic_agent.backends.transformers.lora import SETTINGS
 from elastic_agent.errors import UnknownModelError
 from elastic_agent.model_location import model_path
 
 from ..rollouts.engines.weight_files import INDEX, write_weights
-from .adapters import SETTINGS, Adapters, merged, whole_tensor
+from .adapters import Adapters, merged, whole_tensor
 
 
 def load_model(folder: str | Path, **options: Any) -> Any:

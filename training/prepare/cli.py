@@ -80,7 +80,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         microbatch=args.microbatch,
         rate=args.learning_rate,
         lora=args.lora,
-        dtype=args.dtype or _dtype(),
+        dtype=args.dtype or default_dtype(),
         context=args.context,
         seed=args.seed,
         check=args.check,
@@ -89,7 +89,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
-def _dtype() -> str:
+def default_dtype() -> str:
     """bfloat16 where this machine computes fast in it."""
     import torch
 

@@ -151,7 +151,7 @@ class RewardFunction:
 
 
 def make_grader(kind: str, workers: int | None = None) -> Grader:
-    """The grader of a kind of problem, for training and evaluation: "word-problems", "math" or "code".
+    """The grader of a kind of problem, for training and evaluation: "word-problems", "math", "code" or "gym".
 
     Args:
         workers: processes to grade with; None: one a core, 16 at most.
@@ -170,6 +170,10 @@ def make_grader(kind: str, workers: int | None = None) -> Grader:
         from .code import CodeGrader
 
         return CodeGrader(workers=workers)
+    if kind == "gym":
+        from .gym import GymGrader
+
+        return GymGrader()
     return WordProblemGrader()
 
 

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from ...errors import UnknownModelError
+from ...model_location import hub_or_disk, model_path
 from ...prompts.tokenizer import load_codec
 from ...validation import integer
 from ..base import Codec
 from ..decoder_backend import DecoderBackend
 from .decode import BatchDecoder
+from .lora import adapted, add_adapters
 
 _SMALL = 100_000_000  # parameters under which one thread, and float32, are fast enough on a CPU
 DTYPES = ("float32", "bfloat16")
@@ -65,17 +67,19 @@ class TransformersBackend(DecoderBackend):
         max_rows: int = 64,
         threads: int | None = None,
         dtype: str | None = None,
+        base: str | Path | None = None,
         **codec_options: Any,
     ) -> TransformersBackend:
-        """Load a model folder or a hub id.
+        """Load a model folder, a hub id, or a folder of low-rank adapters with their tokenizer.
 
         Args:
+            base: where the model lies that the adapters are for; None: where they say.
             dtype: "float32" or "bfloat16". None: the stored precision, and on a CPU float32 instead for small
                 models, for float16, and where the CPU has no instructions for bfloat16.
 
         Raises:
             UnknownModelError: nothing that can be loaded is there.
-            ValueError: there is no such dtype.
+            ValueError: there is no such dtype, or `base` comes without adapters.
             NoMarkersError: the model has no end-of-thinking marker.
         """
         from transformers import AutoModelForCausalLM
@@ -84,18 +88,32 @@ class TransformersBackend(DecoderBackend):
 
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"dtype= is one of {', '.join(DTYPES)}, not {dtype!r}")
-        name = name or str(path)
+        name, adapters = name or str(path), adapted(path)
+        if base is not None and adapters is None:
+            raise ValueError(f"base= is for a folder of adapters, and {name} is none")
         codec = load_codec(path, name=name, **codec_options)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
-                str(path), dtype=dtype or "auto", attn_implementation=GROUPED
+                _folder_or_id(base or adapters) or str(path),
+                dtype=dtype or "auto",
+                attn_implementation=GROUPED,
             )
         except (OSError, ValueError) as error:
             raise UnknownModelError(f"can't load {name}: {str(error).splitlines()[0]}") from error
         if dtype is None and device == "cpu" and not _fast_in(model.dtype, model.num_parameters()):
             model.float()
+        if adapters is not None:
+            add_adapters(model, Path(path))
         return cls(model.to(device).eval(), codec, name=name, max_rows=max_rows, threads=threads)
+
+
+def _folder_or_id(base: str | Path | None) -> str | None:
+    """Where to load the base of adapters from."""
+    if base is None:
+        return None
+    where = model_path(str(base))
+    return where if Path(where).is_dir() else hub_or_disk(where)
 
 
 def _fast_in(dtype: torch.dtype, parameters: int) -> bool:

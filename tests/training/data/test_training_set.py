@@ -35,7 +35,7 @@ def rows_of(lines: list[str] | None = None, **data: Any) -> list[dict[str, Any]]
 
 
 def test_every_set_of_the_data_package_is_a_source() -> None:
-    assert set(SOURCES) == {"word-problems", "lookups", "own", "rows", *SETS}
+    assert set(SOURCES) == {"word-problems", "lookups", "gym", "own", "rows", *SETS}
 
 
 def test_sets_are_joined_in_order_and_counted(tmp_path: Path) -> None:
