@@ -10,6 +10,9 @@ and a sample costs one thinking instead of twenty. Problems are of the test spli
 shipped curves (dev split) have seen them. Without --recipe they are word problems for e1-tiny, s=96; with it,
 those of the recipe's families, s=32. Sampling is at T=0.6, top_p=0.95.
 
+With --guesses the model is only asked how much thinking each family needs, and its numbers are written: what
+a rule knows that lets a model guess its own curves.
+
 What is done is written every 128 samples; stopped, the same command goes on where it was.
 
 One row a sample: kind, problem, sample, prompt (tokens), thinking (natural length), right (0 or 1 a t),
@@ -20,9 +23,13 @@ and the limit on the solution behind `solution`.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import csv
 import gzip
 import io
+import json
+import re
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +42,7 @@ import torch
 
 from elastic_agent import Budget, load_backend
 from elastic_agent.backends.base import Codec, Sampling
+from elastic_agent.generation.call import Call
 from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
 from elastic_agent.generation.phases.two_phase import TwoPhase
@@ -225,12 +233,30 @@ def write(rows: dict[Key, list[str]], path: Path, header: list[str]) -> None:
     draft.replace(path)
 
 
+GUESS = "How many words of thinking do you need to answer this question? Say only a number."
+
+
+async def guesses(backend: Any, recipe: str, asked: int) -> dict[str, float]:
+    """By family, the median of the numbers that the model names for questions of the dev split."""
+    families = read_recipe(recipe).families
+    found: dict[str, list[float]] = {}
+    for one in gym_problems(families, asked, split="dev"):
+        said = ""
+        call = Call(backend, [{"role": "user", "content": f"{one.question}\n\n{GUESS}"}], Budget(0, 24))
+        async for event in call:
+            said += getattr(event, "text", "")
+        if number := re.search(r"\d{1,4}", said):
+            found.setdefault(one.meta["kind"], []).append(max(1.0, float(number.group())))
+    return {kind: statistics.median(numbers) for kind, numbers in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="e1-tiny")
     parser.add_argument("--recipe", help="measure on its families instead of word problems")
+    parser.add_argument("--guesses", action="store_true", help="of a recipe: ask for guesses alone")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
     parser.add_argument("--problems", type=int, default=130, help="problems of each kind (130)")
     parser.add_argument("--samples", type=int, default=1, help="samples of each problem (1)")
@@ -241,6 +267,10 @@ def main() -> None:
     limits = GYM if args.recipe else TINY
     problems = gym(args.recipe, args.problems) if args.recipe else word_problems(args.problems)
     backend: Any = load_backend(args.model)
+    if args.guesses:
+        found = asyncio.run(guesses(backend, args.recipe, args.problems))
+        args.output.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        return
     header = limits.header(len(backend.codec.markers.close_ids))
     rows = read(args.output, header)
     todo = []

@@ -126,6 +126,10 @@ class Myopic:
         )
 
 
+_NOTHING = 1e-6
+"""Success that a portion must gain more than."""
+
+
 @dataclass(frozen=True, slots=True)
 class MarginalGreedy:
     """The room in portions, each to the call that gains most by it on the measured curves, as they are.
@@ -147,7 +151,7 @@ class MarginalGreedy:
                 curve.p(at + self.portion) - curve.p(at) for curve, at in zip(curves, given, strict=True)
             ]
             best = max(range(len(curves)), key=gains.__getitem__)
-            if gains[best] <= 0 or self.portion * counts[best] > room:
+            if gains[best] <= _NOTHING or self.portion * counts[best] > room:
                 break
             given[best] += self.portion
             room -= self.portion * counts[best]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks._baselines import Informed
-from benchmarks._replay import Memory, load, make_work, play, play_plain, pool_of, table_of
+from benchmarks._replay import Memory, curves_of, load, make_work, play, play_plain, pool_of, table_of
 from elastic_agent.scheduler.estimates.curve_files import load as load_curves
 from elastic_agent.scheduler.estimates.online_curves import LearntCurves
 from elastic_agent.scheduler.policies.marginal import Marginal
@@ -68,3 +68,16 @@ def test_the_bounds_are_bounds() -> None:
     chances = [best.chance(kinds, cap) for cap in (400, 300, 200, 100)]
     assert chances == sorted(chances, reverse=True)
     assert 0 <= chances[-1] < chances[0] <= 1
+
+
+def test_curves_from_outcomes_are_the_outcomes_shares() -> None:
+    """As smoothed as any measured curve, with the lengths of thinking; the replay goes on with them."""
+    curves = curves_of(OUTCOMES, "mine")
+    rows = pool_of(OUTCOMES)["steps-4"]
+    shares = [sum(one.at(t)[1] for one in rows) / len(rows) for t in (0, 64)]
+    curve = curves.curve("steps-4")
+    for t, share in zip((0, 64), shares, strict=True):
+        assert abs(curve.p(t) - share) < 0.02
+    played = play(WORK[0], 400, Marginal(), Memory.of(curves))
+    assert played.metered <= 400
+    assert played.held >= played.metered

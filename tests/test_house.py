@@ -82,6 +82,7 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "grpo": {"agents", "budgets", "config", "data", "plots", "rewards", "rollouts"},
         "estimate": {"config", "grpo", "rollouts"},
         "prepare": {"config", "data", "grpo", "rewards"},
+        "recipes": {"config", "data", "grpo", "prepare"},
         "evaluation": {"agents", "budgets", "config", "data", "plots", "rewards"},
     },
     "integrations": {

@@ -9,7 +9,15 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import assume, given
 
-from benchmarks._baselines import Decay, GreedyUpfront, Myopic, Proportional, Schedule
+from benchmarks._baselines import (
+    Decay,
+    GreedyUpfront,
+    Guessed,
+    MarginalGreedy,
+    Myopic,
+    Proportional,
+    Schedule,
+)
 from elastic_agent.scheduler.estimates.lengths import Lengths
 from elastic_agent.scheduler.estimates.success_curve import Curve, Objective, prior
 from elastic_agent.scheduler.policies.marginal import Marginal, margin, segments
@@ -32,6 +40,8 @@ POLICIES: list[AllocationPolicy] = [
     Proportional(),
     GreedyUpfront(),
     Myopic(),
+    MarginalGreedy(),
+    Guessed((("easy", 10.0), ("hard", 80.0))),
     *(Decay(schedule, 0.7) for schedule in SCHEDULES),
 ]
 curves = st.sampled_from([EASY, HARD, STEP, prior("x", 64), Curve("l", HARD.points, Lengths.of(40, 80, 120))])
@@ -199,6 +209,28 @@ def test_decay_by_hand() -> None:
     """Two calls, exponential at rate 2: weights 1 and exp(-1)."""
     first = Decay("exponential", 2.0).choose(State(Need(HARD), (Need(HARD),), 1000, 10**6, 0)).thinking
     assert first == int(1000 / (1 + math.exp(-1)))
+
+
+def test_marginal_greedy_sees_the_next_portion_alone() -> None:
+    """A gain that comes all at once lies beyond its portion; larger portions reach it."""
+    for portion, expected in ((8, 0), (32, 32)):
+        state = State(Need(STEP), (), 100, 10**6, 0)
+        assert MarginalGreedy(portion).choose(state).thinking == expected
+    mixed = State(Need(HARD), (Need(EASY, 3),), 64, 10**6, 0)
+    assert MarginalGreedy(16).choose(mixed).thinking == 16  # the easy ones gained more by the first 3 x 16
+
+
+def test_guessed_fills_by_guesses_alone() -> None:
+    """Whoever is said to need more gets more, all of the room is given, and measured curves count nothing."""
+    policy = Guessed((("easy", 20.0), ("hard", 80.0)))
+    easy, hard = (
+        policy.choose(State(Need(one), (Need(other),), 100, 10**6, 0)).thinking
+        for one, other in ((EASY, HARD), (HARD, EASY))
+    )
+    assert easy < hard
+    assert 97 <= easy + hard <= 100
+    same = Curve("easy", HARD.points)
+    assert policy.choose(State(Need(same), (Need(HARD),), 100, 10**6, 0)).thinking == easy
 
 
 def test_myopic_looks_at_itself_alone() -> None:

@@ -194,7 +194,7 @@ def test_what_a_config_names_is_checked_before_anything_is_loaded(
     refused(base, "reward.kind: 'no.module:here' can't be imported", reward={"kind": "no.module:here"})
     refused(
         base,
-        "length: goes with word-problems, math, code, not with a:b",
+        "length: goes with word-problems, math, code, gym, not with a:b",
         reward={"kind": "a:b", "length": "l1-max"},
     )
     refused(base, "set budgets.stated", reward={"length": "l1-max"})
