@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any
 
@@ -146,21 +147,36 @@ def _split_of(question: str) -> Split:
     return next(split for split, tenths in _OF_SPLIT.items() if tenth in tenths)
 
 
+@cache
+def _families() -> Mapping[str, Any]:
+    """reasoning-gym's families by name. It is imported here alone: that takes seconds.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():  # one of its dependencies has code that newer Pythons warn of
+            warnings.simplefilter("ignore")
+            from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise DataError("gym: reasoning-gym is not installed: pip install 'elastic-agent[gym]'") from error
+    return dict(DATASETS)
+
+
 @lru_cache(maxsize=4096)
 def _family(name: str, parameters: str, seed: int) -> Any:
     """A family's data set of one problem; making one costs less than a millisecond."""
-    try:
-        from reasoning_gym.factory import DATASETS, create_dataset
-    except ImportError as error:
-        raise DataError("gym: reasoning-gym is not installed: pip install 'elastic-agent[gym]'") from error
-    if name not in DATASETS:
-        hint = did_you_mean(name, tuple(DATASETS))
+    families = _families()
+    if name not in families:
+        hint = did_you_mean(name, families)
         raise DataError(
-            f"gym: reasoning-gym has no family {name!r}: {hint}it has {', '.join(sorted(DATASETS))}"
+            f"gym: reasoning-gym has no family {name!r}: {hint}it has {', '.join(sorted(families))}"
         )
+    from reasoning_gym.factory import create_dataset
+
     try:
         return create_dataset(name, seed=seed, size=1, **json.loads(parameters))
     except (TypeError, AssertionError, ValueError) as error:
-        fields = DATASETS[name][1].__dataclass_fields__
+        fields = families[name][1].__dataclass_fields__
         known = ", ".join(field for field in fields if field not in ("seed", "size"))
         raise DataError(f"gym: {name} can't be made with {parameters}: {error}; it has {known}") from error
