@@ -40,6 +40,7 @@ from _train_model import ADAPTERS, ENVIRONMENT, REWARD
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 LATENCY = 0.25  # seconds before each pass of the scripted server
 OPTIONS = ("--max-model-len=512", *ADAPTERS)
+VALIDATED = 64  # thinking tokens of the problems held out
 LOG = Path("/tmp/elastic-vllm-ahead.log")
 
 
@@ -99,13 +100,13 @@ def config_of(base: str, url: str, output: Path, ahead: int, seed: int, options:
         "output": str(output),
         "seed": seed,
         "steps": options.steps,
-        "budgets": {"thinking": [16, 32, 48], "solution": 24},
+        "budgets": {"thinking": [32, 64, 96], "solution": 48},
         "rollout": {"prompts": 4, "group": 8, "context": 256, "engine": "vllm-server", "server": server},
         "learning": {"warmup_steps": 0, "rate": options.rate},
         "lora": {"rank": 16},
         "device": {"microbatch": 8},
         "checkpoint": {"every": 1000},
-        "validation": {"every": options.steps, "budgets": [48], "problems": 100, "samples": 1},
+        "validation": {"every": options.steps, "budgets": [VALIDATED], "problems": 200, "samples": 1},
     }
     every["rollout"]["ahead"] = ahead
     return build(merge(every, quick if options.quick else {}))
@@ -142,7 +143,8 @@ def summed_up(runs: Sequence[list[dict[str, float]]]) -> dict[str, Any]:
     def mean(rows: list[dict[str, float]], name: str) -> float:
         return round(fmean(row[name] for row in rows), 4)
 
-    ends = [rows[-1]["validation/t=48/reward"] for rows in runs if "validation/t=48/reward" in rows[-1]]
+    name = f"validation/t={VALIDATED}/reward"
+    ends = [rows[-1][name] for rows in runs if name in rows[-1]]
     return {
         "step_s": middle("step_s"),
         "waited_s": middle("seconds/rollout"),
