@@ -49,7 +49,7 @@ from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.training.data.gym import Origin, gym_problems
 from elastic_agent.training.data.word_problems import DIFFICULTIES, make_problems
 from elastic_agent.training.recipes.recipe import read_recipe
-from elastic_agent.training.rewards.gym import answer_in
+from elastic_agent.training.rewards.gym import solves
 from elastic_agent.training.rewards.word_problems import solution_reward
 
 SEED = 4100
@@ -118,12 +118,8 @@ def gym(recipe: str, count: int) -> Iterator[Problem]:
     families = read_recipe(recipe).families
     for number, one in enumerate(gym_problems(families, count, split="test")):
         family, index = number % len(families), number // len(families)
-        right = partial(_scores, origin=Origin(**one.meta["origin"]))
+        right = partial(solves, origin=Origin(**one.meta["origin"]))
         yield Problem(one.meta["kind"], index, one.question, right, family * 10_000 + index)
-
-
-def _scores(solution: str, origin: Origin) -> bool:
-    return origin.score(answer_in(solution)) >= 1.0
 
 
 def machine_at(sample: Sample, t: int, codec: Codec, solution: int) -> TwoPhase:

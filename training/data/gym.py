@@ -104,6 +104,12 @@ def parse_family(text: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), found
 
 
+def family_text(name: str, parameters: Parameters) -> str:
+    """A family as `parse_family` reads it."""
+    given = ",".join(f"{key}={json.dumps(value)}" for key, value in parameters.items())
+    return f"{name}:{given}" if given else name
+
+
 def check_families(families: Mapping[str, Parameters]) -> None:
     """Check names and parameters.
 

@@ -157,7 +157,7 @@ def gym_suite(
 
 def _item(problem: Problem, instruction: str | None) -> Item:
     prompt = prompt_of(problem, instruction)
-    reference: Any = tests_json(problem) if problem.kind in ("code", "gym") else problem.answer
+    reference: Any = tests_json(problem) or problem.answer
     if problem.alternatives:
         reference = [problem.answer, *problem.alternatives]
     meta = problem.meta

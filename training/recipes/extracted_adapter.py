@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from elastic_agent.backends.transformers.lora import PREFIX
 from elastic_agent.model_location import model_path
 
 from ..grpo.adapters import Adapters
@@ -53,8 +54,8 @@ def extract_adapter(
     parts, kept = {}, 0.0
     for layer, change in layers.items():
         up, down = _factors(change, rank, generator)
-        parts[f"base_model.model.{layer}.lora_B.weight"] = up.to(torch.bfloat16).contiguous()
-        parts[f"base_model.model.{layer}.lora_A.weight"] = down.to(torch.bfloat16).contiguous()
+        parts[f"{PREFIX}{layer}.lora_B.weight"] = up.to(torch.bfloat16).contiguous()
+        parts[f"{PREFIX}{layer}.lora_A.weight"] = down.to(torch.bfloat16).contiguous()
         kept += float(change.square().sum() - (change - up @ down).square().sum())
     inside = sum(float(change.square().sum()) for change in layers.values())
     outside = sum(float(change.square().sum()) for change in changes.values())

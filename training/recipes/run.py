@@ -9,7 +9,7 @@ OUTPUT holds, in the order in which they are made:
     e1/            the E1, a complete model, with metrics and checkpoints (`elastic-agent train`)
     adapter/       what the E1 has learnt, as a LoRA adapter of the base: an approximation, to be measured
 
-What is there already is not made again, so the same line with --resume goes on where a run was stopped.
+Models that are there are not made again, so the same line with --resume goes on where a run was stopped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from elastic_agent.errors import UsageError
 from ..config.fields import ConfigError
 from ..config.loading import Tree, build, merge, override
 from ..config.schema import TrainConfig
-from ..data.gym import GYM, check_families, gym_problems
+from ..data.gym import GYM, check_families, family_text, gym_problems
 from ..prepare.cli import default_dtype
 from ..prepare.settings import Settings, digest_of
 from .extracted_adapter import extract_adapter
@@ -60,25 +60,25 @@ def main(args: argparse.Namespace) -> None:
         changes["device"] = {"threads": args.threads}
     tree = override(merge(recipe.train, changes), args.set)
     recipe = recipe.model_copy(update={"train": tree, "folder": args.base})
-    check(recipe, Path(args.output))
+    config = check(recipe, Path(args.output))
     if args.check:
         print("# nothing is wrong with it")
         return
     import torch
 
-    torch.set_num_threads(train_config(recipe, Path(args.output)).device.threads)
+    torch.set_num_threads(config.device.threads)
     run(recipe, Path(args.output), resume=args.resume)
 
 
-def check(recipe: Recipe, output: Path) -> None:
-    """Check everything that a recipe names, before anything is computed.
+def check(recipe: Recipe, output: Path) -> TrainConfig:
+    """Check everything that a recipe names, before anything is computed; returns its training.
 
     Raises:
         ConfigError, DataError: a fault.
     """
     check_families(recipe.families)
     check_worked(list(recipe.families))
-    train_config(recipe, output)
+    return train_config(recipe, output)
 
 
 def train_config(recipe: Recipe, output: Path) -> TrainConfig:
@@ -146,13 +146,7 @@ def write_traces(recipe: Recipe, path: Path) -> Path:
 
 def evaluation_of(recipe: Recipe, output: Path) -> str:
     """The command that measures the E1 beside the model that it was trained from, on unseen problems."""
-    families = " ".join(
-        "--family "
-        + shlex.quote(
-            name + (":" + ",".join(f"{k}={json.dumps(v)}" for k, v in given.items()) if given else "")
-        )
-        for name, given in recipe.families.items()
-    )
+    families = " ".join(f"--family {shlex.quote(family_text(*one))}" for one in recipe.families.items())
     return (
         f"elastic-agent eval --model {shlex.quote(str(output / THINKS))} "
         f"--model {shlex.quote(str(output / TRAINED))} --data gym {families} --instruction '' "

@@ -17,15 +17,20 @@ def answer_in(solution: str) -> str | None:
     return found if found is None else boxed(found) or found
 
 
+def solves(solution: str, origin: Origin) -> bool:
+    """Whether the family's scorer gives a solution's answer 1; what it gives less is no half of an answer."""
+    return origin.score(answer_in(solution)) >= 1.0
+
+
 class GymGrader:
-    """Right is what the family's scorer gives 1; what it gives for less is no half of an answer."""
+    """`solves` as a grader."""
 
     name = "gym"
 
     def grade(self, samples: Sequence[Sample]) -> list[Grade]:
         """`Sample.answer` is an `Origin` as JSON."""
-        scores = [Origin(**json.loads(one.answer)).score(answer_in(one.solution)) for one in samples]
-        return [Grade(float(score >= 1.0), "" if score >= 1.0 else "wrong answer") for score in scores]
+        right = [solves(one.solution, Origin(**json.loads(one.answer))) for one in samples]
+        return [Grade(float(one), "" if one else "wrong answer") for one in right]
 
     def close(self) -> None:
         """It holds nothing."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...errors import UnknownModelError
-from ...model_location import hub_or_disk, model_path
+from ...model_location import folder_or_hub_id, hub_or_disk
 from ...prompts.tokenizer import load_codec
 from ...validation import integer
 from ..base import Codec
@@ -112,7 +112,7 @@ def _folder_or_id(base: str | Path | None) -> str | None:
     """Where to load the base of adapters from."""
     if base is None:
         return None
-    where = model_path(str(base))
+    where = folder_or_hub_id(str(base), "base=")
     return where if Path(where).is_dir() else hub_or_disk(where)
 
 

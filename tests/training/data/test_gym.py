@@ -11,7 +11,7 @@ from elastic_agent.errors import DataError, InvalidValueError
 from elastic_agent.training.config.data import DataConfig
 from elastic_agent.training.config.loading import load_config
 from elastic_agent.training.data import prompt_of
-from elastic_agent.training.data.gym import Origin, check_families, gym_problems, parse_family
+from elastic_agent.training.data.gym import Origin, check_families, family_text, gym_problems, parse_family
 from elastic_agent.training.data.training_set import source_of
 from elastic_agent.training.rewards.functions import make_grader
 from elastic_agent.training.rewards.grades import Sample
@@ -105,6 +105,10 @@ def test_a_config_names_source_and_families_together() -> None:
 def test_a_family_on_a_command_line() -> None:
     assert parse_family("chain_sum") == ("chain_sum", {})
     assert parse_family("a:b=2, c=[1,2]".replace("[1,2]", "x")) == ("a", {"b": 2, "c": "x"})
+    assert parse_family(family_text("a", {"b": 2, "c": "x", "d": True})) == (
+        "a",
+        {"b": 2, "c": "x", "d": True},
+    )
     for text in ("a:", "a:b", "a:b=", "a:b=1,b=2", "a:=1"):
         with pytest.raises(InvalidValueError, match="expected a family"):
             parse_family(text)
