@@ -44,7 +44,7 @@ def run_preset(folder: Path, preset: str, engine: str | None = None) -> dict[str
     """
     config, parameters = make_small(folder, preset)
     ranks = PRESETS[preset].ranks
-    words = ["-m", "elastic_agent.training.run", "--config", str(config)]
+    words = ["-m", "elastic_agent.training", "--config", str(config)]
     if ranks > 1:
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), *words]
     if engine is not None:

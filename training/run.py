@@ -1,13 +1,8 @@
-"""E1: GRPO on rollouts whose thinking is cut, so that a model answers well wherever it is cut.
+"""A training run, from its config to the saved model.
 
-    elastic-agent train --base DIR --output DIR [--seed N]
-    elastic-agent train --config FILE|PRESET [--set section.field=value ...] [--resume]
-    elastic-agent train --config FILE|PRESET --estimate [--processes N] [--gpu GIB] [--json]
-
-Without --config it is the second stage of e1-tiny, on word problems (the first is tools/e1_tiny/sft.py).
 Every group of samples gets one budget; thinking is cut there, the close is forced and masked, and the
-solution alone is rewarded. --output gets the model, metrics.csv, metrics.svg, config.yaml, train_log.json and
-checkpoints, from which --resume goes on to the same weights as a run in one go.
+solution alone is rewarded. The output folder gets the model, metrics.csv, metrics.svg, config.yaml,
+train_log.json and checkpoints, from which a run that resumes goes on to the same weights as a run in one go.
 
 TRL's GRPOTrainer does the learning. Ours are the budgets (`elastic_agent.training.budgets.distributions`),
 the rollouts (`elastic_agent.training.rollouts`) and the rewards (`elastic_agent.training.rewards`).
@@ -16,19 +11,16 @@ the rollouts (`elastic_agent.training.rollouts`) and the rewards (`elastic_agent
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
-from elastic_agent.errors import UsageError
 
 from .agents.rollouts import make_agent_rollout_func, numbered
-from .cli import check_estimate_options, configure, estimate_of, next_steps, parser
+from .cli import next_steps
 from .config.fields import ConfigError
-from .config.loading import describe, dump
 from .config.processes import rank
 from .config.schema import TrainConfig
 from .config.trl_arguments import make_adapters
@@ -232,44 +224,3 @@ def _save(config: TrainConfig, run: RunContext, trainer: Any) -> None:
     if main:
         log = json.dumps(trainer.state.log_history, indent=1, default=str)
         (config.output / "train_log.json").write_text(log)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run `elastic-agent train`."""
-    if not (sys.argv[1:] if argv is None else argv):
-        raise UsageError(
-            "what shall be trained? --config NAME|FILE and --base MODEL say it; `elastic-agent train "
-            "--config e1-tiny` trains the small preset, in 45 minutes on two cores, --check shows what it "
-            "would do, --help lists the rest"
-        )
-    args = parser(__doc__, "elastic-agent train" if argv is not None else None).parse_args(argv)
-    check_estimate_options(args)
-    if args.recipe is not None:
-        from .recipes.run import main as run_recipe
-
-        run_recipe(args)
-        return
-    if args.fields:
-        print(describe())
-        return
-    config = configure(args)
-    if args.estimate:
-        print(estimate_of(args, config))
-        return
-    if args.check:
-        if config.about.what:
-            print("".join(f"# {name}: {text}\n" for name, text in config.about.model_dump().items()))
-        print(dump(config), flush=True)
-        validate(config)
-        print("# nothing is wrong with it", file=sys.stderr)
-        return
-    import torch
-    from transformers.utils import logging
-
-    torch.set_num_threads(config.device.threads)
-    logging.disable_progress_bar()  # a line a step says more than bars for each file
-    train(config, resume=args.resume)
-
-
-if __name__ == "__main__":
-    main()

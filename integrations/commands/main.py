@@ -30,7 +30,7 @@ from . import ask, bench, demo, keys, report, serve, up
 
 TRAINING = {
     "prepare": "elastic_agent.training.prepare",
-    "train": "elastic_agent.training.run",
+    "train": "elastic_agent.training.cli",
     "export": "elastic_agent.training.export",
     "eval": "elastic_agent.training.evaluation",
 }

@@ -50,7 +50,7 @@ def test_the_math_preset_has_the_authors_numbers() -> None:
     assert code.authors_compat == DEFECTS
     for name, microbatch in (("e1-math-1.5b", 4), ("e1-math-7b", 2), ("e1-code-14b", 1)):
         preset = load_config(name)
-        assert f"--nproc_per_node 8 -m elastic_agent.training.run --config {name} " in preset.about.launch
+        assert f"--nproc_per_node 8 -m elastic_agent.training --config {name} " in preset.about.launch
         assert micro_batch(preset, 8) == microbatch
         assert (preset.lora, preset.learning.rate, preset.rollout.engine) == (None, 1e-6, "vllm")
     adapters = load_config("e1-math-1.5b-lora")

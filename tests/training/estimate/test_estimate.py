@@ -17,7 +17,7 @@ from elastic_agent.training.estimate.estimate import Estimate, Part, estimate
 from elastic_agent.training.estimate.shapes import make_shapes, read_config
 from elastic_agent.training.estimate.table import render
 from elastic_agent.training.estimate.update import MicroBatch, update_bytes
-from elastic_agent.training.run import main
+from elastic_agent.training.cli import main
 
 WORDS, ROWS, TOKENS = 49_152, 2, 384
 SMALL: dict[str, Any] = {

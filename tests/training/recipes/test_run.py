@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from elastic_agent.errors import DataError, UsageError
+from elastic_agent.training.cli import main as train
 from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.evaluation.cli import main as evaluate
 from elastic_agent.training.recipes.recipe import Recipe, read_recipe, recipes
 from elastic_agent.training.recipes.run import run
-from elastic_agent.training.run import main as train
+from tests.snippets import ROOT
 from tests.training.gym_only import needs_gym
 
 REAL = {"e1-gym-135m": "smollm2-135m"}
@@ -42,12 +43,18 @@ def small(base: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def documented() -> str:
+    """The recipe that docs/recipes.md prints."""
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    return page.split("cat > mine.yaml <<'END'\n")[1].split("END\n")[0]
+
+
 @needs_gym
 @pytest.mark.timeout(300)
 def test_from_a_base_to_an_e1(tmp_path: Path) -> None:
-    """The command, each of its folders, the adapter, and --resume, which makes nothing again."""
+    """The documented command, each of its folders, the adapter, and --resume, which makes nothing again."""
     file, output = tmp_path / "mine.yaml", tmp_path / "out"
-    file.write_text(yaml.safe_dump(small("e1-tiny-base")))
+    file.write_text(documented())
     train(["--recipe", str(file), "--output", str(output), "--seed", "3"])
     assert len((output / "traces.jsonl").read_text().splitlines()) == 16
     for stage in ("thinks", "e1"):

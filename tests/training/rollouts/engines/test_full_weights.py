@@ -242,7 +242,7 @@ def test_two_processes_with_sharded_weights(
     config = served(base, tmp_path / "out", wire, device={"shard": "fsdp2", "bucket_tokens": 8192})
     (tmp_path / "config.yaml").write_text(dump(config))
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    words += ["elastic_agent.training.run", "--config", str(tmp_path / "config.yaml")]
+    words += ["elastic_agent.training", "--config", str(tmp_path / "config.yaml")]
     done = subprocess.run(
         [sys.executable, *words],
         cwd=root,

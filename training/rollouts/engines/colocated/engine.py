@@ -60,7 +60,7 @@ def make_colocated(
     if find_spec("vllm") is None:
         raise ConfigError(
             "rollout.engine vllm: this Python has no vLLM. `make vllm` makes one that has all of training, "
-            "too: .venv-vllm/bin/python -m elastic_agent.training.run ...; or take rollout.engine "
+            "too: .venv-vllm/bin/python -m elastic_agent.training ...; or take rollout.engine "
             "transformers"
         )
     if config.rollout.top_p < 1:

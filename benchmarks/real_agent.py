@@ -1,0 +1,254 @@
+"""An agent on a real E1 behind a real vLLM server, beside plain `ChatOpenAI` with `max_tokens`.
+
+    python benchmarks/real_agent.py --model FOLDER --outcomes FILE [--recipe NAME] [--sheets N] [--json]
+    python benchmarks/real_agent.py --quick [--json]     e1-tiny's weights, two sheets: that it all works
+
+The agent is a LangGraph: a sheet of six questions, two of each family, in two rounds of three branches side
+by side. Both ways run this graph on the same sheets with the same weights, sampling and caps, on one server
+(`make vllm`), one after the other. `ours` is `ChatElasticReasoning` under a task with the cap. `plain` is
+`ChatOpenAI` with the largest `max_tokens` with which six calls are sure to keep the cap: a sixth of it.
+Questions are of the dev split; the curves come from the outcomes that --outcomes names, of the test split.
+
+Right answers are told by the families' own scorers. A plain answer is what stands behind the close; an answer
+that was cut counts where it is right all the same. `violations` are sheets that took more than their cap by
+the server's own counters.
+
+With --json the last line of stdout is one JSON object:
+
+    caps    by cap: "ours" and "plain" with {"right": share of all questions, "low", "high": its 95% interval
+            over sheets, "tokens": of a sheet, "violations"}; "ahead": [difference, low, high]
+    model, sheets, questions (of a sheet)
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import operator
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, TypedDict
+
+import aiohttp
+from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Send
+from pydantic import SecretStr
+
+from benchmarks._replay import curves_of, load
+from benchmarks._vllm import backend, idle, parser, served
+from elastic_agent.backends.base import Sampling
+from elastic_agent.backends.vllm.server import VllmServerBackend
+from elastic_agent.budget import Caps
+from elastic_agent.integrations.langchain import ChatElasticReasoning
+from elastic_agent.scheduler import BudgetScheduler
+from elastic_agent.training.data.gym import Origin, gym_problems
+from elastic_agent.training.evaluation import bootstrap
+from elastic_agent.training.evaluation.reports.stats import interval
+from elastic_agent.training.recipes.recipe import read_recipe
+from elastic_agent.training.rewards.gym import solves
+
+ROUNDS, BRANCHES = 2, 3
+QUESTIONS = ROUNDS * BRANCHES
+CAPS = (130, 190, 270, 400)
+SOLUTION = 32
+SAMPLING = Sampling(temperature=0.6, top_p=0.95)
+
+Ask = Callable[["Question"], Awaitable[str]]
+"""The answer to a question."""
+
+
+class Question(TypedDict):
+    """One question of a sheet: its family, and where its scorer finds it."""
+
+    kind: str
+    text: str
+    origin: dict[str, Any]
+
+
+class State(TypedDict, total=False):
+    """What the graph hands on."""
+
+    sheet: list[Question]
+    question: Question
+    right: Annotated[list[bool], operator.add]
+
+
+def build_graph(ask: Ask) -> Any:
+    """Two rounds; a round's branches run side by side, and the second round waits for the first."""
+
+    async def answer(state: State) -> State:
+        question = state["question"]
+        said = await ask(question)
+        return {"right": [solves(said, Origin(**question["origin"]))]}
+
+    def branches(number: int) -> Callable[[State], list[Send]]:
+        def send(state: State) -> list[Send]:
+            first = number * BRANCHES
+            return [
+                Send(f"round{number}", {"question": one}) for one in state["sheet"][first : first + BRANCHES]
+            ]
+
+        return send
+
+    graph = StateGraph(State)
+    for number in range(ROUNDS):
+        graph.add_node(f"round{number}", answer)
+        graph.add_node(f"after{number}", lambda _: {})
+        graph.add_edge(f"round{number}", f"after{number}")
+        graph.add_conditional_edges(START if number == 0 else f"after{number - 1}", branches(number))
+    graph.add_edge(f"after{ROUNDS - 1}", END)
+    return graph.compile()
+
+
+def sheets_of(recipe: str, count: int, seed: int) -> list[list[Question]]:
+    """Sheets of unseen questions, the families mixed."""
+    families = read_recipe(recipe).families
+    each = -(-count * QUESTIONS // len(families))
+    questions = [
+        Question(kind=one.meta["kind"], text=one.question, origin=one.meta["origin"])
+        for one in gym_problems(families, each, split="dev", seed=seed)
+    ]
+    return [questions[n * QUESTIONS : (n + 1) * QUESTIONS] for n in range(count)]
+
+
+class Plain:
+    """`ChatOpenAI` with a `max_tokens`.
+
+    Args:
+        ends: the texts of the close, and of the tokens that end a turn.
+    """
+
+    def __init__(self, model: str, base_url: str, ends: Sequence[str], max_tokens: int, seed: int) -> None:
+        (self.close, *self.eos), self.seed = ends, seed
+        self.llm = ChatOpenAI(
+            model=model,
+            base_url=base_url,
+            api_key=SecretStr("none"),
+            max_completion_tokens=max_tokens,
+            temperature=SAMPLING.temperature,
+            top_p=SAMPLING.top_p,
+            max_retries=0,
+            extra_body={"skip_special_tokens": False},  # else nobody sees where thinking ends
+        )
+
+    async def ask(self, question: Question) -> str:
+        """What stands behind the close; nothing if thinking was cut."""
+        self.seed += 1
+        said = await self.llm.ainvoke(question["text"], seed=self.seed)
+        answer = str(said.text).partition(self.close)[2]
+        for end in self.eos:
+            answer = answer.partition(end)[0]
+        return answer
+
+
+async def run_plain(
+    args: Any, base_url: str, ends: Sequence[str], cap: int, sheet: list[Question], seed: int
+) -> int:
+    """Right answers of a sheet."""
+    plain = Plain(args.model, base_url, ends, cap // QUESTIONS, seed)
+    out = await build_graph(plain.ask).ainvoke({"sheet": sheet, "right": []})
+    return sum(out["right"])
+
+
+async def run_ours(args: Any, base_url: str, curves: Any, cap: int, sheet: list[Question], seed: int) -> int:
+    """Right answers of a sheet."""
+    client = VllmServerBackend(args.model, base_url)
+    llm = ChatElasticReasoning(backend=client, solution_budget=SOLUTION, seed=seed)
+
+    async def ask(question: Question) -> str:
+        return str((await llm.ainvoke(question["text"], kind=question["kind"])).text)
+
+    counts: dict[str, int] = {}
+    for one in sheet:
+        counts[one["kind"]] = counts.get(one["kind"], 0) + 1
+    async with (
+        BudgetScheduler(client, curves=curves) as scheduler,
+        scheduler.task(Caps(tokens=cap), expect=counts, on_exhausted="shrink"),
+    ):
+        out = await build_graph(ask).ainvoke({"sheet": sheet, "right": []})
+    await client.aclose()
+    return sum(out["right"])
+
+
+class Score:
+    """Right answers and tokens of each sheet, and the sheets that took more than their cap."""
+
+    def __init__(self, cap: int) -> None:
+        self.cap, self.right, self.tokens = cap, list[float](), list[int]()
+
+    async def add(self, output: Callable[[], Awaitable[int]], work: Awaitable[int]) -> None:
+        """Run a sheet between two looks at the server's counter of generated tokens."""
+        before = await output()
+        right = await work
+        self.tokens.append(await output() - before)
+        self.right.append(right / QUESTIONS)
+
+    def told(self) -> dict[str, Any]:
+        """See the module."""
+        low, high = interval(self.right)
+        return {
+            "right": round(fmean(self.right), 4),
+            "low": low,
+            "high": high,
+            "tokens": round(fmean(self.tokens), 1),
+            "violations": sum(used > self.cap for used in self.tokens),
+        }
+
+
+async def measure(args: Any, base_url: str, sheets: Sequence[list[Question]]) -> dict[str, Any]:
+    """Every cap, both ways."""
+    client = await backend(args, base_url)
+    curves = None if args.outcomes is None else curves_of(load(args.outcomes), client.model)
+    markers = client.codec.markers
+    eos = client.codec.tokenizer.convert_ids_to_tokens(sorted(markers.eos_ids))
+    ends = (markers.close_text.strip(), *eos)
+    found: dict[str, Any] = {}
+    async with aiohttp.ClientSession() as session:
+
+        async def output() -> int:
+            return (await idle(base_url, session)).output
+
+        for cap in args.caps:
+            ours, plain = Score(cap), Score(cap)
+            for number, sheet in enumerate(sheets):
+                seed = args.seed + 1000 * number
+                await ours.add(output, run_ours(args, base_url, curves, cap, sheet, seed))
+                await plain.add(output, run_plain(args, base_url, ends, cap, sheet, seed))
+            ahead = [a - b for a, b in zip(ours.right, plain.right, strict=True)]
+            low, high = bootstrap(ahead)
+            found[str(cap)] = {
+                "ours": ours.told(),
+                "plain": plain.told(),
+                "ahead": [round(fmean(ahead), 4), round(low, 4), round(high, 4)],
+            }
+            print(cap, found[str(cap)], flush=True)
+    await client.aclose()
+    return found
+
+
+def main() -> int:
+    options = parser(__doc__)
+    options.add_argument("--recipe", default="e1-gym-135m", help="whose families are asked (e1-gym-135m)")
+    options.add_argument(
+        "--sheets", type=int, help="of six questions at each cap (default 30, 2 with --quick)"
+    )
+    options.add_argument(
+        "--caps", type=int, nargs="+", default=list(CAPS), metavar="TOKENS", help="of a sheet"
+    )
+    options.add_argument("--outcomes", type=Path, help="of this model, for its curves (benchmarks/data)")
+    args: argparse.Namespace = options.parse_args()
+    count = args.sheets or (2 if args.quick else 30)
+    sheets = sheets_of(args.recipe, count, args.seed)
+    with served(args) as base_url:
+        found = asyncio.run(measure(args, base_url, sheets))
+    if args.json:
+        print(json.dumps({"model": args.model, "sheets": count, "questions": QUESTIONS, "caps": found}))
+    return int(any(way[name]["violations"] for way in found.values() for name in ("ours", "plain")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
