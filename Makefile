@@ -12,7 +12,7 @@ PARTS  := scheduler training integrations
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 2 ] && n=2; echo $$n)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup links vllm litellm demo test lint format real bench pins clean
+.PHONY: help setup links vllm litellm demo test lint format docs real bench pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ lint: links $(READY) ## ruff and mypy --strict; nothing ignored is in the reposi
 format: links $(READY) ## let ruff fix and format what it can
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
+
+docs: links $(READY) ## the documentation as a site, in build/site
+	@$(BIN)/python -m tools.build_docs
 
 real: links $(READY) ## from a pretrained model to an E1, e.g. make real BASE=./SmolLM2-135M-Instruct OUT=./smol
 	@test -n "$(BASE)" && test -n "$(OUT)" || { echo "make real BASE=FOLDER OUT=DIR [RECIPE=e1-gym-135m] [ARGS=--resume]: FOLDER holds the pretrained model" >&2; exit 1; }

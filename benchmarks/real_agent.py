@@ -43,7 +43,7 @@ from benchmarks._vllm import backend, idle, parser, served
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Caps
-from elastic_agent.integrations.langchain import ChatElasticReasoning
+from elastic_agent.integrations.langchain import BudgetExceededError, ChatElasticReasoning
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.training.data.gym import Origin, gym_problems
 from elastic_agent.training.evaluation import bootstrap
@@ -160,7 +160,10 @@ async def run_ours(args: Any, base_url: str, curves: Any, cap: int, sheet: list[
     llm = ChatElasticReasoning(backend=client, solution_budget=SOLUTION, seed=seed)
 
     async def ask(question: Question) -> str:
-        return str((await llm.ainvoke(question["text"], kind=question["kind"])).text)
+        try:
+            return str((await llm.ainvoke(question["text"], kind=question["kind"])).text)
+        except BudgetExceededError:  # the cap is used up: the question stays without an answer
+            return ""
 
     counts: dict[str, int] = {}
     for one in sheet:

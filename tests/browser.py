@@ -74,14 +74,14 @@ class Browser:
         self._answers.close()
         self._profile.cleanup()
 
-    def open(self, path: Path, *, width: int = 1200, height: int = 800, dark: bool = False) -> None:
-        """Load a file, to its end, in a window of this size."""
+    def open(self, place: Path | str, *, width: int = 1200, height: int = 800, dark: bool = False) -> None:
+        """Load a file or an address, to its end, in a window of this size."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.ask("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self._events.clear()
-        self.ask("Page.navigate", url=path.resolve().as_uri())
+        self.ask("Page.navigate", url=place if isinstance(place, str) else place.resolve().as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._read()
 

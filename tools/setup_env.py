@@ -113,7 +113,8 @@ def main() -> int:
     # The build backend goes first, so that the package itself is installed without a second environment.
     backend = [*tool, "install", "--quiet", "-c", str(CONSTRAINTS), *PROJECT["build-system"]["requires"]]
     everything = [*tool, "install", "--quiet", "-c", str(CONSTRAINTS), "--no-build-isolation"]
-    everything += ["-e", f".[{EXTRAS}]", *PROJECT["dependency-groups"]["dev"]]
+    groups = PROJECT["dependency-groups"]
+    everything += ["-e", f".[{EXTRAS}]", *groups["dev"], *groups["docs"]]
     if run(backend, env) and run(everything, env):
         return install_optional(tool, env)
     if tool is UV:
