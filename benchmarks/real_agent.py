@@ -43,7 +43,8 @@ from benchmarks._vllm import backend, idle, parser, served
 from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Caps
-from elastic_agent.integrations.langchain import BudgetExceededError, ChatElasticReasoning
+from elastic_agent.errors import CapExceededError
+from elastic_agent.integrations.langchain import ChatElasticReasoning
 from elastic_agent.scheduler import BudgetScheduler
 from elastic_agent.training.data.gym import Origin, gym_problems
 from elastic_agent.training.evaluation import bootstrap
@@ -162,7 +163,7 @@ async def run_ours(args: Any, base_url: str, curves: Any, cap: int, sheet: list[
     async def ask(question: Question) -> str:
         try:
             return str((await llm.ainvoke(question["text"], kind=question["kind"])).text)
-        except BudgetExceededError:  # the cap is used up: the question stays without an answer
+        except CapExceededError:  # the cap is used up: the question stays without an answer
             return ""
 
     counts: dict[str, int] = {}
