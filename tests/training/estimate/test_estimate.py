@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from elastic_agent.backends.transformers.attention import GROUPED
 from elastic_agent.errors import ElasticError
+from elastic_agent.training.cli import main
 from elastic_agent.training.config.loading import build, merge
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.config.trl_arguments import make_adapters
@@ -17,7 +18,6 @@ from elastic_agent.training.estimate.estimate import Estimate, Part, estimate
 from elastic_agent.training.estimate.shapes import make_shapes, read_config
 from elastic_agent.training.estimate.table import render
 from elastic_agent.training.estimate.update import MicroBatch, update_bytes
-from elastic_agent.training.cli import main
 
 WORDS, ROWS, TOKENS = 49_152, 2, 384
 SMALL: dict[str, Any] = {

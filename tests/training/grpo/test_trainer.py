@@ -9,8 +9,8 @@ import pytest
 from elastic_agent import Caps, ScriptedBackend
 from elastic_agent.backends.scripted import Reply
 from elastic_agent.scheduler import BudgetScheduler
-from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.cli import main
+from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.run import train
 from tests.clock import run
 from tests.training.runs import EASY, gradient, make_base, small, trainer_of
