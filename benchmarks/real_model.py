@@ -7,9 +7,9 @@ Problems are unseen ones of the recipe's families (reasoning-gym), graded by the
 sample thinks once, and its thinking is cut at every t (`benchmarks/_allocation_data.py`); cuts of one
 thinking belong together, so models are compared problem by problem.
 
---quick reads the outcomes that ship in `benchmarks/data/RECIPE/`: every number is recomputed from them.
-Without it the models that are named are measured first, into the same files (`--folder` for others); a run
-that was stopped goes on.
+--quick reads the outcomes that ship in `benchmarks/data/RECIPE/`: every number is recomputed from them, and
+with --write docs/real-model.svg is drawn of them. Without --quick the models that are named are measured
+first, into the same files (`--folder` for others); a run that was stopped goes on.
 
 With --json the last line of stdout is one JSON object:
 
@@ -34,10 +34,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks._allocation_data import GYM
+from benchmarks._real_picture import picture
 from benchmarks._replay import Outcome, load
 from elastic_agent.training.evaluation.reports.stats import interval
 
 DATA = Path(__file__).with_name("data")
+PICTURE = Path(__file__).parent.parent / "docs" / "real-model.svg"
 UNCUT = GYM.uncut
 BUDGETS = (0, 16, 32, 64, 128, UNCUT)
 BASE = "base"
@@ -114,6 +116,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def drawn(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The picture of the base beside the first E1."""
+    return picture(
+        rows,
+        {BASE: "before", "e1-0": "E1"},
+        "SmolLM2-135M, thinking cut anywhere: before and after training under budgets",
+        "thinking tokens, at most; bars: 95% intervals",
+    )
+
+
 def measure(recipe: str, model: str, problems: int, output: Path) -> None:
     """Measure a model, or what is missing of it."""
     subprocess.run(
@@ -132,6 +144,7 @@ def main() -> dict[str, Any]:
     )
     parser.add_argument("--quick", action="store_true", help="read the outcomes that ship")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    parser.add_argument("--write", action="store_true", help="draw docs/real-model.svg of the outcomes")
     parser.add_argument("--recipe", default="e1-gym-135m", help="(e1-gym-135m)")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="may be repeated")
     parser.add_argument("--problems", type=int, default=300, help="of each family (300)")
@@ -160,6 +173,8 @@ def main() -> dict[str, Any]:
     print(table(rows))
     for name, found in result["against"].items():
         print(f"{name}: {found}")
+    if args.write:
+        PICTURE.write_text(drawn(rows), encoding="utf-8")
     if args.json:
         print(json.dumps(result))
     return result

@@ -72,3 +72,4 @@ def test_what_ships_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert {row["n"] for row in found["rows"] if row["family"] != "all"} >= {300}
     assert all(row["n"] >= 300 for row in found["rows"])
     assert "| base | all |" in capsys.readouterr().out
+    assert bench.PICTURE.read_text(encoding="utf-8") == bench.drawn(found["rows"])
