@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from elastic_agent.training.plots.svg import COLOURS, document, mark, text, wide
+from elastic_agent.training.plots.svg import COLOURS, document, mark, share_grid, text, wide
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 18, 44, 340, 760
 BOUNDS = ("clairvoyant", "informed")
@@ -29,9 +29,7 @@ def picture(curves: Mapping[str, Sequence[Sequence[float]]], title: str = "Whole
         return below - share * HEIGHT
 
     parts = [text(LEFT, 24, title, "title")]
-    for i in range(6):
-        parts.append(f'<path class="grid" d="M{LEFT} {y(i / 5):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(text(LEFT - 8, y(i / 5) + 4, f"{20 * i}%", "quiet end"))
+    parts += share_grid(LEFT, WIDTH - RIGHT, y, 1.0, 0.2)
     for cap in caps:
         parts.append(f'<path class="axis" d="M{x(cap):.1f} {below}v5"/>')
         parts.append(text(x(cap), below + 19, f"{cap:.0f}", "quiet middle"))

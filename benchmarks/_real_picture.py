@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from elastic_agent.training.plots.svg import COLOURS, document, text
+from elastic_agent.training.plots.svg import COLOURS, document, share_grid, text
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 84, 64, 260, 760
 GREY = "#8a8f98"
@@ -31,9 +31,7 @@ def picture(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], title: 
         return bottom - share / MOST * HEIGHT
 
     parts = [text(LEFT, 26, title, "title"), text(LEFT, 46, "right answers of unseen problems", "quiet")]
-    for tenth in range(8):
-        parts.append(f'<path class="grid" d="M{LEFT} {y(tenth / 10):.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(text(LEFT - 8, y(tenth / 10) + 4, f"{10 * tenth}%", "quiet end"))
+    parts += share_grid(LEFT, WIDTH - RIGHT, y, MOST, 0.1)
     for t in budgets:
         parts.append(text(x(t), bottom + 19, "not cut" if t is None else str(t), "quiet middle"))
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, bottom + 39, below, "quiet middle"))
@@ -44,7 +42,7 @@ def picture(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], title: 
             bar = f"M{x(row['t']):.1f} {y(row['low']):.1f}V{y(row['high']):.1f}"
             parts.append(f'<path class="bar" stroke="{colour}" d="{bar}"/>')
         line = "L".join(f"{x(row['t']):.1f} {y(row['accuracy']):.1f}" for row in points)
-        parts.append(f'<path class="line" stroke="{colour}" stroke-width="3" d="M{line}"/>')
+        parts.append(f'<path class="line" stroke="{colour}" d="M{line}"/>')
         end = points[-1]
         parts.append(text(x(end["t"]) + 12, y(end["accuracy"]) + 4, label))
     return document(WIDTH, bottom + 54, parts, label=title)

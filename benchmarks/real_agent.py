@@ -27,28 +27,28 @@ import asyncio
 import json
 import operator
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, TypedDict
 
 import aiohttp
-from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
-from pydantic import SecretStr
 
 from benchmarks._replay import curves_of, load
-from benchmarks._vllm import backend, idle, parser, served
-from elastic_agent.backends.base import Sampling
+from benchmarks._vllm import backend, parser, served
+from benchmarks._vllm_agents import Plain, Score, metered
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError
 from elastic_agent.integrations.langchain import ChatElasticReasoning
-from elastic_agent.scheduler import BudgetScheduler
+from elastic_agent.scheduler import BudgetScheduler, Price
+from elastic_agent.scheduler.estimates.success_curve import CurveSet
 from elastic_agent.training.data.gym import Origin, gym_problems
-from elastic_agent.training.evaluation import bootstrap
-from elastic_agent.training.evaluation.reports.stats import interval
+from elastic_agent.training.evaluation import bootstrap, interval
 from elastic_agent.training.recipes.recipe import read_recipe
 from elastic_agent.training.rewards.gym import solves
 
@@ -56,7 +56,8 @@ ROUNDS, BRANCHES = 2, 3
 QUESTIONS = ROUNDS * BRANCHES
 CAPS = (130, 190, 270, 400)
 SOLUTION = 32
-SAMPLING = Sampling(temperature=0.6, top_p=0.95)
+PLAIN = {"max_retries": 0, "extra_body": {"skip_special_tokens": False}}
+"""Options of `ChatOpenAI`: with the special tokens left out nobody would see where thinking ends."""
 
 Ask = Callable[["Question"], Awaitable[str]]
 """The answer to a question."""
@@ -116,48 +117,38 @@ def sheets_of(recipe: str, count: int, seed: int) -> list[list[Question]]:
     return [questions[n * QUESTIONS : (n + 1) * QUESTIONS] for n in range(count)]
 
 
-class Plain:
-    """`ChatOpenAI` with a `max_tokens`.
+async def right_of(ask: Ask, sheet: list[Question]) -> int:
+    """How many answers of a sheet are right."""
+    out = await build_graph(ask).ainvoke({"sheet": sheet, "right": []})
+    return sum(out["right"])
+
+
+def plain_answer(text: str, ends: Sequence[str]) -> str:
+    """What stands behind the close; nothing if thinking was cut.
 
     Args:
         ends: the texts of the close, and of the tokens that end a turn.
     """
-
-    def __init__(self, model: str, base_url: str, ends: Sequence[str], max_tokens: int, seed: int) -> None:
-        (self.close, *self.eos), self.seed = ends, seed
-        self.llm = ChatOpenAI(
-            model=model,
-            base_url=base_url,
-            api_key=SecretStr("none"),
-            max_completion_tokens=max_tokens,
-            temperature=SAMPLING.temperature,
-            top_p=SAMPLING.top_p,
-            max_retries=0,
-            extra_body={"skip_special_tokens": False},  # else nobody sees where thinking ends
-        )
-
-    async def ask(self, question: Question) -> str:
-        """What stands behind the close; nothing if thinking was cut."""
-        self.seed += 1
-        said = await self.llm.ainvoke(question["text"], seed=self.seed)
-        answer = str(said.text).partition(self.close)[2]
-        for end in self.eos:
-            answer = answer.partition(end)[0]
-        return answer
+    close, *eos = ends
+    answer = text.partition(close)[2]
+    for end in eos:
+        answer = answer.partition(end)[0]
+    return answer
 
 
-async def run_plain(
-    args: Any, base_url: str, ends: Sequence[str], cap: int, sheet: list[Question], seed: int
+async def run_plain(plain: Plain, ends: Sequence[str], sheet: list[Question]) -> int:
+    """Right answers of a sheet."""
+
+    async def ask(question: Question) -> str:
+        return plain_answer(str((await plain.ainvoke(question["text"])).text), ends)
+
+    return await right_of(ask, sheet)
+
+
+async def run_ours(
+    client: VllmServerBackend, curves: CurveSet | None, cap: int, sheet: list[Question], seed: int
 ) -> int:
     """Right answers of a sheet."""
-    plain = Plain(args.model, base_url, ends, cap // QUESTIONS, seed)
-    out = await build_graph(plain.ask).ainvoke({"sheet": sheet, "right": []})
-    return sum(out["right"])
-
-
-async def run_ours(args: Any, base_url: str, curves: Any, cap: int, sheet: list[Question], seed: int) -> int:
-    """Right answers of a sheet."""
-    client = VllmServerBackend(args.model, base_url)
     llm = ChatElasticReasoning(backend=client, solution_budget=SOLUTION, seed=seed)
 
     async def ask(question: Question) -> str:
@@ -166,41 +157,25 @@ async def run_ours(args: Any, base_url: str, curves: Any, cap: int, sheet: list[
         except CapExceededError:  # the cap is used up: the question stays without an answer
             return ""
 
-    counts: dict[str, int] = {}
-    for one in sheet:
-        counts[one["kind"]] = counts.get(one["kind"], 0) + 1
+    counts = Counter(question["kind"] for question in sheet)
     async with (
         BudgetScheduler(client, curves=curves) as scheduler,
         scheduler.task(Caps(tokens=cap), expect=counts, on_exhausted="shrink"),
     ):
-        out = await build_graph(ask).ainvoke({"sheet": sheet, "right": []})
-    await client.aclose()
-    return sum(out["right"])
+        return await right_of(ask, sheet)
 
 
-class Score:
-    """Right answers and tokens of each sheet, and the sheets that took more than their cap."""
-
-    def __init__(self, cap: int) -> None:
-        self.cap, self.right, self.tokens = cap, list[float](), list[int]()
-
-    async def add(self, output: Callable[[], Awaitable[int]], work: Awaitable[int]) -> None:
-        """Run a sheet between two looks at the server's counter of generated tokens."""
-        before = await output()
-        right = await work
-        self.tokens.append(await output() - before)
-        self.right.append(right / QUESTIONS)
-
-    def told(self) -> dict[str, Any]:
-        """See the module."""
-        low, high = interval(self.right)
-        return {
-            "right": round(fmean(self.right), 4),
-            "low": low,
-            "high": high,
-            "tokens": round(fmean(self.tokens), 1),
-            "violations": sum(used > self.cap for used in self.tokens),
-        }
+def told(score: Score) -> dict[str, Any]:
+    """See the module."""
+    shares = [right / QUESTIONS for right in score.right]
+    low, high = interval(shares)
+    return {
+        "right": round(fmean(shares), 4),
+        "low": low,
+        "high": high,
+        "tokens": round(fmean(score.tokens), 1),
+        "violations": score.violations,
+    }
 
 
 async def measure(args: Any, base_url: str, sheets: Sequence[list[Question]]) -> dict[str, Any]:
@@ -208,26 +183,26 @@ async def measure(args: Any, base_url: str, sheets: Sequence[list[Question]]) ->
     client = await backend(args, base_url)
     curves = None if args.outcomes is None else curves_of(load(args.outcomes), client.model)
     markers = client.codec.markers
-    eos = client.codec.tokenizer.convert_ids_to_tokens(sorted(markers.eos_ids))
-    ends = (markers.close_text.strip(), *eos)
+    ends = (
+        markers.close_text.strip(),
+        *client.codec.tokenizer.convert_ids_to_tokens(sorted(markers.eos_ids)),
+    )
+    free = Price("0", "0")
     found: dict[str, Any] = {}
     async with aiohttp.ClientSession() as session:
-
-        async def output() -> int:
-            return (await idle(base_url, session)).output
-
+        meter = partial(metered, base_url, session)
         for cap in args.caps:
-            ours, plain = Score(cap), Score(cap)
+            caps, ours, plain = Caps(tokens=cap), Score(), Score()
             for number, sheet in enumerate(sheets):
                 seed = args.seed + 1000 * number
-                await ours.add(output, run_ours(args, base_url, curves, cap, sheet, seed))
-                await plain.add(output, run_plain(args, base_url, ends, cap, sheet, seed))
-            ahead = [a - b for a, b in zip(ours.right, plain.right, strict=True)]
-            low, high = bootstrap(ahead)
+                await ours.run(meter, caps, free, run_ours(client, curves, cap, sheet, seed))
+                llm = Plain(args, base_url, cap // QUESTIONS, seed, **PLAIN)
+                await plain.run(meter, caps, free, run_plain(llm, ends, sheet))
+            ahead = [(a - b) / QUESTIONS for a, b in zip(ours.right, plain.right, strict=True)]
             found[str(cap)] = {
-                "ours": ours.told(),
-                "plain": plain.told(),
-                "ahead": [round(fmean(ahead), 4), round(low, 4), round(high, 4)],
+                "ours": told(ours),
+                "plain": told(plain),
+                "ahead": [round(fmean(ahead), 4), *bootstrap(ahead)],
             }
             print(cap, found[str(cap)], flush=True)
     await client.aclose()

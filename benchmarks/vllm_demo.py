@@ -24,23 +24,19 @@ import argparse
 import asyncio
 import json
 import runpy
-import statistics
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
-from langchain_core.messages import AIMessage
-from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
 from rich.console import Console
 
-from benchmarks._vllm import backend, idle, parser, served
-from elastic_agent.backends.base import Sampling
+from benchmarks._vllm import backend, parser, served
+from benchmarks._vllm_agents import SAMPLING, Plain, Score, metered
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Caps
 from elastic_agent.generation.prepare import prompt_ids
@@ -53,11 +49,9 @@ from elastic_agent.integrations.langchain import ChatElasticReasoning
 from elastic_agent.scheduler import BudgetScheduler, Price
 from elastic_agent.scheduler.ledger.prices import find_price
 from elastic_agent.scheduler.runlog.events import RunLog
-from elastic_agent.usage import Usage
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "langgraph_parallel.py"
 EXAMPLE_CAPS = (450, 600, 750, 900)
-SAMPLING = Sampling(temperature=0.6, top_p=0.95)
 
 
 def main() -> int:
@@ -73,64 +67,13 @@ def main() -> int:
     return int(any(way["violations"] for both in result.values() for way in both.values()))
 
 
-class Plain:
-    """`ChatOpenAI` with a `max_tokens`, as a chat model that is told no more than a prompt and a seed."""
-
-    def __init__(self, args: argparse.Namespace, base_url: str, max_tokens: int, seed: int) -> None:
-        self.llm = ChatOpenAI(
-            model=args.model,
-            base_url=base_url,
-            api_key=SecretStr("none"),
-            max_completion_tokens=max_tokens,
-            temperature=SAMPLING.temperature,
-            top_p=SAMPLING.top_p,
-        )
-        self.seed = seed
-
-    async def ainvoke(self, text: str, **_: Any) -> AIMessage:
-        """`_`: what only ours understands."""
-        self.seed += 1
-        return await self.llm.ainvoke(text, seed=self.seed)
+class PlainDemo(Plain):
+    """As the demo's graph asks."""
 
     async def ask(self, label: str, text: str, kind: str) -> int | None:
         """For the demo's graph."""
         message = await self.ainvoke(text)
         return answer_of(str(message.text), cut=message.response_metadata["finish_reason"] == "length")
-
-
-class Score:
-    """What one way got right, and whether it kept its caps."""
-
-    def __init__(self) -> None:
-        self.right: list[int] = []
-        self.tokens: list[int] = []
-        self.violations = 0
-
-    async def run(
-        self, metered: Callable[[], Awaitable[Usage]], caps: Caps, price: Price, work: Awaitable[int]
-    ) -> None:
-        """Do it and count, by the server's own counters."""
-        clock, before = asyncio.get_running_loop().time, await metered()
-        start = clock()
-        self.right.append(await work)
-        seconds, after = clock() - start, await metered()
-        used = Usage(input=after.input - before.input, solution=after.solution - before.solution)
-        self.tokens.append(used.solution)
-        self.violations += any(
-            (
-                caps.tokens is not None and used.solution > caps.tokens,
-                caps.nanodollars is not None and price.charge(used) > caps.nanodollars,
-                caps.seconds is not None and seconds > caps.seconds,
-            )
-        )
-
-    def told(self) -> dict[str, Any]:
-        return {
-            "right": self.right,
-            "mean": round(statistics.mean(self.right), 2),
-            "tokens": self.tokens,
-            "violations": self.violations,
-        }
 
 
 async def measure(args: argparse.Namespace, base_url: str, seeds: int) -> dict[str, dict[str, Any]]:
@@ -144,21 +87,17 @@ async def measure(args: argparse.Namespace, base_url: str, seeds: int) -> dict[s
     calls = count_kinds(days).total()
     most = FixedMaxTokens(client, caps, calls, max(prompts) + 8, price, SAMPLING).max_tokens
     async with aiohttp.ClientSession() as session:
-
-        async def metered() -> Usage:
-            now = await idle(base_url, session)
-            return Usage(input=now.prompt, solution=now.output)
-
+        meter = partial(metered, base_url, session)
         for seed in range(args.seed, args.seed + seeds):
             one = scores["demo"]
-            await one["ours"].run(metered, caps, price, ours_week(args, base_url, days, caps, seed, price))
-            plain = Plain(args, base_url, most, seed * 1_000_000)
-            await one["plain"].run(metered, caps, price, plain_week(days, plain, args.seconds))
+            await one["ours"].run(meter, caps, price, ours_week(args, base_url, days, caps, seed, price))
+            plain = PlainDemo(args, base_url, most, seed * 1_000_000)
+            await one["plain"].run(meter, caps, price, plain_week(days, plain, args.seconds))
             for cap in EXAMPLE_CAPS:
                 one, small = scores[f"example {cap}"], Caps(tokens=cap, seconds=120)
-                await one["ours"].run(metered, small, price, ours_example(args, base_url, small, seed))
+                await one["ours"].run(meter, small, price, ours_example(args, base_url, small, seed))
                 plain = Plain(args, base_url, cap // 6, seed * 1_000_000)
-                await one["plain"].run(metered, small, price, example(plain))
+                await one["plain"].run(meter, small, price, example(plain))
             for name, both in scores.items():
                 print(seed, name, *(f"{way} {score.right[-1]}" for way, score in both.items()), flush=True)
     return {name: {way: score.told() for way, score in both.items()} for name, both in scores.items()}
@@ -178,7 +117,7 @@ async def ours_week(
     return right(days, way.state)
 
 
-async def plain_week(days: list[Day], plain: Plain, seconds: float) -> int:
+async def plain_week(days: list[Day], plain: PlainDemo, seconds: float) -> int:
     state: State = EMPTY
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):

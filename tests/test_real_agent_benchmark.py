@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from langchain_core.messages import AIMessage
-
 from benchmarks import real_agent as bench
+from elastic_agent.budget import Caps
+from elastic_agent.scheduler import Price
 from elastic_agent.training.data.gym import Origin
+from elastic_agent.usage import Usage
 from tests.training.gym_only import needs_gym
 
 
@@ -38,38 +39,28 @@ def test_every_question_is_asked_once_and_the_second_round_waits_for_the_first()
 
 
 def test_a_plain_answer_is_what_stands_behind_the_close() -> None:
-    plain = bench.Plain("m", "http://localhost:1/v1", ("</think>", "<|im_end|>"), 20, seed=0)
-    said: dict[str, Any] = {}
-
-    class Says:
-        async def ainvoke(self, text: str, *, seed: int) -> AIMessage:
-            return AIMessage(said["text"])
-
-    plain.llm = Says()  # type: ignore[assignment]
-    question = bench.Question(kind="k", text="?", origin={})
     for text, answer in {
         "<think>two and two": "",
         "<think>two</think>Answer: 4<|im_end|>\n": "Answer: 4",
         "<think></think>4": "4",
     }.items():
-        said["text"] = text
-        assert asyncio.run(plain.ask(question)) == answer
+        assert bench.plain_answer(text, ("</think>", "<|im_end|>")) == answer
 
 
 def test_a_sheet_over_its_cap_is_a_violation() -> None:
-    meter = iter([10, 75, 75, 105])
+    counted = iter([10, 75, 75, 105])
 
-    async def output() -> int:
-        return next(meter)
+    async def meter() -> Usage:
+        return Usage(solution=next(counted))
 
     async def right() -> int:
         return 3
 
     async def play() -> dict[str, Any]:
-        score = bench.Score(60)
-        await score.add(output, right())
-        await score.add(output, right())
-        return score.told()
+        score = bench.Score()
+        for _ in range(2):
+            await score.run(meter, Caps(tokens=60), Price("0", "0"), right())
+        return bench.told(score)
 
     found = asyncio.run(play())
     assert (found["right"], found["tokens"], found["violations"]) == (0.5, 47.5, 1)

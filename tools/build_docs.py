@@ -41,7 +41,6 @@ PUBLIC = {
     "elastic_agent.training.evaluation": "Evaluation",
 }
 """Modules whose `__all__` is the public surface -> title of their page."""
-COMMANDS = ("demo", "ask", "serve", "keys", "up", "prepare", "train", "export", "eval", "report", "bench")
 LINK = re.compile(r"(?P<image>!?)\[(?P<label>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"(^ *```.*?^ *```[^\n]*$)", re.DOTALL | re.MULTILINE)
 
@@ -121,14 +120,14 @@ def _config() -> str:
 
 def _commands() -> Iterator[str]:
     """Each command's own help."""
-    from elastic_agent.integrations.commands.main import main
+    from elastic_agent.integrations.commands.main import command_parser, main
 
     yield "# Commands\n"
-    for name in COMMANDS:
+    # argparse has no public way to ask a parser for its commands
+    for name in next(one.choices or () for one in command_parser()._actions if one.dest == "command"):
         with redirect_stdout(io.StringIO()) as said, suppress(SystemExit):
             main([name, "--help"])
-        text = said.getvalue().replace(os.path.basename(sys.argv[0]), "elastic-agent")
-        yield f"## elastic-agent {name}\n\n```text\n{text}```\n"
+        yield f"## elastic-agent {name}\n\n```text\n{said.getvalue()}```\n"
 
 
 def build(folder: Path) -> None:

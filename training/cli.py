@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -88,41 +87,6 @@ def parse_cap_ranges(text: str) -> dict[str, list[float]]:
     return found
 
 
-def _next_of_agent(config: TrainConfig) -> str:
-    agent = config.agent
-    assert agent is not None
-    name = shlex.quote(str(config.output))
-    data = shlex.quote(str(next(iter(config.data.path.values()), "test.jsonl")))
-    low, high = (agent.caps.tokens or (1000, 1000))[0], (agent.caps.tokens or (1000, 1000))[-1]
-    caps = ",".join(f"{cap}" for cap in sorted({low, round((low * high) ** 0.5), high}))
-    run = f" --config {name}/config.yaml" if agent.run is None else f" --agent {agent.run}"
-    return (
-        f"wrote {config.output}: the model, metrics.csv and metrics.svg, train_log.json, config.yaml\n"
-        f"next: elastic-agent eval --model {name}{run} --data {data} --caps tokens={caps}"
-    )
-
-
-def next_steps(config: TrainConfig, largest: tuple[int | None, int] | None) -> str:
-    """What a finished run has written, and the commands to go on with.
-
-    Args:
-        largest: (t, s) of its budgets; None: of an agent.
-    """
-    if largest is None:
-        return _next_of_agent(config)
-    t, s = largest
-    held_out = {"math": "math500", "code": "livecodebench"}.get(config.reward.kind)
-    data = config.data.decontaminate[:1] or ((held_out,) if held_out else ())
-    name = shlex.quote(str(config.output))
-    thinking = ",".join([*(str(n) for n in sorted({t // 4, t // 2, t})), "none"] if t else ["none"])
-    return (
-        f"wrote {config.output}: the model, metrics.csv and metrics.svg, train_log.json, config.yaml\n"
-        f"next: elastic-agent eval --model {name} --thinking {thinking} --solution {s}"
-        f"{''.join(f' --data {d}' for d in data)}\n"
-        f'      elastic-agent ask "..." --model {name} --thinking {t or "none"} --solution {s}'
-    )
-
-
 def _add_estimate_options(out: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--estimate", action="store_true", help="print the memory that each process needs, and exit"
@@ -163,9 +127,9 @@ def check_estimate_options(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name} says what to estimate: give --estimate, too")
 
 
-def parser(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
+def parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The command line."""
-    out = Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out = Parser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument(
         "--config",
         metavar="FILE|PRESET",
@@ -228,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "--config e1-tiny` trains the small preset, in 45 minutes on two cores, --check shows what it "
             "would do, --help lists the rest"
         )
-    args = parser(__doc__, "elastic-agent train" if argv is not None else None).parse_args(argv)
+    args = parser("elastic-agent train" if argv is not None else None).parse_args(argv)
     check_estimate_options(args)
     if args.recipe is not None:
         from .recipes.run import main as run_recipe

@@ -19,7 +19,6 @@ from typing import Any
 from elastic_agent.backends.base import Sampling
 
 from .agents.rollouts import make_agent_rollout_func, numbered
-from .cli import next_steps
 from .config.fields import ConfigError
 from .config.processes import rank
 from .config.schema import TrainConfig
@@ -38,6 +37,7 @@ from .grpo.sample_table import SampleTable, observed
 from .grpo.sharding import on_whole_weights, whole_weights
 from .grpo.stopping import rescued
 from .grpo.validate import RunContext, validate
+from .next_steps import next_steps
 from .rewards.functions import RewardFunction
 from .rollouts.ahead import FLYING, AheadEngine, decode_ahead
 from .rollouts.engines.engine import Decode, Serves, is_sharded

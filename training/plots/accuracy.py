@@ -12,7 +12,7 @@ from html import escape
 from typing import Protocol
 
 from ..budgets.distributions import budget_name
-from .svg import COLOURS, document, mark, text, wide
+from .svg import COLOURS, document, mark, share_grid, text, wide
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 18, 44, 330, 720
 Scale = Callable[[float], float]
@@ -66,11 +66,7 @@ def plot(cells: Sequence[Point], *, title: str = "Accuracy by tokens") -> str:
     legend = _legend(list(rows))
     height = TOP + HEIGHT + 56 + 20 * (1 + max(down for _, down, _ in legend))
     parts = [text(LEFT, 24, title, "title")]
-    step = 0.1 if top <= 0.6 else 0.2
-    for i in range(round(top / step) + 1):
-        at = y(i * step)
-        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(text(LEFT - 8, at + 4, f"{100 * i * step:.0f}%", "quiet end"))
+    parts += share_grid(LEFT, WIDTH - RIGHT, y, top, 0.1 if top <= 0.6 else 0.2)
     below = TOP + HEIGHT
     for tick in ticks:
         parts.append(f'<path class="axis" d="M{x(tick):.1f} {below}v5"/>')

@@ -7,7 +7,7 @@ page where the viewer says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 # Okabe and Ito's colours, in the order in which they differ most; readable on white and on near-black
@@ -45,6 +45,16 @@ def document(width: float, height: float, parts: Sequence[str], *, label: str) -
 def text(x: float, y: float, words: str, kind: str = "") -> str:
     """Words at a place; `kind` are classes of the style: quiet, title, end, middle."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(words)}</text>'
+
+
+def share_grid(left: float, right: float, y: Callable[[float], float], top: float, step: float) -> list[str]:
+    """Lines across a picture at every `step` of a share, from 0 to `top`, with their percentages."""
+    parts = []
+    for i in range(round(top / step) + 1):
+        at = y(i * step)
+        parts.append(f'<path class="grid" d="M{left} {at:.1f}H{right}"/>')
+        parts.append(text(left - 8, at + 4, f"{100 * i * step:.0f}%", "quiet end"))
+    return parts
 
 
 def mark(number: int, x: float, y: float, *, hollow: bool = False, size: float = 1.0, says: str = "") -> str:

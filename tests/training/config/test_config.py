@@ -144,7 +144,7 @@ def test_a_config_is_written_as_it_was_read(budgets: dict[str, Any], tmp_path: P
 
 def test_flags_win_over_set_and_set_over_the_preset() -> None:
     def read(*words: str) -> Any:
-        return configure(parser("").parse_args(list(words)))
+        return configure(parser().parse_args(list(words)))
 
     config = read(
         "--set", "steps=9", "--set", "seed=4", "--steps", "7", "--base", "b/c", "--thinking", "16,none"
