@@ -1,11 +1,9 @@
 """Elastic Agent: thinking and solution budgets for agents built on reasoning models.
 
-    from elastic_agent import Budget, Caps
-    from elastic_agent.scheduler import BudgetScheduler, task_budget
-    from elastic_agent.integrations.langchain import ChatElasticReasoning
+    from elastic_agent import Budget, BudgetScheduler, Caps, ChatElasticReasoning, Price, guard, task_budget
 
-Importing this package loads none of torch, transformers, vllm, trl or langchain; names are loaded when
-first used.
+What users type is found here, wherever its home is. Importing this package loads none of torch,
+transformers, vllm, trl or langchain; names are loaded when first used.
 """
 
 from __future__ import annotations
@@ -17,26 +15,48 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Budget": "elastic_agent.budget",
+    "BudgetScheduler": "elastic_agent.scheduler",
     "Caps": "elastic_agent.budget",
-    "Usage": "elastic_agent.usage",
+    "ChatElasticReasoning": "elastic_agent.integrations.langchain",
     "ElasticError": "elastic_agent.errors",
+    "ElasticReasoningLLM": "elastic_agent.integrations.langchain",
     "Generation": "elastic_agent.generation.result",
-    "load_backend": "elastic_agent.backends.load",
+    "Price": "elastic_agent.scheduler",
     "ScriptedBackend": "elastic_agent.backends.scripted",
+    "TaskBudgetMiddleware": "elastic_agent.integrations.langchain",
+    "Usage": "elastic_agent.usage",
+    "guard": "elastic_agent.integrations.langchain",
+    "load_backend": "elastic_agent.backends.load",
+    "task_budget": "elastic_agent.scheduler",
 }
 
 __all__ = [
     "Budget",
+    "BudgetScheduler",
     "Caps",
+    "ChatElasticReasoning",
     "ElasticError",
+    "ElasticReasoningLLM",
     "Generation",
+    "Price",
     "ScriptedBackend",
+    "TaskBudgetMiddleware",
     "Usage",
     "__version__",
+    "guard",
     "load_backend",
+    "task_budget",
 ]
 
 if TYPE_CHECKING:
+    from elastic_agent.integrations.langchain import (
+        ChatElasticReasoning,
+        ElasticReasoningLLM,
+        TaskBudgetMiddleware,
+        guard,
+    )
+    from elastic_agent.scheduler import BudgetScheduler, Price, task_budget
+
     from .backends.load import load_backend
     from .backends.scripted import ScriptedBackend
     from .budget import Budget, Caps

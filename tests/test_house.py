@@ -41,6 +41,8 @@ MAY_IMPORT = {
 
 # Files that may import further parts, and why.
 DOORS = {
+    # Names that users type, each loaded from its home when first used.
+    "elastic_agent/__init__.py": {"scheduler", "integrations"},
     # An episode is a real task.
     "training/agents/*": {"scheduler"},
     # An agent in training goes through the doors that it has in production: LangChain's model, the gateway.

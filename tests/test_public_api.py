@@ -12,13 +12,20 @@ import elastic_agent
 # Exactly these.
 TOP = {
     "Budget",
+    "BudgetScheduler",
     "Caps",
+    "ChatElasticReasoning",
     "ElasticError",
+    "ElasticReasoningLLM",
     "Generation",
+    "Price",
     "ScriptedBackend",
+    "TaskBudgetMiddleware",
     "Usage",
     "__version__",
+    "guard",
     "load_backend",
+    "task_budget",
 }
 
 # At least these.
