@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,12 +14,16 @@ FENCE = re.compile(
 )
 MARKER = re.compile(r"<!-- snippet: (?P<what>[\w-]+)(?: (?P<reason>.+?))? -->\s*$")
 SHELL = ("bash", "sh", "shell", "console")
-MARKERS = ("skip", "continues", "needs-server")
+MARKERS = ("skip", "continues", "needs-server", "output")
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """One block, with what its marker says; a block that continues others holds their text too."""
+    """One block, with what its marker says; a block that continues others holds their text too.
+
+    Attributes:
+        output: what it prints, where the page shows that.
+    """
 
     where: str
     line: int
@@ -27,6 +31,7 @@ class Snippet:
     code: str
     skip: str = ""
     needs_server: bool = False
+    output: str | None = None
 
     @property
     def name(self) -> str:
@@ -39,15 +44,20 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def snippets_of(text: str, where: str) -> list[Snippet]:
-    """Raises ValueError for a marker that is unknown, or that skips without a reason."""
+    """Raises ValueError for a marker that is unknown, that skips without a reason, or whose block is missing."""
     found: list[Snippet] = []
     for block in FENCE.finditer(text):
         language = block["language"]
-        if language != "python" and language not in SHELL:
-            continue
         line = text.count("\n", 0, block.start()) + 1
         marker = MARKER.search(text[: block.start()].rstrip(" "))
         what, reason = (marker["what"], marker["reason"] or "") if marker else ("", "")
+        if what == "output":
+            if not found:
+                raise ValueError(f"{where}:{line}: an output stands behind the block that prints it")
+            found[-1] = replace(found[-1], output=textwrap.dedent(block["body"]))
+            continue
+        if language != "python" and language not in SHELL:
+            continue
         if what and what not in MARKERS:
             raise ValueError(f"{where}:{line}: unknown marker {what!r}; there are {', '.join(MARKERS)}")
         if what == "skip" and not reason:

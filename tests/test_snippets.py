@@ -6,6 +6,7 @@ A page can say something about the block below it:
     <!-- snippet: continues -->       runs after the block of the same language before it, as one
     <!-- snippet: needs-server -->    runs against a scripted vLLM server (so does any block that names
                                       http://localhost:8000/v1)
+    <!-- snippet: output -->          is what the block before it prints, to the letter
 
 Python may await at the top level, as in a notebook. It runs under `-W error`: it warns of nothing, and writes
 nothing on standard error, at the end of the program neither. What is printed as an answer to a question about
@@ -152,6 +153,8 @@ def test_a_snippet_runs_as_printed(
     else:
         printed = run_shell(code, folder, environment)
     assert said_answers(printed) <= right_answers(code), printed
+    if snippet.output is not None:
+        assert printed.strip() == snippet.output.strip()
 
 
 def run_shell(code: str, folder: Path, environment: dict[str, str]) -> str:
@@ -207,6 +210,11 @@ removed
 $ echo done
 ```
 
+<!-- snippet: output -->
+```text
+done
+```
+
 - in a list
 
   ```python
@@ -226,6 +234,7 @@ def test_what_a_page_says_about_its_blocks() -> None:
     assert second.code == "x = 1\n\nassert x == 1\n"
     assert third.code == "rm -rf /\necho done\n"
     assert third.skip == "it would format the disk"
+    assert (second.output, third.output) == (None, "done\n")
     assert fourth.code == 'url = "http://localhost:8000/v1"\n'
     assert fourth.needs_server
     assert not first.needs_server
@@ -268,7 +277,7 @@ def test_the_runner_tells_of_warnings_and_of_what_is_left(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-@pytest.mark.parametrize("page", ["README.md", "docs/gateway.md"])
+@pytest.mark.parametrize("page", ["docs/quickstart.md", "docs/gateway.md"])
 def test_the_gateways_block_ends_where_the_server_has_died(page: str, tmp_path: Path) -> None:
     """The fault: without the gateway's extra the loop waited for a dead server for ever."""
     blocks = snippets_of((ROOT / page).read_text(encoding="utf-8"), page)
