@@ -44,7 +44,7 @@ def pages(root: Path = ROOT) -> list[Path]:
 
 
 def snippets_of(text: str, where: str) -> list[Snippet]:
-    """Raises ValueError for a marker that is unknown, that skips without a reason, or whose block is missing."""
+    """Raises ValueError for a marker that is unknown, skips without a reason, or has no block before it."""
     found: list[Snippet] = []
     for block in FENCE.finditer(text):
         language = block["language"]
