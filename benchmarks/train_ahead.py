@@ -84,7 +84,8 @@ def vllm(base_url: str | None) -> Iterator[tuple[str, str]]:
 
 
 def config_of(base: str, url: str, output: Path, ahead: int, seed: int, options: argparse.Namespace) -> Any:
-    from elastic_agent.training.config.loading import build, merge
+    from elastic_agent.config_files import merge
+    from elastic_agent.training.config.loading import build
 
     server = {"urls": [url], "concurrency": 64}
     quick: dict[str, Any] = {

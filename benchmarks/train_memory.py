@@ -94,7 +94,8 @@ class RandomDecoder:
 
 
 def config_of(name: str, model: Path, output: Path, *, made: bool) -> Any:
-    from elastic_agent.training.config.loading import build, merge
+    from elastic_agent.config_files import merge
+    from elastic_agent.training.config.loading import build
 
     every: dict[str, Any] = {
         "base": str(model),

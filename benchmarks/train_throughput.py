@@ -100,7 +100,8 @@ def timed(into: list[float], call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def config_of(model: Path, output: Path, changes: dict[str, Any], options: argparse.Namespace) -> Any:
-    from elastic_agent.training.config.loading import build, merge
+    from elastic_agent.config_files import merge
+    from elastic_agent.training.config.loading import build
 
     every: dict[str, Any] = {
         "base": str(model),
@@ -210,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     import torch
     from transformers.utils import logging
 
-    from elastic_agent.training.config.loading import merge
+    from elastic_agent.config_files import merge
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -5,6 +5,7 @@
     │   ├── InvalidBudgetError            a Budget that can't be obeyed
     │   └── InvalidCapsError              Caps that can't be kept
     ├── UsageError (ValueError)           a command line that can't be read
+    ├── ConfigError (ValueError)          a config that can't be used: which field, and what to do
     ├── UnknownModelError                 no such model: names what there is
     ├── UncountablePromptError            a part of a prompt has no bound in tokens (an image, say)
     ├── UncountedModelError               a model called inside a task that can't count its tokens
@@ -68,6 +69,10 @@ class InvalidCapsError(InvalidValueError):
 
 class UsageError(ElasticError, ValueError):
     """A command line that can't be read: says which argument, and what it takes."""
+
+
+class ConfigError(ElasticError, ValueError):
+    """A config that can't be used; says which field, and what to do."""
 
 
 class UnknownModelError(ElasticError):

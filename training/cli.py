@@ -22,11 +22,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from elastic_agent.cli_arguments import COUNT, Parser, add_marker_options, given_markers
-from elastic_agent.errors import InvalidValueError, UsageError
+from elastic_agent.errors import ConfigError, InvalidValueError, UsageError
 from elastic_agent.validation import argument, integer, real
 
 from .budgets.distributions import parse_mixture
-from .config.fields import ConfigError
 from .config.loading import build, describe, dump, override, presets, read_layers
 from .config.processes import processes
 from .config.schema import TrainConfig

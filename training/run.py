@@ -17,9 +17,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from elastic_agent.backends.base import Sampling
+from elastic_agent.errors import ConfigError
 
 from .agents.rollouts import make_agent_rollout_func, numbered
-from .config.fields import ConfigError
 from .config.processes import rank
 from .config.schema import TrainConfig
 from .config.trl_arguments import make_adapters

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.training.config.loading import build, merge
+from elastic_agent.config_files import merge
+from elastic_agent.training.config.loading import build
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.logger import RunLogger
 from elastic_agent.training.grpo.validate import validate

@@ -14,7 +14,7 @@ from typing import Any
 
 from elastic_agent.backends.base import Backend, Sampling
 from elastic_agent.budget import Caps
-from elastic_agent.errors import ElasticError
+from elastic_agent.errors import ConfigError, ElasticError
 from elastic_agent.prompts.told_budget import check_tell
 from elastic_agent.scheduler.estimates.curve_files import load_file
 from elastic_agent.scheduler.estimates.success_curve import CurveSet
@@ -27,7 +27,7 @@ from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 
 from ..budgets.run_logs import read_caps
 from ..config.agent import AgentConfig, SchedulerConfig
-from ..config.fields import ConfigError, imported, named
+from ..config.fields import imported, named
 from .clients import EpisodeGateway, client_of, make_llm
 from .command import caps_text, check_command, run_command
 from .episode import Agent, EpisodeSetting, EpisodeSpec, Model

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from elastic_agent.budget import Caps
+from elastic_agent.config_files import Count, Natural, Seconds, Section, Share
 from elastic_agent.validation import field, real
 
-from .fields import Count, Natural, OneOrSeveral, Seconds, Section, Share, several
+from .fields import OneOrSeveral, several
 
 
 class CapsConfig(Section):

@@ -8,11 +8,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from elastic_agent.budget import Budget
+from elastic_agent.config_files import Count, Natural, Section, Share
 from elastic_agent.errors import InvalidBudgetError
 from elastic_agent.validation import field, integer
 
 from ..budgets.distributions import Budgets, Granted, Schedule, Spread, Wording, mixture
-from .fields import Count, Natural, OneOrSeveral, Section, Share
+from .fields import OneOrSeveral
 
 
 def _tokens(value: object) -> object:

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from .fields import Count, OneOrSeveral, Section, several
+from elastic_agent.config_files import Count, Section
+
+from .fields import OneOrSeveral, several
 
 
 class DataConfig(Section):

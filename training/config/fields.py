@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 
-from elastic_agent.errors import ElasticError, did_you_mean
-from elastic_agent.validation import MOST_SECONDS, field, integer, real
-
-
-class ConfigError(ElasticError, ValueError):
-    """A training config that can't be used; says which field, and what to do."""
+from elastic_agent.errors import ConfigError, did_you_mean
 
 
 def several(value: Any) -> Any:
@@ -22,12 +17,6 @@ def several(value: Any) -> Any:
 
 OneOrSeveral = BeforeValidator(several)
 """Annotates a tuple: a single value may stand without brackets."""
-Count = Annotated[int, field(integer, least=1, of="")]
-Natural = Annotated[int, field(integer, of="")]
-Positive = Annotated[float, field(real)]
-"""0 or more."""
-Seconds = Annotated[float, field(real, above=True, most=MOST_SECONDS, of="seconds")]
-Share = Annotated[float, field(real, most=1.0)]
 
 
 Named = TypeVar("Named")
@@ -56,9 +45,3 @@ def imported(name: str, field: str) -> Any:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{field}: {name!r} can't be imported: {error}") from None
-
-
-class Section(BaseModel):
-    """Unknown fields are errors, and strings under fields document them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

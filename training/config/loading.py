@@ -8,23 +8,25 @@ section's `kind` replaces that section, so that a preset's mixture leaves nothin
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
-from elastic_agent.errors import InvalidValueError, did_you_mean
-from elastic_agent.validation import shown
+from elastic_agent.config_files import Schema, Tree, merge, read_yaml
+from elastic_agent.errors import ConfigError, did_you_mean
 
-from .fields import ConfigError
 from .schema import TrainConfig
 
 PRESETS = Path(__file__).parent / "presets"
-Tree = dict[str, Any]
+SCHEMA = Schema(
+    TrainConfig,
+    missing="set it in the config, or with --set {path}=...",
+    all_fields="elastic-agent train --fields",
+    branches=("LoraConfig", "int", "float", "str", "tuple"),
+    by_kind="budgets",
+)
 
 
 def presets() -> list[str]:
@@ -50,19 +52,6 @@ def read_layers(config: str) -> Tree:
         hint = did_you_mean(str(preset), presets())
         raise ConfigError(f"{path}: no preset {preset!r}: {hint}presets are {', '.join(presets())}")
     return merge(read_layers(preset), tree)
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
-    """`above` laid over `below`, section by section."""
-    out = dict(below)
-    for key, value in above.items():
-        old = out.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            replaced = "kind" in value and value["kind"] != old.get("kind")
-            out[key] = dict(value) if replaced else merge(old, value)
-        else:
-            out[key] = value
-    return out
 
 
 def override(tree: Tree, assignments: Sequence[str]) -> Tree:
@@ -91,16 +80,8 @@ def override(tree: Tree, assignments: Sequence[str]) -> Tree:
 
 
 def build(tree: Mapping[str, Any]) -> TrainConfig:
-    """Check a tree.
-
-    Raises:
-        ConfigError: one line a fault, each with the field's path; an unknown field with the nearest there is.
-    """
-    try:
-        return TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        faults = [_fault(fault) for fault in error.errors(include_url=False)]
-    raise ConfigError("; ".join(dict.fromkeys(faults)))
+    """Check a tree; see `Schema.check`."""
+    return SCHEMA.check(tree)
 
 
 def load_config(config: str, assignments: Sequence[str] = ()) -> TrainConfig:
@@ -116,130 +97,4 @@ def dump(config: TrainConfig) -> str:
 
 def describe() -> str:
     """Every field with its default and its documentation, for `--fields`."""
-    return "\n".join(f"{line}\n    {text}" for line, text in _fields(TrainConfig, "").items())
-
-
-def _fields(section: type[BaseModel], prefix: str) -> dict[str, str]:
-    """The fields of a section and of those in it, "path (default)" -> documentation.
-
-    A field that several kinds of a section share is documented in the first.
-    """
-    found: dict[str, str] = {}
-    for name, field in section.model_fields.items():
-        if field.is_required():
-            default = "required"
-        else:
-            value = field.get_default(call_default_factory=True)
-            plain = {} if isinstance(value, BaseModel) else value
-            text = yaml.safe_dump(
-                [list(plain) if isinstance(plain, tuple) else plain], default_flow_style=True
-            )
-            default = "" if isinstance(value, BaseModel) else text.strip()[1:-1]
-        found[f"{prefix}{name}{f' ({default})' if default else ''}"] = " ".join(
-            (field.description or "").split()
-        )
-        for inner in _sections_in(field.annotation):
-            known = {_path(line) for line in found}
-            more = _fields(inner, f"{prefix}{name}.")
-            found |= {line: text for line, text in more.items() if _path(line) not in known}
-    return found
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a field may hold, looked for inside `X | Y` and `tuple[X, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) is Annotated:
-        return _sections_in(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType, tuple):
-        return [section for inner in get_args(annotation) for section in _sections_in(inner)]
-    return []
-
-
-def _fault(fault: Any) -> str:
-    """One of pydantic's errors as a sentence about a field."""
-    where = [part for part in fault["loc"] if not _is_branch(part)]
-    kind = where.pop(1) if where[:1] == ["budgets"] and len(where) > 1 else None
-    path = ".".join(str(part) for part in where)
-    if fault["type"] == "extra_forbidden":
-        if kind is not None and path in _paths():
-            return f"{path}: not used by kind {kind}"
-        return f"there is no field {path}: {_nearest(where)}"
-    if fault["type"] == "union_tag_invalid":
-        return f"{path}.kind: input should be {fault['ctx']['expected_tags']}, not {fault['ctx']['tag']!r}"
-    if fault["type"] == "missing":
-        return f"{path} is missing: set it in the config, or with --set {path}=..."
-    text = str(fault["msg"]).removeprefix("Value error, ")
-    given = fault.get("input")
-    if isinstance(fault.get("ctx", {}).get("error"), InvalidValueError):
-        named = next((str(part) for part in reversed(where) if not isinstance(part, int)), "")
-        return f"{path}: {text.removeprefix(named).strip()}"  # with the value in the text
-    value = "" if isinstance(given, Mapping | BaseModel) else f", not {shown(given)}"
-    return f"{path}: {text[:1].lower() + text[1:]}{value}"
-
-
-def _is_branch(part: Any) -> bool:
-    """pydantic names the branch of a union in the location: of no use to people."""
-    return isinstance(part, str) and ("[" in part or part in ("LoraConfig", "int", "float", "str", "tuple"))
-
-
-def _path(line: str) -> str:
-    """The path of a field, from its line in `_fields`."""
-    return line.split(" (")[0]
-
-
-def _paths() -> list[str]:
-    return [_path(line) for line in _fields(TrainConfig, "")]
-
-
-def _nearest(where: Sequence[Any]) -> str:
-    every = _paths()
-    name, section = str(where[-1]), ".".join(str(p) for p in where[:-1] if not isinstance(p, int))
-    here = {path.rpartition(".")[2]: path for path in every if path.rpartition(".")[0] == section}
-    elsewhere: dict[str, str] = {}
-    for path in every:  # learning_rate is looked for as learning.rate too
-        elsewhere.setdefault(path.replace(".", "_"), path)
-        elsewhere.setdefault(path.rpartition(".")[2], path)
-    for names, least in ((elsewhere, 1.0), (here, 0.6), (elsewhere, 0.75)):
-        near = get_close_matches(name, names, 1, least)
-        if near:
-            return f"did you mean {names[near[0]]}?"
-    return (
-        f"{section or 'a config'} has {', '.join(here)}" if here else "elastic-agent train --fields lists all"
-    )
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """YAML in which a key that is given twice is an error."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> Tree:
-    seen: set[str] = set()
-    for key, _ in node.value:
-        if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-        seen.add(key.value)
-    loader.flatten_mapping(node)
-    return dict(loader.construct_pairs(node, deep=True))
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def read_yaml(path: Path) -> Tree:
-    """A YAML file that holds fields.
-
-    Raises:
-        ConfigError: it holds something else.
-    """
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: {getattr(error, 'problem', None) or error}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not text in UTF-8") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds no fields: expected lines like `steps: 60`")
-    return tree
+    return SCHEMA.describe()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from elastic_agent.config_files import Count, Natural, Section
+
 from .budgets import Several
-from .fields import Count, Natural, Section
 
 
 class ValidationConfig(Section):

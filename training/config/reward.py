@@ -6,9 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from elastic_agent.config_files import Count, Section
 from elastic_agent.errors import did_you_mean
-
-from .fields import Count, Section
 
 GRADED = ("word-problems", "math", "code", "gym")
 KINDS = GRADED

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from pydantic_core import PydanticCustomError
 
 from elastic_agent.backends.base import MOST_TEMPERATURE
+from elastic_agent.config_files import Count, Natural, Positive, Seconds, Section
 from elastic_agent.generation.wrap_up import wrap_up_of
 from elastic_agent.prompts.marker_profiles import MarkerText, marker_text
 from elastic_agent.validation import field, integer, real
@@ -20,7 +21,7 @@ from elastic_agent.validation import field, integer, real
 from .agent import AgentConfig
 from .budgets import BudgetsConfig
 from .data import DataConfig
-from .fields import Count, Natural, OneOrSeveral, Positive, Seconds, Section
+from .fields import OneOrSeveral
 from .observe import SamplesConfig, ValidationConfig
 from .reward import RewardConfig
 

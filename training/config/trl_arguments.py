@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .fields import ConfigError
+from elastic_agent.errors import ConfigError
+
 from .processes import processes
 from .schema import TrainConfig
 from .trl_fields import check_passed_on

@@ -13,10 +13,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from elastic_agent.errors import did_you_mean
+from elastic_agent.errors import ConfigError, did_you_mean
 from elastic_agent.validation import shown
-
-from .fields import ConfigError
 
 _BATCH = "rollout.prompts, rollout.group, learning.minibatches and device.microbatch"
 OURS: Mapping[str, str] = {

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from elastic_agent.errors import DataError
+from elastic_agent.errors import ConfigError, DataError
 
 from ..config.data import DataConfig
-from ..config.fields import ConfigError, named
+from ..config.fields import named
 from . import Deduplicated, Problem, decontaminate, deduplicate, to_rows
 from .files import read_rows
 from .gym import GYM, gym_problems

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from elastic_agent.backends.vllm.process import CPU_ENVIRONMENT
+from elastic_agent.errors import ConfigError
 
-from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
 from ..grpo.validate import micro_batch
 from ..rollouts.engines.engine import MOST_ROWS

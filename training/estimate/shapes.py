@@ -13,10 +13,9 @@ import torch
 from torch._subclasses import fake_tensor
 
 from elastic_agent.backends.transformers.attention import GROUPED
-from elastic_agent.errors import UnknownModelError
+from elastic_agent.errors import ConfigError, UnknownModelError
 from elastic_agent.model_location import hub_or_disk, model_path
 
-from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
 from ..config.trl_arguments import make_adapters
 from .live_bytes import LiveBytes

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.backends.transformers.lora import PREFIX, SETTINGS, WEIGHTS, change_of, read_adapters
-
-from ..config.fields import ConfigError
+from elastic_agent.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

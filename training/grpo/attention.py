@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from elastic_agent.backends.transformers.attention import GROUPED
+from elastic_agent.errors import ConfigError
 
-from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
 
 PACKAGES = {

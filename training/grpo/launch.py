@@ -11,7 +11,8 @@ from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
-from ..config.fields import ConfigError
+from elastic_agent.errors import ConfigError
+
 from ..config.processes import processes
 from ..config.schema import TrainConfig
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from ..config.fields import ConfigError
+from elastic_agent.errors import ConfigError
 
 _PAUSE = 0.1  # seconds between tries
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..config.fields import ConfigError
+from elastic_agent.errors import ConfigError
+
 from ..config.loading import dump, load_config
 from ..config.schema import TrainConfig
 

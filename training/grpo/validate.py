@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from elastic_agent.errors import ConfigError
 from elastic_agent.generation.prepare import markers_for
 from elastic_agent.model_location import folder_or_hub_id
 from elastic_agent.prompts.markers import Markers
@@ -22,7 +23,7 @@ from ..agents.agent import AgentRun, make_agent
 from ..budgets.distributions import Budgets, check_context
 from ..budgets.run_logs import read_grants
 from ..config.budgets import GrantedBudgets, MixtureBudgets
-from ..config.fields import ConfigError, named
+from ..config.fields import named
 from ..config.processes import processes
 from ..config.schema import TrainConfig
 from ..config.trl_arguments import make_arguments

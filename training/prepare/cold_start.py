@@ -22,7 +22,8 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from ..config.fields import ConfigError
+from elastic_agent.errors import ConfigError
+
 from ..grpo.checkpoints import CheckpointWriter, last_good
 from ..grpo.output_lock import OutputLock
 from ..grpo.stopping import rescued

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config.fields import ConfigError
+from elastic_agent.errors import ConfigError
 
 FILE = "prepare.json"
 """In the output: the settings, and what was made of them."""

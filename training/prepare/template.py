@@ -17,10 +17,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from elastic_agent.errors import ConfigError
 from elastic_agent.prompts.chat_template import ChatTemplate
 from elastic_agent.prompts.marker_profiles import MarkerText
-
-from ..config.fields import ConfigError
 
 START, END = "<|im_start|>", "<|im_end|>"
 """The tags of ChatML."""

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from elastic_agent.errors import did_you_mean
+from elastic_agent.config_files import Count, Natural, Section, read_yaml
+from elastic_agent.errors import ConfigError, did_you_mean
 from elastic_agent.validation import field, real
 
-from ..config.fields import ConfigError, Count, Natural, Section
-from ..config.loading import read_yaml
 from ..config.schema import About
 
 FOLDER = Path(__file__).parent

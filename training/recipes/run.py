@@ -22,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.errors import UsageError
+from elastic_agent.config_files import Tree, merge
+from elastic_agent.errors import ConfigError, UsageError
 
-from ..config.fields import ConfigError
-from ..config.loading import Tree, build, merge, override
+from ..config.loading import build, override
 from ..config.schema import TrainConfig
 from ..data.gym import GYM, check_families, family_text, gym_problems
 from ..prepare.cli import default_dtype

@@ -16,7 +16,9 @@ from importlib.util import find_spec
 from statistics import fmean
 from typing import Any
 
-from ..config.fields import ConfigError, imported
+from elastic_agent.errors import ConfigError
+
+from ..config.fields import imported
 from ..config.reward import RewardConfig
 from .grades import Grade, Grader, RewardFailedError, Sample, default_workers, grade_finished, log
 from .shape import shape_length, well_formed

@@ -20,9 +20,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
 
 from elastic_agent.backends.base import Backend
-from elastic_agent.errors import BackendError
+from elastic_agent.errors import BackendError, ConfigError
 
-from ..config.fields import ConfigError
 from ..config.schema import TrainConfig
 from .engines.correction import sync_through
 from .engines.engine import MOST_ROWS, Batch, OutsideEngine, Sample

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from elastic_agent.errors import ConfigError
 from elastic_agent.training.agents import rollouts
 from elastic_agent.training.agents.rollouts import EpisodesFailedError
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.grpo.validate import validate

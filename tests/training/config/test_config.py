@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from elastic_agent.errors import ConfigError
 from elastic_agent.integrations.commands.main import main as command
 from elastic_agent.training.cli import configure, parser
 from elastic_agent.training.config.budgets import SpreadBudgets
 from elastic_agent.training.config.loading import (
-    ConfigError,
     build,
     describe,
     dump,

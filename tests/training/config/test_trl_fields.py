@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from elastic_agent.backends.transformers.attention import GROUPED
-from elastic_agent.training.config.loading import _paths, build, dump, load_config
+from elastic_agent.training.config.loading import SCHEMA, build, dump, load_config
 from elastic_agent.training.config.trl_arguments import make_arguments
 from elastic_agent.training.config.trl_fields import OURS, REFUSED
 from elastic_agent.training.grpo.validate import validate
@@ -35,7 +35,7 @@ def test_every_field_that_we_set_is_named_in_the_tables(monkeypatch: pytest.Monk
     assert set(make_arguments(config, 8)) <= OURS.keys() | REFUSED.keys() <= known
     assert not OURS.keys() & REFUSED.keys()
     named = {name for text in OURS.values() for name in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", text)}
-    assert named <= set(_paths())
+    assert named <= set(SCHEMA.paths())
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.errors import DataError
+from elastic_agent.errors import ConfigError, DataError
 from elastic_agent.training.config.data import DataConfig
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.loading import load_config
 from elastic_agent.training.data import SOURCES as SETS
 from elastic_agent.training.data import dataset_of

@@ -9,9 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from elastic_agent.backends.transformers.attention import GROUPED
+from elastic_agent.config_files import merge
 from elastic_agent.errors import ElasticError
 from elastic_agent.training.cli import main
-from elastic_agent.training.config.loading import build, merge
+from elastic_agent.training.config.loading import build
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.config.trl_arguments import make_adapters
 from elastic_agent.training.estimate.estimate import Estimate, Part, estimate

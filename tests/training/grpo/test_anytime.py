@@ -11,12 +11,12 @@ import pytest
 
 from elastic_agent.backends.base import Sampling
 from elastic_agent.budget import Budget
+from elastic_agent.errors import ConfigError
 from elastic_agent.generation.phases.answer import read_answer
 from elastic_agent.generation.phases.phase import Phase
 from elastic_agent.generation.phases.two_phase import TwoPhase
 from elastic_agent.prompts.markers import Markers, Opening
 from elastic_agent.training.budgets.distributions import Spread, mixture
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.schema import AnytimeConfig
 from elastic_agent.training.data.word_problems import make_problems
 from elastic_agent.training.grpo.anytime import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.errors import ConfigError
 from elastic_agent.training.grpo.checkpoints import checkpoints, commit, fault, last_good, prune, uncommit
 from elastic_agent.training.grpo.logger import read_csv
 from elastic_agent.training.run import train

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from elastic_agent.errors import ConfigError
 from elastic_agent.integrations.commands.main import main as command
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.launch import check_launch
 from elastic_agent.training.grpo.output_lock import OutputLock

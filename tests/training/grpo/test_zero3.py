@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from elastic_agent.errors import ConfigError
 from elastic_agent.integrations.commands.main import main as command
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.trl_arguments import sharding
 from elastic_agent.training.grpo import launch as launching
 from elastic_agent.training.run import train

@@ -12,9 +12,9 @@ from transformers import TrainerCallback
 
 from elastic_agent import Budget
 from elastic_agent.backends.transformers.backend import TransformersBackend
+from elastic_agent.errors import ConfigError
 from elastic_agent.generation.generate import generate
 from elastic_agent.prompts.markers import Opening
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.grpo.checkpoints import complete_checkpoints
 from elastic_agent.training.grpo.validate import validate
 from elastic_agent.training.prepare.run import prepare

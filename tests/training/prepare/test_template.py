@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from elastic_agent.errors import ConfigError
 from elastic_agent.prompts.marker_profiles import KNOWN_MARKERS
 from elastic_agent.prompts.markers import Opening
 from elastic_agent.prompts.tokenizer import HFCodec
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.prepare.template import chatml, thinking_template
 from tests.training.prepare.bases import TEMPLATE, bpe
 

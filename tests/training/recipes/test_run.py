@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from elastic_agent.errors import DataError, UsageError
+from elastic_agent.errors import ConfigError, DataError, UsageError
 from elastic_agent.training.cli import main as train
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.evaluation.cli import main as evaluate
 from elastic_agent.training.recipes.recipe import Recipe, read_recipe, recipes
 from elastic_agent.training.recipes.run import run

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from elastic_agent.errors import BackendUnavailableError
+from elastic_agent.errors import BackendUnavailableError, ConfigError
 from elastic_agent.training.budgets.distributions import call_seeds
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.grpo.checkpoints import checkpoints, complete_checkpoints
 from elastic_agent.training.rollouts.ahead import check_ahead
 from elastic_agent.training.run import train

@@ -20,9 +20,8 @@ from uuid import uuid4
 from elastic_agent.backends.base import Codec
 from elastic_agent.backends.vllm.process import PLUGIN
 from elastic_agent.backends.vllm.server import VllmServerBackend
-from elastic_agent.errors import BackendProtocolError, BackendUnavailableError
+from elastic_agent.errors import BackendProtocolError, BackendUnavailableError, ConfigError
 
-from ...config.fields import ConfigError
 from ...config.schema import ServerConfig
 from .probe import StaleWeightsError, mean_gap
 from .vllm_server import VllmServer

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from elastic_agent.errors import BackendError
+from elastic_agent.errors import BackendError, ConfigError
 
-from ...config.fields import ConfigError
 from .full_server import FullWeightsServer, Target
 from .probe import WRONG, StaleWeightsError, most_gap, trainer_logprobs
 from .vllm_server import broadcast, load_all

@@ -18,9 +18,9 @@ from elastic_agent.backends.base import Backend
 from elastic_agent.backends.decoder import Decoder
 from elastic_agent.backends.transformers.attention import GROUPED
 from elastic_agent.backends.transformers.decode import BatchDecoder
+from elastic_agent.errors import ConfigError
 from elastic_agent.generation.machine_runner import run_batch
 
-from ...config.fields import ConfigError
 from ...config.schema import TrainConfig
 from ..rollout import Rollout, machine_for, rollout_of
 from .correction import correct_for

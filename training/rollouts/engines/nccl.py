@@ -13,9 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from elastic_agent.errors import BackendError, BackendUnavailableError
+from elastic_agent.errors import BackendError, BackendUnavailableError, ConfigError
 
-from ...config.fields import ConfigError
 from .full_server import FullWeightsServer
 from .full_weights import FolderWeights
 from .weights import named_weights

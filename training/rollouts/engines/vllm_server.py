@@ -14,9 +14,8 @@ import aiohttp
 
 from elastic_agent.backends.base import Codec
 from elastic_agent.backends.vllm.server import VllmServerBackend
-from elastic_agent.errors import BackendError, BackendProtocolError, BackendUnavailableError
+from elastic_agent.errors import BackendError, BackendProtocolError, BackendUnavailableError, ConfigError
 
-from ...config.fields import ConfigError
 from ...config.schema import ServerConfig
 
 PLAIN: dict[str, Any] = {

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from elastic_agent.backends.base import Backend
-from elastic_agent.errors import BackendError, BackendUnavailableError
+from elastic_agent.errors import BackendError, BackendUnavailableError, ConfigError
 from elastic_agent.generation.machine_runner import run_machine
 
-from ...config.fields import ConfigError
 from ...config.schema import ServerConfig, TrainConfig
 from ..rollout import Rollout, machine_for, rollout_of
 from .correction import correct_for

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...config.fields import ConfigError
+from elastic_agent.errors import ConfigError
+
 from ...config.processes import rank
 from ...config.schema import TrainConfig
 from ..prompts import codec_of

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from elastic_agent.errors import BackendUnavailableError
-from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.errors import BackendUnavailableError, ConfigError
 from elastic_agent.training.config.loading import dump
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault

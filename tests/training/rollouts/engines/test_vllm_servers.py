@@ -17,9 +17,8 @@ from elastic_agent.backends.base import Sampling
 from elastic_agent.backends.transformers.backend import TransformersBackend
 from elastic_agent.backends.transformers.decode import BatchDecoder
 from elastic_agent.budget import Budget
-from elastic_agent.errors import BackendError, BackendUnavailableError
+from elastic_agent.errors import BackendError, BackendUnavailableError, ConfigError
 from elastic_agent.training.budgets.distributions import call_seeds
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.config.trl_arguments import make_adapters
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault

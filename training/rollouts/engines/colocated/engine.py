@@ -22,9 +22,8 @@ from typing import Any
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.backends.vllm.process import BUDGETS, CPU_ENVIRONMENT, ON_CPU
-from elastic_agent.errors import BackendError
+from elastic_agent.errors import BackendError, ConfigError
 
-from ....config.fields import ConfigError
 from ....config.processes import processes
 from ....config.schema import TrainConfig
 from ...rollout import Rollout

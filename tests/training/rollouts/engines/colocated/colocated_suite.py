@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from elastic_agent.backends.base import Backend, Sampling
+from elastic_agent.errors import ConfigError
 from elastic_agent.generation.generate import generate
 from elastic_agent.generation.result import Generation
 from elastic_agent.model_location import model_path
-from elastic_agent.training.config.fields import ConfigError
 from elastic_agent.training.config.schema import TrainConfig
 from elastic_agent.training.grpo.checkpoints import checkpoints, fault
 from elastic_agent.training.grpo.logger import read_csv

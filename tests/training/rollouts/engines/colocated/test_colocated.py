@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from elastic_agent.training.config.fields import ConfigError
+from elastic_agent.errors import ConfigError
 from elastic_agent.training.rollouts.engines.colocated import engine
 from tests.training.runs import small
 from tests.vllm_server import run_suite
