@@ -40,13 +40,22 @@ def given_markers(options: argparse.Namespace) -> MarkerText | None:
         UsageError: a start without an end.
         InvalidMarkersError: no pair of markers.
     """
-    if options.close is None:
-        if options.open is not None:
-            raise UsageError("--open says what begins thinking: say what ends it, too, with --close")
+    if options.close is None and options.open is not None:
+        raise UsageError("--open says what begins thinking: say what ends it, too, with --close")
+    return chosen_markers(options.open, options.close)
+
+
+def chosen_markers(open: str | None, close: str | None) -> MarkerText | None:
+    """The markers of these texts; a `close` alone may be the name of a known pair. Without it None.
+
+    Raises:
+        InvalidMarkersError: no pair of markers.
+    """
+    if close is None:
         return None
-    if options.open is None and any(m.name == options.close for m in KNOWN_MARKERS):
-        return marker_text(options.close)
-    return marker_text((options.open or "", options.close))
+    if open is None and any(m.name == close for m in KNOWN_MARKERS):
+        return marker_text(close)
+    return marker_text((open or "", close))
 
 
 COUNT = argument(integer, least=1, of="")

@@ -94,7 +94,8 @@ class Schema(Generic[S]):
         given = fault.get("input")
         if isinstance(fault.get("ctx", {}).get("error"), InvalidValueError):
             named = next((str(part) for part in reversed(where) if not isinstance(part, int)), "")
-            return f"{path}: {text.removeprefix(named).strip()}"  # with the value in the text
+            said = text.removeprefix(named).strip()  # with the value in the text
+            return f"{path}: {said}" if path else said
         value = "" if isinstance(given, Mapping | BaseModel) else f", not {shown(given)}"
         return ": ".join(part for part in (path, f"{text[:1].lower() + text[1:]}{value}") if part)
 

@@ -5,7 +5,10 @@ options    options that several sub-commands share: a model, caps, a ledger, a w
 demo       an agent on a shop's week of word problems, under caps
 ask        one question, with a thinking and a solution budget
 serve      the gateway, until a signal
-upstreams  the models that `serve` is given on its command line
+serve_config    its YAML config: fields, options over the file, what a reload may change
+serve_process   one process of it: start, reload, end
+config_secrets  fields of the config that read the environment
+upstreams  the models that `serve` is given, by options and config
 keys       keys for the gateway, with caps
 up         a vLLM server with the flags that budgets want, and the gateway before it
 report     what a recorded run spent, and why

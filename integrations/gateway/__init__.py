@@ -12,5 +12,6 @@ routes    around every request; tasks and status
 
 app       the gateway: makes the rooms' parts, starts and stops them
 settings  its models, limits, ledger and address
+served_models  the models that are served now, and those that a reload took away
 errors    errors in OpenAI's shape
 """

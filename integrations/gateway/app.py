@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import web
 
 from elastic_agent.backends.base import Backend
-from elastic_agent.scheduler.ledger.prices import NOTIONAL, listed
 from elastic_agent.scheduler.ledger.stores import open_store
 from elastic_agent.scheduler.runlog import events
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
@@ -40,9 +40,10 @@ from .ops.watchdog import Stall, Watchdog
 from .routes.middleware import RequestMiddleware
 from .routes.status import StatusRoutes
 from .routes.tasks import TaskRoutes
+from .served_models import ServedModels, given_prices, load_prices
 from .serving.generation import GenerationHandler
 from .serving.idempotency import Idempotency
-from .settings import GatewaySettings, without_password
+from .settings import GatewaySettings, Limits, Upstream, without_password
 from .storage.answer_table import open_answer_table
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Gateway:
     tasks: NamedTasks
     idempotency: Idempotency
     generations: GenerationHandler
+    task_routes: TaskRoutes
     status: StatusRoutes
     app: web.Application
 
@@ -81,7 +83,8 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.access = access or (lambda facts: None)
-        self.upstreams = {upstream.name: upstream for upstream in settings.upstreams}
+        self.models = ServedModels(settings.upstreams)
+        self.upstreams = self.models.by_name
         self.metrics = Metrics()
         self.connections = ConnectionLimiter(
             settings.limits, fitting_connections(settings.limits.connections)
@@ -106,10 +109,10 @@ class Gateway:
             OSError: the port is taken.
         """
         await self._check_keys()
-        await asyncio.to_thread(self._load_prices)
+        await asyncio.to_thread(load_prices, self.settings.upstreams)
         self._make_services()
         self.app = self._make_app()
-        self._listener = Listener(self.app, self.connections, self.settings.limits)
+        self._listener = Listener(self.app, self.connections)
         where = await self._listener.start(self.settings.host, self.settings.port, self._bound)
         self.url = f"{where}/v1"
         self._sweeper = asyncio.ensure_future(self._sweep())
@@ -134,6 +137,7 @@ class Gateway:
         await self.schedulers.aclose()
         await self.main.aclose()
         self.keys.close()
+        await self.models.close_retired()
         self._listener.restore_loop()
 
     async def __aenter__(self) -> Self:
@@ -144,6 +148,25 @@ class Gateway:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+    async def reload(self, upstreams: Sequence[Upstream], limits: Limits) -> None:
+        """Serve these models, at these prices and under these limits, from the next request on.
+
+        Requests that run keep their model and its price. A model that is gone is closed when the last of
+        these has ended. Limits on lines and headers hold for new connections.
+
+        Raises:
+            ValueError: the upstreams don't go together; nothing has changed.
+        """
+        settings = replace(self.settings, upstreams=upstreams, limits=limits)
+        await asyncio.to_thread(load_prices, upstreams)
+        self.settings = settings
+        self.models.replace(upstreams, self.main.prices)
+        self.tasks.backend = self.models.default
+        self.connections.most = fitting_connections(limits.connections)
+        self.app._client_max_size = limits.body
+        for part in (self.connections, self.generations, self.idempotency, self.tasks, self.task_routes):
+            part.limits = limits
 
     # Hosted tasks
 
@@ -185,17 +208,11 @@ class Gateway:
                 f"--no-keys, but the ledger {place} has keys: leave --no-keys out, or name another --ledger"
             )
 
-    def _load_prices(self) -> None:
-        """Read the price list, which takes up to a second, before a request would wait for it."""
-        for one in self.settings.upstreams:
-            if one.price is None and one.backend.model not in NOTIONAL:
-                listed(one.backend.model)
-
     def _make_services(self) -> None:
         """The scheduler, the accounts, the tasks, and what answers requests."""
         settings, limits = self.settings, self.settings.limits
         self.main = BudgetScheduler(
-            prices={one.backend.model: one.price for one in settings.upstreams if one.price is not None},
+            prices=given_prices(settings.upstreams),
             max_running=settings.max_running,
             max_waiting=settings.max_waiting,
             solution=settings.solution,
@@ -204,22 +221,15 @@ class Gateway:
             log=[*events.sinks(settings.log), self.metrics.event],
         )
         self.schedulers = AccountSchedulers(self.main, open_store(settings.ledger), settings.lease)
-        default = settings.upstreams[0].backend if settings.upstreams else None
-        self.tasks = NamedTasks(self.schedulers, limits.tasks, limits.task_idle_seconds, default)
-        self.idempotency = Idempotency(
-            open_answer_table(settings.ledger),
-            seconds=limits.answer_seconds,
-            leave_seconds=limits.leave_seconds,
-            call_seconds=limits.call_seconds,
-            send_seconds=limits.send_seconds,
-        )
+        self.tasks = NamedTasks(self.schedulers, limits, self.models.default)
+        self.idempotency = Idempotency(open_answer_table(settings.ledger), limits)
         self.generations = GenerationHandler(limits, self.idempotency)
 
     def _make_app(self) -> web.Application:
         """The routes, under the middleware."""
         settings, limits = self.settings, self.settings.limits
         generations = self.generations
-        tasks = TaskRoutes(self.idempotency, limits.request_seconds)
+        tasks = self.task_routes = TaskRoutes(self.idempotency, limits)
         status = self.status = StatusRoutes(
             self.upstreams, self.schedulers.store, self.metrics, self._measure
         )
@@ -261,14 +271,14 @@ class Gateway:
 
     async def _sweep(self) -> None:
         """Close what is idle and delete what has expired, every few seconds."""
-        limits = self.settings.limits
-        pause = min(5.0, limits.idle_seconds / 4, limits.task_idle_seconds / 4)
         while True:
-            await asyncio.sleep(pause)
+            limits = self.settings.limits
+            await asyncio.sleep(min(5.0, limits.idle_seconds / 4, limits.task_idle_seconds / 4))
             try:
                 self.connections.sweep()
                 await self.tasks.sweep()
                 await self.idempotency.sweep()
                 await self.schedulers.sweep(limits.task_idle_seconds)
+                await self.models.close_retired(self.generations.uses)
             except Exception as error:  # the next sweep tries again
                 log.warning("the sweep failed: %s", type(error).__name__)

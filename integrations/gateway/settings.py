@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
+from functools import partial
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.prompts.told_budget import Tell, check_tell
@@ -17,51 +18,38 @@ from elastic_agent.scheduler.runlog.events import Log
 from elastic_agent.validation import MOST_PORT, MOST_SECONDS, integer, put, real
 
 
+def _count(default: int, about: str) -> int:
+    check = partial(integer, least=1, of="")
+    return field(default=default, metadata={"about": about, "check": check})
+
+
+def _seconds(default: float, about: str, *, above: bool = True) -> float:
+    check = partial(real, above=above, most=MOST_SECONDS, of="seconds")
+    return field(default=default, metadata={"about": about, "check": check})
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a client may ask of the gateway.
+    """How much a client may ask of the gateway. Each field's metadata says what it limits, and checks it."""
 
-    Attributes:
-        body: bytes of a request's body.
-        line: bytes of the request line, and of one header.
-        headers: how many headers.
-        request_seconds: for a request's headers, and again for its body, to arrive.
-        idle_seconds: for which a connection may stay open without a request.
-        send_seconds: that a client may take to read a part of an answer.
-        call_seconds: that a call may take, its time in the queue included.
-        connections: open at once, as far as the system's limit on open files allows.
-        choices: the largest `n`.
-        tasks: open at once in this process.
-        task_idle_seconds: after which an unused task is closed.
-        grace_seconds: for running calls when the gateway shuts down.
-        answer_seconds: for which the answer of a request with an `Idempotency-Key` is kept.
-        leave_seconds: for which such a request runs on after its client has left, for a retry.
-    """
-
-    body: int = 4 * 1024 * 1024
-    line: int = 16 * 1024
-    headers: int = 100
-    request_seconds: float = 20.0
-    idle_seconds: float = 75.0
-    send_seconds: float = 60.0
-    call_seconds: float = 600.0
-    connections: int = 8_000
-    choices: int = 16
-    tasks: int = 1000
-    task_idle_seconds: float = 900.0
-    grace_seconds: float = 30.0
-    answer_seconds: float = 3600.0
-    leave_seconds: float = 10.0
+    body: int = _count(4 * 1024 * 1024, "Bytes of a request's body.")
+    line: int = _count(16 * 1024, "Bytes of the request line, and of one header.")
+    headers: int = _count(100, "Headers of a request.")
+    request_seconds: float = _seconds(20.0, "For a request's headers, and again for its body, to arrive.")
+    idle_seconds: float = _seconds(75.0, "For which a connection may stay open without a request.")
+    send_seconds: float = _seconds(60.0, "That a client may take to read a part of an answer.")
+    call_seconds: float = _seconds(600.0, "That a call may take, its time in the queue included.")
+    connections: int = _count(8000, "Open at once, as far as the system's limit on open files allows.")
+    choices: int = _count(16, "The largest `n`.")
+    tasks: int = _count(1000, "Named tasks that are open at once in one process.")
+    task_idle_seconds: float = _seconds(900.0, "After which an unused task is closed.")
+    grace_seconds: float = _seconds(30.0, "For running calls when the gateway shuts down.", above=False)
+    answer_seconds: float = _seconds(3600.0, "For which the answer to an `Idempotency-Key` is kept.")
+    leave_seconds: float = _seconds(10.0, "For which such a request runs on after its client has left.")
 
     def __post_init__(self) -> None:
         for one in dataclass_fields(self):
-            value = getattr(self, one.name)
-            if not one.name.endswith("_seconds"):
-                put(self, one.name, integer(one.name, value, least=1, of=""))
-            elif one.name == "grace_seconds":
-                put(self, one.name, real(one.name, value, most=MOST_SECONDS, of="seconds"))
-            else:
-                put(self, one.name, real(one.name, value, above=True, most=MOST_SECONDS, of="seconds"))
+            put(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class AccountScheduler(BudgetScheduler):
             max_running=main.max_running,
             max_waiting=main.max_waiting,
         )
+        self.prices = main.prices  # the same dict: a reload changes it
         self.dispatcher = main.dispatcher
         self._curves, self._latency = main._curves, main._latency
         self._endpoints, self._usage_stats = main._endpoints, main._usage_stats

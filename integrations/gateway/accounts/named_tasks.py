@@ -32,6 +32,7 @@ from elastic_agent.scheduler.ledger.stores.protocol import Spec, StoredAccount
 from elastic_agent.scheduler.runtime.task import Task
 
 from ..errors import GatewayError, bad_request
+from ..settings import Limits
 from .account_scheduler import AccountScheduler, AccountSchedulers
 from .owner import by_unit
 
@@ -63,16 +64,13 @@ class NamedTasks:
 
     Args:
         schedulers: make a scheduler for each task's account.
-        most: tasks open at once.
-        idle: seconds without a request after which a task is closed.
+        limits: how many tasks may be open at once, and after how long without a request one is closed.
         backend: the model that tasks will probably use: admission by deadline counts with its speed. None:
             the gateway has no model of its own.
     """
 
-    def __init__(
-        self, schedulers: AccountSchedulers, most: int, idle: float, backend: Backend | None
-    ) -> None:
-        self.schedulers, self.most, self.idle, self.backend = schedulers, most, idle, backend
+    def __init__(self, schedulers: AccountSchedulers, limits: Limits, backend: Backend | None) -> None:
+        self.schedulers, self.limits, self.backend = schedulers, limits, backend
         self._open: dict[str, asyncio.Task[NamedTask]] = {}
 
     async def open(
@@ -172,7 +170,7 @@ class NamedTasks:
             if not opening.done() or opening.exception() is not None:
                 continue
             task = opening.result()
-            if not task.running and (task.seen is None or now - task.used >= self.idle):
+            if not task.running and (task.seen is None or now - task.used >= self.limits.task_idle_seconds):
                 with suppress(StoreUnavailableError):
                     await self._close_if_idle(task, now)
 
@@ -214,10 +212,10 @@ class NamedTasks:
         """Begin to open a task in this process, unless another request has begun or done that."""
         if account in self._open:
             return
-        if len(self._open) >= self.most:
+        if len(self._open) >= self.limits.tasks:
             raise GatewayError(
                 429,
-                f"{self.most} tasks are open here: close some (DELETE /v1/tasks/ID)",
+                f"{self.limits.tasks} tasks are open here: close some (DELETE /v1/tasks/ID)",
                 "too_many_tasks",
                 retry_after=30.0,
             )

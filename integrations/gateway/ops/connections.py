@@ -65,6 +65,16 @@ def fitting_connections(wanted: int) -> int:
     return found
 
 
+def http_options(limits: Limits) -> dict[str, Any]:
+    """aiohttp's options for a new connection."""
+    return {
+        "keepalive_timeout": limits.idle_seconds,
+        "max_line_size": limits.line,
+        "max_field_size": limits.line,
+        "max_headers": limits.headers,
+    }
+
+
 def raise_backlog(listening: Iterable[Any]) -> None:
     """Let the system hold BACKLOG connections: asyncio uses one number for this and for accepting at once."""
     for one in listening:
@@ -235,4 +245,5 @@ class _Server(web.Server):
         self._limiter = limiter
 
     def __call__(self) -> ClientConnection:
-        return ClientConnection(self._limiter, self, loop=self._loop, **self._kwargs)
+        options = self._kwargs | http_options(self._limiter.limits)
+        return ClientConnection(self._limiter, self, loop=self._loop, **options)

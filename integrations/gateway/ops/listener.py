@@ -9,7 +9,6 @@ from typing import Any
 
 from aiohttp import web
 
-from ..settings import Limits
 from .connections import ACCEPTED_AT_ONCE, ConnectionLimiter, LimitedRunner, raise_backlog
 
 
@@ -17,10 +16,10 @@ class Listener:
     """The listening socket of an application, between `start` and `close`.
 
     Args:
-        limiter: closes connections.
+        limiter: closes connections, and knows the limits of new ones.
     """
 
-    def __init__(self, app: web.Application, limiter: ConnectionLimiter, limits: Limits) -> None:
+    def __init__(self, app: web.Application, limiter: ConnectionLimiter) -> None:
         self._limiter = limiter
         self._loops_handler: Any = None
         self._runner = LimitedRunner(
@@ -30,10 +29,6 @@ class Listener:
             access_log=None,
             shutdown_timeout=5.0,
             lingering_time=1.0,  # for the rest of a body that isn't read
-            keepalive_timeout=limits.idle_seconds,
-            max_line_size=limits.line,
-            max_field_size=limits.line,
-            max_headers=limits.headers,
             auto_decompress=False,  # a few compressed bytes would become many: see `json_body`
         )
 

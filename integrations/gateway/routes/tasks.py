@@ -15,17 +15,18 @@ from ..api.request_context import CONTEXT
 from ..api.request_schema import TaskRequest, read
 from ..errors import bad_request, to_gateway_error
 from ..serving.idempotency import Idempotency
+from ..settings import Limits
 
 
 class TaskRoutes:
-    """The handlers; a body has to arrive within `seconds`."""
+    """The handlers; `limits` say within how many seconds a body has to arrive."""
 
-    def __init__(self, idempotency: Idempotency, seconds: float) -> None:
-        self.idempotency, self.seconds = idempotency, seconds
+    def __init__(self, idempotency: Idempotency, limits: Limits) -> None:
+        self.idempotency, self.limits = idempotency, limits
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """POST: open a task with caps; 201 with its report."""
-        context, raw = request[CONTEXT], await read_body(request, self.seconds)
+        context, raw = request[CONTEXT], await read_body(request, self.limits.request_seconds)
         if IDEMPOTENCY_KEY not in request.headers:
             return await self._open(context.owner, raw)
         return await self.idempotency.once(

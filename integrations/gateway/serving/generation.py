@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 from aiohttp import ClientError, web
 
+from elastic_agent.backends.base import Backend
 from elastic_agent.errors import BackendUnavailableError
 from elastic_agent.scheduler.estimates.workload import FINAL
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
@@ -77,6 +79,7 @@ class GenerationHandler:
     def __init__(self, limits: Limits, idempotency: Idempotency) -> None:
         self.limits, self.idempotency = limits, idempotency
         self._timeouts: set[asyncio.Timeout] = set()
+        self._users: Counter[Backend] = Counter()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -134,10 +137,11 @@ class GenerationHandler:
         upstream = context.owner.upstream(body.model)
         context.facts |= {"model": upstream.name, "stream": bool(body.stream)}
         one = Generation(request, context, upstream, body, make_formatter, options, event_names)
-        if IDEMPOTENCY_KEY in request.headers:
-            run = partial(self._answer, one)
-            return await self.idempotency.once(request, context.owner.id, raw, context.facts, run)
-        return cast("web.StreamResponse", await self._answer(one, event_stream))
+        with self._used(upstream.backend):
+            if IDEMPOTENCY_KEY in request.headers:
+                run = partial(self._answer, one)
+                return await self.idempotency.once(request, context.owner.id, raw, context.facts, run)
+            return cast("web.StreamResponse", await self._answer(one, event_stream))
 
     async def _answer(
         self, one: Generation, make_stream: Callable[[str], ResponseStream]
@@ -149,7 +153,7 @@ class GenerationHandler:
         """
         try:
             async with asyncio.timeout(self.limits.call_seconds) as timeout:
-                with self._counted(timeout):
+                with self._counted(timeout), self._used(one.upstream.backend):
                     return await self._run(one, make_stream)
         except TimeoutError:
             error = _shutting_down() if self._draining else _too_long(self.limits.call_seconds)
@@ -163,6 +167,21 @@ class GenerationHandler:
             raise error
         await send_error(one.response, error, named=one.event_names)
         return one.response
+
+    def uses(self, backend: Backend) -> bool:
+        """Whether a request that runs may still call a model."""
+        return self._users[backend] > 0
+
+    @contextmanager
+    def _used(self, backend: Backend) -> Iterator[None]:
+        """Count a user of a model. A call with an `Idempotency-Key` may outlive the request that began it."""
+        self._users[backend] += 1
+        try:
+            yield
+        finally:
+            self._users[backend] -= 1
+            if not self._users[backend]:
+                del self._users[backend]
 
     @contextmanager
     def _counted(self, timeout: asyncio.Timeout) -> Iterator[None]:

@@ -33,6 +33,7 @@ from elastic_agent.errors import StoreError
 from ..answers.response_writer import ResponseStream, stream_headers
 from ..api.headers import IDEMPOTENCY_KEY, PREFIX
 from ..errors import GatewayError, bad_request
+from ..settings import Limits
 from ..storage.answer_table import AnswerTable, Entry, FullError, KeepLimits
 from .shared_response import SharedResponse, answer_gone
 
@@ -55,26 +56,25 @@ class Idempotency:
 
     Args:
         answers: where answers are kept.
-        seconds: for which answers are kept.
-        leave_seconds: for which a call runs on without readers.
-        call_seconds: the longest call.
-        send_seconds: that a client may take to read a part.
+        limits: how long a call, its send and its answer may take; how long an answer is kept, and a call
+            without readers runs on.
     """
 
-    def __init__(
-        self,
-        answers: AnswerTable,
-        *,
-        seconds: float,
-        leave_seconds: float,
-        call_seconds: float,
-        send_seconds: float,
-    ) -> None:
-        self.seconds, self.leave_seconds = seconds, leave_seconds
-        self._answers, self._longest, self._send = answers, call_seconds + MARGIN, send_seconds
-        self._keep = KeepLimits(lost_seconds=seconds)
+    def __init__(self, answers: AnswerTable, limits: Limits) -> None:
+        self._answers = answers
+        self.limits = limits
         self._running: dict[str, SharedResponse] = {}
         self._swept = time.time()
+
+    @property
+    def limits(self) -> Limits:
+        """The limits; a reload sets others."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._keep = KeepLimits(lost_seconds=limits.answer_seconds)
 
     async def once(
         self, request: web.Request, owner: str, raw: bytes, facts: dict[str, Any], run: Run
@@ -99,7 +99,7 @@ class Idempotency:
         again = shared is not None
         if shared is None:
             shared = self._running[digest] = SharedResponse(fingerprint)
-            claim = Entry(digest, owner, fingerprint, time.time() + self._longest)
+            claim = Entry(digest, owner, fingerprint, time.time() + self.limits.call_seconds + MARGIN)
             # In an empty context: the task outlives the request that began it
             shared.task = asyncio.get_running_loop().create_task(
                 self._run(shared, claim, facts, run), context=Context()
@@ -108,7 +108,7 @@ class Idempotency:
             raise _error("idempotency_key_reused")
         shared.readers += 1
         try:
-            response = await shared.send_to(request, facts["id"], self._send, again)
+            response = await shared.send_to(request, facts["id"], self.limits.send_seconds, again)
             if again or shared.replayed:
                 facts["replayed"] = True
             return response
@@ -119,7 +119,7 @@ class Idempotency:
             if not shared.readers and not shared.done:
                 loop = asyncio.get_running_loop()
                 shared.left_at = loop.time()
-                loop.call_later(self.leave_seconds, self._stop_if_left, shared)
+                loop.call_later(self.limits.leave_seconds, self._stop_if_left, shared)
 
     async def sweep(self) -> None:
         """Delete expired answers, once a minute."""
@@ -138,7 +138,7 @@ class Idempotency:
 
     def _stop_if_left(self, shared: SharedResponse) -> None:
         """Stop a call that has had no reader for `leave_seconds`."""
-        left = asyncio.get_running_loop().time() - shared.left_at >= self.leave_seconds - 0.05
+        left = asyncio.get_running_loop().time() - shared.left_at >= self.limits.leave_seconds - 0.05
         if left and not shared.readers and not shared.done and shared.task is not None:
             shared.task.cancel()
 
@@ -214,7 +214,7 @@ class Idempotency:
         headers = {n: v for n, v in shared.headers.items() if n.lower().startswith(KEPT_HEADERS)}
         answer = replace(
             claim,
-            until=time.time() + self.seconds,
+            until=time.time() + self.limits.answer_seconds,
             state="answered" if shared.complete else "gone",
             status=shared.status,
             headers=json.dumps(headers),

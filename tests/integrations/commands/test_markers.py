@@ -14,7 +14,7 @@ from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.cli_arguments import Parser, add_marker_options, given_markers
 from elastic_agent.errors import InvalidMarkersError, NoMarkersError, UsageError
 from elastic_agent.integrations.commands.main import main
-from elastic_agent.integrations.commands.upstreams import parse_upstream
+from elastic_agent.integrations.commands.upstreams import UpstreamConfig, parse_upstream
 from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticReasoningLLM
 from elastic_agent.prompts.marker_profiles import KNOWN_MARKERS, MarkerText, marker_text
 from elastic_agent.training.cli import configure, parser
@@ -146,10 +146,11 @@ def test_training_refuses_a_start_that_is_not_the_models(folder: Path, tmp_path:
 
 def test_serve_and_up(folder: Path) -> None:
     """Parts of `--upstream`; `up` hands its own on to the gateway, texts that begin like options, too."""
-    found = parse_upstream(f"x=http://localhost:1/v1,tokenizer={folder},open=<mull>,close=</mull>")
+    fields = parse_upstream(f"x=http://localhost:1/v1,tokenizer={folder},open=<mull>,close=</mull>")
+    found = UpstreamConfig(**fields).load()
     assert found.backend.codec.markers.open_text == "<mull>"
-    with pytest.raises(ValueError, match="what ends it with close="):
-        parse_upstream(f"x=http://localhost:1/v1,tokenizer={folder},open=<mull>")
+    with pytest.raises(ValueError, match="what ends it with close"):
+        UpstreamConfig(**parse_upstream(f"x=http://localhost:1/v1,tokenizer={folder},open=<mull>"))
     command = Parser()
     add_marker_options(command)
     assert given_markers(command.parse_args(["--open=--a", "--close=-b"])) == MarkerText("--a", "-b")

@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from elastic_agent.backends.vllm.server import VllmServerBackend
-from elastic_agent.integrations.commands.serve import print_access, run_gateway
+from elastic_agent.integrations.commands.serve_process import print_access, run_gateway
 from elastic_agent.integrations.gateway.app import Gateway
 from elastic_agent.integrations.gateway.settings import GatewaySettings, Limits, Upstream
 from tests.integrations.gateway.conftest import PRICE, shared_codec

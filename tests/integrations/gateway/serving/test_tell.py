@@ -109,7 +109,7 @@ def test_the_command_takes_words() -> None:
     """Or none, for the standard words."""
     parser = Parser()
     add_command(parser.add_subparsers())
-    given = {(): False, ("--tell",): True, ("--tell", "( {tokens} left )"): "( {tokens} left )"}
+    given = {(): None, ("--tell",): True, ("--tell", "( {tokens} left )"): "( {tokens} left )"}
     for arguments, tell in given.items():
         assert parser.parse_args(["serve", "--no-keys", *arguments]).tell == tell
     with pytest.raises(UsageError, match="may hold"):
