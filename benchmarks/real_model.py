@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._allocation_data import GYM
-from benchmarks._real_picture import picture
+from benchmarks._budget_picture import Line, Role, picture
 from benchmarks._replay import Outcome, load
 from elastic_agent.training.evaluation.reports.stats import interval
 
@@ -118,11 +118,17 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def drawn(rows: Sequence[Mapping[str, Any]]) -> str:
     """The picture of the base beside the first E1."""
+
+    def line(model: str, role: Role, label: str) -> Line:
+        mine = [row for row in rows if row["model"] == model and row["family"] == "all"]
+        points = {row["t"]: (row["accuracy"], row["low"], row["high"]) for row in mine}
+        return Line(points, model, role, label)
+
     return picture(
-        rows,
-        {BASE: "before", "e1-0": "E1"},
+        [line(BASE, Role.BEFORE, "before"), line("e1-0", Role.OURS, "E1")],
         "SmolLM2-135M, thinking cut anywhere: before and after training under budgets",
-        "thinking tokens, at most; bars: 95% intervals",
+        ["thinking tokens, at most; bars: 95% intervals"],
+        0.7,
     )
 
 

@@ -1,6 +1,6 @@
 """E1 beside what it is compared with: trained here from one base, measured on problems none of them saw.
 
-    python benchmarks/training.py [--quick] [--json] [--output DIR]
+    python benchmarks/training.py [--quick] [--json] [--output DIR] [--write]
 
 Trains, by the commands that a user types, for each of two seeds and from the base that ships (e1-tiny-base):
 
@@ -17,6 +17,7 @@ rows under `elastic` show it cut like the others.
 
 The two seeds run side by side, one core each; about an hour on two idle cores. The same
 command goes on where it was stopped. --quick measures the models that ship instead, in under a minute.
+--write keeps the means over the seeds in data/training.json, and draws docs/training.svg of them.
 With --json the last line of stdout is one JSON object: {"rows": [...], ...}; t is null for unconstrained.
 `minutes` is the wall clock, `cpu_minutes` what one of the two cores would have needed by itself for its half.
 """
@@ -31,15 +32,29 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from _commands import BASE, SOLUTION, STEPS, measure, train
-
+from benchmarks._budget_picture import Line, Role, picture
+from benchmarks._commands import BASE, SOLUTION, STEPS, measure, train
 from elastic_agent.training.plots.accuracy import plot
 
+HERE = Path(__file__).resolve().parent
+MEANS, PICTURE = HERE / "data" / "training.json", HERE.parent / "docs" / "training.svg"
+LINES: dict[tuple[str, str], tuple[Role, str, int | None]] = {
+    (BASE, "truncate"): (Role.OTHER, "", None),
+    (BASE, "s1"): (Role.OTHER, "", None),
+    ("vanilla", "elastic"): (Role.OTHER, "", None),
+    ("l1-max", "elastic"): (Role.OTHER, "", None),
+    ("l1-max", "l1-max"): (Role.TOLD, "", None),
+    ("e1-fixed", "elastic"): (Role.KIN, "", None),
+    ("e1-sampled", "elastic"): (Role.KIN, "", None),
+    (BASE, "elastic"): (Role.BEFORE, "the base", 64),
+    ("e1-brief", "elastic"): (Role.OURS, "E1", 64),
+}
+"""Model and strategy -> how the picture shows them: role, label, and at which budget the label stands."""
 T_STAR = 48
 BUDGETS: tuple[int | None, ...] = (16, 32, 48, 64, 96, None)
 RUNS: dict[str, tuple[str, ...]] = {
@@ -93,6 +108,25 @@ def cells(rows: Sequence[dict[str, Any]]) -> list[Cell]:
         found.setdefault((row["model"], row["strategy"], row["t"], row["s"]), []).append(row)
     numbers = ("accuracy", "low", "high", "tokens")
     return [Cell(*key, *(fmean(r[n] for r in same) for n in numbers)) for key, same in found.items()]
+
+
+def drawn(found: Sequence[Cell]) -> str:
+    """The picture: E1 beside the base it was trained from, and beside its rivals."""
+    lines = []
+    for (model, strategy), (role, label, at) in LINES.items():
+        mine = [cell for cell in found if (cell.model, cell.strategy) == (model, strategy)]
+        points = {cell.t: (cell.accuracy, cell.low, cell.high) for cell in mine}
+        lines.append(Line(points, f"{model}, {strategy}", role, label, at))
+    return picture(
+        lines,
+        "Thinking cut anywhere: E1, trained under budgets, and the base it comes from",
+        [
+            "thinking tokens, at most; bars: 95% intervals",
+            "thin blue: E1 under other budgets; thin grey: vanilla GRPO, S1, truncation, L1-Max not told",
+            "dashed: L1-Max, told its budget beforehand, and free to answer with what it did not think",
+        ],
+        1.0,
+    )
 
 
 def mean_by_cell(
@@ -185,12 +219,17 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="the models that ship, under 60 s")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    parser.add_argument("--write", action="store_true", help="data/training.json and docs/training.svg")
     parser.add_argument(
         "--output", type=Path, default=Path(".cache/benchmarks/training"), help="models and samples"
     )
     parser.add_argument("--steps", type=int, default=STEPS, help=f"GRPO steps of each run ({STEPS})")
     args = parser.parse_args()
     found = quick() if args.quick else full(args.output.resolve(), args.steps)
+    if args.write and not args.quick:
+        means = cells(found["rows"])
+        MEANS.write_text("[\n" + ",\n".join(json.dumps(asdict(cell)) for cell in means) + "\n]\n")
+        PICTURE.write_text(drawn(means))
     if args.json:
         print(json.dumps(found))
 

@@ -1,7 +1,7 @@
 """Accuracy against mean tokens: a line a model and strategy, with intervals.
 
-The horizontal axis is logarithmic, since budgets are doubled, not added. Rows that lie on each other are both
-seen: the first are drawn larger, beneath the last.
+The horizontal axis is logarithmic, since budgets are doubled, not added. All lines are as wide. Rows that lie
+on each other are both seen: the marks of the first are drawn larger, beneath the last.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def plot(cells: Sequence[Point], *, title: str = "Accuracy by tokens") -> str:
 
     legend = _legend(list(rows))
     height = TOP + HEIGHT + 56 + 20 * (1 + max(down for _, down, _ in legend))
-    parts = [text(LEFT, 24, title, "title")]
+    parts = [
+        text(LEFT, 24, title, "title"),
+        text(WIDTH - RIGHT, 24, "right answers, 95% intervals", "quiet end"),
+    ]
     parts += share_grid(LEFT, WIDTH - RIGHT, y, top, 0.1 if top <= 0.6 else 0.2)
     below = TOP + HEIGHT
     for tick in ticks:
@@ -93,8 +96,7 @@ def _row(name: str, found: Sequence[Point], number: int, depth: float, x: Scale,
         )
     if len(cut) > 1:
         line = "L".join(f"{x(c.tokens):.1f} {y(c.accuracy):.1f}" for c in cut)
-        thick = f'style="stroke-width:{2 + 4 * depth:.1f}"'
-        parts.append(f'<path class="line" {thick} stroke="{colour}" d="M{line}"/>')
+        parts.append(f'<path class="line" stroke="{colour}" d="M{line}"/>')
     for c in found:
         says = (
             f"{name}, {budget_name(c.t)}: {100 * c.accuracy:.1f}% ({100 * c.low:.1f} to {100 * c.high:.1f}) "

@@ -23,7 +23,7 @@ from ...budgets.distributions import budget_name
 from ..results import Record
 from .inspector_page import PAGE, SCRIPT, STYLE
 
-VIEWS = ("uncut", "cut")
+VIEWS = ("cut", "uncut")
 PATTERNS = 12
 
 
@@ -110,6 +110,7 @@ def inspector(
     budgets = {"uncut": budget_name(uncut), "cut": budget_name(cut)}
     body = [
         _summary(problems, budgets, before, after),
+        _index(problems, after),
         _vanished([views for _, views in problems], before, after),
         *(
             _problem(n, len(problems), prompts[problem], views, budgets)
@@ -147,7 +148,7 @@ def _summary(
                 f"{steps:.1f}",
                 f"{sum(r.solution_tokens for r in found) / len(found):.0f}",
             )
-            rows.append("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in cells) + "</tr>")
+            rows.append(_row(*cells))
     head = ("model", "thinking", "right", "mean thinking tokens", "mean steps", "mean solution tokens")
     return _table("All problems on this page", head, rows)
 
@@ -157,11 +158,35 @@ def _vanished(problems: Sequence[Mapping[str, Pair]], before: str, after: str) -
     counts = [Counter(pattern(s) for p in problems for s, _ in p["uncut"].steps[side]) for side in (0, 1)]
     gone = Counter({step: n - counts[1][step] for step, n in counts[0].items() if n > counts[1][step]})
     rows = [
-        f"<tr><td class=said>{escape(step)}</td><td>{counts[0][step]}</td><td>{counts[1][step]}</td></tr>"
+        _row(step, str(counts[0][step]), str(counts[1][step]), said="said")
         for step, _ in gone.most_common(PATTERNS)
     ]
     title = "Steps that vanished most, uncut (numbers as N)"
     return _table(title, ("step", before, after), rows) if rows else ""
+
+
+def _row(*cells: str, said: str = "") -> str:
+    """A row: its first cell has words, of the class `said`; a cell that begins with a digit is a number."""
+    kinds = (said, *("number" if cell[:1].isdigit() else "" for cell in cells[1:]))
+    return (
+        "<tr>"
+        + "".join(f'<td class="{k}">{escape(c)}</td>' for k, c in zip(kinds, cells, strict=True))
+        + "</tr>"
+    )
+
+
+def _index(problems: Sequence[tuple[str, Mapping[str, Pair]]], after: str) -> str:
+    """Links to the problems, by view; those of which one model alone is right stand out."""
+    lists = []
+    for view in VIEWS:
+        links = []
+        for number, (_, views) in enumerate(problems, 1):
+            a, b = views[view].before.right, views[view].after.right
+            kind = "" if a == b else "gained" if b else "lost"
+            links.append(f'<li class="{kind}"><a href="#p{number}">{number}</a></li>')
+        lists.append(f'<ol class="index {view}">{"".join(links)}</ol>')
+    note = f"green: {after} alone is right; red: {after} alone is wrong"
+    return f"<section><h2>Problems</h2><p class=note>{escape(note)}</p>{''.join(lists)}</section>"
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[str]) -> str:

@@ -46,7 +46,13 @@ padding-top:.35rem;margin:.5rem 0}
 .right{color:var(--solve)}.wrong{color:var(--bad)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9375rem}
 th,td{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--rule);vertical-align:top}
-td{font-variant-numeric:tabular-nums}td:not(.said){white-space:nowrap}.said{overflow-wrap:anywhere;min-width:12rem}
+td{font-variant-numeric:tabular-nums}.number{text-align:right}
+.index{display:flex;flex-wrap:wrap;gap:.25rem;padding:0;list-style:none}
+.index a{display:inline-block;min-width:2.1rem;padding:.1rem .4rem;text-align:center;color:inherit;
+text-decoration:none;border:1px solid var(--rule);border-radius:4px}
+.index .gained a{border-color:var(--solve);color:var(--solve)}
+.index .lost a{border-color:var(--bad);color:var(--bad)}
+td:not(.said){white-space:nowrap}.said{overflow-wrap:anywhere;min-width:12rem}
 article{scroll-margin-top:4rem}body.only article:not(.shown){display:none}
 """
 
@@ -106,10 +112,10 @@ PAGE = """\
 marked +: they are new. A bar
 shows thinking, then solution tokens, to one scale a problem.</p>
 </header>
-<input class="view" type="radio" name="view" id="uncut" checked>
-<input class="view" type="radio" name="view" id="cut">
+<input class="view" type="radio" name="view" id="uncut">
+<input class="view" type="radio" name="view" id="cut" checked>
 <div class="tools" role="toolbar" aria-label="view">
-<label for="uncut">{uncut}</label><label for="cut">cut at {cut}</label>
+<label for="cut">cut at {cut}</label><label for="uncut">{uncut}</label>
 <button id="only" type="button" aria-pressed="false" hidden>only changed verdicts</button>
 <kbd>j and k: next and previous problem; c: cut or not</kbd>
 </div>

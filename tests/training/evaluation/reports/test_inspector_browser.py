@@ -47,13 +47,13 @@ def browser() -> Iterator[Browser]:
 
 
 def test_the_two_views_are_switched(browser: Browser, page: Path) -> None:
-    """By the mouse and by the key c; one is seen at a time."""
+    """It opens where thinking is cut; the mouse and the key c switch; one is seen at a time."""
     browser.open(page)
-    assert browser.run(SHOWN) == "uncut"
-    browser.click("label[for=cut]")
     assert browser.run(SHOWN) == "cut"
-    browser.press("c")
+    browser.click("label[for=uncut]")
     assert browser.run(SHOWN) == "uncut"
+    browser.press("c")
+    assert browser.run(SHOWN) == "cut"
     assert browser.errors == []
 
 
@@ -62,14 +62,26 @@ def test_only_changed_verdicts_are_shown_on_demand(browser: Browser, page: Path)
     browser.open(page)
     every = " ".join(f"p{n}" for n in range(1, PROBLEMS + 1))
     assert browser.run(SEEN) == every
-    assert browser.run("document.getElementById('only').textContent") == "only changed verdicts (1)"
+    assert browser.run("document.getElementById('only').textContent") == "only changed verdicts (3)"
     browser.click("#only")
-    assert browser.run(SEEN) == "p2"
-    assert browser.run("document.getElementById('only').getAttribute('aria-pressed')") == "true"
-    browser.click("label[for=cut]")
     assert browser.run(SEEN) == "p1 p2 p3"
+    assert browser.run("document.getElementById('only').getAttribute('aria-pressed')") == "true"
+    browser.click("label[for=uncut]")
+    assert browser.run(SEEN) == "p2"
     browser.click("#only")
     assert browser.run(SEEN) == every
+    assert browser.errors == []
+
+
+def test_the_index_leads_to_each_problem(browser: Browser, page: Path) -> None:
+    """Numbers stand out where the verdict changes in the view that is shown; a click leads there."""
+    browser.open(page)
+    shown = "[...document.querySelectorAll('.index li')].filter(a => a.offsetParent)"
+    assert browser.run(f"{shown}.map(a => a.className || '-').join(' ')") == "gained gained gained - - -"
+    browser.click("label[for=uncut]")
+    assert browser.run(f"{shown}.map(a => a.className || '-').join(' ')") == "- gained - - - -"
+    browser.click(".index.uncut li:nth-child(4) a")
+    assert browser.run("location.hash") == "#p4"
     assert browser.errors == []
 
 
@@ -95,7 +107,7 @@ def test_it_fits_the_window_light_and_dark(browser: Browser, page: Path, width: 
         assert browser.run("document.documentElement.scrollWidth") <= width
         backgrounds.append(browser.run("getComputedStyle(document.body).backgroundColor"))
     assert backgrounds == ["rgb(255, 255, 255)", "rgb(13, 17, 23)"]
-    columns = browser.run("getComputedStyle(document.querySelector('.pair.uncut')).gridTemplateColumns")
+    columns = browser.run("getComputedStyle(document.querySelector('.pair.cut')).gridTemplateColumns")
     assert len(columns.split()) == (1 if width < 600 else 2)
     assert browser.errors == []
 
