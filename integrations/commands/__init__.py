@@ -7,6 +7,7 @@ ask        one question, with a thinking and a solution budget
 serve      the gateway, until a signal
 serve_config    its YAML config: fields, options over the file, what a reload may change
 serve_process   one process of it: start, reload, end
+serve_workers   several processes of it on one port, and their parent
 config_secrets  fields of the config that read the environment
 upstreams  the models that `serve` is given, by options and config
 keys       keys for the gateway, with caps

@@ -135,6 +135,10 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.config or 'the command line'}: right; it serves {names}")
         return 0
     try:
+        if config.workers > 1:
+            from .serve_workers import serve_workers
+
+            return serve_workers(config, lambda: read_config(options))
         from .serve_process import serve
     except ImportError as error:
         raise ValueError("the gateway needs: pip install 'elastic-agent[gateway]'") from error

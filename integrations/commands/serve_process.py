@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,6 +39,33 @@ def serve(config: ServeConfig, read: ReadConfig) -> None:
     asyncio.run(run_gateway(gateway, Reload(gateway, config, read)))
 
 
+def serve_worker(
+    config: ServeConfig,
+    read: ReadConfig,
+    bound: socket.socket,
+    parent: int,
+    ready: Callable[[], None],
+) -> int:
+    """Serve as one of several workers (`serve_workers`); the exit status.
+
+    Args:
+        bound: the socket to listen on.
+        parent: a pipe that the system closes when the parent dies.
+        ready: is called when the worker serves.
+    """
+    try:
+        gateway = Gateway(
+            config.settings([one.load() for one in config.upstreams]),
+            None if config.quiet else print_access,
+            bound=bound,
+        )
+        asyncio.run(run_gateway(gateway, Reload(gateway, config, read), parent=parent, ready=ready))
+    except (ElasticError, ValueError, OSError) as error:
+        say(f"elastic-agent serve: {error}")
+        return 2
+    return 0
+
+
 class Reload:
     """Gives a running gateway its models, prices and limits anew.
 
@@ -64,11 +92,19 @@ class Reload:
         say(f"reloaded: serving {', '.join(self._gateway.upstreams)}")
 
 
-async def run_gateway(gateway: Gateway, reload: Callable[[], Awaitable[None]] | None = None) -> None:
+async def run_gateway(
+    gateway: Gateway,
+    reload: Callable[[], Awaitable[None]] | None = None,
+    *,
+    parent: int | None = None,
+    ready: Callable[[], None] | None = None,
+) -> None:
     """Start a gateway, wait for SIGTERM or Ctrl-C, and stop it; then close its models.
 
     Args:
         reload: is run at each SIGHUP.
+        parent: of a worker, see `serve_worker`; its parent speaks to the operator.
+        ready: is called when the gateway serves.
     """
     stop, again = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -76,24 +112,37 @@ async def run_gateway(gateway: Gateway, reload: Callable[[], Awaitable[None]] | 
         loop.add_signal_handler(number, stop.set)
     if reload is not None:
         loop.add_signal_handler(signal.SIGHUP, again.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    if parent is not None:
+        loop.add_reader(parent, stop.set)
     await gateway.start()
     gc.collect()
     gc.freeze()  # what is loaded by now stays: the collector need not scan it again
     gc.set_threshold(COLLECT_EVERY)
     sys.setswitchinterval(SWITCH_SECONDS)
+    if parent is None:
+        _greet(gateway)
+    if ready is not None:
+        ready()
+    reloading = None if reload is None else asyncio.ensure_future(_reload_when(again, reload))
+    await stop.wait()
+    if reloading is not None:
+        reloading.cancel()
+    if parent is None:
+        say(f"stopping: what runs has {gateway.settings.limits.grace_seconds:g} s to end")
+    else:
+        loop.remove_reader(parent)
+    await gateway.stop()
+    for one in gateway.settings.upstreams:
+        await one.backend.aclose()
+
+
+def _greet(gateway: Gateway) -> None:
     settings = gateway.settings
     names, ledger = ", ".join(gateway.upstreams), without_password(settings.ledger)
     say(f"serving {names} at {gateway.url}; ledger: {ledger}")
     if settings.no_keys:
         say(OPEN_TO_ALL)
-    reloading = None if reload is None else asyncio.ensure_future(_reload_when(again, reload))
-    await stop.wait()
-    if reloading is not None:
-        reloading.cancel()
-    say(f"stopping: what runs has {gateway.settings.limits.grace_seconds:g} s to end")
-    await gateway.stop()
-    for one in gateway.settings.upstreams:
-        await one.backend.aclose()
 
 
 async def _reload_when(asked: asyncio.Event, reload: Callable[[], Awaitable[None]]) -> None:

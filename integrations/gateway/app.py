@@ -45,6 +45,7 @@ from .serving.generation import GenerationHandler
 from .serving.idempotency import Idempotency
 from .settings import GatewaySettings, Limits, Upstream, without_password
 from .storage.answer_table import open_answer_table
+from .storage.task_table import open_task_table
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,9 @@ class Gateway:
             log=[*events.sinks(settings.log), self.metrics.event],
         )
         self.schedulers = AccountSchedulers(self.main, open_store(settings.ledger), settings.lease)
-        self.tasks = NamedTasks(self.schedulers, limits, self.models.default)
+        self.tasks = NamedTasks(
+            self.schedulers, limits, open_task_table(settings.ledger), self.models.default
+        )
         self.idempotency = Idempotency(open_answer_table(settings.ledger), limits)
         self.generations = GenerationHandler(limits, self.idempotency)
 
@@ -275,6 +278,7 @@ class Gateway:
             limits = self.settings.limits
             await asyncio.sleep(min(5.0, limits.idle_seconds / 4, limits.task_idle_seconds / 4))
             try:
+                self._measure()  # for the other workers' /metrics
                 self.connections.sweep()
                 await self.tasks.sweep()
                 await self.idempotency.sweep()

@@ -43,7 +43,9 @@ class PrometheusLog:
             return Histogram(f"elastic_agent_{name}", text, labels, buckets=buckets, registry=registry)
 
         call = ("model", "kind")
-        self._open = Gauge("elastic_agent_tasks_open", "Tasks that are open.", registry=registry)
+        self._open = Gauge(
+            "elastic_agent_tasks_open", "Tasks that are open.", registry=registry, multiprocess_mode="livesum"
+        )
         self._tasks = counter("tasks_total", "Tasks that ended, by the error that ended them.", "error")
         self._tasks_refused = counter(
             "task_refusals_total", "Tasks refused at their opening, by error.", "error"

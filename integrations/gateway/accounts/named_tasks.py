@@ -11,6 +11,7 @@ has not used the task closes it for all processes, if the ledger shows that no o
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ from elastic_agent.scheduler.runtime.task import Task
 
 from ..errors import GatewayError, bad_request
 from ..settings import Limits
+from ..storage.task_table import TaskTable
 from .account_scheduler import AccountScheduler, AccountSchedulers
 from .owner import by_unit
 
@@ -65,12 +67,16 @@ class NamedTasks:
     Args:
         schedulers: make a scheduler for each task's account.
         limits: how many tasks may be open at once, and after how long without a request one is closed.
+        said: what clients say of tasks when they open them, kept for the other processes.
         backend: the model that tasks will probably use: admission by deadline counts with its speed. None:
             the gateway has no model of its own.
     """
 
-    def __init__(self, schedulers: AccountSchedulers, limits: Limits, backend: Backend | None) -> None:
+    def __init__(
+        self, schedulers: AccountSchedulers, limits: Limits, said: TaskTable, backend: Backend | None
+    ) -> None:
         self.schedulers, self.limits, self.backend = schedulers, limits, backend
+        self._said = said
         self._open: dict[str, asyncio.Task[NamedTask]] = {}
 
     async def open(
@@ -89,6 +95,8 @@ class NamedTasks:
         if fresh and (account in self._open or await self._on_ledger(account) is not None):
             raise GatewayError(400, f"there is a task called {id!r} already", "task_exists", param="id")
         spec = Spec(account, caps.tokens, caps.nanodollars, caps.seconds)
+        if said := {name: value for name, value in options.items() if value is not None}:
+            await asyncio.to_thread(self._said.put, account, json.dumps(said))
         self._begin(id, account, [owner, spec], caps, options)
         task = await self._opened(id, account)
         if _limits(task.task.caps) != _limits(caps):
@@ -115,7 +123,8 @@ class NamedTasks:
             caps = Caps(
                 usd=None if spec.nano is None else to_usd(spec.nano), seconds=level.left, tokens=spec.tokens
             )
-            self._begin(id, account, account, caps, {})
+            said = await asyncio.to_thread(self._said.get, account)
+            self._begin(id, account, account, caps, {} if said is None else json.loads(said))
         return await self._opened(id, account)
 
     async def check_open(self, task: NamedTask) -> None:
@@ -138,6 +147,7 @@ class NamedTasks:
         report = await self.report(owner, id)
         await self._forget(account)
         await self.schedulers.store.close(account)
+        await asyncio.to_thread(self._said.delete, account)
         return report | {"closed": True}
 
     async def report(self, owner: Spec, id: str) -> dict[str, Any]:
@@ -186,6 +196,7 @@ class NamedTasks:
         await self._forget(task.account)
         if not ended:
             await self.schedulers.store.close(task.account)
+        await asyncio.to_thread(self._said.delete, task.account)
 
     def request_ended(self, task: NamedTask) -> None:
         """Note that a request which used a task has ended."""
@@ -196,6 +207,7 @@ class NamedTasks:
         """Close this process' part of all tasks. On the ledger they stay open, for other processes."""
         for account in list(self._open):
             await self._forget(account)
+        self._said.close()
 
     def __len__(self) -> int:
         return len(self._open)

@@ -248,3 +248,19 @@ def test_what_is_stored_is_no_key(tmp_path: Path) -> None:
 
     assert asyncio.run(find(secret)) == key
     assert asyncio.run(find(digest(secret))) is None
+
+
+async def test_another_process_knows_what_was_said_of_a_task(start: Start, tmp_path: Path) -> None:
+    """Whichever worker a request lands on, the task is the same; one process ends it for all."""
+    ledger = str(tmp_path / "spend.db")
+    async with start(ledger=ledger) as one, start(ledger=ledger, backend=one.backend) as two:
+        said = {"id": "t", "tokens": 300, "final_solution": 100, "on_exhausted": "raise"}
+        assert (await one.post("/tasks", said))[0] == 201
+        asked: dict[str, Any] = {"thinking_budget": 20, "solution_budget": 60}
+        assert (await two.ask(headers={"X-Elastic-Task": "t"}, **asked))["choices"]
+        here = two.gateway.tasks._open["open/t"].result().task
+        assert here.on_exhausted == "raise"
+        assert here.state.final_answer.given == 100
+        async with two.session.delete(f"{two.gateway.url}/tasks/t") as response:
+            assert (await response.json())["closed"]
+        assert (await one.ask(headers={"X-Elastic-Task": "t"}, **asked))["error"]["code"] == "task_closed"
