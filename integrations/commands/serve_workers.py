@@ -50,7 +50,8 @@ def serve_workers(config: ServeConfig, read: Callable[[], ServeConfig]) -> int:
     os.environ[METRICS_FOLDER] = folder
     from prometheus_client import values
 
-    values.ValueClass = values.get_value_class()  # it may have been imported before
+    # It may have been imported before
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
     try:
         return Parent(config, read).run()
     finally:
@@ -91,9 +92,9 @@ class Parent:
         from . import serve_process  # with the gateway, which all workers share by being forked
 
         self._say = serve_process.say
-        for one in self._config.upstreams:
-            if one.url is not None:  # its tokenizer is shared by being forked
-                one.load()
+        for model in self._config.upstreams:
+            if model.url is not None:  # its tokenizer is shared by being forked
+                model.load()
         self._bind()
         self._listen_to_signals()
         first, *others = self._workers
@@ -124,7 +125,8 @@ class Parent:
             bound.bind(address)
             address = bound.getsockname()  # port 0 was a free one: the others take the same
             self._workers.append(Worker(bound))
-        self._url = f"http://{f'[{address[0]}]' if family == socket.AF_INET6 else address[0]}:{address[1]}/v1"
+        name, port = str(address[0]), address[1]
+        self._url = f"http://{f'[{name}]' if ':' in name else name}:{port}/v1"
 
     def _listen_to_signals(self) -> None:
         self._wakes.setblocking(False)
@@ -237,7 +239,8 @@ class Parent:
         pid, status = worker.process.pid, worker.process.exitcode
         worker.process.close()
         worker.process = None
-        mark_process_dead(pid)  # what it counted stays counted; its gauges go
+        # What it counted stays counted; its gauges go
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
         if self._stopping:
             return
         worker.deaths = worker.deaths + 1 if now - worker.started < MOST_BACKOFF else 1
