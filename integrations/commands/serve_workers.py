@@ -125,8 +125,8 @@ class Parent:
             bound.bind(address)
             address = bound.getsockname()  # port 0 was a free one: the others take the same
             self._workers.append(Worker(bound))
-        name, port = str(address[0]), address[1]
-        self._url = f"http://{f'[{name}]' if ':' in name else name}:{port}/v1"
+        name, number = str(address[0]), address[1]
+        self._url = f"http://{f'[{name}]' if ':' in name else name}:{number!s}/v1"
 
     def _listen_to_signals(self) -> None:
         self._wakes.setblocking(False)
