@@ -2,15 +2,17 @@
 
 Code that catches `CapExceededError` still works. LangChain may retry UpstreamError,
 UpstreamUnavailableError and CallTimeoutError. To LangChain the others are a `ModelError` that is not
-retryable, so `ModelRetryMiddleware` and `with_retry` raise them at once. LangGraph's `RetryPolicy` doesn't
-know `ModelError` (1.2) and retries all but built-in programming errors, hence the parents `RuntimeError` and
-`ValueError`.
+retryable, so `ModelRetryMiddleware` raises them at once. `Runnable.with_retry` retries every exception (core
+1.7), hence `retrying` for the `with_retry` of our models. LangGraph's `RetryPolicy` doesn't know `ModelError`
+(1.2) and retries all but built-in programming errors, hence the parents `RuntimeError` and `ValueError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from langchain_core.exceptions import (
     ContextOverflowError,
@@ -113,3 +115,16 @@ def langchain_errors() -> Iterator[None]:
         if (for_langchain := adapted(error)) is error:
             raise
         raise for_langchain from error
+
+
+Kinds = tuple[type[BaseException], ...] | Callable[[BaseException], bool]
+
+
+def retrying(*, retry_if_exception_type: Kinds = (Exception,), **options: Any) -> dict[str, Any]:
+    """Options of `Runnable.with_retry` that never repeat an error which says that repeating can't help."""
+    return {"retry_if_exception_type": partial(_may_help, retry_if_exception_type), **options}
+
+
+def _may_help(kinds: Kinds, error: BaseException) -> bool:
+    wanted = isinstance(error, kinds) if isinstance(kinds, tuple) else kinds(error)
+    return wanted and bool(getattr(error, "is_retryable", True))

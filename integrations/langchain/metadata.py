@@ -6,9 +6,12 @@ last chunk alone carries all of this, because LangChain merges chunks by adding.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 
 from elastic_agent.budget import Budget
 from elastic_agent.generation.phases.stop_reasons import SolutionEnd, ThinkingEnd
@@ -17,6 +20,8 @@ from elastic_agent.usage import Usage
 
 from .call import CompletedCall
 
+PROVIDER = "elastic_agent"
+"""What answers and traces name as the provider of a model."""
 _CUT = {ThinkingEnd.BUDGET, ThinkingEnd.DEADLINE, ThinkingEnd.PREEMPTED, ThinkingEnd.ABORTED}
 _FINISH = {SolutionEnd.EOS: "stop", SolutionEnd.STOP: "stop", SolutionEnd.LENGTH: "length"}
 
@@ -48,6 +53,7 @@ def response_metadata(completed: CompletedCall, *, has_calls: bool = False) -> d
     assert thinking is not None  # `bounded` made it a number
     return {
         "model_name": completed.model,
+        "model_provider": PROVIDER,
         "finish_reason": "tool_calls" if has_calls else _finish_reason(ended),
         "budget": {
             "asked": {"thinking": asked.thinking, "solution": asked.solution},
@@ -67,6 +73,35 @@ def response_metadata(completed: CompletedCall, *, has_calls: bool = False) -> d
         "usage": {**result.usage.to_dict(), "billed": result.usage.billed()},
         "cost": None if cost is None else {"usd": format(cost, "f")},
     }
+
+
+def note_budget(manager: BaseRunManager | None, said: Mapping[str, Any]) -> None:
+    """Write a call's budget into the metadata of its run, by which LangSmith and other tracers can filter.
+
+    Args:
+        manager: the run's callbacks.
+        said: the answer's `response_metadata`.
+
+    A stream has no manager (LangChain doesn't tell it): there the run's output alone has the budget.
+    """
+    if manager is None:
+        return
+    budget = said["budget"]
+    noted = {
+        "budget_asked_thinking": budget["asked"]["thinking"],
+        "budget_asked_solution": budget["asked"]["solution"],
+        "budget_granted_thinking": budget["thinking"],
+        "budget_granted_solution": budget["solution"],
+        "budget_thinking_end": budget["thinking_end"],
+        "budget_reason": budget["reason"],
+    }
+    for handler in manager.handlers:
+        if isinstance(handler, BaseTracer | AsyncBaseTracer):
+            run = handler.run_map.get(str(manager.run_id))
+            if (
+                run is not None
+            ):  # a dict of its own: the prompts of one `generate` share the one that is there
+                run.extra["metadata"] = {**run.extra.get("metadata", {}), **noted}
 
 
 def as_asked(asked: Budget, result: Generation) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,7 @@ from ...validation import MOST_SECONDS, integer, real
 from ..base import NO_LIMITS, Codec, Meter, TokenChunk, TokenRequest, check_request
 from ..limits_probe import PASSED, UNPROBED, probe_once
 from .abandoned_passes import EngineCounters
+from .connection import Connection, extra_fields
 from .guided_decoding import GuidedFieldsCheck
 from .server_info import address, error_answer, find_codec, models_in, not_served, unreachable
 from .server_pass import Server, ServerPass
@@ -41,6 +43,9 @@ class VllmServerBackend:
         context_length: when the server doesn't tell (`ready` asks it).
         connect_timeout: seconds to reach the server.
         idle_timeout: seconds without a byte after which a stream counts as broken.
+        headers: sent with every request.
+        extra_body: further fields of every request, for the engine.
+        proxy: the URL of an HTTP proxy; None takes the environment's, "" none (`connection`).
         native: have `ready` probe whether the server holds both limits of a call itself (it does when it was
             started with `elastic-agent up --native`); calls that nobody steers then take one request.
     """
@@ -57,15 +62,20 @@ class VllmServerBackend:
         context_length: int | None = None,
         connect_timeout: float = 10.0,
         idle_timeout: float = 300.0,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        proxy: str | None = None,
         native: bool = False,
     ) -> None:
         self.model = model
         self.base_url = address(base_url)
+        connection = Connection.to(self.base_url, api_key, headers, proxy)
+        self._extra = extra_fields(extra_body)
         self.codec = codec or find_codec(
             model,
             tokenizer,
             self.base_url,
-            api_key,
+            connection,
             lambda where, name: load_codec(where, name=name, markers=markers),
         )
         self.context_length = (
@@ -76,7 +86,7 @@ class VllmServerBackend:
             sock_connect=real("connect_timeout", connect_timeout, above=True, most=MOST_SECONDS),
             sock_read=real("idle_timeout", idle_timeout, above=True, most=MOST_SECONDS),
         )
-        self._sessions = Sessions({"Authorization": f"Bearer {api_key}"} if api_key else {}, timeout)
+        self._sessions = Sessions(connection, timeout)
         self.counters = EngineCounters(f"{self.base_url.removesuffix('/v1')}/metrics")
         self._server = Server(model, self.base_url, self._sessions, self.counters)
         self.guided = True
@@ -131,6 +141,8 @@ class VllmServerBackend:
     async def stream(self, request: TokenRequest) -> AsyncGenerator[TokenChunk]:
         """Sample one pass; see `Backend.stream`."""
         check_request(request, self.context_length)
+        if self._extra:
+            request = replace(request, extra={**self._extra, **request.extra})
         running = ServerPass(self._server, request)
         try:
             async with aclosing(running.stream()) as chunks:

@@ -24,6 +24,7 @@ from ...errors import (
 )
 from ...model_location import hub_or_disk, model_path
 from ..base import Codec
+from .connection import Connection
 
 EXAMPLE = "http://localhost:8000/v1"
 _ENDPOINTS = re.compile(
@@ -138,7 +139,7 @@ def unreachable(error: BaseException, base_url: str) -> BackendUnavailableError:
     return BackendUnavailableError(f"{base_url} can't be reached ({said}): {hint}")
 
 
-def ask_models(base_url: str, api_key: str | None) -> dict[str, Listed]:
+def ask_models(base_url: str, connection: Connection) -> dict[str, Listed]:
     """The models of a server.
 
     Raises:
@@ -146,11 +147,11 @@ def ask_models(base_url: str, api_key: str | None) -> dict[str, Listed]:
         BackendError: it answers with an error, or is no such server.
     """
     url = f"{base_url}/models"
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    proxies = {} if connection.proxy is None else {urlsplit(url).scheme: connection.proxy}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=_SECONDS
-        ) as response:
+        request = urllib.request.Request(url, headers=dict(connection.headers))
+        with opener.open(request, timeout=_SECONDS) as response:
             return models_in(response.read().decode(errors="replace"), url)
     except urllib.error.HTTPError as error:
         with error:
@@ -165,7 +166,7 @@ def find_codec(
     model: str,
     tokenizer: str | None,
     base_url: str,
-    api_key: str | None,
+    connection: Connection,
     load: Callable[[str, str], Codec],
 ) -> Codec:
     """The codec of a served model: of the tokenizer that is named, or that goes by the model's name, or of
@@ -186,7 +187,7 @@ def find_codec(
         return load(hub_or_disk(tokenizer), tokenizer)
     if _HOSTED.search(urlsplit(base_url).hostname or ""):
         raise UnknownModelError(f"no tokenizer for {model!r} of {base_url}. {GUARD}")
-    served = ask_models(base_url, api_key)
+    served = ask_models(base_url, connection)
     if model not in served:
         raise not_served(base_url, model, served)
     root = served[model].root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
@@ -12,6 +12,7 @@ from weakref import WeakSet
 import aiohttp
 
 from ..base import Receipt
+from .connection import Connection
 
 _KEEP_ALIVE = 2.0
 """Seconds that an unused connection is kept. vLLM closes it after 5 (VLLM_HTTP_TIMEOUT_KEEP_ALIVE): a request
@@ -32,16 +33,16 @@ class Sessions:
     sending.
 
     Args:
-        headers: sent with every request.
+        connection: headers of every request, and the proxy.
         timeout: of every request.
 
     Attributes:
         closed: nothing new is asked.
     """
 
-    def __init__(self, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout) -> None:
+    def __init__(self, connection: Connection, timeout: aiohttp.ClientTimeout) -> None:
         self.closed = False
-        self._headers, self._timeout = dict(headers), timeout
+        self._connection, self._timeout = connection, timeout
         self._sessions: dict[asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[Any]]]
         self._sessions = {}
         self._responses: dict[aiohttp.ClientResponse, asyncio.AbstractEventLoop] = {}
@@ -87,7 +88,11 @@ class Sessions:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_headers_sent)
         session = aiohttp.ClientSession(
-            connector=connector, headers=self._headers, timeout=self._timeout, trace_configs=[trace]
+            connector=connector,
+            headers=self._connection.headers,
+            proxy=self._connection.proxy,
+            timeout=self._timeout,
+            trace_configs=[trace],
         )
         try:
             yield session

@@ -7,9 +7,10 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from langchain_core.language_models.base import LangSmithParams
+from langchain_core.runnables import Runnable
 from pydantic import PrivateAttr, model_validator
 
 from elastic_agent.backends.base import Backend, Sampling
@@ -20,7 +21,7 @@ from elastic_agent.scheduler.estimates.workload import FINAL
 from ...openai_format.deltas import Delta, DeltaBuilder
 from ...openai_format.guided_decoding import enforced_format, guided_fields, opened_prompt
 from ..call import BecameFinal, CompletedCall, ModelCall, Terms, behind_told, may_become_final
-from ..errors import langchain_errors
+from ..errors import langchain_errors, retrying
 from .fields import ElasticFields
 from .options import (
     ANSWER_NOW,
@@ -47,8 +48,16 @@ class ElasticModel(ElasticFields):
         """Refuse now what every call would be refused for."""
         if self.backend is not None and "model" not in self.model_fields_set:
             self.__dict__["model"] = self.backend.model
+        if self._to_server and self.base_url is None:
+            raise ValueError(
+                "default_headers=, extra_body= and proxy= are for a server: give its base_url=, too"
+            )
         self._options(None, {})
         return self
+
+    def with_retry(self, **options: Any) -> Runnable[Any, Any]:
+        """This model, asked again where that may help (`Runnable.with_retry`): not after a budget error."""
+        return Runnable.with_retry(cast("Runnable[Any, Any]", self), **retrying(**options))
 
     # Options
 
@@ -110,6 +119,7 @@ class ElasticModel(ElasticFields):
             "tokenizer": self.tokenizer,
             "markers": None if self.markers is None else (self.markers.open, self.markers.close),
             "backend_options": self.backend_options,
+            "extra_body": self.extra_body,
         }
 
     def _tracing(
@@ -151,10 +161,17 @@ class ElasticModel(ElasticFields):
             api_key=key,
             tokenizer=self.tokenizer,
             markers=self.markers,
+            **self._to_server,
             **self.backend_options,
         )
         self._loaded.add(model or self.model)
         return backend
+
+    @property
+    def _to_server(self) -> dict[str, Any]:
+        """What is said of the connection to a server; empty where nothing is."""
+        given = {"headers": self.default_headers, "extra_body": self.extra_body, "proxy": self.proxy}
+        return {name: value for name, value in given.items() if value not in (None, {})}
 
     async def _ready_backend(self, model: str) -> Backend:
         """The same without blocking the event loop, and reachable."""

@@ -31,7 +31,7 @@ from ..blocking_portal import portal
 from ..call import CompletedCall, run_all
 from ..errors import langchain_errors
 from ..messages import to_chat
-from ..metadata import response_metadata, usage_metadata
+from ..metadata import note_budget, response_metadata, usage_metadata
 from .base import ElasticModel, local_context_length
 from .binding import BudgetBinding
 from .cache import budget_cache
@@ -73,6 +73,7 @@ class ChatElasticReasoning(ElasticModel, BaseChatModel):
         with langchain_errors():
             answers = self._options(stop, kwargs, chat=True).answers()
         made = await run_all([self._answer(messages, options) for options in answers])
+        note_budget(run_manager, made[0].response_metadata)
         return ChatResult(generations=[ChatGeneration(message=message) for message in made])
 
     async def _answer(self, messages: Sequence[BaseMessage], options: CallOptions) -> BaseMessage:
@@ -117,7 +118,9 @@ class ChatElasticReasoning(ElasticModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return portal.run(self._agenerate(messages, stop, **kwargs))
+        result = portal.run(self._agenerate(messages, stop, **kwargs))
+        note_budget(run_manager, result.generations[0].message.response_metadata)
+        return result
 
     def _stream(
         self,

@@ -43,6 +43,13 @@ class ElasticFields(Serializable):
         default_factory=secret_from_env("ELASTIC_AGENT_API_KEY", default=None), repr=False
     )
     """The server's key, if it wants one; read from ELASTIC_AGENT_API_KEY by default."""
+    default_headers: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
+    """Sent with every request to the server. Not serialised: one of them may be a secret."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request to the server, for its engine: `{"min_p": 0.05}`."""
+    proxy: str | None = Field(default=None, exclude=True, repr=False)
+    """The URL of an HTTP proxy to the server; None takes the environment's (HTTPS_PROXY, NO_PROXY), "" none.
+    Not serialised: it may hold a password."""
     tokenizer: str | None = None
     """Where the served model's tokenizer is (a folder or hub id), when that is not `model`."""
     markers: Annotated[InstanceOf[MarkerText] | None, BeforeValidator(marker_text)] = None

@@ -20,6 +20,8 @@ from elastic_agent.generation.wrap_up import wrap_up_of
 from elastic_agent.scheduler.allocation.call_terms import OnExhausted, check_terms
 from elastic_agent.validation import integer, put
 
+from ..metadata import PROVIDER
+
 MOST_ANSWERS = 128
 """The largest `n`."""
 ANSWER_NOW = "The budget is used up. Answer now, with what you know, without tools."
@@ -169,7 +171,7 @@ def chosen_tools(tools: Sequence[Mapping[str, Any]], choice: object) -> tuple[Ma
 def tracing_params(options: CallOptions, kind: Literal["chat", "llm"]) -> LangSmithParams:
     """LangSmith's parameters of a call: its own model, budget and sampling, not the constructor's."""
     params = LangSmithParams(
-        ls_provider="elastic_agent",
+        ls_provider=PROVIDER,
         ls_model_name=options.model,
         ls_model_type=kind,
         ls_temperature=options.sampling.temperature,

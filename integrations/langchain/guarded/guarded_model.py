@@ -15,12 +15,13 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
 from pydantic import BaseModel, Field
 
 from elastic_agent.scheduler.runtime.context import counted_call
 
 from ..blocking_portal import portal
-from ..errors import langchain_errors
+from ..errors import langchain_errors, retrying
 from .guarded_call import GuardedCall, GuardTerms
 from .providers import unguarded_class
 
@@ -72,6 +73,10 @@ class _Guarded:
     @classmethod
     def is_lc_serializable(cls) -> bool:
         return False
+
+    def with_retry(self, **options: Any) -> Runnable[Any, Any]:
+        """See `ElasticModel.with_retry`."""
+        return cast("Runnable[Any, Any]", self.guard_of.with_retry(self, **retrying(**options)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (self.guard_of,), self.__getstate__()
