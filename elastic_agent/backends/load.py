@@ -116,8 +116,10 @@ def _load(
 
         options = options if tokenizer is None else {"tokenizer": tokenizer, **options}
         return VllmEngineBackend.load(where, name=model, **options)
-    if find_spec("torch") is None:
-        raise UnknownModelError("running a model in process needs torch: pip install 'elastic-agent[local]'")
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        raise UnknownModelError(
+            f"running a model in process needs {' and '.join(missing)}: pip install 'elastic-agent[local]'"
+        )
     with warnings.catch_warnings(), _no_progress_bar() if model in embedded_models() else nullcontext():
         # torch and transformers announce to each other what will change: nothing that a user can act upon
         warnings.filterwarnings("ignore", category=FutureWarning, module=_LIBRARIES)

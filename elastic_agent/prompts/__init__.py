@@ -7,6 +7,7 @@ control_strings    Law 7, user text is data: where a text could become a control
                    prevented.
 conversation_texts Which texts of a conversation its sender chose.
 counting           How many tokens a prompt has for a hosted model whose chat template is not public.
+file_tokenizer     A tokenizer by its files alone, without transformers.
 marker_profiles    The known pairs of thinking markers: add a family of models here.
 marker_resolution  Finds a model's markers in its vocabulary and its chat template.
 markers            The markers of one model, as token ids: where thinking opens and ends.

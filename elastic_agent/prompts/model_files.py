@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ def load_tokenizer(model: str | Path, *, name: str | None = None) -> Any:
     transformers builds the tokenizer of a known class from parts of the files. Where config.json is missing
     or names another class, the result may silently differ from what the model was trained with (blanks
     vanish, say). So some sample texts are compared. Where they differ, tokenizer.json is taken as it is.
+    Without transformers it always is (`file_tokenizer`).
 
     Raises:
         UnknownModelError: there is no tokenizer there, or none that reads as its file says.
     """
+    if find_spec("transformers") is None:
+        return _by_files(model, name)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
@@ -68,6 +72,21 @@ def load_tokenizer(model: str | Path, *, name: str | None = None) -> Any:
         f"transformers reads text with the tokenizer of {name or model} otherwise than its tokenizer.json "
         f"says: put the model's config.json beside it, or name another folder with tokenizer=..."
     )
+
+
+def _by_files(model: str | Path, name: str | None) -> Any:
+    from .file_tokenizer import FileTokenizer, text_of
+
+    try:
+        found = FileTokenizer.read(lambda file: text_of(_file(model, file)), str(model))
+    except ValueError as error:
+        raise UnknownModelError(f"a file of {name or model}'s tokenizer can't be read: {error}") from error
+    if found is None:
+        raise UnknownModelError(
+            f"no tokenizer.json for {name or model}: give a folder or a Hugging Face id that has one, with "
+            f"tokenizer=...; another kind of tokenizer needs transformers: pip install transformers"
+        )
+    return found
 
 
 def _reads_as(tokenizer: Any, file: Any) -> bool:
@@ -121,16 +140,10 @@ def _file(model: str | Path, file: str) -> Path | None:
     folder = Path(model)
     if folder.is_dir():
         return folder / file if (folder / file).is_file() else None
-    from transformers.utils.hub import cached_file
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        found = cached_file(
-            str(model),
-            file,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except (OSError, ValueError):
+        return Path(hf_hub_download(str(model), file))
+    except (OSError, ValueError, HfHubHTTPError):  # not there, not ours to see, or not to be reached
         return None
-    return None if found is None else Path(found)
