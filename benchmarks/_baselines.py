@@ -9,7 +9,7 @@ of their papers, not the authors'. `FixedCap` and `Uniform` are among the schedu
 
 `Informed` is the best that any policy can do that knows the distribution of outcomes of every kind but not
 the outcomes to come: it decides call by call, sees what each call used, and maximises the chance that all are
-right, exactly.
+right, or the share that is, exactly.
 
 A log of a run with one of these policies is replayed by `replay(path, policies=BASELINES)`.
 """
@@ -17,11 +17,12 @@ A log of a run with one of these policies is replayed by `replay(path, policies=
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from elastic_agent.scheduler.estimates.success_curve import Curve
+from elastic_agent.scheduler.estimates.success_curve import Curve, Objective
 from elastic_agent.scheduler.policies.protocol import AllocationPolicy, Choice, State
 
 Schedule = Literal["constant", "linear", "polynomial", "exponential", "cosine"]
@@ -202,47 +203,59 @@ BASELINES: Mapping[str, Callable[..., AllocationPolicy]] = {
 
 
 class Informed:
-    """The best possible policy for a chain of calls whose distribution of outcomes is known, by kind.
+    """The best possible policy for calls one after another whose distribution of outcomes is known, by kind.
 
     Args:
-        outcomes: by kind, then a row a thinking limit: (limit, [(tokens used, smallest limit on the solution
-            under which it is right, or None)]), equally likely. The tokens are those of thinking and close;
-            the solution's are its limit, since a right solution ends by itself.
+        outcomes: by kind, then a row a thinking limit: (limit, [(tokens of thinking and close, tokens of the
+            solution, whether it is right)]), equally likely. A solution ends by itself within what is left.
+        close: tokens of the marker that ends thinking.
+        objective: "chain": the chance that all calls are right; "each": the share of calls that is.
     """
 
     def __init__(
-        self, outcomes: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int | None]]]]], close: int = 1
+        self,
+        outcomes: Mapping[str, Sequence[tuple[int, Sequence[tuple[int, int, bool]]]]],
+        close: int,
+        objective: Objective = "chain",
     ) -> None:
-        self._outcomes = outcomes
+        self._outcomes = {
+            kind: [(limit, Counter(rows)) for limit, rows in limits] for kind, limits in outcomes.items()
+        }
         self._close = close
+        self._chain = objective == "chain"
         self._known: dict[tuple[str, ...], Any] = {}
         self._most = 0
 
-    def chance(self, kinds: Sequence[str], cap: int) -> float:
-        """The chance that all calls, made in this order, are right within the cap under the best policy.
+    def worth(self, kinds: Sequence[str], cap: int) -> float:
+        """What the best policy reaches on average within the cap, of calls of these kinds in this order.
 
-        A call may be granted what is left: thinking up to a limit, the close, and a solution in the rest.
+        A call may be granted what is left: thinking up to a limit, the close, and a solution in the rest. A
+        call that is wrong uses what it used when it was measured; one that the rest can't hold is wrong.
         """
         if cap > self._most:
             self._known, self._most = {}, cap
-        return float(self._values(tuple(kinds))[cap])
+        worth = float(self._values(tuple(kinds))[cap])
+        return worth if self._chain else worth / max(1, len(kinds))
 
     def _values(self, kinds: tuple[str, ...]) -> Any:
-        """By tokens left, 0 to the most asked for: the chance that all these calls are right."""
+        """By tokens left, 0 to the most asked for: the chance that all are right, or how many are."""
         import numpy as np
 
         if not kinds:
-            return np.ones(self._most + 1)
+            return np.full(self._most + 1, float(self._chain))
         if kinds not in self._known:
-            after, best = self._values(kinds[1:]), np.zeros(self._most + 1)
+            after = self._values(kinds[1:])
+            best = np.zeros(self._most + 1) if self._chain else after.copy()  # each: a call may be left out
             for limit, rows in self._outcomes[kinds[0]]:
                 value = np.zeros(self._most + 1)
-                for used, solution in rows:
-                    if solution is None:
-                        continue
+                for (used, solution, right), times in rows.items():
                     least = limit + self._close + solution  # what has to be held; the call uses less of it
-                    if least <= self._most:
-                        value[least:] += after[least - used - solution : self._most + 1 - used - solution]
-                best = np.maximum(best, value / len(rows))
+                    cost = used + solution
+                    if not self._chain:  # what can't be held whole is wrong, at no cost: a bound
+                        value[:least] += times * after[: min(least, self._most + 1)]
+                    if least <= self._most and (right or not self._chain):
+                        then = after[least - cost : self._most + 1 - cost]
+                        value[least:] += times * (then if self._chain else then + right)
+                best = np.maximum(best, value / rows.total())
             self._known[kinds] = best
         return self._known[kinds]

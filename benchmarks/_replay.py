@@ -346,19 +346,15 @@ def _request(state: TaskState, call: Outcome, last: bool, memory: Memory, wake: 
     return request
 
 
-def table_of(outcomes: Sequence[Outcome]) -> Mapping[str, list[tuple[int, list[tuple[int, int | None]]]]]:
-    """By kind and limit, what `Informed` wants: tokens of thinking and close, and the solution if right."""
-    found: dict[str, list[tuple[int, list[tuple[int, int | None]]]]] = {}
+def table_of(outcomes: Sequence[Outcome]) -> Mapping[str, list[tuple[int, list[tuple[int, int, bool]]]]]:
+    """By kind and limit, what `Informed` wants: tokens of thinking and close, of the solution, if right."""
+    found: dict[str, list[tuple[int, list[tuple[int, int, bool]]]]] = {}
     for kind in sorted({one.kind for one in outcomes}):
         rows = [one for one in outcomes if one.kind == kind]
         found[kind] = [
             (
                 t,
-                [
-                    (used + one.sizes.close, said if right else None)
-                    for one in rows
-                    for used, right, said in [one.at(t)]
-                ],
+                [(used + one.sizes.close, said, right) for one in rows for used, right, said in [one.at(t)]],
             )
             for t in rows[0].grid
         ]

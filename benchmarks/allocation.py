@@ -1,14 +1,15 @@
 """Right answers out of the same cap: the default policy beside what it replaces, and beside what is possible.
 
     python benchmarks/allocation.py [--quick] [--live] [--json] [--write]
-    python benchmarks/allocation.py --outcomes benchmarks/data/e1-gym-135m/e1-0.csv.gz [--quick] [--json]
+    python benchmarks/allocation.py --objective each --outcomes benchmarks/data/e1-gym-135m/e1-0.csv.gz
 
 Tasks of 3 to 9 calls (chains and branches, kinds mixed) are played from measured outcomes of e1-tiny
 (`benchmarks/data`) through the real desk, under caps over a 16-fold range. With --outcomes they are those of
 another model (`benchmarks/_allocation_data.py` measures them), whose curves are then those of the problems
 that policies are tuned on. Every policy with a parameter is tuned per cap, on tasks drawn from other
-problems than those on which all are compared. A task succeeds when
-all of its calls are right. The area under success against cap, on the log axis, is the mean over the range.
+problems than those on which all are compared. A task's success is 1 when all of its calls are right; with
+--objective each it is the share of calls that are right, which policies then aim at. The area under success
+against cap, on the log axis, is the mean over the range.
 
 Two bounds stand beside the policies. `clairvoyant` knows how each call will turn out at every limit and takes
 the cheapest right one: no policy can. `informed` knows how likely every outcome is, not which will come, and
@@ -72,6 +73,7 @@ from benchmarks._replay import (
 from elastic_agent.scheduler.analysis.hindsight import Option, lp_bound
 from elastic_agent.scheduler.estimates.curve_files import load as load_curves
 from elastic_agent.scheduler.estimates.online_curves import LearntCurves
+from elastic_agent.scheduler.estimates.success_curve import Objective
 from elastic_agent.scheduler.policies.marginal import Marginal
 from elastic_agent.scheduler.policies.protocol import AllocationPolicy
 from elastic_agent.scheduler.policies.simple import FixedCap, Uniform
@@ -110,16 +112,18 @@ CANDIDATES: dict[str, tuple[AllocationPolicy, ...]] = {
 
 @dataclass
 class Row:
-    """A policy's outcomes: by cap, then task, whether all calls were right and which share was."""
+    """A policy's outcomes: by cap, then task, its success and the share of calls that were right."""
 
     name: str
-    whole: list[list[float]] = field(default_factory=list)
+    success: list[list[float]] = field(default_factory=list)
     share: list[list[float]] = field(default_factory=list)
     tuned: list[str] = field(default_factory=list)
 
     def auc(self, picked: Sequence[int] | None = None) -> float:
         """The mean success over the log axis (trapezoids), of these tasks (all)."""
-        means = [statistics.fmean(row if picked is None else [row[i] for i in picked]) for row in self.whole]
+        means = [
+            statistics.fmean(row if picked is None else [row[i] for i in picked]) for row in self.success
+        ]
         inner = math.fsum(means[1:-1]) + (means[0] + means[-1]) / 2
         return inner / (len(means) - 1)
 
@@ -127,7 +131,15 @@ class Row:
 class Bench:
     """The tasks, and the count of what was played."""
 
-    def __init__(self, outcomes: Path | None, tasks: int, tuning: int, steps: Sequence[float]) -> None:
+    def __init__(
+        self,
+        outcomes: Path | None,
+        tasks: int,
+        tuning: int,
+        steps: Sequence[float],
+        objective: Objective = "chain",
+    ) -> None:
+        self.objective = objective
         found = load() if outcomes is None else load(outcomes)
         least = LEAST if outcomes is None else statistics.fmean(map(_whole, found)) / 6
         self.caps = tuple(least * step for step in steps)
@@ -151,7 +163,12 @@ class Bench:
         played = play(work, cap, policy, memory, **how)
         self.played += 1
         self.violations += played.metered > cap
-        return float(all(played.right)), statistics.fmean(played.right)
+        return self.scores(played)
+
+    def scores(self, played: Played) -> tuple[float, float]:
+        """The success of a task, and the share of its calls that are right."""
+        share = statistics.fmean(played.right)
+        return share if self.objective == "each" else float(all(played.right)), share
 
     def tuned(self, candidates: Sequence[AllocationPolicy], each: float) -> AllocationPolicy:
         """The candidate with the most whole tasks, then right calls, on the tuning tasks."""
@@ -171,41 +188,38 @@ class Bench:
         for each in self.caps:
             policy, memory = self.tuned(self.candidates[name], each), Memory.of(self.curves)
             found = [self.one(work, each, policy, memory) for work in self.work]
-            row.whole.append([whole for whole, _ in found])
+            row.success.append([whole for whole, _ in found])
             row.share.append([share for _, share in found])
             row.tuned.append(repr(policy))
         return row
 
     def plain(self) -> Row:
         """One `max_tokens` for every call, tuned per cap, and no scheduler."""
-
-        def of(played: Played) -> tuple[float, float]:
-            return float(all(played.right)), statistics.fmean(played.right)
-
         row = Row("max_tokens")
         for each in self.caps:
             most = max(
                 range(32, 513, 16),
                 key=lambda most, each=each: math.fsum(  # type: ignore[misc]
-                    of(play_plain(work, round(each * len(work.calls)), most))[0] for work in self.practice
+                    self.scores(play_plain(work, round(each * len(work.calls)), most))[0]
+                    for work in self.practice
                 ),
             )
-            found = [of(play_plain(work, round(each * len(work.calls)), most)) for work in self.work]
-            row.whole.append([whole for whole, _ in found])
+            found = [self.scores(play_plain(work, round(each * len(work.calls)), most)) for work in self.work]
+            row.success.append([whole for whole, _ in found])
             row.share.append([share for _, share in found])
             row.tuned.append(str(most))
         return row
 
     def default(self, name: str, memory: Memory, **how: bool) -> Row:
         """The default policy on one stream of all tasks and caps, in mixed order."""
-        policy = Marginal()
+        policy = Marginal(objective=self.objective)
         row = Row(
             name, [[0.0] * len(self.work) for _ in self.caps], [[0.0] * len(self.work) for _ in self.caps]
         )
         stream = [(c, i) for c in range(len(self.caps)) for i in range(len(self.work))]
         random.Random(3).shuffle(stream)
         for c, i in stream:
-            row.whole[c][i], row.share[c][i] = self.one(self.work[i], self.caps[c], policy, memory, **how)
+            row.success[c][i], row.share[c][i] = self.one(self.work[i], self.caps[c], policy, memory, **how)
         return row
 
     def thrift(self, policies: Mapping[str, AllocationPolicy]) -> dict[str, dict[str, Any]]:
@@ -229,20 +243,20 @@ class Bench:
     def bounds(self) -> list[Row]:
         """The clairvoyant and the informed; the share of the first is the LP bound on right calls."""
         clairvoyant, informed = Row("clairvoyant"), Row("informed")
-        best = Informed(table_of(self.pool))
-        best.chance((), round(max(self.caps) * 9))  # so that one table serves all caps
+        best = Informed(table_of(self.pool), self.pool[0].sizes.close, self.objective)
+        best.worth((), round(max(self.caps) * 9))  # so that one table serves all caps
         for each in self.caps:
-            whole, lp, chances = [], [], []
+            whole, lp, reached = [], [], []
             for work in self.work:
                 cap = round(each * len(work.calls))
                 costs = [call.cheapest for call in work.calls]
                 known = [cost for cost in costs if cost is not None]
                 whole.append(float(len(known) == len(costs) and sum(known) <= cap))
                 lp.append(lp_bound([(Option(0, 0.0), Option(cost, 1.0)) for cost in known], cap) / len(costs))
-                chances.append(best.chance([call.kind for call in work.calls], cap))
-            clairvoyant.whole.append(whole)
+                reached.append(best.worth([call.kind for call in work.calls], cap))
+            clairvoyant.success.append(lp if self.objective == "each" else whole)
             clairvoyant.share.append(lp)
-            informed.whole.append(chances)
+            informed.success.append(reached)
         return [clairvoyant, informed]
 
 
@@ -262,9 +276,11 @@ def _whole(call: Outcome) -> int:
     return call.thinking + call.sizes.close + call.solution[-1]
 
 
-def replay(outcomes: Path | None, tasks: int, tuning: int, steps: Sequence[float]) -> dict[str, Any]:
+def replay(
+    outcomes: Path | None, tasks: int, tuning: int, steps: Sequence[float], objective: Objective = "chain"
+) -> dict[str, Any]:
     """All policies and bounds."""
-    bench = Bench(outcomes, tasks, tuning, steps)
+    bench = Bench(outcomes, tasks, tuning, steps, objective)
     rows: dict[str, Row] = {"max_tokens": bench.plain()}
     for name in bench.candidates:
         rows[name] = bench.baseline(name)
@@ -288,10 +304,10 @@ def replay(outcomes: Path | None, tasks: int, tuning: int, steps: Sequence[float
 
     middle = len(bench.caps) // 2
     compared = {name: bench.tuned(found, bench.caps[middle]) for name, found in bench.candidates.items()}
-    thrift = bench.thrift({GIVEN: Marginal(), **compared})
+    thrift = bench.thrift({GIVEN: Marginal(objective=objective), **compared})
     behind = []
     for c, each in enumerate(bench.caps):
-        less = [a - b for a, b in zip(rows[GIVEN].whole[c], rows["uniform"].whole[c], strict=True)]
+        less = [a - b for a, b in zip(rows[GIVEN].success[c], rows["uniform"].success[c], strict=True)]
         _, high = interval(tasks, lambda picked, less=less: statistics.fmean(less[i] for i in picked))
         if high < 0:
             behind.append(round(each, 1))
@@ -323,7 +339,7 @@ def points(row: Row, caps: Sequence[float]) -> list[list[float]]:
     """(cap a call, success, low, high, share of right calls if known)."""
     found = []
     for c, each in enumerate(caps):
-        values = row.whole[c]
+        values = row.success[c]
         low, high = interval(
             len(values), lambda picked, v=values: statistics.fmean(v[i] for i in picked), 200
         )
@@ -355,6 +371,9 @@ def main() -> None:
     parser.add_argument("--live", action="store_true", help="on e1-tiny itself, at three caps")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     parser.add_argument("--outcomes", type=Path, metavar="FILE", help="of another model than e1-tiny")
+    parser.add_argument(
+        "--objective", choices=("chain", "each"), default="chain", help="all calls right, or how many (chain)"
+    )
     parser.add_argument("--tasks", type=int, help="tasks a policy and cap (400; quick: 24; live: 24)")
     parser.add_argument("--write", action="store_true", help="docs/*.svg and benchmarks/data/*.json")
     args = parser.parse_args()
@@ -363,9 +382,9 @@ def main() -> None:
 
         result = live(args.tasks or 24)
     elif args.quick:
-        result = replay(args.outcomes, args.tasks or 24, 8, STEPS[2:8:2])
+        result = replay(args.outcomes, args.tasks or 24, 8, STEPS[2:8:2], args.objective)
     else:
-        result = replay(args.outcomes, args.tasks or 400, 120, STEPS)
+        result = replay(args.outcomes, args.tasks or 400, 120, STEPS, args.objective)
     print(table(result))
     for name in ("over_fixed", "over_max_tokens", "of_informed", "learnt_of_informed", "of_oracle"):
         if name in result:

@@ -64,10 +64,21 @@ def test_with_tokens_to_spare_a_task_is_as_right_as_its_calls_uncut() -> None:
 
 def test_the_bounds_are_bounds() -> None:
     """Informed is at most what the clairvoyant reaches on average, and rises with the cap."""
-    best, kinds = Informed(table_of(OUTCOMES)), ["steps-2", "steps-4", "steps-3"]
-    chances = [best.chance(kinds, cap) for cap in (400, 300, 200, 100)]
-    assert chances == sorted(chances, reverse=True)
-    assert 0 <= chances[-1] < chances[0] <= 1
+    kinds, close = ["steps-2", "steps-4", "steps-3"], OUTCOMES[0].sizes.close
+    for objective in ("chain", "each"):
+        best = Informed(table_of(OUTCOMES), close, objective)
+        worth = [best.worth(kinds, cap) for cap in (400, 300, 200, 100)]
+        assert worth == sorted(worth, reverse=True)
+        assert 0 <= worth[-1] < worth[0] <= 1
+
+
+def test_the_best_share_by_hand() -> None:
+    """Two calls that need 10 tokens of thinking, one of close and two of solution, half of them in vain."""
+    outcomes = {"a": [(0, [(1, 2, False)]), (10, [(11, 2, True), (11, 2, False)])]}
+    for cap, share in ((26, 0.5), (25, 0.25), (13, 0.25), (12, 0.0)):
+        assert Informed(outcomes, 1, "each").worth(["a", "a"], cap) == share
+    for cap, chance in ((26, 0.25), (25, 0.0)):
+        assert Informed(outcomes, 1).worth(["a", "a"], cap) == chance
 
 
 def test_curves_from_outcomes_are_the_outcomes_shares() -> None:

@@ -50,11 +50,11 @@ def test_informed_by_hand() -> None:
     With 16 for one call it thinks. With 27 for two: the first thinks (hold 16); where it used 4 the second
     has 17 and thinks too, else it has 11 and must not: (1 + 1/2) / 2. Not thinking first brings at most 1/2.
     """
-    known = {"a": [(0, [(1, 5), (1, None)]), (10, [(5, 5), (11, 5)])]}
-    best = Informed(known)
-    assert best.chance(["a"], 16) == 1.0
-    assert best.chance(["a"], 15) == 0.5
-    assert best.chance(["a"], 5) == 0.0
-    assert best.chance(["a", "a"], 27) == pytest.approx(0.75)
-    assert best.chance(["a", "a"], 32) == 1.0
-    assert best.chance([], 0) == 1.0
+    known = {"a": [(0, [(1, 5, True), (1, 5, False)]), (10, [(5, 5, True), (11, 5, True)])]}
+    best = Informed(known, close=1)
+    assert best.worth(["a"], 16) == 1.0
+    assert best.worth(["a"], 15) == 0.5
+    assert best.worth(["a"], 5) == 0.0
+    assert best.worth(["a", "a"], 27) == pytest.approx(0.75)
+    assert best.worth(["a", "a"], 32) == 1.0
+    assert best.worth([], 0) == 1.0
