@@ -184,10 +184,13 @@ class Curve:
     def extend_limit(self, thinking: int, use: float) -> int:
         """The largest limit that is as good as this one and costs at most `use` tokens more on average.
 
-        Without measurements the limit takes all of these tokens: more thinking may help.
+        Without measurements the limit takes all of these tokens: more thinking may help. A kind that is best
+        without thinking gets none: a smoothed curve is flat at first where thinking does harm.
         """
         if not self.measured:
             return thinking + int(use)
+        if not thinking:
+            return 0
         p, most = self.p(thinking), self.net(thinking) + use
         as_good = [t for t, here in self.points if t > thinking and here >= p and self.net(t) <= most]
         return as_good[-1] if as_good else thinking

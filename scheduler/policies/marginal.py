@@ -8,7 +8,8 @@ comes all at once, the first call takes the whole segment. The allocator asks ag
 
 Uses are averages, and a sum of averages is exceeded half of the time. So a part of the room is kept free
 (`margin`): much where tokens gain little, and less than nothing where a chain can only succeed if its calls
-happen to use little. There the room is overdrawn on purpose.
+happen to use little. There the room is overdrawn on purpose. Independent calls keep nothing free: a call that
+uses more than its average takes from the next ones what they would have gained, and no more.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def gain_schedule(objective: Objective, this: Need, others: tuple[Need, ...]) ->
     worth = sum([n.weight * n.calls * n.curve.envelopes[objective][0].worth for n in (this, *others)])
     steps, rooms, points = [], [], [(0.0, math.exp(worth) if chain else worth)]
     for segment in segments(objective, this, others):
-        kept = margin(segment.slope, spread) if chain else spread
+        kept = margin(segment.slope, spread) if chain else 0.0
         total = segment.use * segment.calls
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
         steps.append(Step(segment, at, kept, before, total, wanted))

@@ -167,6 +167,8 @@ def test_what_is_left_over_is_spent_where_it_does_no_harm() -> None:
     assert flat.extend_limit(64, 100) == 128
     assert flat.extend_limit(64, 10) == 64
     assert prior("c", 64).extend_limit(64, 10) == 74
+    harmed = Curve("d", ((0, 0.6), (16, 0.6), (32, 0.5)))
+    assert harmed.extend_limit(0, 1000) == 0  # best without thinking: no tokens for nothing
 
 
 RIGHT = {"call": [[0, 70, 81, 90], [64, 25, 34, 51], [None, 25, 53, 70]]}

@@ -65,8 +65,8 @@ def test_within_the_limits(
 def test_the_default_overdraws_the_room_by_chance_alone(
     curve: Curve, others: list[Need], room: float
 ) -> None:
-    """What this call is expected to use is at most what there is, and six spreads of what all may use
-    less.
+    """What a chain's call is expected to use is at most what there is, and six spreads of what all may use;
+    an independent call's at most what there is.
     """
     state = State(Need(curve), tuple(others), room, 10**6)
     spread = math.sqrt(sum(need.calls * need.curve.variance for need in (state.this, *others)))
@@ -80,7 +80,7 @@ def walked(objective: Objective, state: State) -> tuple[int, float]:
     spread = math.sqrt(sum(need.calls * need.curve.variance for need in (state.this, *state.others)))
     at, given = curve.envelopes[objective][0], 0.0
     for segment in segments(objective, state.this, state.others):
-        left = state.room - (margin(segment.slope, spread) if objective == "chain" else spread) - given
+        left = state.room - (margin(segment.slope, spread) if objective == "chain" else 0.0) - given
         if left > 0 and segment.mine and segment.use * (1 + segment.rivals) > left:
             return Marginal(objective)._part(curve, at, segment, left).thinking, segment.slope
         if left > 0:
