@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from elastic_agent.scheduler.estimates.success_curve import Objective
 from elastic_agent.training.plots.svg import COLOURS, document, share_grid, text
 
 LEFT, RIGHT, TOP, HEIGHT, WIDTH = 56, 24, 64, 320, 760
@@ -30,12 +31,20 @@ NOTHING = 0.005
 Curves = Mapping[str, Sequence[Sequence[float]]]
 
 
-def picture(curves: Curves, title: str = "Whole tasks right out of the same cap") -> str:
+WORDS: Mapping[Objective, tuple[str, str]] = {
+    "chain": ("Whole tasks right out of the same cap", "tasks of which every answer is right"),
+    "each": ("Right answers out of the same cap", "share of a task's answers that are right"),
+}
+"""Title and unit, by what a task's success is."""
+
+
+def picture(curves: Curves, objective: Objective = "chain") -> str:
     """The SVG.
 
     Args:
         curves: by policy: (cap a call, success, low, high, ...), the same caps for all.
     """
+    title, unit = WORDS[objective]
     caps = [point[0] for point in curves[OURS]]
     first = max(
         0, min(i for i in range(len(caps)) if max(curves[name][i][1] for name in LINES) > NOTHING) - 1
@@ -53,7 +62,7 @@ def picture(curves: Curves, title: str = "Whole tasks right out of the same cap"
     def path(name: str, *, back: bool = False) -> str:
         return "L".join(f"{x(point[0]):.1f} {y(point[1]):.1f}" for point in shown[name][:: -1 if back else 1])
 
-    parts = [text(LEFT, 26, title, "title"), text(LEFT, 46, "tasks of which every answer is right", "quiet")]
+    parts = [text(LEFT, 26, title, "title"), text(LEFT, 46, unit, "quiet")]
     parts += share_grid(LEFT, WIDTH - RIGHT, y, 1.0, 0.2)
     for cap in caps:
         parts.append(f'<path class="axis" d="M{x(cap):.1f} {below}v5"/>')

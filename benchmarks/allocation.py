@@ -396,7 +396,7 @@ def main() -> None:
         name += "" if args.outcomes is None else f"-{args.outcomes.parent.name}"
         here.joinpath("data", f"{name}.json").write_text(json.dumps(result) + "\n")
         if not args.live:  # a few tasks at three caps: no picture
-            here.parent.joinpath("docs", f"{name}.svg").write_text(picture(result["curves"]))
+            here.parent.joinpath("docs", f"{name}.svg").write_text(picture(result["curves"], args.objective))
     if args.json:
         print(json.dumps(result))
 
