@@ -16,6 +16,7 @@ from benchmarks import _demo_picture, _picture, training
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES: dict[str, Callable[[Any], str]] = {
     "allocation": lambda found: _picture.picture(found["curves"]),
+    "allocation-e1-gym-135m": lambda found: _picture.picture(found["curves"], "each"),
     "demo": _demo_picture.picture,
     "training": lambda found: training.drawn([training.Cell(**cell) for cell in found]),
 }
