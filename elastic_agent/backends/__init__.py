@@ -8,6 +8,7 @@ decoder_backend  A decoder of this process as a backend, stepped by a thread.
 limits_probe   Whether an engine holds both limits of a call itself: it is probed.
 load           A backend by name: what `model=` and `base_url=` mean.
 replicas       Several servers of one model as one backend.
+served/        What every model server needs: sessions, address, events.
 scripted       A deterministic model made of text, for tests.
 transformers/  A Hugging Face model in this process.
 vllm/          A vLLM server over HTTP, or the engine in this process.

@@ -1,16 +1,12 @@
-"""The wire of vLLM's `/v1/completions`: a pass as a request body, and the events of its answer."""
+"""The wire of vLLM's `/v1/completions`: a pass as a request body, and an event of its answer as a chunk."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
 from dataclasses import astuple
 from typing import Any, cast
 
-import aiohttp
-
 from ...charging.provider_usage import token_count
-from ...errors import BackendError, BackendProtocolError, BackendUnavailableError
+from ...errors import BackendProtocolError, BackendUnavailableError
 from ..base import Finish, TokenChunk, TokenRequest
 from ..limits_probe import FIELD
 
@@ -50,45 +46,6 @@ def tokens_in(event: dict[str, Any]) -> int:
         return len(event["choices"][0].get("token_ids") or ())
     except (AttributeError, LookupError, TypeError):
         return 0
-
-
-async def events_in(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of a server-sent event stream, up to [DONE].
-
-    Lines may have any length; aiohttp's own line reader stops at 128 KiB.
-    """
-    rest, more = b"", True
-    while more:
-        piece = await _read(response)
-        more = bool(piece)
-        *lines, rest = (rest + piece).split(b"\n") if more else (rest, b"")
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                return
-            yield _event(data)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """What has come; b"" at the end."""
-    try:
-        return await response.content.readany()
-    except RuntimeError as error:  # how aiohttp says that its session was closed meanwhile
-        raise aiohttp.ClientConnectionError(str(error)) from error
-
-
-def _event(data: bytes) -> dict[str, Any]:
-    try:
-        event = json.loads(data.decode())  # bytes have their encoding guessed first
-    except (ValueError, RecursionError) as error:
-        raise BackendProtocolError(f"a malformed event from the server: {data[:80]!r}") from error
-    if not isinstance(event, dict):
-        raise BackendProtocolError(f"an unexpected event from the server: {data[:80]!r}")
-    if "error" in event:
-        raise BackendError(f"the server failed in the middle of the stream: {str(event['error'])[:500]}")
-    return event
 
 
 def usage_of(usage: Any, request: TokenRequest) -> tuple[int, int]:

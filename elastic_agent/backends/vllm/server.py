@@ -21,12 +21,12 @@ from ...prompts.tokenizer import load_codec
 from ...validation import MOST_SECONDS, integer, real
 from ..base import NO_LIMITS, Codec, Meter, TokenChunk, TokenRequest, check_request
 from ..limits_probe import PASSED, UNPROBED, probe_once
+from ..served.connection import Connection, extra_fields
+from ..served.server_info import address, error_answer, find_codec, models_in, not_served, unreachable
+from ..served.sessions import Sessions
 from .abandoned_passes import EngineCounters
-from .connection import Connection, extra_fields
 from .guided_decoding import GuidedFieldsCheck
-from .server_info import address, error_answer, find_codec, models_in, not_served, unreachable
 from .server_pass import Server, ServerPass
-from .sessions import Sessions
 
 
 class VllmServerBackend:

@@ -21,10 +21,11 @@ import aiohttp
 from ...charging.delivery import delivery_of_status
 from ...errors import BackendError, BackendProtocolError, BackendUnavailableError
 from ..base import Meter, TokenChunk, TokenRequest, confirm_send
+from ..served.events import events_in
+from ..served.server_info import error_answer, unreachable
+from ..served.sessions import Sessions
 from .abandoned_passes import SETTLE_SECONDS, SETTLE_SECONDS_IN_CALL, EngineCounters, TrackedPass
-from .completions_wire import chunk_of, events_in, request_body, tokens_in, usage_of
-from .server_info import error_answer, unreachable
-from .sessions import Sessions
+from .completions_wire import chunk_of, request_body, tokens_in, usage_of
 
 _CLOSE_SECONDS, _CLOSE_SECONDS_IN_CALL = 0.5, 0.1
 """Seconds for a server to close its half of a connection after we have closed ours; the same while a call

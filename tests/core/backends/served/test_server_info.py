@@ -17,8 +17,8 @@ import pytest
 from elastic_agent import Budget, model_location
 from elastic_agent.backends.load import _load, load_backend
 from elastic_agent.backends.scripted import Reply, ScriptedBackend, ScriptedCodec
+from elastic_agent.backends.served import server_info
 from elastic_agent.backends.transformers.backend import TransformersBackend
-from elastic_agent.backends.vllm import server_info
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.errors import (
     BackendError,

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from elastic_agent.backends.load import load_backend
 from elastic_agent.backends.scripted import Reply, ScriptedBackend
-from elastic_agent.backends.vllm.connection import Connection, extra_fields
+from elastic_agent.backends.served.connection import Connection, extra_fields
 from elastic_agent.backends.vllm.server import VllmServerBackend
 from elastic_agent.budget import Budget
 from elastic_agent.errors import InvalidValueError, UnknownModelError
