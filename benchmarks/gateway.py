@@ -1,6 +1,6 @@
 """What the gateway adds to a request, beside LiteLLM's proxy with a budget on, in front of the same upstream.
 
-    python benchmarks/gateway.py [--quick] [--json] [--memory]
+    python benchmarks/gateway.py [--quick] [--json] [--memory] [--workers N]
 
 Three ways to the same fast upstream (`_gateway_upstream.py`) in one run on one machine: straight, through
 `elastic-agent serve` with keys, caps and an SQLite ledger, and through LiteLLM's proxy (`make litellm`) with
@@ -16,6 +16,8 @@ With --memory 50,000 requests go through ours, and its resident memory is read a
 With --json the last line of stdout is one JSON object:
     concurrency   n -> direct_p50_ms, direct_p99_ms, direct_rps, and the same for ours, ours_one_pass and
                   litellm; added_p50_ms: by name, above direct
+    workers       rps of ours with one worker and with --workers N, 64 at once, and their ratio; the generator
+                  and the upstream need processors of their own: on fewer than N + 2 the ratio says little
     memory        requests -> MiB (with --memory)
     litellm_version, and `violations`: requests that were not answered as they should have been
 """
@@ -155,7 +157,7 @@ def resident(pid: int) -> float:
     raise RuntimeError("no VmRSS")
 
 
-def measure(quick: bool, memory: bool) -> dict[str, Any]:
+def measure(quick: bool, memory: bool, workers: int) -> dict[str, Any]:
     """All of it."""
     found: dict[str, Any] = {"concurrency": {}, "violations": 0}
     with ExitStack() as stack:
@@ -178,6 +180,11 @@ def measure(quick: bool, memory: bool) -> dict[str, Any]:
             found["concurrency"][str(concurrency)] = row
             found["violations"] += wrong
             print(f"{concurrency} at once: {row}", flush=True)
+        if workers > 1:
+            _, key, url = _ours(folder, upstream, stack, workers)
+            found["workers"], wrong = scaling(ways[1], Way("workers", url, key), 3 if quick else 5)
+            found["violations"] += wrong
+            print(f"{workers} workers: {found['workers']}; {os.cpu_count()} processors", flush=True)
         if memory:
             ours, sizes = ways[1], {}
             for sofar in (10_000, 20_000, 30_000, 40_000, 50_000):
@@ -189,10 +196,25 @@ def measure(quick: bool, memory: bool) -> dict[str, Any]:
     return found
 
 
-def _ours(folder: Path, upstream: str, stack: ExitStack) -> tuple[subprocess.Popen[bytes], str, str]:
+def scaling(one: Way, many: Way, rounds: int) -> tuple[dict[str, float], int]:
+    """Requests a second of both, 64 at once, in turns; and the requests that went wrong."""
+    rates: dict[str, list[float]] = {one.name: [], many.name: []}
+    wrong = 0
+    for turn in range(rounds + 1):  # the first warms
+        for way in (one, many):
+            _, rate, bad = asyncio.run(load(way, 1280, 64))
+            wrong += bad
+            rates[way.name] += [rate] if turn else []
+    first, second = (round(median(rates[way.name]), 1) for way in (one, many))
+    return {"one_rps": first, "many_rps": second, "ratio": round(second / first, 2)}, wrong
+
+
+def _ours(
+    folder: Path, upstream: str, stack: ExitStack, workers: int = 1
+) -> tuple[subprocess.Popen[bytes], str, str]:
     """Our gateway, with keys that have caps, on an SQLite ledger; (process, key, URL)."""
     command = [sys.executable, "-m", "elastic_agent.integrations.commands.main"]
-    store = str(folder / "gateway.db")
+    store = str(folder / f"gateway-{workers}.db")
     made = subprocess.run(
         [*command, "keys", "create", "bench", "--usd", "1000", "--ledger", store],
         check=True,
@@ -202,6 +224,7 @@ def _ours(folder: Path, upstream: str, stack: ExitStack) -> tuple[subprocess.Pop
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
     serve = [*command, "serve", "--upstream", f"{MODEL}={upstream}", "--ledger", store, "--port", str(port)]
+    serve += ["--workers", str(workers)]
     process = stack.enter_context(running([*serve, "--quiet"], f"http://127.0.0.1:{port}/ready"))
     return process, made.stdout.split()[-1], url
 
@@ -264,9 +287,10 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer requests")
     parser.add_argument("--memory", action="store_true", help="50,000 requests more, and what ours holds")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="and ours with N workers")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     args = parser.parse_args()
-    found = measure(args.quick, args.memory)
+    found = measure(args.quick, args.memory, args.workers)
     if args.json:
         print(json.dumps(found))
 
