@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,9 @@ def test_the_command_is_installed() -> None:
     """`elastic-agent` on the command line is a function that exists."""
     (command,) = [point for point in entry_points(group="console_scripts") if point.name == "elastic-agent"]
     assert callable(command.load())
+
+
+def test_the_citation_names_this_version() -> None:
+    """CITATION.cff is what people cite."""
+    text = (Path(__file__).resolve().parent.parent / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {elastic_agent.__version__}\n" in text

@@ -75,24 +75,23 @@ def response_metadata(completed: CompletedCall, *, has_calls: bool = False) -> d
     }
 
 
-def note_budget(manager: BaseRunManager | None, said: Mapping[str, Any]) -> None:
+def note_budget(manager: BaseRunManager | None, budget: Mapping[str, Any]) -> None:
     """Write a call's budget into the metadata of its run, by which LangSmith and other tracers can filter.
 
     Args:
         manager: the run's callbacks.
-        said: the answer's `response_metadata`.
+        budget: as an answer's `response_metadata["budget"]`.
 
     A stream has no manager (LangChain doesn't tell it): there the run's output alone has the budget.
     """
     if manager is None:
         return
-    budget = said["budget"]
     noted = {
         "budget_asked_thinking": budget["asked"]["thinking"],
         "budget_asked_solution": budget["asked"]["solution"],
         "budget_granted_thinking": budget["thinking"],
         "budget_granted_solution": budget["solution"],
-        "budget_thinking_end": budget["thinking_end"],
+        "budget_thinking_end": budget.get("thinking_end"),
         "budget_reason": budget["reason"],
     }
     for handler in manager.handlers:

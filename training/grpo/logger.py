@@ -34,6 +34,7 @@ FIRST = (
     "learning_rate",
 )
 """Columns that come first; the others follow in the order of their names."""
+CLIPPED: Mapping[str, str] = {"": "clip_ratio/region_mean"}
 PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("reward", {"all": "reward", "cut": "reward/cut", "uncut": "reward/uncut"}),
     ("mean tokens", {"thinking": "thinking/mean_length", "solution": "solution/mean_length"}),
@@ -42,7 +43,7 @@ PANELS: tuple[tuple[str, Mapping[str, str]], ...] = (
         "share of groups",
         {"mixed rewards": "groups/mixed", "decided by truncation": "groups/decided_by_truncation"},
     ),
-    ("share of tokens clipped", {"": "clip_ratio/region_mean"}),
+    ("share of tokens clipped", CLIPPED),
     ("entropy", {"": "entropy"}),
     ("seconds a batch", {name: f"seconds/{name}" for name in ("rollout", "sync", "reward", "update")}),
     ("tokens a second, one device", {"rollout": "tokens_s/rollout", "update": "tokens_s/update"}),
@@ -135,16 +136,21 @@ def read_csv(text: str) -> list[Row]:
 
 
 def picture(rows: Sequence[Row]) -> str:
-    """The course of a run as SVG."""
+    """The course of a run as SVG. Clipping has a panel only where there was any."""
+    shown = [(title, lines) for title, lines in PANELS if lines != CLIPPED or any(map(_clips, rows))]
     panels = [
         Panel(
             title,
             {name: [(row["step"] or 0.0, row.get(column)) for row in rows] for name, column in lines.items()},
             x_label="batch",
         )
-        for title, lines in (*PANELS, *_validation(rows))
+        for title, lines in (*shown, *_validation(rows))
     ]
     return figure(panels)
+
+
+def _clips(row: Row) -> bool:
+    return any(row.get(column) for column in CLIPPED.values())
 
 
 def _validation(rows: Sequence[Row]) -> list[tuple[str, Mapping[str, str]]]:

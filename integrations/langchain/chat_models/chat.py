@@ -73,7 +73,7 @@ class ChatElasticReasoning(ElasticModel, BaseChatModel):
         with langchain_errors():
             answers = self._options(stop, kwargs, chat=True).answers()
         made = await run_all([self._answer(messages, options) for options in answers])
-        note_budget(run_manager, made[0].response_metadata)
+        note_budget(run_manager, made[0].response_metadata["budget"])
         return ChatResult(generations=[ChatGeneration(message=message) for message in made])
 
     async def _answer(self, messages: Sequence[BaseMessage], options: CallOptions) -> BaseMessage:
@@ -119,7 +119,7 @@ class ChatElasticReasoning(ElasticModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         result = portal.run(self._agenerate(messages, stop, **kwargs))
-        note_budget(run_manager, result.generations[0].message.response_metadata)
+        note_budget(run_manager, result.generations[0].message.response_metadata["budget"])
         return result
 
     def _stream(

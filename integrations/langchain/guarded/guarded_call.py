@@ -145,6 +145,17 @@ class GuardedCall:
             for name in (*TOOL_OPTIONS, *SCHEMA_OPTIONS):
                 self.kwargs.pop(name, None)
 
+    @property
+    def traced(self) -> dict[str, Any]:
+        """What a tracer is told: see `note_budget`."""
+        grant = None if self.call is None else self.call.grant
+        return {
+            "asked": {"thinking": self.asked.thinking, "solution": self.asked.solution},
+            "thinking": self.budget.thinking,
+            "solution": self.budget.solution,
+            "reason": "no task: the model's own budget" if grant is None else grant.reason,
+        }
+
     async def may_send(self) -> None:
         """Return, right before the call is sent, if its hold still lives: this process may have slept."""
         if self.call is not None and not self._may_send:

@@ -22,6 +22,7 @@ from elastic_agent.scheduler.runtime.context import counted_call
 
 from ..blocking_portal import portal
 from ..errors import langchain_errors, retrying
+from ..metadata import note_budget
 from .guarded_call import GuardedCall, GuardTerms
 from .providers import unguarded_class
 
@@ -94,6 +95,7 @@ class _Guarded:
         call = GuardedCall(self, "_generate", messages, kwargs)
         with langchain_errors():
             portal.run(call.acquire())
+            note_budget(run_manager, call.traced)
             portal.run(call.may_send())
             with call.settled():
                 options = call.provider_options()
@@ -117,6 +119,7 @@ class _Guarded:
         call = GuardedCall(self, "_agenerate", messages, kwargs)
         with langchain_errors():
             await call.acquire()
+            note_budget(run_manager, call.traced)
             with call.settled():
                 options = call.provider_options()
                 work = generate(call.target, call.messages, stop, run_manager, **options)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from elastic_agent.integrations.langchain import ChatElasticReasoning
-from elastic_agent.scheduler import task_budget
+from elastic_agent.integrations.langchain import ChatElasticReasoning, guard
+from elastic_agent.scheduler import Price, task_budget
 
 Make = Callable[..., ChatElasticReasoning]
 
@@ -64,6 +65,22 @@ async def test_prompts_of_one_request_have_budgets_of_their_own(chat: Make) -> N
     assert made.run is not None
     assert [noted[one.run_id] for one in made.run] == said
     assert said[0] != said[1]
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+async def test_a_guarded_models_run_knows_its_budget(how: str) -> None:
+    """Asked and granted for another provider's model."""
+    model = guard(FakeListChatModel(responses=["x"]), price=Price("1", "1"), max_tokens=500)
+    tracer = RunCollectorCallbackHandler()
+    config: Any = {"callbacks": [tracer]}
+    async with task_budget(tokens=100):
+        await (
+            asyncio.to_thread(model.invoke, "hi", config) if how == "invoke" else model.ainvoke("hi", config)
+        )
+    noted = tracer.traced_runs[0].metadata
+    assert noted["budget_asked_solution"] == 500
+    assert 0 < noted["budget_granted_solution"] <= 100
+    assert noted["budget_reason"]
 
 
 async def test_a_message_names_its_provider(chat: Make) -> None:
