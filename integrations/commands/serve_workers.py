@@ -28,6 +28,7 @@ from typing import Any
 
 from elastic_agent.errors import ElasticError
 
+from ..gateway.ops.listener import address_of, listening_sockets
 from ..gateway.settings import without_password
 from .serve_config import ServeConfig, check_reload
 
@@ -95,7 +96,9 @@ class Parent:
         for model in self._config.upstreams:
             if model.url is not None:  # its tokenizer is shared by being forked
                 model.load()
-        self._bind()
+        bound = listening_sockets(self._config.host, self._config.port, self._config.workers)
+        self._workers = [Worker(one) for one in bound]
+        self._url = f"{address_of(bound[0])}/v1"
         self._listen_to_signals()
         first, *others = self._workers
         if not self._start(first, wait=True):
@@ -112,21 +115,6 @@ class Parent:
         return 0
 
     # The beginning
-
-    def _bind(self) -> None:
-        host, port = self._config.host, self._config.port
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        for _ in range(self._config.workers):
-            bound = socket.socket(family, kind, protocol)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            bound.bind(address)
-            address = bound.getsockname()  # port 0 was a free one: the others take the same
-            self._workers.append(Worker(bound))
-        name, number = str(address[0]), address[1]
-        self._url = f"http://{f'[{name}]' if ':' in name else name}:{number!s}/v1"
 
     def _listen_to_signals(self) -> None:
         self._wakes.setblocking(False)

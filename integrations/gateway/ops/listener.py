@@ -50,8 +50,7 @@ class Listener:
         )
         await site.start()
         raise_backlog(site._server.sockets if isinstance(site._server, asyncio.Server) else ())
-        host, port = self._runner.addresses[0][:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return _http(*self._runner.addresses[0][:2])
 
     async def stop_accepting(self) -> None:
         """Accept no more connections."""
@@ -84,3 +83,34 @@ class Listener:
                 loop.default_exception_handler(context)
 
         loop.set_exception_handler(handle)
+
+
+def listening_sockets(host: str, port: int, many: int) -> list[socket.socket]:
+    """Sockets on one address, over which the system spreads connections once they listen; port 0: a free one.
+
+    Raises:
+        OSError: the port is taken. That others on the port share it, too, does not make it free.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as alone:
+        alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        alone.bind(address)
+    found: list[socket.socket] = []
+    for _ in range(many):
+        found.append(socket.socket(family, kind, protocol))
+        found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        found[-1].bind(address)
+        address = found[-1].getsockname()  # port 0 was a free one: the others take the same
+    return found
+
+
+def address_of(bound: socket.socket) -> str:
+    """The address of a server on a socket, like http://127.0.0.1:8100."""
+    return _http(*bound.getsockname()[:2])
+
+
+def _http(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import pytest
 
 from elastic_agent.backends.scripted import ScriptedBackend
+from elastic_agent.integrations.gateway.ops.listener import listening_sockets
 from tests.integrations.gateway.conftest import HELLO, TALK, shared_codec
 from tests.integrations.gateway.test_processes import Process, process
 from tests.wire import serve_in_thread
@@ -95,6 +98,16 @@ def test_two_workers_are_one_gateway(tmp_path: Path) -> None:
         assert gateway.end() == 0
         assert not [one for one in running if Path(f"/proc/{one}").exists()]
     assert any("2 workers" in line for line in gateway.said)
+
+
+def test_a_port_that_others_share_is_taken() -> None:
+    """SO_REUSEPORT would let two gateways serve on one port, each a part of the requests."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(OSError, match="in use"):
+            listening_sockets("127.0.0.1", other.getsockname()[1], 2)
 
 
 def test_workers_stop_when_their_parent_dies(tmp_path: Path) -> None:
