@@ -14,6 +14,7 @@ from contextlib import aclosing
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks.manager import BaseRunManager
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.language_models.llms import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
@@ -21,7 +22,7 @@ from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from ..blocking_portal import portal
 from ..call import CompletedCall, run_all
 from ..errors import langchain_errors
-from ..metadata import response_metadata, usage_metadata
+from ..metadata import note_budget, response_metadata, usage_metadata
 from .base import ElasticModel
 from .cache import budget_cache
 from .options import PER_CALL, CallOptions
@@ -50,7 +51,7 @@ class ElasticReasoningLLM(ElasticModel, BaseLLM):
         with langchain_errors():
             answers = self._options(stop, kwargs).answers()
         made = iter(await run_all([one(prompt, options) for prompt in prompts for options in answers]))
-        return LLMResult(generations=[[next(made) for _ in answers] for _ in prompts])
+        return _noted(LLMResult(generations=[[next(made) for _ in answers] for _ in prompts]), run_manager)
 
     async def _astream(
         self,
@@ -88,7 +89,7 @@ class ElasticReasoningLLM(ElasticModel, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        return portal.run(self._agenerate(prompts, stop, **kwargs))
+        return _noted(portal.run(self._agenerate(prompts, stop, **kwargs)), run_manager)
 
     def _stream(
         self,
@@ -141,6 +142,14 @@ class ElasticReasoningLLM(ElasticModel, BaseLLM):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self._tracing("llm", stop, kwargs)
+
+
+def _noted(made: LLMResult, manager: BaseRunManager | None) -> LLMResult:
+    """The same. Of several prompts LangChain tells the first one's run alone, so nothing is noted."""
+    info = made.generations[0][0].generation_info
+    if len(made.generations) == 1 and info is not None:
+        note_budget(manager, info["budget"])
+    return made
 
 
 def _info(completed: CompletedCall, reasoning: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
-from elastic_agent.integrations.langchain import ChatElasticReasoning, guard
+from elastic_agent.backends.scripted import ScriptedBackend
+from elastic_agent.integrations.langchain import ChatElasticReasoning, ElasticReasoningLLM, guard
 from elastic_agent.scheduler import Price, task_budget
 
 Make = Callable[..., ChatElasticReasoning]
@@ -81,6 +82,20 @@ async def test_a_guarded_models_run_knows_its_budget(how: str) -> None:
     assert noted["budget_asked_solution"] == 500
     assert 0 < noted["budget_granted_solution"] <= 100
     assert noted["budget_reason"]
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
+async def test_the_text_models_run_knows_its_budget(backend: ScriptedBackend, how: str) -> None:
+    """The same metadata for a text model's run."""
+    model, tracer = ElasticReasoningLLM(backend=backend, thinking_budget=4), RunCollectorCallbackHandler()
+    config: Any = {"callbacks": [tracer]}
+    await (
+        asyncio.to_thread(model.invoke, "say 7", config)
+        if how == "invoke"
+        else model.ainvoke("say 7", config)
+    )
+    noted = tracer.traced_runs[0].metadata
+    assert (noted["budget_asked_thinking"], noted["budget_granted_thinking"]) == (4, 4)
 
 
 async def test_a_message_names_its_provider(chat: Make) -> None:
