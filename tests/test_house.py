@@ -91,9 +91,10 @@ PACKAGES: dict[str, dict[str, set[str]]] = {
         "openai_format": set(),
         "telemetry": set(),
         "report": set(),
+        "page": set(),
         "langchain": {"openai_format"},
-        "gateway": {"openai_format", "telemetry"},
-        "demo": {"langchain"},
+        "gateway": {"openai_format", "page", "telemetry"},
+        "demo": {"langchain", "page"},
         "commands": {"demo", "gateway", "report"},
     },
 }

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from elastic_agent.budget import Caps
-from elastic_agent.cli_arguments import SEED, SOLUTION, given_markers
+from elastic_agent.cli_arguments import PORT, SEED, SOLUTION, given_markers
 from elastic_agent.credentials import upstream_key
 
 from .options import add_cap_options, add_model_options, checked_base_url
@@ -45,6 +45,12 @@ def add_command(commands: Commands) -> None:
     )
     demo.add_argument("--json", action="store_true", help="no screen; one JSON object as the last line")
     demo.add_argument("--svg", metavar="FILE", help="also save the last screen as a picture")
+    demo.add_argument(
+        "--page",
+        type=PORT,
+        metavar="PORT",
+        help="also show the run live in a browser, at http://127.0.0.1:PORT/ui",
+    )
     demo.set_defaults(run=run)
 
 
@@ -70,5 +76,6 @@ def run(options: argparse.Namespace) -> int:
             solution=options.solution,
             json=options.json,
             svg=options.svg,
+            page=options.page,
         )
     )

@@ -26,6 +26,7 @@ from elastic_agent.scheduler.ledger.prices import find_price, require_price
 from elastic_agent.scheduler.runlog.events import RunLog
 
 from ..langchain import ChatElasticReasoning
+from ..page import LivePage
 from .agent import EMPTY, State, answer_of, build_agent, row_of
 from .baseline import FixedMaxTokens
 from .board import Board
@@ -56,6 +57,7 @@ class DemoOptions:
     solution: int | None = None
     json: bool = False
     svg: str | None = None
+    page: int | None = None
 
 
 def run_demo(options: DemoOptions) -> int:
@@ -133,7 +135,10 @@ async def elastic_run(
     llm = ChatElasticReasoning(
         backend=backend, solution_budget=solution, price=price, temperature=_sampling(options).temperature
     )
-    scheduler = BudgetScheduler(backend, price=price, log=[board.log, board.event])
+    page = [] if options.page is None else [LivePage(options.page)]
+    for one in page:
+        print(f"live: {one.url}", file=sys.stderr)
+    scheduler = BudgetScheduler(backend, price=price, log=[board.log, board.event, *page])
     task = scheduler.task(caps, name="shop week", expect=count_kinds(days), final_solution=solution)
     seeds = itertools.count(options.seed * _SEEDS)
     asker = _Asker(llm, task, board, solution, f"{days[-1].name} / total", seeds)

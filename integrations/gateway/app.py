@@ -38,6 +38,7 @@ from .ops.listener import Listener
 from .ops.metrics import Metrics
 from .ops.watchdog import Stall, Watchdog
 from .routes.middleware import RequestMiddleware
+from .routes.page import page_feed
 from .routes.status import StatusRoutes
 from .routes.tasks import TaskRoutes
 from .served_models import ServedModels, given_prices, load_prices
@@ -92,6 +93,7 @@ class Gateway:
         )
         self.keys = Keys(settings.ledger)
         self.hosted = HostedTasks()
+        self.page = page_feed(with_keys=not settings.no_keys)
         self.url = ""
         self._bound = bound
         self.stalls: list[Stall] = []
@@ -116,6 +118,7 @@ class Gateway:
         self._listener = Listener(self.app, self.connections)
         where = await self._listener.start(self.settings.host, self.settings.port, self._bound)
         self.url = f"{where}/v1"
+        self.page.start()
         self._sweeper = asyncio.ensure_future(self._sweep())
         if self.settings.watchdog:
             self._watchdog = Watchdog(self._on_stall)
@@ -130,6 +133,7 @@ class Gateway:
             self._watchdog.stop()
         await self._listener.stop_accepting()
         await self.generations.drain(self.settings.limits.grace_seconds)
+        await self.page.close()
         await self._listener.close()
         await self.idempotency.aclose()
         if self._sweeper is not None:
@@ -219,7 +223,7 @@ class Gateway:
             solution=settings.solution,
             wrap_up=settings.wrap_up,
             tell=settings.tell,
-            log=[*events.sinks(settings.log), self.metrics.event],
+            log=[*events.sinks(settings.log), self.metrics.event, self.page],
         )
         self.schedulers = AccountSchedulers(self.main, open_store(settings.ledger), settings.lease)
         self.tasks = NamedTasks(
@@ -256,6 +260,7 @@ class Gateway:
                 web.get("/ready", status.ready),
                 web.get("/metrics", status.prometheus),
                 web.get("/openapi.json", status.openapi),
+                *self.page.routes(),
             ]
         )
         return app

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
+from ...page.feed import PAGE
 from ..accounts.hosted_tasks import PREFIX, HostedTasks
 from ..accounts.key_owner import KeyAccounts
 from ..accounts.keys import Keys
@@ -21,7 +22,7 @@ from ..ops.connections import mark_busy, mark_idle
 from ..ops.metrics import Metrics
 from ..ops.watchdog import REQUEST
 
-OPEN_ROUTES = ("/health", "/ready", "/metrics", "/openapi.json")
+OPEN_ROUTES = ("/health", "/ready", "/metrics", "/openapi.json", *PAGE)
 """Routes that need no key, and show nothing about any client."""
 CLIENT_LEFT = 499
 
