@@ -230,8 +230,8 @@ class View:
     def _call(self, tree: Tree, node: Node, event: Event, now: float) -> None:
         name, number = event["event"], event["call"]
         call = node.calls.get(number)
-        if call is None and name != "asked":
-            return  # feedback on a call that is no longer shown
+        if call is None and name == "feedback":
+            return  # on a call that is no longer shown
         if call is None:
             call = node.calls[number] = {"n": number, "kind": event["kind"], "label": event["label"]}
             call |= {"model": event["model"], "state": "asked", "thinking": [], "solution": None}

@@ -32,7 +32,8 @@ function text(value) {
 
 const count = (value) => Math.round(value).toLocaleString("en");
 const usd = (value) => "$" + value.toFixed(value !== 0 && value < 0.01 ? 6 : 4);
-const amount = (unit, value) => (unit === "usd" ? usd(value) : count(value));
+// Dollars in as many digits as their cap needs.
+const amount = (unit, value, whole) => (unit === "usd" ? "$" + value.toFixed(whole < 0.1 ? 5 : whole < 10 ? 4 : 2) : count(value));
 
 function cap(unit, task) {
   const whole = task.caps[unit], spent = task.spent[unit], held = task.held[unit];
@@ -42,7 +43,8 @@ function cap(unit, task) {
   bar.children[1].style.width = part(held);
   const left = Math.max(0, whole - spent - held);
   const words = el("span", "amount");
-  words.append(el("b", "", amount(unit, spent)), ` spent, ${amount(unit, held)} held, `, el("b", "", amount(unit, left)), ` left of ${amount(unit, whole)}`);
+  const said = (value) => amount(unit, value, whole);
+  words.append(el("b", "", said(spent)), ` spent, ${said(held)} held, `, el("b", "", said(left)), ` left of ${said(whole)}`);
   return el("div", "cap", unit === "usd" ? "dollars" : unit, bar, words);
 }
 
@@ -86,7 +88,7 @@ function row(call) {
 
 function box(task, at, depth) {
   const made = el("details", "task " + task.state);
-  made.open = opened.has(task.id) ? opened.get(task.id) : depth > 0 || (task.state !== "closed" && trees.size <= 8);
+  made.open = opened.has(task.id) ? opened.get(task.id) : depth > 0 || trees.size <= 8;
   const caps = el("div", "caps", ...["tokens", "usd"].filter((unit) => unit in task.caps).map((unit) => cap(unit, task)));
   const head = el("summary", "", el("span", "name", text(task.name)), clock(task, at), caps);
   head.addEventListener("click", () => { opened.set(task.id, !made.open); if (made.open === false) fill(made, task, at, depth); });
@@ -153,17 +155,17 @@ function drawSpending(spending) {
 function drawCurves() {
   $("curves").replaceChildren(...[...curves.values()].slice(-12).map((one) => {
     const most = Math.max(1, ...one.expected.map((p) => p[0]), ...one.judged.map((p) => p[0]));
-    const x = (limit) => 6 + (225 * limit) / most, y = (chance) => 66 - 60 * chance;
+    const x = (limit) => 16 + (216 * limit) / most, y = (chance) => 66 - 60 * chance;
     const picture = svg("svg", { viewBox: "0 0 240 82", role: "img", "aria-label": "success by thinking tokens" });
-    picture.append(svg("line", { class: "axis", x1: 6, x2: 234, y1: 66, y2: 66 }), svg("line", { class: "axis", x1: 6, x2: 234, y1: 6, y2: 6 }));
+    picture.append(svg("line", { class: "axis", x1: 14, x2: 234, y1: 66, y2: 66 }), svg("line", { class: "axis", x1: 14, x2: 234, y1: 6, y2: 6 }));
     picture.append(svg("polyline", { class: "line", points: one.expected.map(([t, p]) => `${x(t)},${y(p)}`).join(" ") }));
     for (const [t, p] of one.expected) picture.append(svg("circle", { class: "column", cx: x(t), cy: y(p), r: 1.8 }));
     for (const [t, right, all] of one.judged) picture.append(svg("circle", { class: "dot", cx: x(t), cy: y(right / all), r: Math.min(6, 2 + Math.sqrt(all)) }));
-    const words = svg("text", { x: 234, y: 79, "text-anchor": "end" });
-    words.textContent = count(most);
-    const zero = svg("text", { x: 6, y: 79 });
-    zero.textContent = "0";
-    picture.append(words, zero);
+    for (const [words, x, y, side] of [["1", 8, 9, "end"], ["0", 8, 69, "end"], ["0", 16, 78, "middle"], [count(most), 234, 78, "end"]]) {
+      const label = svg("text", { x, y, "text-anchor": side });
+      label.textContent = words;
+      picture.append(label);
+    }
     return el("div", "curve", text(`${one.kind}, ${one.model}`), picture);
   }));
 }
