@@ -6,6 +6,7 @@ base           The protocol: `Backend`, `Codec`, and what one pass is asked for 
 decoder        What decodes many requests together, token by token: the seam below a backend.
 decoder_backend  A decoder of this process as a backend, stepped by a thread.
 limits_probe   Whether an engine holds both limits of a call itself: it is probed.
+llama_cpp/     A llama.cpp server over HTTP.
 load           A backend by name: what `model=` and `base_url=` mean.
 replicas       Several servers of one model as one backend.
 served/        What every model server needs: sessions, address, events.

@@ -5,6 +5,7 @@ load_backend("path/to/folder")                            a local model, in proc
 load_backend("Salesforce/E1-Math-1.5B")                   from the hub, in process
 load_backend("Salesforce/E1-Math-1.5B", engine="vllm")    the same on vLLM, in process
 load_backend("NAME", base_url="http://host:8000/v1")      a vLLM server
+load_backend("owner/NAME", base_url="http://host:8080", engine="llama.cpp")    a llama.cpp server
 load_backend("NAME", markers=("<think>", "</think>"))     whose tokenizer doesn't tell what ends its thinking
 load_backend("NAME", base_url="http://a/v1,http://b/v1")  several of them (`elastic_agent.backends.replicas`)
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,9 @@ from ..prompts.marker_profiles import marker_text
 from .base import Backend
 
 ENGINES = ("transformers", "vllm")
+"""What runs a model in process; the first by default."""
+SERVERS = ("vllm", "llama.cpp")
+"""What serves a model at `base_url`; the first by default."""
 _LIBRARIES = r"(torch|transformers|tokenizers|safetensors|huggingface_hub)(\.|$)"
 _loaded: dict[tuple[Any, ...], Backend] = {}
 _lock = threading.Lock()
@@ -37,7 +41,7 @@ def load_backend(
     api_key: str | None = None,
     tokenizer: str | None = None,
     markers: object = None,
-    engine: str = "transformers",
+    engine: str | None = None,
     **options: Any,
 ) -> Backend:
     """The backend of a model, made once per process and shared.
@@ -50,8 +54,10 @@ def load_backend(
         tokenizer: where the served model's tokenizer is, when that is not `model`.
         markers: what begins and ends the model's thinking, where its tokenizer and chat template don't tell:
             a `MarkerText`, (open, close), a dict of the two, or the name of a known pair.
-        engine: what runs a model in process, "transformers" or "vllm".
-        options: passed to `TransformersBackend.load`, `VllmEngineBackend.load` or `VllmServerBackend`.
+        engine: what runs a model in process, "transformers" (None) or "vllm"; with `base_url` what serves it,
+            "vllm" (None) or "llama.cpp".
+        options: passed to `TransformersBackend.load`, `VllmEngineBackend.load`, `VllmServerBackend` or
+            `LlamaCppServerBackend`.
 
     Raises:
         UnknownModelError: there is no such model here, or what it needs is not installed.
@@ -60,8 +66,11 @@ def load_backend(
     """
     if (named := marker_text(markers)) is not None:
         options["markers"] = named
-    if engine not in ENGINES:
-        raise UnknownModelError(f"engine= is one of {', '.join(ENGINES)}, not {engine!r}")
+    known = ENGINES if base_url is None else SERVERS
+    engine = known[0] if engine is None else engine
+    if engine not in known:
+        where = "in process" if base_url is None else "of a server at base_url="
+        raise UnknownModelError(f"engine= {where} is one of {', '.join(known)}, not {engine!r}")
     key = (
         model,
         base_url,
@@ -86,17 +95,16 @@ def _load(
     options: dict[str, Any],
 ) -> Backend:
     if base_url is not None:
-        from .vllm.server import VllmServerBackend
-
+        server = _server_class(engine)
         options = {"api_key": api_key, "tokenizer": tokenizer, **options}
         url, *more = [part.strip() for part in base_url.split(",")]
-        first = VllmServerBackend(model, url, **options)
+        first = server(model, url, **options)
         if not more:
             return first
         from .replicas import Replicas
 
         options["codec"] = first.codec  # a tokenizer is loaded once, not once a replica
-        return Replicas([first, *(VllmServerBackend(model, url, **options) for url in more)])
+        return Replicas([first, *(server(model, url, **options) for url in more)])
     path = Path(model_path(model)).expanduser()
     if not path.is_dir() and model.startswith((".", "/", "~")):
         raise UnknownModelError(f"there is no folder {model}")
@@ -127,6 +135,16 @@ def _load(
         from .transformers.backend import TransformersBackend
 
         return TransformersBackend.load(where, name=model, **options)
+
+
+def _server_class(engine: str) -> Callable[..., Backend]:
+    if engine == "llama.cpp":
+        from .llama_cpp.server import LlamaCppServerBackend
+
+        return LlamaCppServerBackend
+    from .vllm.server import VllmServerBackend
+
+    return VllmServerBackend
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import aiohttp
@@ -133,3 +133,17 @@ async def _headers_sent(session: aiohttp.ClientSession, context: SimpleNamespace
     """The request is about to be written: from here on the engine may be ahead of what has arrived."""
     if isinstance(context.trace_request_ctx, Receipt):
         context.trace_request_ctx.refused = False
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for `work`, which takes a second or two at most, whoever cancels us meanwhile: then the cancel
+    comes afterwards."""
+    task, interrupted = asyncio.ensure_future(work), cast("asyncio.CancelledError | None", None)
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
+    task.result()

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 
@@ -23,7 +23,7 @@ from ...errors import BackendError, BackendProtocolError, BackendUnavailableErro
 from ..base import Meter, TokenChunk, TokenRequest, confirm_send
 from ..served.events import events_in
 from ..served.server_info import error_answer, unreachable
-from ..served.sessions import Sessions
+from ..served.sessions import Sessions, to_its_end
 from .abandoned_passes import SETTLE_SECONDS, SETTLE_SECONDS_IN_CALL, EngineCounters, TrackedPass
 from .completions_wire import chunk_of, request_body, tokens_in, usage_of
 
@@ -88,7 +88,7 @@ class ServerPass:
                 finally:
                     server.counters.end(self._tracked, by_itself=self._last is not None)
                     if self._last is None:
-                        await _to_its_end(self._abandon(session, response, self._tracked))
+                        await to_its_end(self._abandon(session, response, self._tracked))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if receipt.refused:
                 raise unreachable(error, server.base_url) from error
@@ -175,7 +175,7 @@ class ServerPass:
         try:
             return await asyncio.shield(posting)
         except asyncio.CancelledError:
-            await _to_its_end(self._abandon_unanswered(session, posting, tracked))
+            await to_its_end(self._abandon_unanswered(session, posting, tracked))
             raise
 
     async def _post(self, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
@@ -255,17 +255,3 @@ class ServerPass:
         self._count_request()
         self._server.counters.end(tracked, by_itself=False)
         await self._abandon(session, response, tracked)
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for `work`, which takes a second or two at most, whoever cancels us meanwhile: then the cancel
-    comes afterwards."""
-    task, interrupted = asyncio.ensure_future(work), cast("asyncio.CancelledError | None", None)
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
-    task.result()
