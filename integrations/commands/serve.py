@@ -87,8 +87,9 @@ def add_command(commands: Commands) -> None:
         "--upstream",
         action="append",
         metavar="NAME=URL",
-        help="a vLLM server, instead of --model; may be repeated. Further parts after commas: "
-        "tokenizer=NAME, price=IN:OUT, key-env=VARIABLE, served-as=NAME, open=TEXT, close=TEXT",
+        help="a model server, instead of --model; may be repeated. Further parts after commas: "
+        "engine=llama.cpp, tokenizer=NAME, price=IN:OUT, key-env=VARIABLE, served-as=NAME, open=TEXT, "
+        "close=TEXT",
     )
     serve.add_argument("--price", metavar="IN:OUT", help="USD per million tokens of --model")
     serve.add_argument("--host", help="where to listen (default: 127.0.0.1)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, SecretStr, model_validator
 
@@ -17,7 +17,7 @@ from ..gateway.settings import Upstream
 from .config_secrets import Key, SecretsSection
 from .options import checked_base_url
 
-PARTS = ("tokenizer", "price", "key-env", "served-as", "open", "close")
+PARTS = ("engine", "tokenizer", "price", "key-env", "served-as", "open", "close")
 
 
 def _price(text: str) -> str:
@@ -31,7 +31,9 @@ class UpstreamConfig(SecretsSection):
     name: str
     """What clients call the model."""
     url: str | None = None
-    """A vLLM server, such as http://gpu1:8000/v1; null: the model runs in this process."""
+    """A server, such as http://gpu1:8000/v1; null: the model runs in this process."""
+    engine: Literal["vllm", "llama.cpp"] | None = None
+    """What serves the model at `url`; null: vLLM."""
     served_as: str | None = None
     """What the server calls the model; without `url` an embedded model, a folder or a hub id. null: `name`
     says it."""
@@ -52,6 +54,8 @@ class UpstreamConfig(SecretsSection):
             raise InvalidValueError("url holds a password: leave it out, and name the key in key")
         if self.open is not None and self.close is None:
             raise InvalidValueError("open says what begins thinking: say what ends it with close")
+        if self.engine is not None and self.url is None:
+            raise InvalidValueError("engine says what serves the model at url: say url, too")
         return self
 
     def load(self) -> Upstream:
@@ -66,13 +70,14 @@ class UpstreamConfig(SecretsSection):
             api_key=None if self.key is None else self.key.get_secret_value(),
             tokenizer=self.tokenizer,
             markers=chosen_markers(self.open, self.close),
+            engine=self.engine,
         )
         return Upstream(self.name, backend, price=None if self.price is None else Price.parse(self.price))
 
 
 def parse_upstream(text: str) -> dict[str, Any]:
-    """The fields of an `UpstreamConfig` from `NAME=URL[,tokenizer=..][,price=IN:OUT][,key-env=VARIABLE]
-    [,served-as=NAME][,open=..][,close=..]`.
+    """The fields of an `UpstreamConfig` from `NAME=URL[,engine=..][,tokenizer=..][,price=IN:OUT]
+    [,key-env=VARIABLE][,served-as=NAME][,open=..][,close=..]`.
 
     Raises:
         UsageError: the text is of another form.

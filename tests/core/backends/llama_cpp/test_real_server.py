@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from openai import AsyncOpenAI
 
 from elastic_agent import Budget, load_backend
 from elastic_agent.backends.base import GREEDY, Sampling, TokenRequest
 from elastic_agent.backends.llama_cpp.server import LlamaCppServerBackend
 from elastic_agent.errors import BackendError, BackendUnavailableError, UnknownModelError
 from elastic_agent.generation.generate import Generation, generate
+from elastic_agent.integrations.commands.upstreams import UpstreamConfig
+from elastic_agent.integrations.gateway.app import Gateway
+from elastic_agent.integrations.gateway.settings import GatewaySettings
+from elastic_agent.integrations.langchain import ChatElasticReasoning
 from tests.core.backends.contract import Contract, Make, chunks_of, ids_of, read
 from tests.llama_server import llama_server
 
@@ -143,6 +148,37 @@ async def test_guided_decoding(url: str) -> None:
         await read(backend, refused)
     assert refused.receipt.refused
     await backend.aclose()
+
+
+async def test_through_langchain_and_the_gateway(url: str) -> None:
+    """Named as users name it; the same answer, within its budgets, by both ways."""
+    question = QUESTION.format(30, 4)
+    llm = ChatElasticReasoning(
+        model="e1-tiny",
+        base_url=url,
+        backend_options={"engine": "llama.cpp"},
+        thinking_budget=16,
+        solution_budget=64,
+        temperature=0,
+    )
+    message = await llm.ainvoke(question)
+    upstream = UpstreamConfig(name="tiny", url=url, engine="llama.cpp", served_as="e1-tiny").load()
+    async with (
+        Gateway(GatewaySettings([upstream], port=0, no_keys=True)) as gateway,
+        AsyncOpenAI(base_url=gateway.url, api_key="-", max_retries=0) as client,
+    ):
+        answer = await client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_completion_tokens=80,
+            extra_body={"thinking_budget": 16},
+        )
+    assert answer.choices[0].message.content == message.text
+    assert "Answer" in message.text
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens_details is not None
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 16
 
 
 async def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
