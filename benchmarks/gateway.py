@@ -16,8 +16,9 @@ With --memory 50,000 requests go through ours, and its resident memory is read a
 With --json the last line of stdout is one JSON object:
     concurrency   n -> direct_p50_ms, direct_p99_ms, direct_rps, and the same for ours, ours_one_pass and
                   litellm; added_p50_ms: by name, above direct
-    workers       rps of ours with one worker and with --workers N, 64 at once, and their ratio; the generator
-                  and the upstream need processors of their own: on fewer than N + 2 the ratio says little
+    workers       rps of ours with one worker and with --workers N, 64 at once, their ratio, and the processor
+                  time of a request in each; the generator and the upstream need processors of their own: on
+                  fewer than N + 2 the ratio says little
     memory        requests -> MiB (with --memory)
     litellm_version, and `violations`: requests that were not answered as they should have been
 """
@@ -181,8 +182,9 @@ def measure(quick: bool, memory: bool, workers: int) -> dict[str, Any]:
             found["violations"] += wrong
             print(f"{concurrency} at once: {row}", flush=True)
         if workers > 1:
-            _, key, url = _ours(folder, upstream, stack, workers)
-            found["workers"], wrong = scaling(ways[1], Way("workers", url, key), 3 if quick else 5)
+            parent, key, url = _ours(folder, upstream, stack, workers)
+            both = ((ways[1], serving.pid), (Way("workers", url, key), parent.pid))
+            found["workers"], wrong = scaling(both, 3 if quick else 5)
             found["violations"] += wrong
             print(f"{workers} workers: {found['workers']}; {os.cpu_count()} processors", flush=True)
         if memory:
@@ -196,17 +198,43 @@ def measure(quick: bool, memory: bool, workers: int) -> dict[str, Any]:
     return found
 
 
-def scaling(one: Way, many: Way, rounds: int) -> tuple[dict[str, float], int]:
-    """Requests a second of both, 64 at once, in turns; and the requests that went wrong."""
-    rates: dict[str, list[float]] = {one.name: [], many.name: []}
+def scaling(ways: Sequence[tuple[Way, int]], rounds: int) -> tuple[dict[str, float], int]:
+    """Two ways with their processes, 64 at once, in turns; and the requests that went wrong.
+
+    Requests a second say what the machine has room for, processor time a request what sharing a ledger costs.
+    """
+    rates: list[list[float]] = [[], []]
+    times: list[list[float]] = [[], []]
     wrong = 0
     for turn in range(rounds + 1):  # the first warms
-        for way in (one, many):
+        for at, (way, pid) in enumerate(ways):
+            before = processor_seconds(pid)
             _, rate, bad = asyncio.run(load(way, 1280, 64))
             wrong += bad
-            rates[way.name] += [rate] if turn else []
-    first, second = (round(median(rates[way.name]), 1) for way in (one, many))
-    return {"one_rps": first, "many_rps": second, "ratio": round(second / first, 2)}, wrong
+            if turn:
+                rates[at].append(rate)
+                times[at].append(1000 * (processor_seconds(pid) - before) / 1280)
+    (one, many), (one_ms, many_ms) = map(median, rates), map(median, times)
+    return {
+        "one_rps": round(one, 1),
+        "many_rps": round(many, 1),
+        "ratio": round(many / one, 2),
+        "one_cpu_ms": round(one_ms, 2),
+        "many_cpu_ms": round(many_ms, 2),
+    }, wrong
+
+
+def processor_seconds(pid: int) -> float:
+    """What a process and its children have computed."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if pid in (int(folder.name), int(fields[1])):
+            total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def _ours(

@@ -1,4 +1,4 @@
-"""Where answers are kept that may be asked for again: in memory, SQLite, PostgreSQL and Redis alike."""
+"""Where answers and the terms of tasks are kept: in memory, SQLite, PostgreSQL and Redis alike."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from elastic_agent.integrations.gateway.storage.answer_table import (
     KeepLimits,
     open_answer_table,
 )
+from elastic_agent.integrations.gateway.storage.task_table import open_task_table
 
 
 @pytest.fixture(scope="module", params=["memory", "sqlite", "postgres", "redis"])
@@ -112,3 +113,16 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="answers can't be reached"):
         gone.claim(entry("one"), time.time(), KeepLimits())
     gone.close()
+
+
+def test_what_was_said_of_a_task(place: str) -> None:
+    """Kept beside the ledger in each place, written over, and forgotten."""
+    said = open_task_table(place)
+    assert said.get("open/t") is None
+    said.put("open/t", "{}")
+    said.put("open/t", '{"final_solution": 100}')
+    assert said.get("open/t") == '{"final_solution": 100}'
+    said.delete("open/t")
+    said.delete("open/t")
+    assert said.get("open/t") is None
+    said.close()
