@@ -23,7 +23,7 @@ from elastic_agent.model_location import embedded_models
 from elastic_agent.prompts.marker_profiles import MarkerText
 from elastic_agent.scheduler import BudgetScheduler, Price, Task
 from elastic_agent.scheduler.ledger.prices import find_price, require_price
-from elastic_agent.scheduler.runlog.events import RunLog
+from elastic_agent.scheduler.runlog.events import RunLog, Sink
 
 from ..langchain import ChatElasticReasoning
 from ..page import LivePage
@@ -105,16 +105,22 @@ async def _demo(
         log = RunLog(options.log)
     except OSError as error:
         raise ValueError(f"can't write the log {options.log} ({error.strerror}): use --log FILE") from error
+    pages: list[LivePage] = []
     board = Board(caps, count_kinds(days).total(), log)
     try:
+        if options.page is not None:
+            pages.append(LivePage(options.page))
+            print(f"live: {pages[0].url}", file=sys.stderr)
         await backend.ready()
         price = find_price(backend.model, own=options.price)
         if caps.usd is not None:
             require_price(price, backend.model)
-        ours = await elastic_run(options, days, caps, backend, board, console, price)
+        ours = await elastic_run(options, days, caps, backend, board, console, price, pages)
         theirs = await _baseline_run(options, days, caps, backend, board.total, console, price)
     finally:
         board.log.close()
+        for page in pages:
+            page.close()
         await backend.aclose()
     return _report(options, days, caps, ours, theirs, console)
 
@@ -127,18 +133,16 @@ async def elastic_run(
     board: Board,
     console: Console,
     price: Price | None,
+    logs: Sequence[Sink] = (),
 ) -> WayResult:
-    """The agent under the scheduler."""
+    """The agent under the scheduler; `logs` hear of it, too."""
     solution = options.solution
     if solution is None:
         solution = 96 if options.model in embedded_models() else 512
     llm = ChatElasticReasoning(
         backend=backend, solution_budget=solution, price=price, temperature=_sampling(options).temperature
     )
-    page = [] if options.page is None else [LivePage(options.page)]
-    for one in page:
-        print(f"live: {one.url}", file=sys.stderr)
-    scheduler = BudgetScheduler(backend, price=price, log=[board.log, board.event, *page])
+    scheduler = BudgetScheduler(backend, price=price, log=[board.log, board.event, *logs])
     task = scheduler.task(caps, name="shop week", expect=count_kinds(days), final_solution=solution)
     seeds = itertools.count(options.seed * _SEEDS)
     asker = _Asker(llm, task, board, solution, f"{days[-1].name} / total", seeds)

@@ -50,10 +50,10 @@ def test_the_demo_keeps_its_caps_and_answers_everything(
 ) -> None:
     """Spent at or under each cap, every problem answered, and the log tells the same story."""
     log = tmp_path / "run.jsonl"
-    status, found, err = _demo(
-        capsys, "--problems", one_day, "--log", log, "--usd", "0.003", "--seconds", 600, "--tokens", 1500
-    )
+    caps = ("--usd", "0.003", "--seconds", 600, "--tokens", 1500)
+    status, found, err = _demo(capsys, "--problems", one_day, "--log", log, "--page", 0, *caps)
     assert status == 0, err
+    assert "live: http://127.0.0.1:" in err
     assert set(found) == {
         "caps",
         "spent",
@@ -136,6 +136,7 @@ def test_ctrl_c_settles_and_leaves_a_complete_log(one_day: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["--page", "65536"], "65535"),
         (["--model", "nonesuch"], "no model called 'nonesuch': embedded are e1-tiny"),
         (["--usd", "-1"], "usd must be more than 0"),
         (["--seconds", "nan"], "seconds must be finite"),
