@@ -88,6 +88,7 @@ function row(call) {
 
 function box(task, at, depth) {
   const made = el("details", "task " + task.state);
+  made.dataset.id = task.id;
   made.open = opened.has(task.id) ? opened.get(task.id) : depth > 0 || trees.size <= 8;
   const caps = el("div", "caps", ...["tokens", "usd"].filter((unit) => unit in task.caps).map((unit) => cap(unit, task)));
   const head = el("summary", "", el("span", "name", text(task.name)), clock(task, at), caps);
@@ -110,12 +111,15 @@ function draw() {
     const tree = trees.get(id);
     const old = tree ? tree.box : document.getElementById("tree-" + id);
     if (!tree) { if (old) old.remove(); continue; }
-    const focused = old && old.contains(document.activeElement);
+    const focused = old && old.contains(document.activeElement) ? document.activeElement.closest("details").dataset.id : null;
     const made = box(tree.data, tree.at, 0);
     made.id = "tree-" + id;
     if (old) old.replaceWith(made); else place.prepend(made);
     tree.box = made;
-    if (focused) made.querySelector("summary").focus({ preventScroll: true });
+    if (focused !== null) {
+      const again = focused === made.dataset.id ? made : made.querySelector(`[data-id="${focused}"]`);
+      (again || made).querySelector("summary").focus({ preventScroll: true });
+    }
   }
   dirty = new Set();
   $("empty").hidden = trees.size > 0;

@@ -55,6 +55,8 @@ async def test_it_keeps_up_with_200_tasks(browser: Browser) -> None:
             working = [asyncio.create_task(work(f"task {at}")) for at in range(200)]
             await asyncio.to_thread(browser.open, page.url, width=390)
             await asyncio.to_thread(wait_for, browser, "document.querySelectorAll('.task').length === 200")
+            focus = "document.querySelector('[data-id=\"7\"] summary').focus()"
+            await asyncio.to_thread(browser.run, focus)
             for name in ("seen soon", SCRIPT, QUOTE):
                 async with scheduler.task(Caps(tokens=100), name=name):
                     seen = f"{NAMES}.includes({json.dumps(name)})"
@@ -62,6 +64,8 @@ async def test_it_keeps_up_with_200_tasks(browser: Browser) -> None:
             async with scheduler.task(Caps(tokens=100), name=TURNED):
                 seen = f"{NAMES}.includes('safe [U+202E]gnp.exe')"
                 assert await asyncio.to_thread(wait_for, browser, seen) < 1.0
+            focused = await asyncio.to_thread(browser.run, "document.activeElement.parentElement.dataset.id")
+            assert focused == "7"  # though its task was drawn again
             width = await asyncio.to_thread(browser.run, "document.documentElement.scrollWidth")
             assert width == 390
             for one in working:
