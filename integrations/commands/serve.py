@@ -96,6 +96,12 @@ def add_command(commands: Commands) -> None:
     serve.add_argument("--port", type=PORT, help="0 takes a free one (default: 8100)")
     add_ledger_option(serve)
     add_no_keys_option(serve)
+    serve.add_argument(
+        "--cors",
+        action="append",
+        metavar="ORIGIN",
+        help="let web pages of this origin (https://app.example.com) read answers; may be repeated, * is all",
+    )
     add_wrap_up_option(serve)
     serve.add_argument(
         "--tell",

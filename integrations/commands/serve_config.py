@@ -77,6 +77,8 @@ class ServeConfig(SecretsSection):
     """Processes that share the port and the ledger. Each loads its own copy of an embedded model."""
     no_keys: bool = False
     """Ask for no key, and listen on this machine alone: every user of this machine can spend."""
+    cors: tuple[str, ...] = ()
+    """Origins of web pages that may read answers, such as https://app.example.com; "*" is all."""
     lease: Seconds = 60.0
     """After how many seconds a dead gateway's holds are charged."""
     max_running: Count | None = None
@@ -140,6 +142,7 @@ class ServeConfig(SecretsSection):
             tell=self.tell,
             log=self.log,
             no_keys=self.no_keys,
+            cors=self.cors,
             watchdog=self.watchdog,
         )
 

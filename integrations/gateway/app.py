@@ -37,6 +37,7 @@ from .ops.connections import ConnectionLimiter, fitting_connections
 from .ops.listener import Listener
 from .ops.metrics import Metrics
 from .ops.watchdog import Stall, Watchdog
+from .routes.cors import Cors
 from .routes.middleware import RequestMiddleware
 from .routes.page import page_feed
 from .routes.status import StatusRoutes
@@ -44,6 +45,7 @@ from .routes.tasks import TaskRoutes
 from .served_models import ServedModels, given_prices, load_prices
 from .serving.generation import GenerationHandler
 from .serving.idempotency import Idempotency
+from .serving.messages import MessagesHandler
 from .settings import GatewaySettings, Limits, Upstream, without_password
 from .storage.answer_table import open_answer_table
 from .storage.task_table import open_task_table
@@ -235,22 +237,26 @@ class Gateway:
     def _make_app(self) -> web.Application:
         """The routes, under the middleware."""
         settings, limits = self.settings, self.settings.limits
-        generations = self.generations
+        generations, messages = self.generations, MessagesHandler(self.generations)
         tasks = self.task_routes = TaskRoutes(self.idempotency, limits)
         status = self.status = StatusRoutes(
             self.upstreams, self.schedulers.store, self.metrics, self._measure
         )
         keys = None if settings.no_keys else self.keys
         accounts = KeyAccounts(self.upstreams, self.schedulers, self.tasks)
+        cors = Cors(settings.cors)
         middleware = RequestMiddleware(
-            keys, accounts, self.hosted, self.metrics, self.access, watched=settings.watchdog
+            keys, accounts, self.hosted, self.metrics, self.access, cors, watched=settings.watchdog
         )
         app = web.Application(middlewares=[middleware.handle], client_max_size=limits.body)
+        app.on_response_prepare.append(cors.add_headers)
         app.add_routes(
             [
                 web.post("/v1/chat/completions", generations.chat),
                 web.post("/v1/completions", generations.completion),
                 web.post("/v1/responses", generations.responses),
+                web.post("/v1/messages", messages.messages),
+                web.post("/v1/messages/count_tokens", messages.count_tokens),
                 web.get("/v1/models", status.models),
                 web.get("/v1/models/{name:.+}", status.model),
                 web.post("/v1/tasks", tasks.open),

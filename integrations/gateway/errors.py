@@ -1,4 +1,4 @@
-"""The gateway's errors, in OpenAI's shape.
+"""The gateway's errors, in OpenAI's shape; those of Anthropic's routes in Anthropic's.
 
 {"error": {"message": .., "type": .., "param": .., "code": .., "needed": {..}, "available": {..}}}
 
@@ -62,6 +62,20 @@ TYPES = {
     503: "unavailable",
     504: "timeout",
 }
+ANTHROPIC = "/v1/messages"
+"""Routes that begin like this get errors in Anthropic's shape."""
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 UNREAD = ("broken_body", "slow_body", "request_too_large")
 """Codes of errors that leave a part of the request unread: the connection is closed after them."""
 RETRY_SECONDS = 1.0
@@ -113,19 +127,22 @@ class GatewayError(Exception):
             numbers=self.numbers, retry=self.retry, charged=self.charged,
         )  # fmt: skip
 
-    def body(self) -> dict[str, Any]:
-        """As JSON."""
+    def body(self, route: str = "") -> dict[str, Any]:
+        """As JSON, in the shape that the clients of a route know."""
+        anthropic = route.startswith(ANTHROPIC)
+        types = ANTHROPIC_TYPES if anthropic else TYPES
         error = {
             "message": str(self),
-            "type": TYPES.get(self.status, "invalid_request_error"),
+            "type": types.get(self.status, "invalid_request_error"),
             "param": self.param,
             "code": self.code,
         }
         charged = {} if self.charged is None else {"charged": dict(self.charged)}
-        return {"error": error | self.numbers | charged}
+        outer = {"type": "error"} if anthropic else {}
+        return {**outer, "error": error | self.numbers | charged}
 
-    def response(self) -> web.Response:
-        """As an HTTP response."""
+    def response(self, route: str = "") -> web.Response:
+        """As an HTTP response of a route."""
         headers = {}
         if self.retry is False or self.charged is not None:
             headers["x-should-retry"] = "false"
@@ -135,7 +152,7 @@ class GatewayError(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         response = web.Response(
             status=self.status,
-            text=json.dumps(self.body()),
+            text=json.dumps(self.body(route)),
             content_type="application/json",
             headers=headers,
         )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from functools import partial
+from urllib.parse import urlsplit
 
 from elastic_agent.backends.base import Backend
 from elastic_agent.prompts.told_budget import Tell, check_tell
@@ -93,6 +94,7 @@ class GatewaySettings:
         log: where the scheduler's events go.
         no_keys: ask for no key, and listen on this machine's own addresses alone. Every program and user of
             this machine can spend.
+        cors: the origins of web pages that browsers may let read answers (`cors`); "*" is all.
         watchdog: report which request makes the event loop stand still (`ops.watchdog`).
 
     Raises:
@@ -113,6 +115,7 @@ class GatewaySettings:
     tell: Tell = False
     log: Log = None
     no_keys: bool = False
+    cors: Sequence[str] = ()
     watchdog: bool = False
 
     def __post_init__(self) -> None:
@@ -129,6 +132,7 @@ class GatewaySettings:
             raise ValueError(
                 "a gateway without a model serves hosted tasks alone, which have keys: no no_keys"
             )
+        check_origins(self.cors, no_keys=self.no_keys)
         if self.no_keys and not is_loopback(self.host):
             raise ValueError(
                 f"without keys (--no-keys) a gateway listens on this machine alone, and {self.host or 'all'} "
@@ -142,6 +146,32 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def check_origins(origins: Sequence[str], *, no_keys: bool) -> None:
+    """Refuse what is no origin, and what would let others' pages spend at a gateway without keys.
+
+    Raises:
+        ValueError: saying what to write.
+    """
+    for origin in origins:
+        if origin == "*" and not no_keys:
+            continue
+        parts = urlsplit(origin)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or f"{parts.scheme}://{parts.netloc}" != origin
+        ):
+            raise ValueError(
+                f"cors: {origin[:100]!r} is no origin: write scheme, host and port, as in "
+                f"https://app.example.com (or * for all pages, where keys are asked for)"
+            )
+        if no_keys and not is_loopback(parts.hostname):
+            raise ValueError(
+                f"cors: without keys (--no-keys) a page of {parts.hostname[:64]} could spend: make keys, or "
+                f"name pages of this machine alone, such as http://localhost:3000"
+            )
 
 
 def without_password(url: str) -> str:

@@ -153,16 +153,17 @@ async def send(response: ResponseStream, data: bytes, seconds: float) -> None:
         raise
 
 
-async def send_error(response: ResponseStream, error: GatewayError, *, named: bool) -> None:
+async def send_error(response: ResponseStream, error: GatewayError, *, named: bool, route: str) -> None:
     """End a stream with an error: one event, without [DONE].
 
     Args:
         named: the stream's events are sent under their names.
+        route: whose clients read the error.
     """
     name = "event: error\n" if named else ""
     try:
         async with asyncio.timeout(5.0):
-            await response.write(f"{name}data: {json.dumps(error.body())}\n\n".encode())
+            await response.write(f"{name}data: {json.dumps(error.body(route))}\n\n".encode())
             await response.write_eof()
     except (ConnectionError, ClientError, TimeoutError):
         pass

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from elastic_agent import __version__
 
 from .headers import HEADERS, IDEMPOTENCY_KEY
+from .messages_schema import CountRequest, MessagesRequest
 from .request_schema import ChatRequest, CompletionRequest, TaskRequest
 from .responses_schema import ResponseRequest
 
@@ -19,7 +20,14 @@ KEY_HEADER = {IDEMPOTENCY_KEY: {"type": "string", "pattern": "^[ -~]{1,255}$"}}
 @cache
 def description() -> dict[str, Any]:
     """The description."""
-    kinds = (ChatRequest, CompletionRequest, ResponseRequest, TaskRequest)
+    kinds = (
+        ChatRequest,
+        CompletionRequest,
+        ResponseRequest,
+        MessagesRequest,
+        CountRequest,
+        TaskRequest,
+    )
     _, defined = models_json_schema(
         [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"
     )
@@ -39,6 +47,8 @@ def description() -> dict[str, Any]:
             "/v1/chat/completions": {"post": _operation("A chat answer", ChatRequest, budgets)},
             "/v1/completions": {"post": _operation("A text answer", CompletionRequest, budgets)},
             "/v1/responses": {"post": _operation("A response", ResponseRequest, budgets)},
+            "/v1/messages": {"post": _operation("A message", MessagesRequest, budgets)},
+            "/v1/messages/count_tokens": {"post": _operation("Tokens of a prompt", CountRequest)},
             "/v1/models": {"get": _operation("The models")},
             "/v1/models/{name}": {"get": _operation("One model", parameters=[name])},
             "/v1/tasks": {"post": _operation("Open a task", TaskRequest, once, "201")},
@@ -53,9 +63,12 @@ def description() -> dict[str, Any]:
         },
         "components": {
             "schemas": defined["$defs"] | {"Error": _error_schema()},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
-        "security": [{"key": []}, {}],
+        "security": [{"key": []}, {"x-api-key": []}, {}],
     }
 
 

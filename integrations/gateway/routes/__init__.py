@@ -1,6 +1,7 @@
 """The routes of the gateway that answer no prompt, and what happens around every request.
 
 middleware  around every request: its key, its errors, its line in the access log
+cors        web pages of other hosts
 tasks       /v1/tasks
 status      /v1/models, /health, /ready, /metrics, /openapi.json
 

@@ -21,6 +21,7 @@ from ..errors import GatewayError, to_gateway_error_or_500
 from ..ops.connections import mark_busy, mark_idle
 from ..ops.metrics import Metrics
 from ..ops.watchdog import REQUEST
+from .cors import Cors
 
 OPEN_ROUTES = ("/health", "/ready", "/metrics", "/openapi.json", *PAGE)
 """Routes that need no key, and show nothing about any client."""
@@ -35,6 +36,7 @@ class RequestMiddleware:
         accounts: what requests with such a key, or without any, are charged to.
         hosted: the tasks that have keys of their own.
         access: is called with the facts of every request, as JSON-ready values without prompts or keys.
+        cors: answers the preflights of browsers.
         watched: name the asyncio task of each request, for the watchdog.
     """
 
@@ -45,10 +47,11 @@ class RequestMiddleware:
         hosted: HostedTasks,
         metrics: Metrics,
         access: Callable[[dict[str, Any]], None],
+        cors: Cors,
         watched: bool,
     ) -> None:
         self.keys, self.accounts, self.hosted = keys, accounts, hosted
-        self.metrics, self.access, self.watched = metrics, access, watched
+        self.metrics, self.access, self.cors, self.watched = metrics, access, cors, watched
 
     @web.middleware
     async def handle(
@@ -94,19 +97,21 @@ class RequestMiddleware:
                 mark_busy(request)
             if self.keys is None:
                 check_local(request.headers)
+            if (preflight := self.cors.preflight(request)) is not None:
+                return preflight
             if route not in OPEN_ROUTES:
                 context.owner = await self._owner(request)
                 if context.owner.name is not None:
                     context.facts["key"] = context.owner.name
             return await handler(request)
         except web.HTTPException as raised:
-            return _http_error(raised, request).response()
+            return _http_error(raised, request).response(route)
         except GatewayError as raised:
             error = raised
         except Exception as raised:
             error = to_gateway_error_or_500(raised, context.facts["id"])
         context.facts["code"] = error.code
-        return error.response()
+        return error.response(route)
 
     async def _owner(self, request: web.Request) -> Owner:
         """Who is charged for a request, by its key.
@@ -115,7 +120,9 @@ class RequestMiddleware:
             GatewayError: 401.
         """
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-        secret = secret.strip() if scheme.lower() == "bearer" else ""
+        if scheme.lower() != "bearer":
+            secret = request.headers.get("x-api-key", "")  # Anthropic's clients
+        secret = secret.strip()
         if secret.startswith(PREFIX):
             if (hosted := self.hosted.find(secret)) is None:
                 raise GatewayError(401, "the task of this key isn't hosted here any more", "invalid_api_key")
@@ -123,7 +130,7 @@ class RequestMiddleware:
         if self.keys is None:
             return self.accounts.owner()
         if not secret:
-            raise GatewayError(401, "send a key: Authorization: Bearer KEY", "no_key")
+            raise GatewayError(401, "send a key: Authorization: Bearer KEY, or x-api-key: KEY", "no_key")
         key = await self.keys.find(secret)
         if key is None:
             raise GatewayError(401, "this key is unknown", "invalid_api_key")

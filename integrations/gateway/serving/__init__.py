@@ -1,6 +1,7 @@
 """One request for an answer, from its body to its end.
 
 generation        reads a request, runs its calls, and turns errors into answers
+messages          Anthropic's wire: its two routes
 plan              a request as a plan of its calls
 requested_budget  the thinking and solution that a request asks for
 prompt            a request's prompt as token ids

@@ -87,11 +87,11 @@ class GenerationHandler:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """`/v1/chat/completions`."""
-        return await self._handle(request, lambda raw: (read(ChatRequest, raw), ChatFormatter))
+        return await self.handle(request, lambda raw: (read(ChatRequest, raw), ChatFormatter))
 
     async def completion(self, request: web.Request) -> web.StreamResponse:
         """`/v1/completions`."""
-        return await self._handle(request, lambda raw: (read(CompletionRequest, raw), CompletionFormatter))
+        return await self.handle(request, lambda raw: (read(CompletionRequest, raw), CompletionFormatter))
 
     async def responses(self, request: web.Request) -> web.StreamResponse:
         """`/v1/responses`."""
@@ -101,7 +101,7 @@ class GenerationHandler:
             return chat, partial(ResponsesFormatter, request=sent)
 
         try:
-            return await self._handle(request, read_body, event_names=True)
+            return await self.handle(request, read_body, event_names=True)
         except GatewayError as error:
             raise with_our_names(error) from None
 
@@ -123,10 +123,30 @@ class GenerationHandler:
 
     # One request
 
-    async def _handle(
+    async def handle(
         self, request: web.Request, reader: Reader, *, event_names: bool = False
     ) -> web.StreamResponse:
         """Read a request and answer it, once if it has an Idempotency-Key."""
+        one, raw = await self._read(request, reader, event_names)
+        with self._used(one.upstream.backend):
+            if IDEMPOTENCY_KEY in request.headers:
+                run = partial(self._answer, one)
+                owner, facts = one.context.owner.id, one.context.facts
+                return await self.idempotency.once(request, owner, raw, facts, run)
+            return cast("web.StreamResponse", await self._answer(one, event_stream))
+
+    async def count_prompt(self, request: web.Request, reader: Reader) -> int:
+        """The tokens of a request's prompt, by the model's own tokenizer. Costs nothing."""
+        one, _ = await self._read(request, reader, event_names=False)
+        with self._used(one.upstream.backend):
+            await one.upstream.backend.ready()
+            planned = await self._plan(one, await one.context.owner.scheduler())
+        return len(planned.prompt_ids)
+
+    async def _read(
+        self, request: web.Request, reader: Reader, event_names: bool
+    ) -> tuple[Generation, bytes]:
+        """A request with its body checked; and the body as it came."""
         if self._draining:
             raise _shutting_down()
         check_headers(request.headers)
@@ -136,12 +156,7 @@ class GenerationHandler:
         context = request[CONTEXT]
         upstream = context.owner.upstream(body.model)
         context.facts |= {"model": upstream.name, "stream": bool(body.stream)}
-        one = Generation(request, context, upstream, body, make_formatter, options, event_names)
-        with self._used(upstream.backend):
-            if IDEMPOTENCY_KEY in request.headers:
-                run = partial(self._answer, one)
-                return await self.idempotency.once(request, context.owner.id, raw, context.facts, run)
-            return cast("web.StreamResponse", await self._answer(one, event_stream))
+        return Generation(request, context, upstream, body, make_formatter, options, event_names), raw
 
     async def _answer(
         self, one: Generation, make_stream: Callable[[str], ResponseStream]
@@ -165,7 +180,7 @@ class GenerationHandler:
         one.context.facts["code"] = error.code
         if one.response is None or not one.response.prepared:
             raise error
-        await send_error(one.response, error, named=one.event_names)
+        await send_error(one.response, error, named=one.event_names, route=one.context.facts["route"])
         return one.response
 
     def uses(self, backend: Backend) -> bool:

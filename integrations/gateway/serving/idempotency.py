@@ -199,12 +199,12 @@ class Idempotency:
             if error.charged is None:
                 await self._release(claim)
                 raise
-            shared.copy(error.response())
+            shared.copy(error.response(facts["route"]))
         except asyncio.CancelledError:
             if not facts.get("passes"):
                 await self._release(claim)
                 raise
-            shared.copy(_error("idempotency_key_left").response())
+            shared.copy(_error("idempotency_key_left").response(facts["route"]))
         except BaseException:
             await self._release(claim)
             raise
