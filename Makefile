@@ -12,7 +12,7 @@ PARTS  := scheduler training integrations
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 2 ] && n=2; echo $$n)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup links vllm litellm demo test lint format docs real bench pins clean
+.PHONY: help setup links vllm litellm clients demo test lint format docs real bench pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ $(LITELLM)/.ready: constraints-litellm.txt tools/setup_env.py tools/setup_litell
 	fi
 	@$(LITELLM)/bin/python tools/setup_litellm.py
 	@touch $@
+
+clients: links $(READY) ## install a dozen clients of the gateway, each apart (1.2 GB), and try them; ARGS=openai_chat for one
+	@$(BIN)/python tools/setup_clients.py
+	@$(BIN)/python -m tests.integrations.clients.matrix $(ARGS)
 
 demo: links $(READY) ## an agent solves word problems under a money cap and a deadline (no GPU, key or server)
 	@$(BIN)/elastic-agent demo $(ARGS)

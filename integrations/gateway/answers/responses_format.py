@@ -1,7 +1,8 @@
 """Responses of `/v1/responses` as OpenAI's JSON, whole and as events.
 
-An answer has up to three kinds of items, in this order: the reasoning (as text, where OpenAI gives a
-summary), a message, and function calls. Each event is sent under its `type`, and is numbered.
+An answer has up to three kinds of items, in this order: the reasoning, a message, and function calls. Where
+the request asks for a summary of the reasoning, the summary is all of the thinking; else the thinking is the
+item's text. Each event is sent under its `type`, and is numbered.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class ResponsesFormatter:
         }
         self._output: list[dict[str, Any]] = []
         self._item: dict[str, Any] | None = None  # the item that still grows, if any
+        self._part: dict[str, Any] = {}  # of that item, what grows
         self._number = 0
+        self._summed = bool((request.get("reasoning") or {}).get("summary"))
 
     def whole(self) -> dict[str, Any]:
         """The response."""
@@ -108,7 +111,7 @@ class ResponsesFormatter:
         if kinds <= {"reasoning"}:
             yield from self._extend_item("message", "")
         if self.content.logprobs and self._item is not None and self._item["type"] == "message":
-            self._item["content"][0]["logprobs"] = logprobs(choice, self.content.codec)
+            self._part["logprobs"] = logprobs(choice, self.content.codec)
         yield from self._end_item("completed" if choice.finish != "length" else "incomplete")
         response = self._response(choice)
         yield self._event(f"response.{response['status']}", response=response)
@@ -124,8 +127,10 @@ class ResponsesFormatter:
             yield from self._end_item()
             yield from self._start_item(kind)
         assert self._item is not None
-        self._item["content"][0]["text"] += text
-        if kind == "message":
+        self._part["text"] += text
+        if self._item["type"] == "reasoning" and self._summed:
+            yield self._event("response.reasoning_summary_text.delta", **self._place(), delta=text)
+        elif kind == "message":
             yield self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
         else:
             yield self._event("response.reasoning_text.delta", **self._place(), delta=text)
@@ -138,33 +143,41 @@ class ResponsesFormatter:
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         else:
             item = {"type": kind, "id": self._id("rs"), "summary": []}
-            part = {"type": "reasoning_text", "text": ""}
+            part = {"type": "summary_text" if self._summed else "reasoning_text", "text": ""}
         item |= {"status": "in_progress"}
         yield self._event(
             "response.output_item.added", output_index=len(self._output), item=item | {"content": []}
         )
-        self._item = item | {"content": [part]}
-        yield self._event("response.content_part.added", **self._place(), part=dict(part))
+        if part["type"] == "summary_text":
+            self._item, self._part = item | {"content": [], "summary": [part]}, part
+            yield self._event("response.reasoning_summary_part.added", **self._place(), part=dict(part))
+        else:
+            self._item, self._part = item | {"content": [part]}, part
+            yield self._event("response.content_part.added", **self._place(), part=dict(part))
 
     def _end_item(self, status: str = "completed") -> Iterator[dict[str, Any]]:
         if self._item is None:
             return
-        item, place = self._item | {"status": status}, self._place()
-        (part,) = item["content"]
-        if item["type"] == "message":
+        item, place, part = self._item | {"status": status}, self._place(), self._part
+        if part["type"] == "summary_text":
+            yield self._event("response.reasoning_summary_text.done", **place, text=part["text"])
+            yield self._event("response.reasoning_summary_part.done", **place, part=part)
+        elif item["type"] == "message":
             yield self._event(
                 "response.output_text.done", **place, text=part["text"], logprobs=part["logprobs"]
             )
         else:
             yield self._event("response.reasoning_text.done", **place, text=part["text"])
-        yield self._event("response.content_part.done", **place, part=part)
+        if part["type"] != "summary_text":
+            yield self._event("response.content_part.done", **place, part=part)
         yield self._event("response.output_item.done", output_index=len(self._output), item=item)
         self._output.append(item)
         self._item = None
 
     def _place(self) -> dict[str, Any]:
         assert self._item is not None
-        return {"item_id": self._item["id"], "output_index": len(self._output), "content_index": 0}
+        index = "summary_index" if self._part["type"] == "summary_text" else "content_index"
+        return {"item_id": self._item["id"], "output_index": len(self._output), index: 0}
 
     def _id(self, kind: str) -> str:
         return f"{kind}_{self._tail}{len(self._output)}"

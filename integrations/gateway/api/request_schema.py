@@ -191,10 +191,22 @@ class ChatRequest(_Generation):
     logprobs: bool | None = None
 
 
+def _one_prompt(given: Any) -> Any:
+    """The prompt of a list of prompts, which clients send also for one."""
+    if not isinstance(given, list) or not given or isinstance(given[0], int):
+        return given
+    if len(given) > 1:
+        raise ValueError(f"one prompt a request, not {len(given)}: send each by itself")
+    return given[0]
+
+
 class CompletionRequest(_Generation):
     """The body of `/v1/completions`."""
 
-    prompt: Text | Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1, fail_fast=True)]
+    prompt: Annotated[
+        Text | Annotated[list[Annotated[int, Field(ge=0, le=MOST)]], Field(min_length=1, fail_fast=True)],
+        BeforeValidator(_one_prompt),
+    ]
     max_tokens: Count | None = None
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+
+from elastic_agent.validation import shown
 
 from ..errors import GatewayError, bad_request
 from .request_schema import (
@@ -44,20 +46,35 @@ class Content(Body):
     refusal: str | None = None
 
 
+def _kept(type: Any) -> Any:
+    if type == "item_reference":
+        raise ValueError("this gateway keeps no items to refer to: send them whole (with `store: false`)")
+    return type
+
+
 class Item(Body):
     """A message, a tool call, its result, or earlier reasoning: the SDK sends all of `output` back."""
 
-    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    type: Annotated[
+        Literal["message", "function_call", "function_call_output", "reasoning"], BeforeValidator(_kept)
+    ] = "message"
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: str | LongList[Content] | None = None
+    summary: LongList[Content] | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
     output: str | LongList[Content] | None = None
 
 
+def _run_by_the_client(type: Any) -> Any:
+    if type != "function":
+        raise ValueError(f"{shown(type)} is a tool that OpenAI runs, and nobody does here: leave it out")
+    return type
+
+
 class FunctionTool(Body):
-    type: Literal["function"]
+    type: Annotated[Literal["function"], BeforeValidator(_run_by_the_client)]
     name: Annotated[str, Field(min_length=1, max_length=128)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -77,11 +94,12 @@ class TextFormat(Body):
 
 class TextOptions(Body):
     format: TextFormat | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class Reasoning(Body):
     effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
 
 
 class ResponseRequest(AnswerRequest):
@@ -188,7 +206,7 @@ def _messages(instructions: str | None, given: str | list[Item]) -> list[dict[st
             if item.type == "message":
                 turn["content"] += text
             elif item.type == "reasoning":
-                turn["reasoning_content"] = turn.get("reasoning_content", "") + text
+                turn["reasoning_content"] = turn.get("reasoning_content", "") + (text or _text(item.summary))
             else:
                 for name in ("call_id", "name"):
                     _require(at, name, getattr(item, name))

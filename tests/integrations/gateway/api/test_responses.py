@@ -214,3 +214,42 @@ async def test_an_error_in_mid_stream_is_the_clients_to_see(start: Start) -> Non
             async for _ in await client.responses.create(model="scripted", input="hello", stream=True):
                 pass
         await served.covered()
+
+
+async def test_a_summary_that_is_asked_for_is_the_reasoning(start: Start) -> None:
+    """Clients that show summaries alone show the thinking; a history with one brings the thinking back."""
+    async with start(Reply(thinking="hm hm", solution="so")) as served, sdk(served) as client:
+        asked: Any = {"model": "scripted", "reasoning": {"effort": "low", "summary": "auto"}}
+        async with client.responses.stream(input="hello", **asked) as stream:
+            events = [event async for event in stream]
+            streamed = await stream.get_final_response()
+        whole = await client.responses.create(input="hello", text={"verbosity": "low"}, **asked)
+        for response in (streamed, whole):
+            reasoning = response.output[0]
+            assert reasoning.type == "reasoning"
+            assert [part.text for part in reasoning.summary] == ["hm hm"]
+            assert not reasoning.content
+        deltas = [e.delta for e in events if e.type == "response.reasoning_summary_text.delta"]
+        assert "".join(deltas) == "hm hm"
+        history: Any = [
+            {"role": "user", "content": "hello"},
+            *(item.model_dump(exclude_none=True) for item in whole.output),
+            {"role": "user", "content": "again"},
+        ]
+        assert (await client.responses.create(input=history, **asked)).output_text == "so"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"input": [{"type": "item_reference", "id": "rs_1"}]}, "store: false"),
+        ({"tools": [{"type": "web_search"}]}, "web_search"),
+        ({"tools": [{"type": "namespace", "name": "shell"}]}, "namespace"),
+    ],
+)
+async def test_what_openai_would_run_or_keep_is_named(body: dict[str, Any], words: str, start: Start) -> None:
+    """The error says which tool it is, or what to send instead of a reference."""
+    async with start() as served:
+        status, _, answer = await served.post(ROUTE, {"input": "hello", **body})
+        assert status == 400
+        assert words in answer["error"]["message"]

@@ -89,3 +89,15 @@ async def test_what_the_engine_takes_is_not_charged_for_the_question(start: Star
             assert "error" not in await served.ask(response_format=shape)
         assert len(served.wire.checks) == 2
         await served.exact()
+
+
+async def test_a_list_of_one_prompt_is_a_prompt(start: Start) -> None:
+    """Clients of completions send lists always; of several prompts, the error says what to do."""
+    async with start() as served:
+        ids = served.backend.codec.encode("hello there")
+        for prompt in (["hello there"], [ids]):
+            status, _, answer = await served.post("/completions", {"prompt": prompt, "max_tokens": 20})
+            assert (status, answer["choices"][0]["text"]) == (200, "so it is 42")
+        status, _, answer = await served.post("/completions", {"prompt": ["a", "b"]})
+        assert (status, answer["error"]["param"]) == (400, "prompt")
+        assert "one prompt a request" in answer["error"]["message"]
