@@ -173,11 +173,12 @@ def not_found(what: str, name: str, known: list[str]) -> GatewayError:
     )
 
 
-def to_gateway_error(error: Exception, *, refunds: bool = False) -> GatewayError:
+def to_gateway_error(error: Exception, *, refunds: float | None = None) -> GatewayError:
     """The answer to an error of this library; any other error is raised again.
 
     Args:
-        refunds: what other calls hold may be refunded and make room, so a retry can succeed.
+        refunds: seconds after which what other calls hold may be refunded and make room, so that a retry
+            can succeed; None: nothing may be.
     """
     if isinstance(error, GatewayError):
         return error
@@ -187,8 +188,8 @@ def to_gateway_error(error: Exception, *, refunds: bool = False) -> GatewayError
         if error.binding is not None:
             numbers["binding"] = error.binding.to_dict()
         code = "deadline_exceeded" if isinstance(error, DeadlineError) else "cap_exceeded"
-        if refunds:
-            return GatewayError(429, message, code, retry_after=RETRY_SECONDS, numbers=numbers)
+        if refunds is not None:
+            return GatewayError(429, message, code, retry_after=refunds, numbers=numbers)
         return GatewayError(402, message, code, numbers=numbers)
     if isinstance(error, EndpointBusyError):
         return GatewayError(429, message, "queue_full", retry_after=error.retry_after)

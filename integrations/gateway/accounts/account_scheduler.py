@@ -11,12 +11,28 @@ from collections.abc import Sequence
 from functools import partial
 
 from elastic_agent.errors import StoreError
+from elastic_agent.scheduler.allocation.request import Running
 from elastic_agent.scheduler.ledger.accounts import Hold
 from elastic_agent.scheduler.ledger.durable.durable_ledger import DurableLedger
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store
 from elastic_agent.scheduler.runlog.events import Event, Sink
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 from elastic_agent.scheduler.runtime.task import Task
+
+from ..errors import RETRY_SECONDS
+
+MOST_RETRY_SECONDS = 60.0
+"""Clients that are told to wait for longer than a minute take no notice."""
+
+
+def seconds_left(running: Running, now: float) -> float:
+    """In how many seconds a call should end: between RETRY_SECONDS, also where its model's speed is unknown,
+    and MOST_RETRY_SECONDS."""
+    speed = running.request.model.latency.speed()
+    if speed is None:
+        return RETRY_SECONDS
+    takes = speed.usual_ttft + running.expected.tokens * speed.usual_tpot
+    return min(max(RETRY_SECONDS, running.started + takes - now), MOST_RETRY_SECONDS)
 
 
 def _pass_on(sink: Sink, event: Event) -> None:
@@ -61,11 +77,18 @@ class AccountScheduler(BudgetScheduler):
         """The account's name."""
         return self.durable.name
 
-    async def refunds(self, task: Task | None) -> bool:
-        """Whether a hold on the account, by this process or another, may be refunded and make room."""
+    async def refunds(self, task: Task | None) -> float | None:
+        """After how many seconds a hold on the account may be refunded and make room; None: there is none.
+
+        For calls of this process, the time is that at which the first of them should end, by what it may
+        still use and the speed that was seen of its model. Of other processes' calls no time is known.
+        """
         path = task.state.account.path if task is not None else self.durable.account().path
-        here = any(a.held != a.reserved for a in path)
-        return here or await self.durable.others_hold()
+        if any(a.held != a.reserved for a in path):
+            now, calls = asyncio.get_running_loop().time(), list(self.dispatcher.running)
+            held = [seconds_left(one, now) for one in calls if set(one.hold.account.path) & set(path)]
+            return min(held, default=RETRY_SECONDS)
+        return RETRY_SECONDS if await self.durable.others_hold() else None
 
 
 class AccountSchedulers:

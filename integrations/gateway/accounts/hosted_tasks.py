@@ -25,7 +25,7 @@ from elastic_agent.errors import CapExceededError, TaskClosedError
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 from elastic_agent.scheduler.runtime.task import Task
 
-from ..errors import GatewayError, bad_request, to_gateway_error
+from ..errors import RETRY_SECONDS, GatewayError, bad_request, to_gateway_error
 from ..settings import Upstream
 from .keys import digest
 from .owner import Charge, Wanted, by_unit, no_such_task
@@ -80,7 +80,7 @@ class HostedTask:
             self.refused = False
         except CapExceededError as error:
             self.refused = True
-            raise to_gateway_error(error, refunds=_others_hold(task)) from error
+            raise to_gateway_error(error, refunds=RETRY_SECONDS if _others_hold(task) else None) from error
         except BaseException:
             self.refused = False
             raise

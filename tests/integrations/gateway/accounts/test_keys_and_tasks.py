@@ -264,3 +264,30 @@ async def test_another_process_knows_what_was_said_of_a_task(start: Start, tmp_p
         async with two.session.delete(f"{two.gateway.url}/tasks/t") as response:
             assert (await response.json())["closed"]
         assert (await one.ask(headers={"X-Elastic-Task": "t"}, **asked))["error"]["code"] == "task_closed"
+
+
+async def test_429_says_when_the_holder_should_end(start: Start) -> None:
+    """By the speed that was seen: clients that ask again within a second, as told, give up too soon."""
+    async with start(Reply(solution="so " * 400), tpot=0.01, no_keys=False) as served:
+        key, _ = served.gateway.keys.create("alice", Caps(tokens=1_000))
+        await served.ask(key, thinking_budget=0, solution_budget=20)  # the speed is seen
+        holder = asyncio.ensure_future(served.ask(key, thinking_budget=0, solution_budget=600))
+        await until(lambda: served.backend.running > 0)
+        status, headers, _ = await served.post(
+            "/chat/completions", {"messages": HELLO, "thinking_budget": 0, "solution_budget": 600}, key
+        )
+        assert status == 429
+        assert 2 <= int(headers["Retry-After"]) <= 8
+        holder.cancel()
+        await asyncio.gather(holder, return_exceptions=True)
+
+
+async def test_a_request_of_its_own_gets_its_solution_or_nothing(start: Start) -> None:
+    """Where both don't fit, thinking gets what the solution leaves, as the answer says; else it is a 402."""
+    async with start(no_keys=False) as served:
+        key, _ = served.gateway.keys.create("alice", Caps(tokens=100))
+        answer = await served.ask(key, thinking_budget=60, solution_budget=60)
+        assert answer["budget"]["calls"][0]["granted"] == {"thinking": 39, "solution": 60}
+        status, _, _ = await served.post("/chat/completions", {"messages": HELLO, "solution_budget": 60}, key)
+        assert status == 402
+        await served.exact()
