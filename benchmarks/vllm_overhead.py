@@ -36,12 +36,12 @@ from elastic_agent.generation.call import Call
 from elastic_agent.generation.control import Control
 
 
-class Endless(VllmServerBackend):
-    """Says neither a close nor an end of text, but for what the request says of them."""
-
-    def _body(self, request: TokenRequest) -> dict[str, Any]:
-        never = (*self.codec.markers.eos_ids, *self.codec.markers.close_ids)
-        return {"logit_bias": {str(i): -100 for i in never}} | super()._body(request)
+def endless(model: str, base_url: str, *, native: bool = False) -> VllmServerBackend:
+    """A client whose model says neither a close nor an end of text by itself."""
+    codec = VllmServerBackend(model, base_url).codec
+    never = (*codec.markers.eos_ids, *codec.markers.close_ids)
+    bias = {"logit_bias": {str(i): -100 for i in never}}
+    return VllmServerBackend(model, base_url, codec=codec, extra_body=bias, native=native)
 
 
 def main() -> int:
@@ -65,11 +65,11 @@ def main() -> int:
 
 async def measure(args: Any, base_url: str) -> dict[str, Any]:
     """Every concurrency, one after the other; its first round warms up and is thrown away."""
-    rng, client = random.Random(args.seed), Endless(args.model, base_url)
+    rng, client = random.Random(args.seed), endless(args.model, base_url)
     await client.ready()
     clients, native = dict.fromkeys(("one", "two", "three"), client), dict[int, float]()
     if args.native:
-        clients["native"] = Endless(args.model, base_url, native=True)
+        clients["native"] = endless(args.model, base_url, native=True)
         await clients["native"].ready()
     plain, marks = sorted({*client.codec.encode("a shop has 12 books .")}), client.codec.markers
     ratio: dict[int, float] = {}
@@ -110,7 +110,7 @@ def paired(over: Sequence[float], under: Sequence[float]) -> float:
     return median(a / b for a, b in zip(over, under, strict=True))
 
 
-async def run(client: Endless, kind: str, args: Any, prompt: tuple[int, ...]) -> int:
+async def run(client: VllmServerBackend, kind: str, args: Any, prompt: tuple[int, ...]) -> int:
     """One call of a kind; the input tokens that the prefix cache had."""
     budget = Budget(args.thinking, args.solution)
     if kind == "one":
