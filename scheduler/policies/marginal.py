@@ -153,13 +153,17 @@ class _Reason(NamedTuple):
         calls: how many are to come.
         slope: what a further token gains in these; 0: all have what they can use.
         dear: a token of the pool costs more than it gains in this call.
+        idle: there is room, and the kind is as good without thinking.
     """
 
     calls: int
     slope: float
     dear: bool = False
+    idle: bool = False
 
     def __str__(self) -> str:
+        if self.idle:
+            return "calls of this kind are as good without thinking"
         if self.dear:
             return "more thinking gains less than its tokens cost in the pool"
         if not self.calls:
@@ -197,7 +201,8 @@ class Marginal:
         numbers = {"token_price": slope, "ideal": thinking}
         if curve.measured:
             numbers["success"] = curve.p(chosen)
-        return Choice(chosen, _Reason(schedule.calls, slope), numbers)
+        idle = curve.measured and left > 0 and not chosen
+        return Choice(chosen, _Reason(schedule.calls, slope, idle=idle), numbers)
 
     def _fill(self, schedule: GainSchedule, curve: Curve, room: float) -> tuple[Vertex, float, float, float]:
         """Give the steps their tokens, in order, up to the first that finds no room.

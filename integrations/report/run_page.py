@@ -1,0 +1,46 @@
+"""`elastic-agent report --html FILE`: a recorded run as one page that loads nothing.
+
+The run is JSON in the page, and a script shows it. Names and reasons are other people's: they are put on the
+page as text alone, and the policy of the page allows no script but its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64encode
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .run_json import as_dict
+from .run_model import Run
+
+STATIC = Path(__file__).with_name("static")
+
+
+def run_page(title: str, run: Run, check: dict[str, Any] | None = None) -> str:
+    """The page.
+
+    Args:
+        title: of the page.
+        check: whether the run replays, and its regret (`replay_table.as_dict`); None: nobody looked.
+    """
+    style, script = (STATIC.joinpath(name).read_text(encoding="utf-8") for name in ("run.css", "run.js"))
+    data = json.dumps({"title": title, "run": as_dict(run), "check": check}).replace("<", "\\u003c")
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}"
+    page = STATIC.joinpath("run.html").read_text(encoding="utf-8")
+    for name, part in (
+        ("policy", policy),
+        ("title", escape(title)),
+        ("style", style),
+        ("data", data),
+        ("script", script),
+    ):
+        before, _, after = page.partition(f"{{{{ {name} }}}}")
+        page = before + part + after
+    return page
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
