@@ -173,6 +173,16 @@ def option(command: str, name: str) -> Callable[[str], Any]:
     return use
 
 
+def limit_option(name: str) -> Callable[[str], Any]:
+    """An option of `elastic-agent serve` that sets a limit."""
+
+    def use(text: str) -> Any:
+        (value,) = cli.command_parser().parse_args(["serve", f"--{name}={text}"]).limits.values()
+        return value
+
+    return use
+
+
 def eval_option(name: str) -> Callable[[str], Any]:
     def use(text: str) -> Any:
         found = getattr(make_parser(True).parse_args([f"--{name}={text}"]), name.replace("-", "_"))
@@ -395,11 +405,12 @@ def entries() -> Iterator[Entry]:
         ("solution", 1, most),
         ("port", 0, 65535),
         ("max-running", 1, most),
-        ("max-body", 1024, most),
     ):
         yield Entry(f"serve --{name}", option("serve", name), "integer", low, high, True, "text")
-    for name, least in (("lease", False), ("timeout", False), ("grace", True), ("task-idle", False)):
-        yield Entry(f"serve --{name}", option("serve", name), "real", 0, seconds, least, "text")
+    yield Entry("serve --max-body", limit_option("max-body"), "integer", 1024, most, True, "text")
+    yield Entry("serve --lease", option("serve", "lease"), "real", 0, seconds, False, "text")
+    for name, least in (("timeout", False), ("grace", True), ("task-idle", False)):
+        yield Entry(f"serve --{name}", limit_option(name), "real", 0, seconds, least, "text")
     yield Entry("keys create --tokens", option("keys create", "tokens"), "integer", 1, cap, True, "text")
     yield Entry("keys create --usd", option("keys create", "usd"), "money", 0, 5_000_000, False, "text")
     yield Entry("up --port", option("up", "port"), "integer", 0, 65535, True, "text")

@@ -5,8 +5,8 @@
     by_kind, by_agent   name, calls, thinking, solution, tokens, usd
 
 A call has number, kind, label, model, begun, ended, outcome, thinking_end, granted, used, charged, and
-decisions: at, what, granted, hold, left, reserved, success, reason. Times are seconds since the outermost task
-was opened; budgets are `{"thinking": t, "solution": s}`; amounts are by unit: tokens, usd, seconds.
+decisions: at, what, granted, hold, left, reserved, success, reason. Times are seconds since the outermost
+task was opened; budgets are `{"thinking": t, "solution": s}`; amounts are by unit: tokens, usd, seconds.
 """
 
 from __future__ import annotations

@@ -188,12 +188,12 @@ def run_of(events: Sequence[Mapping[str, Any]]) -> Run:
 def _open(event: Mapping[str, Any], run: Run, tasks: dict[int, Task]) -> None:
     task = Task(
         event.get("id", -1),
-        event["task"],
+        event.get("task", "?"),
         event.get("agent"),
-        event["at"],
+        event.get("at", 0.0),
         event.get("caps", {}),
         event.get("started"),
-        refusal=event["reason"] if event["event"] == "task_refused" else None,
+        refusal=str(event.get("reason", "")) if event["event"] == "task_refused" else None,
     )
     above = tasks.get(event.get("parent_id") or -1)
     (run.tasks if above is None else above.tasks).append(task)

@@ -1,4 +1,4 @@
-"""`elastic-agent report run.jsonl`: a recorded run in 80 columns, with the reason of each grant when asked."""
+"""`elastic-agent report run.jsonl`: a recorded run in 80 columns, with the reasons of grants when asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from .amounts import amount, amounts
 from .run_model import Call, Decision, Run, Sums, Task
 
-COLUMNS = (("thinking", 13), ("solution", 13), ("ended", 9), ("cost", 10))
+COLUMNS = (("thinking", 13), ("solution", 9), ("ended", 9), ("cost", 10))
 
 
 def render_run(title: str, run: Run, *, why: bool = False) -> RenderableType:
@@ -84,14 +84,13 @@ def _row(call: Call, prefix: str) -> list[str | Text]:
 
 
 def _of(call: Call, segment: int) -> str:
-    """Used of granted; the limits one after another where they moved."""
-    limits: list[int] = []
-    for one in call.limits:
-        if limits[-1:] != [one[segment]]:
-            limits.append(one[segment])
+    """Used of granted; `96 -> 17` where the limit was lowered."""
+    limits = [one[segment] for one in call.limits]
     used = "?" if call.used is None else str(call.used[segment])
-    shown = [str(limit) for limit in (limits if len(limits) < 3 else (limits[0], limits[-1]))]
-    return f"{used}/{' -> '.join(shown) or '?'}"
+    if not limits:
+        return f"{used}/?"
+    lowered = f"{max(limits)} -> " if max(limits) > limits[-1] else ""
+    return f"{used}/{lowered}{limits[-1]}"
 
 
 def _sums(by: str, sums: dict[str, Sums]) -> RenderableType:

@@ -25,6 +25,8 @@ const FORMS = {
 const amount = (unit, n) => (FORMS[unit] || String)(n);
 const amounts = (found) => Object.entries(found).filter(([, n]) => n).map(([u, n]) => amount(u, n)).join(", ");
 
+const count = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
+
 function* walk(task, path = []) {
   yield [task, path];
   for (const one of task.tasks) yield* walk(one, [...path, one.name]);
@@ -74,13 +76,10 @@ function burnDown(task, calls, until) {
   return svg;
 }
 
-function limits(call, segment) {
-  const found = [];
-  for (const one of call.decisions) {
-    const n = one.granted && one.granted[segment];
-    if (n !== null && n !== undefined && found[found.length - 1] !== n) found.push(n);
-  }
-  return found.length > 2 ? [found[0], found[found.length - 1]] : found;
+function limit(call, segment) {
+  const found = call.decisions.filter((one) => one.granted).map((one) => one.granted[segment]);
+  const last = found[found.length - 1], most = Math.max(...found);
+  return most > last ? `${most} → ${last}` : last;
 }
 
 let chosen = null;
@@ -121,8 +120,7 @@ function row({ call, path }, until) {
   const refused = call.outcome === "refused" || call.outcome === "stopped";
   svg.append(drawn("rect", { class: "track", y: 5, width: 1000, height: 2 }),
     drawn("rect", { class: refused ? "span refused" : "span", x: from.toFixed(1), y: 1, width: Math.max(4, to - from).toFixed(1), height: 10, rx: 3 }));
-  const t = limits(call, "thinking").join(" → ");
-  const think = call.used ? `${call.used.thinking} of ${t}` : call.outcome;
+  const think = call.used ? `${call.used.thinking} of ${limit(call, "thinking")}` : call.outcome;
   const cost = call.charged.usd ? amount("usd", call.charged.usd) : call.charged.tokens ? amount("tokens", call.charged.tokens) : "";
   button.append(who, svg, make("span", refused ? "num bad" : "num", think), make("span", "num cost", cost));
   button.addEventListener("click", () => choose(button, call, path));
@@ -142,7 +140,9 @@ function card(task) {
   node.append(caps);
   const burn = burnDown(task, calls, until);
   if (burn) node.append(burn);
-  const rows = make("div");
+  const rows = make("div"), head = make("div", "call head");
+  for (const [name, className] of [["call", "who"], ["over time", ""], ["thought, of", "num"], ["cost", "num cost"]]) head.append(make("span", className, name));
+  rows.append(head);
   const show = (from, to) => rows.append(...calls.slice(from, to).map((one) => row(one, until)));
   show(0, FIRST);
   node.append(rows);
@@ -189,7 +189,7 @@ function replay() {
 
 document.querySelector("h1").textContent = title;
 const all = run.tasks.flatMap(callsOf);
-document.getElementById("totals").textContent = `${run.tasks.length.toLocaleString("en")} tasks, ${all.length.toLocaleString("en")} calls`;
+document.getElementById("totals").textContent = `${count(run.tasks.length, "task")}, ${count(all.length, "call")}`;
 document.getElementById("tasks").append(...run.tasks.map(card));
 sums("by_kind", run.by_kind);
 sums("by_agent", run.by_agent);

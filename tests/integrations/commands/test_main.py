@@ -253,7 +253,7 @@ def test_a_report_is_read_at_80_columns(
     events = [json.loads(line) for line in log.read_text().splitlines()]
     spent = [event["spent"]["tokens"] for event in events if event["event"] == "task_closed"]
     assert all(f"spent: {tokens:,} tokens" in out for tokens in spent)
-    assert any(line.split()[:3] == ["researcher", "3", f"{spent[0]:,}"] for line in lines)
+    assert any(line.split()[::4] == ["researcher", f"{spent[0]:,}"] for line in lines)
 
 
 def test_bench_says_whether_a_run_replays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,10 @@ async def test_the_text_models_run_knows_its_budget(backend: ScriptedBackend, ho
         if how == "invoke"
         else model.ainvoke("say 7", config)
     )
+    for _ in range(500):  # LangChain may tell a tracer after the answer
+        if tracer.traced_runs:
+            break
+        await asyncio.sleep(0.01)
     noted = tracer.traced_runs[0].metadata
     assert (noted["budget_asked_thinking"], noted["budget_granted_thinking"]) == (4, 4)
 
