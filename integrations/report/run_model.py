@@ -137,6 +137,10 @@ class Task:
         """What is left of the caps on tokens and money."""
         return {u: max(0.0, cap - self.spent.get(u, 0)) for u, cap in self.caps.items() if u != "seconds"}
 
+    def end(self, at: float, spent: Mapping[str, float]) -> None:
+        """The task was closed."""
+        self.closed, self.spent = at, dict(spent)
+
     def walk(self) -> Iterator[Task]:
         """The task, then all below it."""
         yield self
@@ -175,8 +179,7 @@ def run_of(events: Sequence[Mapping[str, Any]]) -> Run:
             _open(event, run, tasks)
         elif (task := tasks.get(event.get("id", -1))) is not None:
             if kind == "task_closed":
-                task.closed = event["at"]
-                task.spent = dict(event["spent"])
+                task.end(event["at"], event["spent"])
             elif "call" in event:
                 _note(event, task)
     for task in reversed(list(run.walk())):
