@@ -53,7 +53,7 @@ $(LITELLM)/.ready: constraints-litellm.txt tools/setup_env.py tools/setup_litell
 	@$(LITELLM)/bin/python tools/setup_litellm.py
 	@touch $@
 
-clients: links $(READY) ## install a dozen clients of the gateway, each apart (1.2 GB), and try them; ARGS=openai_chat for one
+clients: links $(READY) ## install a dozen clients of the gateway, each apart (1.5 GB), and try them; ARGS=openai_chat for one
 	@$(BIN)/python tools/setup_clients.py
 	@$(BIN)/python -m tests.integrations.clients.matrix $(ARGS)
 

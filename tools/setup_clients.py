@@ -66,6 +66,7 @@ CLIENTS: dict[str, Client] = {
     "anthropic_sdk": Client("anthropic", ("anthropic",)),
     "node_openai": Client(NODE, ("openai",), node=True),
     "node_anthropic": Client(NODE, ("@anthropic-ai/sdk",), node=True),
+    "node_claude_code": Client(NODE, ("@anthropic-ai/claude-code",), node=True),
     "node_ai_sdk": Client(NODE, ("ai", "@ai-sdk/openai"), node=True),
     "node_ai_compatible": Client(NODE, ("ai", "@ai-sdk/openai-compatible"), node=True),
     "node_ai_anthropic": Client(NODE, ("ai", "@ai-sdk/anthropic"), node=True),

@@ -1,6 +1,7 @@
-"""The gateway that the clients meet, as a process: e1-tiny, and three scripted models beside.
+"""The gateway that the clients meet, as a process: e1-tiny, and four scripted models beside.
 
 caller  calls the tool `add`, and says "it is 2" once it has the result
+coder   runs a command by the tool `Bash`, and says what came of it
 writer  answers in JSON
 slow    takes a second a token, so that its calls hold room
 
@@ -30,12 +31,21 @@ def call(prompt: str) -> Reply:
     return Reply(thinking="hm hm", solution="it is 2" if "tool 2" in prompt else CALL)
 
 
+COMMAND = '<tool_call>\n{"name": "Bash", "arguments": {"command": "echo $((20+3))"}}\n</tool_call>'
+
+
+def code(prompt: str) -> Reply:
+    """A command, or the answer after one."""
+    return Reply(thinking="hm hm", solution="the sum is 23" if "tool 23" in prompt else COMMAND)
+
+
 async def main(ledger: str) -> None:
     """Serve until standard input ends."""
     price = Price("1", "2")
     upstreams = [
         Upstream("e1-tiny", load_backend("e1-tiny"), price),
         Upstream("caller", ScriptedBackend(call), price),
+        Upstream("coder", ScriptedBackend(code, context_length=200_000), price),
         Upstream("writer", ScriptedBackend(Reply(thinking="hm", solution='{"a": 42}')), price),
         Upstream("slow", ScriptedBackend(Reply(solution="so " * 1000), tpot=1.0), price),
     ]

@@ -9,7 +9,9 @@ export const PARAMETERS = { type: "object", properties: { a: { type: "integer" }
 
 export async function run(text, tool, stream) {
   const key = process.env.ELASTIC_KEY;
-  const found = { text: await text(key), tool: await tool(key), stream: await stream(key) };
+  const found = { text: await text(key) };
+  if (tool) found.tool = await tool(key);
+  if (stream) found.stream = await stream(key);
   for (const name of ["spent", "busy"]) {
     const began = performance.now();
     try {
