@@ -6,7 +6,10 @@ elastic-agent keys create alice --usd 5 --per day
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from elastic_agent.budget import Caps
@@ -35,7 +38,8 @@ def add_command(commands: Commands) -> None:
     create.add_argument("--per", choices=("day", "month"), help="the caps are for each UTC day or month")
     revoke = actions.add_parser("revoke", help="end a key")
     revoke.add_argument("name")
-    list_all = actions.add_parser("list", help="names, caps and states of all keys, without the keys")
+    list_all = actions.add_parser("list", help="all keys with what they have spent and have left")
+    list_all.add_argument("--json", action="store_true", help="one JSON array instead of the table")
     for action, act in ((create, _create), (list_all, _list), (revoke, _revoke)):
         add_ledger_option(action)
         action.set_defaults(run=run, act=act)
@@ -64,9 +68,54 @@ def _create(keys: Keys, options: argparse.Namespace) -> None:
 
 
 def _list(keys: Keys, options: argparse.Namespace) -> None:
-    for key in keys.list():
-        state = "revoked" if key.revoked else "active"
-        print(f"{key.name}\t{state}\t{_caps(key.public())}\t{key.created}\t{key.account}")
+    found = asyncio.run(_with_spend(keys, ledger_place(options.ledger)))
+    if options.json:
+        print(json.dumps(found))
+        return
+    if not found:
+        print("no keys: elastic-agent keys create NAME makes one", file=sys.stderr)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in ("name", "caps", "spent", "held", "left", "resets", "created", "state"):
+        table.add_column(name, justify="right" if name in ("spent", "held", "left") else "left")
+    for key in found:
+        resets = "" if key["resets"] is None else key["resets"][:10]
+        table.add_row(
+            key["name"],
+            _caps(key),
+            *(_amounts(key[what]) for what in ("spent", "held", "left")),
+            resets,
+            key["created"][:10],
+            "revoked" if key["revoked"] else "active",
+        )
+    Console().print(table)
+
+
+async def _with_spend(keys: Keys, place: str) -> list[dict[str, Any]]:
+    """What people may see of every key, with what its account on the ledger says now."""
+    from elastic_agent.scheduler.ledger.stores import open_store
+
+    from ..gateway.accounts.key_spend import read_spend, spend_report
+
+    store = open_store(place)
+    try:
+        return [
+            key.public() | spend_report(await read_spend(store, spec := key.spec()), spec, time.time())
+            for key in keys.list()
+        ]
+    finally:
+        await store.aclose()
+
+
+def _amounts(found: dict[str, float]) -> str:
+    """By unit, each on a line; a zero beside another amount is left out."""
+    forms = {"usd": "${:,.4f}", "tokens": "{:,.0f} tokens"}
+    shown = {unit: value for unit, value in found.items() if value} or dict(list(found.items())[:1])
+    return "\n".join(forms[unit].format(value) for unit, value in shown.items())
 
 
 def _revoke(keys: Keys, options: argparse.Namespace) -> None:

@@ -38,6 +38,7 @@ from .ops.listener import Listener
 from .ops.metrics import Metrics
 from .ops.watchdog import Stall, Watchdog
 from .routes.cors import Cors
+from .routes.keys import own_key
 from .routes.middleware import RequestMiddleware
 from .routes.page import page_feed
 from .routes.status import StatusRoutes
@@ -259,6 +260,7 @@ class Gateway:
                 web.post("/v1/messages/count_tokens", messages.count_tokens),
                 web.get("/v1/models", status.models),
                 web.get("/v1/models/{name:.+}", status.model),
+                web.get("/v1/keys/me", own_key),
                 web.post("/v1/tasks", tasks.open),
                 web.get("/v1/tasks/{id}", tasks.get),
                 web.delete("/v1/tasks/{id}", tasks.delete),

@@ -22,6 +22,7 @@ from typing import Any
 from elastic_agent.backends.base import Backend
 from elastic_agent.budget import Caps
 from elastic_agent.errors import CapExceededError, TaskClosedError
+from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 from elastic_agent.scheduler.runtime.task import Task
 
@@ -103,6 +104,19 @@ class HostedTask:
         elif caps is not None and caps != found.caps:
             raise bad_request("X-Elastic-Caps", f"task {id!r} was opened with other caps", "caps_differ")
         return found
+
+    async def spend(self) -> dict[str, Any]:
+        """Of the task."""
+        report = self.task.report()
+        return {
+            "caps": report.caps.to_dict(),
+            "per": None,
+            "resets": None,
+            "spent": report.spent.to_dict(),
+            "held": by_unit(self.task.state.account.held),
+            "left": self.task.left.to_dict(),
+            "past": by_unit(Amount()),
+        }
 
     async def open_task(self, caps: Caps, id: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """A sub-task, which ends with the task at the latest."""

@@ -3,6 +3,7 @@ to the task that the request names."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from elastic_agent.scheduler.runtime.clock import loop_time
 from ..errors import bad_request, not_found, to_gateway_error
 from ..settings import Upstream
 from .account_scheduler import AccountScheduler, AccountSchedulers
+from .key_spend import read_spend, spend_report
 from .named_tasks import NamedTasks
 from .owner import Charge, Wanted, no_such_task
 
@@ -138,6 +140,11 @@ class KeyOwner:
         finally:
             named.running -= 1
             tasks.request_ended(named)
+
+    async def spend(self) -> dict[str, Any]:
+        """Of the account."""
+        found = await read_spend(self.accounts.schedulers.store, self.spec)
+        return spend_report(found, self.spec, time.time())
 
     async def open_task(self, caps: Caps, id: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """A task on the ledger."""

@@ -102,6 +102,14 @@ class Owner(Protocol):
         """
         ...
 
+    async def spend(self) -> dict[str, Any]:
+        """Caps, window, spent, held and left of the key.
+
+        Raises:
+            StoreError: the ledger can't be reached.
+        """
+        ...
+
     async def open_task(self, caps: Caps, id: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """The report of a new task with these caps; `id` must be new, None makes one.
 

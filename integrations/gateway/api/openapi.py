@@ -51,6 +51,7 @@ def description() -> dict[str, Any]:
             "/v1/messages/count_tokens": {"post": _operation("Tokens of a prompt", CountRequest)},
             "/v1/models": {"get": _operation("The models")},
             "/v1/models/{name}": {"get": _operation("One model", parameters=[name])},
+            "/v1/keys/me": {"get": _operation("What the key may spend, and has spent")},
             "/v1/tasks": {"post": _operation("Open a task", TaskRequest, once, "201")},
             "/v1/tasks/{id}": {
                 "get": _operation("A task's report", parameters=[task_id]),

@@ -2,6 +2,7 @@
 
 middleware  around every request: its key, its errors, its line in the access log
 cors        web pages of other hosts
+keys        /v1/keys/me
 tasks       /v1/tasks
 status      /v1/models, /health, /ready, /metrics, /openapi.json
 

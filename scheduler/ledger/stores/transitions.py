@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from elastic_agent.errors import StoreError
 
@@ -32,6 +32,12 @@ def window_start(window: Window, now: float) -> float:
     """When the UTC day or month of a moment began, in epoch seconds."""
     start = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return (start.replace(day=1) if window == "month" else start).timestamp()
+
+
+def window_end(window: Window, now: float) -> float:
+    """When the UTC day or month of a moment ends, in epoch seconds."""
+    start = datetime.fromtimestamp(window_start(window, now), UTC)
+    return window_start(window, (start + timedelta(days=32 if window == "month" else 1)).timestamp())
 
 
 def roll(row: AccountRow, now: float) -> AccountRow:
