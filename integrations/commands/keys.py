@@ -80,18 +80,12 @@ def _list(keys: Keys, options: argparse.Namespace) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("name", "caps", "spent", "held", "left", "resets", "created", "state"):
-        table.add_column(name, justify="right" if name in ("spent", "held", "left") else "left")
+    for name in ("name", "caps", "spent", "held", "left", "resets"):
+        table.add_column(name, justify="right" if name in ("spent", "held", "left") else "left", no_wrap=True)
     for key in found:
-        resets = "" if key["resets"] is None else key["resets"][:10]
-        table.add_row(
-            key["name"],
-            _caps(key),
-            *(_amounts(key[what]) for what in ("spent", "held", "left")),
-            resets,
-            key["created"][:10],
-            "revoked" if key["revoked"] else "active",
-        )
+        name = f"{key['name']} (revoked)" if key["revoked"] else key["name"]
+        numbers = (_amounts(key[what]) for what in ("spent", "held", "left"))
+        table.add_row(name, _caps(key), *numbers, "" if key["resets"] is None else key["resets"][:10])
     Console().print(table)
 
 
