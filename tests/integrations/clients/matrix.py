@@ -229,12 +229,17 @@ async def holding(server: Server, key: str) -> AsyncIterator[None]:
         "stream": True,
     }
     headers = {"Authorization": f"Bearer {key}"}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{server.url}/chat/completions", json=body, headers=headers) as response,
-    ):
-        assert response.status == 200
+    async with aiohttp.ClientSession() as session:
+        call = asyncio.ensure_future(
+            session.post(f"{server.url}/chat/completions", json=body, headers=headers)
+        )
+        await asyncio.sleep(0.5)
+        assert not call.done() or call.result().status == 200
         yield
+        if call.done():
+            call.result().close()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
 
 
 def row(outcome: Outcome) -> str:

@@ -3,7 +3,7 @@
 caller  calls the tool `add`, and says "it is 2" once it has the result
 coder   runs a command by the tool `Bash`, and says what came of it
 writer  answers in JSON
-slow    takes a second a token, so that its calls hold room
+slow    says nothing for ten minutes, so that its calls hold room, and nobody knows for how long
 
     python -m tests.integrations.clients.server LEDGER
 
@@ -47,7 +47,7 @@ async def main(ledger: str) -> None:
         Upstream("caller", ScriptedBackend(call), price),
         Upstream("coder", ScriptedBackend(code, context_length=200_000), price),
         Upstream("writer", ScriptedBackend(Reply(thinking="hm", solution='{"a": 42}')), price),
-        Upstream("slow", ScriptedBackend(Reply(solution="so " * 1000), tpot=1.0), price),
+        Upstream("slow", ScriptedBackend(ttft=600.0), price),
     ]
     settings = GatewaySettings(upstreams, ledger=ledger, port=0, limits=Limits(grace_seconds=0.0))
     async with Gateway(settings, access) as gateway:
