@@ -10,18 +10,14 @@ import json
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import aiohttp
 
 from ...errors import BackendError, BackendProtocolError, UnknownModelError
-from ...prompts.marker_profiles import MarkerText
-from ...prompts.tokenizer import load_codec
-from ...validation import MOST_SECONDS, integer, real
-from ..base import NO_LIMITS, Codec, Meter, TokenChunk, TokenRequest, check_request
-from ..served.connection import Connection
-from ..served.server_info import address, error_answer, find_codec, unreachable
-from ..served.sessions import Sessions
+from ..base import NO_LIMITS, Meter, TokenChunk, TokenRequest, check_request
+from ..served.backend import ServedBackend, ServerOptions
+from ..served.server_info import error_answer, unreachable
 from .completion_wire import engine_fields
 from .server_pass import ONCE, Server, ServerPass
 
@@ -29,22 +25,15 @@ _SENTENCE = "37 - 12 = 25."
 """A text whose ids the server has to read as we do."""
 
 
-class LlamaCppServerBackend:
+class LlamaCppServerBackend(ServedBackend):
     """One model on one llama.cpp server, version of January 2025 or later.
 
     Args:
-        model: what the model is called.
+        model: what the model is called, and where its tokenizer is if no other is named.
         base_url: of the server, with or without `/v1`.
-        api_key: sent as a bearer token.
-        tokenizer: folder or hub id of the tokenizer, when `model` is not one.
-        codec: instead of `tokenizer`.
-        markers: what begins and ends its thinking, where the tokenizer doesn't tell.
-        context_length: at the most; the server says how much a slot has (`ready` asks).
-        connect_timeout: seconds to reach the server.
-        idle_timeout: seconds without a byte after which a stream counts as broken.
-        headers: sent with every request.
         extra_body: further fields of every request, by vLLM's names.
-        proxy: the URL of an HTTP proxy; None takes the environment's, "" none (`served.connection`).
+        options: how the server is reached, and its tokenizer; see `ServerOptions`. A context length that is
+            given is a bound: the server says how much a slot has.
     """
 
     guided = True
@@ -55,47 +44,18 @@ class LlamaCppServerBackend:
         model: str,
         base_url: str,
         *,
-        api_key: str | None = None,
-        tokenizer: str | None = None,
-        codec: Codec | None = None,
-        markers: MarkerText | None = None,
-        context_length: int | None = None,
-        connect_timeout: float = 10.0,
-        idle_timeout: float = 300.0,
-        headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
-        proxy: str | None = None,
+        **options: Unpack[ServerOptions],
     ) -> None:
-        self.model = model
-        self.base_url = address(base_url)
-        connection = Connection.to(self.base_url, api_key, headers, proxy)
         engine_fields(extra_body or {})
         self._extra = dict(extra_body or {})
-        self.codec = codec or find_codec(
-            model,
-            tokenizer,
-            self.base_url,
-            connection,
-            lambda where, name: load_codec(where, name=name, markers=markers),
-        )
-        self._most = None if context_length is None else integer("context_length", context_length, least=1)
-        self.context_length = self._most or 32_768
-        timeout = aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=real("connect_timeout", connect_timeout, above=True, most=MOST_SECONDS),
-            sock_read=real("idle_timeout", idle_timeout, above=True, most=MOST_SECONDS),
-        )
-        self._sessions = Sessions(connection, timeout)
+        super().__init__(model, base_url, options)
         self._server = Server(model, self.base_url.removesuffix("/v1"), self._sessions)
         self._checked = False
 
     @property
     def meter(self) -> Meter:
         return self._server.meter
-
-    @property
-    def closed(self) -> bool:
-        return self._sessions.closed
 
     async def ready(self) -> None:
         """Ask the server, once, how long its context is, and whether its vocabulary is that of the tokenizer.
@@ -123,7 +83,7 @@ class LlamaCppServerBackend:
             raise BackendProtocolError(
                 f"{self._server.url}/props did not answer like a llama.cpp server: is it one?"
             ) from error
-        self.context_length = min(here, self._most or here)
+        self.context_length = min(here, self._given_length or here)
 
     async def refusal(self, fields: Mapping[str, Any]) -> str:
         """Why llama.cpp has no such fields; "" where it has. What its grammar says is known in the call."""
@@ -144,10 +104,6 @@ class LlamaCppServerBackend:
         async with aclosing(ServerPass(self._server, request).stream()) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-    async def aclose(self) -> None:
-        """Close the connections of this event loop; other loops' connections close with their loop."""
-        await self._sessions.aclose()
 
     async def _learn_texts(self, ids: Iterable[int]) -> None:
         """Ask for the texts of stop ids that nobody asked for yet."""

@@ -12,42 +12,30 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import aiohttp
 
-from ...prompts.marker_profiles import MarkerText
-from ...prompts.tokenizer import load_codec
-from ...validation import MOST_SECONDS, integer, real
-from ..base import NO_LIMITS, Codec, Meter, TokenChunk, TokenRequest, check_request
+from ..base import NO_LIMITS, Meter, TokenChunk, TokenRequest, check_request
 from ..limits_probe import PASSED, UNPROBED, probe_once
-from ..served.connection import Connection, extra_fields
-from ..served.server_info import address, error_answer, find_codec, models_in, not_served, unreachable
-from ..served.sessions import Sessions
+from ..served.backend import ServedBackend, ServerOptions
+from ..served.connection import extra_fields
+from ..served.server_info import error_answer, models_in, not_served, unreachable
 from .abandoned_passes import EngineCounters
 from .guided_decoding import GuidedFieldsCheck
 from .server_pass import Server, ServerPass
 
 
-class VllmServerBackend:
+class VllmServerBackend(ServedBackend):
     """One model on one vLLM server.
 
     Args:
         model: the name that the server serves it under.
         base_url: up to and with `/v1`, which is added to a bare host; see `server_info.address`.
-        api_key: sent as a bearer token.
-        tokenizer: folder or hub id of the tokenizer, when `model` is not one. Left out, the server is asked
-            what it loaded (`root` in its `/models`): enough where that is a hub id or a folder of ours.
-        codec: instead of `tokenizer`.
-        markers: what begins and ends its thinking, where the tokenizer doesn't tell.
-        context_length: when the server doesn't tell (`ready` asks it).
-        connect_timeout: seconds to reach the server.
-        idle_timeout: seconds without a byte after which a stream counts as broken.
-        headers: sent with every request.
         extra_body: further fields of every request, for the engine.
-        proxy: the URL of an HTTP proxy; None takes the environment's, "" none (`connection`).
         native: have `ready` probe whether the server holds both limits of a call itself (it does when it was
             started with `elastic-agent up --native`); calls that nobody steers then take one request.
+        options: how the server is reached, and its tokenizer; see `ServerOptions`.
     """
 
     def __init__(
@@ -55,38 +43,12 @@ class VllmServerBackend:
         model: str,
         base_url: str,
         *,
-        api_key: str | None = None,
-        tokenizer: str | None = None,
-        codec: Codec | None = None,
-        markers: MarkerText | None = None,
-        context_length: int | None = None,
-        connect_timeout: float = 10.0,
-        idle_timeout: float = 300.0,
-        headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
-        proxy: str | None = None,
         native: bool = False,
+        **options: Unpack[ServerOptions],
     ) -> None:
-        self.model = model
-        self.base_url = address(base_url)
-        connection = Connection.to(self.base_url, api_key, headers, proxy)
         self._extra = extra_fields(extra_body)
-        self.codec = codec or find_codec(
-            model,
-            tokenizer,
-            self.base_url,
-            connection,
-            lambda where, name: load_codec(where, name=name, markers=markers),
-        )
-        self.context_length = (
-            32_768 if context_length is None else integer("context_length", context_length, least=1)
-        )
-        timeout = aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=real("connect_timeout", connect_timeout, above=True, most=MOST_SECONDS),
-            sock_read=real("idle_timeout", idle_timeout, above=True, most=MOST_SECONDS),
-        )
-        self._sessions = Sessions(connection, timeout)
+        super().__init__(model, base_url, options)
         self.counters = EngineCounters(f"{self.base_url.removesuffix('/v1')}/metrics")
         self._server = Server(model, self.base_url, self._sessions, self.counters)
         self.guided = True
@@ -97,10 +59,6 @@ class VllmServerBackend:
     @property
     def meter(self) -> Meter:
         return self._server.meter
-
-    @property
-    def closed(self) -> bool:
-        return self._sessions.closed
 
     async def ready(self) -> None:
         """Ask the server, once, whether it has the model and how long its context is.
@@ -151,7 +109,3 @@ class VllmServerBackend:
         finally:
             if request.limits is not None and not request.limits.kept(running.ids):
                 self.two_passes = PASSED
-
-    async def aclose(self) -> None:
-        """Close the connections of this event loop; other loops' connections close with their loop."""
-        await self._sessions.aclose()
