@@ -37,6 +37,13 @@ TRAINING = {
 """Commands of the training part: their modules parse their own options."""
 
 
+SHELLS = ("bash", "zsh", "tcsh")
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 done, and what was checked is not so (bench --replay); "
+    "2 refused or failed, with one sentence on standard error; 130 stopped by Ctrl-C."
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -50,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         named = [name for name in arguments[:1] if not name.startswith("-")]
         print(f"{' '.join(['elastic-agent', *named])}: {error}", file=sys.stderr)
         return 2
+    if options.completion is not None:
+        return _exit_status(
+            "--completion", lambda: _print_completion(parser, options.completion), extra="demo"
+        )
     if options.command is None:
         parser.print_help()
         return 0
@@ -61,6 +72,12 @@ def command_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="elastic-agent",
         description="Hard caps on what an agent spends: each call gets a thinking and a solution budget.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument(
+        "--completion",
+        choices=SHELLS,
+        help='the shell\'s completion of these commands, e.g. eval "$(elastic-agent --completion bash)"',
     )
     parser.add_argument("--version", action="version", version=f"elastic-agent {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
@@ -74,6 +91,12 @@ def command_parser() -> argparse.ArgumentParser:
     ):
         commands.add_parser(name, help=text, add_help=False)
     return parser
+
+
+def _print_completion(parser: argparse.ArgumentParser, shell: str) -> None:
+    import shtab
+
+    print(shtab.complete(parser, shell=shell))
 
 
 def _exit_status(command: str, run: Callable[[], int | None], *, extra: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -46,6 +46,7 @@ class CallReport:
     """One call.
 
     Attributes:
+        path: names of the tasks that the call is in, the outermost first.
         outcome: "answered", "stopped" (cancelled, failed or cut off), "refused", "withdrawn" (its caller left
             before the grant), "waiting" or "running".
         refund: tokens that came back from its hold.
@@ -65,6 +66,7 @@ class CallReport:
     thinking_end: str | None = None
     solution_end: str | None = None
     reason: str = ""
+    path: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -87,17 +89,24 @@ class CallReport:
         }
 
 
-_COLUMNS = ("call", "kind", "outcome", "thinking", "solution", "refund", "usd", "seconds", "why")
+_COLUMNS = ("call", "outcome", "thinking", "solution", "cost", "seconds", "why")
+_MOST_WHY = 60
+"""Characters of a reason in the tree; `CallReport.reason` has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """A task and its sub-tasks; `str()` is a plain table, rich prints a nicer one."""
+    """A task and its sub-tasks; `str()` is a tree of plain text, rich prints a table.
+
+    Attributes:
+        depth: of the task, from 1 for an outermost one.
+    """
 
     name: str
     caps: CapAmounts
     spent: CapAmounts
     calls: Sequence[CallReport]
+    depth: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -116,34 +125,20 @@ class TaskReport:
         for unit, value in self.spent.to_dict().items():
             of = f" of {_number(unit, caps[unit])}" if unit in caps else ""
             parts.append(f"{_number(unit, value)}{of} {unit}")
-        return f"{self.name}: {len(self.calls)} calls, spent " + ", ".join(parts)
+        return f"{self.name}: {_count(self.calls)}, spent " + ", ".join(parts)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells of the table; thinking and solution as used/granted."""
-        found: list[tuple[str, ...]] = []
-        for call in self.calls:
-            budget, used = (call.grant.budget if call.grant else None), call.usage
-            name = str(call.number) if call.task == self.name else f"{call.task}#{call.number}"
-            found.append(
-                (
-                    name,
-                    call.label or call.kind,
-                    call.outcome,
-                    f"{used.thinking}/{budget.thinking}" if budget else "-",
-                    f"{used.solution}/{budget.solution}" if budget else "-",
-                    str(call.refund),
-                    "-" if call.cost is None else f"{call.cost:.6f}",
-                    f"{call.seconds:.2f}",
-                    call.reason,
-                )
-            )
-        return found
+        """The cells of the tree: calls with used/granted, and a line for each sub-task before its calls."""
+        return [_COLUMNS, *_rows(self.calls, self.depth, 0)]
 
     def __str__(self) -> str:
-        rows = [_COLUMNS, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS) - 1)]
+        rows = self.rows()
+        widths = [max(len(row[i]) for row in rows if len(row) > 1) for i in range(len(_COLUMNS) - 1)]
         lines = [
-            "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows
+            "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]).rstrip()
+            if len(row) > 1
+            else row[0]
+            for row in rows
         ]
         return "\n".join([self.title, *lines])
 
@@ -152,11 +147,50 @@ class TaskReport:
 
         table = Table(title=self.title)
         for name in _COLUMNS:
-            number = name in ("thinking", "solution", "refund", "usd", "seconds")
+            number = name in ("thinking", "solution", "cost", "seconds")
             table.add_column(name, justify="right" if number else "left", overflow="fold")
-        for row in self.rows():
+        for row in self.rows()[1:]:
             table.add_row(*row)
         return table
+
+
+def _rows(calls: Sequence[CallReport], depth: int, indent: int) -> Iterator[tuple[str, ...]]:
+    """The calls of a task, then those of each of its sub-tasks, in the order of their first calls."""
+    below: dict[str, list[CallReport]] = {}
+    for call in calls:
+        if len(call.path) > depth:
+            below.setdefault(call.path[depth], []).append(call)
+        else:
+            yield _row(call, indent)
+    for name, those in below.items():
+        tokens = sum(call.usage.generated for call in those)
+        cost = sum((call.cost for call in those if call.cost is not None), Decimal())
+        yield (f"{'  ' * indent}{name}: {_count(those)}, {tokens:,} tokens, ${cost:.6f}",)
+        yield from _rows(those, depth + 1, indent + 1)
+
+
+def _row(call: CallReport, indent: int) -> tuple[str, ...]:
+    budget, used = (call.grant.budget if call.grant else None), call.usage
+    return (
+        f"{'  ' * indent}{call.number} {call.label or call.kind}",
+        call.outcome,
+        f"{used.thinking}/{budget.thinking}" if budget else "-",
+        f"{used.solution}/{budget.solution}" if budget else "-",
+        "-" if call.cost is None else f"${call.cost:.6f}",
+        f"{call.seconds:.2f}",
+        _short(call.reason),
+    )
+
+
+def _short(reason: str) -> str:
+    """A reason in a line; of a long one the last part, which says what happened last."""
+    if len(reason) > _MOST_WHY:
+        reason = reason.rpartition("; ")[2]
+    return reason if len(reason) <= _MOST_WHY else f"{reason[: _MOST_WHY - 1].rstrip()}…"
+
+
+def _count(calls: Sequence[CallReport]) -> str:
+    return f"{len(calls)} call{'' if len(calls) == 1 else 's'}"
 
 
 def _number(unit: str, value: float) -> str:

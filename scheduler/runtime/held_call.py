@@ -118,6 +118,7 @@ class HeldCall:
         """The call's line in the report of its task."""
         found: dict[str, Any] = {
             "task": self.task.name,
+            "path": tuple(task.name for task in reversed(self.task.lineage())),
             "number": self._request.number if self._request else 0,
             "kind": self.terms.kind,
             "label": self.terms.label,

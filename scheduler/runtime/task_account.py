@@ -121,7 +121,7 @@ class TaskAccount:
         nano = self.caps.nanodollars
         caps = CapAmounts(self.caps.tokens, None if nano is None else to_usd(nano), self.caps.seconds)
         calls = [call if isinstance(call, CallReport) else call.report() for call in self._calls]
-        return TaskReport(self.name, caps, self.spent, tuple(calls))
+        return TaskReport(self.name, caps, self.spent, tuple(calls), depth=len(self.lineage()))
 
     async def set_aside(self, amount: Amount) -> SetAside:
         """Hold a part of what is left for something other than a call, such as a graph in another process.

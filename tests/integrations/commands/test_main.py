@@ -299,3 +299,25 @@ def test_help_is_for_a_newcomer(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_of_the_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A script that names the commands; bash takes the script and completes a command with it."""
+    assert main(["--completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "report" in script
+    if shell == "bash":
+        asked = "COMP_WORDS=(elastic-agent rep); COMP_CWORD=1; _shtab_elastic_agent elastic-agent rep"
+        done = subprocess.run(
+            ["bash", "-c", f'{script}\n{asked}; echo "${{COMPREPLY[@]}}"'],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == ["report"]
+
+
+def test_exit_codes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "130 stopped by Ctrl-C" in " ".join(capsys.readouterr().out.split())

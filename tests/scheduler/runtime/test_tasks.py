@@ -488,3 +488,25 @@ def test_what_is_left_and_spent() -> None:
             assert report.__rich__().row_count == 2
 
     run(main())
+
+
+def test_a_report_reads_as_a_tree() -> None:
+    """Own calls first, then each sub-task with its sums and its calls below it; long reasons are cut."""
+
+    async def main() -> str:
+        backend = ScriptedBackend(LONG)
+        scheduler = BudgetScheduler(backend, price=Price("0.5", 2))
+        async with scheduler, scheduler.task(Caps(usd="0.01"), name="outer") as task:
+            async with task.task(Caps(tokens=400), name="research") as sub:
+                async with sub.task(Caps(tokens=200), name="reader") as reader:
+                    await reader.generate("a", thinking=9, solution=20, label="page")
+                await sub.generate("b", thinking=0, solution=20)
+            await task.generate("c", thinking=0, solution=20)
+            return str(task.report())
+
+    lines = run(main()).splitlines()
+    assert lines[0].startswith("outer: 3 calls, spent ")
+    names = [line.split("  answered")[0].split(":")[0].rstrip() for line in lines[2:]]
+    assert names == ["1 call", "research", "  1 call", "  reader", "    1 page"]
+    assert lines[3].startswith("research: 2 calls, ")
+    assert all(len(line.rpartition("  ")[2]) <= 60 for line in lines[2:])
