@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,10 @@ def run(options: argparse.Namespace) -> int:
     from ..report.run_file import read_run
     from ..report.run_model import run_of
 
-    found = run_of(read_run(options.file))
+    events, cut = read_run(options.file)
+    if cut:
+        print(f"{options.file}: the last line was cut short and is left out", file=sys.stderr)
+    found = run_of(events)
     if options.json:
         from ..report.run_json import as_dict
 

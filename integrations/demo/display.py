@@ -81,14 +81,14 @@ def screen(
     height: int = 40,
 ) -> RenderableType:
     """The view while it runs, for a terminal of this size: caps above, the latest calls below."""
-    narrow = width < 96
+    narrow = width < 112
     caps = Table.grid(padding=(0, 2))
     for bar in bars:
         caps.add_row(*bar.render(10 if narrow else 30))
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
-    table.add_column("call", no_wrap=True, min_width=18)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, collapse_padding=True)
+    table.add_column("call", no_wrap=True, min_width=18, max_width=18 if width < 96 else None)
     table.add_column("thinking used", no_wrap=True, min_width=17 if narrow else 23)
-    for name, least in (("solution", 8), ("refund", 6), ("answer", 6)):
+    for name, least in (("solution", 10), ("refund", 6), ("answer", 6)):
         if not (narrow and name == "refund"):
             table.add_column(name, no_wrap=True, min_width=least, justify="right")
     table.add_column("thinking ended", no_wrap=True, min_width=14)

@@ -148,7 +148,9 @@ async def elastic_run(
     asker = _Asker(llm, task, board, solution, f"{days[-1].name} / total", seeds)
     graph = build_agent(days, asker.ask)
     chains = sum(len(day.chains) for day in days)
-    title = f"a shop's week: {chains} chains in {len(days)} days, {board.total} calls of {backend.model}"
+    title = (
+        f"a shop's week: {chains} chains in {len(days)} days, {board.total} calls planned on {backend.model}"
+    )
     clock = asyncio.get_running_loop().time
     start = clock()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from elastic_agent.scheduler.runlog.events import unknown_schema
 
@@ -13,8 +13,20 @@ class RunLogError(ValueError):
     """A run log can't be read; the message names the line."""
 
 
-def read_run(path: str | Path) -> list[dict[str, Any]]:
-    """The events of a run, in order. A last line that a crash cut short is left out.
+class RunFile(NamedTuple):
+    """A run log.
+
+    Attributes:
+        events: in order.
+        cut: a last line that a crash cut short was left out.
+    """
+
+    events: list[dict[str, Any]]
+    cut: bool
+
+
+def read_run(path: str | Path) -> RunFile:
+    """The events of a run.
 
     Raises:
         RunLogError: no such file, nothing in it, another schema, or a line in the middle that is no event.
@@ -33,6 +45,7 @@ def read_run(path: str | Path) -> list[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise RunLogError(f"{path} is not text, so it is no run.jsonl") from error
     events: list[dict[str, Any]] = []
+    cut = False
     for i, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
@@ -40,6 +53,7 @@ def read_run(path: str | Path) -> list[dict[str, Any]]:
                 raise ValueError("not an event")
         except ValueError as error:
             if i == len(lines):
+                cut = True
                 break
             raise RunLogError(f"{path} is not a run.jsonl: line {i} is no event ({error})") from error
         events.append(event)
@@ -47,4 +61,4 @@ def read_run(path: str | Path) -> list[dict[str, Any]]:
         raise RunLogError(f"{path} holds no events: is it a run.jsonl?")
     if (problem := unknown_schema(events[0])) is not None:
         raise RunLogError(f"{path} {problem}")
-    return events
+    return RunFile(events, cut)

@@ -135,7 +135,11 @@ class Task:
     @property
     def left(self) -> dict[str, float]:
         """What is left of the caps on tokens and money."""
-        return {u: max(0.0, cap - self.spent.get(u, 0)) for u, cap in self.caps.items() if u != "seconds"}
+        return {
+            unit: max(0, round(cap - self.spent.get(unit, 0), 9))
+            for unit, cap in self.caps.items()
+            if unit != "seconds"
+        }
 
     def end(self, at: float, spent: Mapping[str, float]) -> None:
         """The task was closed."""
@@ -160,14 +164,14 @@ class Run:
             yield from task.walk()
 
     def sums(self, by: str) -> dict[str, Sums]:
-        """Sums by "kind", or by "agent" for the tasks that name one."""
+        """Sums by "kind", or by "agent" for the tasks that name one; the most spent first."""
         found: dict[str, Sums] = {}
         for task in self.walk():
             for call in task.calls.values():
                 name = call.kind if by == "kind" else task.agent
                 if name is not None:
                     found.setdefault(name, Sums()).add(call)
-        return found
+        return dict(sorted(found.items(), key=lambda item: (-item[1].usd, -item[1].tokens, item[0])))
 
 
 def run_of(events: Sequence[Mapping[str, Any]]) -> Run:

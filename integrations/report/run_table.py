@@ -98,7 +98,7 @@ def _sums(by: str, sums: dict[str, Sums]) -> RenderableType:
     table.add_column(f"by {by}", ratio=1, no_wrap=True, overflow="ellipsis")
     for name, width in (("calls", 7), ("thinking", 10), ("solution", 10), ("tokens", 10), ("cost", 11)):
         table.add_column(name, justify="right", width=width, no_wrap=True)
-    for name, one in sorted(sums.items(), key=lambda item: (-item[1].usd, -item[1].tokens, item[0])):
+    for name, one in sums.items():
         numbers = (one.calls, one.thinking, one.solution, one.tokens)
         table.add_row(name, *(f"{number:,.0f}" for number in numbers), amount("usd", one.usd))
     return table

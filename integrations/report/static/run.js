@@ -162,7 +162,7 @@ function sums(id, found) {
   for (const name of ["", "calls", "thought", "wrote", "cost"]) head.append(make("th", "", name));
   for (const one of found) {
     const line = table.insertRow();
-    const cost = one.usd ? `$${one.usd.toFixed(4)}` : Math.round(one.tokens).toLocaleString("en");
+    const cost = one.usd ? `$${one.usd.toFixed(6)}` : Math.round(one.tokens).toLocaleString("en");
     for (const text of [one.name, one.calls, one.thinking, one.solution, cost])
       line.append(make("td", "", typeof text === "number" ? text.toLocaleString("en") : text));
   }

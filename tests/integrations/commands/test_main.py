@@ -223,6 +223,7 @@ def test_report_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "line 2" in capsys.readouterr().err
     bad.write_text('{"event": "task_opened"}\n{"event": "gr')
     assert main(["report", str(bad)]) == 0
+    assert "the last line was cut short" in capsys.readouterr().err
     bad.write_bytes(b"SQLite format 3\x00" + b"\xff" * 100)
     capsys.readouterr()
     assert main(["report", str(bad)]) == 2

@@ -159,7 +159,7 @@ def test_5000_calls_open_at_once(tmp_path: Path, browser: Browser) -> None:
 
 
 def test_json_and_page_tell_the_same_run(log: Path) -> None:
-    run = run_of(read_run(log))
+    run = run_of(read_run(log).events)
     page = run_page("run", run)
     data = page.split('id="data">')[1].split("</script>")[0]
     assert json.loads(data)["run"] == json.loads(json.dumps(as_dict(run)))
