@@ -51,10 +51,13 @@ def run(options: argparse.Namespace) -> int:
 
         print(json.dumps(as_dict(found)))
     elif options.html is not None:
+        from elastic_agent.credentials import make_private
+
         from ..report.run_page import run_page
 
         page = run_page(Path(options.file).name, found, _check(options.file))
         try:
+            make_private(Path(options.html))  # the page has the names that the log has
             Path(options.html).write_text(page, encoding="utf-8")
         except OSError as error:
             raise ValueError(f"can't write {options.html}: {error.strerror or error}") from error

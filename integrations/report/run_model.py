@@ -26,9 +26,9 @@ class Decision:
         what: the event: "grant", "extended", "extension_dropped", "reduced" or "refused".
         granted: what the call may use from here on; None: it was refused.
         hold: what is held for the call, by unit.
-        left: what the task had left before, by unit.
+        left: what the task had left before, by unit; empty where the log does not say.
         reserved: of that, what is kept for the final answer, by unit.
-        success: how likely the kind's curve calls a right answer; None: nobody measured.
+        success: how likely the kind's curve calls a right answer; None: not known.
         reason: in words.
     """
 
@@ -232,13 +232,15 @@ def _note(event: Mapping[str, Any], task: Task) -> None:
 
 
 def _decision(event: Mapping[str, Any]) -> Decision:
-    why, granted = event.get("why") or {}, event.get("granted")
+    # Other changes repeat the numbers of the grant that they change, which are of an earlier time
+    own = event["event"] in ("grant", "extended")
+    why, granted = (event.get("why") or {}) if own else {}, event.get("granted")
     return Decision(
         event["at"],
         event["event"],
         None if granted is None else (granted["thinking"], granted["solution"]),
         event.get("hold") or {},
-        why.get("left") or event.get("left") or {},
+        why.get("left") or {},
         why.get("reserve") or {},
         why.get("success"),
         str(event.get("reason", "")),

@@ -2,6 +2,7 @@
 // A recorded run. Whatever the log says is put on the page as text, never as markup.
 const { title, run, check } = JSON.parse(document.getElementById("data").textContent);
 const FIRST = 200; // calls of a task that are shown at once
+const NARROW = matchMedia("(max-width: 860px)"); // one column: decisions stand below their call
 const SVG = "http://www.w3.org/2000/svg";
 
 function make(tag, className, text) {
@@ -106,6 +107,8 @@ function choose(button, call, path) {
     list.append(item);
   }
   place.append(list);
+  if (NARROW.matches) button.after(place);
+  else document.querySelector("aside").prepend(place);
 }
 
 function row({ call, path }, until) {
@@ -160,7 +163,7 @@ function sums(id, found) {
   if (!found.length) { table.parentElement.remove(); return; }
   const head = table.insertRow();
   for (const name of ["", "calls", "thought", "wrote", "cost"]) head.append(make("th", "", name));
-  for (const one of found) {
+  for (const one of [...found].sort((a, b) => b.usd - a.usd || b.tokens - a.tokens)) {
     const line = table.insertRow();
     const cost = one.usd ? `$${one.usd.toFixed(6)}` : Math.round(one.tokens).toLocaleString("en");
     for (const text of [one.name, one.calls, one.thinking, one.solution, cost])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from base64 import b64encode
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,32 @@ def test_a_page_that_cant_be_written(log: Path, capsys: pytest.CaptureFixture[st
     assert "can't write" in capsys.readouterr().err
 
 
+def test_a_page_is_as_private_as_its_log(log: Path) -> None:
+    page = log.parent / "run.html"
+    assert main(["report", str(log), "--html", str(page)]) == 0
+    assert page.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lowered_limit_does_not_repeat_the_numbers_of_its_grant() -> None:
+    """They are of the time of the grant, when more was left."""
+    found = events(1)
+    why = {"left": {"tokens": 200}, "reserve": {"tokens": 9}, "success": 0.5}
+    found[1]["why"] = found[2]["why"] = why
+    grant, less = run_of(found).tasks[0].calls[0].decisions
+    assert (grant.left, grant.reserved, grant.success) == ({"tokens": 200}, {"tokens": 9}, 0.5)
+    assert (less.left, less.reserved, less.success) == ({}, {}, None)
+
+
+@pytest.mark.parametrize("name", ["{{ script }}", "{{ data }}", "</script><script>", "<!--<script>"])
+def test_no_name_changes_the_page(name: str) -> None:
+    """The data is what it was, and the script is the one that the policy allows."""
+    page = run_page(name, run_of([event | {"task": name} for event in events(1)]))
+    data = page.split('id="data">')[1].split("</script>")[0]
+    assert json.loads(data)["run"]["tasks"][0]["name"] == name
+    script = page.split("<script>")[1].split("</script>")[0]
+    assert f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in page
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if FOUND is None:
@@ -138,6 +166,8 @@ def test_the_page_in_a_browser(log: Path, browser: Browser) -> None:
     shown = browser.run("document.getElementById('decision').textContent")
     assert "to think" in shown
     assert "left before" in shown
+    above = browser.run("document.getElementById('decision').previousElementSibling.className")
+    assert above == "call", "below the call that was chosen, not at the end of the page"
     assert "all identical" in browser.run("document.getElementById('check').textContent")
     assert browser.errors == []
 
