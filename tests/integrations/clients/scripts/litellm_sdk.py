@@ -1,29 +1,6 @@
 """LiteLLM's SDK, its `openai/` provider."""
 
-import json
+from _litellm import try_provider
+from _report import URL
 
-import litellm
-from _report import CALLER, MESSAGES, MODEL, MOST, TOOL, URL, run
-
-
-def ask(key, model=MODEL, **fields):
-    return litellm.completion(
-        f"openai/{model}", MESSAGES, api_base=URL, api_key=key, max_tokens=MOST, **fields
-    )
-
-
-def text(key):
-    return ask(key).choices[0].message.content
-
-
-def tool(key):
-    called = ask(key, CALLER, tools=[TOOL]).choices[0].message.tool_calls[0].function
-    return called.name, json.loads(called.arguments)
-
-
-def stream(key):
-    chunks = ask(key, stream=True)
-    return [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
-
-
-run(text, tool, stream)
+try_provider("openai", URL)
