@@ -120,12 +120,20 @@ class GatewayError(Exception):
             self.charged = charged
         return self
 
-    def reworded(self, message: str, param: str | None) -> GatewayError:
-        """The same error with another message and field."""
-        return GatewayError(
-            self.status, message, self.code, param=param, retry_after=self.retry_after,
-            numbers=self.numbers, retry=self.retry, charged=self.charged,
-        )  # fmt: skip
+    def with_names(self, names: Mapping[str, str]) -> GatewayError:
+        """The same error with the field names of another wire.
+
+        Args:
+            names: the beginning of a field's name in a chat request -> the name on that wire.
+        """
+        for chat, theirs in names.items():
+            if self.param is not None and self.param.startswith(chat):
+                return GatewayError(
+                    self.status, str(self).replace(chat, theirs, 1), self.code,
+                    param=self.param.replace(chat, theirs, 1), retry_after=self.retry_after,
+                    numbers=self.numbers, retry=self.retry, charged=self.charged,
+                )  # fmt: skip
+        return self
 
     def body(self, route: str = "") -> dict[str, Any]:
         """As JSON, in the shape that the clients of a route know."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..errors import GatewayError, bad_request
+from ..errors import bad_request
 from .request_schema import (
     AnswerRequest,
     Body,
@@ -29,6 +29,7 @@ from .request_schema import (
     Text,
     Tokens,
     checked,
+    function_tool,
     read,
 )
 
@@ -132,7 +133,11 @@ class CountRequest(AnswerRequest):
         value: dict[str, Any] = {
             **{name: getattr(self, name) for name in AnswerRequest.model_fields},
             "messages": _messages(self.system, self.messages),
-            "tools": [_tool(tool) for tool in self.tools or ()] or None,
+            "tools": [
+                function_tool(tool.name, tool.description, tool.input_schema, tool.strict)
+                for tool in self.tools or ()
+            ]
+            or None,
             "top_k": self.top_k,
             "stop": self.stop_sequences or None,
             **_choice(self.tool_choice),
@@ -165,25 +170,6 @@ def read_messages(kind: type[CountRequest], raw: bytes) -> tuple[ChatRequest, Co
     """
     body = read(kind, raw)
     return body.as_chat(), body
-
-
-def with_anthropic_names(error: GatewayError) -> GatewayError:
-    """An error about a chat request, with the field names of this one."""
-    for chat, ours in RENAMED.items():
-        if error.param is not None and error.param.startswith(chat):
-            message = str(error).replace(chat, ours, 1)
-            return error.reworded(message, error.param.replace(chat, ours, 1))
-    return error
-
-
-def _tool(tool: AnthropicTool) -> dict[str, Any]:
-    function = {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": tool.input_schema,
-        "strict": tool.strict or None,
-    }
-    return {"type": "function", "function": {name: v for name, v in function.items() if v is not None}}
 
 
 def _choice(choice: AnthropicToolChoice | None) -> dict[str, Any]:

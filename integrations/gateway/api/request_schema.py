@@ -105,6 +105,17 @@ class Tool(Body):
     function: Function
 
 
+def function_tool(
+    name: str, description: str | None, parameters: dict[str, Any] | None, strict: bool | None
+) -> dict[str, Any]:
+    """A tool as a chat request has it; what is None or False is left out."""
+    given = {"description": description, "parameters": parameters, "strict": strict or None}
+    return {
+        "type": "function",
+        "function": {"name": name} | {field: value for field, value in given.items() if value is not None},
+    }
+
+
 class CalledFunction(Body):
     name: str
     arguments: str = "{}"

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from elastic_agent.validation import shown
 
-from ..errors import GatewayError, bad_request
+from ..errors import bad_request
 from .request_schema import (
     AnswerRequest,
     Body,
@@ -26,6 +26,7 @@ from .request_schema import (
     Text,
     at_most,
     checked,
+    function_tool,
     read,
 )
 
@@ -137,7 +138,11 @@ class ResponseRequest(AnswerRequest):
             "messages": _messages(self.instructions, self.input),
             "reasoning_effort": self.reasoning.effort if self.reasoning else None,
             "max_completion_tokens": self.max_output_tokens,
-            "tools": [_tool(tool) for tool in self.tools or ()] or None,
+            "tools": [
+                function_tool(tool.name, tool.description, tool.parameters, tool.strict)
+                for tool in self.tools or ()
+            ]
+            or None,
             "tool_choice": named,
             "parallel_tool_calls": self.parallel_tool_calls,
             "response_format": None if shape is None else _format(shape),
@@ -150,25 +155,6 @@ def read_as_chat(raw: bytes) -> tuple[ChatRequest, dict[str, Any]]:
     """A body as a chat request; and its fields as JSON, which the response repeats."""
     body = read(ResponseRequest, raw)
     return body.as_chat(), body.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-def with_our_names(error: GatewayError) -> GatewayError:
-    """An error about a chat request, with the field names of this one."""
-    for chat, ours in RENAMED.items():
-        if error.param is not None and error.param.startswith(chat):
-            message = str(error).replace(chat, ours, 1)
-            return error.reworded(message, error.param.replace(chat, ours, 1))
-    return error
-
-
-def _tool(tool: FunctionTool) -> dict[str, Any]:
-    function = {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": tool.parameters,
-        "strict": tool.strict or None,
-    }
-    return {"type": "function", "function": {name: v for name, v in function.items() if v is not None}}
 
 
 def _format(shape: TextFormat) -> dict[str, Any]:

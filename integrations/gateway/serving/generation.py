@@ -29,7 +29,7 @@ from ..api.headers import IDEMPOTENCY_KEY, CallOptions, call_options, check_head
 from ..api.json_body import read_body
 from ..api.request_context import CONTEXT, RequestContext
 from ..api.request_schema import ChatRequest, CompletionRequest, read
-from ..api.responses_schema import read_as_chat, with_our_names
+from ..api.responses_schema import RENAMED, read_as_chat
 from ..errors import GatewayError, to_gateway_error_or_500
 from ..settings import Limits, Upstream
 from .guides import check_guided
@@ -103,7 +103,7 @@ class GenerationHandler:
         try:
             return await self.handle(request, read_body, event_names=True)
         except GatewayError as error:
-            raise with_our_names(error) from None
+            raise error.with_names(RENAMED) from None
 
     async def drain(self, grace: float) -> None:
         """Refuse new requests, wait up to `grace` seconds for running ones, then end these."""

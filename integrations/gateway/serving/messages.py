@@ -7,7 +7,7 @@ from functools import partial
 from aiohttp import web
 
 from ..answers.messages_format import MessagesFormatter
-from ..api.messages_schema import CountRequest, MessagesRequest, read_messages, with_anthropic_names
+from ..api.messages_schema import RENAMED, CountRequest, MessagesRequest, read_messages
 from ..api.request_schema import ChatRequest
 from ..errors import GatewayError
 from .generation import GenerationHandler, MakeFormatter
@@ -24,14 +24,14 @@ class MessagesHandler:
         try:
             return await self.generations.handle(request, partial(_read, MessagesRequest), event_names=True)
         except GatewayError as error:
-            raise with_anthropic_names(error) from None
+            raise error.with_names(RENAMED) from None
 
     async def count_tokens(self, request: web.Request) -> web.Response:
         """`/v1/messages/count_tokens`: the tokens of the prompt."""
         try:
             tokens = await self.generations.count_prompt(request, partial(_read, CountRequest))
         except GatewayError as error:
-            raise with_anthropic_names(error) from None
+            raise error.with_names(RENAMED) from None
         return web.json_response({"input_tokens": tokens})
 
 
