@@ -16,11 +16,10 @@ from dataclasses import dataclass, field, replace
 
 import aiohttp
 
-from ...charging.delivery import delivery_of_status
 from ...errors import BackendError, BackendProtocolError, BackendUnavailableError
 from ..base import Finish, Meter, TokenChunk, TokenRequest, confirm_send
 from ..served.events import events_in
-from ..served.server_info import error_answer, unreachable
+from ..served.server_info import read_error, unreachable
 from ..served.sessions import Sessions, to_its_end
 from .completion_wire import SEEDS, Event, event_of, request_body
 from .slots import Sought, tokens_sampled
@@ -175,11 +174,10 @@ class ServerPass:
 
     async def _error_in(self, response: aiohttp.ClientResponse) -> BackendError:
         """An answer that is an error; the receipt says whether the engine ran its request."""
-        text = await response.text(errors="replace")
-        hops = [hop.status for hop in response.history]
-        delivery = delivery_of_status(response.status, text, response.headers, hops)
+        url = f"{self._server.url}/completion"
+        error, delivery = await read_error(response, url, self._server.model)
         self._request.receipt.refused = delivery.free and not self._ids
-        return error_answer(response.status, text, f"{self._server.url}/completion", self._server.model)
+        return error
 
     def _broke_off(self, why: str = "") -> BackendUnavailableError:
         return BackendUnavailableError(

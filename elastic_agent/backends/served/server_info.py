@@ -16,6 +16,9 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import aiohttp
+
+from ...charging.delivery import Delivery, delivery_of_status
 from ...errors import (
     BackendError,
     BackendProtocolError,
@@ -121,6 +124,18 @@ def error_answer(status: int, text: str, url: str, model: str) -> BackendError:
         hint = f": a server that takes no token ids. {GUARD}"
     message = f"{model}: the server answered {status} at {url}{hint}" + (f" ({said})" if said else "")
     return BackendUnavailableError(message) if status == 429 or status >= 500 else BackendError(message)
+
+
+async def read_error(response: aiohttp.ClientResponse, url: str, model: str) -> tuple[BackendError, Delivery]:
+    """The error of an answer with an error status, and what became of its request.
+
+    Args:
+        url: where the request was sent.
+    """
+    text = await response.text(errors="replace")
+    hops = [hop.status for hop in response.history]
+    delivery = delivery_of_status(response.status, text, response.headers, hops)
+    return error_answer(response.status, text, url, model), delivery
 
 
 def unreachable(error: BaseException, base_url: str) -> BackendUnavailableError:

@@ -18,11 +18,10 @@ from typing import Any
 
 import aiohttp
 
-from ...charging.delivery import delivery_of_status
 from ...errors import BackendError, BackendProtocolError, BackendUnavailableError
 from ..base import Meter, TokenChunk, TokenRequest, confirm_send
 from ..served.events import events_in
-from ..served.server_info import error_answer, unreachable
+from ..served.server_info import read_error, unreachable
 from ..served.sessions import Sessions, to_its_end
 from .abandoned_passes import SETTLE_SECONDS, SETTLE_SECONDS_IN_CALL, EngineCounters, TrackedPass
 from .completions_wire import chunk_of, request_body, tokens_in, usage_of
@@ -155,11 +154,9 @@ class ServerPass:
 
     async def _error_in(self, response: aiohttp.ClientResponse) -> BackendError:
         """An answer that is an error; the receipt says whether the engine ran its request."""
-        text = await response.text(errors="replace")
-        hops = [hop.status for hop in response.history]
-        delivery = delivery_of_status(response.status, text, response.headers, hops)
+        error, delivery = await read_error(response, self._server.completions, self._server.model)
         self._request.receipt.refused = delivery.free
-        return error_answer(response.status, text, self._server.completions, self._server.model)
+        return error
 
     # Posting
 
