@@ -31,7 +31,9 @@ SEND_SECONDS = 5.0
 MOST_READERS = 32
 MOST_QUEUED = 200_000
 
-PAGE = {"/ui": "page.html", "/ui/page.css": "page.css", "/ui/page.js": "page.js", "/ui/icon.svg": "icon.svg"}
+PAGE = {"/ui": "page.html"} | {
+    f"/ui/{name}": name for name in ("theme.css", "page.css", "page.js", "icon.svg")
+}
 """The static files by path: they need no key, and show nothing about any client."""
 EVENTS = "/ui/events"
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}

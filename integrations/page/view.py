@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from elastic_agent.budget import NANO
-from elastic_agent.scheduler.runlog.events import Event
+from elastic_agent.scheduler.runlog.events import GRANTS, Event
 
 from .learnt import Learnt, Spending
 
@@ -238,7 +238,7 @@ class View:
             self._forget_calls(node)
         if name == "waiting":
             call |= {"state": "waiting", "why": event["reason"]}
-        elif name in ("grant", "extended", "reduced", "extension_dropped"):
+        elif name in GRANTS:
             self._grant(tree, node, call, event)
         elif name == "limit_reached":
             call |= {"state": "solution", "thought": event["used"]}

@@ -13,7 +13,5 @@ def amount(unit: str, value: float) -> str:
 
 
 def amounts(found: Mapping[str, float]) -> str:
-    """Several, by unit; "" for none but zeros."""
-    if not any(found.values()):
-        return ", ".join(amount(unit, value) for unit, value in found.items() if unit != "seconds")
+    """Several, by unit, without those that are zero; "" where all are."""
     return ", ".join(amount(unit, value) for unit, value in found.items() if value)

@@ -12,7 +12,7 @@ from typing import Any
 from elastic_agent.scheduler.runlog.events import GRANTS
 
 VERSION = 1
-"""Of `Run.to_dict`: the number grows when a field changes its meaning or goes."""
+"""Of `run_json.as_dict`: the number grows when a field changes its meaning or goes."""
 Budgets = tuple[int, int]
 """Thinking and solution tokens."""
 
@@ -74,7 +74,7 @@ class Call:
     @property
     def granted(self) -> Budgets | None:
         """The last limits."""
-        return next((d.granted for d in reversed(self.decisions) if d.granted is not None), None)
+        return self.limits[-1] if self.limits else None
 
     @property
     def limits(self) -> list[Budgets]:

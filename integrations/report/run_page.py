@@ -18,6 +18,8 @@ from .run_json import as_dict
 from .run_model import Run
 
 STATIC = Path(__file__).with_name("static")
+THEME = Path(__file__).parents[1] / "page" / "static" / "theme.css"
+"""Colours, type and frame, which the live page has, too."""
 
 
 def run_page(title: str, run: Run, check: dict[str, Any] | None = None) -> str:
@@ -27,10 +29,11 @@ def run_page(title: str, run: Run, check: dict[str, Any] | None = None) -> str:
         title: of the page.
         check: whether the run replays, and its regret (`replay_table.as_dict`); None: nobody looked.
     """
-    style, script = (STATIC.joinpath(name).read_text(encoding="utf-8") for name in ("run.css", "run.js"))
+    files = (THEME, *(STATIC / name for name in ("run.css", "run.js", "run.html")))
+    theme, own, script, page = (file.read_text(encoding="utf-8") for file in files)
+    style = theme + own
     data = json.dumps({"title": title, "run": as_dict(run), "check": check}).replace("<", "\\u003c")
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}"
-    page = STATIC.joinpath("run.html").read_text(encoding="utf-8")
     parts = {"policy": policy, "title": escape(title), "style": style, "data": data, "script": script}
     # In one go: a name in the data may look like one of these places
     return re.sub(r"\{\{ (\w+) \}\}", lambda found: parts[found[1]], page)

@@ -67,7 +67,8 @@ def _head(task: Task) -> list[RenderableType]:
     calls = ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "none"
     tokens = f"{sums.thinking:,} thinking and {sums.solution:,} solution tokens"
     lines.append(Text(f"calls: {calls}; {tokens}"))
-    left = f"; left: {amounts(task.left)}" if task.left else ""
+    left = ", ".join(amount(unit, value) for unit, value in task.left.items())  # that nothing is left, too
+    left = f"; left: {left}" if left else ""
     return [*lines, Text(f"spent: {amounts(task.spent) or 'nothing'}{left}")]
 
 
