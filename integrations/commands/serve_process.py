@@ -14,7 +14,7 @@ from typing import Any
 from elastic_agent.errors import ElasticError
 
 from ..gateway.app import Gateway
-from ..gateway.settings import without_password
+from ..gateway.settings import GatewaySettings, without_password
 from .serve_config import ServeConfig, check_reload
 
 COLLECT_EVERY = 20_000
@@ -33,9 +33,7 @@ ReadConfig = Callable[[], ServeConfig]
 
 def serve(config: ServeConfig, read: ReadConfig) -> None:
     """Serve in this process until SIGTERM or Ctrl-C; SIGHUP reads the config again."""
-    gateway = Gateway(
-        config.settings([one.load() for one in config.upstreams]), None if config.quiet else print_access
-    )
+    gateway = _gateway(config)
     asyncio.run(run_gateway(gateway, Reload(gateway, config, read)))
 
 
@@ -54,11 +52,7 @@ def serve_worker(
         ready: is called when the worker serves.
     """
     try:
-        gateway = Gateway(
-            config.settings([one.load() for one in config.upstreams]),
-            None if config.quiet else print_access,
-            bound=bound,
-        )
+        gateway = _gateway(config, bound)
         asyncio.run(run_gateway(gateway, Reload(gateway, config, read), parent=parent, ready=ready))
     except (ElasticError, ValueError, OSError) as error:
         say(f"elastic-agent serve: {error}")
@@ -82,8 +76,7 @@ class Reload:
         try:
             config = await asyncio.to_thread(self._read)
             check_reload(self._config, config)
-            upstreams = await asyncio.to_thread(lambda: [one.load() for one in config.upstreams])
-            settings = config.settings(upstreams)
+            settings = await asyncio.to_thread(_settings, config)
             await self._gateway.reload(settings.upstreams, settings.limits)
         except (ElasticError, ValueError, OSError) as error:
             say(f"the new config is refused, and the old one stays: {error}")
@@ -135,6 +128,15 @@ async def run_gateway(
     await gateway.stop()
     for one in gateway.settings.upstreams:
         await one.backend.aclose()
+
+
+def _settings(config: ServeConfig) -> GatewaySettings:
+    """The settings of a config, with its models loaded."""
+    return config.settings([one.load() for one in config.upstreams])
+
+
+def _gateway(config: ServeConfig, bound: socket.socket | None = None) -> Gateway:
+    return Gateway(_settings(config), None if config.quiet else print_access, bound=bound)
 
 
 def _greet(gateway: Gateway) -> None:

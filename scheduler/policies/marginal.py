@@ -112,12 +112,12 @@ class GainSchedule(NamedTuple):
 def gain_schedule(objective: Objective, this: Need, others: tuple[Need, ...]) -> GainSchedule:
     """The schedule for these calls; cached, since curves never change."""
     chain = objective == "chain"
-    spread = math.sqrt(sum([need.calls * need.curve.variance for need in (this, *others)]))
+    spread = math.sqrt(sum([n.calls * n.curve.variance for n in (this, *others)])) if chain else 0.0
     at, before = this.curve.envelopes[objective][0], 0.0
     worth = sum([n.weight * n.calls * n.curve.envelopes[objective][0].worth for n in (this, *others)])
     steps, rooms, points = [], [], [(0.0, math.exp(worth) if chain else worth)]
     for segment in segments(objective, this, others):
-        kept = margin(segment.slope, spread) if chain else 0.0
+        kept = margin(segment.slope, spread)
         total = segment.use * segment.calls
         wanted = segment.use * (1 + segment.rivals) if segment.mine else 0.0
         steps.append(Step(segment, at, kept, before, total, wanted))
