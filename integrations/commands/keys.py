@@ -98,7 +98,7 @@ async def _with_spend(keys: Keys, place: str) -> list[dict[str, Any]]:
     store = open_store(place)
     try:
         return [
-            key.public() | spend_report(await read_spend(store, spec := key.spec()), spec, time.time())
+            key.public() | spend_report(await read_spend(store, key.spec()), time.time())
             for key in keys.list()
         ]
     finally:

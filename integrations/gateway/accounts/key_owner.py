@@ -143,8 +143,7 @@ class KeyOwner:
 
     async def spend(self) -> dict[str, Any]:
         """Of the account."""
-        found = await read_spend(self.accounts.schedulers.store, self.spec)
-        return spend_report(found, self.spec, time.time())
+        return spend_report(await read_spend(self.accounts.schedulers.store, self.spec), time.time())
 
     async def open_task(self, caps: Caps, id: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """A task on the ledger."""

@@ -10,7 +10,7 @@ from elastic_agent.scheduler.ledger.amounts import Amount
 from elastic_agent.scheduler.ledger.stores.protocol import Spec, Store, StoredAccount
 from elastic_agent.scheduler.ledger.stores.transitions import window_end
 
-from .owner import by_unit
+from .owner import by_unit, left_of
 
 
 async def read_spend(store: Store, spec: Spec) -> StoredAccount:
@@ -21,22 +21,18 @@ async def read_spend(store: Store, spec: Spec) -> StoredAccount:
         return StoredAccount(spec, Amount(), Amount(), None)
 
 
-def spend_report(found: StoredAccount, spec: Spec, now: float) -> dict[str, Any]:
+def spend_report(found: StoredAccount, now: float) -> dict[str, Any]:
     """Caps, spent, held and left by unit.
 
     Args:
         found: the account.
-        spec: its caps as the key has them.
         now: epoch seconds, for the end of a window.
 
     Returns:
         `per` is "day", "month" or None (the caps are for the key's lifetime); `resets` says when the window
         ends, in UTC; `past` is what was spent in the windows before.
     """
-    left = Amount(
-        max(0, (spec.tokens or 0) - found.spent.tokens - found.held.tokens),
-        max(0, (spec.nano or 0) - found.spent.nano - found.held.nano),
-    )
+    spec, left = found.spec, left_of(found)
     resets = None if spec.window is None else datetime.fromtimestamp(window_end(spec.window, now), UTC)
     return {
         "caps": by_unit(Amount(spec.tokens or 0, spec.nano or 0), None, spec),
@@ -44,6 +40,6 @@ def spend_report(found: StoredAccount, spec: Spec, now: float) -> dict[str, Any]
         "resets": None if resets is None else resets.isoformat(),
         "spent": by_unit(found.spent),
         "held": by_unit(found.held),
-        "left": by_unit(left, None, spec),
+        "left": by_unit(Amount(max(0, left.tokens), max(0, left.nano)), None, spec),
         "past": by_unit(found.past),
     }

@@ -36,7 +36,7 @@ from ..errors import GatewayError, bad_request
 from ..settings import Limits
 from ..storage.task_table import TaskTable
 from .account_scheduler import AccountScheduler, AccountSchedulers
-from .owner import by_unit
+from .owner import by_unit, left_of
 
 
 @dataclass(slots=True, eq=False)
@@ -169,7 +169,7 @@ class NamedTasks:
             "caps": by_unit(Amount(spec.tokens or 0, spec.nano or 0), spec.seconds, spec),
             "spent": by_unit(level.spent),
             "held": by_unit(level.held),
-            "left": by_unit(_left(level), level.left, spec),
+            "left": by_unit(left_of(level), level.left, spec),
             "calls": calls,
         }
 
@@ -272,9 +272,3 @@ class NamedTasks:
 
 def _limits(caps: Caps) -> tuple[int | None, int | None, float | None]:
     return caps.tokens, caps.nanodollars, caps.seconds
-
-
-def _left(level: StoredAccount) -> Amount:
-    balances = level.balances()
-    tokens, nano = balances.get("tokens"), balances.get("nano")
-    return Amount(int(tokens.available) if tokens else 0, int(nano.available) if nano else 0)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from elastic_agent.budget import Caps, to_usd
 from elastic_agent.scheduler.ledger.amounts import Amount
-from elastic_agent.scheduler.ledger.stores.protocol import Spec
+from elastic_agent.scheduler.ledger.stores.protocol import Spec, StoredAccount
 from elastic_agent.scheduler.runlog.report import CapAmounts
 from elastic_agent.scheduler.runtime.scheduler import BudgetScheduler
 from elastic_agent.scheduler.runtime.task import Task
@@ -142,6 +142,13 @@ def by_unit(amount: Amount, seconds: float | None = None, of: Spec | None = None
         to_usd(amount.nano) if of is None or of.nano is not None else None,
         None if seconds is None else round(seconds, 3),
     ).to_dict()
+
+
+def left_of(account: StoredAccount) -> Amount:
+    """What is left of the caps: below zero where more was used than held, 0 in a unit without a cap."""
+    balances = account.balances()
+    tokens, nano = balances.get("tokens"), balances.get("nano")
+    return Amount(int(tokens.available) if tokens else 0, int(nano.available) if nano else 0)
 
 
 def no_such_task(id: str) -> GatewayError:
