@@ -56,6 +56,8 @@ def graph(backend: ScriptedBackend, broken: asyncio.Event) -> Any:
     agent: Any = create_agent(model, [research])
 
     async def ask(state: State) -> State:
+        # Branches in step would serve several tokens at once, and leave few points to break off at
+        await asyncio.sleep(0.0006 * state["item"])
         if state["item"] % 3 == 0:
             return {"out": [(await agent.ainvoke({"messages": [("user", "go")]}))["messages"][-1].text]}
         if state["item"] % 3 == 1:
